@@ -1,0 +1,203 @@
+"""Artifacts: directories with a `manifest.json`, written atomically and verified when read.
+
+A stage reads a directory, verifies every file's SHA-256 against the manifest and writes a new
+directory under a temporary name that is renamed when complete, so a half-written artifact is
+never visible under its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from cpcsam.errors import ArtifactError
+
+__all__ = ["Manifest", "publish", "read_manifest", "sha256_file", "tool_versions", "write_atomic"]
+
+FORMAT_VERSION: Final = 1
+MANIFEST_NAME: Final = "manifest.json"
+REPORTED_TOOLS: Final = (
+    "cpcsam",
+    "torch",
+    "segment-anything",
+    "peft",
+    "onnx",
+    "onnxruntime-gpu",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact says of itself.
+
+    Attributes:
+        kind: `checkpoint` (a base), `run`, `merged`, `onnx` or `repository`.
+        files: SHA-256 of every file, keyed by its path relative to the directory.
+        parents: SHA-256 of the manifests (or files) this was made from, keyed by role.
+        config: the plain-data configuration that made it.
+        metrics: measured figures.
+        tools: versions of the libraries that made it.
+    """
+
+    kind: str
+    files: Mapping[str, str]
+    parents: Mapping[str, str]
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    tools: Mapping[str, str]
+    format_version: int = FORMAT_VERSION
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of those libraries of `REPORTED_TOOLS` that are installed."""
+    versions = {}
+    for name in REPORTED_TOOLS:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write one file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def publish(
+    path: Path,
+    kind: str,
+    *,
+    parents: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Write an artifact: yield a temporary directory, then add the manifest and rename it.
+
+    An artifact already at `path` stays until the new one is complete and is then replaced. If the
+    body raises, nothing changes at `path`. `metrics` may be filled by the body.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield staging
+        files = sorted(file for file in staging.rglob("*") if file.is_file())
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            "kind": kind,
+            "files": {str(file.relative_to(staging)): sha256_file(file) for file in files},
+            "parents": dict(parents or {}),
+            "config": dict(config or {}),
+            "metrics": dict(metrics or {}),
+            "tools": tool_versions(),
+        }
+        write_atomic(staging / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
+        staging.chmod(0o755)
+        _swap(staging, path)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _swap(staging: Path, path: Path) -> None:
+    """Rename staging to path, setting an older artifact aside first."""
+    if not path.exists():
+        staging.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(old / path.name)
+    try:
+        staging.rename(path)
+    except OSError:
+        (old / path.name).rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:
+    """Read and verify an artifact.
+
+    Args:
+        path: the artifact's directory.
+        kind: the expected kind; None accepts any.
+        verify: compare every file with its digest.
+
+    Raises:
+        ArtifactError: no manifest, another kind or format, or a missing or altered file.
+    """
+    file = path / MANIFEST_NAME
+    try:
+        manifest = Manifest(**json.loads(file.read_text()))
+    except FileNotFoundError as error:
+        raise ArtifactError.of(
+            str(path),
+            got="no manifest.json",
+            expected=f"an artifact of kind {kind or 'any'}",
+            fix="give the directory that the previous stage wrote",
+        ) from error
+    except (ValueError, TypeError, OSError) as error:
+        raise ArtifactError.of(
+            str(file),
+            got=f"an unreadable file ({error})",
+            expected="a manifest",
+            fix="make it anew",
+        ) from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise ArtifactError.of(
+            str(file),
+            got=f"format version {manifest.format_version}",
+            expected=str(FORMAT_VERSION),
+            fix="make the artifact anew with this version",
+        )
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError.of(
+            str(path), got=f"kind {manifest.kind}", expected=kind, fix="give another directory"
+        )
+    if verify:
+        for name, digest in manifest.files.items():
+            _verify(path / name, digest)
+    return manifest
+
+
+def _verify(file: Path, digest: str) -> None:
+    if not file.is_file():
+        raise ArtifactError.of(
+            str(file), got="no such file", expected=f"sha256 {digest[:12]}", fix="make it anew"
+        )
+    found = sha256_file(file)
+    if found != digest:
+        raise ArtifactError.of(
+            str(file),
+            got=f"sha256 {found[:12]}",
+            expected=f"{digest[:12]} as its manifest says",
+            fix="the file was altered; make the artifact anew",
+        )

@@ -1,0 +1,252 @@
+"""The tensor contract: the single truth on names, dtypes, shapes and limits of every graph.
+
+ONNX input and output names, Triton's `config.pbtxt` and the client are derived from this module;
+a conformance test fails when any of them drifts.
+
+Symbols: B images, P prompts an image, N points a prompt, S = image_size, G = S / 16.
+Sizes are (H, W); points are (X, Y) in pixels; boxes are XYXY.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+__all__ = [
+    "DECODE",
+    "EMBED_DIM",
+    "ENCODE",
+    "ENSEMBLES",
+    "GRAPHS",
+    "IMAGE_SIZES",
+    "LOW_RES_FACTOR",
+    "MASK_DECODER",
+    "MASK_DECODER_WITH_MASK",
+    "MAX_IMAGES_TIMES_PROMPTS",
+    "MODEL_SIZES",
+    "NUM_MASKS",
+    "PATCH_SIZE",
+    "MAX_PIXELS",
+    "POINT_BUCKETS",
+    "POSTPROCESS",
+    "PREPROCESS",
+    "PROMPT_BUCKETS",
+    "PROMPT_ENCODER",
+    "PROMPT_ENCODER_WITH_MASK",
+    "IMAGE_ENCODER",
+    "RETURN_EMBEDDINGS",
+    "SCALE_PROMPTS",
+    "SEGMENT",
+    "STEPS",
+    "GraphSpec",
+    "MaskSelection",
+    "PointLabel",
+    "TensorSpec",
+    "bucket",
+    "grid_size",
+]
+
+PATCH_SIZE: Final = 16
+EMBED_DIM: Final = 256
+NUM_MASKS: Final = 4
+LOW_RES_FACTOR: Final = 4
+IMAGE_SIZES: Final = (256, 512, 1024)
+MODEL_SIZES: Final = ("vit_t", "vit_b", "vit_l", "vit_h")
+PIXEL_MEAN: Final = (123.675, 116.28, 103.53)
+"""Per channel (R, G, B), in grey levels 0-255; `Sam.pixel_mean` of the paper's code."""
+PIXEL_STD: Final = (58.395, 57.12, 57.375)
+"""Per channel (R, G, B), in grey levels 0-255; `Sam.pixel_std`."""
+MASK_THRESHOLD: Final = 0.0
+"""A logit above this is foreground; `Sam.mask_threshold`."""
+
+PROMPT_BUCKETS: Final = (1, 4, 16)
+"""Prompts of one decoder request are padded to one of these; more are split over requests."""
+POINT_BUCKETS: Final = (1, 2, 4, 8, 16)
+"""Points of a prompt (a box counts as two) are padded to one of these."""
+MAX_IMAGES_TIMES_PROMPTS: Final = 64
+ENCODER_MAX_BATCH: Final = 8
+DECODER_MAX_BATCH: Final = MAX_IMAGES_TIMES_PROMPTS // PROMPT_BUCKETS[-1]
+"""Triton knows one batch limit a model, so it is the one that holds for the largest bucket."""
+MAX_PIXELS: Final = 8192 * 8192
+"""Largest image that is decoded, in pixels; checked in its header, before decoding."""
+
+
+class PointLabel(IntEnum):
+    """What a slot of `point_labels` holds."""
+
+    EMPTY = -1
+    BACKGROUND = 0
+    FOREGROUND = 1
+    BOX_TOP_LEFT = 2
+    BOX_BOTTOM_RIGHT = 3
+
+
+class MaskSelection(IntEnum):
+    """Which of the decoder's four masks answer a prompt."""
+
+    SINGLE = 0
+    """Mask 0, trained for unambiguous prompts: one mask a prompt (M = 1)."""
+    BEST = 1
+    """Of masks 1-3 the one with the highest predicted IoU (M = 1)."""
+    ALL = 2
+    """Masks 1-3, for ambiguous prompts (M = 3)."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: the one spelling of this tensor.
+        dtype: numpy's name of the element type (`float32` may be `float16` in an fp16 graph).
+        dims: symbols or numbers, batch first; `"S"`, `"G"` and `"4G"` follow from image_size,
+            `"B"`, `"P"` and `"N"` are dynamic.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[str | int, ...]
+
+    def shape(self, image_size: int) -> tuple[int, ...]:
+        """Return the shape for one image_size, with -1 for every dynamic dimension."""
+        grid = grid_size(image_size)
+        sizes = {"S": image_size, "G": grid, "4G": LOW_RES_FACTOR * grid, "B": -1, "P": -1}
+        sizes |= {"N": -1, "N+1": -1, "M": -1}
+        return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in self.dims)
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One exported graph: its name (also Triton's model name), inputs and outputs in order."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch: int
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return tuple(tensor.name for tensor in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return tuple(tensor.name for tensor in self.outputs)
+
+
+IMAGE: Final = TensorSpec("image", "uint8", ("B", 3, "S", "S"))
+INPUT_SIZE: Final = TensorSpec("input_size", "int32", ("B", 2))
+IMAGE_EMBEDDINGS: Final = TensorSpec("image_embeddings", "float32", ("B", EMBED_DIM, "G", "G"))
+POINT_COORDS: Final = TensorSpec("point_coords", "float32", ("B", "P", "N", 2))
+POINT_LABELS: Final = TensorSpec("point_labels", "int32", ("B", "P", "N"))
+MASK_INPUT: Final = TensorSpec("mask_input", "float32", ("B", "P", 1, "4G", "4G"))
+SPARSE_EMBEDDINGS: Final = TensorSpec("sparse_embeddings", "float32", ("B", "P", "N+1", EMBED_DIM))
+TOKEN_MASK: Final = TensorSpec("token_mask", "float32", ("B", "P", "N+1"))
+DENSE_EMBEDDINGS: Final = TensorSpec("dense_embeddings", "float32", ("B", "P", EMBED_DIM, "G", "G"))
+LOW_RES_MASKS: Final = TensorSpec("low_res_masks", "float32", ("B", "P", NUM_MASKS, "4G", "4G"))
+IOU_PREDICTIONS: Final = TensorSpec("iou_predictions", "float32", ("B", "P", NUM_MASKS))
+
+IMAGE_ENCODER: Final = GraphSpec(
+    "image_encoder", (IMAGE, INPUT_SIZE), (IMAGE_EMBEDDINGS,), ENCODER_MAX_BATCH
+)
+PROMPT_ENCODER: Final = GraphSpec(
+    "prompt_encoder",
+    (IMAGE_EMBEDDINGS, POINT_COORDS, POINT_LABELS),
+    (SPARSE_EMBEDDINGS, TOKEN_MASK),
+    DECODER_MAX_BATCH,
+)
+PROMPT_ENCODER_WITH_MASK: Final = GraphSpec(
+    "prompt_encoder_with_mask",
+    (*PROMPT_ENCODER.inputs, MASK_INPUT),
+    (*PROMPT_ENCODER.outputs, DENSE_EMBEDDINGS),
+    DECODER_MAX_BATCH,
+)
+MASK_DECODER: Final = GraphSpec(
+    "mask_decoder",
+    (IMAGE_EMBEDDINGS, SPARSE_EMBEDDINGS, TOKEN_MASK),
+    (LOW_RES_MASKS, IOU_PREDICTIONS),
+    DECODER_MAX_BATCH,
+)
+MASK_DECODER_WITH_MASK: Final = GraphSpec(
+    "mask_decoder_with_mask",
+    (*MASK_DECODER.inputs, DENSE_EMBEDDINGS),
+    MASK_DECODER.outputs,
+    DECODER_MAX_BATCH,
+)
+GRAPHS: Final = (
+    IMAGE_ENCODER,
+    PROMPT_ENCODER,
+    MASK_DECODER,
+    PROMPT_ENCODER_WITH_MASK,
+    MASK_DECODER_WITH_MASK,
+)
+
+
+# The entry points that Triton offers besides the graphs. They speak the original image's frame,
+# one image a request; M is 1 or 3 by mask_selection.
+IMAGE_BYTES: Final = TensorSpec("image_bytes", "object", ("B", 1))
+ORIGINAL_SIZE: Final = TensorSpec("original_size", "int32", ("B", 2))
+MASK_SELECTION: Final = TensorSpec("mask_selection", "int32", ("B", 1))
+SCORES: Final = TensorSpec("scores", "float32", ("B", "P", "M"))
+"""Predicted IoU of each selected mask."""
+MASKS_RLE: Final = TensorSpec("masks_rle", "object", ("B", "P", "M"))
+"""COCO compressed run lengths (the `counts` string) of each mask, size = original_size."""
+SELECTED_LOW_RES_MASKS: Final = TensorSpec(
+    "selected_low_res_masks", "float32", ("B", "P", "M", "4G", "4G")
+)
+
+ENCODE: Final = GraphSpec(
+    "encode", (IMAGE_BYTES,), (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE), 1
+)
+DECODE: Final = GraphSpec(
+    "decode",
+    (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
+    (MASKS_RLE, SCORES, SELECTED_LOW_RES_MASKS),
+    1,
+)
+SEGMENT: Final = GraphSpec(
+    "segment",
+    (IMAGE_BYTES, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
+    (*DECODE.outputs, *ENCODE.outputs),
+    1,
+)
+ENSEMBLES: Final = (ENCODE, DECODE, SEGMENT)
+
+# What the ensembles run before and after the graphs. Tensors keep their names from step to step;
+# only the prompts change frame, so they change name.
+SCALED_POINT_COORDS: Final = TensorSpec("scaled_point_coords", "float32", POINT_COORDS.dims)
+"""`point_coords` in the encoder's frame: what the ensembles feed `prompt_encoder`."""
+
+PREPROCESS: Final = GraphSpec(
+    "preprocess", ENCODE.inputs, (IMAGE, INPUT_SIZE, ORIGINAL_SIZE), ENCODE.max_batch
+)
+SCALE_PROMPTS: Final = GraphSpec(
+    "scale_prompts", (POINT_COORDS, ORIGINAL_SIZE), (SCALED_POINT_COORDS,), DECODE.max_batch
+)
+POSTPROCESS: Final = GraphSpec(
+    "postprocess",
+    (LOW_RES_MASKS, IOU_PREDICTIONS, INPUT_SIZE, ORIGINAL_SIZE, POINT_LABELS, MASK_SELECTION),
+    DECODE.outputs,
+    DECODE.max_batch,
+)
+RETURNED_EMBEDDINGS: Final = TensorSpec(
+    "returned_embeddings", IMAGE_EMBEDDINGS.dtype, IMAGE_EMBEDDINGS.dims
+)
+RETURN_EMBEDDINGS: Final = GraphSpec(
+    "return_embeddings", (IMAGE_EMBEDDINGS,), (RETURNED_EMBEDDINGS,), SEGMENT.max_batch
+)
+"""Hands `image_embeddings` out of `segment`. Triton drops a step whose tensor is an output of the
+ensemble that nobody asked for, even if later steps need it; with this step it drops only this."""
+STEPS: Final = (PREPROCESS, SCALE_PROMPTS, POSTPROCESS, RETURN_EMBEDDINGS)
+
+
+def grid_size(image_size: int) -> int:
+    """Side of the embedding grid, G = S / 16."""
+    return image_size // PATCH_SIZE
+
+
+def bucket(count: int, buckets: tuple[int, ...]) -> int:
+    """Smallest bucket that holds `count`; the largest where none does (the caller splits)."""
+    return next((size for size in buckets if size >= count), buckets[-1])

@@ -1,0 +1,68 @@
+"""The exception tree. Every error a user can cause is one of these.
+
+CpcSamError
+├── ConfigError      a configuration value or command-line option
+├── ContractError    a tensor, prompt or image that breaks the tensor contract
+├── ArtifactError    a directory or file written by a stage: missing, altered, incompatible
+├── DataError        a dataset on disk
+├── TrainingError    a run that cannot go on (non-finite loss, nothing to train)
+├── ExportError      a conversion that failed or lost accuracy
+└── ServingError     Triton, the gateway or a client call
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "ContractError",
+    "CpcSamError",
+    "DataError",
+    "ExportError",
+    "ServingError",
+    "TrainingError",
+]
+
+
+class CpcSamError(Exception):
+    """Base of all errors; the message reads *what: got, expected; fix*."""
+
+    @classmethod
+    def of(cls, what: str, *, got: object, expected: object, fix: str) -> CpcSamError:
+        """Build the error in the house form.
+
+        Args:
+            what: the field, tensor or file at fault.
+            got: the offending value, as a short description.
+            expected: what would have been accepted.
+            fix: the next step of the user, in the imperative.
+        """
+        return cls(f"{what}: got {got}, expected {expected}; {fix}")
+
+
+class ConfigError(CpcSamError):
+    """A configuration value or command-line option is wrong."""
+
+
+class ContractError(CpcSamError):
+    """A tensor, prompt or image breaks the tensor contract."""
+
+
+class ArtifactError(CpcSamError):
+    """A stage's directory or file is missing, altered or incompatible."""
+
+
+class DataError(CpcSamError):
+    """A dataset on disk cannot be used."""
+
+
+class TrainingError(CpcSamError):
+    """A training run cannot go on."""
+
+
+class ExportError(CpcSamError):
+    """A conversion failed or lost more accuracy than its tolerance."""
+
+
+class ServingError(CpcSamError):
+    """Triton, the gateway or a client call failed."""
