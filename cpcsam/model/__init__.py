@@ -1,0 +1,1 @@
+"""The torch model: segment-anything's SAM, batched over images and prompts, with CaPL and LoRA."""

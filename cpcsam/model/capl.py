@@ -1,0 +1,181 @@
+"""The Causal Prompt Learner (CaPL): a task module on prompt tokens, an entity module on attention.
+
+Both start as the identity: the last layer of every calibrating network is zero, so an untrained
+CaPL changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from cpcsam.contract import EMBED_DIM, PATCH_SIZE
+
+__all__ = [
+    "NUM_SITES",
+    "CaPL",
+    "CaplConfig",
+    "EntityModule",
+    "SiteCalibration",
+    "TaskModule",
+    "sample_embeddings",
+    "separate_heads",
+]
+
+NUM_SITES: Final = 5
+"""Cross-attentions of SAM's decoder: token→image and image→token twice, then the final one."""
+
+
+@dataclass(frozen=True)
+class CaplConfig:
+    """What CaPL is made of.
+
+    Attributes:
+        task: calibrate prompt embeddings (§4.1, Eq. 1).
+        entity: calibrate cross-attention logits (§4.1, Eq. 2).
+        image_conditioned: let the task module see the image embedding at the prompt's point;
+            False is the paper's literal form, prompts alone.
+        hidden_dim: width of the hidden layer of every 2-layer MLP.
+        rank: channels r a head of the low-rank logit calibration.
+    """
+
+    task: bool = True
+    entity: bool = True
+    image_conditioned: bool = True
+    hidden_dim: int = 128
+    rank: int = 8
+
+
+def sample_embeddings(image_embeddings: Tensor, point_coords: Tensor) -> Tensor:
+    """Sample image embeddings bilinearly at points, e(x) of the task module.
+
+    Points beyond the outermost cell centres take the border's value. The tent-function weights
+    make this one matrix product, which exports to plain operators and differentiates twice.
+
+    Args:
+        image_embeddings: (B, C, G, G) float.
+        point_coords: (B, P, N, 2) float, pixels of the encoder's frame, (X, Y).
+
+    Returns:
+        (B, P, N, C) float.
+    """
+    batch, prompts, points, _ = point_coords.shape
+    side = image_embeddings.shape[-1]
+    cell = ((point_coords + 0.5) / PATCH_SIZE - 0.5).clamp(0, side - 1)
+    centres = torch.arange(side, device=cell.device, dtype=cell.dtype)
+    weight = (1 - (cell.unsqueeze(-1) - centres).abs()).clamp(min=0)
+    weight_x, weight_y = weight.unbind(-2)
+    weights = weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2)
+    flat = weights.reshape(batch, prompts * points, side * side).to(image_embeddings.dtype)
+    sampled = flat @ image_embeddings.flatten(2).transpose(1, 2)
+    return sampled.reshape(batch, prompts, points, -1)
+
+
+def _start_at_zero(network: nn.Sequential) -> None:
+    for parameter in network[-1].parameters():
+        nn.init.zeros_(parameter)
+
+
+class TaskModule(nn.Module):
+    """Task causal module (§4.1): P̃ = w ⊙ P + v with (w − 1, v) = MLP([P ; e(x)])."""
+
+    def __init__(self, hidden_dim: int, image_conditioned: bool) -> None:
+        super().__init__()
+        self.image_conditioned = image_conditioned
+        inputs = 2 * EMBED_DIM if image_conditioned else EMBED_DIM
+        self.sparse = nn.Sequential(
+            nn.Linear(inputs, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, 2 * EMBED_DIM)
+        )
+        self.dense = nn.Sequential(
+            nn.Conv2d(EMBED_DIM, hidden_dim, 1), nn.GELU(), nn.Conv2d(hidden_dim, 2 * EMBED_DIM, 1)
+        )
+        _start_at_zero(self.sparse)
+        _start_at_zero(self.dense)
+
+    def weights(self, tokens: Tensor, embeddings_at_points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (w − 1, v) for prompt tokens.
+
+        Args:
+            tokens: (B, P, N, 256), prompt embeddings P.
+            embeddings_at_points: (B, P, N, 256), e(x); unused in the literal form.
+
+        Returns:
+            Two (B, P, N, 256) tensors, zero before training.
+        """
+        inputs = torch.cat([tokens, embeddings_at_points], -1) if self.image_conditioned else tokens
+        weight_change, shift = self.sparse(inputs).chunk(2, dim=-1)
+        return weight_change, shift
+
+    def forward(self, tokens: Tensor, embeddings_at_points: Tensor) -> Tensor:
+        """Calibrate prompt tokens; shapes as in `weights`."""
+        weight_change, shift = self.weights(tokens, embeddings_at_points)
+        calibrated: Tensor = tokens + weight_change * tokens + shift
+        return calibrated
+
+    def calibrate_dense(self, dense_embeddings: Tensor) -> Tensor:
+        """Calibrate mask prompts, (B, 256, H, W), by 1×1 convolutions (Appendix D)."""
+        weight_change, shift = self.dense(dense_embeddings).chunk(2, dim=1)
+        calibrated: Tensor = dense_embeddings + weight_change * dense_embeddings + shift
+        return calibrated
+
+
+def separate_heads(x: Tensor, num_heads: int) -> Tensor:
+    """Reshape (..., T, heads · d) to (..., heads, T, d)."""
+    per_head: Tensor = x.unflatten(-1, (num_heads, -1))
+    return per_head.transpose(-2, -3).contiguous()
+
+
+class SiteCalibration(nn.Module):
+    """Low-rank calibration C = G Hᵀ of one cross-attention's logits (§4.1).
+
+    G is a 2-layer MLP on the attention's token input, H a linear map of its image input. G starts
+    at zero and H at random: both at zero would never train.
+    """
+
+    def __init__(self, num_heads: int, rank: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.token_mlp = nn.Sequential(
+            nn.Linear(EMBED_DIM, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_heads * rank)
+        )
+        self.image_proj = nn.Linear(EMBED_DIM, num_heads * rank, bias=False)
+        _start_at_zero(self.token_mlp)
+
+    def forward(self, tokens: Tensor, image: Tensor) -> Tensor:
+        """Return C.
+
+        Args:
+            tokens: (B, P, T, 256), the live token input, `queries + query_pe`.
+            image: (B, P or 1, G·G, 256), the image input, `keys + key_pe`.
+
+        Returns:
+            (B, P, heads, T, G·G), added to the scaled attention logits.
+        """
+        token_side = separate_heads(self.token_mlp(tokens), self.num_heads)
+        image_side = separate_heads(self.image_proj(image), self.num_heads)
+        return token_side @ image_side.transpose(-1, -2)
+
+
+class EntityModule(nn.Module):
+    """Entity causal module (§4.1): one `SiteCalibration` for each of the decoder's five sites."""
+
+    def __init__(self, num_heads: int, rank: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.sites = nn.ModuleList(
+            SiteCalibration(num_heads, rank, hidden_dim) for _ in range(NUM_SITES)
+        )
+
+
+class CaPL(nn.Module):
+    """The causal prompt learner, parameters φ; either module may be left out."""
+
+    def __init__(self, config: CaplConfig, num_heads: int = 8) -> None:
+        super().__init__()
+        self.config = config
+        self.task = TaskModule(config.hidden_dim, config.image_conditioned) if config.task else None
+        self.entity = (
+            EntityModule(num_heads, config.rank, config.hidden_dim) if config.entity else None
+        )

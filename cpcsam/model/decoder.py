@@ -1,0 +1,257 @@
+"""SAM's two-way transformer, batched over images and prompts, with masked keys and calibration.
+
+The weights stay in segment-anything's modules; this is another walk through them. Prompts are an
+inner dimension, so nothing is repeated: image tokens are (B, 1, G·G, C) until the first
+image→token attention makes them differ between prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from segment_anything.modeling.mask_decoder import MaskDecoder
+from segment_anything.modeling.transformer import Attention, TwoWayTransformer
+from torch import Tensor, nn
+
+from cpcsam.contract import LOW_RES_FACTOR
+from cpcsam.model.capl import EntityModule, SiteCalibration, separate_heads
+
+__all__ = ["DecoderTrace", "FusedAttention", "decode_masks", "two_way_transformer"]
+
+MASKED_LOGIT = -1e4
+"""Added to the logits of an empty slot; its probability underflows to 0, also in float16."""
+
+
+@dataclass
+class DecoderTrace:
+    """What Eq. 2 reads while the decoder runs.
+
+    Attributes:
+        attention_maps: token→image probabilities, one (B, P, heads, T, G·G) a site.
+        image_to_token_biases: calibrations C of the image→token sites, same shape.
+        token_to_image_biases: calibrations C of the token→image sites, same shape.
+    """
+
+    attention_maps: list[Tensor] = field(default_factory=list)
+    image_to_token_biases: list[Tensor] = field(default_factory=list)
+    token_to_image_biases: list[Tensor] = field(default_factory=list)
+
+
+class FusedAttention(nn.Module):
+    """A cross-attention with its calibration fused in: r more channels a head.
+
+    H is part of the image side's projection; √d · G is `token_mlp`, concatenated to the token
+    side's projection. The scale stays 1/√d of the original head width, which `v_proj` keeps.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        head_dim: int,
+        rank: int,
+        hidden_dim: int,
+        tokens_are_queries: bool,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        wide, narrow = num_heads * (head_dim + rank), num_heads * head_dim
+        self.q_proj = nn.Linear(embed_dim, narrow if tokens_are_queries else wide)
+        self.k_proj = nn.Linear(embed_dim, wide if tokens_are_queries else narrow)
+        self.v_proj = nn.Linear(embed_dim, narrow)
+        self.out_proj = nn.Linear(narrow, embed_dim)
+        self.token_mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_heads * rank)
+        )
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attend over (..., heads, T, d); return (..., T, heads · d) and the probabilities."""
+    logits = q @ k.transpose(-1, -2) * v.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias
+    weights = torch.softmax(logits, dim=-1)
+    return (weights @ v).transpose(-2, -3).flatten(-2), weights
+
+
+def _self_attention(attn: Attention, q: Tensor, v: Tensor, key_bias: Tensor) -> Tensor:
+    heads = attn.num_heads
+    out, _ = _attend(
+        separate_heads(attn.q_proj(q), heads),
+        separate_heads(attn.k_proj(q), heads),
+        separate_heads(attn.v_proj(v), heads),
+        key_bias,
+    )
+    projected: Tensor = attn.out_proj(out)
+    return projected
+
+
+def _token_to_image(
+    attn: Attention | FusedAttention,
+    site: SiteCalibration | None,
+    tokens: Tensor,
+    image: Tensor,
+    image_values: Tensor,
+    trace: DecoderTrace | None,
+) -> Tensor:
+    heads = attn.num_heads
+    q = separate_heads(attn.q_proj(tokens), heads)
+    if isinstance(attn, FusedAttention):
+        q = torch.cat([q, separate_heads(attn.token_mlp(tokens), heads)], dim=-1)
+    k = separate_heads(attn.k_proj(image), heads)
+    v = separate_heads(attn.v_proj(image_values), heads)
+    bias = None if site is None else site(tokens, image)
+    out, weights = _attend(q, k, v, bias)
+    if trace is not None:
+        trace.attention_maps.append(weights)
+        if bias is not None:
+            trace.token_to_image_biases.append(bias)
+    projected: Tensor = attn.out_proj(out)
+    return projected
+
+
+def _image_to_token(
+    attn: Attention | FusedAttention,
+    site: SiteCalibration | None,
+    image: Tensor,
+    tokens: Tensor,
+    token_values: Tensor,
+    key_bias: Tensor,
+    trace: DecoderTrace | None,
+) -> Tensor:
+    heads = attn.num_heads
+    q = separate_heads(attn.q_proj(image), heads)
+    k = separate_heads(attn.k_proj(tokens), heads)
+    if isinstance(attn, FusedAttention):
+        k = torch.cat([k, separate_heads(attn.token_mlp(tokens), heads)], dim=-1)
+    v = separate_heads(attn.v_proj(token_values), heads)
+    bias = key_bias
+    if site is not None:
+        calibration = site(tokens, image)
+        bias = key_bias + calibration.transpose(-1, -2)
+        if trace is not None:
+            trace.image_to_token_biases.append(calibration)
+    out, _ = _attend(q, k, v, bias)
+    projected: Tensor = attn.out_proj(out)
+    return projected
+
+
+def two_way_transformer(
+    transformer: TwoWayTransformer,
+    image: Tensor,
+    image_pe: Tensor,
+    tokens: Tensor,
+    token_mask: Tensor,
+    entity: EntityModule | None = None,
+    trace: DecoderTrace | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Run the decoder's transformer.
+
+    Args:
+        transformer: segment-anything's module; its cross-attentions may be `FusedAttention`.
+        image: (B, 1 or P, G·G, C), image embedding plus dense prompt.
+        image_pe: (1, 1, G·G, C), dense positional encoding.
+        tokens: (B, P, T, C), output tokens and prompt tokens.
+        token_mask: (B, P, T), 1 for a token that exists and 0 for an empty slot.
+        entity: explicit calibration of the five sites, None for none or fused.
+        trace: filled with attention maps and calibrations where given.
+
+    Returns:
+        Tokens (B, P, T, C) and image (B, P, G·G, C).
+    """
+    sites: list[SiteCalibration | None] = [None] * 5 if entity is None else list(entity.sites)  # type: ignore[arg-type]
+    key_bias = ((1 - token_mask) * MASKED_LOGIT)[:, :, None, None, :].to(tokens.dtype)
+    queries, keys, query_pe = tokens, image, tokens
+    for index, layer in enumerate(transformer.layers):
+        if layer.skip_first_layer_pe:
+            queries = _self_attention(layer.self_attn, queries, queries, key_bias)
+        else:
+            queries = queries + _self_attention(
+                layer.self_attn, queries + query_pe, queries, key_bias
+            )
+        queries = layer.norm1(queries)
+        queries = layer.norm2(
+            queries
+            + _token_to_image(
+                layer.cross_attn_token_to_image,
+                sites[2 * index],
+                queries + query_pe,
+                keys + image_pe,
+                keys,
+                trace,
+            )
+        )
+        queries = layer.norm3(queries + layer.mlp(queries))
+        keys = layer.norm4(
+            keys
+            + _image_to_token(
+                layer.cross_attn_image_to_token,
+                sites[2 * index + 1],
+                keys + image_pe,
+                queries + query_pe,
+                queries,
+                key_bias,
+                trace,
+            )
+        )
+    attn_out = _token_to_image(
+        transformer.final_attn_token_to_image,
+        sites[-1],
+        queries + query_pe,
+        keys + image_pe,
+        keys,
+        trace,
+    )
+    return transformer.norm_final_attn(queries + attn_out), keys
+
+
+def decode_masks(
+    decoder: MaskDecoder,
+    image: Tensor,
+    image_pe: Tensor,
+    sparse_embeddings: Tensor,
+    token_mask: Tensor,
+    entity: EntityModule | None = None,
+    trace: DecoderTrace | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Predict all four masks and their IoU for every prompt.
+
+    Args:
+        decoder: segment-anything's mask decoder.
+        image: (B, 1 or P, C, G, G), image embeddings plus dense prompt.
+        image_pe: (1, C, G, G).
+        sparse_embeddings: (B, P, N+1, C).
+        token_mask: (B, P, N+1), 1 where the slot holds a token.
+        entity: explicit calibration, None for none or fused.
+        trace: filled where given.
+
+    Returns:
+        low_res_masks (B, P, 4, 4G, 4G) logits and iou_predictions (B, P, 4).
+    """
+    batch, prompts = sparse_embeddings.shape[:2]
+    side = image.shape[-1]
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    num_outputs = output_tokens.shape[0]
+    tokens = torch.cat([output_tokens.expand(batch, prompts, -1, -1), sparse_embeddings], dim=2)
+    full_mask = torch.cat(
+        [token_mask.new_ones(1, 1, num_outputs).expand(batch, prompts, -1), token_mask], dim=2
+    )
+    hidden, keys = two_way_transformer(
+        decoder.transformer,
+        image.flatten(3).transpose(2, 3),
+        image_pe.flatten(2).transpose(1, 2).unsqueeze(1),
+        tokens,
+        full_mask,
+        entity,
+        trace,
+    )
+    grid = keys.transpose(2, 3).reshape(-1, decoder.transformer_dim, side, side)
+    upscaled = decoder.output_upscaling(grid).flatten(2).unflatten(0, (batch, prompts))
+    hyper_in = torch.stack(
+        [mlp(hidden[:, :, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
+        dim=2,
+    )
+    low_res = LOW_RES_FACTOR * side
+    low_res_masks = (hyper_in @ upscaled).unflatten(-1, (low_res, low_res))
+    return low_res_masks, decoder.iou_prediction_head(hidden[:, :, 0])

@@ -1,0 +1,131 @@
+"""Fusing: LoRA into its weights and CaPL's entity module into the decoder's projections.
+
+A fused model computes what the calibrated one computes with fewer operators. The logit bias
+G Hᵀ is a dot product of r more channels a head, so H joins the image side's projection and √d·G
+becomes `FusedAttention.token_mlp`; √d undoes the scale 1/√d of the logits. The task module stays,
+as it reads prompts; its calibration of "no mask" is a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+import torch
+from segment_anything.modeling.transformer import Attention, TwoWayTransformer
+from torch import Tensor, nn
+
+from cpcsam.model.capl import CaPL, CaplConfig, SiteCalibration
+from cpcsam.model.decoder import FusedAttention
+from cpcsam.model.lora import merge_lora
+from cpcsam.model.sam import CpcSam
+from cpcsam.model.sizes import build_sam
+
+__all__ = ["FusedCpcSam", "build_merged", "fuse"]
+
+
+class FusedCpcSam(CpcSam):
+    """A `CpcSam` with LoRA merged, the entity module fused and "no mask" calibrated.
+
+    Attributes:
+        fused_config: the CaPL that went in, None where there was none. `capl` holds what is left
+            of it, the task module.
+    """
+
+    def __init__(self, model: CpcSam, fused_config: CaplConfig | None) -> None:
+        super().__init__(model.sam, model.capl)
+        self.fused_config = fused_config
+
+    def no_mask_embedding(self) -> Tensor:
+        """Return the embedding of "no mask", (1, 256, 1, 1), calibrated when it was fused."""
+        embedding: Tensor = self.sam.prompt_encoder.no_mask_embed.weight
+        return embedding[:, :, None, None]
+
+
+def fuse(model: CpcSam) -> FusedCpcSam:
+    """Return a fused copy: same outputs within rounding, no LoRA layer, no explicit calibration."""
+    merged = merge_lora(model)
+    if merged.capl is None:
+        return FusedCpcSam(merged, None).eval()
+    config, entity = merged.capl.config, merged.capl.entity
+    with torch.no_grad():
+        calibrated = merged.no_mask_embedding().flatten(1)
+        merged.sam.prompt_encoder.no_mask_embed.weight.copy_(calibrated)
+    if entity is not None:
+        transformer = merged.sam.mask_decoder.transformer
+        for place, site in zip(_cross_attentions(transformer), entity.sites, strict=True):
+            parent, name, tokens_are_queries = place
+            fused = _empty_attention(getattr(parent, name), config, tokens_are_queries)
+            _fill_attention(
+                fused, getattr(parent, name), cast(SiteCalibration, site), tokens_are_queries
+            )
+            setattr(parent, name, fused)
+        merged.capl.entity = None
+    if merged.capl.task is None:
+        merged.capl = None
+    return FusedCpcSam(merged, config).requires_grad_(False).eval()
+
+
+def build_merged(model_size: str, image_size: int, capl: CaplConfig | None) -> FusedCpcSam:
+    """Build the structure of a fused model, to be filled with a merged model's weights.
+
+    Raises:
+        ConfigError: unknown model_size or image_size.
+    """
+    model = CpcSam(build_sam(model_size, image_size))
+    if capl is None:
+        return FusedCpcSam(model, None)
+    if capl.entity:
+        for parent, name, tokens_are_queries in _cross_attentions(
+            model.sam.mask_decoder.transformer
+        ):
+            setattr(parent, name, _empty_attention(getattr(parent, name), capl, tokens_are_queries))
+    if capl.task:
+        model.capl = CaPL(replace(capl, entity=False))
+    return FusedCpcSam(model, capl)
+
+
+def _cross_attentions(transformer: TwoWayTransformer) -> Iterator[tuple[nn.Module, str, bool]]:
+    """Yield (parent, attribute, tokens are the queries) of the cross-attentions, in site order."""
+    for layer in transformer.layers:
+        yield layer, "cross_attn_token_to_image", True
+        yield layer, "cross_attn_image_to_token", False
+    yield transformer, "final_attn_token_to_image", True
+
+
+def _empty_attention(
+    attn: Attention, config: CaplConfig, tokens_are_queries: bool
+) -> FusedAttention:
+    return FusedAttention(
+        embed_dim=attn.embedding_dim,
+        num_heads=attn.num_heads,
+        head_dim=attn.internal_dim // attn.num_heads,
+        rank=config.rank,
+        hidden_dim=config.hidden_dim,
+        tokens_are_queries=tokens_are_queries,
+    )
+
+
+@torch.no_grad()
+def _fill_attention(
+    fused: FusedAttention, attn: Attention, site: SiteCalibration, tokens_are_queries: bool
+) -> None:
+    """Copy an attention's weights, with H beside the image side's and √d·G as token_mlp."""
+    token_side, image_side = ("q_proj", "k_proj") if tokens_are_queries else ("k_proj", "q_proj")
+    for name in (token_side, "v_proj", "out_proj"):
+        getattr(fused, name).load_state_dict(getattr(attn, name).state_dict())
+
+    projection, wide = getattr(attn, image_side), getattr(fused, image_side)
+    heads = attn.num_heads
+    per_head = [module.weight.unflatten(0, (heads, -1)) for module in (projection, site.image_proj)]
+    wide.weight.copy_(torch.cat(per_head, dim=1).flatten(0, 1))
+    bias = projection.bias.unflatten(0, (heads, -1))
+    no_bias = bias.new_zeros(heads, wide.out_features // heads - bias.shape[1])
+    wide.bias.copy_(torch.cat([bias, no_bias], dim=1).flatten())
+
+    fused.token_mlp.load_state_dict(site.token_mlp.state_dict())
+    head_dim = attn.internal_dim // heads
+    for parameter in fused.token_mlp[-1].parameters():
+        parameter.mul_(math.sqrt(head_dim))

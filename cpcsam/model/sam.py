@@ -1,0 +1,156 @@
+"""CPC-SAM: segment-anything's SAM composed with CaPL, as three functions with batched prompts.
+
+The three methods of `CpcSam` are the three exported graphs; see `cpcsam.contract` for their
+tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from cpcsam.contract import PointLabel
+from cpcsam.model.capl import CaPL, sample_embeddings
+from cpcsam.model.decoder import DecoderTrace, decode_masks
+
+__all__ = ["CpcSam"]
+
+
+class CpcSam(nn.Module):
+    """SAM with calibrated prompts.
+
+    Any SAM whose prompt encoder and decoder are segment-anything's can be given; `capl=None`
+    computes exactly what the official model computes.
+    """
+
+    def __init__(self, sam: Sam, capl: CaPL | None = None) -> None:
+        super().__init__()
+        self.sam = sam
+        self.capl = capl
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the encoder's input in pixels."""
+        return int(self.sam.image_encoder.img_size)
+
+    def encode_image(self, image: Tensor, input_size: Tensor) -> Tensor:
+        """Embed images (graph `image_encoder`).
+
+        SAM pads after normalising, so what lies beyond `input_size` is zeroed here, whatever
+        the pixels hold.
+
+        Args:
+            image: (B, 3, S, S) uint8, RGB, resized and padded on the right and bottom.
+            input_size: (B, 2) int32, (H, W) of the part that is not padding.
+
+        Returns:
+            image_embeddings (B, 256, G, G) float32.
+        """
+        normalized = (
+            image.to(self.sam.pixel_mean.dtype) - self.sam.pixel_mean
+        ) / self.sam.pixel_std
+        position = torch.arange(self.image_size, device=image.device, dtype=input_size.dtype)
+        rows = (position < input_size[:, :1]).to(normalized.dtype)
+        columns = (position < input_size[:, 1:]).to(normalized.dtype)
+        inside = rows[:, None, :, None] * columns[:, None, None, :]
+        return self.sam.image_encoder(normalized * inside)  # type: ignore[no-any-return]
+
+    def embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
+        """Embed points and box corners as SAM does, without calibration.
+
+        Args:
+            point_coords: (B, P, N, 2) float32, pixels of the encoder's frame, (X, Y).
+            point_labels: (B, P, N) int32, `PointLabel`; the embedding of an empty slot is unused.
+
+        Returns:
+            (B, P, N, 256).
+        """
+        prompt_encoder = self.sam.prompt_encoder
+        positions = prompt_encoder.pe_layer._pe_encoding((point_coords + 0.5) / self.image_size)
+        table = torch.cat([embedding.weight for embedding in prompt_encoder.point_embeddings])
+        embedded: Tensor = positions + table[point_labels.clamp(min=0).long()]
+        return embedded
+
+    def encode_prompts(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Embed and calibrate sparse prompts (graph `prompt_encoder`).
+
+        Args:
+            image_embeddings: (B, 256, G, G).
+            point_coords: (B, P, N, 2) float32, pixels of the encoder's frame, (X, Y).
+            point_labels: (B, P, N) int32, `PointLabel`; an empty slot's coordinates are ignored,
+                even if they are not finite.
+
+        Returns:
+            sparse_embeddings (B, P, N+1, 256), of which the last slot is SAM's "not a point", and
+            token_mask (B, P, N+1), 1 where a slot counts.
+        """
+        filled = point_labels != PointLabel.EMPTY
+        point_coords = torch.where(filled.unsqueeze(-1), point_coords, 0.0)
+        tokens = self.embed_points(point_coords, point_labels)
+        if self.capl is not None and self.capl.task is not None:
+            at_points = sample_embeddings(image_embeddings, point_coords)
+            tokens = self.capl.task(tokens, at_points)
+        batch, prompts = point_labels.shape[:2]
+        not_a_point = self.sam.prompt_encoder.not_a_point_embed.weight.expand(batch, prompts, 1, -1)
+        box = point_labels >= PointLabel.BOX_TOP_LEFT
+        click = filled & ~box
+        alone = click.any(-1, keepdim=True) & ~box.any(-1, keepdim=True)
+        token_mask = torch.cat([filled, alone], dim=-1).to(tokens.dtype)
+        return torch.cat([tokens, not_a_point.to(tokens.dtype)], dim=2), token_mask
+
+    def encode_masks(self, mask_input: Tensor) -> Tensor:
+        """Embed and calibrate mask prompts (graph `prompt_encoder_with_mask`).
+
+        Args:
+            mask_input: (B, P, 1, 4G, 4G) float32 logits.
+
+        Returns:
+            dense_embeddings (B, P, 256, G, G).
+        """
+        batch, prompts = mask_input.shape[:2]
+        dense = self.sam.prompt_encoder.mask_downscaling(mask_input.flatten(0, 1))
+        calibrated: Tensor = self._calibrate_dense(dense).unflatten(0, (batch, prompts))
+        return calibrated
+
+    def no_mask_embedding(self) -> Tensor:
+        """Return the calibrated dense embedding of "no mask", (1, 256, 1, 1)."""
+        return self._calibrate_dense(self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None])
+
+    def decode_masks(
+        self,
+        image_embeddings: Tensor,
+        sparse_embeddings: Tensor,
+        token_mask: Tensor,
+        dense_embeddings: Tensor | None = None,
+        trace: DecoderTrace | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict masks (graphs `mask_decoder` and `mask_decoder_with_mask`).
+
+        Args:
+            image_embeddings: (B, 256, G, G).
+            sparse_embeddings: (B, P, N+1, 256).
+            token_mask: (B, P, N+1).
+            dense_embeddings: (B, P, 256, G, G) of mask prompts, None where there are none.
+            trace: filled with what Eq. 2 needs, where given.
+
+        Returns:
+            low_res_masks (B, P, 4, 4G, 4G) logits and iou_predictions (B, P, 4).
+        """
+        dense = self.no_mask_embedding() if dense_embeddings is None else dense_embeddings
+        return decode_masks(
+            self.sam.mask_decoder,
+            image_embeddings.unsqueeze(1) + dense,
+            self.sam.prompt_encoder.get_dense_pe(),
+            sparse_embeddings,
+            token_mask,
+            None if self.capl is None else self.capl.entity,
+            trace,
+        )
+
+    def _calibrate_dense(self, dense: Tensor) -> Tensor:
+        if self.capl is None or self.capl.task is None:
+            return dense
+        return self.capl.task.calibrate_dense(dense)

@@ -1,0 +1,35 @@
+"""Small torch models with every weight filled with noise, for tests."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.sam import CpcSam
+from cpcsam.model.sizes import build_sam
+
+
+def fill_with_noise(module: nn.Module, seed: int, scale: float = 0.02) -> None:
+    """Fill zero-initialised parameters with noise, so that no comparison passes vacuously."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def noisy_sam(image_size: int = 256, seed: int = 0) -> CpcSam:
+    """vit_t with random weights, without CaPL."""
+    torch.manual_seed(seed)
+    sam = build_sam("vit_t", image_size)
+    fill_with_noise(sam, seed)
+    return CpcSam(sam.eval())
+
+
+def noisy_cpcsam(image_size: int = 256, seed: int = 0, config: CaplConfig | None = None) -> CpcSam:
+    """vit_t with random weights and a CaPL that is far from the identity."""
+    model = noisy_sam(image_size, seed)
+    model.capl = CaPL(config or CaplConfig())
+    fill_with_noise(model.capl, seed + 1, scale=0.1)
+    return model.eval()
