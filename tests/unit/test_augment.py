@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import numpy as np
+
+from training.augment import AugmentConfig, random_window, whole_window
+from training.data import Sample
+
+SIZE = 64
+
+
+def bright_square() -> Sample:
+    """A white square, labelled 5, on black."""
+    instances = np.zeros((100, 120), np.int32)
+    instances[40:70, 50:90] = 5
+    image = np.repeat((instances[:, :, None] > 0).astype(np.uint8) * 255, 3, axis=2)
+    return Sample("square", image, instances)
+
+
+def test_labels_stay_on_their_pixels() -> None:
+    config = AugmentConfig(min_window=60, max_window=100, colour=0, invert=0, grey=0)
+    for seed in range(20):
+        window = random_window(bright_square(), SIZE, config, np.random.default_rng(seed))
+        assert window.image.shape == (3, SIZE, SIZE)
+        shown = window.image[0].numpy() > 127
+        labelled = window.instances.numpy() == 5
+        assert (shown != labelled).mean() < 0.03
+        assert set(np.unique(window.instances)) <= {0, 5}
+
+
+def test_equal_seeds_give_equal_windows() -> None:
+    config = AugmentConfig(min_window=30, max_window=90)
+    first, again = (
+        random_window(bright_square(), SIZE, config, np.random.default_rng(1)) for _ in range(2)
+    )
+    other = random_window(bright_square(), SIZE, config, np.random.default_rng(2))
+    assert first.image.equal(again.image)
+    assert not first.image.equal(other.image)
+
+
+def test_whole_window_shows_the_sample_unchanged() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+    instances = rng.integers(0, 9, (SIZE, SIZE)).astype(np.int32)
+    same = whole_window(Sample("s", image, instances), SIZE)
+    assert np.array_equal(same.image.permute(1, 2, 0).numpy(), image)
+    assert np.array_equal(same.instances.numpy(), instances)
+    doubled = whole_window(Sample("s", image, instances), 2 * SIZE)
+    assert doubled.scale == 2
+    assert np.array_equal(doubled.instances.numpy()[::2, ::2], instances)

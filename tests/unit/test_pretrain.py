@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpcsam.artifact import read_manifest
+from cpcsam.checkpoint import load_base
+from cpcsam.contract import PointLabel
+from cpcsam.errors import TrainingError
+from training.augment import AugmentConfig
+from training.pretrain import (
+    PretrainConfig,
+    PretrainData,
+    learning_rate,
+    new_state,
+    pretrain,
+    train_step,
+)
+from training.pretrain_data import PretrainBatch, PretrainBatchConfig, PretrainBatches
+from training.pretrain_loss import add_corrections, mask_losses
+from training.prompts import PromptMix
+
+TINY_BATCH = PretrainBatchConfig(
+    images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
+)
+
+
+def tiny(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:
+    settings: dict[str, object] = {
+        "out": tmp_path / name / "base",
+        "run": tmp_path / name / "run",
+        "steps": 4,
+        "warmup_steps": 1,
+        "correction_every": 2,
+        "auxiliary_steps": 2,
+        "bf16": False,
+        "checkpoint_every": 2,
+        "evaluate_every": 100,
+        "batch": TINY_BATCH,
+        "data": PretrainData(val_scenes=1),
+    }
+    return PretrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_interrupted_run_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretrain(tiny(tmp_path, "unbroken"))
+    broken = tiny(tmp_path, "broken")
+
+    def interrupt(config: PretrainConfig, state: object, batch: PretrainBatch) -> dict[str, float]:
+        if state.step == 3:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+        return train_step(config, state, batch)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("training.pretrain.train_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(broken)
+    assert not broken.out.exists()
+    pretrain(broken)
+    first, second = (
+        load_base(tmp_path / name / "base").state_dict() for name in ("unbroken", "broken")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    manifest = read_manifest(broken.out, "checkpoint")
+    assert manifest.metrics["steps"] == 4
+    assert manifest.config["real_images"].startswith("none")
+    assert "run" not in manifest.config["recipe"]
+
+
+def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "parts", lr=1e-3, correction_every=1, warmup_steps=0)
+    state = new_state(config)
+    before = {name: value.clone() for name, value in state.model.named_parameters()}
+    batches = PretrainBatches([], 256, TINY_BATCH, seed=0, steps=2)
+    for batch in batches:
+        train_step(config, state, batch)
+        if state.step == 2:
+            break
+    still = {n for n, value in state.model.named_parameters() if torch.equal(before[n], value)}
+    seldom_chosen = ("point_embeddings", "no_mask_embed", "output_hypernetworks_mlps")
+    assert not {name for name in still if not any(part in name for part in seldom_chosen)}
+    assert "sam.mask_decoder.output_hypernetworks_mlps.0.layers.0.weight" not in still
+
+
+def test_non_finite_loss_stops_the_run(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "nan")
+    state = new_state(config)
+    with torch.no_grad():
+        state.model.sam.mask_decoder.iou_token.weight.fill_(float("nan"))
+    batch = PretrainBatches([], 256, TINY_BATCH, seed=0, steps=1)[0]
+    with pytest.raises(TrainingError, match="step 0: got a non-finite loss"):
+        train_step(config, state, batch)
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    config = PretrainConfig(steps=100, warmup_steps=10, lr=1.0)
+    rates = [learning_rate(config, step) for step in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[100] == pytest.approx(0)
+
+
+def test_mask_losses_by_hand() -> None:
+    targets = torch.tensor([[1.0, 0.0]]).reshape(1, 1, 1, 1, 2)
+    flat = mask_losses(torch.zeros(1, 1, 1, 1, 2), targets)
+    focal = 0.25 * torch.log(torch.tensor(2.0))
+    dice = 1 - (2 * 0.5 + 1) / (1 + 1 + 1)
+    assert flat.item() == pytest.approx(20 * focal.item() + dice)
+    sure = mask_losses(20 * (2 * targets - 1), targets)
+    assert sure.item() < 1e-3
+
+
+def test_corrections_point_at_the_error() -> None:
+    masks = torch.zeros(1, 2, 64, 64, dtype=torch.bool)
+    masks[..., 16:48, 16:48] = True
+    predicted = torch.full((1, 2, 16, 16), -1.0)
+    predicted[0, 0, 4:12, 4:8] = 1.0
+    predicted[0, 1, 4:12, 4:16] = 1.0
+    labels = torch.full((1, 2, 4), int(PointLabel.EMPTY), dtype=torch.int32)
+    labels[..., 0] = PointLabel.FOREGROUND
+    batch = PretrainBatch(
+        torch.zeros(1, 3, 64, 64), masks[:, 0].int(), masks, torch.zeros(1, 2, 4, 2), labels
+    )
+    coords, corrected = add_corrections(batch, predicted)
+    assert corrected[0, 0].tolist() == [1, 1, -1, -1]
+    assert corrected[0, 1].tolist() == [1, 0, -1, -1]
+    assert coords[0, 0, 1, 0] >= 28
+    assert coords[0, 1, 1, 0] >= 46
+
+
+def test_every_batch_prompts_entities_that_are_there() -> None:
+    config = PretrainBatchConfig(images=3, prompts=4, synthetic_scenes=3, prompt_mix=PromptMix())
+    batches = PretrainBatches([], 128, config, seed=1, steps=3)
+    batch, again = batches[2], batches[2]
+    assert batch.masks.shape == (3, 4, 128, 128)
+    assert (batch.masks.sum((-2, -1)) >= config.min_area).all()
+    assert torch.equal(batch.point_coords, again.point_coords)
+    assert not torch.equal(batch.point_coords, batches[1].point_coords)

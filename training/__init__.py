@@ -1,0 +1,1 @@
+"""Training stage: data, prompts, losses, pretraining, bi-level training, evaluation."""

@@ -1,0 +1,151 @@
+"""Random windows of a sample, shown at the encoder's size, with colour changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.data import Sample
+
+__all__ = ["AugmentConfig", "Window", "random_window", "whole_window", "window_with_entities"]
+
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How strongly samples vary.
+
+    Attributes:
+        min_window: shortest side of a window, pixels of the original image.
+        max_window: longest side; windows are log-uniform between the two.
+        rotate: turn by any angle instead of by quarter turns only.
+        colour: strength in [0, 1] of brightness, contrast, channel and noise changes.
+        invert: probability of inverting grey levels.
+        grey: probability of dropping colour.
+    """
+
+    min_window: int = 64
+    max_window: int = 256
+    rotate: bool = True
+    colour: float = 1.0
+    invert: float = 0.2
+    grey: float = 0.2
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window at the encoder's size.
+
+    Attributes:
+        image: (3, S, S) uint8.
+        instances: (S, S) int32, labels as in the sample.
+        scale: shown pixels per original pixel.
+    """
+
+    image: Tensor
+    instances: Tensor
+    scale: float
+
+
+def random_window(
+    sample: Sample, image_size: int, config: AugmentConfig, rng: np.random.Generator
+) -> Window:
+    """Cut, turn, mirror, enlarge and recolour a random window.
+
+    Args:
+        sample: where to cut.
+        image_size: S of the result.
+        config: strengths.
+        rng: decides everything.
+    """
+    height, width = sample.instances.shape
+    largest = min(config.max_window, height, width)
+    smallest = min(config.min_window, largest)
+    side = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+    centre_y = rng.uniform(side / 2, height - side / 2)
+    centre_x = rng.uniform(side / 2, width - side / 2)
+    turn = rng.integers(4) * np.pi / 2
+    if config.rotate and rng.random() < 0.5:
+        turn += rng.uniform(-np.pi / 4, np.pi / 4)
+    mirror = rng.choice([-1.0, 1.0])
+    stretch = float(np.exp(rng.normal(0, 0.08)))
+    window = _cut(sample, image_size, side, (centre_y, centre_x), turn, mirror, stretch)
+    return Window(_recolour(window.image, config, rng), window.instances, window.scale)
+
+
+def window_with_entities(
+    sample: Sample,
+    image_size: int,
+    config: AugmentConfig,
+    min_area: int,
+    rng: np.random.Generator,
+) -> tuple[Window, NDArray[np.int64]]:
+    """Cut a random window and list its entities of at least `min_area` shown pixels.
+
+    Returns:
+        The window and the labels of those entities, possibly none.
+    """
+    window = random_window(sample, image_size, config, rng)
+    areas = np.bincount(window.instances.numpy().ravel())
+    areas[0] = 0
+    return window, np.flatnonzero(areas >= min_area)
+
+
+def whole_window(sample: Sample, image_size: int) -> Window:
+    """Show a square sample at image_size, unchanged otherwise."""
+    height, width = sample.instances.shape
+    return _cut(sample, image_size, max(height, width), (height / 2, width / 2), 0.0, 1.0, 1.0)
+
+
+def _cut(
+    sample: Sample,
+    image_size: int,
+    side: float,
+    centre: tuple[float, float],
+    turn: float,
+    mirror: float,
+    stretch: float,
+) -> Window:
+    height, width = sample.instances.shape
+    cos, sin = np.cos(turn), np.sin(turn)
+    half_x, half_y = side * stretch / width, side / stretch / height
+    theta = torch.tensor(
+        [
+            [half_x * cos * mirror, -half_x * sin, 2 * centre[1] / width - 1],
+            [half_y * sin * mirror, half_y * cos, 2 * centre[0] / height - 1],
+        ],
+        dtype=torch.float32,
+    )
+    grid = F.affine_grid(theta[None], [1, 1, image_size, image_size], align_corners=False)
+    image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None].float()
+    labels = torch.from_numpy(sample.instances)[None, None].float()
+    shown = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
+    shown_labels = F.grid_sample(
+        labels, grid, mode="nearest", padding_mode="reflection", align_corners=False
+    )
+    return Window(
+        shown[0].round().clamp(0, 255).byte(), shown_labels[0, 0].int(), image_size / side
+    )
+
+
+def _recolour(image: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
+    x = image.float() / 255
+    strength = config.colour
+    if rng.random() < config.grey:
+        x = (x * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True).expand(3, -1, -1)
+    if rng.random() < config.invert:
+        x = 1 - x
+    gamma = float(np.exp(rng.normal(0, 0.25 * strength)))
+    contrast = float(np.exp(rng.normal(0, 0.25 * strength)))
+    gain = torch.from_numpy(np.exp(rng.normal(0, 0.1 * strength, (3, 1, 1)))).float()
+    x = (x.clamp(0, 1) ** gamma - 0.5) * contrast * gain + 0.5
+    x = x + float(rng.normal(0, 0.08 * strength))
+    if rng.random() < 0.3 * strength:
+        x = x + torch.from_numpy(rng.normal(0, rng.uniform(0, 0.05), x.shape)).float()
+    return (x.clamp(0, 1) * 255).round().byte()

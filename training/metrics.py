@@ -1,0 +1,140 @@
+"""Scores of predicted masks, and the one-click protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpcsam.contract import MASK_THRESHOLD, PointLabel
+from cpcsam.model.sam import CpcSam
+from training.augment import whole_window
+from training.data import Sample
+from training.prompts import central_pixel
+
+__all__ = ["OneClickResult", "OneClickScores", "dice_score", "iou_score", "one_click"]
+
+BoolMask = NDArray[np.bool_]
+
+
+def dice_score(predicted: BoolMask, truth: BoolMask) -> float:
+    """Dice = 2|A∩B| / (|A| + |B|) (Eq. 11); two empty masks score 1."""
+    total = int(predicted.sum()) + int(truth.sum())
+    return 2 * int((predicted & truth).sum()) / total if total else 1.0
+
+
+def iou_score(predicted: BoolMask, truth: BoolMask) -> float:
+    """IoU = |A∩B| / |A∪B| (Eq. 10); two empty masks score 1."""
+    union = int((predicted | truth).sum())
+    return int((predicted & truth).sum()) / union if union else 1.0
+
+
+@dataclass(frozen=True)
+class OneClickResult:
+    """One entity, one positive click.
+
+    Attributes:
+        sample: name of the square sample.
+        label: the entity's label in it.
+        click: (X, Y), pixels of the sample.
+        dice: of mask 0 at the sample's own resolution.
+        iou: likewise.
+        iou_prediction: what the IoU head said.
+        mask: the predicted mask, of the sample's size.
+    """
+
+    sample: str
+    label: int
+    click: tuple[float, float]
+    dice: float
+    iou: float
+    iou_prediction: float
+    mask: BoolMask
+
+
+@dataclass(frozen=True)
+class OneClickScores:
+    """Means over entities.
+
+    Attributes:
+        entities: how many were segmented.
+        dice: mean Dice.
+        iou: mean IoU.
+        iou_correlation: Pearson's r between predicted and true IoU.
+    """
+
+    entities: int
+    dice: float
+    iou: float
+    iou_correlation: float
+
+    @classmethod
+    def of(cls, results: Sequence[OneClickResult]) -> OneClickScores:
+        """Average results."""
+        iou = np.array([result.iou for result in results])
+        predicted = np.array([result.iou_prediction for result in results])
+        varies = len(results) > 1 and iou.std() > 0 and predicted.std() > 0
+        return cls(
+            entities=len(results),
+            dice=float(np.mean([result.dice for result in results])),
+            iou=float(iou.mean()),
+            iou_correlation=float(np.corrcoef(iou, predicted)[0, 1]) if varies else 0.0,
+        )
+
+
+@torch.no_grad()
+def one_click(
+    model: CpcSam, samples: Sequence[Sample], min_area: int = 30, prompts_per_call: int = 64
+) -> Iterator[OneClickResult]:
+    """Segment every entity of square samples by one click on its central pixel.
+
+    Args:
+        model: in evaluation mode.
+        samples: square samples, shown at the model's image_size.
+        min_area: smaller entities, in the sample's own pixels, are left out.
+        prompts_per_call: bound on the prompts decoded at once.
+    """
+    for sample in samples:
+        areas = np.bincount(sample.instances.ravel())
+        labels = [int(label) for label in np.flatnonzero(areas >= min_area) if label]
+        if not labels:
+            continue
+        window = whole_window(sample, model.image_size)
+        side = len(sample.instances)
+        input_size = torch.full((1, 2), model.image_size, dtype=torch.int32)
+        embeddings = model.encode_image(window.image[None], input_size)
+        for start in range(0, len(labels), prompts_per_call):
+            chunk = labels[start : start + prompts_per_call]
+            clicks = [central_pixel(sample.instances == label) for label in chunk]
+            coords = torch.tensor(clicks)[None, :, None] * window.scale
+            point_labels = torch.full((1, len(chunk), 1), int(PointLabel.FOREGROUND))
+            low_res_masks, iou = model.decode_masks(
+                embeddings, *model.encode_prompts(embeddings, coords, point_labels)
+            )
+            masks = _to_size(low_res_masks[0, :, :1], model.image_size, side)[:, 0]
+            for label, click, mask, iou_prediction in zip(
+                chunk, clicks, masks, iou[0, :, 0], strict=True
+            ):
+                truth = sample.instances == label
+                yield OneClickResult(
+                    sample.name,
+                    label,
+                    click,
+                    dice_score(mask, truth),
+                    iou_score(mask, truth),
+                    float(iou_prediction),
+                    mask,
+                )
+
+
+def _to_size(low_res_masks: Tensor, image_size: int, side: int) -> BoolMask:
+    """Upscale logits to S, then to the square sample, and threshold (SAM's postprocess_masks)."""
+    shown = F.interpolate(low_res_masks.float(), (image_size, image_size), mode="bilinear")
+    original = F.interpolate(shown, (side, side), mode="bilinear")
+    result: BoolMask = (original > MASK_THRESHOLD).numpy()
+    return result

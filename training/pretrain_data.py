@@ -1,0 +1,120 @@
+"""Batches of the pretraining: windows of real images and synthetic scenes, one prompt an entity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from training.augment import AugmentConfig, window_with_entities
+from training.data import Sample
+from training.prompts import PromptMix, sample_prompt
+from training.synthetic import synthetic_scene
+
+__all__ = ["PretrainBatch", "PretrainBatchConfig", "PretrainBatches"]
+
+
+@dataclass(frozen=True)
+class PretrainBatchConfig:
+    """How a batch is drawn.
+
+    Attributes:
+        images: windows of a batch.
+        prompts: prompts of a window.
+        min_area: entities of fewer shown pixels get no prompt.
+        synthetic_scenes: size of the pool of synthetic scenes.
+        synthetic_share: their share of a batch, where there are real images.
+        augment: how windows vary.
+        prompt_mix: how entities are annotated.
+    """
+
+    images: int = 8
+    prompts: int = 6
+    min_area: int = 40
+    synthetic_scenes: int = 512
+    synthetic_share: float = 0.2
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    prompt_mix: PromptMix = field(default_factory=PromptMix)
+
+
+@dataclass(frozen=True)
+class PretrainBatch:
+    """B windows with P prompts each.
+
+    Attributes:
+        image: (B, 3, S, S) uint8.
+        instances: (B, S, S) int32.
+        masks: (B, P, S, S) bool, the entity of each prompt.
+        point_coords: (B, P, N, 2) float32, pixels of the encoder's frame, (X, Y).
+        point_labels: (B, P, N) int32, `PointLabel`.
+    """
+
+    image: Tensor
+    instances: Tensor
+    masks: Tensor
+    point_coords: Tensor
+    point_labels: Tensor
+
+
+class PretrainBatches(Dataset[PretrainBatch]):
+    """Batch i, decided by the seed and i alone, so that a run can be resumed.
+
+    Real images are drawn in proportion to the square root of their area.
+    """
+
+    def __init__(
+        self,
+        real: Sequence[Sample],
+        image_size: int,
+        config: PretrainBatchConfig,
+        *,
+        seed: int,
+        steps: int,
+    ) -> None:
+        self.config = config
+        self.image_size = image_size
+        self.seed = seed
+        self.steps = steps
+        self.real = [sample for sample in real if sample.instances.any()]
+        scenes = tqdm(range(config.synthetic_scenes), desc="synthetic scenes", leave=False)
+        self.synthetic = [synthetic_scene(seed + index, image_size) for index in scenes]
+        sides = np.sqrt([sample.instances.size for sample in self.real])
+        self.real_weights = sides / sides.sum()
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> PretrainBatch:
+        rng = np.random.default_rng((self.seed, index))
+        rows = [self._image(rng) for _ in range(self.config.images)]
+        return PretrainBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+    def _image(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        config = self.config
+        while True:
+            window, found = window_with_entities(
+                self._sample(rng), self.image_size, config.augment, config.min_area, rng
+            )
+            if len(found):
+                break
+        chosen = rng.choice(found, config.prompts, replace=len(found) < config.prompts)
+        masks = window.instances.numpy() == chosen[:, None, None]
+        prompts = [sample_prompt(mask, config.prompt_mix, rng) for mask in masks]
+        coords, point_labels = (np.stack(column) for column in zip(*prompts, strict=True))
+        return (
+            window.image,
+            window.instances,
+            torch.from_numpy(masks),
+            torch.from_numpy(coords),
+            torch.from_numpy(point_labels),
+        )
+
+    def _sample(self, rng: np.random.Generator) -> Sample:
+        if not self.real or rng.random() < self.config.synthetic_share:
+            return self.synthetic[rng.integers(len(self.synthetic))]
+        return self.real[rng.choice(len(self.real), p=self.real_weights)]
