@@ -1,0 +1,225 @@
+"""From the original image to the encoder's frame and back, as official SAM does, without torch.
+
+The encoder's frame is a square of side image_size: the image, resized so that its longest side
+fills the square, lies in the top left corner. Sizes are (H, W), points (X, Y) in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cpcsam.contract import LOW_RES_FACTOR, MAX_PIXELS, grid_size
+from cpcsam.errors import ContractError, CpcSamError
+
+__all__ = [
+    "decode_image",
+    "input_size_of",
+    "pad_image",
+    "resize_coords",
+    "resize_image",
+    "upscale_masks",
+]
+
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+MODES_OF_8_BITS: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+MODES_OF_16_BITS: Final = ("I;16", "I;16L", "I;16B", "I;16N")
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Decode an image file to RGB, upright by its EXIF orientation.
+
+    Grey is repeated over the channels, transparency is dropped, and 16 bits a channel are scaled
+    to 8. Of several frames the first is taken.
+
+    Args:
+        data: a whole JPEG, PNG, TIFF, BMP or WebP file.
+        max_pixels: the largest height times width; compared with the header before decoding.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        ContractError: not such a file, damaged, too large, or an unknown kind of pixel.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise _too_large(f"an image of {height} x {width} pixels", max_pixels)
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large("an image far beyond that", max_pixels) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ContractError.of(
+            "image_bytes",
+            got=f"{len(data)} bytes that cannot be decoded ({_one_line(error)})",
+            expected=f"a whole file of {', '.join(IMAGE_FORMATS)}",
+            fix="send the file's bytes unchanged, or convert it to PNG",
+        ) from error
+
+
+def _too_large(got: str, max_pixels: int) -> CpcSamError:
+    return ContractError.of(
+        "image_bytes",
+        got=got,
+        expected=f"at most {max_pixels} pixels",
+        fix="send it smaller or in tiles",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    """What a decoder says, without the addresses of objects in memory."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(" <_io.BytesIO", 1)[0]
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in MODES_OF_8_BITS:
+        return np.array(image.convert("RGB"))
+    if image.mode in MODES_OF_16_BITS:
+        grey = np.asarray(image).astype(np.float32)
+        return np.repeat(np.rint(grey * (255 / 65535)).astype(np.uint8)[..., None], 3, axis=2)
+    raise ContractError.of(
+        "image_bytes",
+        got=f"pixels of mode {image.mode}",
+        expected="grey or colour of 8 or 16 bits",
+        fix="scale the values to 8 bits first",
+    )
+
+
+def input_size_of(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
+    """Size of the image in the encoder's frame (SAM's ResizeLongestSide, same rounding).
+
+    Args:
+        original_size: (H, W) of the image.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (H, W); the longer side is image_size.
+
+    Raises:
+        ContractError: a side is 0, here or after resizing.
+    """
+    scale = image_size / max(*original_size, 1)
+    height, width = (int(side * scale + 0.5) for side in original_size)
+    if min(height, width) < 1:
+        raise ContractError.of(
+            "original_size",
+            got=f"{original_size[0]} x {original_size[1]}",
+            expected=f"a shorter side of at least 1/{2 * image_size} of the longer",
+            fix="crop the image",
+        )
+    return height, width
+
+
+def resize_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """Resize so that the longest side is image_size (Pillow bilinear, as official SAM).
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (H, W, 3) uint8 of size `input_size_of`.
+    """
+    height, width = input_size_of((image.shape[0], image.shape[1]), image_size)
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized)
+
+
+def pad_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """Lay a resized image in the top left corner of the encoder's frame; the rest is 0.
+
+    Args:
+        image: (H, W, 3) uint8, no side longer than image_size.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (3, image_size, image_size) uint8.
+    """
+    padded = np.zeros((3, image_size, image_size), np.uint8)
+    padded[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+    return padded
+
+
+def resize_coords(
+    point_coords: NDArray[Any], original_size: tuple[int, int], image_size: int
+) -> NDArray[np.float32]:
+    """Map points from the original image to the encoder's frame, by rounded new over old size.
+
+    Args:
+        point_coords: (..., 2), pixels of the original image, (X, Y).
+        original_size: (H, W) before resizing.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (..., 2) float32, pixels of the encoder's frame.
+
+    Raises:
+        ContractError: the last dimension is not 2.
+    """
+    if point_coords.ndim == 0 or point_coords.shape[-1] != 2:
+        raise ContractError.of(
+            "point_coords",
+            got=f"shape {point_coords.shape}",
+            expected="a last dimension of 2",
+            fix="give every point as X, Y",
+        )
+    height, width = input_size_of(original_size, image_size)
+    factors = np.array([width / original_size[1], height / original_size[0]])
+    return np.asarray(point_coords * factors, np.float32)
+
+
+def upscale_masks(
+    low_res_masks: NDArray[np.float32],
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    image_size: int,
+) -> NDArray[np.float32]:
+    """Bring logits to the original image: SAM's `postprocess_masks` as one matrix an axis.
+
+    That function upscales to image_size, crops to input_size and resizes to original_size, each
+    time bilinearly. All three are linear and act on rows and columns separately.
+
+    Args:
+        low_res_masks: (..., 4G, 4G) logits.
+        input_size: (H, W) of the image in the encoder's frame.
+        original_size: (H, W) of the original image.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (..., H, W) float32 logits in the original image, C-contiguous along H: the transposed
+        view of a (..., W, H) array, the order in which COCO runs are counted.
+    """
+    low_res = LOW_RES_FACTOR * grid_size(image_size)
+    rows = _axis_matrix(low_res, image_size, input_size[0], original_size[0])
+    columns = _axis_matrix(low_res, image_size, input_size[1], original_size[1])
+    transposed: NDArray[np.float32] = columns @ np.swapaxes(low_res_masks, -1, -2) @ rows.T
+    return np.swapaxes(transposed, -1, -2)
+
+
+@lru_cache(maxsize=16)
+def _axis_matrix(low_res: int, image_size: int, input_side: int, side: int) -> NDArray[np.float32]:
+    """(side, low_res): upscale to image_size, crop to input_side and resize to side, composed."""
+    upscale = _bilinear_matrix(low_res, image_size)[:input_side]
+    matrix = (_bilinear_matrix(input_side, side) @ upscale).astype(np.float32)
+    matrix.setflags(write=False)
+    return matrix
+
+
+def _bilinear_matrix(old: int, new: int) -> NDArray[np.float64]:
+    """(new, old): bilinear interpolation of one axis with pixel centres aligned, not corners."""
+    centres = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
+    lower = centres.astype(np.int64)
+    upper = np.minimum(lower + 1, old - 1)
+    fraction = centres - lower
+    matrix = np.zeros((new, old))
+    np.add.at(matrix, (np.arange(new), lower), 1 - fraction)
+    np.add.at(matrix, (np.arange(new), upper), fraction)
+    return matrix

@@ -1,0 +1,1 @@
+"""Export: merge, ONNX graphs, TensorRT engines and the Triton model repository."""

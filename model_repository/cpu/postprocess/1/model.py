@@ -1,0 +1,6 @@
+"""Triton model `postprocess`: low_res_masks to run lengths in the original image."""
+
+from serving.postprocess import open_postprocess
+from serving.python_backend import triton_model
+
+TritonPythonModel = triton_model(open_postprocess)

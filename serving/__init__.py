@@ -1,0 +1,1 @@
+"""Serving: Triton, the gateway in front of it, and the commands that start them."""

@@ -1,0 +1,80 @@
+"""Steps before the graphs: `preprocess` (image bytes) and `scale_prompts` (points)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpcsam.contract import (
+    IMAGE,
+    IMAGE_BYTES,
+    INPUT_SIZE,
+    ORIGINAL_SIZE,
+    POINT_COORDS,
+    SCALED_POINT_COORDS,
+)
+from cpcsam.errors import ContractError
+from cpcsam.transforms import decode_image, pad_image, resize_coords, resize_image
+from serving.step import Execute, Request, Settings, Tensors, each
+
+__all__ = ["open_preprocess", "open_scale_prompts", "preprocess", "scale_prompts"]
+
+
+def open_preprocess(settings: Settings) -> Execute:
+    """`preprocess` for the image_size and max_pixels of the settings."""
+    image_size, max_pixels = settings.integer("image_size"), settings.integer("max_pixels")
+    return each(lambda request: preprocess(request, image_size, max_pixels))
+
+
+def open_scale_prompts(settings: Settings) -> Execute:
+    """`scale_prompts` for the image_size of the settings."""
+    image_size = settings.integer("image_size")
+    return each(lambda request: scale_prompts(request, image_size))
+
+
+def preprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
+    """Decode, resize and pad one image.
+
+    Args:
+        request: image_bytes (1, 1), a whole image file.
+        image_size: side of the encoder's frame.
+        max_pixels: the largest image that is decoded.
+
+    Returns:
+        image (1, 3, S, S) uint8, input_size and original_size (1, 2) int32.
+
+    Raises:
+        ContractError: not an image that `decode_image` accepts.
+    """
+    image = decode_image(bytes(request.tensors[IMAGE_BYTES.name].item()), max_pixels)
+    resized = resize_image(image, image_size)
+    return {
+        IMAGE.name: pad_image(resized, image_size)[None],
+        INPUT_SIZE.name: np.array([resized.shape[:2]], np.int32),
+        ORIGINAL_SIZE.name: np.array([image.shape[:2]], np.int32),
+    }
+
+
+def scale_prompts(request: Request, image_size: int) -> Tensors:
+    """Bring the points of one image to the encoder's frame.
+
+    Args:
+        request: point_coords (1, P, N, 2) in the original image, original_size (1, 2).
+        image_size: side of the encoder's frame.
+
+    Returns:
+        scaled_point_coords (1, P, N, 2) float32.
+
+    Raises:
+        ContractError: a coordinate is not finite, or original_size is no size.
+    """
+    point_coords = request.tensors[POINT_COORDS.name]
+    if not np.isfinite(point_coords).all():
+        raise ContractError.of(
+            POINT_COORDS.name,
+            got="a coordinate that is NaN or infinite",
+            expected="finite pixels",
+            fix="set the points of empty slots to 0",
+        )
+    height, width = (int(side) for side in request.tensors[ORIGINAL_SIZE.name][0])
+    scaled = resize_coords(point_coords, (height, width), image_size)
+    return {SCALED_POINT_COORDS.name: scaled}

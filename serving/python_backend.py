@@ -1,0 +1,67 @@
+"""Between a step of `serving.step` and Triton's Python backend; imported by model.py shims only."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from cpcsam.errors import ContractError, CpcSamError, ServingError
+from serving.step import Answer, Execute, Request, Settings
+
+__all__ = ["triton_model"]
+
+
+def triton_model(open_step: Callable[[Settings], Execute]) -> type:
+    """Make the class `TritonPythonModel` that the Python backend looks for in model.py.
+
+    Args:
+        open_step: loads and warms the step; a CpcSamError makes the model unavailable.
+    """
+
+    class TritonPythonModel:
+        def initialize(self, args: dict[str, str]) -> None:
+            config = json.loads(args["model_config"])
+            settings = Settings(
+                name=args["model_name"],
+                directory=Path(args["model_repository"]) / args["model_version"],
+                parameters={
+                    key: value["string_value"] for key, value in config["parameters"].items()
+                },
+            )
+            self.input_names = [tensor["name"] for tensor in config["input"]]
+            try:
+                self.step = open_step(settings)
+            except CpcSamError as error:
+                raise pb_utils.TritonModelException(str(error)) from None
+
+        def execute(self, requests: Sequence[Any]) -> list[Any]:
+            try:
+                read = [_request(request, self.input_names) for request in requests]
+                return [_response(answer) for answer in self.step(read)]
+            except Exception as error:
+                # The backend would send the traceback to the caller; it belongs in the log.
+                pb_utils.Logger.log_error(traceback.format_exc())
+                internal = ServingError(f"{type(error).__name__} in a step; see Triton's log")
+                return [_response(internal) for _ in requests]
+
+    return TritonPythonModel
+
+
+def _request(request: Any, input_names: Sequence[str]) -> Request:
+    tensors = {
+        name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in input_names
+    }
+    return Request(tensors, frozenset(request.requested_output_names()))
+
+
+def _response(answer: Answer) -> Any:
+    if isinstance(answer, CpcSamError):
+        bad_input = isinstance(answer, ContractError)
+        code = pb_utils.TritonError.INVALID_ARG if bad_input else pb_utils.TritonError.INTERNAL
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, a) for name, a in answer.items()])

@@ -1,0 +1,85 @@
+"""What a Python model of the Triton repository is, without Triton: requests in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from cpcsam.errors import ConfigError, CpcSamError
+
+__all__ = ["Answer", "Execute", "Request", "Settings", "Tensors", "each"]
+
+Tensors: TypeAlias = Mapping[str, NDArray[Any]]
+"""Arrays by their contract name, batch first."""
+
+Answer: TypeAlias = Tensors | CpcSamError
+"""A request's outputs, or what was wrong with it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a model.
+
+    Attributes:
+        tensors: every input.
+        outputs: names of the outputs that the caller wants; others need not be made.
+    """
+
+    tensors: Tensors
+    outputs: frozenset[str]
+
+
+Execute: TypeAlias = Callable[[Sequence[Request]], Sequence[Answer]]
+"""Answers requests that run together, one answer a request, in order."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model of the repository was configured.
+
+    Attributes:
+        name: the model's name, also that of its graph in the contract.
+        directory: the folder of the loaded version, which holds its files.
+        parameters: `parameters` of its config.pbtxt.
+    """
+
+    name: str
+    directory: Path
+    parameters: Mapping[str, str]
+
+    def integer(self, key: str) -> int:
+        """A parameter as an integer.
+
+        Raises:
+            ConfigError: it is missing or not an integer.
+        """
+        text = self.parameters.get(key)
+        try:
+            return int(str(text))
+        except ValueError as error:
+            raise ConfigError.of(
+                f"{self.name}/config.pbtxt, parameter {key}",
+                got="nothing" if text is None else repr(text),
+                expected="an integer",
+                fix="generate the repository again",
+            ) from error
+
+
+def each(answer: Callable[[Request], Tensors]) -> Execute:
+    """Make an `Execute` that answers requests one by one, a bad one without harm to the next."""
+
+    def execute(requests: Sequence[Request]) -> list[Answer]:
+        return [_attempt(answer, request) for request in requests]
+
+    return execute
+
+
+def _attempt(answer: Callable[[Request], Tensors], request: Request) -> Answer:
+    try:
+        return answer(request)
+    except CpcSamError as error:
+        return error

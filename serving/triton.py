@@ -1,0 +1,299 @@
+"""Command: run the real Triton server on this machine, without a container.
+
+python -m serving.triton --repository build/repository
+python -m serving.triton --repository build/repository --grpc-port 8001 --metrics-port 8002
+
+It listens on 127.0.0.1 only, serves until Ctrl-C, and leaves no process behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cpcsam.artifact import read_manifest
+from cpcsam.command import ArgumentParser, exit_code_of, port, positive
+from cpcsam.errors import ServingError
+from serving.triton_install import TritonInstall, find_triton
+from serving.triton_log import failure_cause
+
+__all__ = ["TritonServer", "launch_triton", "main"]
+
+PROG: Final = "python -m serving.triton"
+CHECKOUT: Final = Path(__file__).resolve().parents[1]
+HOST: Final = "127.0.0.1"
+START_TIMEOUT_S: Final = 180.0
+EXIT_TIMEOUT_S: Final = 10
+CLOSED_APIS: Final = "shared-memory,model-repository,trace,logging"
+SHARED_MEMORY: Final = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class TritonServer:
+    """A running Triton.
+
+    Attributes:
+        grpc_url: `host:port`, as gRPC clients take it.
+        http_url: root of the HTTP endpoint.
+        metrics_url: the Prometheus page.
+        log: what the server and its models write.
+        process: the server, leader of a process group that holds its models too.
+    """
+
+    grpc_url: str
+    http_url: str
+    metrics_url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextmanager
+def launch_triton(
+    repository: Path,
+    *,
+    grpc_port: int = 0,
+    http_port: int = 0,
+    metrics_port: int = 0,
+    log: Path | None = None,
+    timeout_s: float = START_TIMEOUT_S,
+) -> Iterator[TritonServer]:
+    """Start Triton over a repository, yield it when every model is ready, and stop it.
+
+    The server also ends when this process does, or the thread that called this.
+
+    Args:
+        repository: artifact of kind `repository` for the CPU.
+        grpc_port: on the loopback interface; 0 takes a free one. Likewise the other ports.
+        http_port: see grpc_port.
+        metrics_port: see grpc_port.
+        log: file to write; if None a temporary one, which stays only if Triton fails.
+        timeout_s: how long the models may take to load.
+
+    Raises:
+        ArtifactError: no such repository, or an altered one.
+        ServingError: something that Triton needs is missing, a port is in use, or a model failed.
+    """
+    repository = repository.resolve()
+    _check_target(repository)
+    install = find_triton()
+    ports = _ports(
+        {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
+    )
+    log_path = log or _temporary_log()
+    memory = f"cpcsam-{secrets.token_hex(8)}-"
+    command = _command(install, repository, ports, memory)
+    with ExitStack() as cleanup:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        file = cleanup.enter_context(log_path.open("wb"))
+        process = _spawn(command, install, file)
+        cleanup.callback(_stop, process, memory)
+        _wait_until_ready(process, ports["--http-port"], log_path, timeout_s)
+        try:
+            yield TritonServer(
+                grpc_url=f"{HOST}:{ports['--grpc-port']}",
+                http_url=f"http://{HOST}:{ports['--http-port']}",
+                metrics_url=f"http://{HOST}:{ports['--metrics-port']}/metrics",
+                log=log_path,
+                process=process,
+            )
+        finally:
+            if log is None and process.poll() is None:
+                cleanup.callback(log_path.unlink, missing_ok=True)
+
+
+def _check_target(repository: Path) -> None:
+    target = read_manifest(repository, "repository").config.get("target")
+    if target != "cpu":
+        raise ServingError.of(
+            str(repository),
+            got=f"a repository for {target}",
+            expected="one for cpu, as the local server has no TensorRT",
+            fix="make one with: python -m export.repository --target cpu",
+        )
+
+
+def _temporary_log() -> Path:
+    handle, name = tempfile.mkstemp(prefix="cpcsam-triton-", suffix=".log")
+    os.close(handle)
+    return Path(name)
+
+
+def _ports(wanted: dict[str, int]) -> dict[str, int]:
+    """Check the given ports and choose free ones for 0, all distinct."""
+    with ExitStack() as held:
+        return {option: _bind(held, option, port) for option, port in wanted.items()}
+
+
+def _bind(held: ExitStack, option: str, port: int) -> int:
+    probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        raise ServingError.of(
+            option, got=f"{port} ({error})", expected="a free port", fix="give another, or 0"
+        ) from error
+    return int(probe.getsockname()[1])
+
+
+def _command(
+    install: TritonInstall, repository: Path, ports: dict[str, int], memory: str
+) -> list[str]:
+    # Who does not know this word gets no answer from the closed interfaces, and nobody knows it.
+    closed = f"{CLOSED_APIS}:admin={secrets.token_urlsafe(32)}"
+    options = {
+        "--model-repository": repository,
+        "--backend-directory": install.backends,
+        "--cache-directory": install.caches,
+        "--backend-config": f"python,shm-region-prefix-name={memory}",
+        "--grpc-address": HOST,
+        "--http-address": HOST,
+        "--metrics-address": HOST,
+        **ports,
+        "--model-control-mode": "none",
+        "--disable-auto-complete-config": None,
+        "--strict-readiness": "true",
+        "--exit-on-error": "true",
+        "--exit-timeout-secs": EXIT_TIMEOUT_S,
+        "--grpc-restricted-protocol": closed,
+        "--http-restricted-api": closed,
+        "--metrics-config": "summary_latencies=true",
+        "--allow-gpu-metrics": "false",
+        "--pinned-memory-pool-byte-size": 0,
+    }
+    return [
+        str(install.server),
+        *(name if value is None else f"{name}={value}" for name, value in options.items()),
+    ]
+
+
+def _spawn(command: list[str], install: TritonInstall, log: Any) -> subprocess.Popen[bytes]:
+    """Start the server in a session of its own, so that Ctrl-C in a terminal does not reach it."""
+    libraries = [*map(str, install.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
+    executables = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        # The Python backend takes the first python3 of PATH for its home, hence this environment.
+        "PATH": os.pathsep.join(executables),
+    }
+    tied = [sys.executable, "-I", "-S", str(CHECKOUT / "serving" / "tied_exec.py")]
+    return subprocess.Popen(
+        [*tied, str(os.getpid()), *command],
+        # It ignores PYTHONPATH but imports from its working directory: `serving` and `cpcsam`.
+        cwd=CHECKOUT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], http_port: int, log: Path, timeout_s: float
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not _is_ready(http_port):
+        late = time.monotonic() > deadline
+        if process.poll() is None and not late:
+            time.sleep(0.1)
+            continue
+        state = f"not ready after {timeout_s:g} s" if late else f"exit {process.returncode}"
+        cause = failure_cause(log.read_text(errors="replace"))
+        raise ServingError.of(
+            "Triton", got=f"{state}: {cause}", expected="every model ready", fix=f"see {log}"
+        )
+
+
+def _is_ready(http_port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, http_port, timeout=2)
+    try:
+        connection.request("GET", "/v2/health/ready")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
+    """Let the server finish; after the time it was given, end it and whatever is left of it."""
+    process.terminate()
+    try:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(EXIT_TIMEOUT_S + 5)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for region in SHARED_MEMORY.glob(f"{memory}*"):
+            region.unlink(missing_ok=True)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=PROG,
+        description="Run the real Triton server on this machine, without a container.",
+        epilog=(__doc__ or "").split("\n", 2)[2],
+    )
+    parser.add_argument(
+        "--repository", type=Path, required=True, metavar="DIR", help="the model repository"
+    )
+    for name in ("grpc", "http", "metrics"):
+        parser.add_argument(
+            f"--{name}-port", type=port, default=0, metavar="PORT", help="default: a free one"
+        )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="default: a temporary file")
+    parser.add_argument(
+        "--timeout", type=positive, default=START_TIMEOUT_S, metavar="S", help="to load the models"
+    )
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> None:
+    with launch_triton(
+        args.repository,
+        grpc_port=args.grpc_port,
+        http_port=args.http_port,
+        metrics_port=args.metrics_port,
+        log=args.log,
+        timeout_s=args.timeout,
+    ) as triton:
+        print(f"grpc {triton.grpc_url}\nhttp {triton.http_url}\nmetrics {triton.metrics_url}")
+        print(f"log {triton.log}\nCtrl-C stops it.", flush=True)
+        status = triton.process.wait()
+        raise ServingError.of(
+            "Triton", got=f"exit status {status}", expected="a server", fix=f"see {triton.log}"
+        )
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 after Ctrl-C or SIGTERM, 2 after an error, told in one line."""
+    args = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return exit_code_of(lambda: _serve(args), PROG)
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

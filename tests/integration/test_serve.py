@@ -1,0 +1,123 @@
+"""The command that starts Triton and the gateway together, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpcsam.client import Prompt, SegmentationClient
+
+pytestmark = pytest.mark.triton
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+
+
+def command(repository: Path, log: Path) -> list[str]:
+    ports = ["--port", "0", "--metrics-port", "0"]
+    start = [sys.executable, "-m", "serving.serve", "--repository", str(repository)]
+    return [*start, *ports, "--triton-log", str(log)]
+
+
+@contextlib.contextmanager
+def served(repository: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The running command and the gateway's address; its stderr goes to a file."""
+    with (tmp_path / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            command(repository, tmp_path / "triton.log"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    late = threading.Timer(180, process.kill)
+    late.start()
+    try:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        address = next((line.split()[1] for line in lines if line.startswith("gateway")), None)
+        assert address is not None, (tmp_path / "stderr").read_text()
+        yield process, address
+    finally:
+        late.cancel()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def tritons(log: Path) -> list[int]:
+    """Processes that hold Triton's log open."""
+    holders = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if any(os.path.samefile(file, log) for file in (process / "fd").iterdir()):
+                    holders.append(int(process.name))
+    return holders
+
+
+def wait_until_gone(log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while left := tritons(log):
+        assert time.monotonic() < deadline, f"processes {left} are left behind"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: signal.Signals) -> None:
+    with served(repository, tmp_path) as (process, address):
+        with SegmentationClient(address, timeout_s=60) as client:
+            assert client.healthy()
+            assert len(client.segment(IMAGE, [Prompt.click(3, 4)] * 17).masks) == 17
+        assert tritons(tmp_path / "triton.log")
+        process.send_signal(number)
+        assert process.wait(60) == 0
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
+    wait_until_gone(tmp_path / "triton.log")
+
+
+def test_it_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
+    with served(repository, tmp_path) as (process, _):
+        server = re.compile(rb"tritonserver\0")
+        (triton,) = (
+            number
+            for number in tritons(tmp_path / "triton.log")
+            if server.search(Path(f"/proc/{number}/cmdline").read_bytes())
+            and number == os.getpgid(number)
+        )
+        os.kill(triton, signal.SIGKILL)
+        assert process.wait(60) == 2
+    told = (tmp_path / "stderr").read_text()
+    assert "python -m serving.serve: Triton: got its end, with exit status -9" in told
+    assert "Traceback" not in told
+    wait_until_gone(tmp_path / "triton.log")
+
+
+def test_wrong_options_are_told_before_triton_starts(repository: Path, tmp_path: Path) -> None:
+    log = tmp_path / "triton.log"
+    for options, told in (
+        (["--max-prompts", "0"], "max_prompts: got 0, expected at least 1"),
+        (["--port", "70000"], "expected a port from 0 to 65535"),
+        (["--repository", str(tmp_path)], "no manifest.json"),
+    ):
+        done = subprocess.run(
+            [*command(repository, log), *options],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+    assert not log.exists()

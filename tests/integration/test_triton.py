@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic, sleep
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from cpcsam.contract import DECODE, ENCODE, ENCODER_MAX_BATCH, ENSEMBLES, IMAGE_ENCODER, SEGMENT
+from cpcsam.transforms import upscale_masks
+from serving.postprocess import mask_from_rle
+from serving.triton import TritonServer
+from tests.integration.triton_calls import Arrays, infer, noise_png, segment_inputs
+
+pytestmark = pytest.mark.triton
+
+IMAGE_SIZE = 256
+WIDE, TALL = noise_png(90, 140, seed=1), noise_png(300, 200, seed=2)
+ONE_PROMPT = [[[20.0, 30.0]]]
+FOUR_PROMPTS = [[[10.0 * p, 40.0], [90.0, 15.0 * p]] for p in range(4)]
+BUSY_S = 2.0
+
+
+@pytest.fixture
+def client(triton: TritonServer) -> Iterator[InferenceServerClient]:
+    with InferenceServerClient(triton.grpc_url) as opened:
+        yield opened
+
+
+def segment(client: InferenceServerClient, image: bytes, points: list) -> Arrays:
+    return infer(client, "segment", segment_inputs(image, points), DECODE.output_names)
+
+
+def test_every_model_is_ready(client: InferenceServerClient) -> None:
+    assert client.is_server_ready()
+    assert all(client.is_model_ready(spec.name) for spec in ENSEMBLES)
+
+
+def test_segment_answers_in_the_original_image(client: InferenceServerClient) -> None:
+    inputs = segment_inputs(WIDE, FOUR_PROMPTS)
+    answer = infer(client, "segment", inputs, SEGMENT.output_names)
+    assert answer["scores"].shape == (1, 4, 1)
+    assert answer["original_size"].tolist() == [[90, 140]]
+    assert answer["input_size"].tolist() == [[165, 256]]
+    for prompt in range(4):
+        logits = upscale_masks(
+            answer["selected_low_res_masks"][0, prompt, 0], (165, 256), (90, 140), IMAGE_SIZE
+        )
+        mask = mask_from_rle(answer["masks_rle"][0, prompt, 0], (90, 140))
+        assert np.array_equal(mask, logits > 0)
+        assert 0 < mask.mean() < 1
+
+
+def test_encode_then_decode_equals_segment(client: InferenceServerClient) -> None:
+    inputs = segment_inputs(TALL, FOUR_PROMPTS)
+    encoded = infer(
+        client, "encode", {"image_bytes": inputs.pop("image_bytes")}, ENCODE.output_names
+    )
+    decoded = infer(client, "decode", inputs | encoded, DECODE.output_names)
+    expected = segment(client, TALL, FOUR_PROMPTS)
+    assert_same(decoded, expected, (300, 200))
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("scores",),
+        ("masks_rle", "original_size"),
+        ("selected_low_res_masks", "input_size"),
+        ("masks_rle", "scores", "image_embeddings", "input_size", "original_size"),
+    ],
+)
+def test_a_client_gets_the_outputs_it_asks_for(
+    client: InferenceServerClient, outputs: tuple[str, ...]
+) -> None:
+    answer = infer(client, "segment", segment_inputs(WIDE, ONE_PROMPT), outputs)
+    assert all(array is not None for array in answer.values())
+
+
+def bad_requests() -> dict[str, Arrays]:
+    good = segment_inputs(WIDE, ONE_PROMPT)
+    return {
+        "image_bytes: got 4 bytes": segment_inputs(b"text", ONE_PROMPT),
+        "image_bytes: got 0 bytes": segment_inputs(b"", ONE_PROMPT),
+        "that cannot be decoded": segment_inputs(TALL[:200], ONE_PROMPT),
+        "a coordinate that is NaN": segment_inputs(WIDE, [[[float("nan"), 1.0]]]),
+        "mask_selection: got 9": good | {"mask_selection": np.full((1, 1), 9, np.int32)},
+        "unexpected shape": good | {"mask_selection": np.zeros((1, 2), np.int32)},
+    }
+
+
+@pytest.mark.parametrize("message", bad_requests())
+def test_a_bad_request_gets_an_error_and_the_server_goes_on(
+    client: InferenceServerClient, message: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=message) as caught:
+        infer(client, "segment", bad_requests()[message], ["scores"])
+    assert "INVALID_ARGUMENT" in str(caught.value.status())
+    assert "Traceback" not in str(caught.value)
+    assert "model.py" not in str(caught.value)
+    assert infer(client, "segment", segment_inputs(WIDE, ONE_PROMPT), ["scores"])
+
+
+def test_administration_is_closed(client: InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException):
+        client.load_model("segment")
+    with pytest.raises(InferenceServerException):
+        client.register_system_shared_memory("region", "/region", 64)
+    with pytest.raises(InferenceServerException):
+        client.update_trace_settings(settings={"trace_level": "TIMESTAMPS"})
+
+
+def test_metrics_count_requests_and_give_quantiles(
+    triton: TritonServer, client: InferenceServerClient
+) -> None:
+    success = ("nv_inference_request_success_total", "segment")
+    settled(client)
+    before = counters(triton)
+    segment(client, WIDE, ONE_PROMPT)
+    settled(client)
+    after = counters(triton)
+    assert after[success] == before[success] + 1
+    assert ("nv_inference_request_summary_us", "image_encoder") in after
+
+
+def settled(client: InferenceServerClient) -> None:
+    """Wait until no counter moves: Triton counts a request just after it has answered."""
+    last = None
+    while (now := client.get_inference_statistics().SerializeToString()) != last:
+        last = now
+        sleep(0.3)
+
+
+def counters(triton: TritonServer) -> dict[tuple[str, str], float]:
+    with urllib.request.urlopen(triton.metrics_url, timeout=10) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    return {
+        (sample.name, sample.labels.get("model", "")): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def executions(client: InferenceServerClient) -> dict[int, int]:
+    """How often the encoder ran a batch, by the batch's size."""
+    statistics = client.get_inference_statistics("image_encoder").model_stats[0]
+    return {batch.batch_size: batch.compute_infer.count for batch in statistics.batch_stats}
+
+
+def full_batch() -> Arrays:
+    shapes = {t.name: (t.dtype, (ENCODER_MAX_BATCH, *t.shape(IMAGE_SIZE)[1:])) for t in ENCODER}
+    return {name: np.ones(shape, dtype) for name, (dtype, shape) in shapes.items()}
+
+
+ENCODER = IMAGE_ENCODER.inputs
+
+
+def test_clients_that_meet_share_a_batch_and_get_what_each_gets_alone(
+    triton: TritonServer,
+) -> None:
+    clients = [InferenceServerClient(triton.grpc_url) for _ in range(3)]
+    tasks = [(clients[0], WIDE, ONE_PROMPT), (clients[1], TALL, FOUR_PROMPTS)]
+    alone = [segment(*task) for task in tasks]
+
+    # Full batches keep the encoder's single instance busy until both images wait in its queue.
+    started = monotonic()
+    infer(clients[2], "image_encoder", full_batch(), ["image_embeddings"])
+    busy = int(BUSY_S / (monotonic() - started)) + 2
+    before = executions(clients[2])
+    with ThreadPoolExecutor(busy + len(tasks)) as pool:
+        fillers = [
+            pool.submit(infer, clients[2], "image_encoder", full_batch(), ["image_embeddings"])
+            for _ in range(busy)
+        ]
+        while executions(clients[2]) == before:
+            pass
+        together = list(pool.map(lambda task: segment(*task), tasks))
+        assert all(filler.result() for filler in fillers)
+    after = executions(clients[2])
+
+    assert after[2] - before.get(2, 0) == 1
+    assert after[1] == before[1]
+    assert after[ENCODER_MAX_BATCH] - before[ENCODER_MAX_BATCH] == busy
+    for one, both, size in zip(alone, together, [(90, 140), (300, 200)], strict=True):
+        assert_same(both, one, size)
+
+
+def assert_same(answer: Arrays, expected: Arrays, size: tuple[int, int]) -> None:
+    """Logits within 1e-4 of their range, masks at an IoU of at least 0.999."""
+    logits, wanted = answer["selected_low_res_masks"], expected["selected_low_res_masks"]
+    assert logits.shape == wanted.shape
+    assert abs(logits - wanted).max() <= 1e-4 * abs(wanted).max()
+    np.testing.assert_allclose(answer["scores"], expected["scores"], rtol=1e-4)
+    for prompt in range(logits.shape[1]):
+        mask = mask_from_rle(answer["masks_rle"][0, prompt, 0], size)
+        other = mask_from_rle(expected["masks_rle"][0, prompt, 0], size)
+        assert (mask & other).sum() >= 0.999 * (mask | other).sum()

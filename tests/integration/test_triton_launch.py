@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from cpcsam.artifact import publish, read_manifest
+from cpcsam.errors import ArtifactError, ServingError
+from export.repository import build_repository
+from serving.triton import SHARED_MEMORY, launch_triton
+
+pytestmark = pytest.mark.triton
+
+TIMEOUT_S = 120
+
+
+def group(leader: int) -> list[int]:
+    """Processes of a process group, zombies left out."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, pgid = stat.read_text().rsplit(")", 1)[1].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(pgid) == leader and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def regions(log: Path) -> list[Path]:
+    """Shared memory that the server of this log has left."""
+    [prefix] = set(re.findall(r'"shm-region-prefix-name":"(cpcsam-\w+-)"', log.read_text()))
+    return list(SHARED_MEMORY.glob(f"{prefix}*"))
+
+
+def wait_until_gone(leader: int) -> None:
+    deadline = monotonic() + TIMEOUT_S
+    while group(leader):
+        assert monotonic() < deadline, f"still there: {group(leader)}"
+        sleep(0.2)
+
+
+def test_a_model_that_fails_is_named_and_nothing_is_left(graphs: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(graphs)
+    with publish(tmp_path / "onnx", "onnx", config=manifest.config) as staging:
+        for name in manifest.files:
+            (staging / name).write_bytes((graphs / name).read_bytes())
+        (staging / "mask_decoder.onnx").write_bytes(b"no graph")
+    build_repository(tmp_path / "onnx", tmp_path / "repository")
+    log = tmp_path / "triton.log"
+    with pytest.raises(ServingError) as caught, launch_triton(tmp_path / "repository", log=log):
+        pass
+    message = str(caught.value)
+    assert "model mask_decoder: " in message
+    assert "ONNX Runtime refuses" in message
+    assert "\n" not in message
+    assert "ensemble" not in message
+    assert str(log) in message
+    assert not regions(log)
+
+
+def test_an_altered_or_missing_repository_is_refused(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no manifest"), launch_triton(tmp_path):
+        pass
+    config = read_manifest(repository).config
+    with publish(tmp_path / "altered", "repository", config=config) as staging:
+        (staging / "file").write_text("as made")
+    (tmp_path / "altered" / "file").write_text("altered")
+    with pytest.raises(ArtifactError, match="altered"), launch_triton(tmp_path / "altered"):
+        pass
+
+
+def test_a_repository_for_gpus_is_refused(tmp_path: Path) -> None:
+    with publish(tmp_path / "gpu", "repository", config={"target": "gpu"}):
+        pass
+    with pytest.raises(ServingError, match="got a repository for gpu"):
+        with launch_triton(tmp_path / "gpu"):
+            pass
+
+
+def test_a_busy_port_is_named(repository: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServingError, match=rf"--http-port: got {port} .*in use"):
+            with launch_triton(repository, http_port=port):
+                pass
+
+
+def test_too_little_time_is_told(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match=r"not ready after 0\.01 s"):
+        with launch_triton(repository, timeout_s=0.01, log=tmp_path / "log"):
+            pass
+
+
+@dataclass(frozen=True)
+class Command:
+    """`python -m serving.triton` when it is ready, its log and its Triton's process group."""
+
+    process: subprocess.Popen[str]
+    leader: int
+    log: Path
+
+
+@pytest.fixture
+def command(repository: Path) -> Iterator[Command]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.triton", "--repository", str(repository)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    leader = 0
+    try:
+        assert process.stdout is not None
+        said = dict(process.stdout.readline().split() for _ in range(4))
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", said["grpc"])
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        [leader] = map(int, children)
+        assert len(group(leader)) > 5
+        yield Command(process, leader, Path(said["log"]))
+    finally:
+        process.kill()
+        process.communicate()
+        if leader:
+            wait_until_gone(leader)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_ends_by_a_signal_with_all_it_started(
+    command: Command, number: signal.Signals
+) -> None:
+    command.process.send_signal(number)
+    _, errors = command.process.communicate(timeout=TIMEOUT_S)
+    assert (command.process.returncode, errors) == (0, "")
+    assert not group(command.leader)
+    assert not command.log.exists()
+
+
+def test_triton_ends_when_its_launcher_is_killed(command: Command) -> None:
+    command.process.kill()
+    wait_until_gone(command.leader)
+    assert not regions(command.log)
+    command.log.unlink()
+
+
+def test_the_command_tells_a_triton_that_died(command: Command) -> None:
+    os.kill(command.leader, signal.SIGKILL)
+    _, errors = command.process.communicate(timeout=TIMEOUT_S)
+    assert command.process.returncode == 2
+    assert errors.startswith("python -m serving.triton: Triton: got exit status -9")
+    assert errors.count("\n") == 1
+    assert not group(command.leader)
+    assert not regions(command.log)
+    command.log.unlink()
+
+
+def test_the_command_tells_a_bad_repository_in_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.triton", "--repository", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"python -m serving\.triton: .*no manifest\.json.*\n", done.stderr)

@@ -1,0 +1,164 @@
+"""Small ONNX graphs to the tensor contract whose outputs depend on all of their inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from cpcsam.artifact import publish
+from cpcsam.contract import (
+    EMBED_DIM,
+    IMAGE_ENCODER,
+    LOW_RES_FACTOR,
+    MASK_DECODER,
+    NUM_MASKS,
+    PATCH_SIZE,
+    PROMPT_ENCODER,
+    GraphSpec,
+    TensorSpec,
+    grid_size,
+)
+
+LAYERS = 12
+DTYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
+
+
+def publish_tiny_graphs(out: Path, image_size: int = 256) -> None:
+    """Write an artifact of kind `onnx` with the three graphs that the repository serves."""
+    rng = np.random.default_rng(0)
+    grid = grid_size(image_size)
+    with publish(out, "onnx", config={"model_size": "tiny", "image_size": image_size}) as staging:
+        for graph, nodes, constants in (
+            (IMAGE_ENCODER, *_encoder(rng)),
+            (PROMPT_ENCODER, *_prompt_encoder(rng)),
+            (MASK_DECODER, *_decoder(grid)),
+        ):
+            onnx.save(_model(graph, nodes, constants, image_size), staging / f"{graph.name}.onnx")
+
+
+def _model(
+    graph: GraphSpec,
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, NDArray[Any]],
+    image_size: int,
+) -> onnx.ModelProto:
+    body = helper.make_graph(
+        nodes,
+        graph.name,
+        [_value(tensor, image_size) for tensor in graph.inputs],
+        [_value(tensor, image_size) for tensor in graph.outputs],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _value(tensor: TensorSpec, image_size: int) -> onnx.ValueInfoProto:
+    sizes = tensor.shape(image_size)
+    dims = [name if size < 0 else size for name, size in zip(tensor.dims, sizes, strict=True)]
+    return helper.make_tensor_value_info(tensor.name, DTYPES[tensor.dtype], dims)
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> NDArray[np.float32]:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def _encoder(rng: np.random.Generator) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+    """One convolution a patch, then as much work as vit_t, plus the image's share of the frame."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node(
+            "Conv", ["pixels", "kernel"], ["layer_0"], strides=[PATCH_SIZE, PATCH_SIZE]
+        ),
+    ]
+    for layer in range(LAYERS):
+        names = (f"layer_{layer}", f"mixed_{layer}", f"layer_{layer + 1}")
+        nodes.append(helper.make_node("Conv", [names[0], "mixing"], [names[1]], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Tanh", [names[1]], [names[2]]))
+    nodes += [
+        helper.make_node("Cast", ["input_size"], ["size"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["size", "last"], ["mean_size"]),
+        helper.make_node("Mul", ["mean_size", "thousandth"], ["fill"]),
+        helper.make_node("Unsqueeze", ["fill", "two_three"], ["fill_map"]),
+        helper.make_node("Add", [f"layer_{LAYERS}", "fill_map"], ["image_embeddings"]),
+    ]
+    constants: dict[str, NDArray[Any]] = {
+        "kernel": _normal(rng, EMBED_DIM, 3, PATCH_SIZE, PATCH_SIZE) / (PATCH_SIZE * 255),
+        "mixing": _normal(rng, EMBED_DIM, EMBED_DIM, 3, 3) / np.float32(np.sqrt(EMBED_DIM * 9)),
+        "last": np.array([-1]),
+        "thousandth": np.float32(1e-3).reshape(1),
+        "two_three": np.array([2, 3]),
+    }
+    return nodes, constants
+
+
+def _prompt_encoder(
+    rng: np.random.Generator,
+) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+    """Sines of the coordinates plus label plus the image's mean; the extra token is their sum."""
+    nodes = [
+        helper.make_node("MatMul", ["point_coords", "frequencies"], ["phases"]),
+        helper.make_node("Sin", ["phases"], ["waves"]),
+        helper.make_node("Cast", ["point_labels"], ["labels"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["labels", "last"], ["label_column"]),
+        helper.make_node("Mul", ["label_column", "direction"], ["label_embedding"]),
+        helper.make_node("Add", ["waves", "label_embedding"], ["points"]),
+        helper.make_node("ReduceMean", ["image_embeddings", "two_three"], ["mean"], keepdims=0),
+        helper.make_node("Unsqueeze", ["mean", "one_two"], ["mean_token"]),
+        helper.make_node("Add", ["points", "mean_token"], ["tokens"]),
+        helper.make_node("GreaterOrEqual", ["labels", "zero"], ["valid"]),
+        helper.make_node("Cast", ["valid"], ["valid_slots"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["valid_slots", "last"], ["any_slot"]),
+        helper.make_node("Concat", ["valid_slots", "any_slot"], ["token_mask"], axis=2),
+        helper.make_node("ReduceSum", ["tokens", "two"], ["extra"]),
+        helper.make_node("Concat", ["tokens", "extra"], ["sparse_embeddings"], axis=2),
+    ]
+    constants: dict[str, NDArray[Any]] = {
+        "frequencies": _normal(rng, 2, EMBED_DIM) / 50,
+        "direction": _normal(rng, EMBED_DIM),
+        "zero": np.float32(0).reshape(1),
+        "last": np.array([-1]),
+        "two": np.array([2]),
+        "one_two": np.array([1, 2]),
+        "two_three": np.array([2, 3]),
+    }
+    return nodes, constants
+
+
+def _decoder(grid: int) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+    """The valid tokens' sum against the embeddings, centred, in finer cells, at four scales."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["token_mask", "last"], ["weights"]),
+        helper.make_node("Mul", ["sparse_embeddings", "weights"], ["valid_tokens"]),
+        helper.make_node("ReduceSum", ["valid_tokens", "two"], ["pooled"], keepdims=0),
+        helper.make_node("Reshape", ["image_embeddings", "flat"], ["pixels"]),
+        helper.make_node("MatMul", ["pooled", "pixels"], ["correlation"]),
+        helper.make_node("ReduceMean", ["correlation", "last"], ["mean"]),
+        helper.make_node("Sub", ["correlation", "mean"], ["centred"]),
+        helper.make_node("Reshape", ["centred", "square"], ["coarse"]),
+        helper.make_node("MatMul", ["tall", "coarse"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "wide"], ["fine"]),
+        helper.make_node("Unsqueeze", ["fine", "two"], ["fine_masks"]),
+        helper.make_node("Mul", ["fine_masks", "scales"], ["low_res_masks"]),
+        helper.make_node("Abs", ["low_res_masks"], ["sizes"]),
+        helper.make_node("ReduceMean", ["sizes", "three_four"], ["means"], keepdims=0),
+        helper.make_node("Sigmoid", ["means"], ["iou_predictions"]),
+    ]
+    repeat = np.repeat(np.eye(grid, dtype=np.float32), LOW_RES_FACTOR, axis=0)
+    constants: dict[str, NDArray[Any]] = {
+        "last": np.array([-1]),
+        "two": np.array([2]),
+        "three_four": np.array([3, 4]),
+        "flat": np.array([0, EMBED_DIM, grid * grid]),
+        "square": np.array([0, 0, grid, grid]),
+        "tall": repeat,
+        "wide": np.ascontiguousarray(repeat.T),
+        "scales": np.array([1e-3, 2e-3, -1e-3, 3e-3], np.float32).reshape(NUM_MASKS, 1, 1),
+    }
+    return nodes, constants

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from cpcsam.contract import DECODE, MASKS_RLE, MAX_PIXELS, SELECTED_LOW_RES_MASKS, MaskSelection
+from cpcsam.errors import ConfigError, ContractError
+from cpcsam.transforms import input_size_of, upscale_masks
+from serving.postprocess import mask_from_rle, postprocess, rle_from_mask
+from serving.preprocess import open_preprocess, preprocess, scale_prompts
+from serving.step import Request, Settings
+
+SIDE = 256
+ORIGINAL_SIZE = (90, 60)
+
+
+def request(outputs: tuple[str, ...] = (), **tensors: object) -> Request:
+    return Request({name: np.asarray(value) for name, value in tensors.items()}, frozenset(outputs))
+
+
+def image_bytes(original_size: tuple[int, int] = ORIGINAL_SIZE) -> np.ndarray:
+    pixels = np.random.default_rng(0).integers(0, 256, (*original_size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return np.array([[buffer.getvalue()]], object)
+
+
+def decoded(selection: int = MaskSelection.SINGLE, **changed: object) -> Request:
+    """A request of `postprocess` with two prompts, the second of them padding."""
+    rng = np.random.default_rng(1)
+    low_res_masks = np.repeat(np.repeat(rng.normal(size=(1, 2, 4, 8, 8)), 8, 3), 8, 4)
+    tensors = {
+        "low_res_masks": low_res_masks.astype(np.float32),
+        "iou_predictions": np.array([[[0.9, 0.2, 0.8, 0.3]] * 2], np.float32),
+        "input_size": np.array([input_size_of(ORIGINAL_SIZE, SIDE)], np.int32),
+        "original_size": np.array([ORIGINAL_SIZE], np.int32),
+        "point_labels": np.array([[[1, -1], [-1, -1]]], np.int32),
+        "mask_selection": np.array([[selection]], np.int32),
+    }
+    return request(DECODE.output_names, **(tensors | changed))
+
+
+def run(asked: Request) -> dict[str, np.ndarray]:
+    return dict(postprocess(asked, SIDE, MAX_PIXELS))
+
+
+def test_preprocess_gives_the_encoders_frame() -> None:
+    answer = preprocess(request(image_bytes=image_bytes()), SIDE, MAX_PIXELS)
+    assert answer["image"].shape == (1, 3, SIDE, SIDE)
+    assert answer["input_size"].tolist() == [[256, 171]]
+    assert answer["original_size"].tolist() == [list(ORIGINAL_SIZE)]
+    assert answer["image"][..., :171].any()
+    assert not answer["image"][..., 171:].any()
+
+
+def test_a_bad_image_does_not_harm_the_next(tmp_path: Path) -> None:
+    parameters = {"image_size": str(SIDE), "max_pixels": str(MAX_PIXELS)}
+    execute = open_preprocess(Settings("preprocess", tmp_path, parameters))
+    bad = request(image_bytes=np.array([[b"text"]], object))
+    answers = execute([bad, request(image_bytes=image_bytes())])
+    assert isinstance(answers[0], ContractError)
+    assert not isinstance(answers[1], Exception)
+
+
+def test_a_missing_parameter_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"preprocess/config.pbtxt, parameter max_pixels"):
+        open_preprocess(Settings("preprocess", tmp_path, {"image_size": "256"}))
+
+
+def test_prompts_move_to_the_encoders_frame() -> None:
+    coords = np.array([[[[60.0, 90.0], [0.0, 0.0]]]], np.float32)
+    asked = request(point_coords=coords, original_size=np.array([ORIGINAL_SIZE], np.int32))
+    scaled = scale_prompts(asked, SIDE)["scaled_point_coords"]
+    assert scaled.tolist() == [[[[171.0, 256.0], [0.0, 0.0]]]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_coordinates_must_be_finite(value: float) -> None:
+    coords = np.full((1, 1, 1, 2), value, np.float32)
+    with pytest.raises(ContractError, match="point_coords"):
+        scale_prompts(request(point_coords=coords, original_size=[ORIGINAL_SIZE]), SIDE)
+
+
+@pytest.mark.parametrize(
+    ("selection", "chosen"),
+    [(MaskSelection.SINGLE, [0]), (MaskSelection.BEST, [2]), (MaskSelection.ALL, [1, 2, 3])],
+)
+def test_selection_takes_masks_with_their_scores(selection: int, chosen: list[int]) -> None:
+    asked = decoded(selection)
+    answer = run(asked)
+    masks = asked.tensors["low_res_masks"]
+    assert np.array_equal(answer["selected_low_res_masks"], masks[:, :, chosen])
+    expected = asked.tensors["iou_predictions"][0, 0, chosen]
+    assert np.array_equal(answer["scores"][0, 0], expected)
+    assert answer["masks_rle"].shape == (1, 2, len(chosen))
+
+
+def test_run_lengths_are_the_upscaled_logits_above_0() -> None:
+    asked = decoded()
+    mask = mask_from_rle(run(asked)["masks_rle"][0, 0, 0], ORIGINAL_SIZE)
+    logits = upscale_masks(asked.tensors["low_res_masks"][0, 0, 0], (256, 171), ORIGINAL_SIZE, SIDE)
+    assert np.array_equal(mask, logits > 0)
+    assert 0 < mask.mean() < 1
+
+
+def test_padding_prompts_have_empty_masks_and_no_score() -> None:
+    answer = run(decoded(MaskSelection.ALL))
+    assert not answer["scores"][0, 1].any()
+    assert not any(
+        mask_from_rle(counts, ORIGINAL_SIZE).any() for counts in answer["masks_rle"][0, 1]
+    )
+
+
+@pytest.mark.parametrize("output", [MASKS_RLE.name, SELECTED_LOW_RES_MASKS.name])
+def test_only_wanted_outputs_are_made(output: str) -> None:
+    asked = Request(decoded().tensors, frozenset({output}))
+    assert run(asked).keys() == {"scores", output}
+
+
+def test_an_unknown_selection_is_refused() -> None:
+    with pytest.raises(ContractError, match=r"mask_selection: got 7, expected 0 \(SINGLE\)"):
+        run(decoded(7))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"original_size": np.array([[0, 60]])},
+        {"original_size": np.array([[9000, 9000]])},
+        {"input_size": np.array([[256, 170]])},
+        {"original_size": np.array([[60, 90]])},
+    ],
+)
+def test_sizes_that_do_not_belong_together_are_refused(changed: dict[str, np.ndarray]) -> None:
+    with pytest.raises(ContractError, match=r"original_size|input_size"):
+        run(decoded(**changed))
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+def test_run_lengths_round_trip(mask: np.ndarray) -> None:
+    assert np.array_equal(mask_from_rle(rle_from_mask(mask), mask.shape), mask)
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_run_lengths_count_along_columns(height: int, width: int) -> None:
+    mask = np.zeros((height, width), bool)
+    mask[0, 0] = True
+    expected = rle_from_mask(np.asfortranarray(mask))
+    assert rle_from_mask(mask) == expected
+    assert mask_from_rle(expected, (height, width))[0, 0]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from cpcsam.artifact import publish, read_manifest, sha256_file
+from cpcsam.errors import ArtifactError
+from export.repository import build_repository, main
+from export.triton_config import SERVED_GRAPHS
+
+CONFIG = {"model_size": "vit_b", "image_size": 512}
+
+
+def artifact(path: Path, kind: str, suffix: str, **config: object) -> Path:
+    """An artifact whose graphs hold their names; the encoder's weights lie in a second file."""
+    with publish(path, kind, config=CONFIG | config) as staging:
+        for graph in SERVED_GRAPHS:
+            (staging / f"{graph.name}{suffix}").write_text(graph.name)
+        (staging / f"image_encoder{suffix}.data").write_text("weights")
+    return path
+
+
+def config_of(repository: Path, name: str) -> ModelConfig:
+    return text_format.Parse((repository / name / "config.pbtxt").read_text(), ModelConfig())
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "suffix"), [("cpu", "onnx", ".onnx"), ("gpu", "engine", ".plan")]
+)
+def test_graphs_are_copied_beside_their_configuration(
+    tmp_path: Path, target: str, kind: str, suffix: str
+) -> None:
+    source = artifact(tmp_path / "source", kind, suffix)
+    build_repository(source, tmp_path / "out", target=target, threads=3)
+    for graph in SERVED_GRAPHS:
+        folder = tmp_path / "out" / graph.name / "1"
+        assert (folder / f"model{suffix}").read_text() == graph.name
+        assert (folder / "model.py").exists() == (target == "cpu")
+        parameters = config_of(tmp_path / "out", graph.name).parameters
+        assert parameters["image_size"].string_value == "512"
+        assert parameters["intra_op_threads"].string_value == "3"
+        assert parameters["model_size"].string_value == "vit_b"
+        digest = sha256_file(source / "manifest.json")
+        assert parameters["model_digest"].string_value == digest
+    weights = tmp_path / "out" / "image_encoder" / "1" / f"image_encoder{suffix}.data"
+    assert weights.read_text() == "weights"
+
+
+def test_the_manifest_names_its_source(tmp_path: Path) -> None:
+    source = artifact(tmp_path / "source", "onnx", ".onnx")
+    build_repository(source, tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out", "repository")
+    assert manifest.parents == {"onnx": sha256_file(source / "manifest.json")}
+    assert manifest.config == CONFIG | {"target": "cpu", "threads": 0}
+    assert "segment/config.pbtxt" in manifest.files
+
+
+def test_an_altered_graph_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    source = artifact(tmp_path / "source", "onnx", ".onnx")
+    (source / "mask_decoder.onnx").write_text("altered")
+    with pytest.raises(ArtifactError, match=r"mask_decoder\.onnx: .* altered"):
+        build_repository(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_graph_is_named(tmp_path: Path) -> None:
+    with publish(tmp_path / "source", "onnx", config=CONFIG):
+        pass
+    with pytest.raises(ArtifactError, match="expected the graph image_encoder"):
+        build_repository(tmp_path / "source", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_image_size_is_refused(tmp_path: Path) -> None:
+    source = artifact(tmp_path / "source", "onnx", ".onnx", image_size=300)
+    with pytest.raises(ArtifactError, match="image_size: got 300"):
+        build_repository(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--onnx", "."], "--target cpu: got no --out"),
+        (["--target", "gpu", "--out", "x"], "--target gpu: got no --engines"),
+        (["--onnx", "missing", "--out", "x"], "missing: got no manifest.json"),
+    ],
+)
+def test_the_command_fails_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"python -m export.repository: {message}")
+    assert errors.count("\n") == 1
+
+
+def test_the_command_writes_a_repository(tmp_path: Path) -> None:
+    source = artifact(tmp_path / "source", "onnx", ".onnx")
+    assert main(["--onnx", str(source), "--out", str(tmp_path / "out")]) == 0
+    assert read_manifest(tmp_path / "out", "repository").config["model_size"] == "vit_b"
