@@ -1,0 +1,113 @@
+"""A picture of an answer: masks in distinct colours over the image, with prompts and scores."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cpcsam.contract import PointLabel
+from cpcsam.prompt import Prompt
+from cpcsam.results import SegmentResult
+
+__all__ = ["color_of", "contour", "draw_overlay"]
+
+RGB = tuple[int, int, int]
+FILL_OPACITY = 0.35
+GOLDEN_ANGLE = 0.618034
+"""Steps of this part of the colour circle never come close to an earlier colour soon."""
+
+
+def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image:
+    """Draw masks (fill and contour), boxes, clicks and scores over the image.
+
+    Each prompt has its own colour. A click on the entity is a disc, one beside it a cross. Lines
+    grow with the image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, of the result's original_size.
+        result: the answer.
+
+    Returns:
+        An RGB picture of the image's size.
+    """
+    line = max(1, round(max(image.shape) / 400))
+    canvas = image.astype(np.float32)
+    for index, masks in enumerate(result.masks):
+        color = np.array(color_of(index), np.float32)
+        for mask in masks:
+            inside, edge = mask.array, contour(mask.array, line)
+            canvas[inside] += FILL_OPACITY * (color - canvas[inside])
+            canvas[edge] = color
+    picture = Image.fromarray(canvas.round().astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for index, prompt in enumerate(result.prompts):
+        _draw_prompt(draw, prompt, color_of(index), line)
+    font = ImageFont.load_default(size=max(10, 8 * line))
+    for index, masks in enumerate(result.masks):
+        for rank, mask in enumerate(masks):
+            if mask.area:
+                _draw_score(draw, mask.score, mask.box, rank, color_of(index), font, picture.size)
+    return picture
+
+
+def color_of(index: int) -> RGB:
+    """A bright colour for the prompt of this index, far from its neighbours'."""
+    red, green, blue = colorsys.hsv_to_rgb((0.08 + index * GOLDEN_ANGLE) % 1, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def contour(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
+    """The pixels of a mask at most `width` pixels (along rows and columns) from outside it.
+
+    Args:
+        mask: (H, W) bool; beyond the image counts as outside.
+        width: of the contour, in pixels.
+
+    Returns:
+        (H, W) bool, a part of the mask.
+    """
+    inner = mask
+    for _ in range(width):
+        padded = np.pad(inner, 1)
+        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inner
+
+
+def _draw_prompt(draw: ImageDraw.ImageDraw, prompt: Prompt, color: RGB, line: int) -> None:
+    if prompt.box is not None:
+        draw.rectangle(prompt.box, outline="white", width=2 * line)
+        draw.rectangle(prompt.box, outline=color, width=line)
+    radius = 3 * line
+    for (x, y), label in zip(prompt.point_coords, prompt.point_labels, strict=True):
+        # A pixel's centre lies half a pixel from its coordinate, as in the model.
+        x, y = x + 0.5, y + 0.5
+        corners = (x - radius, y - radius, x + radius, y + radius)
+        if label == PointLabel.FOREGROUND:
+            draw.ellipse(corners, fill=color, outline="white", width=line)
+        else:
+            for stroke, ink in ((3 * line, "white"), (line, color)):
+                draw.line(corners, fill=ink, width=stroke)
+                draw.line((corners[0], corners[3], corners[2], corners[1]), fill=ink, width=stroke)
+
+
+def _draw_score(
+    draw: ImageDraw.ImageDraw,
+    score: float,
+    box: tuple[float, float, float, float],
+    rank: int,
+    color: RGB,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    size: tuple[int, int],
+) -> None:
+    """Write a score above its box's top left corner, inside the picture; ranks side by side."""
+    text = f"{score:.2f}"
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=1)
+    width, height = right - left, bottom - top
+    x = min(box[0] + rank * 1.3 * width, size[0] - width)
+    y = max(box[1] - height, 0)
+    draw.text(
+        (max(x, 0) - left, y - top), text, color, font=font, stroke_width=1, stroke_fill="black"
+    )

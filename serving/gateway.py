@@ -1,0 +1,173 @@
+"""Command: the typed gRPC API in front of Triton.
+
+python -m serving.gateway --triton 127.0.0.1:8001
+python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0.0.0
+python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
+
+It listens on loopback unless told otherwise, and stops on SIGTERM or Ctrl-C when the requests in
+work are answered, after --grace seconds at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import cpcsam
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.errors import ServingError
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
+from serving.metrics import Metrics, serve_metrics
+from serving.service import SegmentationService
+from serving.triton_client import TritonClient
+
+__all__ = ["Gateway", "GatewayConfig", "main", "run_until_stopped", "start_gateway"]
+
+SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
+HEALTH_PERIOD_S: Final = 1.0
+PROG: Final = "python -m serving.gateway"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running gateway.
+
+    Attributes:
+        address: HOST:PORT of the API.
+        metrics_url: of the Prometheus endpoint.
+    """
+
+    address: str
+    metrics_url: str
+
+
+@asynccontextmanager
+async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
+    """Run a gateway while the block runs; it serves as soon as Triton does.
+
+    Raises:
+        ServingError: one of its two addresses cannot be listened on.
+    """
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        metrics_port = stack.enter_context(
+            serve_metrics(metrics, config.metrics_host, config.metrics_port)
+        )
+        triton = TritonClient(config.triton)
+        stack.push_async_callback(triton.close)
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", config.limits.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
+            )
+        )
+        service = SegmentationService(triton, config.limits, metrics, config.max_seconds)
+        pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+        health_service = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        api_port = _listen(server, config)
+
+        await _report_health(health_service, triton)
+        watcher = asyncio.create_task(_watch_health(health_service, triton))
+        await server.start()
+        try:
+            yield Gateway(
+                address=f"{config.host}:{api_port}",
+                metrics_url=f"http://{config.metrics_host}:{metrics_port}/metrics",
+            )
+        finally:
+            watcher.cancel()
+            await health_service.enter_graceful_shutdown()
+            await server.stop(config.grace_s)
+
+
+def _listen(server: grpc.aio.Server, config: GatewayConfig) -> int:
+    address = f"{config.host}:{config.port}"
+    try:
+        number = server.add_insecure_port(address)
+    except RuntimeError:
+        number = 0
+    if number == 0:
+        raise ServingError.of(
+            "port",
+            got=f"{address}, which cannot be listened on",
+            expected="an address of this machine that is free",
+            fix="stop what listens there or give another --port",
+        )
+    return number
+
+
+async def _watch_health(service: health.aio.HealthServicer, triton: TritonClient) -> None:
+    while True:
+        await asyncio.sleep(HEALTH_PERIOD_S)
+        await _report_health(service, triton)
+
+
+async def _report_health(service: health.aio.HealthServicer, triton: TritonClient) -> None:
+    """Say SERVING when Triton can answer, for the server as a whole and for the service."""
+    statuses = health_pb2.HealthCheckResponse
+    status = statuses.SERVING if await triton.ready() else statuses.NOT_SERVING
+    for name in (health.OVERALL_HEALTH, SERVICE):
+        await service.set(name, status)
+
+
+async def run_until_stopped(
+    config: GatewayConfig, end: Coroutine[Any, Any, None] | None = None
+) -> None:
+    """Run a gateway until SIGTERM or SIGINT, and print where it listens.
+
+    Args:
+        config: of the gateway.
+        end: also stops the gateway when it returns or raises.
+
+    Raises:
+        ServingError: as `start_gateway`.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    ends: list[asyncio.Task[Any]] = [asyncio.create_task(stopped.wait())]
+    if end is not None:
+        ends.append(asyncio.create_task(end))
+    try:
+        async with start_gateway(config) as gateway:
+            print(f"gateway  {gateway.address}  (Triton {config.triton})")
+            print(f"metrics  {gateway.metrics_url}", flush=True)
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in ends:
+            task.cancel()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when it was asked to stop, 2 after an error."""
+    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
+    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    parser.add_argument("--triton", default=GatewayConfig.triton, help="HOST:PORT (%(default)s)")
+    parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
+    add_gateway_options(parser)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    return exit_code_of(lambda: asyncio.run(run_until_stopped(config_of(args, args.triton))), PROG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

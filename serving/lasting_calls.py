@@ -1,0 +1,47 @@
+"""Calls that go on to their end when nobody waits for them any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["LastingCalls"]
+
+T = TypeVar("T")
+
+
+class LastingCalls:
+    """Runs calls that must not be cancelled; used inside one event loop."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[Any]] = set()
+        self._abandoned: set[asyncio.Task[Any]] = set()
+
+    @property
+    def abandoned(self) -> int:
+        """Calls that still run though their caller was cancelled."""
+        return len(self._abandoned)
+
+    async def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Wait for a call; if the caller is cancelled, the call is not."""
+        task = asyncio.create_task(call)
+        self._running.add(task)
+        task.add_done_callback(self._forget)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.done():
+                self._abandoned.add(task)
+            raise
+
+    async def finish(self, timeout_s: float) -> None:
+        """Wait for all calls, at most this long."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio complains that nobody asked for it

@@ -1,0 +1,61 @@
+"""Serving and the client work where torch is not installed, and the package itself is light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NEEDS_TRITONS_BACKEND = {"serving.python_backend"}
+SERVING = sorted(
+    f"serving.{path.stem}"
+    for path in (ROOT / "serving").glob("*.py")
+    if path.stem != "__init__" and f"serving.{path.stem}" not in NEEDS_TRITONS_BACKEND
+)
+CLIENT = ["cpcsam.cli", "cpcsam.client", "cpcsam.overlay", "cpcsam.v1.segmentation_pb2_grpc"]
+OTHER_STAGES = ["torch", "torchvision", "segment_anything", "peft", "training", "export"]
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def blocked(names: list[str]) -> str:
+    return f"import sys\nfor name in {names!r}: sys.modules[name] = None\n"
+
+
+@pytest.mark.parametrize(
+    ("modules", "without"),
+    [
+        (SERVING, OTHER_STAGES),
+        (CLIENT, [*OTHER_STAGES, "serving", "tritonclient", "prometheus_client", "grpc_health"]),
+    ],
+    ids=["serving", "client"],
+)
+def test_modules_import_without(modules: list[str], without: list[str]) -> None:
+    imports = "".join(f"import {module}\n" for module in modules)
+    done = run(blocked(without) + imports)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_is_real() -> None:
+    done = run(blocked(["torch"]) + "import torch")
+    assert done.returncode != 0 and "torch" in done.stderr
+
+
+def test_importing_the_package_is_light() -> None:
+    done = run("import cpcsam, sys; print(cpcsam.__version__); print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    version, modules = done.stdout.splitlines()
+    assert version[0].isdigit()
+    assert not {"numpy", "grpc", "PIL", "google.protobuf", "torch"} & set(modules.split())

@@ -1,0 +1,55 @@
+"""The committed protobuf code is that of the committed .proto, which is documented and may grow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from google.protobuf import descriptor_pb2
+
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+
+ROOT = Path(__file__).resolve().parents[2]
+PROTO = "cpcsam/v1/segmentation.proto"
+
+
+def test_the_generated_code_is_that_of_the_proto(tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--descriptor_set_out={out}", PROTO],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+    )
+    (compiled,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+    committed = descriptor_pb2.FileDescriptorProto()
+    pb.DESCRIPTOR.CopyToProto(committed)
+    for file in (compiled, committed):
+        _drop_json_names(file.message_type)
+    assert compiled == committed
+
+
+def _drop_json_names(messages: object) -> None:
+    """The compiler writes out names that the runtime derives."""
+    for message in messages:  # type: ignore[attr-defined]
+        for field in message.field:
+            field.ClearField("json_name")
+        _drop_json_names(message.nested_type)
+
+
+def test_what_later_releases_add_to_has_a_oneof() -> None:
+    assert [
+        field.name for field in pb.SegmentRequest.DESCRIPTOR.oneofs_by_name["image"].fields
+    ] == ["image_bytes"]
+    assert [field.name for field in pb.Mask.DESCRIPTOR.oneofs_by_name["format"].fields] == [
+        "coco_rle"
+    ]
+
+
+def test_the_stubs_offer_the_services_methods() -> None:
+    service = pb.DESCRIPTOR.services_by_name["Segmentation"]
+    assert service.full_name == "cpcsam.v1.Segmentation"
+    for method in service.methods:
+        assert hasattr(pb_grpc.SegmentationServicer, method.name)

@@ -1,0 +1,245 @@
+"""The gateway where Triton is away or silent: it says so, in time, and keeps its places free."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cpcsam.cli import main as cli
+from cpcsam.client import Prompt, SegmentationClient, encode_image
+from cpcsam.errors import ServingError
+from cpcsam.status import DeadlineError, LimitError, UnavailableError
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.background import gateway_in_background
+from serving.gateway import Gateway, GatewayConfig
+from serving.limits import Limits
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+CLICK = [Prompt.click(3, 4)]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def config(triton: str, **options: object) -> GatewayConfig:
+    return GatewayConfig(triton=triton, port=0, metrics_port=0, **options)  # type: ignore[arg-type]
+
+
+def metric(gateway: Gateway, line: str) -> float | None:
+    with urllib.request.urlopen(gateway.metrics_url, timeout=5) as answer:
+        found = re.search(rf"^{re.escape(line)} (\S+)$", answer.read().decode(), re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def wait_for(gateway: Gateway, line: str, value: float) -> None:
+    deadline = time.monotonic() + 10
+    while (found := metric(gateway, line)) != value:
+        assert time.monotonic() < deadline, f"{line} stays at {found}, expected {value}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def without_triton() -> Iterator[Gateway]:
+    with gateway_in_background(config(f"127.0.0.1:{free_port()}")) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[Gateway]:
+    """A gateway whose Triton takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        triton = f"127.0.0.1:{listener.getsockname()[1]}"
+        with gateway_in_background(config(triton, limits=Limits(max_in_flight=2))) as gateway:
+            yield gateway
+
+
+def test_triton_away_is_unavailable(without_triton: Gateway) -> None:
+    with SegmentationClient(without_triton.address, timeout_s=1) as client:
+        for call in (client.describe, lambda: client.segment(IMAGE, CLICK)):
+            with pytest.raises(UnavailableError, match="^inference server: got none that is ready"):
+                call()
+        assert not client.healthy()
+
+
+def test_the_client_tries_again_until_its_time_is_over(without_triton: Gateway) -> None:
+    line = 'cpcsam_request_seconds_count{code="UNAVAILABLE",method="Describe"}'
+    before = metric(without_triton, line) or 0
+    started = time.monotonic()
+    with (
+        SegmentationClient(without_triton.address, timeout_s=1) as client,
+        pytest.raises(UnavailableError),
+    ):
+        client.describe()
+    assert time.monotonic() - started < 1.5
+    assert (metric(without_triton, line) or 0) - before >= 3
+
+
+def test_health_follows_triton(without_triton: Gateway) -> None:
+    with grpc.insecure_channel(without_triton.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "cpcsam.v1.Segmentation"):
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_bad_requests_are_refused_without_triton(without_triton: Gateway) -> None:
+    with grpc.insecure_channel(without_triton.address) as channel:
+        stub = pb_grpc.SegmentationStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Segment(pb.SegmentRequest(), timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith("prompts: got none, expected 1 to 256; ")
+
+
+def test_a_deadline_is_kept(silent: Gateway) -> None:
+    with SegmentationClient(silent.address, timeout_s=0.5) as client:
+        started = time.monotonic()
+        with pytest.raises(DeadlineError, match="expected an answer within 0.5 s|expected one"):
+            client.segment(IMAGE, CLICK)
+        assert 0.4 < time.monotonic() - started < 1.5
+    wait_for(silent, "cpcsam_in_flight_requests", 0)
+    line = 'cpcsam_request_seconds_count{code="DEADLINE_EXCEEDED",method="Segment"}'
+    wait_for(silent, line, 1)
+
+
+def test_a_full_gateway_refuses_at_once_and_a_cancelled_request_frees_its_place(
+    silent: Gateway,
+) -> None:
+    message = pb.SegmentRequest(
+        image_bytes=encode_image(IMAGE), prompts=[pb.Prompt(points=[pb.Point(x=1, y=1)])]
+    )
+    with grpc.insecure_channel(silent.address) as channel:
+        stub = pb_grpc.SegmentationStub(channel)
+        waiting = [stub.Segment.future(message, timeout=30) for _ in range(2)]
+        wait_for(silent, "cpcsam_in_flight_requests", 2)
+        with (
+            SegmentationClient(silent.address, timeout_s=20) as client,
+            pytest.raises(LimitError, match="requests in work: got 2 already, expected fewer than"),
+        ):
+            client.segment(IMAGE, CLICK)
+        for call in waiting:
+            call.cancel()
+        wait_for(silent, "cpcsam_in_flight_requests", 0)
+    assert metric(silent, 'cpcsam_rejected_total{reason="in_flight"}') == 1
+    line = 'cpcsam_request_seconds_count{code="CANCELLED",method="Segment"}'
+    assert metric(silent, line) == 2
+
+
+def test_a_request_without_deadline_ends_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        triton = f"127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            gateway_in_background(config(triton, max_seconds=0.3)) as gateway,
+            grpc.insecure_channel(gateway.address) as channel,
+            pytest.raises(grpc.RpcError) as caught,
+        ):
+            pb_grpc.SegmentationStub(channel).Describe(pb.DescribeRequest())
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+def test_a_message_over_the_size_limit_is_refused_and_serving_goes_on() -> None:
+    limits = Limits(max_image_bytes=1000)
+    with (
+        gateway_in_background(config(f"127.0.0.1:{free_port()}", limits=limits)) as gateway,
+        SegmentationClient(gateway.address, timeout_s=5) as client,
+    ):
+        with pytest.raises(LimitError, match="image_bytes: got 2000 bytes, expected at most 1000"):
+            client.segment(bytes(2000), CLICK)
+        with pytest.raises(LimitError, match="larger than max"):
+            client.segment(bytes(limits.max_message_bytes + 1), CLICK)
+        with pytest.raises(LimitError, match="prompts: got 10000, expected at most 256"):
+            client.segment(bytes(1000), CLICK * 10_000)
+
+
+def test_a_busy_port_is_one_clear_error(without_triton: Gateway) -> None:
+    host, _, port = without_triton.address.partition(":")
+    busy = GatewayConfig(host=host, port=int(port), metrics_port=0)
+    with (
+        pytest.raises(ServingError, match=rf"port: got {without_triton.address}"),
+        gateway_in_background(busy),
+    ):
+        pytest.fail("two gateways listen at one address")
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+def test_the_command_tells_a_busy_port_in_one_line(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        free = {"--port": "0", "--metrics-port": "0"} | {option: port}
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "serving.gateway",
+                *(word for pair in free.items() for word in pair),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("python -m")]
+    assert len(errors) == 1 and port in errors[0] and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_stops_when_it_is_told_to(number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serving.gateway", "--port", "0", "--metrics-port", "0"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        with SegmentationClient(address, timeout_s=5) as client:
+            assert not client.healthy()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0 and "Traceback" not in errors
+
+
+def test_requests_in_work_are_let_finish_when_the_gateway_stops() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        triton = f"127.0.0.1:{listener.getsockname()[1]}"
+        with gateway_in_background(config(triton, max_seconds=1.5, grace_s=10)) as gateway:
+            client = SegmentationClient(gateway.address, timeout_s=20)
+            answer = pool.submit(client.segment, IMAGE, CLICK)
+            wait_for(gateway, "cpcsam_in_flight_requests", 1)
+        # The gateway's own answer, not a broken connection.
+        with pytest.raises(DeadlineError, match="got no answer within 1.5 s"):
+            answer.result()
+        client.close()
+
+
+def test_the_command_line_tells_an_unavailable_server_in_one_line(
+    without_triton: Gateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["status", "--address", without_triton.address, "--timeout", "0.5"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("cpcsam status: inference server: got none") and told.count("\n") == 1

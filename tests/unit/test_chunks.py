@@ -1,0 +1,72 @@
+"""Prompts become tensors of few shapes, and nothing is lost or added on the way."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
+from cpcsam.v1 import segmentation_pb2 as pb
+from serving.chunks import chunk_prompts
+
+# Nothing here depends on how fast the machine is.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+
+coordinates = st.floats(0, 500, width=32)
+points = st.builds(pb.Point, x=coordinates, y=coordinates, background=st.booleans())
+corners = st.builds(pb.Box, x0=coordinates, y0=coordinates, x1=coordinates, y1=coordinates)
+prompts = st.lists(
+    st.one_of(
+        st.builds(pb.Prompt, points=st.lists(points, min_size=1, max_size=16)),
+        st.builds(pb.Prompt, points=st.lists(points, max_size=14), box=corners),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+def slots(prompt: pb.Prompt) -> list[tuple[float, float, int]]:
+    listed = [(point.x, point.y, 0 if point.background else 1) for point in prompt.points]
+    if prompt.HasField("box"):
+        listed += [(prompt.box.x0, prompt.box.y0, 2), (prompt.box.x1, prompt.box.y1, 3)]
+    return listed
+
+
+@UNHURRIED
+@given(prompts)
+def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.Prompt]) -> None:
+    chunks = chunk_prompts(asked)
+    assert [chunk.count for chunk in chunks[:-1]] == [PROMPT_BUCKETS[-1]] * (len(chunks) - 1)
+    assert sum(chunk.count for chunk in chunks) == len(asked)
+    rows = iter(asked)
+    for chunk in chunks:
+        batch, row_count, column_count = chunk.point_labels.shape
+        assert batch == 1 and row_count in PROMPT_BUCKETS and column_count in POINT_BUCKETS
+        assert chunk.point_coords.shape == (1, row_count, column_count, 2)
+        assert chunk.point_coords.dtype == np.float32 and chunk.point_labels.dtype == np.int32
+        for row in range(row_count):
+            expected = slots(next(rows)) if row < chunk.count else []
+            used = len(expected)
+            found = [
+                (
+                    *map(float, chunk.point_coords[0, row, column]),
+                    chunk.point_labels[0, row, column],
+                )
+                for column in range(used)
+            ]
+            assert found == expected
+            assert (chunk.point_labels[0, row, used:] == PointLabel.EMPTY).all()
+
+
+def test_buckets_are_the_smallest_that_hold() -> None:
+    def shape(*counts: int) -> tuple[int, ...]:
+        asked = [pb.Prompt(points=[pb.Point(x=1, y=1)] * count) for count in counts]
+        return chunk_prompts(asked)[0].point_labels.shape
+
+    assert shape(1) == (1, 1, 1)
+    assert shape(1, 3) == (1, 4, 4)
+    assert shape(*[1] * 5) == (1, 16, 1)
+    assert shape(9, 2) == (1, 4, 16)
+    box_alone = pb.Prompt(box=pb.Box(x0=0, y0=0, x1=1, y1=1))
+    assert chunk_prompts([box_alone])[0].point_labels.tolist() == [[[2, 3]]]

@@ -1,0 +1,209 @@
+"""Checks of requests: whatever is good passes, whatever is bad is named, nothing else escapes."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cpcsam.contract import MaskSelection
+from cpcsam.errors import ConfigError, ContractError
+from cpcsam.status import LimitError
+from cpcsam.transforms import IMAGE_FORMATS, decode_image
+from cpcsam.v1 import segmentation_pb2 as pb
+from serving.limits import MAX_POINT_SLOTS, Limits
+from serving.validation import check_prompts, check_request, original_size_of, slots_of
+
+# Nothing here depends on how fast the machine is.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+
+HEIGHT, WIDTH = 40, 60
+LIMITS = Limits(max_image_bytes=100_000, max_pixels=10_000, max_prompts=5, max_in_flight=1)
+FORM = r".*: got .+, expected .+; .+"
+
+
+def image_file(
+    width: int = WIDTH, height: int = HEIGHT, kind: str = "PNG", orientation: int = 1
+) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), (9, 90, 200)).save(file, kind, exif=exif)
+    return file.getvalue()
+
+
+def click(x: float, y: float) -> pb.Prompt:
+    return pb.Prompt(points=[pb.Point(x=x, y=y)])
+
+
+def box(*corners: float) -> pb.Prompt:
+    return pb.Prompt(box=pb.Box(**dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True))))
+
+
+def request(**fields: object) -> pb.SegmentRequest:
+    return pb.SegmentRequest(
+        **{"image_bytes": image_file(), "prompts": [click(1, 2)], **fields}  # type: ignore[arg-type]
+    )
+
+
+inside_x = st.floats(0, WIDTH, width=32, exclude_max=True)
+inside_y = st.floats(0, HEIGHT, width=32, exclude_max=True)
+points = st.builds(pb.Point, x=inside_x, y=inside_y, background=st.booleans())
+any_float = st.floats(width=32)
+
+
+@st.composite
+def boxes(draw: st.DrawFn) -> pb.Box:
+    x0, x1 = sorted(draw(st.tuples(inside_x, st.floats(0, WIDTH, width=32))))
+    y0, y1 = sorted(draw(st.tuples(inside_y, st.floats(0, HEIGHT, width=32))))
+    assume(x0 < x1 and y0 < y1)
+    return pb.Box(x0=x0, y0=y0, x1=x1, y1=y1)
+
+
+@UNHURRIED
+@given(st.lists(points, min_size=1, max_size=MAX_POINT_SLOTS - 2), st.none() | boxes())
+def test_prompts_inside_the_image_pass(clicks: list[pb.Point], around: pb.Box | None) -> None:
+    check_prompts([pb.Prompt(points=clicks, box=around)], (HEIGHT, WIDTH))
+
+
+@UNHURRIED
+@given(any_float, any_float)
+def test_a_point_passes_exactly_when_it_lies_in_the_image(x: float, y: float) -> None:
+    if 0 <= x < WIDTH and 0 <= y < HEIGHT:
+        check_prompts([click(x, y)], (HEIGHT, WIDTH))
+    else:
+        with pytest.raises(ContractError, match=rf"^prompts\[1\]\.points\[0\]{FORM}"):
+            check_prompts([click(0, 0), click(x, y)], (HEIGHT, WIDTH))
+
+
+@UNHURRIED
+@given(st.tuples(any_float, any_float, any_float, any_float))
+def test_a_box_passes_exactly_when_it_is_not_empty_and_in_the_image(
+    corners: tuple[float, float, float, float],
+) -> None:
+    x0, y0, x1, y1 = corners
+    if 0 <= x0 < x1 <= WIDTH and 0 <= y0 < y1 <= HEIGHT:
+        check_prompts([box(*corners)], (HEIGHT, WIDTH))
+    else:
+        with pytest.raises(ContractError, match=rf"^prompts\[0\]\.box{FORM}"):
+            check_prompts([box(*corners)], (HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_shown(value: float) -> None:
+    with pytest.raises(ContractError, match=rf"got \({value}, 3\)"):
+        check_prompts([click(value, 3)], (HEIGHT, WIDTH))
+    with pytest.raises(ContractError, match=rf"got \(0, 0, {value}, 3\)"):
+        check_prompts([box(0, 0, value, 3)], (HEIGHT, WIDTH))
+
+
+@UNHURRIED
+@given(st.integers(0, 40), st.booleans())
+def test_point_slots_are_bounded(count: int, with_box: bool) -> None:
+    prompt = pb.Prompt(
+        points=[pb.Point(x=1, y=1)] * count,
+        box=pb.Box(x0=0, y0=0, x1=5, y1=5) if with_box else None,
+    )
+    assert slots_of(prompt) == count + 2 * with_box
+    if 1 <= slots_of(prompt) <= MAX_POINT_SLOTS:
+        check_prompts([prompt], (HEIGHT, WIDTH))
+    else:
+        with pytest.raises(ContractError, match=FORM):
+            check_prompts([prompt], (HEIGHT, WIDTH))
+
+
+def test_a_good_request_gives_the_size() -> None:
+    assert check_request(request(), LIMITS) == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "what"),
+    [
+        ({"prompts": []}, ContractError, "prompts: got none"),
+        ({"prompts": [click(1, 2)] * 6}, LimitError, "prompts: got 6, expected at most 5"),
+        ({"prompts": [pb.Prompt()]}, ContractError, r"prompts\[0\]: got no points and no box"),
+        ({"mask_selection": 7}, ContractError, "mask_selection: got 7"),
+        ({"request_id": "x" * 129}, ContractError, "request_id: got 129 characters"),
+        ({"image_bytes": b""}, ContractError, "image_bytes: got nothing"),
+        ({"image_bytes": b"not an image"}, ContractError, "without a readable image header"),
+        ({"image_bytes": bytes(100_001)}, LimitError, "got 100001 bytes, expected at most 100000"),
+        ({"image_bytes": image_file(101, 100)}, LimitError, "got 101 x 100 pixels"),
+    ],
+)
+def test_each_bad_request_is_named(
+    fields: dict[str, object], kind: type[Exception], what: str
+) -> None:
+    with pytest.raises(kind, match=what) as caught:
+        check_request(request(**fields), LIMITS)
+    assert type(caught.value) is kind
+    assert caught.match(FORM)
+
+
+def test_a_decompression_bomb_is_refused_by_its_header_alone() -> None:
+    png = bytearray(image_file())
+    png[16:24] = struct.pack(">II", 60_000, 60_000)  # width and height in IHDR
+    with pytest.raises((LimitError, ContractError), match=FORM):
+        original_size_of(bytes(png), LIMITS)
+    bmp = bytearray(image_file(kind="BMP"))
+    bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
+    with pytest.raises(LimitError, match="pixels, expected at most 10000"):
+        original_size_of(bytes(bmp), LIMITS)
+
+
+@UNHURRIED
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_size_or_a_named_error(data: bytes) -> None:
+    for prefix in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe1", b"II*\x00", b"BM", b"RIFF"):
+        try:
+            height, width = original_size_of(prefix + data, LIMITS)
+        except (ContractError, LimitError):
+            continue
+        assert 0 < height * width <= LIMITS.max_pixels
+
+
+@UNHURRIED
+@given(st.data())
+def test_damaged_headers_give_a_size_or_a_named_error(data: st.DataObject) -> None:
+    for kind in IMAGE_FORMATS:
+        damaged = bytearray(image_file(kind=kind, orientation=6))
+        for _ in range(3):
+            damaged[data.draw(st.integers(0, min(200, len(damaged)) - 1))] = data.draw(
+                st.integers(0, 255)
+            )
+        try:
+            original_size_of(bytes(damaged), LIMITS)
+        except (ContractError, LimitError) as error:
+            assert "; " in str(error)
+
+
+@pytest.mark.parametrize("kind", IMAGE_FORMATS)
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_header_gives_the_size_that_decoding_gives(kind: str, orientation: int) -> None:
+    data = image_file(kind=kind, orientation=orientation)
+    assert original_size_of(data, LIMITS) == decode_image(data).shape[:2]
+
+
+def test_formats_beyond_the_accepted_are_refused() -> None:
+    with pytest.raises(ContractError, match="JPEG, PNG, TIFF, BMP, WEBP"):
+        original_size_of(image_file(kind="GIF"), LIMITS)
+
+
+def test_the_api_and_the_contract_number_mask_selections_alike() -> None:
+    ours = {f"MASK_SELECTION_{choice.name}": choice.value for choice in MaskSelection}
+    assert dict(pb.MaskSelection.items()) == ours
+
+
+@pytest.mark.parametrize("name", ["max_image_bytes", "max_pixels", "max_prompts", "max_in_flight"])
+def test_limits_below_one_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: got 0, expected at least 1"):
+        Limits(**{name: 0})
+
+
+def test_more_pixels_than_the_repository_allows_are_refused() -> None:
+    with pytest.raises(ConfigError, match="max_pixels"):
+        Limits(max_pixels=10**9)

@@ -1,0 +1,87 @@
+"""What the client's callers hold in their hands."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from cpcsam.client import encode_image
+from cpcsam.errors import ContractError
+from cpcsam.prompt import Prompt
+from cpcsam.results import Mask, SegmentResult, coco_annotations
+from cpcsam.transforms import decode_image
+
+
+def example_result() -> SegmentResult:
+    array = np.zeros((6, 8), np.uint8)
+    array[1:4, 2:7] = 1
+    counts = coco_mask.encode(np.asfortranarray(array))["counts"].decode()
+    mask = Mask((6, 8), counts, 0.75, (2.0, 1.0, 7.0, 4.0), 15)
+    prompts = (Prompt.click(3, 2), Prompt(((4, 3), (0, 0)), (1, 0), (2, 1, 7, 4)))
+    return SegmentResult("id", (6, 8), prompts, ((mask,), (mask, mask)), "segment", "1", {})
+
+
+def test_labels_default_to_foreground() -> None:
+    assert Prompt(((1, 2), (3, 4))).point_labels == (1, 1)
+    assert Prompt.click(5, 6) == Prompt(((5, 6),), (1,))
+    assert Prompt(box=(0, 0, 1, 1)).point_labels == ()
+
+
+@pytest.mark.parametrize("labels", [(1,), (1, 2), (1, -1), (1, 1, 1)])
+def test_labels_that_do_not_fit_are_refused(labels: tuple[int, ...]) -> None:
+    with pytest.raises(ContractError, match="point_labels: got .+, expected .+; .+"):
+        Prompt(((1, 2), (3, 4)), labels)
+
+
+def test_a_mask_is_decoded_once() -> None:
+    mask = example_result().masks[0][0]
+    assert mask.array.dtype == np.bool_ and mask.array.shape == (6, 8)
+    assert mask.array.sum() == 15 and mask.array[1:4, 2:7].all()
+    assert mask.array is mask.array
+
+
+def test_annotations_are_plain_json_that_pycocotools_reads() -> None:
+    result = example_result()
+    annotations = json.loads(json.dumps(coco_annotations(result)))
+    assert [entry["id"] for entry in annotations] == [1, 2, 3]
+    assert [entry["prompt_index"] for entry in annotations] == [0, 1, 1]
+    first, second = annotations[:2]
+    assert first["bbox"] == [2, 1, 5, 3] and first["area"] == 15 and first["score"] == 0.75
+    assert first["prompt"] == {"point_coords": [[3, 2]], "point_labels": [1], "box": None}
+    assert second["prompt"]["box"] == [2, 1, 7, 4]
+    assert (coco_mask.decode(first["segmentation"]) == result.masks[0][0].array).all()
+
+
+def test_images_are_sent_without_loss() -> None:
+    array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    picture = Image.fromarray(array)
+    for image in (array, picture):
+        assert (decode_image(encode_image(image)) == array).all()
+    file = io.BytesIO()
+    picture.save(file, "BMP")
+    assert encode_image(file.getvalue()) == file.getvalue()
+    assert decode_image(encode_image(picture.convert("CMYK"))).shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((5, 7), np.uint8),
+        np.zeros((5, 7, 4), np.uint8),
+        np.zeros((5, 7, 3), np.float32),
+        np.zeros((0, 7, 3), np.uint8),
+    ],
+)
+def test_arrays_that_are_no_rgb_image_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ContractError, match=r"image: got shape .+, expected \(H, W, 3\) of uint8"):
+        encode_image(array)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ContractError, match="nowhere.png: got No such file"):
+        encode_image("nowhere.png")

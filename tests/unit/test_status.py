@@ -1,0 +1,68 @@
+"""Errors and gRPC statuses go over into each other; Triton's errors become ours."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from cpcsam.errors import ContractError, CpcSamError, DataError, ServingError
+from cpcsam.status import (
+    DeadlineError,
+    LimitError,
+    UnavailableError,
+    error_of_status,
+    status_of_error,
+)
+from serving.triton_errors import error_of_triton
+
+PAIRS = [
+    (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
+    (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (UnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (ServingError, grpc.StatusCode.INTERNAL),
+]
+
+
+@pytest.mark.parametrize(("kind", "status"), PAIRS)
+def test_each_class_has_one_status_and_comes_back_whole(
+    kind: type[CpcSamError], status: grpc.StatusCode
+) -> None:
+    assert status_of_error(kind("a: got b, expected c; d")) is status
+    back = error_of_status(status, "a: got b, expected c; d")
+    assert type(back) is kind
+    assert str(back) == "a: got b, expected c; d"
+
+
+def test_other_errors_are_internal_and_other_statuses_are_named() -> None:
+    assert status_of_error(DataError("x")) is grpc.StatusCode.INTERNAL
+    error = error_of_status(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+    assert type(error) is ServingError
+    assert str(error) == "UNIMPLEMENTED: no such method"
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        ("INVALID_ARGUMENT", "image_bytes: got x, expected y; z", ContractError),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineError),
+        ("UNAVAILABLE", "Request timeout expired", DeadlineError),
+        ("UNAVAILABLE", "Exceeds maximum queue size", LimitError),
+        ("UNAVAILABLE", "failed to connect to all addresses", UnavailableError),
+        ("NOT_FOUND", "Request for unknown model: 'segment' is not found", UnavailableError),
+        ("INTERNAL", "Traceback (most recent call last): secret", ServingError),
+        ("UNKNOWN", "", ServingError),
+    ],
+)
+def test_errors_of_triton(status: str, message: str, kind: type[CpcSamError]) -> None:
+    error = error_of_triton(InferenceServerException(message, f"StatusCode.{status}"), "h:1")
+    assert type(error) is kind
+    assert "secret" not in str(error)
+    assert ": got " in str(error) and "; " in str(error)
+
+
+def test_the_ensembles_name_is_left_out_of_a_steps_message() -> None:
+    told = "in ensemble 'segment', image_bytes: got text, expected PNG; send a PNG"
+    error = error_of_triton(InferenceServerException(told, "StatusCode.INVALID_ARGUMENT"), "h:1")
+    assert str(error) == "image_bytes: got text, expected PNG; send a PNG"
