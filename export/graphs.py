@@ -1,0 +1,134 @@
+"""The five graphs of the contract as torch modules, and random inputs to compare them on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from cpcsam.contract import GRAPHS, LOW_RES_FACTOR, GraphSpec, PointLabel, grid_size
+from cpcsam.model.sam import CpcSam
+
+__all__ = [
+    "GraphModule",
+    "draw_images",
+    "draw_prompts",
+    "relative_difference",
+    "run_graphs",
+]
+
+Outputs = tuple[Tensor, ...]
+
+
+def _image_encoder(model: CpcSam, image: Tensor, input_size: Tensor) -> Outputs:
+    return (model.encode_image(image, input_size),)
+
+
+def _prompt_encoder_with_mask(
+    model: CpcSam, image_embeddings: Tensor, coords: Tensor, labels: Tensor, mask_input: Tensor
+) -> Outputs:
+    sparse_embeddings, token_mask = model.encode_prompts(image_embeddings, coords, labels)
+    return sparse_embeddings, token_mask, model.encode_masks(mask_input)
+
+
+FORWARDS: Final[Mapping[str, Callable[..., Outputs]]] = {
+    "image_encoder": _image_encoder,
+    "prompt_encoder": CpcSam.encode_prompts,
+    "prompt_encoder_with_mask": _prompt_encoder_with_mask,
+    "mask_decoder": lambda model, *inputs: model.decode_masks(*inputs),
+    "mask_decoder_with_mask": lambda model, *inputs: model.decode_masks(*inputs),
+}
+
+
+class GraphModule(nn.Module):
+    """One graph around a model: inputs and outputs in the contract's order."""
+
+    def __init__(self, model: CpcSam, graph: GraphSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.spec = graph
+
+    def forward(self, *inputs: Tensor) -> Outputs:
+        """Run the graph; see `cpcsam.contract` for names and shapes."""
+        return FORWARDS[self.spec.name](self.model, *inputs)
+
+
+@torch.no_grad()
+def run_graphs(model: CpcSam, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run all graphs in the contract's order, each on the outputs of those before it.
+
+    Args:
+        model: any model.
+        tensors: the inputs that no graph makes, by their names.
+
+    Returns:
+        Every output under `graph/output`.
+    """
+    known = dict(tensors)
+    found: dict[str, Tensor] = {}
+    for graph in GRAPHS:
+        outputs = GraphModule(model, graph)(*(known[name] for name in graph.input_names))
+        for name, output in zip(graph.output_names, outputs, strict=True):
+            known[name] = found[f"{graph.name}/{name}"] = output
+    return found
+
+
+def draw_images(image_size: int, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw image (B, 3, S, S) uint8 and input_size (B, 2), the first square, the others oblong.
+
+    What lies beyond input_size is garbage too: no graph may look at it.
+    """
+    image = torch.randint(
+        0, 256, (batch, 3, image_size, image_size), generator=generator, dtype=torch.uint8
+    )
+    input_size = torch.full((batch, 2), image_size, dtype=torch.int32)
+    for index in range(1, batch):
+        short = torch.randint(image_size // 3, image_size, (), generator=generator)
+        input_size[index, index % 2] = short
+    return {"image": image, "input_size": input_size}
+
+
+def draw_prompts(
+    image_size: int, batch: int, prompts: int, points: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Draw prompts of every kind: clicks, boxes, both, and slots left empty at random.
+
+    Empty slots hold garbage coordinates, not finite ones among them; some prompts are all empty,
+    as padding is.
+
+    Returns:
+        point_coords (B, P, N, 2), point_labels (B, P, N) and mask_input (B, P, 1, 4G, 4G).
+    """
+    shape = (batch, prompts, points)
+
+    def chance(probability: float, shape: tuple[int, ...]) -> Tensor:
+        return torch.rand(shape, generator=generator) < probability
+
+    labels = torch.randint(
+        PointLabel.BACKGROUND, PointLabel.FOREGROUND + 1, shape, generator=generator
+    )
+    if points > 1:
+        corners = torch.tensor([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT])
+        box = chance(0.5, (batch, prompts, 1))
+        labels[..., :2] = torch.where(box, corners, labels[..., :2])
+        labels[..., 2:][chance(0.5, (batch, prompts, points - 2))] = PointLabel.EMPTY
+    labels[chance(0.15, (batch, prompts))] = PointLabel.EMPTY
+    coords = image_size * torch.rand((*shape, 2), generator=generator)
+    garbage = torch.tensor([-1e6, 1e6, torch.inf, torch.nan])
+    choice = torch.randint(0, len(garbage), (*shape, 2), generator=generator)
+    empty = (labels == PointLabel.EMPTY).unsqueeze(-1)
+    side = LOW_RES_FACTOR * grid_size(image_size)
+    return {
+        "point_coords": torch.where(empty, garbage[choice], coords),
+        "point_labels": labels.int(),
+        "mask_input": 4 * torch.randn(batch, prompts, 1, side, side, generator=generator),
+    }
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference over the largest absolute expected value; NaN for any NaN."""
+    difference = float((found.double() - expected.double()).abs().max())
+    largest = float(expected.abs().max())
+    return difference / largest if largest > 0 else difference

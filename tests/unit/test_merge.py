@@ -1,0 +1,94 @@
+"""Merging a run or a bare base, with the measured difference, or a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.checkpoint import base_digest, load_base, load_merged, save_base, save_run
+from cpcsam.errors import ConfigError, ExportError
+from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.fuse import fuse
+from cpcsam.model.lora import LoraConfig, inject_lora
+from export.merge import TOLERANCE, main, measure_difference, merge
+from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("base") / "vit_t"
+    save_base(noisy_sam(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(base: Path) -> Path:
+    model = load_base(base)
+    inject_lora(model, LoraConfig())
+    model.capl = CaPL(CaplConfig())
+    fill_with_noise(model, seed=4, scale=0.1)
+    save_run(model, base.parent / "run", base=base, lora=LoraConfig())
+    return base.parent / "run"
+
+
+def test_merging_a_run_measures_what_it_changed(run: Path, base: Path, tmp_path: Path) -> None:
+    differences = merge(run, None, tmp_path / "merged")
+    assert 0 < max(differences.values()) <= 1e-5
+    assert differences["mask_decoder/low_res_masks"] > 0
+    manifest = read_manifest(tmp_path / "merged", "merged")
+    assert manifest.metrics["relative_difference"] == differences
+    assert manifest.parents == {"run": sha256_file(run / MANIFEST_NAME), "base": base_digest(base)}
+    assert manifest.config["capl"]["hidden_dim"] == 128
+    merged = load_merged(tmp_path / "merged")
+    assert not torch.equal(
+        merged.sam.image_encoder.blocks[0].attn.qkv.weight,
+        load_base(base).sam.image_encoder.blocks[0].attn.qkv.weight,
+    )
+
+
+def test_bare_base_is_merged_as_it_is(base: Path, tmp_path: Path) -> None:
+    assert max(merge(None, base, tmp_path / "merged").values()) == 0
+    merged = load_merged(tmp_path / "merged")
+    assert merged.fused_config is None
+    expected = load_base(base).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in merged.state_dict().items())
+    assert read_manifest(tmp_path / "merged").parents == {"base": base_digest(base)}
+
+
+def test_bare_base_at_another_image_size(base: Path, tmp_path: Path) -> None:
+    merge(None, base, tmp_path / "merged", image_size=512)
+    assert read_manifest(tmp_path / "merged").config["image_size"] == 512
+    assert load_merged(tmp_path / "merged").image_size == 512
+
+
+def test_a_merge_that_changes_the_outputs_is_refused() -> None:
+    other = fuse(noisy_cpcsam(seed=1))
+    with pytest.raises(ExportError, match=f"expected at most {TOLERANCE:.0e}"):
+        measure_difference(noisy_cpcsam(), other)
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    model = noisy_sam()
+    with torch.no_grad():
+        model.sam.mask_decoder.iou_token.weight.fill_(3e38)
+    with pytest.raises(ExportError, match="mask_decoder/.* got a relative difference of nan"):
+        measure_difference(model, fuse(model))
+
+
+def test_options_are_checked(run: Path, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="neither --run nor --base"):
+        merge(None, None, tmp_path / "merged")
+    with pytest.raises(ConfigError, match="--image-size: got 512, expected none"):
+        merge(run, base, tmp_path / "merged", image_size=512)
+
+
+def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--run", str(run), "--out", str(tmp_path / "merged")]) == 0
+    assert "largest relative difference" in capsys.readouterr().out
+    assert main(["--run", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and len(message.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
