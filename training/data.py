@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cpcsam.errors import DataError
 
-__all__ = ["Sample", "digest_samples", "read_bbbc038", "read_pair", "windows"]
+__all__ = ["Sample", "digest_samples", "entity_windows", "read_bbbc038", "read_pair", "windows"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,36 @@ def windows(sample: Sample, size: int) -> list[Sample]:
         for top in range(0, height - size + 1, size)
         for left in range(0, width - size + 1, size)
     ]
+
+
+def entity_windows(sample: Sample, size: int, min_area: int) -> list[Sample]:
+    """Cut a square of `size` pixels around every entity, as a viewer who zooms in on it would.
+
+    A square that would reach beyond the border is moved inside. Its `instances` hold that entity
+    alone, under its own label.
+
+    Args:
+        sample: at least `size` pixels a side.
+        size: side of the squares.
+        min_area: entities of fewer pixels are left out.
+    """
+    height, width = sample.instances.shape
+    areas = np.bincount(sample.instances.ravel())
+    cuts = []
+    for label in np.flatnonzero(areas >= min_area):
+        if label:
+            rows, columns = np.nonzero(sample.instances == label)
+            top = int(np.clip(round(rows.mean()) - size // 2, 0, height - size))
+            left = int(np.clip(round(columns.mean()) - size // 2, 0, width - size))
+            instances = sample.instances[top : top + size, left : left + size]
+            cuts.append(
+                Sample(
+                    f"{sample.name}@{top},{left}",
+                    sample.image[top : top + size, left : left + size],
+                    np.where(instances == label, instances, 0),
+                )
+            )
+    return cuts
 
 
 def digest_samples(samples: Sequence[Sample]) -> str:

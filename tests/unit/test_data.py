@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from cpcsam.errors import DataError
-from training.data import Sample, digest_samples, read_bbbc038, read_pair, windows
+from training.data import (
+    Sample,
+    digest_samples,
+    entity_windows,
+    read_bbbc038,
+    read_pair,
+    windows,
+)
 
 
 def write_bbbc038(root: Path, sample_id: str, masks: list[np.ndarray]) -> None:
@@ -93,3 +100,21 @@ def test_digest_changes_with_one_pixel() -> None:
     before = digest_samples([Sample("s", image, instances)])
     image[1, 2, 0] = 1
     assert digest_samples([Sample("s", image, instances)]) != before
+
+
+def test_entity_windows_show_each_entity_whole_and_alone() -> None:
+    instances = np.zeros((50, 60), np.int32)
+    instances[0:4, 0:4] = 1
+    instances[20:30, 25:35] = 2
+    instances[24:30, 36:40] = 3
+    instances[49, 59] = 4
+    image = np.zeros((50, 60, 3), np.uint8)
+    image[..., 0] = instances
+    cut = entity_windows(Sample("s", image, instances), 20, min_area=5)
+    assert [window.instances.max() for window in cut] == [1, 2, 3]
+    for window, area in zip(cut, (16, 100, 24), strict=True):
+        assert window.instances.shape == (20, 20)
+        assert (window.instances > 0).sum() == area
+        assert len(np.unique(window.instances)) == 2
+    assert cut[1].name == "s@14,20"
+    assert set(np.unique(cut[1].image[..., 0])) == {0, 2, 3}

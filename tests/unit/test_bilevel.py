@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.model.capl import CaplConfig
+from cpcsam.model.lora import LoraConfig
+from tests.training_factory import tiny_halves, tiny_learner
+from training.bilevel import (
+    BilevelConfig,
+    bilevel_step,
+    capl_objective,
+    frozen,
+    sam_objective,
+    unroll,
+)
+from training.learner import Learner, ModelConfig, OptimizerConfig
+
+CONFIG = BilevelConfig()
+
+
+def snapshot(learner: Learner) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+
+
+def changed(learner: Learner, before: dict[str, Tensor]) -> set[str]:
+    now = learner.model.named_parameters()
+    return {name for name, parameter in now if not torch.equal(parameter, before[name])}
+
+
+def capl_gradients(learner: Learner) -> dict[str, Tensor]:
+    batch = tiny_halves().held_out
+    loss = capl_objective(learner.forward(batch), batch, CONFIG.losses).total
+    names = list(learner.phi.parameters)
+    values = torch.autograd.grad(
+        loss, [learner.phi.parameters[name] for name in names], materialize_grads=True
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def test_capl_learns_from_step_0_and_its_random_side_once_the_zero_side_moved() -> None:
+    learner = tiny_learner()
+    sites = [f"capl.entity.sites.{site}" for site in range(5)]
+    first = capl_gradients(learner)
+    assert first["capl.task.sparse.2.weight"].abs().max() > 0
+    assert first["capl.task.dense.2.weight"].abs().max() > 0
+    for site in sites:
+        assert first[f"{site}.token_mlp.2.weight"].abs().max() > 0, site
+        assert first[f"{site}.image_proj.weight"].abs().max() == 0, site
+    bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), CONFIG)
+    second = capl_gradients(learner)
+    for site in sites:
+        assert second[f"{site}.image_proj.weight"].abs().max() > 0, site
+        assert second[f"{site}.token_mlp.0.weight"].abs().max() > 0, site
+
+
+@pytest.mark.parametrize("order", ["capl_first", "sam_first"])
+def test_a_step_moves_theta_and_phi_and_nothing_frozen(order: str) -> None:
+    learner = tiny_learner()
+    before = snapshot(learner)
+    config = BilevelConfig(order=order)  # type: ignore[arg-type]
+    figures = bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), config)
+    moved = changed(learner, before)
+    assert moved <= {*learner.theta.parameters, *learner.phi.parameters}
+    assert {name.split(".")[2] for name in moved if name.startswith("sam.mask_decoder.")} >= {
+        "mask_tokens",
+        "iou_token",
+        "output_hypernetworks_mlps",
+        "iou_prediction_head",
+        "output_upscaling",
+        "transformer",
+    }
+    assert any("qkv.lora_B" in name for name in moved)
+    assert any(name.startswith("capl.task") for name in moved)
+    assert any(name.startswith("capl.entity") for name in moved)
+    assert figures["capl_task"] > 0 and figures["sam_segmentation"] > 0
+    assert all(parameter.grad is None for parameter in learner.model.parameters())
+    trainable = {n for n, p in learner.model.named_parameters() if p.requires_grad}
+    assert trainable == {*learner.theta.parameters, *learner.phi.parameters}
+
+
+def test_phi_learns_on_the_held_out_half_and_theta_on_the_training_half() -> None:
+    halves = tiny_halves()
+    other = replace(halves, held_out=halves.training)
+    moved = []
+    for batch in (halves, other):
+        learner = tiny_learner()
+        bilevel_step(
+            learner.forward, learner.theta, learner.phi, batch, BilevelConfig(order="sam_first")
+        )
+        moved.append(snapshot(learner))
+    first, second = moved
+    differs = {name for name in first if not torch.equal(first[name], second[name])}
+    assert differs and all(name.startswith("capl.") for name in differs)
+
+
+def test_five_capl_steps_go_further_than_one() -> None:
+    distances = []
+    for capl_steps in (1, 5):
+        learner = tiny_learner()
+        bilevel_step(
+            learner.forward,
+            learner.theta,
+            learner.phi,
+            tiny_halves(),
+            BilevelConfig(capl_steps=capl_steps),  # type: ignore[arg-type]
+        )
+        weight = learner.phi.parameters["capl.task.sparse.2.weight"]
+        distances.append(float(weight.detach().norm()))
+    assert distances[1] > 2 * distances[0]
+
+
+def test_training_lowers_both_losses() -> None:
+    optimizer = OptimizerConfig(lr=1e-3, lr_capl=3e-3)
+    learner = tiny_learner(optimizer=optimizer)
+    halves = tiny_halves()
+    runs = [
+        bilevel_step(learner.forward, learner.theta, learner.phi, halves, CONFIG) for _ in range(8)
+    ]
+    assert runs[-1]["sam_total"] < 0.9 * runs[0]["sam_total"]
+    assert runs[-1]["capl_total"] < 0.95 * runs[0]["capl_total"]
+
+
+def test_without_capl_only_theta_learns_and_without_theta_only_capl() -> None:
+    plain = tiny_learner(ModelConfig(capl=None))
+    assert "capl_total" not in bilevel_step(
+        plain.forward, plain.theta, plain.phi, tiny_halves(), CONFIG
+    )
+    alone = tiny_learner(ModelConfig(lora=LoraConfig(rank=0), unfreeze=()))
+    assert "sam_total" not in bilevel_step(
+        alone.forward, alone.theta, alone.phi, tiny_halves(), CONFIG
+    )
+
+
+def test_a_non_finite_loss_updates_nothing() -> None:
+    learner = tiny_learner()
+    with torch.no_grad():
+        learner.model.sam.mask_decoder.mask_tokens.weight[0, 0] = torch.inf
+    before = snapshot(learner)
+    with pytest.raises(TrainingError, match=r"CaPL loss: got nan.*lower optimizer\.lr"):
+        bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), CONFIG)
+    assert changed(learner, before) == set()
+
+
+def test_frozen_parameters_come_back() -> None:
+    parameters = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1), requires_grad=False)]
+    with frozen(parameters):
+        assert not any(parameter.requires_grad for parameter in parameters)
+    assert [parameter.requires_grad for parameter in parameters] == [True, False]
+
+
+def test_no_unrolling_leaves_theta_as_it_is() -> None:
+    learner = tiny_learner()
+    assert unroll(learner.forward, learner.theta.parameters, tiny_halves().training, CONFIG) == {}
+
+
+def test_an_unrolled_step_is_an_sgd_step() -> None:
+    learner = tiny_learner()
+    batch = tiny_halves().training
+    config = BilevelConfig(unroll_steps=1, unroll_lr=0.1)
+    adapted = unroll(learner.forward, learner.theta.parameters, batch, config)
+    loss = sam_objective(learner.forward(batch), batch, config.losses).total
+    names = ["sam.mask_decoder.mask_tokens.weight", "sam.mask_decoder.iou_token.weight"]
+    gradients = torch.autograd.grad(loss, [learner.theta.parameters[name] for name in names])
+    for name, gradient in zip(names, gradients, strict=True):
+        expected = learner.theta.parameters[name] - 0.1 * gradient
+        assert torch.allclose(adapted[name], expected, atol=1e-7)
+
+
+def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
+    # A random network hardly heeds its prompts: a long step makes θ's dependence on φ visible.
+    config = ModelConfig(
+        lora=LoraConfig(rank=0),
+        unfreeze=("output_hypernetworks_mlps",),
+        capl=CaplConfig(hidden_dim=4, rank=2),
+    )
+    learner = tiny_learner(config)
+    halves = tiny_halves()
+    training, held_out = halves.training, halves.held_out
+    bilevel = BilevelConfig(unroll_steps=1, unroll_lr=500.0)
+    bias = learner.phi.parameters["capl.task.sparse.2.bias"]
+
+    def outer(*, constant_theta: bool = False) -> Tensor:
+        adapted = unroll(learner.forward, learner.theta.parameters, training, bilevel)
+        if constant_theta:
+            adapted = {name: value.detach() for name, value in adapted.items()}
+        predictions = learner.forward.with_parameters(adapted, held_out)
+        return capl_objective(predictions, held_out, bilevel.losses).total
+
+    (through,) = torch.autograd.grad(outer(), [bias])
+    (constant,) = torch.autograd.grad(outer(constant_theta=True), [bias])
+    direction = (through - constant) / (through - constant).norm()
+    eps = 0.1
+    values = []
+    for step in (eps, -eps):
+        with torch.no_grad():
+            bias.copy_(step * direction)
+            bias.requires_grad_(True)
+        values.append(outer().item())
+    numeric = (values[0] - values[1]) / (2 * eps)
+    assert (through @ direction).item() == pytest.approx(numeric, rel=0.03)
+    assert (constant @ direction).item() != pytest.approx(numeric, rel=0.3)
+
+
+def test_a_full_step_through_unrolling() -> None:
+    learner = tiny_learner()
+    before = snapshot(learner)
+    config = BilevelConfig(unroll_steps=1)
+    bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), config)
+    assert any(name.startswith("capl.") for name in changed(learner, before))
+    assert any("lora" in name for name in changed(learner, before))
+
+
+def test_unroll_lr_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match="unroll_lr"):
+        BilevelConfig(unroll_lr=0.0)

@@ -1,0 +1,65 @@
+"""Calls to a Triton that must not be cancelled go on; which Tritons these are."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serving.lasting_calls import LastingCalls
+from serving.triton_client import is_cancellable
+
+
+async def test_a_cancelled_caller_leaves_the_call_running() -> None:
+    calls, gate, ended = LastingCalls(), asyncio.Event(), []
+
+    async def call() -> int:
+        await gate.wait()
+        ended.append(True)
+        return 7
+
+    caller = asyncio.create_task(calls.run(call()))
+    await asyncio.sleep(0)
+    assert calls.abandoned == 0
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert calls.abandoned == 1
+    await calls.finish(0.01)
+    assert calls.abandoned == 1 and not ended
+    gate.set()
+    await calls.finish(5)
+    await asyncio.sleep(0)
+    assert calls.abandoned == 0 and ended == [True]
+
+
+async def test_results_and_errors_come_through() -> None:
+    calls = LastingCalls()
+
+    async def call(value: int) -> int:
+        if value < 0:
+            raise ValueError("negative")
+        return value
+
+    assert await calls.run(call(3)) == 3
+    with pytest.raises(ValueError, match="negative"):
+        await calls.run(call(-1))
+    await calls.finish(1)
+    assert calls.abandoned == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ("2.51.0", False),
+        ("2.57.9", False),
+        ("2.58.0", True),
+        ("2.74.0", True),
+        ("3.0", True),
+        ("", False),
+        ("x.y", False),
+    ],
+)
+def test_versions_that_survive_cancelled_calls(version: str, safe: bool) -> None:
+    assert is_cancellable(version) is safe

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cpcsam.artifact import read_manifest
+from cpcsam.checkpoint import load_run, save_base
+from cpcsam.config import load_config
+from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.model.capl import CaplConfig
+from tests.model_factory import noisy_sam
+from tests.training_factory import discs, write_pair
+from training.batches import BatchConfig
+from training.learner import ModelConfig, OptimizerConfig
+from training.session import TrainConfig, train
+from training.sources import DataConfig, SourceConfig
+from training.train import main
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "vit_t"
+    save_base(noisy_sam(), path)
+    return path
+
+
+@pytest.fixture
+def config(base: Path, tmp_path: Path) -> TrainConfig:
+    image, instances = write_pair(tmp_path, discs(side=200))
+    return TrainConfig(
+        name="tiny",
+        out=tmp_path / "runs",
+        steps=4,
+        workers=0,
+        evaluate_every=2,
+        checkpoint_every=1,
+        model=ModelConfig(base=base, capl=CaplConfig(hidden_dim=8)),
+        data=DataConfig(
+            train=SourceConfig(image=image, instances=instances, region=(0, 0, 200, 100)),
+            validation=SourceConfig(region=(0, 100, 200, 200)),
+            window=100,
+        ),
+        batch=BatchConfig(images=1, entities=1, groups=2),
+        optimizer=OptimizerConfig(lr=1e-3, lr_capl=1e-3),
+    )
+
+
+def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
+    state = torch.load(config.folder / "last.pt", weights_only=True)
+    return {**state["theta"], **state["phi"]}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_a_run_leaves_best_last_and_tensorboard(config: TrainConfig) -> None:
+    result = train(config)
+    assert (result.step, result.finished) == (4, True)
+    best = config.folder / "best"
+    manifest = read_manifest(best, "run")
+    assert manifest.metrics["validation"]["dice"] == result.best_dice
+    assert manifest.metrics["validation_dice_base"] == result.base_dice
+    assert manifest.metrics["step"] in (2, 4)
+    assert manifest.config["train"]["batch"]["groups"] == 2
+    assert manifest.config["train"]["train_sha256"]
+    weights = load_file(best / "trained.safetensors")
+    assert weights.keys() == trained(config).keys()
+    loaded = load_run(best)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in weights.items())
+    assert list((config.folder / "tensorboard").iterdir())
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(config: TrainConfig) -> None:
+    train(config)
+    broken = replace(config, name="broken")
+    asked = iter([False, True])
+    result = train(broken, lambda: next(asked))
+    assert (result.step, result.finished) == (2, False)
+    result = train(replace(broken, resume=True))
+    assert (result.step, result.finished) == (4, True)
+    assert_equal(trained(broken), trained(config))
+    again = train(replace(broken, resume=True))
+    assert again == result
+
+
+def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
+    unbroken = replace(config, steps=6, name="unbroken", workers=1)
+    train(unbroken)
+    data = config.data
+    overrides = [
+        "name=killed",
+        f"out={config.out}",
+        "steps=6",
+        "evaluate_every=2",
+        "checkpoint_every=1",
+        f"model.base={config.model.base}",
+        "model.capl.hidden_dim=8",
+        f"data.train.image={data.train.image}",
+        f"data.train.instances={data.train.instances}",
+        "data.train.region=[0,0,200,100]",
+        "data.validation.region=[0,100,200,200]",
+        "data.window=100",
+        "batch={images: 1, entities: 1, groups: 2}",
+        "optimizer={lr: 1e-3, lr_capl: 1e-3}",
+    ]
+    empty = tmp_path / "run.yaml"
+    empty.write_text("")
+    last = config.out / "killed/last.pt"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train", str(empty), *overrides],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    assert last.exists(), errors.decode()
+    resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
+    assert train(resumed).step == 6
+    assert_equal(trained(resumed), trained(unbroken))
+
+
+def test_an_existing_run_is_neither_continued_nor_lost_by_accident(config: TrainConfig) -> None:
+    short = replace(config, steps=2)
+    train(short)
+    before = trained(short)
+    with pytest.raises(ConfigError, match=r"where a run exists.*resume=true.*overwrite=true"):
+        train(short)
+    with pytest.raises(ConfigError, match=r"seed: got 1, expected 0, which the run was begun"):
+        train(replace(short, seed=1, resume=True))
+    assert_equal(trained(short), before)
+    train(replace(short, seed=1, overwrite=True))
+    assert any(not torch.equal(value, before[name]) for name, value in trained(short).items())
+
+
+def test_a_diverging_run_keeps_its_last_state(config: TrainConfig) -> None:
+    train(config, lambda: True)
+    last = config.folder / "last.pt"
+    state = torch.load(last, weights_only=True)
+    state["theta"]["sam.mask_decoder.iou_token.weight"][:] = torch.inf
+    torch.save(state, last)
+    before = last.read_bytes()
+    with pytest.raises(TrainingError, match=r"loss: got nan .*lower optimizer\.lr"):
+        train(replace(config, resume=True))
+    assert last.read_bytes() == before
+
+
+def test_a_time_budget_ends_the_run_with_a_validated_model(config: TrainConfig) -> None:
+    result = train(replace(config, steps=10**6, evaluate_every=10**6, max_minutes=1e-4))
+    assert result.finished and result.step == 1
+    assert (config.folder / "best/manifest.json").exists()
+
+
+def test_validation_without_entities_is_refused(config: TrainConfig) -> None:
+    data = replace(config.data, min_area=10**6)
+    with pytest.raises(ConfigError, match="no entity of 1000000 pixels"):
+        train(replace(config, data=data))
+
+
+@pytest.mark.parametrize("name", ["steps", "evaluate_every", "checkpoint_every", "max_minutes"])
+def test_counts_are_checked(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: got 0"):
+        TrainConfig(name="x", **{name: 0})
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "pretrain"], ids=lambda p: p.stem)
+def test_committed_configurations_are_valid_and_name_their_command(path: Path) -> None:
+    placeholders = [
+        word.replace("PATH", "x").replace("IMAGE", "x").replace("LABELS", "x")
+        for word in path.read_text().splitlines()[0].split()
+        if "=" in word
+    ]
+    config = load_config(TrainConfig, path, placeholders)
+    assert config.name == path.stem
+    assert path.read_text().startswith(f"# python -m training.train training/configs/{path.name}")
+
+
+def test_the_command_reports_errors_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: x\nlr: 3\n")
+    assert main([str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m training.train: lr: got an unknown key")
+    assert error.count("\n") == 1
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "resume=true" in capsys.readouterr().out

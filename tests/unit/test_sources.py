@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpcsam.errors import ConfigError, DataError
+from tests.training_factory import discs, write_pair
+from training.sources import (
+    DataConfig,
+    SourceConfig,
+    cut_region,
+    read_source,
+    validation_windows,
+)
+
+
+def test_a_region_of_one_image(tmp_path: Path) -> None:
+    image, instances = write_pair(tmp_path, discs())
+    (sample,) = read_source(
+        SourceConfig(image=image, instances=instances, region=(80, 0, 160, 100)), "data.train"
+    )
+    assert sample.name == "image[80,0,160,100]"
+    assert sample.image.shape == (100, 80, 3)
+    assert np.array_equal(sample.instances, discs().instances[:100, 80:])
+
+
+@pytest.mark.parametrize(
+    "region", [(0, 0, 161, 10), (-1, 0, 5, 5), (5, 0, 5, 5), (0, 9, 5, 3), (0, 0, 5, 161)]
+)
+def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
+    with pytest.raises(DataError, match="region of discs-0"):
+        cut_region(discs(), region)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SourceConfig(),
+        SourceConfig(image=Path("a")),
+        SourceConfig(instances=Path("a")),
+        SourceConfig(bbbc038=Path("a"), image=Path("b"), instances=Path("c")),
+    ],
+)
+def test_a_source_has_one_form(source: SourceConfig) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train: got .*expected bbbc038, or image"):
+        read_source(source, "data.train")
+
+
+def test_validation_takes_its_files_from_train() -> None:
+    train = SourceConfig(image=Path("a"), instances=Path("b"), region=(0, 0, 10, 10))
+    validation = SourceConfig(region=(10, 0, 20, 10)).or_else(train)
+    assert validation == SourceConfig(image=Path("a"), instances=Path("b"), region=(10, 0, 20, 10))
+    other = SourceConfig(bbbc038=Path("c"))
+    assert other.or_else(train) == other
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        (SourceConfig(bbbc038=Path("a")), SourceConfig()),
+        (SourceConfig(bbbc038=Path("a"), ids=Path("x")), SourceConfig(ids=Path("x"))),
+        (SourceConfig(image=Path("a"), instances=Path("b")), SourceConfig(region=(0, 0, 9, 9))),
+        (
+            SourceConfig(image=Path("a"), instances=Path("b"), region=(0, 0, 9, 9)),
+            SourceConfig(region=(8, 8, 20, 20)),
+        ),
+    ],
+)
+def test_validation_on_training_images_is_refused(
+    train: SourceConfig, validation: SourceConfig
+) -> None:
+    with pytest.raises(ConfigError, match=r"data\.validation: got images that are trained on"):
+        DataConfig(train, validation)
+
+
+def test_regions_that_touch_do_not_overlap() -> None:
+    train = SourceConfig(image=Path("a"), instances=Path("b"), region=(0, 0, 9, 9))
+    DataConfig(train, SourceConfig(region=(9, 0, 20, 9)))
+    DataConfig(SourceConfig(bbbc038=Path("a"), ids=Path("x")), SourceConfig(ids=Path("y")))
+
+
+def test_validation_windows_hold_entities_and_are_spread_evenly() -> None:
+    sample = discs()
+    cuts = validation_windows([sample], 40)
+    assert len(cuts) < 16
+    assert all(cut.instances.shape == (40, 40) and cut.instances.any() for cut in cuts)
+    few = validation_windows([sample], 40, 4)
+    assert [cut.name for cut in few] == [cuts[i * len(cuts) // 4].name for i in range(4)]
+
+
+def test_windows_larger_than_the_image_are_refused() -> None:
+    with pytest.raises(DataError, match=r"expected at least 200 pixels"):
+        validation_windows([discs()], 200)
+
+
+def test_window_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match=r"data\.window"):
+        DataConfig(window=0)

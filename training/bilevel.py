@@ -1,0 +1,250 @@
+"""Bi-level optimisation of CaPL (φ) and SAM (θ), Eq. 4.
+
+    min_φ  L_task(φ, θ*(φ)) + β · L_entity(φ, θ*(φ))   subject to   θ*(φ) = argmin_θ L_sam(θ, φ)
+
+A step updates φ on the held-out half-batch, through `unroll_steps` differentiable SGD steps of θ
+on the training half-batch (0 takes θ*(φ) as constant in φ: first order), and updates θ on the
+training half-batch with φ frozen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.sam import CpcSam
+from training.batches import Halves, PromptBatch
+from training.losses import CaplTerms, LossConfig, SamTerms, capl_terms, sam_terms
+
+__all__ = [
+    "BilevelConfig",
+    "Forward",
+    "Group",
+    "Predictions",
+    "bilevel_step",
+    "capl_objective",
+    "frozen",
+    "sam_objective",
+    "unroll",
+]
+
+
+@dataclass(frozen=True)
+class BilevelConfig:
+    """How φ and θ take turns; the paper's four strategies are order × capl_steps × unroll_steps.
+
+    Attributes:
+        order: which is updated first in a step.
+        capl_steps: updates of φ a step.
+        unroll_steps: SGD steps of θ that φ's gradient runs through; 0 is first order.
+        unroll_lr: learning rate of those steps.
+        losses: weights of the objectives.
+    """
+
+    order: Literal["capl_first", "sam_first"] = "capl_first"
+    capl_steps: Literal[1, 5] = 1
+    unroll_steps: Literal[0, 1, 5] = 0
+    unroll_lr: float = 1e-2
+    losses: LossConfig = field(default_factory=LossConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse a step length that would unroll nothing."""
+        if not self.unroll_lr > 0:
+            raise ConfigError.of(
+                "bilevel.unroll_lr", got=self.unroll_lr, expected="above 0", fix="correct the value"
+            )
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the objectives read.
+
+    Attributes:
+        low_res_masks: (B, P, 4, 4G, 4G) logits.
+        iou_predictions: (B, P, 4).
+        token_mask: (B, P, N+1).
+        trace: attention maps and calibrations of the same pass.
+    """
+
+    low_res_masks: Tensor
+    iou_predictions: Tensor
+    token_mask: Tensor
+    trace: DecoderTrace
+
+
+class Forward(nn.Module):
+    """One pass over a half-batch as a module, so that its parameters can be substituted.
+
+    With `bf16` the pass runs in mixed precision; parameters and losses stay in float32.
+    """
+
+    def __init__(self, model: CpcSam, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.bf16 = bf16
+
+    def forward(self, batch: PromptBatch) -> Predictions:
+        """Encode the windows and decode every prompt."""
+        size = batch.image.shape[-1]
+        input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32)
+        trace = DecoderTrace()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            embeddings = self.model.encode_image(batch.image, input_size)
+            sparse, token_mask = self.model.encode_prompts(
+                embeddings, batch.point_coords, batch.point_labels
+            )
+            masks, iou = self.model.decode_masks(embeddings, sparse, token_mask, trace=trace)
+        return Predictions(masks, iou, token_mask, trace)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor], batch: PromptBatch) -> Predictions:
+        """The same pass with some of the model's parameters, keyed by name, replaced."""
+        if not parameters:
+            return self(batch)  # type: ignore[no-any-return]
+        replaced = {f"model.{name}": value for name, value in parameters.items()}
+        return functional_call(self, replaced, (batch,))  # type: ignore[no-any-return]
+
+
+@contextmanager
+def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep parameters out of the graph, which also spares their part of the backward pass."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+def sam_objective(predictions: Predictions, batch: PromptBatch, losses: LossConfig) -> SamTerms:
+    """Eq. 3 of one pass."""
+    return sam_terms(
+        predictions.low_res_masks, predictions.iou_predictions, batch.prompt_masks(), losses
+    )
+
+
+def capl_objective(predictions: Predictions, batch: PromptBatch, losses: LossConfig) -> CaplTerms:
+    """Eq. 4's outer objective of one pass."""
+    return capl_terms(
+        predictions.low_res_masks,
+        predictions.trace,
+        predictions.token_mask,
+        batch.prompt_masks(),
+        losses,
+    )
+
+
+def unroll(
+    forward: Forward,
+    theta: Mapping[str, Tensor],
+    training: PromptBatch,
+    config: BilevelConfig,
+) -> dict[str, Tensor]:
+    """θ*(φ): SGD steps of θ on the training half, kept differentiable in φ.
+
+    Args:
+        forward: the model.
+        theta: θ by name, requiring gradients.
+        training: the half-batch that θ learns from.
+        config: `unroll_steps` of length `unroll_lr`.
+
+    Returns:
+        The adapted θ by name; empty with no steps, which stands for θ as it is.
+    """
+    adapted: dict[str, Tensor] = {}
+    for _ in range(config.unroll_steps):
+        current = adapted or dict(theta)
+        predictions = forward.with_parameters(current, training)
+        loss = sam_objective(predictions, training, config.losses).total
+        gradients = torch.autograd.grad(
+            loss, list(current.values()), create_graph=True, materialize_grads=True
+        )
+        adapted = {
+            name: value - config.unroll_lr * gradient
+            for (name, value), gradient in zip(current.items(), gradients, strict=True)
+        }
+    return adapted
+
+
+@dataclass(frozen=True)
+class Group:
+    """θ or φ: parameters by name with the optimiser that updates them."""
+
+    parameters: Mapping[str, nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    clip_norm: float
+
+    def apply(self, loss: Tensor, what: str) -> float:
+        """Take one optimiser step down the loss; return the gradient's norm before clipping.
+
+        Raises:
+            TrainingError: loss or gradient is not finite; nothing was updated.
+        """
+        parameters = list(self.parameters.values())
+        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
+            raise TrainingError.of(
+                f"{what} loss",
+                got=f"{float(loss.detach())} with a gradient of norm {norm}",
+                expected="finite numbers",
+                fix="lower optimizer.lr or optimizer.lr_capl, or use precision=float32",
+            )
+        scale = min(1.0, self.clip_norm / max(norm, 1e-12))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient * scale
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+
+def bilevel_step(
+    forward: Forward, theta: Group, phi: Group, halves: Halves, config: BilevelConfig
+) -> dict[str, float]:
+    """Update φ and θ once each, in the configured order (φ `capl_steps` times).
+
+    An empty group is left out, which gives plain fine-tuning or CaPL alone.
+
+    Returns:
+        The terms of both losses and the gradients' norms, by name.
+
+    Raises:
+        TrainingError: a loss or gradient is not finite.
+    """
+    figures: dict[str, float] = {}
+
+    def update_capl() -> None:
+        for _ in range(config.capl_steps if phi.parameters else 0):
+            adapted = unroll(forward, theta.parameters, halves.training, config)
+            with frozen(theta.parameters.values()):
+                predictions = forward.with_parameters(adapted, halves.held_out)
+                terms = capl_objective(predictions, halves.held_out, config.losses)
+                norm = phi.apply(terms.total, "CaPL")
+            figures.update(_figures("capl", terms), capl_gradient=norm)
+
+    def update_sam() -> None:
+        if theta.parameters:
+            with frozen(phi.parameters.values()):
+                predictions = forward(halves.training)
+                terms = sam_objective(predictions, halves.training, config.losses)
+                norm = theta.apply(terms.total, "SAM")
+            figures.update(_figures("sam", terms), sam_gradient=norm)
+
+    turns = [update_capl, update_sam]
+    for update in turns if config.order == "capl_first" else reversed(turns):
+        update()
+    return figures
+
+
+def _figures(prefix: str, terms: SamTerms | CaplTerms) -> dict[str, float]:
+    return {f"{prefix}_{name}": float(value.detach()) for name, value in vars(terms).items()}

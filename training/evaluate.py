@@ -1,0 +1,216 @@
+"""Score a run by one click an entity: the base, the run, and the run with CaPL switched off."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpcsam.artifact import read_manifest, write_atomic
+from cpcsam.checkpoint import load_base, load_run
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.contract import PointLabel
+from cpcsam.errors import DataError
+from cpcsam.model.capl import sample_embeddings
+from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.sam import CpcSam
+from training.augment import whole_window
+from training.data import Sample, entity_windows
+from training.losses import bias_magnitude
+from training.metrics import OneClickScores, one_click
+from training.prompts import central_pixel
+from training.sources import SourceConfig, read_source, validation_windows
+
+__all__ = ["capl_magnitudes", "evaluate", "main"]
+
+PROG = "python -m training.evaluate"
+EXAMPLES = """examples:
+  python -m training.evaluate --base weights/vit_t --bbbc038 /data/bbbc038v1 --ids val.txt
+  python -m training.evaluate --run runs/demo/best --image nuclei.tif --instances labels.tif \\
+      --region 256,0,512,512 --out scores.json
+
+dice_base is the base's mean Dice, dice_click the run's and dice_no_capl the run's with CaPL
+switched off. capl_weight_change is mean |w - 1| over the clicks' embeddings, capl_bias mean |C|
+over the five cross-attentions. Entities are clicked on the pixel nearest their centroid.
+"""
+
+
+def evaluate(
+    run: Path | None, base: Path | None, samples: Sequence[Sample], min_area: int = 30
+) -> dict[str, Any]:
+    """Score base and run on square samples.
+
+    Args:
+        run: an artifact of kind `run`; None scores the base alone.
+        base: where the base is; None takes the path that the run recorded.
+        samples: square samples.
+        min_area: entities of fewer pixels are left out.
+
+    Returns:
+        `entities`, `dice_base` and the full `base` scores; with a run, also `dice_click`,
+        `dice_no_capl`, `capl_weight_change`, `capl_bias`, and the full `run` and `no_capl` scores.
+
+    Raises:
+        ArtifactError: run or base cannot be used.
+        DataError: there is no entity to click on.
+    """
+
+    def score(model: CpcSam) -> OneClickScores:
+        return OneClickScores.of(list(one_click(model, samples, min_area=min_area)))
+
+    if not any(_clicks(sample, min_area) for sample in samples):
+        raise DataError.of(
+            "images",
+            got=f"no entity of {min_area} pixels",
+            expected="annotated entities",
+            fix="give other images or lower --min-area",
+        )
+    if run is None:
+        assert base is not None
+        scores = score(load_base(base))
+        return {"entities": scores.entities, "dice_base": scores.dice, "base": asdict(scores)}
+    model = load_run(run, base)
+    config = read_manifest(run, "run", verify=False).config
+    base_path = Path(config["base"]["path"]) if base is None else base
+    of_base = score(load_base(base_path, image_size=model.image_size))
+    of_run = score(model)
+    weight_change, bias = capl_magnitudes(model, samples, min_area)
+    of_no_capl = score(CpcSam(model.sam).eval())
+    return {
+        "entities": of_run.entities,
+        "dice_base": of_base.dice,
+        "dice_click": of_run.dice,
+        "dice_no_capl": of_no_capl.dice,
+        "capl_weight_change": weight_change,
+        "capl_bias": bias,
+        "base": asdict(of_base),
+        "run": asdict(of_run),
+        "no_capl": asdict(of_no_capl),
+    }
+
+
+@torch.no_grad()
+def capl_magnitudes(
+    model: CpcSam, samples: Sequence[Sample], min_area: int = 30
+) -> tuple[float, float]:
+    """How far CaPL is from the identity on one click an entity.
+
+    Returns:
+        Mean |w − 1| over the clicks' embeddings, and mean |C| over the five cross-attentions and
+        all tokens, both averaged over entities; 0 for a module that the model lacks.
+    """
+    changes, biases = [], []
+    for sample in samples:
+        clicks = _clicks(sample, min_area)
+        if model.capl is None or not clicks:
+            continue
+        window = whole_window(sample, model.image_size)
+        input_size = torch.full((1, 2), model.image_size, dtype=torch.int32)
+        embeddings = model.encode_image(window.image[None], input_size)
+        for click in clicks:
+            coords = torch.tensor(click).reshape(1, 1, 1, 2) * window.scale
+            labels = torch.full((1, 1, 1), int(PointLabel.FOREGROUND))
+            if model.capl.task is not None:
+                change, _ = model.capl.task.weights(
+                    model.embed_points(coords, labels), sample_embeddings(embeddings, coords)
+                )
+                changes.append(float(change.abs().mean()))
+            sparse, token_mask = model.encode_prompts(embeddings, coords, labels)
+            trace = DecoderTrace()
+            model.decode_masks(embeddings, sparse, token_mask, trace=trace)
+            sites = [*trace.token_to_image_biases, *trace.image_to_token_biases]
+            biases.append(float(bias_magnitude(sites, token_mask)))
+    return _mean(changes), _mean(biases)
+
+
+def _clicks(sample: Sample, min_area: int) -> list[tuple[float, float]]:
+    areas = np.bincount(sample.instances.ravel())
+    labels = [label for label in np.flatnonzero(areas >= min_area) if label]
+    return [central_pixel(sample.instances == label) for label in labels]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected X0,Y0,X1,Y1 in pixels")
+    x0, y0, x1, y1 = map(int, parts)
+    return x0, y0, x1, y1
+
+
+def _pixels(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--run", type=Path, metavar="DIR", help="an artifact of kind run")
+    parser.add_argument(
+        "--base", type=Path, metavar="DIR", help="the base (default: where the run says it is)"
+    )
+    parser.add_argument("--bbbc038", type=Path, metavar="DIR", help="folder of BBBC038v1")
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="list of ids in that folder")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="one image instead")
+    parser.add_argument("--instances", type=Path, metavar="FILE", help="its label image")
+    parser.add_argument("--region", type=_region, metavar="X0,Y0,X1,Y1", help="part to score")
+    parser.add_argument(
+        "--window",
+        type=_pixels,
+        default=128,
+        metavar="PX",
+        help="side of the squares (default: 128)",
+    )
+    parser.add_argument(
+        "--around-entities",
+        action="store_true",
+        help="one square around every entity instead of a regular grid of squares",
+    )
+    parser.add_argument(
+        "--min-area", type=_pixels, default=30, metavar="PX", help="smallest entity (default: 30)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the scores as JSON")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.run is None and options.base is None:
+        parser.error("got neither --run nor --base, expected one of them")
+
+    def command() -> None:
+        source = SourceConfig(
+            options.bbbc038, options.ids, options.image, options.instances, options.region
+        )
+        samples = read_source(source, "source")
+        cuts = validation_windows(samples, options.window)
+        if options.around_entities:
+            cuts = [
+                window
+                for sample in samples
+                for window in entity_windows(sample, options.window, options.min_area)
+            ]
+        scores = evaluate(options.run, options.base, cuts, options.min_area)
+        text = json.dumps(scores, indent=2) + "\n"
+        if options.out is not None:
+            write_atomic(options.out, text.encode())
+        print(text, end="")
+
+    return exit_code_of(command, PROG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Who learns: the model prepared for training, its parameters θ and φ, and their optimisers."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpcsam.artifact import write_atomic
+from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
+from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
+from cpcsam.model.sam import CpcSam
+from training.bilevel import Forward, Group
+
+__all__ = [
+    "UNFREEZE",
+    "Learner",
+    "ModelConfig",
+    "OptimizerConfig",
+    "new_learner",
+    "schedule",
+]
+
+UNFREEZE = (
+    "mask_tokens",
+    "iou_token",
+    "output_hypernetworks_mlps",
+    "iou_prediction_head",
+    "output_upscaling",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is added to the base and what of it learns.
+
+    Attributes:
+        base: an artifact of kind `checkpoint`, or an official SAM checkpoint.
+        image_size: side S in pixels; null keeps the base's.
+        lora: where LoRA goes; `lora.rank=0` leaves it out.
+        capl: what CaPL is made of; null leaves it out.
+        unfreeze: parts of the mask decoder that learn with all their weights.
+    """
+
+    base: Path = Path("weights/vit_t")
+    image_size: int | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    capl: CaplConfig | None = field(default_factory=CaplConfig)
+    unfreeze: tuple[str, ...] = UNFREEZE
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam for θ and for φ, and their common schedule.
+
+    Weight decay is decoupled (AdamW): inside the gradient a decay of 0.1 would drown the losses'
+    own, which are means of small numbers.
+
+    Attributes:
+        lr: peak learning rate of θ.
+        lr_capl: peak learning rate of φ.
+        betas: Adam's moving averages.
+        weight_decay: of matrices; biases and norms are not decayed.
+        warmup: share of the run during which the learning rates rise.
+        final: share of the peak that the cosine ends at.
+        clip_norm: largest norm of a group's gradient.
+    """
+
+    lr: float = 5e-3
+    lr_capl: float = 5e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.1
+    warmup: float = 0.05
+    final: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse rates that cannot train."""
+        within = {name: getattr(self, name) > 0 for name in ("lr", "lr_capl", "clip_norm")}
+        within |= {name: 0 <= getattr(self, name) < 1 for name in ("warmup", "final")}
+        within["weight_decay"] = self.weight_decay >= 0
+        for name, fits in within.items():
+            if not fits:
+                raise ConfigError.of(
+                    f"optimizer.{name}",
+                    got=getattr(self, name),
+                    expected="from 0 to below 1" if name in ("warmup", "final") else "above 0",
+                    fix="correct the value",
+                )
+
+
+@dataclass
+class Learner:
+    """A model in training.
+
+    Attributes:
+        forward: the model.
+        theta: LoRA and unfrozen parts.
+        phi: CaPL.
+        step: steps done.
+        elapsed_s: seconds spent so far, in all sessions.
+        base_dice: validation Dice of the untrained model, the base's.
+        best_dice: best validation Dice since.
+    """
+
+    forward: Forward
+    theta: Group
+    phi: Group
+    step: int = 0
+    elapsed_s: float = 0.0
+    base_dice: float = -1.0
+    best_dice: float = -1.0
+
+    @property
+    def model(self) -> CpcSam:
+        """The model itself."""
+        return self.forward.model
+
+    def set_learning_rates(self, config: OptimizerConfig, progress: float) -> float:
+        """Apply the schedule; return its factor in [0, 1]."""
+        factor = schedule(config, progress)
+        for group, peak in ((self.theta, config.lr), (self.phi, config.lr_capl)):
+            for parameters in group.optimizer.param_groups:
+                parameters["lr"] = peak * factor
+        return factor
+
+    def save(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Write everything that a resumed run needs, atomically.
+
+        Args:
+            path: the file.
+            config: plain data that `restore` compares.
+        """
+        buffer = io.BytesIO()
+        torch.save({"config": dict(config), "rng": torch.get_rng_state(), **self._state()}, buffer)
+        write_atomic(path, buffer.getvalue())
+
+    def restore(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Take up what `save` wrote.
+
+        Raises:
+            ArtifactError: the file is unreadable or of another model.
+            ConfigError: the run was begun with another configuration.
+        """
+        try:
+            saved = torch.load(path, weights_only=True)
+        except Exception as error:  # a damaged pickle can raise anything
+            raise _unreadable(path, error) from error
+        try:
+            _require_same(saved["config"], config)
+            for group, name in ((self.theta, "theta"), (self.phi, "phi")):
+                for key, parameter in group.parameters.items():
+                    parameter.data.copy_(saved[name][key])
+                group.optimizer.load_state_dict(saved[f"{name}_optimizer"])
+            torch.set_rng_state(saved["rng"])
+            self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
+            self.base_dice, self.best_dice = saved["base_dice"], saved["best_dice"]
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise _unreadable(path, error) from error
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "theta": {name: p.detach() for name, p in self.theta.parameters.items()},
+            "phi": {name: p.detach() for name, p in self.phi.parameters.items()},
+            "theta_optimizer": self.theta.optimizer.state_dict(),
+            "phi_optimizer": self.phi.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+            "base_dice": self.base_dice,
+            "best_dice": self.best_dice,
+        }
+
+
+def _unreadable(path: Path, error: Exception) -> CpcSamError:
+    return ArtifactError.of(
+        str(path),
+        got=f"an unreadable file ({type(error).__name__}: {error})",
+        expected="the state of a run of this configuration",
+        fix="begin anew with overwrite=true",
+    )
+
+
+def _require_same(saved: Any, config: Any, where: str = "") -> None:
+    """Name the first key at which a run's configuration differs from the one it was begun with."""
+    if isinstance(saved, Mapping) and isinstance(config, Mapping):
+        for key in sorted({*saved, *config}):
+            _require_same(saved.get(key), config.get(key), f"{where}.{key}" if where else key)
+    elif saved != config:
+        raise ConfigError.of(
+            where,
+            got=config,
+            expected=f"{saved}, which the run was begun with",
+            fix="restore it, or begin anew with overwrite=true",
+        )
+
+
+def schedule(config: OptimizerConfig, progress: float) -> float:
+    """Linear warm-up, then half a cosine from 1 to `final`.
+
+    Args:
+        config: warmup and final.
+        progress: share of the run that is done, in [0, 1].
+    """
+    if progress < config.warmup:
+        return progress / config.warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
+    return config.final + (1 - config.final) * cosine
+
+
+def new_learner(
+    model: CpcSam, config: ModelConfig, optimizer: OptimizerConfig, *, seed: int, bf16: bool
+) -> Learner:
+    """Add CaPL and LoRA to a base, in place, and mark what learns.
+
+    Raises:
+        ConfigError: an unknown part to unfreeze, or LoRA on layers that do not exist.
+        TrainingError: nothing would learn.
+    """
+    torch.manual_seed(seed)
+    inject_lora(model, config.lora)
+    model.capl = None if config.capl is None else CaPL(config.capl)
+    prefixes = tuple(f"sam.mask_decoder.{_require_part(model, part)}." for part in config.unfreeze)
+    theta, phi = {}, {}
+    for name, parameter in model.named_parameters():
+        if name.startswith("capl."):
+            phi[name] = parameter
+        elif is_lora_parameter(name) or name.startswith(prefixes):
+            theta[name] = parameter
+        parameter.requires_grad_(name in theta or name in phi)
+    if not theta and not phi:
+        raise TrainingError.of(
+            "model",
+            got="no LoRA, no unfrozen part and no CaPL",
+            expected="something that learns",
+            fix="set model.lora.rank, model.unfreeze or model.capl",
+        )
+    return Learner(
+        Forward(model, bf16=bf16),
+        _group(theta, optimizer, optimizer.lr),
+        _group(phi, optimizer, optimizer.lr_capl),
+    )
+
+
+def _require_part(model: CpcSam, part: str) -> str:
+    parts = [name for name, _ in model.sam.mask_decoder.named_children()]
+    if part not in parts:
+        raise ConfigError.of(
+            "model.unfreeze", got=part, expected=" | ".join(parts), fix="choose among them"
+        )
+    return part
+
+
+def _group(parameters: dict[str, nn.Parameter], config: OptimizerConfig, lr: float) -> Group:
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return Group(parameters, torch.optim.AdamW(groups, lr=lr, betas=config.betas), config.clip_norm)
