@@ -1,0 +1,168 @@
+"""Command: every stage on one real image, from fine-tuning to latency in Prometheus' format.
+
+python -m demo
+python -m demo --out out/demo --minutes 1
+
+On one half of a real fluorescence image the shipped base is fine-tuned (LoRA and CaPL), merged,
+exported to ONNX and served by Triton behind the gRPC gateway; the nuclei of the other half are
+then found by one click each. The figures end up in report.json and report.html. It needs no GPU.
+Ctrl-C stops it and all that it started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from cpcsam.command import ArgumentParser, exit_code_of, positive
+from demo.commands import DemoError, run_stage, serve
+from demo.measure import latency_of, mean_dice, on_one_canvas, segment_nuclei
+from demo.report import conclusion, write_report
+from demo.scene import HELD_OUT, WINDOW, Scene, load_scene, otsu_component
+
+__all__ = ["main", "run"]
+
+PROG: Final = "python -m demo"
+BASE: Final = Path("weights/vit_t")
+CONFIG: Final = Path("training/configs/demo.yaml")
+MIN_CAPL: Final = 1e-4
+
+
+def run(out: Path, minutes: float) -> dict[str, Any]:
+    """Run all stages and write the report.
+
+    Args:
+        out: folder of the results; the stages' artifacts go below `out/work`.
+        minutes: longest time for the fine-tuning.
+
+    Returns:
+        The figures of report.json.
+
+    Raises:
+        DemoError: a stage failed, or CaPL stayed inert.
+    """
+    started = time.monotonic() - float(os.environ.get("CPCSAM_SETUP_S", "0"))
+    work = out / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    scene = load_scene(BASE)
+    print(
+        f"{scene.image_path.name}: {len(scene.nuclei)} held-out nuclei; highest correlation with "
+        f"a training image of the base {scene.training_similarity:.2f}"
+    )
+    seconds = _make(scene, work, minutes)
+    scores = json.loads((work / "scores.json").read_text())
+    with serve(work / "repository", work / "serve.log") as service:
+        masks, triton_version = segment_nuclei(service.gateway, scene.nuclei)
+        latency = latency_of(service.gateway_metrics_url)
+    report: dict[str, Any] = {
+        "dice_click": mean_dice((mask.array for mask in masks), scene.nuclei),
+        "dice_base": scores["dice_base"],
+        "dice_no_capl": scores["dice_no_capl"],
+        "dice_threshold": mean_dice(map(otsu_component, scene.nuclei), scene.nuclei),
+        "dice_click_torch": scores["dice_click"],
+        "capl_weight_change": scores["capl_weight_change"],
+        "capl_bias": scores["capl_bias"],
+        "nuclei": len(scene.nuclei),
+        "requests": latency.requests,
+        "p50_ms": latency.p50_ms,
+        "p99_ms": latency.p99_ms,
+        "triton_version": triton_version,
+        "training_similarity": scene.training_similarity,
+        "seconds": seconds,
+        "machine": f"{os.cpu_count()} x {platform.machine()}",
+    }
+    report["conclusion"] = conclusion(report)
+    report["wall_s"] = time.monotonic() - started
+    write_report(out, scene.held_out.image, on_one_canvas(scene, masks), report)
+    if min(report["capl_weight_change"], report["capl_bias"]) < MIN_CAPL:
+        raise DemoError.of(
+            "CaPL",
+            got=f"|w-1| {report['capl_weight_change']:.2g}, |C| {report['capl_bias']:.2g}",
+            expected=f"at least {MIN_CAPL:g} each",
+            fix="train longer",
+        )
+    return report
+
+
+def _make(scene: Scene, work: Path, minutes: float) -> dict[str, float]:
+    """Fine-tune, score, merge, export; returns the seconds of each stage."""
+    pair = ("--image", scene.image_path, "--instances", scene.instances_path)
+    region = ",".join(map(str, HELD_OUT))
+    return {
+        "train": run_stage(
+            "Fine-tune the base on the left half (LoRA + CaPL)",
+            "training.train",
+            CONFIG,
+            f"out={work / 'runs'}",
+            f"max_minutes={minutes}",
+            f"model.base={BASE}",
+            f"data.train.image={scene.image_path}",
+            f"data.train.instances={scene.instances_path}",
+        ),
+        "evaluate": run_stage(
+            "Score base, run, and run without CaPL on the held-out half",
+            "training.evaluate",
+            *("--run", work / "runs/demo/best"),
+            *pair,
+            *("--region", region, "--window", str(WINDOW), "--around-entities"),
+            *("--out", work / "scores.json"),
+        ),
+        "merge": run_stage(
+            "Merge LoRA, fuse CaPL",
+            "export.merge",
+            *("--run", work / "runs/demo/best", "--out", work / "merged"),
+        ),
+        "export": run_stage(
+            "Export to ONNX and compare with torch",
+            "export.to_onnx",
+            *("--merged", work / "merged", "--out", work / "onnx"),
+        ),
+        "repository": run_stage(
+            "Make the Triton model repository",
+            "export.repository",
+            *("--onnx", work / "onnx", "--out", work / "repository"),
+        ),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 2 after an error, 130 after Ctrl-C."""
+    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
+    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
+    parser.add_argument(
+        "--minutes", type=positive, default=2.0, help="longest fine-tuning (%(default)s)"
+    )
+    args = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+
+    def command() -> None:
+        report = run(args.out, args.minutes)
+        print(f"\n{report['conclusion']}")
+        print(
+            f"{report['requests']} requests, p50 {report['p50_ms']:.0f} ms, p99 "
+            f"{report['p99_ms']:.0f} ms; {report['wall_s']:.0f} s in all; see {args.out}"
+        )
+
+    try:
+        return exit_code_of(command, PROG)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{PROG}: interrupted; all that was started has stopped\n")
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Run the stages' commands, and the service, as a user would: as processes of their own."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from cpcsam.errors import CpcSamError, ServingError
+
+__all__ = ["DemoError", "Service", "run_stage", "serve"]
+
+START_TIMEOUT_S: Final = 120.0
+STOP_TIMEOUT_S: Final = 30.0
+SHOWN_LINES: Final = 15
+
+
+class DemoError(CpcSamError):
+    """A step of the demonstration failed, or fell short of what it must show."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """Addresses of a running service."""
+
+    gateway: str
+    gateway_metrics_url: str
+    triton_metrics_url: str
+
+
+def run_stage(title: str, module: str, *arguments: str | Path) -> float:
+    """Run `python -m module arguments`, its output going where this process's goes.
+
+    Returns:
+        Seconds taken.
+
+    Raises:
+        DemoError: the command failed.
+    """
+    words = [module, *map(str, arguments)]
+    print(f"\n── {title}\n   python -m {' '.join(words)}", flush=True)
+    started = time.monotonic()
+    with _child([sys.executable, "-m", *words]) as process:
+        code = process.wait()
+    if code:
+        raise DemoError.of(
+            title, got=f"exit status {code}", expected="0", fix="see the lines above"
+        )
+    return time.monotonic() - started
+
+
+@contextmanager
+def serve(repository: Path, log: Path) -> Iterator[Service]:
+    """Run the service on free ports while the block runs; afterwards nothing of it is left.
+
+    Args:
+        repository: the model repository.
+        log: gets the service's standard error.
+
+    Raises:
+        ServingError: it did not start; the cause is in the message.
+    """
+    words = ["serving.serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0"]
+    print(f"\n── Serve\n   python -m {' '.join(words)}", flush=True)
+    with (
+        log.open("w") as errors,
+        _child(
+            [sys.executable, "-u", "-m", *words], stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+    ):
+        assert process.stdout is not None
+        yield _addresses(process, process.stdout, log)
+
+
+def _addresses(process: subprocess.Popen[str], stdout: IO[str], log: Path) -> Service:
+    """Read the addresses that the service prints once it serves."""
+    deadline = threading.Timer(START_TIMEOUT_S, process.kill)
+    deadline.start()
+    found: dict[str, list[str]] = {"gateway": [], "metrics": []}
+    for line in stdout:
+        print(f"   {line}", end="", flush=True)
+        word = re.match(r"(gateway|metrics)\s+(\S+)", line)
+        if word:
+            found[word[1]].append(word[2])
+        if found["gateway"] and len(found["metrics"]) == 2:
+            deadline.cancel()
+            triton_metrics, gateway_metrics = found["metrics"]
+            return Service(found["gateway"][0], gateway_metrics, triton_metrics)
+    deadline.cancel()
+    last = deque(log.read_text().splitlines(), SHOWN_LINES)
+    raise ServingError.of(
+        "serving.serve",
+        got=f"its end before it served: {' / '.join(last)}",
+        expected="a running service",
+        fix=f"see {log}",
+    )
+
+
+@contextmanager
+def _child(
+    words: list[str], *, stdout: int | None = None, stderr: IO[str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a process; however the block ends, the process has ended too.
+
+    It is asked by SIGTERM first, so that it can stop what it started itself.
+    """
+    process = subprocess.Popen(
+        words, stdout=stdout, stderr=stderr, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

@@ -1,0 +1,134 @@
+"""What the demonstration leaves behind: a picture, the masks, the figures and a page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from cpcsam.artifact import write_atomic
+from cpcsam.overlay import draw_overlay
+from cpcsam.prompt import Prompt
+from cpcsam.results import Mask, SegmentResult, coco_annotations
+
+__all__ = ["COMPARED", "conclusion", "enlarged_overlay", "write_report"]
+
+COMPARED: Final = {
+    "dice_click": "fine-tuned, with CaPL (served over gRPC)",
+    "dice_no_capl": "fine-tuned, CaPL switched off",
+    "dice_base": "the base before fine-tuning",
+    "dice_threshold": "Otsu's component under the click (no training)",
+}
+ENLARGEMENT: Final = 3
+
+
+def conclusion(report: dict[str, Any]) -> str:
+    """Say in one sentence which of the four is best, and by how much."""
+    ranked = sorted(COMPARED, key=lambda name: -report[name])
+    first, second = ranked[:2]
+    return (
+        f"Best of the four: {COMPARED[first]}, mean Dice {report[first]:.3f}, "
+        f"{100 * (report[first] - report[second]):.1f} points above {COMPARED[second]}."
+    )
+
+
+def enlarged_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image:
+    """Draw masks, clicks and scores on the image, enlarged so that small nuclei can be read."""
+    height, width = (ENLARGEMENT * side for side in result.original_size)
+    shown = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    brightened = np.asarray(shown).astype(np.float32) * 1.6
+    scaled = SegmentResult(
+        request_id=result.request_id,
+        original_size=(height, width),
+        prompts=tuple(
+            Prompt(
+                tuple((x * ENLARGEMENT + 1, y * ENLARGEMENT + 1) for x, y in prompt.point_coords),
+                prompt.point_labels,
+            )
+            for prompt in result.prompts
+        ),
+        masks=tuple(tuple(_enlarged(mask) for mask in masks) for masks in result.masks),
+        model_name=result.model_name,
+        model_version=result.model_version,
+        timings_ms={},
+    )
+    return draw_overlay(brightened.clip(0, 255).astype(np.uint8), scaled)
+
+
+def _enlarged(mask: Mask) -> Mask:
+    array = np.kron(mask.array, np.ones((ENLARGEMENT, ENLARGEMENT), np.uint8))
+    x0, y0, x1, y1 = mask.box
+    return Mask(
+        size=(array.shape[0], array.shape[1]),
+        counts=coco_mask.encode(np.asfortranarray(array.astype(np.uint8)))["counts"].decode(),
+        score=mask.score,
+        box=(x0 * ENLARGEMENT, y0 * ENLARGEMENT, x1 * ENLARGEMENT, y1 * ENLARGEMENT),
+        area=mask.area * ENLARGEMENT**2,
+    )
+
+
+def write_report(
+    out: Path, image: NDArray[np.uint8], result: SegmentResult, report: dict[str, Any]
+) -> None:
+    """Write overlay.png, masks.json, report.json and report.html, each atomically.
+
+    Args:
+        out: the folder.
+        image: (H, W, 3) uint8, the held-out part.
+        result: masks and clicks in that frame.
+        report: the figures.
+    """
+    picture = io.BytesIO()
+    enlarged_overlay(image, result).save(picture, "PNG")
+    size = list(result.original_size)
+    masks = {"original_size": size, "annotations": coco_annotations(result)}
+    write_atomic(out / "overlay.png", picture.getvalue())
+    write_atomic(out / "masks.json", (json.dumps(masks, indent=1) + "\n").encode())
+    write_atomic(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_atomic(out / "report.html", _page(picture.getvalue(), report).encode())
+
+
+def _page(picture: bytes, report: dict[str, Any]) -> str:
+    bars = "".join(
+        f"<tr><th>{html.escape(text)}</th><td class=bar><div style='width:{report[name]:.1%}'>"
+        f"{report[name]:.3f}</div></td></tr>"
+        for name, text in COMPARED.items()
+    )
+    figures = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_shown(value))}</td></tr>"
+        for name, value in report.items()
+    )
+    encoded = base64.b64encode(picture).decode()
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>CPC-SAM demonstration</title>
+<style>
+ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto }}
+ th {{ text-align: left; font-weight: normal; padding-right: 1.5rem; white-space: nowrap }}
+ td {{ font-variant-numeric: tabular-nums }} .bar {{ width: 24rem; background: #eee }}
+ .bar div {{ background: #2a7; color: #fff; padding-left: .4rem }} img {{ max-width: 100% }}
+</style>
+<h1>CPC-SAM demonstration</h1>
+<p>{report["nuclei"]} nuclei of a real fluorescence image, in the half that no training saw, each
+found by one click over gRPC. {html.escape(conclusion(report))}</p>
+<h2>Mean Dice</h2><table>{bars}</table>
+<h2>Clicks, masks and predicted IoU</h2>
+<img alt="held-out part with masks" src="data:image/png;base64,{encoded}">
+<h2>All figures</h2><table>{figures}</table>
+</html>
+"""
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    return str(value)

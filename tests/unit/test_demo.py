@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from cpcsam.artifact import publish
+from cpcsam.errors import ServingError
+from cpcsam.results import Mask
+from demo.commands import DemoError, run_stage, serve
+from demo.measure import histogram_quantile, latency_of, mean_dice, on_one_canvas
+from demo.report import COMPARED, conclusion, write_report
+from demo.scene import HELD_OUT, WINDOW, Nucleus, Scene, load_scene, otsu_component
+from serving.metrics import Metrics, serve_metrics
+from training.data import Sample, read_pair
+from training.fingerprint import fingerprint
+from training.sources import cut_region
+
+
+def bright_disc(centre: tuple[int, int] = (40, 60)) -> Nucleus:
+    y, x = np.mgrid[:WINDOW, :WINDOW]
+    truth = np.hypot(x - centre[0], y - centre[1]) < 15
+    other = np.hypot(x - 100, y - 100) < 10
+    grey = np.where(truth | other, 200, 20).astype(np.uint8)
+    window = Sample("disc", np.repeat(grey[:, :, None], 3, axis=2), truth.astype(np.int32))
+    return Nucleus(window, (128, 256), truth, (float(centre[0]), float(centre[1])))
+
+
+def as_mask(array: np.ndarray, score: float = 0.9) -> Mask:
+    rows, columns = np.nonzero(array)
+    return Mask(
+        size=array.shape,
+        counts=coco_mask.encode(np.asfortranarray(array.astype(np.uint8)))["counts"].decode(),
+        score=score,
+        box=tuple(map(float, (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))),
+        area=int(array.sum()),
+    )
+
+
+def test_otsu_takes_the_component_under_the_click() -> None:
+    nucleus = bright_disc()
+    assert np.array_equal(otsu_component(nucleus), nucleus.truth)
+    missed = Nucleus(nucleus.window, nucleus.corner, nucleus.truth, (5.0, 5.0))
+    assert not otsu_component(missed).any()
+
+
+def test_masks_are_put_where_their_windows_were() -> None:
+    nucleus = bright_disc()
+    held_out = Sample("h", np.zeros((512, 256, 3), np.uint8), np.zeros((512, 256), np.int32))
+    scene = Scene(Path(), Path(), held_out, (nucleus,), 0.0)
+    result = on_one_canvas(scene, [as_mask(nucleus.truth)])
+    placed = result.masks[0][0]
+    expected = np.zeros((512, 256), bool)
+    expected[256 : 256 + WINDOW, 128 : 128 + WINDOW] = nucleus.truth
+    assert np.array_equal(placed.array, expected)
+    assert result.prompts[0].point_coords == ((168.0, 316.0),)
+    assert placed.box == as_mask(expected).box
+    assert mean_dice([nucleus.truth, ~nucleus.truth], [nucleus, nucleus]) == 0.5
+
+
+def test_quantile_is_prometheus_own() -> None:
+    cumulative = {0.1: 10.0, 0.2: 30.0, 0.4: 40.0, math.inf: 40.0}
+    assert histogram_quantile(0.5, cumulative) == pytest.approx(0.15)
+    assert histogram_quantile(1.0, cumulative) == pytest.approx(0.4)
+    assert histogram_quantile(0.1, cumulative) == pytest.approx(0.04)
+    assert histogram_quantile(0.99, {0.1: 1.0, math.inf: 100.0}) == pytest.approx(0.1)
+
+
+def test_latency_is_read_from_a_live_endpoint() -> None:
+    metrics = Metrics()
+    with serve_metrics(metrics, "127.0.0.1", 0) as port:
+        url = f"http://127.0.0.1:{port}/metrics"
+        with pytest.raises(DemoError, match="no answered Segment request"):
+            latency_of(url)
+        for _ in range(20):
+            metrics.request_seconds.labels("Segment", "OK").observe(0.06)
+        metrics.request_seconds.labels("Segment", "INVALID_ARGUMENT").observe(50)
+        metrics.request_seconds.labels("Describe", "OK").observe(50)
+        latency = latency_of(url)
+    assert latency.requests == 20
+    assert 50 < latency.p50_ms < latency.p99_ms <= 75
+
+
+def test_conclusion_names_the_best_plainly() -> None:
+    report = {"dice_click": 0.8, "dice_no_capl": 0.82, "dice_base": 0.7, "dice_threshold": 0.6}
+    assert conclusion(report).startswith(f"Best of the four: {COMPARED['dice_no_capl']}")
+    assert "2.0 points above fine-tuned, with CaPL" in conclusion(report)
+
+
+def test_report_holds_masks_that_can_be_read_back(tmp_path: Path) -> None:
+    nucleus = bright_disc()
+    held_out = Sample("h", np.zeros((512, 256, 3), np.uint8), np.zeros((512, 256), np.int32))
+    scene = Scene(Path(), Path(), held_out, (nucleus,), 0.0)
+    result = on_one_canvas(scene, [as_mask(nucleus.truth)])
+    report = {name: 0.5 for name in COMPARED} | {"nuclei": 1, "note": "<&>"}
+    write_report(tmp_path, held_out.image, result, report)
+    saved = json.loads((tmp_path / "masks.json").read_text())
+    decoded = coco_mask.decode(saved["annotations"][0]["segmentation"])
+    assert np.array_equal(decoded.astype(bool), result.masks[0][0].array)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert (tmp_path / "overlay.png").read_bytes()[:4] == b"\x89PNG"
+    page = (tmp_path / "report.html").read_text()
+    assert "&lt;&amp;&gt;" in page and "<&>" not in page
+
+
+def write_base(path: Path, fingerprints: dict[str, str]) -> Path:
+    with publish(path, "checkpoint", config={"train_fingerprints": fingerprints}) as staging:
+        (staging / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+def test_scene_is_real_divided_and_new_to_the_base(tmp_path: Path) -> None:
+    scene = load_scene(write_base(tmp_path / "base", {}))
+    assert scene.held_out.image.shape == (512, 256, 3)
+    assert len(scene.nuclei) > 50
+    assert all(n.truth[int(n.click[1]), int(n.click[0])] for n in scene.nuclei)
+    whole = read_pair(scene.image_path, scene.instances_path)
+    assert np.array_equal(cut_region(whole, HELD_OUT).image, scene.held_out.image)
+    known = write_base(tmp_path / "known", {"same": fingerprint(whole.image[:, ::-1])})
+    with pytest.raises(DemoError, match="with a training image of the base"):
+        load_scene(known)
+
+
+def test_failed_stage_is_named() -> None:
+    with pytest.raises(DemoError, match="Fail: got exit status"):
+        run_stage("Fail", "no_such_module")
+
+
+def test_service_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ServingError, match=r"absent"),
+        serve(tmp_path / "absent", tmp_path / "serve.log"),
+    ):
+        pass
+
+
+def test_interrupt_stops_the_running_stage(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a stage leaves no process behind."""
+    (tmp_path / "sleeper.py").write_text(
+        "import os, pathlib, time\n"
+        "pathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(100)\n"
+    )
+    script = textwrap.dedent(
+        """
+        from demo.commands import run_stage
+        run_stage("Sleep", "sleeper")
+        """
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{Path.cwd()}:{tmp_path}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        pid_file = tmp_path / "pid"
+        deadline = time.monotonic() + 60
+        while not (pid_file.exists() and pid_file.read_text()):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid_file.read_text()), 0)
+    finally:
+        process.kill()
+        process.wait()
