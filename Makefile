@@ -1,0 +1,92 @@
+# CPC-SAM: every step from a fresh clone. `make` lists the targets.
+
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+VENV ?= .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.installed
+
+CONFIG ?= training/configs/bbbc038.yaml
+REPOSITORY ?= build/repository
+STARTED := $(shell date +%s)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
+	CPCSAM_SETUP_S=$$(($$(date +%s) - $(STARTED))) $(PY) -m demo --out out/demo
+
+.PHONY: test
+test: $(READY) ## Run all tests, the real Triton server's among them
+	$(PY) -m pytest
+
+.PHONY: lint
+lint: $(READY) ## Check style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+.PHONY: pretrain
+pretrain: $(READY) ## Train the compact base anew: make pretrain [BBBC038=PATH]
+	$(PY) -m training.pretrain training/configs/pretrain.yaml $(if $(BBBC038),data.bbbc038=$(BBBC038))
+
+.PHONY: train
+train: $(READY) ## Fine-tune a base with LoRA and CaPL: make train CONFIG=FILE [SET="key=value ..."]
+	$(PY) -m training.train $(CONFIG) $(SET)
+
+.PHONY: merge
+merge: $(READY) ## Merge a run into one checkpoint, build/merged: make merge RUN=runs/NAME/best
+	$(PY) -m export.merge --run $(or $(RUN),$(error give the run: make merge RUN=runs/NAME/best)) --out build/merged
+
+.PHONY: export
+export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton repository: make export [RUN=runs/NAME/best]
+	$(PY) -m export.to_onnx --merged build/merged --out build/onnx
+	$(MAKE) repository
+
+.PHONY: repository
+repository: $(READY) ## Make the Triton model repository from build/onnx
+	$(PY) -m export.repository --onnx build/onnx --out build/repository
+
+.PHONY: serve
+serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]
+	$(PY) -m serving.serve --repository $(REPOSITORY)
+
+.PHONY: proto
+proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/segmentation.proto
+	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. --grpc_python_out=. cpcsam/v1/segmentation.proto
+
+COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --generate-hashes \
+  --allow-unsafe --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \
+  --no-emit-trusted-host
+
+.PHONY: lock
+lock: $(READY) ## Pin the newest admitted releases in the *.lock files
+	$(COMPILE) --upgrade --all-extras --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra serve --constraint requirements.lock --output-file deploy/gateway.lock pyproject.toml
+	$(COMPILE) --extra triton --constraint requirements.lock --output-file deploy/triton.lock pyproject.toml
+	$(PY) -m tools.lock_no_deps requirements-no-deps.in requirements-no-deps.lock
+
+.PHONY: clean
+clean: ## Remove what the targets made: build/, out/, runs/ and caches (never weights/)
+	rm -rf build out runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# An interrupted installation starts afresh (pip keeps what it downloaded); a changed pyproject.toml
+# only reinstalls the project itself.
+$(VENV)/.locked: requirements.lock requirements-no-deps.lock
+	@command -v python3 >/dev/null || { echo >&2 \
+	  "preflight: python3: not found; apt-get install python3.11 python3.11-venv libpython3.11"; exit 2; }
+	python3 -m tools.preflight --python $(PYTHON) --venv $(VENV)
+	@echo "installing 6.5 GB into $(VENV); this takes some minutes"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet --require-hashes --requirement requirements.lock
+	$(PY) -m pip install --quiet --require-hashes --no-deps --requirement requirements-no-deps.lock
+	touch $@
+
+$(READY): $(VENV)/.locked pyproject.toml
+	$(PY) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@

@@ -1,0 +1,72 @@
+"""What the README shows exists, answers --help, and is run by .ci/run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+CODE = "\n".join([*COMMANDS, *re.findall(r"`([^`\n]+)`", README)])
+SUBCOMMANDS = sorted(set(re.findall(r"\bcpcsam (\w+)", CODE)))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
+MODULES = sorted(
+    {
+        *re.findall(r"python -m ([\w.]+)", CODE),
+        *re.findall(r"\$\(PY\) -m ((?:training|export|serving|demo)[\w.]*)", MAKEFILE),
+    }
+)
+LINKS = sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README)))
+
+
+def answers_help(*words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *words, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage:")
+
+
+def test_make_targets_exist() -> None:
+    shown = set(re.findall(r"\bmake ([a-z]+)", CODE))
+    assert {"demo", "test"} <= shown
+    assert shown <= TARGETS
+
+
+def test_make_lists_every_target() -> None:
+    listed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert set(re.findall(r"^  make ([a-z-]+)", listed.stdout, re.M)) == TARGETS
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_link_exists(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_answers_help(module: str) -> None:
+    answers_help(module)
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS)
+def test_subcommand_answers_help(subcommand: str) -> None:
+    answers_help("cpcsam", subcommand)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_run_by_ci(command: str) -> None:
+    script = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
+    assert {command, f"{command} &"} & set(script)

@@ -1,0 +1,79 @@
+"""The wheel holds `cpcsam` and nothing else, and imports without the packages of its extras."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import BytesParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = ("LICENSE", "README.md", "pyproject.toml", "cpcsam")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy, so that the build leaves nothing in the checkout."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, source / name, ignore=ignored)
+        else:
+            shutil.copy2(ROOT / name, source)
+    out = tmp_path_factory.mktemp("dist")
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out))
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def files_below(folder: Path) -> set[str]:
+    return {
+        file.relative_to(folder.parent).as_posix()
+        for file in folder.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def test_content_is_the_package(unpacked: Path) -> None:
+    packed = files_below(unpacked / "cpcsam")
+    assert packed == files_below(ROOT / "cpcsam")
+    assert {"cpcsam/py.typed", "cpcsam/v1/segmentation.proto"} <= packed
+    assert {path.name for path in unpacked.iterdir()} == {"cpcsam", "cpcsam-0.1.0.dist-info"}
+
+
+def test_metadata(unpacked: Path) -> None:
+    info = unpacked / "cpcsam-0.1.0.dist-info"
+    metadata = BytesParser().parsebytes((info / "METADATA").read_bytes())
+    assert metadata["Name"] == "cpcsam"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == "==3.11.*"
+    assert (info / "licenses" / "LICENSE").is_file()
+    assert "cpcsam = cpcsam.cli:main" in (info / "entry_points.txt").read_text()
+    core = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
+    assert {re.split(r"[<>=]", line)[0] for line in core} == {"grpcio", "numpy", "protobuf"}
+
+
+def test_bare_import_needs_nothing(unpacked: Path) -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(unpacked)!r}); import cpcsam; print(cpcsam.__file__)"
+    )
+    # -S leaves out site-packages: only the wheel and the standard library are there.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert Path(done.stdout.strip()) == unpacked / "cpcsam" / "__init__.py"

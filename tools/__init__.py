@@ -1,0 +1,1 @@
+"""Commands that look after the checkout itself: what it needs and what it pins."""
