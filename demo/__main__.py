@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
     parser.add_argument(
-        "--minutes", type=positive, default=2.0, help="longest fine-tuning (%(default)s)"
+        "--minutes", type=positive, default=2.5, help="longest fine-tuning (%(default)s)"
     )
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
