@@ -46,6 +46,8 @@ def exit_code_of(command: Callable[[], None], prog: str) -> int:
         if extra is None:
             raise
         return _fail(1, prog, f"{error.name} is not installed; pip install 'cpcsam[{extra}]'")
+    except OSError as error:
+        return _fail(2, prog, f"{error.filename or 'a file'}: {error.strerror or error}")
     return 0
 
 

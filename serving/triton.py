@@ -36,6 +36,7 @@ PROG: Final = "python -m serving.triton"
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 HOST: Final = "127.0.0.1"
 START_TIMEOUT_S: Final = 180.0
+GROUP_TIMEOUT_S: Final = 5.0
 EXIT_TIMEOUT_S: Final = 10
 CLOSED_APIS: Final = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY: Final = Path("/dev/shm")
@@ -240,8 +241,18 @@ def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _wait_until_gone(process.pid)
         for region in SHARED_MEMORY.glob(f"{memory}*"):
             region.unlink(missing_ok=True)
+
+
+def _wait_until_gone(group: int) -> None:
+    """Wait for killed processes that are not this one's children; the kernel takes a moment."""
+    deadline = time.monotonic() + GROUP_TIMEOUT_S
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
 
 
 def _parser() -> ArgumentParser:
