@@ -94,7 +94,7 @@ def latency_of(metrics_url: str) -> Latency:
     Raises:
         DemoError: the histogram is not there.
     """
-    with urlopen(metrics_url, timeout=10) as response:  # noqa: S310
+    with urlopen(metrics_url, timeout=10) as response:
         text = response.read().decode()
     cumulative: dict[float, float] = {}
     for family in text_string_to_metric_families(text):

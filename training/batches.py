@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpcsam.errors import DataError
-from training.augment import AugmentConfig, random_window
+from training.augment import AugmentConfig, window_with_entities
 from training.data import Sample
 from training.prompts import PromptMix, sample_prompt
 
@@ -130,11 +130,9 @@ class StepBatches(Dataset[Halves]):
     def _image(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, ...]:
         config = self.config
         for _ in range(WINDOW_ATTEMPTS):
-            window = random_window(sample, self.image_size, config.augment, rng)
-            labels = window.instances.numpy()
-            areas = np.bincount(labels.ravel())
-            areas[0] = 0
-            found = np.flatnonzero(areas >= config.min_area)
+            window, found = window_with_entities(
+                sample, self.image_size, config.augment, config.min_area, rng
+            )
             if len(found):
                 break
         else:
@@ -145,7 +143,7 @@ class StepBatches(Dataset[Halves]):
                 fix="lower batch.min_area or batch.augment.max_window",
             )
         chosen = rng.choice(found, config.entities, replace=len(found) < config.entities)
-        masks = labels == chosen[:, None, None]
+        masks = window.instances.numpy() == chosen[:, None, None]
         prompts = [
             sample_prompt(mask, config.styles[group % len(config.styles)], rng)
             for mask in masks
