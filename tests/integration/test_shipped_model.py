@@ -1,0 +1,112 @@
+"""The shipped base, exported and served for real, answers what torch answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cpcsam.checkpoint import load_base
+from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.contract import MASK_THRESHOLD
+from cpcsam.transforms import (
+    input_size_of,
+    pad_image,
+    resize_coords,
+    resize_image,
+    upscale_masks,
+)
+from serving.background import gateway_in_background
+from serving.gateway_config import GatewayConfig
+from serving.triton import launch_triton
+from training.metrics import iou_score
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "weights/vit_t"
+CLICKS = [(62.0, 76.0), (20.0, 30.0), (100.0, 40.0), (64.0, 10.0), (30.0, 110.0)]
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SegmentationClient]:
+    """A client of the gateway over the real Triton, which serves the exported base."""
+    build = tmp_path_factory.mktemp("build")
+    for words in (
+        ["export.merge", "--base", BASE, "--out", build / "merged"],
+        ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
+        ["export.repository", "--onnx", build / "onnx", "--out", build / "repository"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True
+        )
+    with launch_triton(build / "repository") as triton:
+        config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0)
+        with (
+            gateway_in_background(config) as gateway,
+            SegmentationClient(gateway.address) as connected,
+        ):
+            yield connected
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> np.ndarray:
+    with Image.open(ROOT / "docs/images/nuclei.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@torch.no_grad()
+def by_torch(image: np.ndarray, prompt: Prompt) -> tuple[np.ndarray, float]:
+    """Mask and predicted IoU of one prompt of clicks, without any server."""
+    model = load_base(BASE)
+    size, original = model.image_size, image.shape[:2]
+    input_size = input_size_of(original, size)
+    padded = torch.from_numpy(pad_image(resize_image(image, size), size))[None]
+    points = np.array(prompt.point_coords, np.float32)[None]
+    coords = torch.from_numpy(np.asarray(resize_coords(points, original, size)))[None]
+    labels = torch.tensor([[list(prompt.point_labels)]], dtype=torch.int32)
+    embeddings = model.encode_image(padded, torch.tensor([input_size], dtype=torch.int32))
+    masks, iou = model.decode_masks(
+        embeddings, *model.encode_prompts(embeddings, coords.float(), labels)
+    )
+    logits = upscale_masks(masks[0, :, 0].numpy(), input_size, original, size)
+    return logits[0] > MASK_THRESHOLD, float(iou[0, 0, 0])
+
+
+@pytest.mark.parametrize("crop", [(128, 128), (128, 90), (71, 128)], ids=str)
+def test_the_service_answers_what_torch_answers(
+    client: SegmentationClient, nuclei: np.ndarray, crop: tuple[int, int]
+) -> None:
+    image = np.ascontiguousarray(nuclei[: crop[0], : crop[1]])
+    prompt = Prompt(((60.0, 40.0), (10.0, 60.0)), (1, 0))
+    answer = client.segment(image, [prompt]).masks[0][0]
+    mask, score = by_torch(image, prompt)
+    assert mask.any()
+    assert iou_score(answer.array, mask) >= 0.999
+    assert answer.score == pytest.approx(score, abs=1e-4)
+
+
+def test_company_changes_no_answer(client: SegmentationClient, nuclei: np.ndarray) -> None:
+    """Padding, buckets, splitting and shared batches are invisible in the answers."""
+    prompts = [Prompt.click(*click) for click in CLICKS]
+    mixed = Prompt(((62.0, 76.0), (5.0, 5.0)), (1, 0), box=(40.0, 60.0, 85.0, 100.0))
+    many = [*prompts, mixed] * 4
+    mirrored = np.ascontiguousarray(nuclei[:, ::-1])
+    with ThreadPoolExecutor(6) as pool:
+        crowds = [pool.submit(client.segment, nuclei, many) for _ in range(3)]
+        others = [pool.submit(client.segment, mirrored, prompts[:2]) for _ in range(3)]
+        together = [future.result() for future in crowds]
+        for future in others:
+            assert future.result().masks[0][0].area != together[0].masks[0][0].area
+    for index, prompt in enumerate([*prompts, mixed]):
+        alone = client.segment(nuclei, [prompt]).masks[0][0]
+        for crowd in together:
+            for repeat in range(4):
+                found = crowd.masks[repeat * 6 + index][0]
+                assert iou_score(found.array, alone.array) >= 0.999
+                assert found.score == pytest.approx(alone.score, abs=1e-4)
