@@ -15,7 +15,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from cpcsam.contract import LOW_RES_FACTOR
-from cpcsam.model.capl import EntityModule, SiteCalibration, separate_heads
+from cpcsam.model.capl import NUM_SITES, EntityModule, SiteCalibration, separate_heads
 
 __all__ = ["DecoderTrace", "FusedAttention", "decode_masks", "two_way_transformer"]
 
@@ -160,7 +160,9 @@ def two_way_transformer(
     Returns:
         Tokens (B, P, T, C) and image (B, P, G·G, C).
     """
-    sites: list[SiteCalibration | None] = [None] * 5 if entity is None else list(entity.sites)  # type: ignore[arg-type]
+    sites: list[SiteCalibration | None] = [None] * NUM_SITES
+    if entity is not None:
+        sites = list(entity.sites)  # type: ignore[arg-type]  # a ModuleList forgets its type
     key_bias = ((1 - token_mask) * MASKED_LOGIT)[:, :, None, None, :].to(tokens.dtype)
     queries, keys, query_pe = tokens, image, tokens
     for index, layer in enumerate(transformer.layers):
