@@ -1,20 +1,23 @@
-"""Simulated annotations of one entity: clicks, boxes and their corrections."""
+"""Simulated annotations of one entity: clicks, boxes and coarse masks, some of them careless."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from cpcsam.contract import PointLabel
+from cpcsam.errors import ConfigError
 
 __all__ = [
     "MAX_SLOTS",
     "PromptMix",
     "central_pixel",
+    "coarse_mask",
     "jittered_box",
+    "pixel_at_edge",
     "pixel_inside",
     "pixel_outside",
     "pixel_wrong",
@@ -24,27 +27,81 @@ __all__ = [
 MAX_SLOTS = 4
 """Point slots of a simulated prompt; a box takes two."""
 
+COARSE_LOGIT = 6.0
+"""A coarse mask's logits are plus or minus this, about what SAM's own masks reach."""
+
 BoolMask = NDArray[np.bool_]
 Slots = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
 class PromptMix:
-    """Which annotations are drawn, as probabilities that sum to at most 1.
+    """How an annotator prompts an entity. The kinds' probabilities sum to at most 1.
 
     Attributes:
-        box: a box instead of clicks.
-        several: a box or click with further clicks; the rest are single clicks.
-        centre: of the first clicks, those in the entity's centre; the others are anywhere inside.
-        wrong: of the first clicks, those that miss the entity by a little.
+        box: probability of a box instead of clicks.
+        several: of a box or click with further clicks; the rest are single clicks.
+        mask: of a coarse mask beside the clicks or the box.
+        centre: of the first clicks, those in the entity's centre.
+        edge: of the first clicks, those just inside its border; the others are anywhere inside.
+        wrong: of the positive clicks, those that miss the entity by a little.
+        wrong_reach: by how many pixels at most, in the encoder's frame.
         box_jitter: standard deviation of every box side, in box sides.
+        box_loose: how much larger boxes are at most, in box sides.
+        box_shift: standard deviation of the whole box's place, in box sides.
+        mask_cells: cells a side of the grid in which a coarse mask is drawn.
+        mask_noise: standard deviation of the noise on each cell's coverage.
     """
 
     box: float = 0.25
     several: float = 0.15
+    mask: float = 0.0
     centre: float = 0.4
+    edge: float = 0.0
     wrong: float = 0.0
+    wrong_reach: int = 3
     box_jitter: float = 0.1
+    box_loose: float = 0.0
+    box_shift: float = 0.0
+    mask_cells: int = 16
+    mask_noise: float = 0.15
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside [0, 1], noise below 0 and a grid without cells."""
+        names = ("box", "several", "mask", "centre", "edge", "wrong")
+        shares = {name: getattr(self, name) for name in names}
+        shares |= {
+            "box + several": self.box + self.several,
+            "centre + edge": self.centre + self.edge,
+        }
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ConfigError.of(name, got=value, expected="from 0 to 1", fix="correct the mix")
+        least = {"mask_cells": 1}
+        noise = ("wrong_reach", "box_jitter", "box_loose", "box_shift", "mask_noise")
+        least |= dict.fromkeys(noise, 0)
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if not value >= lowest:
+                raise ConfigError.of(
+                    name, got=value, expected=f"{lowest} or more", fix="correct the mix"
+                )
+
+    def scaled(self, strength: float) -> PromptMix:
+        """Make the annotator more or less careless.
+
+        Args:
+            strength: factor of everything that departs from an accurate annotation; 0 leaves
+                accurate ones, 1 changes nothing.
+        """
+        return replace(
+            self,
+            wrong=min(1.0, self.wrong * strength),
+            box_jitter=self.box_jitter * strength,
+            box_loose=self.box_loose * strength,
+            box_shift=self.box_shift * strength,
+            mask_noise=self.mask_noise * strength,
+        )
 
 
 def central_pixel(mask: BoolMask) -> tuple[float, float]:
@@ -62,6 +119,12 @@ def pixel_inside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float
     return float(columns[chosen]), float(rows[chosen])
 
 
+def pixel_at_edge(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
+    """(X, Y) of a random pixel of the entity next to its border."""
+    border = mask & ~ndimage.binary_erosion(mask, iterations=2)
+    return pixel_inside(border, rng)
+
+
 def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
     """(X, Y) of a random pixel near the entity but not of it."""
     height, width = mask.shape
@@ -75,9 +138,9 @@ def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, floa
     return pixel_inside(candidates, rng)
 
 
-def pixel_wrong(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
-    """(X, Y) of a pixel that an annotator meant to be inside: just beyond the border."""
-    rim = ndimage.binary_dilation(mask, iterations=3) & ~mask
+def pixel_wrong(mask: BoolMask, rng: np.random.Generator, reach: int = 3) -> tuple[float, float]:
+    """(X, Y) of a pixel that an annotator meant to be inside: at most `reach` beyond the border."""
+    rim = ndimage.binary_dilation(mask, iterations=reach) & ~mask if reach else mask
     return pixel_inside(rim if rim.any() else mask, rng)
 
 
@@ -88,16 +151,63 @@ def _tight_box(mask: BoolMask) -> tuple[int, int, int, int]:
 
 
 def jittered_box(
-    mask: BoolMask, jitter: float, rng: np.random.Generator
+    mask: BoolMask,
+    jitter: float,
+    rng: np.random.Generator,
+    *,
+    loose: float = 0.0,
+    shift: float = 0.0,
 ) -> tuple[float, float, float, float]:
-    """XYXY box around the entity, every side moved by noise of `jitter` box sides."""
+    """XYXY box around the entity with noise in units of the box's sides.
+
+    Args:
+        mask: (S, S) bool.
+        jitter: standard deviation of every side, drawn one by one.
+        rng: decides everything.
+        loose: the box grows by a share drawn from 0 to this.
+        shift: standard deviation of the box's place.
+    """
     height, width = mask.shape
-    x0, y0, x1, y1 = _tight_box(mask)
-    spread = jitter * np.array([x1 - x0, y1 - y0, x1 - x0, y1 - y0])
-    moved = np.array([x0, y0, x1, y1]) + rng.normal(0, 1, 4) * spread
-    left, right = sorted(moved[[0, 2]].clip(0, width))
-    top, bottom = sorted(moved[[1, 3]].clip(0, height))
+    box = np.array(_tight_box(mask), np.float64)
+    sides = np.tile(box[2:] - box[:2], 2)
+    box += rng.normal(0, 1, 4) * jitter * sides
+    if loose:
+        box += rng.uniform(0, loose / 2) * sides * [-1, -1, 1, 1]
+    if shift:
+        box += np.tile(rng.normal(0, shift, 2), 2) * sides
+    left, right = sorted(box[[0, 2]].clip(0, width))
+    top, bottom = sorted(box[[1, 3]].clip(0, height))
     return float(left), float(top), max(float(right), left + 1), max(float(bottom), top + 1)
+
+
+def coarse_mask(
+    mask: BoolMask, mix: PromptMix, side: int, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Draw the entity's mask as a hurried annotator would, in a few large cells.
+
+    Args:
+        mask: (S, S) bool with at least one pixel.
+        mix: `mask_cells`, a divisor of `side`, and `mask_noise`.
+        side: 4G, cells a side of the result.
+        rng: decides the noise.
+
+    Returns:
+        (1, side, side) float32 logits, `mask_input` of the tensor contract.
+
+    Raises:
+        ConfigError: the cells do not fill the result.
+    """
+    cells = mix.mask_cells
+    if side % cells:
+        raise ConfigError.of(
+            "mask_cells", got=cells, expected=f"a divisor of {side}", fix="correct the mix"
+        )
+    block = len(mask) // cells
+    covered = mask.reshape(cells, block, cells, block).mean((1, 3))
+    noisy = covered + rng.normal(0, mix.mask_noise, covered.shape) * (covered > 0)
+    drawn = (noisy >= 0.5) | (covered == covered.max())
+    logits = np.where(drawn, COARSE_LOGIT, -COARSE_LOGIT).astype(np.float32)
+    return logits.repeat(side // cells, 0).repeat(side // cells, 1)[None]
 
 
 def sample_prompt(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> Slots:
@@ -116,7 +226,8 @@ def sample_prompt(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> S
     kind = rng.random()
     several = mix.box <= kind < mix.box + mix.several
     if kind < mix.box or (several and rng.random() < 0.5):
-        coords[:2] = np.reshape(jittered_box(mask, mix.box_jitter, rng), (2, 2))
+        box = jittered_box(mask, mix.box_jitter, rng, loose=mix.box_loose, shift=mix.box_shift)
+        coords[:2] = np.reshape(box, (2, 2))
         labels[:2] = PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT
         filled = 2
     else:
@@ -126,12 +237,21 @@ def sample_prompt(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> S
     if several:
         for slot in range(filled, rng.integers(filled + 1, MAX_SLOTS + 1)):
             inside = rng.random() < 0.5
-            coords[slot] = (pixel_inside if inside else pixel_outside)(mask, rng)
+            coords[slot] = _further_click(mask, mix, rng) if inside else pixel_outside(mask, rng)
             labels[slot] = PointLabel.FOREGROUND if inside else PointLabel.BACKGROUND
     return coords, labels
 
 
 def _first_click(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> tuple[float, float]:
     if rng.random() < mix.wrong:
-        return pixel_wrong(mask, rng)
-    return central_pixel(mask) if rng.random() < mix.centre else pixel_inside(mask, rng)
+        return pixel_wrong(mask, rng, mix.wrong_reach)
+    place = rng.random()
+    if place < mix.centre:
+        return central_pixel(mask)
+    return pixel_at_edge(mask, rng) if place < mix.centre + mix.edge else pixel_inside(mask, rng)
+
+
+def _further_click(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> tuple[float, float]:
+    if mix.wrong and rng.random() < mix.wrong:
+        return pixel_wrong(mask, rng, mix.wrong_reach)
+    return pixel_inside(mask, rng)

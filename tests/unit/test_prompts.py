@@ -1,16 +1,37 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cpcsam.contract import PointLabel
+from cpcsam.errors import ConfigError
 from training.prompts import (
+    COARSE_LOGIT,
     PromptMix,
     central_pixel,
+    coarse_mask,
     jittered_box,
+    pixel_at_edge,
     pixel_outside,
     pixel_wrong,
     sample_prompt,
+)
+
+CARELESS = PromptMix(
+    box=0.4,
+    several=0.4,
+    centre=0.3,
+    edge=0.3,
+    wrong=0.5,
+    wrong_reach=6,
+    box_jitter=0.2,
+    box_loose=0.4,
+    box_shift=0.3,
+    mask_noise=0.3,
 )
 
 
@@ -19,6 +40,23 @@ def ring() -> np.ndarray:
     y, x = np.mgrid[:40, :50]
     distance = np.hypot(y - 20, x - 25)
     return (distance < 12) & (distance > 5)
+
+
+def disc(radius: int = 40, side: int = 256) -> np.ndarray:
+    """A round entity in a frame of the encoder's size."""
+    y, x = np.mgrid[:side, :side]
+    return (x - 120) ** 2 + (y - 140) ** 2 <= radius**2
+
+
+def distance_to(mask: np.ndarray, point: tuple[float, float]) -> float:
+    """Pixels from a point to the nearest pixel of a mask."""
+    rows, columns = np.nonzero(mask)
+    return float(np.hypot(rows - point[1], columns - point[0]).min())
+
+
+def tight(mask: np.ndarray) -> np.ndarray:
+    """XYXY of the box without noise."""
+    return np.array(jittered_box(mask, 0.0, np.random.default_rng(0)))
 
 
 def at(mask: np.ndarray, point: tuple[float, float]) -> bool:
@@ -85,3 +123,245 @@ def test_wrong_share_is_respected() -> None:
         for seed in range(300)
     )
     assert 110 < missed < 190
+
+
+def test_edge_clicks_are_inside_and_next_to_the_border() -> None:
+    mask = disc()
+    for seed in range(50):
+        point = pixel_at_edge(mask, np.random.default_rng(seed))
+        assert at(mask, point)
+        assert distance_to(~mask, point) <= 2
+
+
+def test_an_entity_that_is_all_border_can_be_clicked_at_its_edge() -> None:
+    thin = np.zeros((20, 20), bool)
+    thin[4, 3:17] = True
+    full = np.ones((20, 20), bool)
+    for mask in (thin, full):
+        assert at(mask, pixel_at_edge(mask, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("reach", [1, 3, 10])
+def test_wrong_clicks_miss_by_at_most_their_reach(reach: int) -> None:
+    mask = disc()
+    misses = []
+    for seed in range(200):
+        point = pixel_wrong(mask, np.random.default_rng(seed), reach)
+        assert not at(mask, point)
+        misses.append(distance_to(mask, point))
+    assert max(misses) <= reach
+    assert max(misses) > reach - 1, "the reach is used"
+
+
+def test_wrong_clicks_without_reach_or_room_stay_inside() -> None:
+    full = np.ones((20, 20), bool)
+    assert at(disc(), pixel_wrong(disc(), np.random.default_rng(0), 0))
+    assert at(full, pixel_wrong(full, np.random.default_rng(0), 3))
+
+
+@pytest.mark.parametrize(
+    ("mix", "share"),
+    [
+        (PromptMix(box=0, several=0, centre=1.0), (1.0, 0.0, 0.0)),
+        (PromptMix(box=0, several=0, centre=0.0, edge=1.0), (0.0, 1.0, 0.0)),
+        (PromptMix(box=0, several=0, centre=0.5, edge=0.5, wrong=1.0), (0.0, 0.0, 1.0)),
+        (PromptMix(box=0, several=0, centre=0.3, edge=0.5, wrong=0.2), (0.24, 0.4, 0.2)),
+    ],
+)
+def test_first_clicks_fall_where_the_mix_says(
+    mix: PromptMix, share: tuple[float, float, float]
+) -> None:
+    mask, count = disc(), 400
+    found = np.zeros(3)
+    for seed in range(count):
+        coords, _ = sample_prompt(mask, mix, np.random.default_rng(seed))
+        point = tuple(coords[0])
+        found[0] += point == central_pixel(mask)
+        found[1] += at(mask, point) and distance_to(~mask, point) <= 2
+        found[2] += not at(mask, point)
+    # Of the clicks anywhere inside, some fall at the edge by chance: 2 of 40 pixels of radius.
+    anywhere = 1 - sum(share)
+    expected = np.array(share) + [0, 0.1 * anywhere, 0]
+    assert np.abs(found / count - expected).max() < 0.08
+    assert all(found[index] == 0 for index in range(3) if expected[index] == 0)
+
+
+def test_further_positive_clicks_may_be_wrong_too_and_negative_ones_never_are() -> None:
+    mask = disc()
+    mix = PromptMix(box=0, several=1, wrong=0.5, wrong_reach=5)
+    missed, positive = 0, 0
+    for seed in range(300):
+        coords, labels = sample_prompt(mask, mix, np.random.default_rng(seed))
+        for point, label in zip(coords[1:], labels[1:], strict=True):
+            if label == PointLabel.FOREGROUND:
+                positive += 1
+                missed += not at(mask, tuple(point))
+                assert distance_to(mask, tuple(point)) <= 5
+            if label == PointLabel.BACKGROUND:
+                assert not at(mask, tuple(point))
+    assert 0.35 < missed / positive < 0.65
+
+
+def test_loose_boxes_contain_the_entity_and_grow_by_at_most_their_share() -> None:
+    mask = disc()
+    around = tight(mask)
+    sides = np.tile(around[2:] - around[:2], 2)
+    growth = []
+    for seed in range(100):
+        box = np.array(jittered_box(mask, 0.0, np.random.default_rng(seed), loose=0.4))
+        out = (box - around) * [-1, -1, 1, 1] / sides
+        assert out.min() >= 0
+        growth.append(float((box[2] - box[0]) / sides[0] - 1))
+        assert np.allclose(out, growth[-1] / 2), "all sides alike"
+    assert max(growth) <= 0.4 and max(growth) > 0.3 and min(growth) < 0.1
+
+
+def test_shifted_boxes_keep_their_size_unless_the_image_ends() -> None:
+    mask = disc()
+    around = tight(mask)
+    sides = around[2:] - around[:2]
+    places = []
+    for seed in range(200):
+        box = np.array(jittered_box(mask, 0.0, np.random.default_rng(seed), shift=0.25))
+        assert (box[2:] - box[:2] <= sides + 1e-9).all()
+        inside = (box[:2] > 0) & (box[2:] < 256)
+        assert np.allclose((box[2:] - box[:2])[inside], sides[inside])
+        places += [*((box[:2] - around[:2]) / sides)[inside]]
+    assert 0.2 < np.std(places) < 0.3
+    outside = [
+        jittered_box(mask, 0.0, np.random.default_rng(seed), shift=5.0) for seed in range(50)
+    ]
+    for x0, y0, x1, y1 in outside:
+        assert 0 <= x0 < x1 <= 257 and 0 <= y0 < y1 <= 257
+
+
+def test_coarse_masks_are_blocks_that_overlap_the_entity() -> None:
+    mask = disc()
+    for seed in range(20):
+        logits = coarse_mask(mask, CARELESS, 64, np.random.default_rng(seed))
+        assert logits.shape == (1, 64, 64) and logits.dtype == np.float32
+        assert set(np.unique(logits)) == {-COARSE_LOGIT, COARSE_LOGIT}
+        blocks = logits.reshape(16, 4, 16, 4).transpose(0, 2, 1, 3).reshape(16, 16, 16)
+        assert (blocks == blocks[:, :, :1]).all()
+        drawn = np.kron(logits[0] > 0, np.ones((4, 4), bool))
+        assert (drawn & mask).any()
+        cells = mask.reshape(16, 16, 16, 16).any((1, 3))
+        assert not (blocks[:, :, 0] > 0)[~cells].any(), "nothing is drawn away from the entity"
+        overlap = 2 * (drawn & mask).sum() / (drawn.sum() + mask.sum())
+        assert overlap > 0.7
+
+
+def test_a_coarse_mask_without_noise_is_what_covers_half_a_cell() -> None:
+    mask = disc()
+    logits = coarse_mask(mask, PromptMix(mask_noise=0.0), 64, np.random.default_rng(0))
+    covered = mask.reshape(16, 16, 16, 16).mean((1, 3))
+    assert np.array_equal(logits[0, ::4, ::4] > 0, covered >= 0.5)
+
+
+def test_an_entity_smaller_than_a_cell_is_drawn_all_the_same() -> None:
+    small = np.zeros((256, 256), bool)
+    small[100:103, 50:52] = True
+    logits = coarse_mask(small, CARELESS, 64, np.random.default_rng(0))
+    assert (logits > 0).sum() == 16, "one cell of 4 by 4"
+    assert logits[0, 25, 12] > 0
+
+
+def test_strength_0_is_accurate() -> None:
+    mask, mix = disc(), CARELESS.scaled(0)
+    around = tight(mask)
+    kinds = set()
+    for seed in range(200):
+        coords, labels = sample_prompt(mask, mix, np.random.default_rng(seed))
+        kinds.update(labels)
+        if labels[0] == PointLabel.BOX_TOP_LEFT:
+            assert np.array_equal(coords[:2].ravel(), around)
+        for point, label in zip(coords, labels, strict=True):
+            if label in (PointLabel.FOREGROUND, PointLabel.BACKGROUND):
+                assert at(mask, tuple(point)) == (label == PointLabel.FOREGROUND)
+        accurate = coarse_mask(mask, mix, 64, np.random.default_rng(seed))
+        assert np.array_equal(accurate, coarse_mask(mask, mix, 64, np.random.default_rng(0)))
+    assert kinds == {-1, 0, 1, 2, 3}
+
+
+def test_strength_scales_the_noise_and_nothing_else() -> None:
+    assert CARELESS.scaled(1) == CARELESS
+    half = CARELESS.scaled(0.5)
+    assert half == replace(
+        CARELESS, wrong=0.25, box_jitter=0.1, box_loose=0.2, box_shift=0.15, mask_noise=0.15
+    )
+    assert CARELESS.scaled(4).wrong == 1.0, "a probability"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    top=st.integers(0, 250),
+    left=st.integers(0, 250),
+    height=st.integers(1, 256),
+    width=st.integers(1, 256),
+    strength=st.floats(0, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_any_entity_and_strength_give_a_prompt_within_the_frame_decided_by_the_seed(
+    top: int, left: int, height: int, width: int, strength: float, seed: int
+) -> None:
+    mask = np.zeros((256, 256), bool)
+    mask[top : top + height, left : left + width] = True
+    mix = CARELESS.scaled(strength)
+
+    def draw() -> tuple[np.ndarray, ...]:
+        rng = np.random.default_rng(seed)
+        return (*sample_prompt(mask, mix, rng), coarse_mask(mask, mix, 64, rng))
+
+    coords, labels, logits = draw()
+    for first, second in zip((coords, labels, logits), draw(), strict=True):
+        assert np.array_equal(first, second)
+    # A box is at least one pixel wide, so the far corner of one beyond the image is one beyond it.
+    assert (coords >= 0).all() and (coords <= 257).all()
+    assert labels[0] in (PointLabel.FOREGROUND, PointLabel.BOX_TOP_LEFT)
+    empty = labels == PointLabel.EMPTY
+    assert (np.diff(empty.astype(int)) >= 0).all(), "empty slots come last"
+    assert (np.kron(logits[0] > 0, np.ones((4, 4), bool)) & mask).any()
+
+
+def test_seeds_differ() -> None:
+    drawn = {
+        sample_prompt(disc(), CARELESS, np.random.default_rng(seed))[0].tobytes()
+        for seed in range(50)
+    }
+    assert len(drawn) > 45
+
+
+@pytest.mark.parametrize(
+    ("bad", "name"),
+    [
+        ({"box": 1.2, "several": 0.0}, "box"),
+        ({"several": -0.1}, "several"),
+        ({"mask": 2.0}, "mask"),
+        ({"wrong": float("nan")}, "wrong"),
+        ({"box": 0.6, "several": 0.6}, r"box \+ several"),
+        ({"centre": 0.7, "edge": 0.7}, r"centre \+ edge"),
+        ({"centre": -0.4, "edge": 0.8}, "centre"),
+        ({"centre": 0.8, "edge": -0.4}, "edge"),
+        ({"wrong_reach": -1}, "wrong_reach"),
+        ({"box_jitter": -0.1}, "box_jitter"),
+        ({"box_loose": -0.1}, "box_loose"),
+        ({"box_shift": -0.1}, "box_shift"),
+        ({"mask_noise": -0.1}, "mask_noise"),
+        ({"mask_noise": float("nan")}, "mask_noise"),
+        ({"mask_cells": 0}, "mask_cells"),
+    ],
+)
+def test_bad_mixes_are_refused_by_name(bad: dict[str, float], name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: got"):
+        PromptMix(**bad)  # type: ignore[arg-type]
+
+
+def test_a_negative_strength_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got -"):
+        CARELESS.scaled(-1)
+
+
+@pytest.mark.parametrize("cells", [24, 128])
+def test_cells_that_do_not_fill_the_grid_are_refused(cells: int) -> None:
+    with pytest.raises(ConfigError, match=f"^mask_cells: got {cells}, expected a divisor of 64"):
+        coarse_mask(disc(), PromptMix(mask_cells=cells), 64, np.random.default_rng(0))
