@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 
+from cpcsam.contract import EMBED_DIM, grid_size
+from cpcsam.model.sam import CpcSam
+from cpcsam.model.sizes import build_sam
 from training.batches import BatchConfig, Halves, StepBatches
 from training.data import Sample
 from training.learner import Learner, ModelConfig, OptimizerConfig, new_learner
 
-from .model_factory import noisy_sam
+from .model_factory import fill_with_noise, noisy_sam
 
 DISCS = ((40, 44, 14), (100, 40, 18), (60, 120, 20), (130, 130, 16))
+MINIATURE = 64
 
 
 def discs(seed: int = 0, side: int = 160) -> Sample:
@@ -37,23 +43,59 @@ def write_pair(folder: Path, sample: Sample) -> tuple[Path, Path]:
     return paths
 
 
-def tiny_batches(steps: int = 4) -> StepBatches:
+def tiny_batches(steps: int = 4, image_size: int = 256) -> StepBatches:
     """One window of two entities with two prompt groups in each half."""
     config = BatchConfig(images=1, entities=2, groups=2)
-    return StepBatches([discs(0), discs(1)], 256, config, seed=3, steps=steps)
+    return StepBatches([discs(0), discs(1)], image_size, config, seed=3, steps=steps)
 
 
-def tiny_halves() -> Halves:
+def tiny_halves(image_size: int = 256) -> Halves:
     """The first batch of `tiny_batches`."""
-    return tiny_batches()[0]
+    return tiny_batches(image_size=image_size)[0]
 
 
 def tiny_learner(
-    config: ModelConfig | None = None, optimizer: OptimizerConfig | None = None
+    config: ModelConfig | None = None,
+    optimizer: OptimizerConfig | None = None,
+    *,
+    double: bool = False,
 ) -> Learner:
-    """vit_t of one block, with random weights, prepared for training."""
-    model = noisy_sam()
-    model.sam.image_encoder.blocks = model.sam.image_encoder.blocks[:1]
-    return new_learner(
-        model, config or ModelConfig(), optimizer or OptimizerConfig(), seed=0, bf16=False
+    """vit_t of one block, with random weights, prepared for training.
+
+    With `double` a model of `MINIATURE` pixels in float64, every weight filled with noise: far
+    from the identity, with |C| away from its kink at 0.
+    """
+    if double:
+        model = _miniature_sam()
+    else:
+        model = noisy_sam()
+        model.sam.image_encoder.blocks = model.sam.image_encoder.blocks[:1]
+    learner = new_learner(
+        model,
+        config or ModelConfig(),
+        optimizer or OptimizerConfig(),
+        seed=0,
+        bf16=False,
+        dtype=torch.float64 if double else torch.float32,
     )
+    if double:
+        fill_with_noise(model, seed=2, scale=0.3)
+    return learner
+
+
+def _miniature_sam() -> CpcSam:
+    torch.manual_seed(0)
+    sam = build_sam("vit_t")
+    side = grid_size(MINIATURE)
+    sam.image_encoder = ImageEncoderViT(
+        img_size=MINIATURE,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        out_chans=EMBED_DIM,
+        use_rel_pos=True,
+        global_attn_indexes=(0,),
+    )
+    sam.prompt_encoder = PromptEncoder(EMBED_DIM, (side, side), (MINIATURE, MINIATURE), 16)
+    fill_with_noise(sam, seed=0)
+    return CpcSam(sam.eval())

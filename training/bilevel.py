@@ -10,7 +10,7 @@ training half-batch with φ frozen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,6 +23,7 @@ from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
 from training.batches import Halves, PromptBatch
+from training.distributed import average_
 from training.losses import CaplTerms, LossConfig, SamTerms, capl_terms, sam_terms
 
 __all__ = [
@@ -94,16 +95,27 @@ class Forward(nn.Module):
 
     def forward(self, batch: PromptBatch) -> Predictions:
         """Encode the windows and decode every prompt."""
-        size = batch.image.shape[-1]
-        input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32)
+        size, device = batch.image.shape[-1], batch.image.device
+        input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32, device=device)
         trace = DecoderTrace()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             embeddings = self.model.encode_image(batch.image, input_size)
             sparse, token_mask = self.model.encode_prompts(
                 embeddings, batch.point_coords, batch.point_labels
             )
-            masks, iou = self.model.decode_masks(embeddings, sparse, token_mask, trace=trace)
+            dense = self._dense(batch)
+            masks, iou = self.model.decode_masks(embeddings, sparse, token_mask, dense, trace)
         return Predictions(masks, iou, token_mask, trace)
+
+    def _dense(self, batch: PromptBatch) -> Tensor | None:
+        """Dense embeddings, SAM's "no mask" where a prompt has none; None without coarse masks."""
+        if batch.mask_input is None or batch.has_mask is None:
+            return None
+        dtype = self.model.sam.pixel_mean.dtype
+        drawn = self.model.encode_masks(batch.mask_input.to(dtype))
+        return torch.where(
+            batch.has_mask[:, :, None, None, None], drawn, self.model.no_mask_embedding()
+        )
 
     def with_parameters(self, parameters: Mapping[str, Tensor], batch: PromptBatch) -> Predictions:
         """The same pass with some of the model's parameters, keyed by name, replaced."""
@@ -184,36 +196,73 @@ class Group:
     optimizer: torch.optim.Optimizer
     clip_norm: float
 
-    def apply(self, loss: Tensor, what: str) -> float:
-        """Take one optimiser step down the loss; return the gradient's norm before clipping.
+    def apply(
+        self,
+        objective: Callable[[PromptBatch], SamTerms | CaplTerms],
+        chunks: Sequence[PromptBatch],
+        what: str,
+    ) -> dict[str, float]:
+        """Take one optimiser step down an objective's mean over chunks and over processes.
+
+        Args:
+            objective: the loss of a chunk, with its terms.
+            chunks: this process's share of a half-batch, in parts of as many images each.
+            what: name of the loss, for errors.
+
+        Returns:
+            The means of the terms by name, and `gradient`, its norm before clipping.
 
         Raises:
             TrainingError: loss or gradient is not finite; nothing was updated.
         """
         parameters = list(self.parameters.values())
-        gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
-        if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
+        means: list[Tensor] = []
+        names: list[str] = []
+        for chunk in chunks:
+            terms = vars(objective(chunk))
+            names = list(terms)
+            gradients = torch.autograd.grad(terms["total"], parameters, materialize_grads=True)
+            parts = *gradients, torch.stack([term.detach() for term in terms.values()])
+            shares = [part / len(chunks) for part in parts]
+            means = list(map(torch.add, means, shares)) if means else shares
+        average_(means)
+        *mean_gradients, mean_terms = means
+        figures = dict(zip(names, mean_terms.tolist(), strict=True))
+        norm = float(torch.stack([gradient.norm() for gradient in mean_gradients]).norm())
+        if not (math.isfinite(figures["total"]) and math.isfinite(norm)):
             raise TrainingError.of(
                 f"{what} loss",
-                got=f"{float(loss.detach())} with a gradient of norm {norm}",
+                got=f"{figures['total']} with a gradient of norm {norm}",
                 expected="finite numbers",
                 fix="lower optimizer.lr or optimizer.lr_capl, or use precision=float32",
             )
         scale = min(1.0, self.clip_norm / max(norm, 1e-12))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, mean_gradients, strict=True):
             parameter.grad = gradient * scale
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+        return {**figures, "gradient": norm}
 
 
 def bilevel_step(
-    forward: Forward, theta: Group, phi: Group, halves: Halves, config: BilevelConfig
+    forward: Forward,
+    theta: Group,
+    phi: Group,
+    halves: Halves,
+    config: BilevelConfig,
+    accumulate: int = 1,
 ) -> dict[str, float]:
     """Update φ and θ once each, in the configured order (φ `capl_steps` times).
 
     An empty group is left out, which gives plain fine-tuning or CaPL alone.
+
+    Args:
+        forward: the model.
+        theta: what the training half updates.
+        phi: what the held-out half updates.
+        halves: this process's share of the batch.
+        config: how the two take turns.
+        accumulate: chunks that a half is computed in, one after the other; 1 with unrolling.
 
     Returns:
         The terms of both losses and the gradients' norms, by name.
@@ -222,29 +271,29 @@ def bilevel_step(
         TrainingError: a loss or gradient is not finite.
     """
     figures: dict[str, float] = {}
+    losses = config.losses
 
     def update_capl() -> None:
-        for _ in range(config.capl_steps if phi.parameters else 0):
-            adapted = unroll(forward, theta.parameters, halves.training, config)
-            with frozen(theta.parameters.values()):
-                predictions = forward.with_parameters(adapted, halves.held_out)
-                terms = capl_objective(predictions, halves.held_out, config.losses)
-                norm = phi.apply(terms.total, "CaPL")
-            figures.update(_figures("capl", terms), capl_gradient=norm)
+        adapted = unroll(forward, theta.parameters, halves.training, config)
+        with frozen(theta.parameters.values()):
+            terms = phi.apply(
+                lambda part: capl_objective(forward.with_parameters(adapted, part), part, losses),
+                halves.held_out.chunks(accumulate),
+                "CaPL",
+            )
+        figures.update({f"capl_{name}": value for name, value in terms.items()})
 
     def update_sam() -> None:
-        if theta.parameters:
-            with frozen(phi.parameters.values()):
-                predictions = forward(halves.training)
-                terms = sam_objective(predictions, halves.training, config.losses)
-                norm = theta.apply(terms.total, "SAM")
-            figures.update(_figures("sam", terms), sam_gradient=norm)
+        with frozen(phi.parameters.values()):
+            terms = theta.apply(
+                lambda part: sam_objective(forward(part), part, losses),
+                halves.training.chunks(accumulate),
+                "SAM",
+            )
+        figures.update({f"sam_{name}": value for name, value in terms.items()})
 
-    turns = [update_capl, update_sam]
-    for update in turns if config.order == "capl_first" else reversed(turns):
+    capl = [update_capl] * (config.capl_steps if phi.parameters else 0)
+    sam = [update_sam] if theta.parameters else []
+    for update in [*capl, *sam] if config.order == "capl_first" else [*sam, *capl]:
         update()
     return figures
-
-
-def _figures(prefix: str, terms: SamTerms | CaplTerms) -> dict[str, float]:
-    return {f"{prefix}_{name}": float(value.detach()) for name, value in vars(terms).items()}

@@ -47,6 +47,7 @@ class ModelConfig:
         lora: where LoRA goes; `lora.rank=0` leaves it out.
         capl: what CaPL is made of; null leaves it out.
         unfreeze: parts of the mask decoder that learn with all their weights.
+        full_finetuning: all of SAM learns instead; LoRA must be left out.
     """
 
     base: Path = Path("weights/vit_t")
@@ -54,6 +55,17 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     capl: CaplConfig | None = field(default_factory=CaplConfig)
     unfreeze: tuple[str, ...] = UNFREEZE
+    full_finetuning: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse LoRA on weights that learn themselves."""
+        if self.full_finetuning and self.lora.rank:
+            raise ConfigError.of(
+                "model.lora.rank",
+                got=self.lora.rank,
+                expected="0 with full_finetuning",
+                fix="set model.lora.rank=0",
+            )
 
 
 @dataclass(frozen=True)
@@ -150,7 +162,7 @@ class Learner:
             ConfigError: the run was begun with another configuration.
         """
         try:
-            saved = torch.load(path, weights_only=True)
+            saved = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # a damaged pickle can raise anything
             raise _unreadable(path, error) from error
         try:
@@ -215,9 +227,25 @@ def schedule(config: OptimizerConfig, progress: float) -> float:
 
 
 def new_learner(
-    model: CpcSam, config: ModelConfig, optimizer: OptimizerConfig, *, seed: int, bf16: bool
+    model: CpcSam,
+    config: ModelConfig,
+    optimizer: OptimizerConfig,
+    *,
+    seed: int,
+    bf16: bool,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> Learner:
     """Add CaPL and LoRA to a base, in place, and mark what learns.
+
+    Args:
+        model: the base, on the CPU.
+        config: what is added and what learns.
+        optimizer: its recipe.
+        seed: decides the initial weights, the same on every device and in every precision.
+        bf16: run the model in mixed precision.
+        dtype: of the weights, float32 or float64.
+        device: where they go; None stays on the CPU.
 
     Raises:
         ConfigError: an unknown part to unfreeze, or LoRA on layers that do not exist.
@@ -226,7 +254,10 @@ def new_learner(
     torch.manual_seed(seed)
     inject_lora(model, config.lora)
     model.capl = None if config.capl is None else CaPL(config.capl)
-    prefixes = tuple(f"sam.mask_decoder.{_require_part(model, part)}." for part in config.unfreeze)
+    model.to(device, dtype)
+    model.sam.prompt_encoder.pe_layer.float()  # SAM lays its grid of positions in float32
+    parts = tuple(f"sam.mask_decoder.{_require_part(model, part)}." for part in config.unfreeze)
+    prefixes = ("sam.",) if config.full_finetuning else parts
     theta, phi = {}, {}
     for name, parameter in model.named_parameters():
         if name.startswith("capl."):

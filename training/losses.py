@@ -1,7 +1,8 @@
 """The objectives: L_seg, best-of-multimask selection, L_task (Eq. 1), L_entity (Eq. 2) and Eq. 3.
 
 Eq. 1 and Eq. 3 are sums over entities and prompt groups. Here they are means, so that β and the
-learning rates mean the same for any number of entities, groups and images.
+learning rates mean the same for any number of entities, groups and images. Every term is a mean
+over images: parts of a batch, of as many images each, have the batch's loss as their mean.
 """
 
 from __future__ import annotations
@@ -192,7 +193,10 @@ def attention_loss(attention: Tensor, targets: Tensor, config: LossConfig) -> Te
 
 
 def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
-    """Mean |C| over sites, heads, image positions and the tokens that exist.
+    """Mean |C| over sites, heads, image positions and the tokens that exist, then over prompts.
+
+    A prompt of few tokens weighs as much as one of many, so that a batch's value is the mean of
+    its images' and may be averaged over parts of the batch.
 
     Args:
         biases: calibrations C, one (B, P, heads, T, G·G) a site.
@@ -206,7 +210,7 @@ def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
     outputs = biases[0].shape[-2] - token_mask.shape[-1]
     valid = F.pad(_full_precision(token_mask), (outputs, 0), value=1.0)
     per_token = torch.stack([_full_precision(bias).abs().mean((2, 4)) for bias in biases]).mean(0)
-    return (per_token * valid).sum() / valid.sum()
+    return ((per_token * valid).sum(-1) / valid.sum(-1)).mean()
 
 
 def sam_terms(

@@ -17,7 +17,14 @@ from training.augment import whole_window
 from training.data import Sample
 from training.prompts import central_pixel
 
-__all__ = ["OneClickResult", "OneClickScores", "dice_score", "iou_score", "one_click"]
+__all__ = [
+    "OneClickResult",
+    "OneClickScores",
+    "dice_score",
+    "iou_score",
+    "one_click",
+    "to_size",
+]
 
 BoolMask = NDArray[np.bool_]
 
@@ -116,7 +123,7 @@ def one_click(
             low_res_masks, iou = model.decode_masks(
                 embeddings, *model.encode_prompts(embeddings, coords, point_labels)
             )
-            masks = _to_size(low_res_masks[0, :, :1], model.image_size, side)[:, 0]
+            masks = to_size(low_res_masks[0, :, :1], model.image_size, side)[:, 0]
             for label, click, mask, iou_prediction in zip(
                 chunk, clicks, masks, iou[0, :, 0], strict=True
             ):
@@ -132,7 +139,7 @@ def one_click(
                 )
 
 
-def _to_size(low_res_masks: Tensor, image_size: int, side: int) -> BoolMask:
+def to_size(low_res_masks: Tensor, image_size: int, side: int) -> BoolMask:
     """Upscale logits to S, then to the square sample, and threshold (SAM's postprocess_masks)."""
     shown = F.interpolate(low_res_masks.float(), (image_size, image_size), mode="bilinear")
     original = F.interpolate(shown, (side, side), mode="bilinear")

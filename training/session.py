@@ -1,85 +1,42 @@
-"""A training run: its configuration, its loop, its checkpoints and its best model."""
+"""A training run: its loop, its checkpoints and its best model."""
 
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cpcsam.checkpoint import base_digest, load_base, save_run
-from cpcsam.config import to_dict
+from cpcsam.checkpoint import load_base, save_run
 from cpcsam.errors import ConfigError
-from training.batches import BatchConfig, Halves, StepBatches
-from training.bilevel import BilevelConfig, bilevel_step
-from training.data import Sample, digest_samples
-from training.learner import Learner, ModelConfig, OptimizerConfig, new_learner
+from training.batches import Halves, StepBatches
+from training.bilevel import bilevel_step
+from training.data import Sample
+from training.distributed import (
+    barrier,
+    gather,
+    is_main,
+    largest,
+    part,
+    process_count,
+    training_device,
+)
+from training.learner import Learner, new_learner
 from training.metrics import OneClickScores, one_click
-from training.sources import DataConfig, read_source, validation_windows
+from training.recompute import recompute_blocks
+from training.settings import TrainConfig, run_record
+from training.sources import read_source, validation_windows
+from training.stream import stream
 
-__all__ = ["TrainConfig", "TrainResult", "train"]
-
-FREE_TO_CHANGE = ("resume", "overwrite", "max_minutes", "workers")
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """One training run.
-
-    Attributes:
-        name: the run's folder below `out`.
-        out: where runs are kept.
-        seed: decides CaPL's and LoRA's initial weights and every batch.
-        steps: bi-level steps.
-        max_minutes: stop earlier after so long; the schedule then follows the clock. null for
-            no limit.
-        precision: bfloat16 runs the model in mixed precision.
-        workers: processes that prepare batches; 0 prepares them in the training process.
-        evaluate_every: steps between validations; there is always one at the end.
-        checkpoint_every: steps between saves of the full state.
-        resume: go on where the run stopped; a run that never began begins.
-        overwrite: begin anew although the run exists.
-    """
-
-    name: str
-    out: Path = Path("runs")
-    seed: int = 0
-    steps: int = 1000
-    max_minutes: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    workers: int = 1
-    evaluate_every: int = 100
-    checkpoint_every: int = 100
-    resume: bool = False
-    overwrite: bool = False
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    bilevel: BilevelConfig = field(default_factory=BilevelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse counts below one."""
-        for name in ("steps", "evaluate_every", "checkpoint_every", "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and not (value >= 1 or (name == "max_minutes" and value > 0)):
-                raise ConfigError.of(
-                    name, got=value, expected="at least 1", fix="correct the value"
-                )
-
-    @property
-    def folder(self) -> Path:
-        """Where the run writes: `best`, `last.pt` and `tensorboard`."""
-        return self.out / self.name
+__all__ = ["TrainResult", "train"]
 
 
 @dataclass(frozen=True)
@@ -100,18 +57,22 @@ class TrainResult:
 
 
 def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) -> TrainResult:
-    """Run or resume a training.
+    """Run or resume a training, in one process or in all of a `process_group`.
 
     Args:
         config: the run.
-        interrupted: asked after every step; once true, the state is saved and training ends.
+        interrupted: asked after every step; once true in any process, the state is saved and
+            training ends in all of them.
 
     Raises:
-        ConfigError: the run exists, or was begun with another configuration.
+        ConfigError: the run exists, was begun with another configuration, or its images cannot
+            be dealt out to the processes.
         ArtifactError: the base or the saved state cannot be used.
         DataError: the images cannot be used.
-        TrainingError: a loss is no longer finite; `last.pt` and `best` stay as they were.
+        TrainingError: a loss is no longer finite, or a process that is needed died; `last.pt`
+            and `best` stay as they were.
     """
+    config.require_equal_parts(process_count())
     last = config.folder / "last.pt"
     exists = last.exists() or (config.folder / "best").exists()
     if exists and not (config.resume or config.overwrite):
@@ -128,35 +89,40 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
         config.data.window,
         config.data.max_windows,
     )
-    record = _record(config, samples)
-    model = load_base(config.model.base, image_size=config.model.image_size)
-    learner = new_learner(
-        model,
-        config.model,
-        config.optimizer,
-        seed=config.seed,
-        bf16=config.precision == "bfloat16",
-    )
-    if config.resume and last.exists():
+    record = run_record(config, samples)
+    learner = _learner(config)
+    resumed = config.resume and last.exists()
+    if resumed:
         learner.restore(last, record)
-    else:
-        _clear(config.folder)
+    _require_same_step(config, learner)
+    if is_main():
+        _tidy(config.folder)
+        if not resumed:
+            _clear(config.folder)
     batches = StepBatches(
-        samples, model.image_size, config.batch, seed=config.seed, steps=config.steps
+        samples,
+        learner.model.image_size,
+        config.batch,
+        seed=config.seed,
+        steps=config.steps,
+        part=part(config.batch.images),
     )
-    with SummaryWriter(config.folder / "tensorboard", purge_step=learner.step) as writer:
+    with _writer(config, learner) as writer:
         return Session(config, learner, validation, record, writer).run(batches, interrupted)
 
 
 @dataclass
 class Session:
-    """One stretch of a run, from its start or resumption to its end or interruption."""
+    """One stretch of a run, from its start or resumption to its end or interruption.
+
+    Of several processes the main one alone has a writer, shows progress and writes files.
+    """
 
     config: TrainConfig
     learner: Learner
     validation: list[Sample]
     record: dict[str, Any]
-    writer: SummaryWriter
+    writer: SummaryWriter | None
 
     def run(self, batches: StepBatches, interrupted: Callable[[], bool]) -> TrainResult:
         """Train to the end of the run, of its time or to an interruption."""
@@ -165,11 +131,17 @@ class Session:
         if learner.step == 0:
             learner.base_dice = self._validate().dice
         finished = self._progress() >= 1
-        bar = tqdm(total=config.steps, initial=learner.step, desc=config.name, unit="step")
-        with bar:
-            for halves in _stream(batches, learner.step, config.workers) if not finished else ():
+        ahead = stream(batches, learner.step, config.workers, training_device())
+        with tqdm(
+            total=config.steps,
+            initial=learner.step,
+            desc=config.name,
+            unit="step",
+            disable=not is_main(),
+        ) as bar:
+            for halves in ahead if not finished else ():
                 figures = self._step(halves)
-                learner.elapsed_s = time.monotonic() - began
+                learner.elapsed_s, stop = largest(time.monotonic() - began, float(interrupted()))
                 bar.update()
                 bar.set_postfix(
                     {
@@ -178,13 +150,14 @@ class Session:
                         if "_gradient" not in name and "total" not in name
                     }
                 )
-                finished, stop = self._progress() >= 1, interrupted()
+                finished = self._progress() >= 1
                 if finished or learner.step % config.evaluate_every == 0:
                     self._keep_best(bar)
                 if finished or stop or learner.step % config.checkpoint_every == 0:
-                    learner.save(config.folder / "last.pt", self.record)
+                    self._checkpoint()
                 if finished or stop:
                     break
+        barrier()  # what was saved can be read by every process that returns
         return TrainResult(learner.step, finished, learner.base_dice, learner.best_dice)
 
     def _progress(self) -> float:
@@ -199,16 +172,27 @@ class Session:
         factor = learner.set_learning_rates(
             config.optimizer, min(1.0, self._progress() + half_a_step)
         )
-        figures = bilevel_step(learner.forward, learner.theta, learner.phi, halves, config.bilevel)
+        figures = bilevel_step(
+            learner.forward, learner.theta, learner.phi, halves, config.bilevel, config.accumulate
+        )
         learner.step += 1
-        for name, value in {**figures, "learning_rate_factor": factor}.items():
-            self.writer.add_scalar(name, value, learner.step)
+        self._log({**figures, "learning_rate_factor": factor})
         return figures
 
+    def _log(self, figures: Mapping[str, float]) -> None:
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(name, value, self.learner.step)
+
+    def _checkpoint(self) -> None:
+        if is_main():
+            self.learner.save(self.config.folder / "last.pt", self.record)
+
     def _validate(self) -> OneClickScores:
-        results = list(
-            one_click(self.learner.model, self.validation, min_area=self.config.data.min_area)
-        )
+        """Score the validation windows, each process its part of them."""
+        windows = self.validation[part(len(self.validation))]
+        scored = one_click(self.learner.model, windows, min_area=self.config.data.min_area)
+        results = gather([replace(result, mask=result.mask[:0]) for result in scored])
         if not results:
             raise ConfigError.of(
                 "data.validation",
@@ -217,23 +201,27 @@ class Session:
                 fix="give other images or lower data.min_area",
             )
         scores = OneClickScores.of(results)
-        self.writer.add_scalar("validation_dice", scores.dice, self.learner.step)
-        self.writer.add_scalar("validation_iou", scores.iou, self.learner.step)
+        self._log({"validation_dice": scores.dice, "validation_iou": scores.iou})
         return scores
 
     def _keep_best(self, bar: tqdm[Any]) -> None:
         """Validate, and publish the model where it is the best so far."""
-        config, learner = self.config, self.learner
+        learner = self.learner
         scores = self._validate()
         better = scores.dice > learner.best_dice
+        learner.best_dice = max(scores.dice, learner.best_dice)
+        if not is_main():
+            return
         bar.write(
             f"step {learner.step}: validation Dice {scores.dice:.4f} (base "
             f"{learner.base_dice:.4f}){', best' if better else ''}",
             file=sys.stderr,
         )
-        if not better:
-            return
-        learner.best_dice = scores.dice
+        if better:
+            self._publish(scores)
+
+    def _publish(self, scores: OneClickScores) -> None:
+        config, learner = self.config, self.learner
         save_run(
             learner.model,
             config.folder / "best",
@@ -249,14 +237,50 @@ class Session:
         )
 
 
-def _record(config: TrainConfig, samples: list[Sample]) -> dict[str, Any]:
-    """What a run is, as plain data: what may change between its sessions is left out."""
-    record: dict[str, Any] = {
-        key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
-    }
-    record["base_sha256"] = base_digest(config.model.base)
-    record["train_sha256"] = digest_samples(samples)
-    return record
+def _learner(config: TrainConfig) -> Learner:
+    model = load_base(config.model.base, image_size=config.model.image_size)
+    if config.gradient_checkpointing:
+        recompute_blocks(model)
+    return new_learner(
+        model,
+        config.model,
+        config.optimizer,
+        seed=config.seed,
+        bf16=config.precision == "bfloat16",
+        dtype=torch.float64 if config.precision == "float64" else torch.float32,
+        device=training_device(),
+    )
+
+
+def _require_same_step(config: TrainConfig, learner: Learner) -> None:
+    """Refuse processes that found different states, as on machines without a common folder."""
+    last, first = (abs(int(step)) for step in largest(learner.step, -learner.step))
+    if last != first:
+        raise ConfigError.of(
+            "out",
+            got=f"{config.folder}, in which processes found the states of steps {first} and {last}",
+            expected="one folder that all processes see",
+            fix="set out to a shared folder",
+        )
+
+
+def _writer(config: TrainConfig, learner: Learner) -> AbstractContextManager[SummaryWriter | None]:
+    if not is_main():
+        return nullcontext()
+    return SummaryWriter(config.folder / "tensorboard", purge_step=learner.step)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a killed session was writing; put back a `best` that it had set aside."""
+    best = folder / "best"
+    for aside in folder.glob(".best.old.*/best"):
+        if not best.exists():
+            aside.rename(best)
+    for path in [*folder.glob(".best.*"), *folder.glob(".last.pt.*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _clear(folder: Path) -> None:
@@ -265,24 +289,3 @@ def _clear(folder: Path) -> None:
     for name in ("best", "tensorboard"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
-
-
-def _stream(batches: StepBatches, start: int, workers: int) -> Iterator[Halves]:
-    if start < len(batches):
-        batches[start]  # what cannot be drawn is refused here, in one line, not by a worker
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start, len(batches)),
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            worker_init_fn=_leave_signals_to_parent,
-        )
-    )
-
-
-def _leave_signals_to_parent(_: int) -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

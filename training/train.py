@@ -10,7 +10,9 @@ from pathlib import Path
 
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.config import load_config
-from training.session import TrainConfig, TrainResult, train
+from training.distributed import is_main, process_count, process_group
+from training.session import TrainResult, train
+from training.settings import TrainConfig
 
 __all__ = ["main"]
 
@@ -20,6 +22,7 @@ EXAMPLES = """examples:
   python -m training.train training/configs/bbbc038.yaml model.lora.rank=8 bilevel.capl_steps=5
   python -m training.train training/configs/bbbc038.yaml resume=true        after a kill
   python -m training.train training/configs/bbbc038.yaml model.capl=null name=lora_only
+  torchrun --nproc-per-node 8 -m training.train training/configs/bbbc038.yaml batch.images=16
   tensorboard --logdir runs                                                 watch the losses
 """
 INTERRUPTED = 130
@@ -27,12 +30,17 @@ INTERRUPTED = 130
 
 @contextmanager
 def _graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a question that is answered with yes."""
+    """Turn the first SIGINT or SIGTERM into a question that is answered with yes.
+
+    A second one ends a lone process at once. One of several may get the same signal twice, from
+    the scheduler and through torchrun, so there it is no sign of impatience.
+    """
     received: list[int] = []
 
     def remember(number: int, _: object) -> None:
         received.append(number)
-        signal.signal(number, signal.default_int_handler)
+        if process_count() == 1:
+            signal.signal(number, signal.default_int_handler)
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -52,9 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         config = load_config(TrainConfig, options.config, options.overrides)
-        with _graceful_stop() as interrupted:
+        with process_group(), _graceful_stop() as interrupted:
             results.append(train(config, interrupted))
-        _report(config, results[0])
+            if is_main():
+                _report(config, results[0])
 
     code = exit_code_of(command, PROG)
     return INTERRUPTED if results and not results[0].finished else code

@@ -8,9 +8,21 @@ import torch
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
-from tests.training_factory import discs, tiny_batches
-from training.batches import GROUP_STYLES, BatchConfig, StepBatches
+from tests.training_factory import MINIATURE, discs, tiny_batches, tiny_learner
+from training.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
 from training.data import Sample
+from training.prompts import PromptMix
+
+CLICK = PromptMix(box=0, several=0, centre=1.0)
+WITH_MASK = replace(CLICK, mask=1.0)
+
+
+def styled(
+    *styles: PromptMix, groups: int = 3, image_size: int = 256, strength: float = 1.0
+) -> StepBatches:
+    """One window of two entities in each half, annotated in these styles."""
+    config = BatchConfig(images=1, entities=2, groups=groups, styles=styles, strength=strength)
+    return StepBatches([discs(0), discs(1)], image_size, config, seed=5, steps=20)
 
 
 def test_shapes_follow_the_configuration() -> None:
@@ -57,12 +69,10 @@ def test_group_styles_differ() -> None:
 
 def test_a_step_is_decided_by_seed_and_number_alone() -> None:
     batches = tiny_batches()
-    again = tiny_batches()[2]
+    again = vars(tiny_batches()[2].training)
     batches[0]
-    for first, second in zip(
-        vars(batches[2].training).values(), vars(again.training).values(), strict=True
-    ):
-        assert torch.equal(first, second)
+    for name, value in vars(batches[2].training).items():
+        assert value is again[name] is None or torch.equal(value, again[name]), name
     assert not torch.equal(batches[1].training.image, batches[2].training.image)
 
 
@@ -86,12 +96,101 @@ def test_the_halves_come_from_different_samples() -> None:
 
 def test_images_without_entities_are_left_out_or_refused() -> None:
     empty = Sample("empty", discs().image, np.zeros_like(discs().instances))
-    assert len(StepBatches([empty, discs()], 256, BatchConfig(), seed=0, steps=1).samples) == 1
+    for mixed in ([empty, discs()], [empty, empty, discs(0), empty, discs(1), empty]):
+        for half in vars(
+            StepBatches(mixed, 256, BatchConfig(images=1), seed=0, steps=1)[0]
+        ).values():
+            assert half.masks.any((-2, -1)).all()
     with pytest.raises(DataError, match="without an entity"):
-        StepBatches([empty], 256, BatchConfig(), seed=0, steps=1)
+        StepBatches([empty], 256, BatchConfig(), seed=0, steps=1)[0]
 
 
 def test_entities_too_small_to_prompt_are_refused() -> None:
     config = BatchConfig(min_area=10**6)
     with pytest.raises(DataError, match=r"sample discs-0: got no entity.*min_area"):
         StepBatches([discs()], 256, config, seed=0, steps=1)[0]
+
+
+def test_coarse_masks_come_with_the_styles_that_draw_them() -> None:
+    batch = styled(CLICK, WITH_MASK, CLICK)[0].training
+    assert batch.mask_input is not None and batch.has_mask is not None
+    assert batch.mask_input.shape == (1, 6, 1, 64, 64) and batch.mask_input.dtype == torch.float32
+    assert batch.has_mask.dtype == torch.bool
+    assert batch.has_mask.tolist() == [[False, True, False] * 2]
+    drawn = batch.mask_input[:, :, 0].repeat_interleave(4, -1).repeat_interleave(4, -2) > 0
+    truth = batch.prompt_masks()
+    overlap = 2 * (drawn & truth).sum((-2, -1)) / (drawn.sum((-2, -1)) + truth.sum((-2, -1)))
+    assert (overlap > 0.5).all(), "each on the entity of its own prompt"
+
+
+def test_without_such_a_style_there_are_no_masks() -> None:
+    batch = styled(CLICK, CLICK)[0].training
+    assert batch.mask_input is None and batch.has_mask is None
+
+
+def test_a_share_of_the_prompts_gets_a_mask() -> None:
+    batches = styled(replace(CLICK, mask=0.5), groups=10)
+    have = [batches[step].training.has_mask for step in range(10)]
+    share = torch.stack([mask for mask in have if mask is not None]).float().mean()
+    assert 0.4 < share < 0.6
+
+
+def test_masks_are_decided_by_seed_and_step_too() -> None:
+    mix = replace(WITH_MASK, mask=0.5, mask_noise=0.4)
+    first, again = styled(mix)[3].held_out, styled(mix)[3].held_out
+    assert first.mask_input is not None and first.has_mask is not None
+    assert again.mask_input is not None and again.has_mask is not None
+    assert torch.equal(first.mask_input, again.mask_input)
+    assert torch.equal(first.has_mask, again.has_mask)
+    other = styled(mix)[4].held_out
+    assert other.mask_input is not None
+    assert not torch.equal(first.mask_input, other.mask_input)
+
+
+def misses(batches: StepBatches) -> float:
+    """Share of the clicks that miss their entity."""
+    missed = []
+    for step in range(20):
+        batch = batches[step].training
+        masks = batch.prompt_masks()[0]
+        for mask, point in zip(masks, batch.point_coords[0, :, 0].long(), strict=True):
+            missed.append(not mask[point[1], point[0]])
+    return float(np.mean(missed))
+
+
+def test_strength_scales_every_style() -> None:
+    careless = replace(CLICK, wrong=0.4)
+    assert misses(styled(careless, strength=0.0)) == 0
+    assert 0.25 < misses(styled(careless)) < 0.55
+    assert 0.65 < misses(styled(careless, strength=2.0)) < 0.95
+
+
+def test_with_fewer_groups_than_styles_every_style_is_drawn() -> None:
+    mark = (CLICK, PromptMix(box=1, several=0), replace(CLICK, mask=1.0))
+    seen = set()
+    for step in range(20):
+        batch = styled(*mark, groups=1)[step].training
+        assert batch.has_mask is not None and batch.point_labels.shape[1] == 2
+        for labels, has_mask in zip(batch.point_labels[0], batch.has_mask[0], strict=True):
+            seen.add((int(labels[0]), bool(has_mask)))
+    assert seen == {(1, False), (2, False), (1, True)}
+
+
+@torch.no_grad()
+def test_prompts_without_a_mask_get_what_they_get_in_a_batch_without_masks() -> None:
+    """In float64, as the decoder multiplies differently where image tokens differ by prompt."""
+    learner = tiny_learner(double=True)
+    batch = styled(CLICK, WITH_MASK, image_size=MINIATURE)[0].training
+    assert batch.mask_input is not None and batch.has_mask is not None
+    plain = PromptBatch(batch.image, batch.masks, batch.point_coords, batch.point_labels)
+    mixed, unmasked = learner.forward(batch), learner.forward(plain)
+    all_masked = learner.forward(replace(batch, has_mask=torch.ones_like(batch.has_mask)))
+    has_mask = batch.has_mask
+    for name in ("low_res_masks", "iou_predictions"):
+        found, without, everywhere = (
+            getattr(predictions, name) for predictions in (mixed, unmasked, all_masked)
+        )
+        scale = without.abs().max()
+        assert (found - without)[~has_mask].abs().max() <= 1e-12 * scale
+        assert (found - everywhere)[has_mask].abs().max() <= 1e-12 * scale
+        assert (found - without)[has_mask].abs().max() > 1e-3 * scale, "masks matter"

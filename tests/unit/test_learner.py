@@ -4,12 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
+from cpcsam.checkpoint import load_base, load_run, save_base, save_run
 from cpcsam.errors import ArtifactError, ConfigError, TrainingError
-from cpcsam.model.lora import LoraConfig
+from cpcsam.model.fuse import fuse
+from cpcsam.model.lora import LoraConfig, is_lora_parameter
+from cpcsam.model.sam import CpcSam
+from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner
-from training.bilevel import BilevelConfig, bilevel_step
-from training.learner import Learner, ModelConfig, OptimizerConfig, schedule
+from training.batches import PromptBatch
+from training.bilevel import BilevelConfig, Forward, bilevel_step
+from training.learner import Learner, ModelConfig, OptimizerConfig, new_learner, schedule
+
+FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 
 
 def step(learner: Learner) -> None:
@@ -102,3 +110,118 @@ def test_a_damaged_state_is_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="unreadable file"):
         tiny_learner().restore(path, {})
+
+
+def everything(model: CpcSam) -> dict[str, Tensor]:
+    """Parameters and buffers, those that are not saved among them."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value.detach().clone() for name, value in named}
+
+
+def moved_by_training(learner: Learner, steps: int = 2) -> set[str]:
+    before = everything(learner.model)
+    for _ in range(steps):
+        step(learner)
+    after = everything(learner.model)
+    assert after.keys() == before.keys()
+    return {name for name in before if not torch.equal(after[name], before[name])}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        ModelConfig(),
+        ModelConfig(unfreeze=()),
+        ModelConfig(lora=LoraConfig(rank=0)),
+        ModelConfig(lora=LoraConfig(rank=2, encoder_modules=("qkv", "lin1"), decoder_modules=())),
+        ModelConfig(capl=None),
+    ],
+    ids=["default", "LoRA alone", "no LoRA", "encoder's LoRA alone", "no CaPL"],
+)
+def test_what_is_frozen_is_bit_identical_after_training(config: ModelConfig) -> None:
+    learner = tiny_learner(config)
+    moved, learns = moved_by_training(learner), {*learner.theta.parameters, *learner.phi.parameters}
+    assert moved <= learns
+    # Of masks 1-3 the best learns: two steps need not have touched all three.
+    assert all("output_hypernetworks_mlps" in name for name in learns - moved)
+    plain = {name for name in moved if not is_lora_parameter(name) and name.startswith("sam.")}
+    assert all(name.split(".")[2] in config.unfreeze for name in plain)
+    assert any(map(is_lora_parameter, moved)) == (config.lora.rank > 0)
+
+
+def test_full_finetuning_moves_all_of_sam_and_no_constant() -> None:
+    learner = tiny_learner(FULL)
+    moved = moved_by_training(learner)
+    constants = {name for name, _ in learner.model.named_buffers()}
+    assert {"sam.pixel_mean", "sam.pixel_std"} < constants and not moved & constants
+    assert {"sam.image_encoder.patch_embed.proj.weight", "sam.image_encoder.pos_embed"} <= moved
+    assert "sam.prompt_encoder.point_embeddings.1.weight" in moved
+    assert any(name.startswith("sam.mask_decoder.transformer.layers.1.mlp") for name in moved)
+    assert any(name.startswith("capl.") for name in moved)
+    assert not any(map(is_lora_parameter, learner.theta.parameters))
+
+
+def test_full_finetuning_refuses_lora() -> None:
+    with pytest.raises(ConfigError, match=r"model\.lora\.rank: got 4, expected 0"):
+        ModelConfig(full_finetuning=True)
+
+
+@pytest.mark.parametrize(
+    ("lora", "layers"),
+    [
+        # One encoder block here; the decoder has 7 attentions and 2 MLPs.
+        (LoraConfig(rank=1, alpha=1.0), 1 + 2 * 7),
+        (LoraConfig(rank=16, encoder_modules=("qkv", "lin1", "lin2"), decoder_modules=()), 3),
+        (
+            LoraConfig(
+                rank=3,
+                encoder_modules=(),
+                decoder_modules=("q_proj", "k_proj", "v_proj", "out_proj", "lin1", "lin2"),
+            ),
+            4 * 7 + 2 * 2,
+        ),
+    ],
+)
+def test_lora_has_the_rank_and_the_modules_asked_for(lora: LoraConfig, layers: int) -> None:
+    learner = tiny_learner(ModelConfig(lora=lora, unfreeze=()))
+    theta = learner.theta.parameters
+    assert len(theta) == 2 * layers
+    wanted = {*lora.encoder_modules, *lora.decoder_modules}
+    for name, parameter in theta.items():
+        layer, side = name.split(".lora_")
+        assert layer.rpartition(".")[2] in wanted
+        assert parameter.shape[0 if side.startswith("A") else 1] == lora.rank, name
+    assert moved_by_training(learner) == {*theta, *learner.phi.parameters}
+
+
+@torch.no_grad()
+def outputs(model: CpcSam, batch: PromptBatch) -> list[Tensor]:
+    predictions = Forward(model)(batch)
+    return [predictions.low_res_masks, predictions.iou_predictions]
+
+
+@pytest.mark.parametrize("config", [FULL, ModelConfig()], ids=["full fine-tuning", "LoRA"])
+def test_a_trained_run_is_saved_loaded_and_merged_with_the_same_outputs(
+    config: ModelConfig, tmp_path: Path
+) -> None:
+    base, run = tmp_path / "base", tmp_path / "run"
+    save_base(noisy_sam(), base)
+    untrained, batch = load_base(base), tiny_halves().held_out
+    learner = new_learner(
+        load_base(base), config, OptimizerConfig(lr=1e-3, lr_capl=1e-2), seed=0, bf16=False
+    )
+    for _ in range(2):
+        step(learner)
+    save_run(learner.model, run, base=base, lora=config.lora)
+    loaded = load_run(run)
+    trained = outputs(learner.model, batch)
+    for found, expected in zip(outputs(loaded, batch), trained, strict=True):
+        assert torch.equal(found, expected)
+    before = outputs(untrained, batch)
+    for found, expected, earlier in zip(outputs(fuse(loaded), batch), trained, before, strict=True):
+        largest = expected.abs().max()
+        assert (found - expected).abs().max() <= 1e-5 * largest
+        assert (expected - earlier).abs().max() > 1e-3 * largest
+    weight = "sam.image_encoder.blocks.3.mlp.lin1.weight"
+    same = torch.equal(loaded.get_parameter(weight), untrained.get_parameter(weight))
+    assert same == (config is not FULL)

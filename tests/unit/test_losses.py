@@ -119,6 +119,18 @@ def test_bias_magnitude_leaves_empty_slots_out() -> None:
     assert bias_magnitude([], token_mask).item() == 0
 
 
+def test_bias_magnitude_is_a_mean_over_prompts_whatever_their_tokens() -> None:
+    bias = torch.zeros(2, 2, 2, 5, 3)
+    bias[0, 0] = 1.0
+    bias[0, 1, :, :4] = 2.0
+    bias[1, :, :, :3] = 4.0
+    token_mask = torch.tensor([[[1.0, 1.0], [1.0, 0.0]], [[0.0, 0.0], [1.0, 1.0]]])
+    whole = bias_magnitude([bias], token_mask).item()
+    assert whole == pytest.approx((1 + 2 + 4 + 4 * 3 / 5) / 4)
+    halves = [bias_magnitude([bias[i : i + 1]], token_mask[i : i + 1]).item() for i in range(2)]
+    assert sum(halves) / 2 == pytest.approx(whole)
+
+
 def test_capl_terms_add_up_with_beta_and_lambda() -> None:
     generator = torch.Generator().manual_seed(0)
     trace = DecoderTrace(

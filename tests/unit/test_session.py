@@ -21,7 +21,8 @@ from tests.model_factory import noisy_sam
 from tests.training_factory import discs, write_pair
 from training.batches import BatchConfig
 from training.learner import ModelConfig, OptimizerConfig
-from training.session import TrainConfig, train
+from training.session import train
+from training.settings import TrainConfig
 from training.sources import DataConfig, SourceConfig
 from training.train import main
 
@@ -176,7 +177,9 @@ def test_validation_without_entities_is_refused(config: TrainConfig) -> None:
         train(replace(config, data=data))
 
 
-@pytest.mark.parametrize("name", ["steps", "evaluate_every", "checkpoint_every", "max_minutes"])
+@pytest.mark.parametrize(
+    "name", ["steps", "evaluate_every", "checkpoint_every", "accumulate", "max_minutes"]
+)
 def test_counts_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}: got 0"):
         TrainConfig(name="x", **{name: 0})

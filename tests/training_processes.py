@@ -1,0 +1,169 @@
+"""A small run, and child processes for it: two that train together, one that kills itself."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cpcsam.checkpoint import save_base
+from cpcsam.errors import ConfigError, CpcSamError
+from cpcsam.model.capl import CaplConfig
+from tests.model_factory import noisy_sam
+from tests.training_factory import discs, write_pair
+from training.batches import BatchConfig
+from training.distributed import process_group, process_rank
+from training.learner import ModelConfig, OptimizerConfig
+from training.session import TrainResult, train
+from training.settings import TrainConfig
+from training.sources import DataConfig, SourceConfig
+
+CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
+CONTEXT.set_forkserver_preload(["tests.training_processes"])
+PATIENCE_S = 300
+
+
+def tiny_run(folder: Path, images: int = 1) -> TrainConfig:
+    """Four steps of a whole vit_t of random weights, saved in the folder with its data."""
+    base = folder / "weights"
+    save_base(noisy_sam(), base)
+    image, instances = write_pair(folder, discs(side=200))
+    return TrainConfig(
+        name="tiny",
+        out=folder / "runs",
+        steps=4,
+        workers=0,
+        evaluate_every=2,
+        checkpoint_every=1,
+        model=ModelConfig(base=base, capl=CaplConfig(hidden_dim=8)),
+        data=DataConfig(
+            train=SourceConfig(image=image, instances=instances, region=(0, 0, 200, 100)),
+            validation=SourceConfig(region=(0, 100, 200, 200)),
+            window=100,
+        ),
+        batch=BatchConfig(images=images, entities=1, groups=2),
+        optimizer=OptimizerConfig(lr=1e-3, lr_capl=1e-3),
+    )
+
+
+def run_pair(target: Callable[[TrainConfig], Any], config: TrainConfig) -> list[Any]:
+    """Call a function in two processes of one group; return its results, or errors, by rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    pipes = [CONTEXT.Pipe(duplex=False) for _ in range(2)]
+    children = [
+        CONTEXT.Process(target=_member, args=(rank, port, target, config, pipes[rank][1]))
+        for rank in range(2)
+    ]
+    for child in children:
+        child.start()
+    for _, sender in pipes:
+        sender.close()
+    results = [_receive(receiver) for receiver, _ in pipes]
+    for child in children:
+        child.join(PATIENCE_S)
+    return results
+
+
+def _receive(receiver: Connection) -> Any:
+    with receiver:
+        assert receiver.poll(PATIENCE_S), "a process neither answered nor ended"
+        try:
+            return receiver.recv()
+        except EOFError:
+            return "gone"
+
+
+def _member(
+    rank: int,
+    port: int,
+    target: Callable[[TrainConfig], Any],
+    config: TrainConfig,
+    sender: Connection,
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    try:
+        with process_group():
+            result = target(config)
+    except CpcSamError as error:
+        result = error
+    sender.send(result)
+
+
+def stop_in_one_and_resume(config: TrainConfig) -> tuple[TrainResult, TrainResult]:
+    """Let the second process alone be interrupted after step 2, then go on."""
+    asked = itertools.count(1)
+    stopped = train(config, lambda: process_rank() == 1 and next(asked) == 2)
+    return stopped, train(replace(config, resume=True))
+
+
+def run_by_the_clock(config: TrainConfig) -> TrainResult:
+    """Train for as long as one of the processes takes for a step."""
+    return train(replace(config, steps=10**6, evaluate_every=10**6, max_minutes=1e-4))
+
+
+def resume_in_folders_apart(config: TrainConfig) -> str:
+    """Resume where only the first process finds the run."""
+    apart = replace(config, out=config.out / "elsewhere") if process_rank() else config
+    try:
+        train(replace(apart, resume=True))
+    except ConfigError as error:
+        return str(error)
+    return "nothing refused"
+
+
+def lose_one(config: TrainConfig) -> TrainResult:
+    """Let the second process vanish after step 2."""
+    asked = itertools.count(1)
+    return train(config, lambda: process_rank() == 1 and next(asked) == 2 and os._exit(0))
+
+
+def run_and_kill(config: TrainConfig, module: str, function: str, call: int) -> int | None:
+    """Train in a process that kills itself just before the n-th call of a library's function.
+
+    Args:
+        config: the run.
+        module: where the function is.
+        function: its name.
+        call: n, from 1.
+
+    Returns:
+        The process's exit code, -SIGKILL where it came so far.
+    """
+    arguments = (config, module, function, call, torch.get_num_threads())
+    child = CONTEXT.Process(target=_killed, args=arguments)
+    child.start()
+    child.join(PATIENCE_S)
+    return child.exitcode
+
+
+def _killed(config: TrainConfig, module: str, function: str, call: int, threads: int) -> None:
+    owner = importlib.import_module(module)
+    original, calls = getattr(owner, function), itertools.count(1)
+
+    def fatal(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(owner, function, fatal)
+    torch.set_num_threads(threads)
+    train(config)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from cpcsam.config import to_dict
+from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.model.sam import CpcSam
+from tests.model_factory import noisy_sam
+from tests.training_factory import MINIATURE, discs, tiny_learner
+from tests.training_processes import (
+    lose_one,
+    resume_in_folders_apart,
+    run_by_the_clock,
+    run_pair,
+    stop_in_one_and_resume,
+    tiny_run,
+)
+from training.batches import BatchConfig, Halves, StepBatches
+from training.bilevel import BilevelConfig, bilevel_step
+from training.distributed import (
+    average_,
+    gather,
+    is_main,
+    largest,
+    part,
+    process_count,
+    process_group,
+    training_device,
+)
+from training.learner import Learner, OptimizerConfig
+from training.recompute import recompute_blocks
+from training.session import train
+from training.settings import TrainConfig
+
+ROOT = Path(__file__).parents[2]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+IMAGES = BatchConfig(images=4, entities=2, groups=3)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return replace(
+        tiny_run(tmp_path, images=2), precision="float64", evaluate_every=10, checkpoint_every=2
+    )
+
+
+def trained(config: TrainConfig) -> dict[str, Tensor]:
+    state = torch.load(config.folder / "last.pt", weights_only=True)
+    return {**state["theta"], **state["phi"]}
+
+
+def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((value - second[name]).abs().max()) for name, value in first.items())
+
+
+def double_learner() -> Learner:
+    """In float64, with steps so short that Adam does not blow up the last digits of gradients."""
+    return tiny_learner(optimizer=OptimizerConfig(lr=1e-3, lr_capl=1e-3), double=True)
+
+
+def steps(learner: Learner, count: int = 3, accumulate: int = 1) -> list[dict[str, float]]:
+    """Train on whole batches of four images; return the figures of every step."""
+    samples = [discs(seed) for seed in range(8)]
+    batches = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=count)
+    config = BilevelConfig()
+    return [
+        bilevel_step(learner.forward, learner.theta, learner.phi, batches[i], config, accumulate)
+        for i in range(count)
+    ]
+
+
+def weights(learner: Learner) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in learner.model.named_parameters()}
+
+
+def test_one_process_communicates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with process_group():
+        assert process_count() == 1 and is_main()
+        assert not torch.distributed.is_initialized()
+        tensors = [torch.ones(2), torch.zeros(3, 1)]
+        average_(tensors)
+        assert [tensor.tolist() for tensor in tensors] == [[1, 1], [[0], [0], [0]]]
+        assert largest(2.5, -1.0) == [2.5, -1.0]
+        assert gather(["a"]) == ["a"]
+        assert list(range(7))[part(7)] == list(range(7))
+
+
+def test_an_environment_of_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE: got 2 .*RANK.*start with torchrun"):
+        with process_group():
+            pass
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_training_runs_on_the_cpu() -> None:
+    assert training_device() == torch.device("cpu")
+
+
+def test_the_parts_of_a_batch_are_the_whole_batch() -> None:
+    samples = [discs(seed) for seed in range(8)]
+    whole, first, second = (
+        StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=2, part=part)[1]
+        for part in (slice(None), slice(0, 2), slice(2, 4))
+    )
+    for half in ("training", "held_out"):
+        for name, value in vars(getattr(whole, half)).items():
+            pair = [getattr(getattr(halves, half), name) for halves in (first, second)]
+            assert value is None or torch.equal(value, torch.cat(pair)), name
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_steps_are_those_of_whole_batches(accumulate: int) -> None:
+    start = weights(double_learner())
+    whole, parts = double_learner(), double_learner()
+    figures = steps(whole)
+    for expected, found in zip(figures, steps(parts, accumulate=accumulate), strict=True):
+        assert found == pytest.approx(expected, abs=1e-10)
+    assert greatest_difference(weights(whole), weights(parts)) < 1e-10
+    assert greatest_difference(weights(whole), start) > 1e-3
+
+
+def test_recomputed_blocks_give_the_same_steps() -> None:
+    plain, recomputed = double_learner(), double_learner()
+    recompute_blocks(recomputed.model)
+    assert steps(plain) == steps(recomputed)
+    assert greatest_difference(weights(plain), weights(recomputed)) == 0
+    assert list(recomputed.model.state_dict()) == list(plain.model.state_dict())
+
+
+def test_recomputed_blocks_keep_little_for_backward() -> None:
+    plain, recomputed = noisy_sam(), noisy_sam()
+    recompute_blocks(recomputed)
+    assert kept_bytes(recomputed) < 0.3 * kept_bytes(plain)
+
+
+def kept_bytes(model: CpcSam) -> int:
+    """Bytes besides the weights that a pass of the image encoder keeps for its backward."""
+    weights = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    image = torch.zeros(1, 3, 256, 256, dtype=torch.uint8)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        embeddings = model.encode_image(image, torch.full((1, 2), 256))
+    assert embeddings.requires_grad
+    return sum(size for pointer, size in kept.items() if pointer not in weights)
+
+
+def test_chunks_keep_the_order_and_refuse_unequal_parts() -> None:
+    samples = [discs(seed) for seed in range(8)]
+    halves: Halves = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=1)[0]
+    chunks = halves.training.chunks(2)
+    assert [len(chunk.image) for chunk in chunks] == [2, 2]
+    assert torch.equal(torch.cat([chunk.masks for chunk in chunks]), halves.training.masks)
+    assert chunks[0].mask_input is None
+    with pytest.raises(RuntimeError):
+        halves.training.chunks(3)
+
+
+def test_what_several_processes_cannot_compute_exactly_is_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match=r"batch\.images: got 2, expected a multiple of 3"):
+        replace(config, accumulate=3)
+    with pytest.raises(ConfigError, match=r"got 2, expected a multiple of 4 \(2 processes × 2"):
+        replace(config, accumulate=2).require_equal_parts(processes=2)
+    unrolled = replace(config, bilevel=BilevelConfig(unroll_steps=1))
+    for refused in (
+        lambda: replace(unrolled, accumulate=2),
+        lambda: replace(unrolled, gradient_checkpointing=True),
+        lambda: unrolled.require_equal_parts(processes=2),
+    ):
+        with pytest.raises(ConfigError, match=r"bilevel\.unroll_steps: got 1 with .*hypergradient"):
+            refused()
+
+
+def test_accumulation_and_recomputation_do_not_change_a_run(config: TrainConfig) -> None:
+    plain = replace(config, steps=2)
+    lean = replace(plain, name="lean", accumulate=2, gradient_checkpointing=True)
+    first, second = train(plain), train(lean)
+    assert greatest_difference(trained(plain), trained(lean)) < 1e-10
+    assert first.best_dice == pytest.approx(second.best_dice)
+    assert train(replace(plain, resume=True, accumulate=2)) == first
+
+
+def start(launcher: list[str], config: TrainConfig) -> subprocess.Popen[str]:
+    path = config.out.parent / f"{config.name}.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, "training.train", str(path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_stopped_and_resumed_end_at_the_weights_of_one(config: TrainConfig) -> None:
+    alone = replace(config, name="alone", steps=20)
+    together = replace(alone, name="together", workers=1, resume=True)
+    stopped = start(TORCHRUN, together)
+    deadline = time.monotonic() + 300
+    while not (together.folder / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    stopped.terminate()
+    output, errors = stopped.communicate(timeout=300)
+    assert stopped.returncode != 0
+    step = torch.load(together.folder / "last.pt", weights_only=True)["step"]
+    assert 2 <= step < 20
+    assert output == f"{together.folder}: stopped at step {step}; go on with resume=true\n", errors
+    for launcher, finished in (([], alone), (TORCHRUN, together)):
+        process = start(launcher, finished)
+        output, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert output.count("20 steps\n") == 1
+    assert greatest_difference(trained(alone), trained(together)) < 1e-5
+    assert len(list((alone.folder / "tensorboard").iterdir())) == 1
+    assert len(list((together.folder / "tensorboard").iterdir())) == 2
+
+
+def test_an_interrupt_in_one_process_stops_both_at_the_same_step(config: TrainConfig) -> None:
+    results = run_pair(stop_in_one_and_resume, config)
+    assert results[0] == results[1]
+    stopped, resumed = results[0]
+    assert (stopped.step, stopped.finished) == (2, False)
+    assert (resumed.step, resumed.finished) == (4, True)
+    unbroken = replace(config, name="unbroken")
+    assert train(unbroken).best_dice == pytest.approx(resumed.best_dice)
+    assert greatest_difference(trained(config), trained(unbroken)) < 1e-5
+
+
+def test_the_clock_stops_both_processes_at_the_same_step(config: TrainConfig) -> None:
+    first, second = run_pair(run_by_the_clock, config)
+    assert first == second
+    assert (first.step, first.finished) == (1, True)
+
+
+def test_processes_that_do_not_see_the_same_run_are_refused(config: TrainConfig) -> None:
+    done = replace(config, steps=1)
+    train(done)
+    for error in run_pair(resume_in_folders_apart, done):
+        assert "out: got" in error and "steps 0 and 1" in error
+
+
+def test_a_process_that_vanishes_is_told_in_one_line(config: TrainConfig) -> None:
+    first, second = run_pair(lose_one, replace(config, checkpoint_every=1))
+    assert second == "gone"
+    assert isinstance(first, TrainingError)
+    assert "process 0 of 2: got no answer from another" in str(first)
+    assert "\n" not in str(first)
+    assert torch.load(config.folder / "last.pt", weights_only=True)["step"] == 1

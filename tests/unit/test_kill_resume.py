@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from cpcsam.artifact import read_manifest
+from cpcsam.config import to_dict
+from tests.training_processes import run_and_kill, tiny_run
+from training.session import train
+from training.settings import TrainConfig
+from training.train import main
+
+MOMENTS = {
+    "between the updates of φ and θ in step 2": ("torch.autograd", "grad", 4),
+    "with the best model's weights written but not its manifest": ("os", "fsync", 1),
+    "with the best model complete but not in its place": ("os", "rename", 1),
+    "with last.pt written but not in its place": ("os", "fsync", 2),
+    "with the old best model set aside and the new one not in its place": ("os", "rename", 2),
+    "in step 3": ("torch.autograd", "grad", 3),
+}
+"""Each process goes on where the one before was killed: a function of a library and a call of it.
+
+A step calls `grad` for φ and then for θ; step 2 publishes the best model and then writes last.pt.
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return tiny_run(tmp_path)
+
+
+def state(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
+    saved = torch.load(config.folder / "last.pt", weights_only=True)
+    return saved["step"], {**saved["theta"], **saved["phi"]}
+
+
+def leftovers(config: TrainConfig) -> list[Path]:
+    return [path for path in config.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainConfig) -> None:
+    unbroken = replace(config, name="unbroken")
+    train(unbroken)
+    broken = replace(config, name="broken", resume=True)
+    left = []
+    for moment, (module, function, call) in MOMENTS.items():
+        assert run_and_kill(broken, module, function, call) == -signal.SIGKILL, moment
+        left.append(sorted(path.name.rpartition(".")[0] for path in leftovers(broken)))
+        if (broken.folder / "last.pt").exists():
+            assert all(value.isfinite().all() for value in state(broken)[1].values()), moment
+        if (broken.folder / "best").exists():
+            assert read_manifest(broken.folder / "best", "run").metrics["step"] == 2
+    assert left == [[], [".best"], [".best"], [".last.pt"], [".best", ".best.old"], []]
+    result = train(broken)
+    assert (result.step, result.finished) == (4, True)
+    assert leftovers(broken) == []
+    assert state(broken)[0] == 4
+    for name, value in state(unbroken)[1].items():
+        assert torch.equal(value, state(broken)[1][name]), name
+    best, expected = (read_manifest(c.folder / "best").metrics for c in (broken, unbroken))
+    assert best["validation"] == expected["validation"] and best["step"] == expected["step"]
+
+
+def test_a_best_model_set_aside_by_a_killed_session_is_put_back(config: TrainConfig) -> None:
+    result = train(config)
+    best, aside = config.folder / "best", config.folder / ".best.old.x1"
+    aside.mkdir()
+    best.rename(aside / "best")
+    shutil.copytree(aside / "best", config.folder / ".best.y2")
+    (config.folder / ".best.y2/manifest.json").unlink()
+    (config.folder / ".last.pt.z3").write_bytes(b"half")
+    assert train(replace(config, resume=True)) == result
+    assert read_manifest(best, "run").metrics["validation"]["dice"] == result.best_dice
+    assert leftovers(config) == []
+
+
+def test_a_diverging_run_stops_in_one_line_with_its_last_state(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    assert main([str(path), "optimizer.lr=1e30", "evaluate_every=100"]) == 2
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith("python -m training.train: CaPL loss: got nan")
+    assert "lower optimizer.lr" in last_line
+    step, weights = state(config)
+    assert step == 1
+    assert all(value.isfinite().all() for value in weights.values())

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.model_factory import noisy_sam
+from tests.training_factory import tiny_halves, tiny_learner
+from training.bilevel import BilevelConfig, sam_objective
+from training.learner import ModelConfig, OptimizerConfig, new_learner
+
+
+def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:
+    batch = tiny_halves().training
+    terms = []
+    for bf16 in (False, True):
+        learner = tiny_learner()
+        learner.forward.bf16 = bf16
+        predictions = learner.forward(batch)
+        assert (predictions.low_res_masks.dtype == torch.bfloat16) == bf16
+        terms.append(sam_objective(predictions, batch, BilevelConfig().losses))
+    assert terms[1].total.dtype == torch.float32
+    assert terms[1].total.item() != terms[0].total.item()
+    assert terms[1].total.item() == pytest.approx(terms[0].total.item(), rel=0.02)
+
+
+def test_a_learner_in_float64_starts_at_the_weights_of_float32() -> None:
+    single, double = (
+        new_learner(noisy_sam(), ModelConfig(), OptimizerConfig(), seed=3, bf16=False, dtype=dtype)
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert len(double.phi.parameters) > 10
+    for name, parameter in double.model.named_parameters():
+        assert parameter.dtype == torch.float64, name
+        assert torch.equal(parameter.float(), single.model.get_parameter(name)), name

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cpcsam.errors import DataError, TrainingError
+from tests.training_factory import discs, tiny_batches
+from training.batches import BatchConfig, StepBatches
+from training.stream import stream
+
+CPU = torch.device("cpu")
+SEED = 1
+"""Of batches whose first step leaves the third sample out."""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_stream_goes_on_where_a_run_stopped(workers: int) -> None:
+    batches = tiny_batches(steps=4)
+    steps = list(stream(batches, 2, workers, CPU))
+    assert len(steps) == 2
+    assert torch.equal(steps[0].training.image, batches[2].training.image)
+    assert torch.equal(steps[1].held_out.masks, batches[3].held_out.masks)
+
+
+def test_a_worker_that_dies_is_told_when_its_batch_is_missed() -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    steps = stream(tiny_batches(steps=100), 0, 1, CPU)
+    next(steps)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    with pytest.raises(TrainingError, match=r"got \(pid.*lower workers") as caught:
+        list(steps)
+    assert "\n" not in str(caught.value)
+    assert signal.getsignal(signal.SIGCHLD) == handler
+
+
+def test_an_error_in_a_worker_is_its_message_in_one_line() -> None:
+    speck = np.zeros_like(discs().instances)
+    speck[50:52, 50:52] = 1
+    samples = [discs(0), discs(1), replace(discs(2), instances=speck)]
+    config = BatchConfig(images=1, entities=1, groups=1, min_area=500)
+    batches = StepBatches(samples, 256, config, seed=SEED, steps=50)
+    steps = stream(batches, 0, 1, CPU)
+    next(steps)
+    with pytest.raises(DataError, match=r"^sample discs-2: got no entity of 500 .*max_window$"):
+        list(steps)
+
+
+def test_batches_go_to_the_device() -> None:
+    halves = next(stream(tiny_batches(), 0, 0, torch.device("meta")))
+    for half in (halves.training, halves.held_out):
+        assert {value.device.type for value in vars(half).values() if value is not None} == {"meta"}

@@ -1,0 +1,124 @@
+"""What a training run is: its configuration, and the record that a resumed run must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cpcsam.checkpoint import base_digest
+from cpcsam.config import to_dict
+from cpcsam.errors import ConfigError
+from training.batches import BatchConfig
+from training.bilevel import BilevelConfig
+from training.data import Sample, digest_samples
+from training.datasets.items import LazySamples
+from training.learner import ModelConfig, OptimizerConfig
+from training.sources import DataConfig
+
+__all__ = ["TrainConfig", "run_record"]
+
+FREE_TO_CHANGE = (
+    "resume",
+    "overwrite",
+    "max_minutes",
+    "workers",
+    "accumulate",
+    "gradient_checkpointing",
+)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+        name: the run's folder below `out`.
+        out: where runs are kept; all processes of a run must see the same folder.
+        seed: decides CaPL's and LoRA's initial weights and every batch.
+        steps: bi-level steps.
+        max_minutes: stop earlier after so long; the schedule then follows the clock. null for
+            no limit.
+        precision: bfloat16 runs the model in mixed precision; float64 is for exact comparisons.
+        accumulate: parts that a process computes its share of a half-batch in, one after the
+            other; more take less memory and give the same gradients.
+        gradient_checkpointing: recompute the image encoder's blocks in backward, which takes
+            less memory and more time.
+        workers: processes that prepare batches; 0 prepares them in the training process.
+        evaluate_every: steps between validations; there is always one at the end.
+        checkpoint_every: steps between saves of the full state.
+        resume: go on where the run stopped; a run that never began begins.
+        overwrite: begin anew although the run exists.
+    """
+
+    name: str
+    out: Path = Path("runs")
+    seed: int = 0
+    steps: int = 1000
+    max_minutes: float | None = None
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
+    workers: int = 1
+    evaluate_every: int = 100
+    checkpoint_every: int = 100
+    resume: bool = False
+    overwrite: bool = False
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    bilevel: BilevelConfig = field(default_factory=BilevelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse counts below one, and parts that cannot be equal or unrolled."""
+        for name in ("steps", "evaluate_every", "checkpoint_every", "accumulate", "max_minutes"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 1 or (name == "max_minutes" and value > 0)):
+                raise ConfigError.of(
+                    name, got=value, expected="at least 1", fix="correct the value"
+                )
+        self.require_equal_parts(processes=1)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes: `best`, `last.pt` and `tensorboard`."""
+        return self.out / self.name
+
+    def require_equal_parts(self, processes: int) -> None:
+        """Refuse what so many processes cannot compute exactly as one would.
+
+        Raises:
+            ConfigError: the images cannot be dealt out evenly, or unrolling meets parts of a
+                half-batch or recomputed blocks.
+        """
+        parts = processes * self.accumulate
+        if self.batch.images % parts:
+            raise ConfigError.of(
+                "batch.images",
+                got=self.batch.images,
+                expected=f"a multiple of {parts} ({processes} processes × {self.accumulate} parts)",
+                fix="change batch.images, accumulate or the number of processes",
+            )
+        if self.bilevel.unroll_steps and (parts > 1 or self.gradient_checkpointing):
+            raise ConfigError.of(
+                "bilevel.unroll_steps",
+                got=f"{self.bilevel.unroll_steps} with {processes} processes, accumulate="
+                f"{self.accumulate} and gradient_checkpointing={self.gradient_checkpointing}",
+                expected="one process, accumulate=1 and gradient_checkpointing=false",
+                fix="set bilevel.unroll_steps=0: the hypergradient differentiates the gradient of "
+                "a whole half-batch, which one pass must hold",
+            )
+
+
+def run_record(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return what a run is, as plain data: what may change between its sessions is left out."""
+    record: dict[str, Any] = {
+        key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
+    }
+    record["base_sha256"] = base_digest(config.model.base)
+    record["train_sha256"] = (
+        samples.digest() if isinstance(samples, LazySamples) else digest_samples(samples)
+    )
+    return record

@@ -1,0 +1,74 @@
+"""A run's batches in the order of its steps, prepared by worker processes, on the device."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader
+
+from cpcsam.errors import CpcSamError, TrainingError
+from training.batches import Halves, StepBatches
+
+__all__ = ["stream"]
+
+
+def stream(
+    batches: StepBatches, start: int, workers: int, device: torch.device
+) -> Iterator[Halves]:
+    """Yield the batches of steps `start` and on.
+
+    Args:
+        batches: of the whole run.
+        start: steps already done.
+        workers: processes that prepare batches ahead; 0 prepares them in this one.
+        device: where they go.
+
+    Raises:
+        DataError: a batch cannot be drawn.
+        TrainingError: a worker died.
+    """
+    if start < len(batches):
+        batches[start]  # what cannot be drawn at all is refused before workers start
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start, len(batches)),
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=_leave_signals_to_parent,
+        )
+    )
+    if workers:  # torch's handler would raise anywhere, even in the middle of a write
+        signal.signal(signal.SIGCHLD, before)
+    while True:
+        try:
+            halves = next(iterator, None)
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker (pid"):
+                raise
+            raise TrainingError.of(
+                "a process that prepares batches",
+                got=str(error).removeprefix("DataLoader worker "),
+                expected="it to live as long as the training",
+                fix="memory may have run out: lower workers or batch.images; resume=true goes on",
+            ) from error
+        except CpcSamError as error:
+            message = str(error)
+            if not message.startswith("Caught "):
+                raise
+            # a worker's error comes with its traceback as text, whose last line is the message
+            raise type(error)(message.splitlines()[-1].partition(": ")[2]) from error
+        if halves is None:
+            return
+        yield halves.to(device)
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """Outlive one SIGTERM: torchrun and schedulers send it to a training's whole process group."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
