@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import torch
 from torch import Tensor
 
 from cpcsam.artifact import publish, read_manifest, sha256_file
@@ -22,6 +23,7 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import FusedCpcSam, build_merged
 from cpcsam.model.layout import recognise, resize_positions
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
+from cpcsam.model.official import by_digest, named_if_official, warn_if_damaged
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import build_sam
 from cpcsam.model.state import (
@@ -30,6 +32,7 @@ from cpcsam.model.state import (
     read_pth,
     read_safetensors,
     require_finite,
+    require_fit,
     write_safetensors,
 )
 
@@ -37,6 +40,7 @@ __all__ = [
     "MODEL_FILE",
     "TRAINED_FILE",
     "base_digest",
+    "inspect_base",
     "load_base",
     "load_merged",
     "load_run",
@@ -64,20 +68,38 @@ def load_base(path: Path, model_size: str | None = None, image_size: int | None 
         ArtifactError: missing, altered or cut short, not SAM's layout, or not `model_size`.
         ConfigError: an `image_size` that the contract does not know.
     """
-    if path.is_dir():
-        read_manifest(path, "checkpoint")
-        state = read_safetensors(path / MODEL_FILE)
-    else:
-        state = read_pth(path)
-    found_size, found_image_size = recognise(state, str(path))
-    if model_size is not None and found_size != model_size:
-        raise ArtifactError.of(
-            str(path), got=found_size, expected=model_size, fix="give another base or model_size"
-        )
-    sam = build_sam(found_size, image_size or found_image_size)
-    resized = resize_positions(state, found_size, image_size or found_image_size)
-    fill(sam, resized, str(path))
+    with named_if_official(path):
+        state, found_size, found_image_size = _read_base(path)
+        if model_size is not None and found_size != model_size:
+            raise ArtifactError.of(
+                str(path),
+                got=found_size,
+                expected=model_size,
+                fix="give another base or model_size",
+            )
+        sam = build_sam(found_size, image_size or found_image_size)
+        resized = resize_positions(state, found_size, image_size or found_image_size)
+        fill(sam, resized, str(path))
+    warn_if_damaged(path)
     return CpcSam(sam).eval()
+
+
+def inspect_base(path: Path) -> tuple[str, int]:
+    """Tell (model_size, image_size) of a base, checking every tensor's name and shape.
+
+    Args:
+        path: as for `load_base`.
+
+    Raises:
+        ArtifactError: as `load_base`.
+        ConfigError: an image size that the contract does not know.
+    """
+    with named_if_official(path):
+        state, model_size, image_size = _read_base(path)
+        with torch.device("meta"):
+            wanted = build_sam(model_size, image_size).state_dict()
+        require_fit(state, wanted, str(path))
+    return model_size, image_size
 
 
 def save_base(
@@ -132,7 +154,7 @@ def save_run(
     """Publish what training changed as an artifact of kind `run`, in float32.
 
     Saved are LoRA and CaPL, whatever their `requires_grad` is just now, and every other
-    parameter that requires gradients.
+    parameter that requires gradients. An official base is named in the configuration.
 
     Args:
         model: LoRA injected by `inject_lora(model, lora)`, CaPL attached or None.
@@ -153,10 +175,12 @@ def save_run(
     }
     require_finite(trained, str(path))
     digest = base_digest(base)
+    official = by_digest(digest)
+    name = {} if official is None else {"official": official.file_name}
     full_config = {
         **(config or {}),
         **_sizes(model, cpu_state(model.sam), str(path)),
-        "base": {"path": str(base), "sha256": digest},
+        "base": {"path": str(base), "sha256": digest, **name},
         "lora": asdict(lora),
         "capl": None if model.capl is None else asdict(model.capl.config),
     }
@@ -257,6 +281,16 @@ def load_merged(path: Path) -> FusedCpcSam:
     )
     fill(model, read_safetensors(path / MODEL_FILE), str(path))
     return model.requires_grad_(False).eval()
+
+
+def _read_base(path: Path) -> tuple[dict[str, Tensor], str, int]:
+    """Read (state, model_size, image_size) of an artifact or an official file."""
+    if path.is_dir():
+        read_manifest(path, "checkpoint")
+        state = read_safetensors(path / MODEL_FILE)
+    else:
+        state = read_pth(path)
+    return state, *recognise(state, str(path))
 
 
 def _sizes(model: CpcSam, state: Mapping[str, Tensor], source: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ __all__ = [
     "read_pth",
     "read_safetensors",
     "require_finite",
+    "require_fit",
     "write_safetensors",
 ]
 
@@ -79,7 +80,21 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     Raises:
         ArtifactError: a missing, unknown or misshapen tensor.
     """
-    wanted = module.state_dict()
+    require_fit(state, module.state_dict(), source)
+    module.load_state_dict(state)
+
+
+def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a state dict whose names or shapes are not the wanted ones, naming the first.
+
+    Args:
+        state: what was read.
+        wanted: a model's state dict; only names and shapes count.
+        source: what to call it in an error.
+
+    Raises:
+        ArtifactError: a missing, unknown or misshapen tensor.
+    """
     missing = sorted(wanted.keys() - state.keys())
     unexpected = sorted(state.keys() - wanted.keys())
     if missing or unexpected:
@@ -98,7 +113,6 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
                 expected=str(tuple(wanted[name].shape)),
                 fix="the file is of another model",
             )
-    module.load_state_dict(state)
 
 
 def cpu_state(module: nn.Module) -> dict[str, Tensor]:
