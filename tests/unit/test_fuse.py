@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.model.capl import CaplConfig
+from cpcsam.model.capl import CaplConfig, separate_heads
 from cpcsam.model.decoder import FusedAttention
 from cpcsam.model.fuse import build_merged, fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
@@ -21,6 +21,8 @@ CONFIGS = [
     CaplConfig(task=False),
     CaplConfig(task=False, entity=False),
     CaplConfig(image_conditioned=False, rank=3, hidden_dim=32),
+    CaplConfig(image_conditioned=False, entity=False),
+    CaplConfig(task=False, rank=1),
 ]
 
 
@@ -36,14 +38,18 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
 def outputs(model: CpcSam) -> dict[str, Tensor]:
     """Both graphs' outputs on random embeddings, with and without a mask prompt."""
     generator = torch.Generator().manual_seed(3)
-    embeddings = torch.randn(2, 256, 16, 16, generator=generator)
+    dtype = model.sam.mask_decoder.iou_token.weight.dtype
+    embeddings = torch.randn(2, 256, 16, 16, generator=generator).to(dtype)
     coords = 256 * torch.rand(2, 3, 4, 2, generator=generator)
     labels = torch.randint(-1, 4, (2, 3, 4), generator=generator).int()
-    mask_input = torch.randn(2, 3, 1, 64, 64, generator=generator)
+    mask_input = torch.randn(2, 3, 1, 64, 64, generator=generator).to(dtype)
+    has_mask = torch.rand(2, 3, 1, 1, 1, generator=generator) < 0.5
     sparse, token_mask = model.encode_prompts(embeddings, coords, labels)
     dense = model.encode_masks(mask_input)
     masks, iou = model.decode_masks(embeddings, sparse, token_mask)
     refined, refined_iou = model.decode_masks(embeddings, sparse, token_mask, dense)
+    some = torch.where(has_mask, dense, model.no_mask_embedding())
+    partly, partly_iou = model.decode_masks(embeddings, sparse, token_mask, some)
     return {
         "sparse_embeddings": sparse,
         "dense_embeddings": dense,
@@ -51,7 +57,18 @@ def outputs(model: CpcSam) -> dict[str, Tensor]:
         "iou_predictions": iou,
         "low_res_masks with mask": refined,
         "iou_predictions with mask": refined_iou,
+        "low_res_masks partly with mask": partly,
+        "iou_predictions partly with mask": partly_iou,
     }
+
+
+def cross_attentions(model: CpcSam) -> list[torch.nn.Module]:
+    """The five sites in the order of `EntityModule.sites`."""
+    transformer = model.sam.mask_decoder.transformer
+    sites = []
+    for layer in transformer.layers:
+        sites += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    return [*sites, transformer.final_attn_token_to_image]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
@@ -64,6 +81,49 @@ def test_fused_equals_explicit(config: CaplConfig) -> None:
     sites = sum(isinstance(module, FusedAttention) for module in fused.modules())
     assert sites == (5 if config.entity else 0)
     assert not any("entity" in name for name in fused.state_dict())
+
+
+def test_in_float64_the_entity_module_fuses_exactly() -> None:
+    """What differs in float32 is rounding: √d is 4 here, so that fusing itself rounds nothing."""
+    model = noisy_cpcsam(config=CaplConfig(task=False))
+    fused = fuse(model)
+    for each in (model, fused):
+        each.double()
+        each.sam.prompt_encoder.pe_layer.float()  # it makes its grid in float32
+    expected = outputs(model)
+    for name, found in outputs(fused).items():
+        assert relative_difference(found, expected[name]) <= 1e-13, name
+
+
+@torch.no_grad()
+def test_the_fused_logits_are_the_biased_ones_at_every_site() -> None:
+    model = noisy_cpcsam()
+    assert model.capl is not None and model.capl.entity is not None
+    fused = fuse(model)
+    generator = torch.Generator().manual_seed(4)
+    tokens = torch.randn(2, 3, 7, 256, generator=generator)
+    image = torch.randn(2, 3, 16, 256, generator=generator)
+    pairs = zip(cross_attentions(model), cross_attentions(fused), strict=True)
+    for (plain, wide), site in zip(pairs, model.capl.entity.sites, strict=True):
+        assert isinstance(wide, FusedAttention)
+        heads, scale = plain.num_heads, (plain.internal_dim // plain.num_heads) ** -0.5
+        tokens_ask = wide.q_proj.out_features < wide.k_proj.out_features
+        token_side, image_side = ("q_proj", "k_proj") if tokens_ask else ("k_proj", "q_proj")
+
+        def project(module: torch.nn.Module, x: Tensor, heads: int = heads) -> Tensor:
+            return separate_heads(module(x), heads)
+
+        token_part = project(getattr(plain, token_side), tokens)
+        image_part = project(getattr(plain, image_side), image)
+        bias = site(tokens, image)
+        explicit = scale * token_part @ image_part.transpose(-1, -2) + bias
+        wide_token_part = torch.cat(
+            [project(getattr(wide, token_side), tokens), project(wide.token_mlp, tokens)], dim=-1
+        )
+        wide_image_part = project(getattr(wide, image_side), image)
+        found = scale * wide_token_part @ wide_image_part.transpose(-1, -2)
+        assert relative_difference(found, explicit) <= 1e-5
+        assert relative_difference(explicit - bias, explicit) > 1e-2, "the bias matters"
 
 
 def test_every_module_that_is_fused_matters() -> None:
