@@ -55,6 +55,12 @@ repository: $(READY) ## Make the Triton model repository from build/onnx
 serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]
 	$(PY) -m serving.serve --repository $(REPOSITORY)
 
+.PHONY: bench
+bench: $(READY) ## Measure calibration, the cost of a training step and fusion: make bench [BBBC038=PATH]
+	$(PY) -m benchmarks.cost
+	$(PY) -m benchmarks.fusion
+	$(PY) -m benchmarks.calibration $(if $(BBBC038),--bbbc038 $(BBBC038))
+
 .PHONY: proto
 proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/segmentation.proto
 	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. --grpc_python_out=. cpcsam/v1/segmentation.proto

@@ -258,7 +258,8 @@ def run(
     )
     batches = StepBatches(split.train, learner.model.image_size, batch, seed=seed, steps=1_000_000)
     bilevel = replace(arm.bilevel, losses=arm.losses)
-    spent, points = 0.0, []
+    spent = 0.0
+    points: list[dict[str, float]] = []
     while spent < 60 * minutes:
         if curve and len(points) <= curve * spent / (60 * minutes):
             points.append(_point(learner, split, spent / (60 * minutes)))

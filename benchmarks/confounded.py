@@ -109,7 +109,7 @@ def scene(seed: int, *, target: bool) -> Sample:
     rng = np.random.default_rng((seed, target))
     classes = TARGET_CLASSES if target else BASE_CLASSES
     pitch = SIDE / CELLS
-    grid = np.stack(np.mgrid[:CELLS, :CELLS], -1).reshape(-1, 2)
+    grid = np.moveaxis(np.mgrid[:CELLS, :CELLS], 0, -1).reshape(-1, 2)
     centres = (grid + 0.5) * pitch + rng.uniform(-0.16, 0.16, grid.shape) * pitch
     y, x = np.mgrid[:SIDE, :SIDE]
     distances = np.hypot(y - centres[:, :1, None], x - centres[:, 1:, None])
