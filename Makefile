@@ -9,6 +9,9 @@ CONFIG ?= training/configs/bbbc038.yaml
 REPOSITORY ?= build/repository
 STARTED := $(shell date +%s)
 
+# Threads that wait by spinning keep a core from whatever else the machine does, and from each other.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -33,6 +36,7 @@ lint: $(READY) ## Check style and types
 .PHONY: pretrain
 pretrain: $(READY) ## Train the compact base anew: make pretrain [BBBC038=PATH]
 	$(PY) -m training.pretrain training/configs/pretrain.yaml $(if $(BBBC038),data.bbbc038=$(BBBC038))
+	$(PY) -m training.pretrain training/configs/pretrain_refine.yaml $(if $(BBBC038),data.bbbc038=$(BBBC038))
 
 .PHONY: train
 train: $(READY) ## Fine-tune a base with LoRA and CaPL: make train CONFIG=FILE [SET="key=value ..."]

@@ -19,39 +19,25 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cpcsam.checkpoint import save_base
+from cpcsam.artifact import read_manifest
+from cpcsam.checkpoint import base_digest, load_base, save_base
 from cpcsam.config import load_config, to_dict
 from cpcsam.errors import CpcSamError, TrainingError
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import build_sam
-from training.data import Sample, digest_samples, read_bbbc038, windows
+from training.data import Sample, digest_samples
 from training.fingerprint import fingerprint
 from training.metrics import OneClickScores, one_click
-from training.pretrain_data import PretrainBatch, PretrainBatchConfig, PretrainBatches
+from training.pretrain_data import (
+    PretrainBatch,
+    PretrainBatchConfig,
+    PretrainBatches,
+    PretrainData,
+    load_images,
+)
 from training.pretrain_loss import AuxiliaryHead, batch_loss
-from training.synthetic import synthetic_scene
 
 __all__ = ["PretrainConfig", "main", "pretrain"]
-
-EVALUATION_WINDOW = 128
-HELD_OUT_SEED = 1_000_000
-
-
-@dataclass(frozen=True)
-class PretrainData:
-    """Where real images come from.
-
-    Attributes:
-        bbbc038: folder of BBBC038v1, None for synthetic scenes alone.
-        train_ids: file of ids to train on, relative to that folder; None takes all.
-        val_ids: file of ids to score at the end.
-        val_scenes: synthetic scenes to score instead, where there are no real images.
-    """
-
-    bbbc038: Path | None = None
-    train_ids: str | None = "train.txt"
-    val_ids: str | None = "val.txt"
-    val_scenes: int = 20
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,7 @@ class PretrainConfig:
     Attributes:
         out: where the base is published.
         run: folder of the resumable state and of TensorBoard's files.
+        init: a base to go on from, None for untrained weights.
         model_size: a key of `ENCODERS`.
         seed: of weights and batches.
         steps: optimiser steps.
@@ -80,6 +67,7 @@ class PretrainConfig:
 
     out: Path = Path("weights/vit_t")
     run: Path = Path("runs/pretrain")
+    init: Path | None = None
     model_size: str = "vit_t"
     seed: int = 0
     steps: int = 8000
@@ -149,12 +137,15 @@ class State:
 
 
 def new_state(config: PretrainConfig) -> State:
-    """Untrained model, seeded."""
+    """Seeded untrained model, or the base to go on from."""
     torch.manual_seed(config.seed)
-    model = CpcSam(build_sam(config.model_size))
-    for name, parameter in model.named_parameters():
-        if name.endswith("pos_embed"):
-            nn.init.trunc_normal_(parameter, std=0.02)
+    if config.init is None:
+        model = CpcSam(build_sam(config.model_size))
+        for name, parameter in model.named_parameters():
+            if name.endswith("pos_embed"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+    else:
+        model = load_base(config.init, config.model_size)
     head = AuxiliaryHead()
     parameters = [*model.named_parameters(), *head.named_parameters()]
     groups = [
@@ -170,7 +161,7 @@ def train_step(config: PretrainConfig, state: State, batch: PretrainBatch) -> di
     step = state.step
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(config, step)
-    auxiliary = max(0.0, 1 - step / max(1, config.auxiliary_steps))
+    auxiliary = max(0.0, 1 - step / config.auxiliary_steps) if config.auxiliary_steps else 0.0
     correct = step >= config.warmup_steps and step % config.correction_every == 0
     state.model.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
@@ -200,7 +191,7 @@ def pretrain(config: PretrainConfig) -> OneClickScores:
         DataError: the real images cannot be read.
         TrainingError: the loss is no longer finite.
     """
-    train, validation = _load_data(config)
+    train, validation = load_images(config.data)
     state = new_state(config)
     last = config.run / "last.pt"
     if last.exists():
@@ -229,43 +220,43 @@ def pretrain(config: PretrainConfig) -> OneClickScores:
             tqdm.write(f"step {state.step}: one-click Dice {scores.dice:.4f}", file=sys.stderr)
     model = state.averaged().half().float()
     scores = _evaluate(model, validation)
-    real = "BBBC038v1" if config.data.bbbc038 is not None else "none: synthetic scenes alone"
+    _publish(config, state, model, train, scores)
+    return scores
+
+
+def _publish(
+    config: PretrainConfig, state: State, model: CpcSam, train: list[Sample], scores: OneClickScores
+) -> None:
+    """Publish the base; its recipes, fingerprints and cost include those of the base before it."""
+    recipe = [_recipe(config)]
+    prints = {sample.name: fingerprint(sample.image) for sample in train}
+    steps, cpu_seconds, parents = state.step, round(state.cpu_seconds), {}
+    if config.init is not None:
+        before = read_manifest(config.init, "checkpoint", verify=False)
+        recipe = [*before.config["recipe"], *recipe]
+        prints = before.config["train_fingerprints"] | prints
+        steps += before.metrics["steps"]
+        cpu_seconds += before.metrics["cpu_seconds"]
+        parents = {"init": base_digest(config.init)}
     save_base(
         model,
         config.out,
         config={
-            "recipe": _recipe(config),
-            "real_images": real,
+            "recipe": recipe,
+            "real_images": "BBBC038v1" if train else "none: synthetic scenes alone",
             "train_digest": digest_samples(train),
-            "train_fingerprints": {sample.name: fingerprint(sample.image) for sample in train},
+            "train_fingerprints": prints,
         },
-        metrics={
-            "one_click": asdict(scores),
-            "cpu_seconds": round(state.cpu_seconds),
-            "steps": state.step,
-        },
+        metrics={"one_click": asdict(scores), "cpu_seconds": cpu_seconds, "steps": steps},
+        parents=parents,
     )
-    return scores
 
 
 def _recipe(config: PretrainConfig) -> dict[str, Any]:
     """The configuration without the paths of this machine."""
     recipe: dict[str, Any] = to_dict(config)
-    del recipe["out"], recipe["run"], recipe["data"]["bbbc038"]
+    del recipe["out"], recipe["run"], recipe["init"], recipe["data"]["bbbc038"]
     return recipe
-
-
-def _load_data(config: PretrainConfig) -> tuple[list[Sample], list[Sample]]:
-    data = config.data
-    if data.bbbc038 is None:
-        print("no BBBC038 path given: pretraining on synthetic scenes alone", file=sys.stderr)
-        held_out = [synthetic_scene(HELD_OUT_SEED + index) for index in range(data.val_scenes)]
-        return [], [window for scene in held_out for window in windows(scene, EVALUATION_WINDOW)]
-    train_ids, val_ids = (
-        None if name is None else data.bbbc038 / name for name in (data.train_ids, data.val_ids)
-    )
-    train, validation = (read_bbbc038(data.bbbc038, ids) for ids in (train_ids, val_ids))
-    return train, [cut for sample in validation for cut in windows(sample, EVALUATION_WINDOW)]
 
 
 def _stream(batches: PretrainBatches, start: int) -> Iterator[PretrainBatch]:

@@ -1,9 +1,11 @@
-"""Batches of the pretraining: windows of real images and synthetic scenes, one prompt an entity."""
+"""Data of the pretraining: windows of real images and synthetic scenes, one prompt an entity."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,11 +14,37 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from training.augment import AugmentConfig, window_with_entities
-from training.data import Sample
+from training.data import Sample, read_bbbc038, windows
 from training.prompts import PromptMix, sample_prompt
 from training.synthetic import synthetic_scene
 
-__all__ = ["PretrainBatch", "PretrainBatchConfig", "PretrainBatches"]
+__all__ = [
+    "PretrainBatch",
+    "PretrainBatchConfig",
+    "PretrainBatches",
+    "PretrainData",
+    "load_images",
+]
+
+EVALUATION_WINDOW = 128
+HELD_OUT_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class PretrainData:
+    """Where real images come from.
+
+    Attributes:
+        bbbc038: folder of BBBC038v1, None for synthetic scenes alone.
+        train_ids: file of ids to train on, relative to that folder; None takes all.
+        val_ids: file of ids to score at the end.
+        val_scenes: synthetic scenes to score instead, where there are no real images.
+    """
+
+    bbbc038: Path | None = None
+    train_ids: str | None = "train.txt"
+    val_ids: str | None = "val.txt"
+    val_scenes: int = 20
 
 
 @dataclass(frozen=True)
@@ -118,3 +146,20 @@ class PretrainBatches(Dataset[PretrainBatch]):
         if not self.real or rng.random() < self.config.synthetic_share:
             return self.synthetic[rng.integers(len(self.synthetic))]
         return self.real[rng.choice(len(self.real), p=self.real_weights)]
+
+
+def load_images(data: PretrainData) -> tuple[list[Sample], list[Sample]]:
+    """Read the images to train on and the square windows to score.
+
+    Raises:
+        DataError: the real images cannot be read.
+    """
+    if data.bbbc038 is None:
+        sys.stderr.write("no BBBC038 path given: pretraining on synthetic scenes alone\n")
+        held_out = [synthetic_scene(HELD_OUT_SEED + index) for index in range(data.val_scenes)]
+        return [], [window for scene in held_out for window in windows(scene, EVALUATION_WINDOW)]
+    train_ids, val_ids = (
+        None if name is None else data.bbbc038 / name for name in (data.train_ids, data.val_ids)
+    )
+    train, validation = (read_bbbc038(data.bbbc038, ids) for ids in (train_ids, val_ids))
+    return train, [cut for sample in validation for cut in windows(sample, EVALUATION_WINDOW)]

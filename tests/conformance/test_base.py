@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "weights/vit_t"
 PATCH = 96
 MAX_BYTES = 17_000_000
-MIN_DICE = 0.78
+MIN_DICE = 0.80
 
 
 @pytest.fixture(scope="module")

@@ -171,6 +171,7 @@ def test_clients_that_meet_share_a_batch_and_get_what_each_gets_alone(
     started = monotonic()
     infer(clients[2], "image_encoder", full_batch(), ["image_embeddings"])
     busy = int(BUSY_S / (monotonic() - started)) + 2
+    settled(clients[2])
     before = executions(clients[2])
     with ThreadPoolExecutor(busy + len(tasks)) as pool:
         fillers = [
@@ -181,6 +182,7 @@ def test_clients_that_meet_share_a_batch_and_get_what_each_gets_alone(
             pass
         together = list(pool.map(lambda task: segment(*task), tasks))
         assert all(filler.result() for filler in fillers)
+    settled(clients[2])
     after = executions(clients[2])
 
     assert after[2] - before.get(2, 0) == 1

@@ -6,19 +6,23 @@ import pytest
 import torch
 
 from cpcsam.artifact import read_manifest
-from cpcsam.checkpoint import load_base
+from cpcsam.checkpoint import base_digest, load_base
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
 from training.augment import AugmentConfig
 from training.pretrain import (
     PretrainConfig,
-    PretrainData,
     learning_rate,
     new_state,
     pretrain,
     train_step,
 )
-from training.pretrain_data import PretrainBatch, PretrainBatchConfig, PretrainBatches
+from training.pretrain_data import (
+    PretrainBatch,
+    PretrainBatchConfig,
+    PretrainBatches,
+    PretrainData,
+)
 from training.pretrain_loss import add_corrections, mask_losses
 from training.prompts import PromptMix
 
@@ -68,7 +72,22 @@ def test_interrupted_run_resumes_to_the_same_weights(
     manifest = read_manifest(broken.out, "checkpoint")
     assert manifest.metrics["steps"] == 4
     assert manifest.config["real_images"].startswith("none")
-    assert "run" not in manifest.config["recipe"]
+    assert "run" not in manifest.config["recipe"][0]
+
+
+def test_a_second_part_goes_on_from_the_first(tmp_path: Path) -> None:
+    first = tiny(tmp_path, "first")
+    pretrain(first)
+    second = tiny(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)
+    state = new_state(second)
+    for name, value in load_base(first.out).state_dict().items():
+        assert torch.equal(state.model.state_dict()[name], value)
+    pretrain(second)
+    before, after = (read_manifest(c.out, "checkpoint") for c in (first, second))
+    assert [recipe["steps"] for recipe in after.config["recipe"]] == [4, 2]
+    assert after.metrics["steps"] == 6
+    assert after.metrics["cpu_seconds"] >= before.metrics["cpu_seconds"]
+    assert after.parents == {"init": base_digest(first.out)}
 
 
 def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from cpcsam.artifact import read_manifest
 from cpcsam.checkpoint import load_run, save_base
-from cpcsam.config import load_config
+from cpcsam.config import load_config, read_yaml
 from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaplConfig
 from tests.model_factory import noisy_sam
 from tests.training_factory import discs, write_pair
 from training.batches import BatchConfig
 from training.learner import ModelConfig, OptimizerConfig
+from training.pretrain import PretrainConfig
 from training.session import train
 from training.settings import TrainConfig
 from training.sources import DataConfig, SourceConfig
@@ -185,16 +186,23 @@ def test_counts_are_checked(name: str) -> None:
         TrainConfig(name="x", **{name: 0})
 
 
-@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem != "pretrain"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_committed_configurations_are_valid_and_name_their_command(path: Path) -> None:
     placeholders = [
         word.replace("PATH", "x").replace("IMAGE", "x").replace("LABELS", "x")
         for word in path.read_text().splitlines()[0].split()
         if "=" in word
     ]
-    config = load_config(TrainConfig, path, placeholders)
-    assert config.name == path.stem
-    assert path.read_text().startswith(f"# python -m training.train training/configs/{path.name}")
+    stage = "pretrain" if path.stem.startswith("pretrain") else "train"
+    load_config(PretrainConfig if stage == "pretrain" else TrainConfig, path, placeholders)
+    assert path.read_text().startswith(f"# python -m training.{stage} training/configs/{path.name}")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if not p.stem.startswith("pretrain")], ids=lambda p: p.stem
+)
+def test_a_run_is_named_as_its_configuration(path: Path) -> None:
+    assert read_yaml(path)["name"] == path.stem
 
 
 def test_the_command_reports_errors_in_one_line(
