@@ -106,6 +106,7 @@ def one_click(
         min_area: smaller entities, in the sample's own pixels, are left out.
         prompts_per_call: bound on the prompts decoded at once.
     """
+    device = model.sam.pixel_mean.device
     for sample in samples:
         areas = np.bincount(sample.instances.ravel())
         labels = [int(label) for label in np.flatnonzero(areas >= min_area) if label]
@@ -113,13 +114,13 @@ def one_click(
             continue
         window = whole_window(sample, model.image_size)
         side = len(sample.instances)
-        input_size = torch.full((1, 2), model.image_size, dtype=torch.int32)
-        embeddings = model.encode_image(window.image[None], input_size)
+        input_size = torch.full((1, 2), model.image_size, dtype=torch.int32, device=device)
+        embeddings = model.encode_image(window.image[None].to(device), input_size)
         for start in range(0, len(labels), prompts_per_call):
             chunk = labels[start : start + prompts_per_call]
             clicks = [central_pixel(sample.instances == label) for label in chunk]
-            coords = torch.tensor(clicks)[None, :, None] * window.scale
-            point_labels = torch.full((1, len(chunk), 1), int(PointLabel.FOREGROUND))
+            coords = torch.tensor(clicks, device=device)[None, :, None] * window.scale
+            point_labels = torch.full_like(coords[..., 0], int(PointLabel.FOREGROUND)).int()
             low_res_masks, iou = model.decode_masks(
                 embeddings, *model.encode_prompts(embeddings, coords, point_labels)
             )
@@ -143,5 +144,5 @@ def to_size(low_res_masks: Tensor, image_size: int, side: int) -> BoolMask:
     """Upscale logits to S, then to the square sample, and threshold (SAM's postprocess_masks)."""
     shown = F.interpolate(low_res_masks.float(), (image_size, image_size), mode="bilinear")
     original = F.interpolate(shown, (side, side), mode="bilinear")
-    result: BoolMask = (original > MASK_THRESHOLD).numpy()
+    result: BoolMask = (original > MASK_THRESHOLD).cpu().numpy()
     return result
