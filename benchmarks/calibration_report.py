@@ -24,13 +24,13 @@ REFERENCES = ("single", "groups")
 Runs = dict[str, dict[int, dict[str, Any]]]
 
 
-def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % interval of paired differences (Student's t)."""
+def paired_interval(differences: Sequence[float]) -> list[float]:
+    """Mean and 95 % interval (Student's t) of paired differences; of one alone the mean."""
     mean = float(np.mean(differences))
     if len(differences) < 2:
-        return mean, float("-inf"), float("inf")
+        return [mean]
     half = float(stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences))
-    return mean, mean - half, mean + half
+    return [mean, mean - half, mean + half]
 
 
 def write_report(folder: Path) -> str:
@@ -83,7 +83,7 @@ def _summary(runs: Runs) -> list[dict[str, Any]]:
             "arm": arm.name,
             "label": arm.label,
             "dice": float(np.mean(list(scores.values()))),
-            "std": float(np.std(list(scores.values()), ddof=1)) if len(scores) > 1 else 0.0,
+            "std": float(np.std(list(scores.values()), ddof=1)) if len(scores) > 1 else None,
             "seeds": len(scores),
             "parameters": next(iter(runs[arm.name].values()))["parameters"],
             "steps": float(np.mean([run["steps"] for run in runs[arm.name].values()])),
@@ -108,8 +108,9 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for row in rows:
         gains = [_interval(row.get(f"over_{reference}")) for reference in REFERENCES]
+        spread = "" if row["std"] is None else f" ± {row['std']:.1f}"
         lines.append(
-            f"| {row['label']} | {row['dice']:.1f} ± {row['std']:.1f} | {gains[0]} | {gains[1]} | "
+            f"| {row['label']} | {row['dice']:.1f}{spread} | {gains[0]} | {gains[1]} | "
             f"{row['base']:.1f} | {row['parameters'] / 1e3:.0f} k | {row['steps']:.0f} |"
         )
     return lines
@@ -118,6 +119,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _interval(interval: Sequence[float] | None) -> str:
     if interval is None:
         return "–"
+    if len(interval) == 1:
+        return f"{interval[0]:+.1f} (one seed)"
     mean, low, high = interval
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 

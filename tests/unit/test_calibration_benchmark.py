@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.arms import ABLATIONS, CORE, NOISE, Split, noisy_dice, run
+from benchmarks.calibration_report import paired_interval, write_report
+from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
+from cpcsam.checkpoint import load_base
+from training.augment import AugmentConfig
+
+BASE = Path(__file__).parents[2] / "weights/vit_t"
+
+
+def tiny_split() -> Split:
+    one = (scene(1, target=False),)
+    return Split(one * 2, one, (scene(1, target=True),), AugmentConfig(min_window=160))
+
+
+def test_scenes_are_decided_by_their_seed() -> None:
+    first, again, other = scene(3, target=True), scene(3, target=True), scene(4, target=True)
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.instances, again.instances)
+    assert not np.array_equal(first.image, other.image)
+    assert set(np.unique(first.instances)) == set(range(10))
+
+
+def test_classes_are_13_to_6_and_only_base_classes_have_a_background() -> None:
+    assert (len(BASE_CLASSES), len(TARGET_CLASSES)) == (13, 6)
+    assert all(kind.background is not None for kind in BASE_CLASSES)
+    assert all(kind.background is None for kind in TARGET_CLASSES)
+    fillings = {kind.filling for kind in (*BASE_CLASSES, *TARGET_CLASSES)}
+    assert len(fillings) == 19
+
+
+def test_the_background_foretells_the_filling_in_base_scenes_alone() -> None:
+    """Of entities on alike backgrounds, the fillings' colours are alike in base scenes only."""
+    spread = {}
+    for target in (False, True):
+        pairs = []
+        for seed in range(12):
+            sample = scene(seed, target=target)
+            for label in range(1, 10):
+                mask = sample.instances == label
+                rows, columns = np.nonzero(mask)
+                near = np.zeros_like(mask)
+                near[max(0, rows.min() - 6) : rows.max() + 7] = True
+                near[:, : max(0, columns.min() - 6)] = False
+                near[:, columns.max() + 7 :] = False
+                ground = near & (sample.instances == 0)
+                pairs.append((sample.image[ground].mean(0), sample.image[mask].mean(0)))
+        grounds, fills = (np.array(column) for column in zip(*pairs, strict=True))
+        distance = np.linalg.norm(grounds[:, None] - grounds[None], axis=-1)
+        np.fill_diagonal(distance, np.inf)
+        nearest = distance.argmin(1)
+        spread[target] = np.median(np.linalg.norm(fills - fills[nearest], axis=-1))
+    assert spread[True] > 3 * spread[False]
+
+
+def test_the_baseline_has_as_many_parameters_and_every_arm_a_name_of_its_own() -> None:
+    split = tiny_split()
+    arms = {arm.name: arm for arm in CORE}
+    counts = {
+        name: run(arms[name], split, BASE, 0, minutes=1e-4)["parameters"]
+        for name in ("groups", "both")
+    }
+    assert counts["groups"] == pytest.approx(counts["both"], rel=0.01)
+    names = [arm.name for arm in (*CORE, *ABLATIONS)]
+    assert len(names) == len(set(names))
+
+
+def test_careless_prompts_hurt_and_are_the_same_for_every_call() -> None:
+    model, samples = load_base(BASE), [scene(1, target=True)]
+    careful, careless = (noisy_dice(model, samples, level) for level in (NOISE[0], NOISE[-1]))
+    assert careful > careless + 0.05
+    assert noisy_dice(model, samples, NOISE[-1]) == careless
+
+
+def test_paired_interval_is_that_of_the_t_test() -> None:
+    differences = [1.0, 2.5, 0.5, 3.0, 1.5]
+    mean, low, high = paired_interval(differences)
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert (low, high) == pytest.approx((expected.low, expected.high))
+    assert mean == pytest.approx(np.mean(differences))
+    assert paired_interval([2.0]) == [2.0]
+
+
+def test_the_report_tabulates_and_plots_what_was_run(tmp_path: Path) -> None:
+    (tmp_path / "standard").mkdir()
+    for arm in CORE[:3]:
+        for seed in (0, 1):
+            figures = {
+                "arm": arm.name,
+                "seed": seed,
+                "steps": 3,
+                "parameters": 1000,
+                "target": {str(level): 0.5 + 0.1 * seed for level in NOISE},
+                "base": {"1.0": 0.7},
+                "curve": [{"progress": 0.0, "base": 0.5, "target": 0.4}],
+            }
+            path = tmp_path / "standard" / f"{arm.name}-{seed}.json"
+            path.write_text(json.dumps(figures))
+    context = {"base_sha256": "0" * 64, "minutes": 1, "machine": "x", "target": {"1.0": 0.4}}
+    (tmp_path / "context.json").write_text(json.dumps(context))
+    markdown = write_report(tmp_path)
+    assert "| LoRA, one careless prompt a sample | 55.0 ± 7.1 | +0.0 [+0.0, +0.0]" in markdown
+    assert json.loads((tmp_path / "report.json").read_text())["summary"]["standard"]
+    assert (tmp_path / "noise-standard.png").stat().st_size > 5000
+    assert (tmp_path / "epochs-standard.png").stat().st_size > 5000
