@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpcsam.contract import LOW_RES_FACTOR, PATCH_SIZE
 from cpcsam.errors import DataError
-from training.augment import AugmentConfig, window_with_entities
+from training.augment import AugmentConfig, Window, window_with_entities
 from training.data import Sample
 from training.prompts import PromptMix, coarse_mask, sample_prompt
 
 __all__ = ["BatchConfig", "Halves", "PromptBatch", "StepBatches"]
 
 WINDOW_ATTEMPTS = 100
+SAMPLE_ATTEMPTS = 10
 
 GROUP_STYLES = (
     PromptMix(box=0.0, several=0.0, centre=1.0),
@@ -176,21 +178,28 @@ class StepBatches(Dataset[Halves]):
         rows = [self._image(sample, rng) for sample in samples][self.part]
         return PromptBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
+    def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[Window, NDArray[np.int64]]:
+        """Cut a window that shows an entity, out of other samples where this one's are small."""
+        config, first = self.config, sample.name
+        for _ in range(SAMPLE_ATTEMPTS):
+            for _ in range(WINDOW_ATTEMPTS if sample.instances.any() else 0):
+                window, found = window_with_entities(
+                    sample, self.image_size, config.augment, config.min_area, rng
+                )
+                if len(found):
+                    return window, found
+            sample = self.samples[int(rng.integers(len(self.samples)))]
+        raise DataError.of(
+            f"sample {first}",
+            got=f"no entity of {config.min_area} shown pixels in {WINDOW_ATTEMPTS} windows, nor "
+            f"in those of {SAMPLE_ATTEMPTS - 1} others",
+            expected="entities large enough to be prompted",
+            fix="lower batch.min_area or batch.augment.max_window",
+        )
+
     def _image(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, ...]:
         config = self.config
-        for _ in range(WINDOW_ATTEMPTS):
-            window, found = window_with_entities(
-                sample, self.image_size, config.augment, config.min_area, rng
-            )
-            if len(found):
-                break
-        else:
-            raise DataError.of(
-                f"sample {sample.name}",
-                got=f"no entity of {config.min_area} shown pixels in {WINDOW_ATTEMPTS} windows",
-                expected="entities large enough to be prompted",
-                fix="lower batch.min_area or batch.augment.max_window",
-            )
+        window, found = self._window(sample, rng)
         chosen = rng.choice(found, config.entities, replace=len(found) < config.entities)
         masks = window.instances.numpy() == chosen[:, None, None]
         pairs = [(mask, style) for mask in masks for style in self._styles(rng)]

@@ -1,10 +1,11 @@
-"""Instance-segmentation samples read from disk."""
+"""Instance-segmentation samples read from disk; as a command, the check of a dataset."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,20 @@ from PIL import Image, UnidentifiedImageError
 
 from cpcsam.errors import DataError
 
-__all__ = ["Sample", "digest_samples", "entity_windows", "read_bbbc038", "read_pair", "windows"]
+__all__ = [
+    "ENTITY",
+    "Sample",
+    "digest_samples",
+    "eight_bits",
+    "entity_windows",
+    "main",
+    "read_bbbc038",
+    "read_pair",
+    "windows",
+]
+
+ENTITY = "entity"
+"""The class of every entity of a dataset that names no classes."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +38,27 @@ class Sample:
         name: identifies the sample in reports.
         image: (H, W, 3) uint8, RGB.
         instances: (H, W) int32, 0 for background and 1..n for the entities.
+        class_names: `class_names[label - 1]` is the class of entity `label`; empty where all are
+            of one class, `ENTITY`.
     """
 
     name: str
     image: NDArray[np.uint8]
     instances: NDArray[np.int32]
+    class_names: tuple[str, ...] = ()
+
+    def class_of(self, label: int) -> str:
+        """The class of the entity `label`, 1..n."""
+        if not self.class_names:
+            return ENTITY
+        if not 1 <= label <= len(self.class_names):
+            raise DataError.of(
+                f"sample {self.name}",
+                got=f"label {label}",
+                expected=f"1 to {len(self.class_names)}, which have classes",
+                fix="give every entity a class",
+            )
+        return self.class_names[label - 1]
 
 
 def read_bbbc038(root: Path, ids_file: Path | None = None) -> list[Sample]:
@@ -41,59 +71,9 @@ def read_bbbc038(root: Path, ids_file: Path | None = None) -> list[Sample]:
     Raises:
         DataError: a folder or file is missing, unreadable or of another size.
     """
-    folder = root / "stage1_train"
-    if not folder.is_dir():
-        raise DataError.of(
-            str(root),
-            got="no folder stage1_train",
-            expected="BBBC038v1 as published",
-            fix="give the folder that holds stage1_train",
-        )
-    if ids_file is None:
-        ids = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    else:
-        ids = _read_lines(ids_file)
-    return [_read_bbbc038_sample(folder / sample_id) for sample_id in ids]
+    from training.datasets.instance_folders import InstanceFolders  # it builds on this module
 
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError as error:
-        raise DataError.of(
-            str(path), got=str(error.strerror), expected="a list of ids", fix="correct the path"
-        ) from error
-
-
-def _read_bbbc038_sample(folder: Path) -> Sample:
-    image = _read_image(folder / "images" / f"{folder.name}.png", "RGB")
-    masks = sorted((folder / "masks").glob("*.png"))
-    if not masks:
-        raise DataError.of(
-            str(folder), got="no masks", expected="masks/*.png", fix="restore or drop this image"
-        )
-    instances = np.zeros(image.shape[:2], np.int32)
-    for index, path in enumerate(masks, start=1):
-        mask = _read_image(path, "L")
-        if mask.shape != instances.shape:
-            raise DataError.of(
-                str(path),
-                got=f"size {mask.shape}",
-                expected=f"{instances.shape} as its image",
-                fix="restore the mask",
-            )
-        instances[mask > 127] = index
-    return Sample(folder.name, image, instances)
-
-
-def _read_image(path: Path, mode: str) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert(mode))
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError.of(
-            str(path), got=f"an unreadable file ({error})", expected="an image", fix="restore it"
-        ) from error
+    return [item.read() for item in InstanceFolders().items(root, ids_file)]
 
 
 def read_pair(image_path: Path, instances_path: Path) -> Sample:
@@ -117,10 +97,7 @@ def read_pair(image_path: Path, instances_path: Path) -> Sample:
             expected="an image and a label image",
             fix="restore them",
         ) from error
-    if raw.dtype != np.uint8:
-        low, high = np.quantile(raw, [0.001, 0.999])
-        scaled = (raw.astype(np.float32) - low) / max(float(high - low), 1e-6)
-        raw = (scaled.clip(0, 1) * 255).round().astype(np.uint8)
+    raw = eight_bits(raw)
     image = raw if raw.ndim == 3 else np.repeat(raw[:, :, None], 3, axis=2)
     if image.shape[:2] != instances.shape:
         raise DataError.of(
@@ -132,6 +109,16 @@ def read_pair(image_path: Path, instances_path: Path) -> Sample:
     return Sample(image_path.stem, image[:, :, :3], instances)
 
 
+def eight_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Scale an image of more than 8 bits so that its 0.1 % and 99.9 % quantiles span 0-255."""
+    if raw.dtype == np.uint8:
+        return raw.astype(np.uint8, copy=False)
+    low, high = np.quantile(raw.astype(np.float64), [0.001, 0.999])
+    scaled = (raw.astype(np.float32) - low) / max(float(high - low), 1e-6)
+    eight: NDArray[np.uint8] = (scaled.clip(0, 1) * 255).round().astype(np.uint8)
+    return eight
+
+
 def windows(sample: Sample, size: int) -> list[Sample]:
     """Cut a sample into squares of `size` pixels on a regular grid from the top left.
 
@@ -139,10 +126,11 @@ def windows(sample: Sample, size: int) -> list[Sample]:
     """
     height, width = sample.instances.shape
     return [
-        Sample(
-            f"{sample.name}@{top},{left}",
-            sample.image[top : top + size, left : left + size],
-            sample.instances[top : top + size, left : left + size],
+        replace(
+            sample,
+            name=f"{sample.name}@{top},{left}",
+            image=sample.image[top : top + size, left : left + size],
+            instances=sample.instances[top : top + size, left : left + size],
         )
         for top in range(0, height - size + 1, size)
         for left in range(0, width - size + 1, size)
@@ -170,10 +158,11 @@ def entity_windows(sample: Sample, size: int, min_area: int) -> list[Sample]:
             left = int(np.clip(round(columns.mean()) - size // 2, 0, width - size))
             instances = sample.instances[top : top + size, left : left + size]
             cuts.append(
-                Sample(
-                    f"{sample.name}@{top},{left}",
-                    sample.image[top : top + size, left : left + size],
-                    np.where(instances == label, instances, 0),
+                replace(
+                    sample,
+                    name=f"{sample.name}@{top},{left}",
+                    image=sample.image[top : top + size, left : left + size],
+                    instances=np.where(instances == label, instances, 0),
                 )
             )
     return cuts
@@ -187,3 +176,14 @@ def digest_samples(samples: Sequence[Sample]) -> str:
         digest.update(np.ascontiguousarray(sample.image).tobytes())
         digest.update(np.ascontiguousarray(sample.instances).tobytes())
     return digest.hexdigest()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    from training.datasets.check import main as check  # it builds on this module
+
+    return check(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

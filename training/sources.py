@@ -1,4 +1,4 @@
-"""Data sources named by a configuration: a BBBC038 folder, or one annotated image or part of it."""
+"""Data sources named by a configuration: a dataset, a BBBC038 folder, or one annotated image."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from cpcsam.errors import ConfigError, DataError
 from training.data import Sample, read_bbbc038, read_pair, windows
+from training.datasets.items import LazySamples
+from training.datasets.protocol import Classes, Part, open_dataset
 
 __all__ = ["DataConfig", "SourceConfig", "cut_region", "read_source", "validation_windows"]
 
 Region = tuple[int, int, int, int]
 
+FORMS = {"dataset": {"root"}, "bbbc038": {"ids", "region"}, "image": {"instances", "region"}}
+"""The key that names a form of source, and the keys that go with it alone."""
+
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Annotated images: either `bbbc038` or `image` with `instances`.
+    """Annotated images: `dataset` with `root`, `bbbc038`, or `image` with `instances`.
 
     Attributes:
+        dataset: a name of docs/datasets.md.
+        root: the folder that it was unpacked in.
+        part: of the dataset: train, validation or test; null is train, and for validation where
+            it takes train's dataset, validation.
+        classes: entities of the dataset to take; the others are background.
+        shots: so many images of the dataset's training part, drawn by `seed`; null takes all.
+        seed: of the shots.
         bbbc038: folder of BBBC038v1's layout, the one that holds `stage1_train`.
         ids: file with one id a line, relative to that folder; null takes every id.
         image: one image file.
@@ -32,11 +46,24 @@ class SourceConfig:
     image: Path | None = None
     instances: Path | None = None
     region: Region | None = None
+    dataset: str | None = None
+    root: Path | None = None
+    part: Part | None = None
+    classes: Classes = "base"
+    shots: int | None = None
+    seed: int = 0
 
     def overlaps(self, other: SourceConfig) -> bool:
-        """Tell whether both take the same list of ids, or parts of one image that overlap."""
-        if (self.bbbc038, self.image) != (other.bbbc038, other.image):
+        """Tell whether both take the same part or list of ids, or overlapping parts of an image."""
+        if (self.bbbc038, self.image, self.dataset, self.root) != (
+            other.bbbc038,
+            other.image,
+            other.dataset,
+            other.root,
+        ):
             return False
+        if self.dataset is not None:
+            return (self.part or "train") == (other.part or "train")
         if self.image is None:
             return self.bbbc038 is not None and self.ids == other.ids
         if self.region is None or other.region is None:
@@ -46,10 +73,11 @@ class SourceConfig:
 
     def or_else(self, other: SourceConfig) -> SourceConfig:
         """Take the files from another source where this one names none."""
-        if self.bbbc038 or self.image or self.instances:
+        if self.bbbc038 or self.image or self.instances or self.dataset:
             return self
-        files = {"bbbc038": other.bbbc038, "image": other.image, "instances": other.instances}
-        return replace(self, **files)  # type: ignore[arg-type]
+        files = {name: getattr(other, name) for name in (*FORMS, "instances", "root")}
+        part = self.part or ("validation" if other.dataset else None)
+        return replace(self, **files, part=part)
 
 
 @dataclass(frozen=True)
@@ -59,14 +87,16 @@ class DataConfig:
     Attributes:
         train: the images that both half-batches are drawn from.
         validation: the images scored during training; where it names no files, train's.
-        window: side in pixels of the squares that validation images are cut into.
-        max_windows: score at most this many windows, evenly spread; null scores all.
+        window: side in pixels of the squares that validation images are cut into; null shows
+            whole images, padded to squares with black.
+        max_windows: score at most this many windows, evenly spread; null scores all. They are
+            held in memory.
         min_area: entities of fewer pixels, in the image's own resolution, are not scored.
     """
 
     train: SourceConfig = field(default_factory=SourceConfig)
     validation: SourceConfig = field(default_factory=SourceConfig)
-    window: int = 128
+    window: int | None = 128
     max_windows: int | None = None
     min_area: int = 30
 
@@ -83,31 +113,28 @@ class DataConfig:
             raise ConfigError.of(
                 "data.validation",
                 got="images that are trained on",
-                expected="other ids, another file or a region apart",
-                fix="set data.validation.ids or data.validation.region",
+                expected="another part, other ids, another file or a region apart",
+                fix="set data.validation.part, ids or region",
             )
 
 
-def read_source(source: SourceConfig, name: str) -> list[Sample]:
-    """Read the images of a source.
+def read_source(source: SourceConfig, name: str) -> Sequence[Sample]:
+    """Read the images of a source; those of a dataset are read on access.
 
     Args:
         source: what to read.
         name: the configuration key, for messages.
 
     Raises:
-        ConfigError: neither or both of the two forms are given.
+        ConfigError: no form of source is given, or keys of several, or too many shots are asked.
         DataError: a file is missing or unreadable, or the region lies outside its image.
     """
-    pair = source.image is not None or source.instances is not None
-    if pair == (source.bbbc038 is not None) or (source.image is None) != (source.instances is None):
-        given = [key for key in ("bbbc038", "image", "instances") if getattr(source, key)]
-        raise ConfigError.of(
-            name,
-            got=" and ".join(given) or "no files",
-            expected="bbbc038, or image and instances",
-            fix="give the one or the other",
-        )
+    _require_one_form(source, name)
+    if source.dataset is not None and source.root is not None:
+        dataset = open_dataset(source.dataset, source.root)
+        if source.shots is not None:
+            return dataset.shots(source.shots, source.seed, source.classes)
+        return dataset.samples(source.part or "train", source.classes)
     if source.bbbc038 is not None:
         ids = None if source.ids is None else source.bbbc038 / source.ids
         samples = read_bbbc038(source.bbbc038, ids)
@@ -117,6 +144,29 @@ def read_source(source: SourceConfig, name: str) -> list[Sample]:
     if source.region is None:
         return samples
     return [cut_region(sample, source.region) for sample in samples]
+
+
+def _require_one_form(source: SourceConfig, name: str) -> None:
+    keys = [*FORMS, *dict.fromkeys(key for others in FORMS.values() for key in sorted(others))]
+    given = [key for key in keys if getattr(source, key) is not None]
+    forms = [key for key in given if key in FORMS]
+    missing = (source.dataset is None) != (source.root is None) or (
+        (source.image is None) != (source.instances is None)
+    )
+    if len(forms) != 1 or missing or not set(given) <= {forms[0], *FORMS[forms[0]]}:
+        raise ConfigError.of(
+            name,
+            got=" and ".join(given) or "no files",
+            expected="dataset and root, or bbbc038, or image and instances",
+            fix="give the keys of one of these and set the others to null",
+        )
+    if source.shots is not None and (source.dataset is None or source.part not in (None, "train")):
+        raise ConfigError.of(
+            f"{name}.shots",
+            got=f"{source.shots} of {source.part or forms[0]}",
+            expected="shots of a dataset's training part",
+            fix="set shots to null",
+        )
 
 
 def cut_region(sample: Sample, region: Region) -> Sample:
@@ -134,30 +184,68 @@ def cut_region(sample: Sample, region: Region) -> Sample:
             expected=f"x0 < x1 within 0..{width} and y0 < y1 within 0..{height}",
             fix="correct the region",
         )
-    return Sample(
-        f"{sample.name}[{x0},{y0},{x1},{y1}]",
-        sample.image[y0:y1, x0:x1],
-        sample.instances[y0:y1, x0:x1],
+    return replace(
+        sample,
+        name=f"{sample.name}[{x0},{y0},{x1},{y1}]",
+        image=sample.image[y0:y1, x0:x1],
+        instances=sample.instances[y0:y1, x0:x1],
     )
 
 
 def validation_windows(
-    samples: Sequence[Sample], window: int, max_windows: int | None = None
+    samples: Sequence[Sample], window: int | None, max_windows: int | None = None
 ) -> list[Sample]:
     """Cut samples into squares that hold an entity, at most `max_windows`, evenly spread.
 
+    Of samples that are read on access only as many are read as windows are wanted, evenly spread
+    too, and only the windows are kept.
+
+    Args:
+        samples: what to cut.
+        window: side of the squares; None pads whole samples to squares with background.
+        max_windows: None takes all.
+
     Raises:
-        DataError: a sample is smaller than a square.
+        DataError: a sample is smaller than a square or cannot be read.
     """
-    for sample in samples:
-        if min(sample.instances.shape) < window:
-            raise DataError.of(
-                f"sample {sample.name}",
-                got=f"size {sample.instances.shape}",
-                expected=f"at least {window} pixels a side",
-                fix="make the window smaller or the region larger",
-            )
-    cuts = [cut for sample in samples for cut in windows(sample, window) if cut.instances.any()]
-    if max_windows is None or len(cuts) <= max_windows:
+    if max_windows is None or not isinstance(samples, LazySamples):
+        return _spread([cut for sample in samples for cut in _cuts(sample, window)], max_windows)
+    chosen = [index * len(samples) // max_windows for index in range(max_windows)]
+    indices = list(dict.fromkeys(chosen)) if len(samples) else []
+    share = -(-max_windows // max(len(indices), 1))
+    kept = [
+        replace(cut, image=cut.image.copy(), instances=cut.instances.copy())
+        for index in indices
+        for cut in _spread(_cuts(samples[index], window), share)
+    ]
+    return _spread(kept, max_windows)
+
+
+def _spread(cuts: list[Sample], count: int | None) -> list[Sample]:
+    if count is None or len(cuts) <= count:
         return cuts
-    return [cuts[index * len(cuts) // max_windows] for index in range(max_windows)]
+    return [cuts[index * len(cuts) // count] for index in range(count)]
+
+
+def _cuts(sample: Sample, window: int | None) -> list[Sample]:
+    if window is None:
+        return [padded] if (padded := _padded(sample)).instances.any() else []
+    if min(sample.instances.shape) < window:
+        raise DataError.of(
+            f"sample {sample.name}",
+            got=f"size {sample.instances.shape}",
+            expected=f"at least {window} pixels a side",
+            fix="make the window smaller or the region larger",
+        )
+    return [cut for cut in windows(sample, window) if cut.instances.any()]
+
+
+def _padded(sample: Sample) -> Sample:
+    height, width = sample.instances.shape
+    side = max(height, width)
+    below = ((0, side - height), (0, side - width))
+    return replace(
+        sample,
+        image=np.pad(sample.image, (*below, (0, 0))),
+        instances=np.pad(sample.instances, below),
+    )

@@ -105,6 +105,15 @@ def test_images_without_entities_are_left_out_or_refused() -> None:
         StepBatches([empty], 256, BatchConfig(), seed=0, steps=1)[0]
 
 
+def test_images_whose_entities_are_too_small_give_way_to_others() -> None:
+    small = np.zeros_like(discs().instances)
+    small[5, 5] = 1
+    samples = [Sample("small", discs().image, small), discs(0), discs(1)]
+    batches = StepBatches(samples, 256, BatchConfig(images=1), seed=0, steps=6)
+    for half in (half for step in range(6) for half in vars(batches[step]).values()):
+        assert (half.masks.sum((-2, -1)) >= BatchConfig().min_area).all()
+
+
 def test_entities_too_small_to_prompt_are_refused() -> None:
     config = BatchConfig(min_area=10**6)
     with pytest.raises(DataError, match=r"sample discs-0: got no entity.*min_area"):

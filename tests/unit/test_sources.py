@@ -44,7 +44,9 @@ def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
     ],
 )
 def test_a_source_has_one_form(source: SourceConfig) -> None:
-    with pytest.raises(ConfigError, match=r"data\.train: got .*expected bbbc038, or image"):
+    with pytest.raises(
+        ConfigError, match=r"data\.train: got .*expected dataset and root, or bbbc038, or image"
+    ):
         read_source(source, "data.train")
 
 

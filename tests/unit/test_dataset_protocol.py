@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpcsam.config import from_dict
+from cpcsam.errors import ConfigError
+from tests.dataset_factory import bbbc038, car, celebamask, mricron, oceancoco, tiktok
+from training.augment import AugmentConfig
+from training.batches import BatchConfig, StepBatches
+from training.datasets.items import LazySamples
+from training.datasets.protocol import MORE_SHOTS, SEEDS, SHOTS, open_dataset, split_classes
+from training.datasets.registry import DATASETS, Last, LastOfEachClass
+from training.sources import DataConfig, SourceConfig, read_source, validation_windows
+
+
+@pytest.mark.parametrize(
+    ("count", "base"), [(1, 1), (2, 1), (3, 2), (4, 3), (13, 9), (19, 13), (22, 15), (62, 42)]
+)
+def test_classes_are_divided_thirteen_to_six(count: int, base: int) -> None:
+    names = [f"class {index}" for index in range(count)]
+    first, second = split_classes(names)
+    assert len(first) == base and first | second == set(names) and not first & second
+    assert split_classes(reversed(names)) == (first, second)
+
+
+def test_division_never_changes() -> None:
+    assert split_classes(["car", "wheel", "light", "window"])[1] == {"wheel"}
+    assert split_classes(["person", "boat", "anglerfish"], {"person", "boat"}) == (
+        {"person", "boat"},
+        {"anglerfish"},
+    )
+    assert len(split_classes(["person", "boat"], {"person", "boat"})[1]) == 1
+
+
+def test_the_papers_figures() -> None:
+    counts = {
+        name: spec.split.count
+        for name, spec in DATASETS.items()
+        if isinstance(spec.split, Last) and spec.split.count
+    }
+    assert counts == {
+        "celebamask-hq": 2000,
+        "intelecai-car": 100,
+        "tiktok-dances": 2000,
+        "bbbc038v1": 5000,
+        "kvasir-seg": 500,
+        "jsrt": 147,
+        "trashcan": 484,
+    }
+    assert DATASETS["oceancoco"].split == LastOfEachClass(20)
+    assert len(DATASETS["oceancoco"].known) == 80
+    assert SHOTS == {"standard": 8, "few-shot": 4}
+    assert MORE_SHOTS == (128, 512) and len(SEEDS) == 5
+
+
+def test_the_last_images_are_tested_on(tmp_path: Path) -> None:
+    car(tmp_path, 150)
+    dataset = open_dataset("intelecai-car", tmp_path)
+    assert dataset.samples("test").names == [f"{index:03d}" for index in range(51, 151)]
+    assert dataset.samples("validation").names == [f"{index:03d}" for index in range(46, 51)]
+    assert len(dataset.samples("train")) == 45
+
+
+def test_a_small_copy_tests_on_its_last_fifth(tmp_path: Path) -> None:
+    tiktok(tmp_path, 20)
+    assert open_dataset("tiktok-dances", tmp_path).samples("test").names == [
+        f"{index:05d}" for index in range(16, 20)
+    ]
+
+
+def test_the_last_images_of_each_class_are_tested_on(tmp_path: Path) -> None:
+    oceancoco(tmp_path, 90)
+    dataset = open_dataset("oceancoco", tmp_path)
+    assert dataset.base == {"person", "boat"} and dataset.target == {"anglerfish"}
+    test = dataset.samples("test")
+    for name in dataset.classes:
+        assert sum(name in s.class_names for s in test) == 20
+    assert test.names == [f"{key:012d}" for key in range(31, 91)]
+
+
+def test_training_sees_base_labels_alone(tmp_path: Path) -> None:
+    car(tmp_path)
+    source = SourceConfig(dataset="intelecai-car", root=tmp_path)
+    samples = read_source(source, "data.train")
+    seen = {s.class_of(int(k)) for s in samples for k in np.unique(s.instances) if k}
+    assert seen == {"car", "window"}
+    target = read_source(
+        SourceConfig(dataset="intelecai-car", root=tmp_path, part="test", classes="target"), "test"
+    )
+    assert {s.class_of(int(k)) for s in target for k in np.unique(s.instances) if k} == {"wheel"}
+
+
+def test_images_without_base_classes_are_not_trained_on(tmp_path: Path) -> None:
+    oceancoco(tmp_path, 120)
+    dataset = open_dataset("oceancoco", tmp_path)
+    assert len(dataset.samples("train", "base")) < len(dataset.samples("train", "all"))
+    assert all(sample.instances.any() for sample in dataset.samples("train", "base"))
+
+
+def test_shots_are_decided_by_the_seed_and_nested(tmp_path: Path) -> None:
+    celebamask(tmp_path, 40)
+    drawn = {}
+    for seed in SEEDS:
+        dataset = open_dataset("celebamask-hq", tmp_path)
+        few, standard = (dataset.shots(count, seed).names for count in sorted(SHOTS.values()))
+        assert standard[:4] == few and len(set(standard)) == 8
+        assert dataset.shots(8, seed).names == standard
+        assert set(standard) <= set(dataset.samples("train").names)
+        drawn[seed] = tuple(standard)
+    assert len(set(drawn.values())) == 5
+
+
+def test_too_many_shots_are_refused(tmp_path: Path) -> None:
+    bbbc038(tmp_path)
+    dataset = open_dataset("bbbc038v1", tmp_path)
+    with pytest.raises(ConfigError, match=r"shots: got 512, expected 1 to 9"):
+        dataset.shots(512, 0)
+    with pytest.raises(ConfigError, match="shots: got 0"):
+        dataset.shots(0, 0)
+
+
+def test_configuration_names_a_dataset(tmp_path: Path) -> None:
+    car(tmp_path)
+    files = {"dataset": "intelecai-car", "root": str(tmp_path)}
+    config = from_dict(DataConfig, {"train": {**files, "shots": 4, "seed": 2}, "window": None})
+    train = read_source(config.train, "data.train")
+    assert isinstance(train, LazySamples) and len(train) == 4
+    validation = config.validation.or_else(config.train)
+    assert (validation.part, validation.shots) == ("validation", None)
+    windows = validation_windows(read_source(validation, "data.validation"), config.window, 3)
+    assert windows and all(cut.instances.shape == (32, 32) for cut in windows)
+    with pytest.raises(ConfigError, match=r"data\.validation"):
+        from_dict(DataConfig, {"train": files, "validation": {"part": "train"}})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SourceConfig(dataset="jsrt"),
+        SourceConfig(root=Path("a")),
+        SourceConfig(dataset="jsrt", root=Path("a"), ids=Path("b")),
+        SourceConfig(dataset="jsrt", root=Path("a"), region=(0, 0, 1, 1)),
+        SourceConfig(dataset="jsrt", root=Path("a"), bbbc038=Path("b")),
+        SourceConfig(dataset="jsrt", root=Path("a"), shots=4, part="test"),
+        SourceConfig(bbbc038=Path("b"), shots=4),
+    ],
+)
+def test_keys_of_several_forms_are_refused(source: SourceConfig) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train"):
+        read_source(source, "data.train")
+
+
+def test_steps_are_drawn_from_a_dataset_without_reading_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mricron(tmp_path)
+    samples = open_dataset("mricron", tmp_path).samples("train", "base")
+    reads: list[int] = []
+    take = LazySamples.__getitem__
+
+    def counted(self: LazySamples, index: int) -> object:
+        reads.append(index)
+        return take(self, index)
+
+    monkeypatch.setattr(LazySamples, "__getitem__", counted)
+    config = BatchConfig(images=2, entities=1, groups=1, min_area=4, augment=AugmentConfig(16, 20))
+    batches = StepBatches(samples, 64, config, seed=0, steps=10)
+    assert reads == []
+    assert batches[3].training.image.shape == (2, 3, 64, 64)
+    assert len(reads) == 4
+
+
+def test_few_windows_of_a_dataset_are_spread_over_it(tmp_path: Path) -> None:
+    car(tmp_path, 150)
+    samples = open_dataset("intelecai-car", tmp_path).samples("test")
+    cuts = validation_windows(samples, 24, 10)
+    assert [cut.name for cut in cuts] == [f"{51 + 10 * k:03d}@0,0" for k in range(10)]
+    many = validation_windows(samples[:3], 8, 9)
+    assert len(many) == 9 and len({cut.name.partition("@")[0] for cut in many}) == 3

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cpcsam.errors import ConfigError, DataError
+from tests.dataset_factory import (
+    MINIATURES,
+    SIZE,
+    bbbc038,
+    box,
+    car,
+    celebamask,
+    coco_json,
+    folders,
+    kvasir,
+    mricron,
+    nifti,
+    oceancoco,
+    picture,
+    polygon,
+    run_lengths,
+    save,
+    trashcan,
+)
+from training.data import Sample, read_bbbc038
+from training.datasets.files import entities_of, natural_key
+from training.datasets.items import LazySamples, keep_classes
+from training.datasets.nifti import read_nifti
+from training.datasets.protocol import open_dataset
+from training.datasets.registry import DATASETS, spec_of
+
+ROOT = Path(__file__).parents[2]
+
+EXPECTED = {
+    "celebamask-hq": {"skin": 1, "hair": 1, "brow": 2, "nose": 1},
+    "intelecai-car": {"car": 1, "wheel": 2, "window": 1},
+    "tiktok-dances": {"person": 1},
+    "bbbc038v1": {"nucleus": 2},
+    "kvasir-seg": {"polyp": 1},
+    "jsrt": {"lung": 2},
+    "gtea": {"hand": 2},
+    "trashcan": {"rov": 1, "trash_bag": 1},
+    "mricron": {"Precentral": 2, "Vermis_1_2": 1},
+    "folders": {"entity": 1},
+}
+"""Entities of every image of a miniature, by class."""
+
+
+def classes_in(sample: Sample) -> Counter[str]:
+    return Counter(sample.class_of(int(k)) for k in np.unique(sample.instances) if k)
+
+
+def test_every_dataset_has_a_miniature() -> None:
+    assert set(MINIATURES) == set(DATASETS)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_official_layout_is_read(name: str, tmp_path: Path) -> None:
+    MINIATURES[name](tmp_path)
+    dataset = open_dataset(name, tmp_path)
+    samples = [s for part in ("train", "validation", "test") for s in dataset.samples(part)]
+    assert len(samples) >= 12
+    for sample in samples:
+        assert sample.image.dtype == np.uint8 and sample.image.shape[2] == 3
+        assert sample.instances.dtype == np.int32
+        assert sample.image.shape[:2] == sample.instances.shape
+        assert classes_in(sample) == EXPECTED[name]
+    assert set(EXPECTED[name]) <= set(dataset.classes)
+
+
+def test_ocean_is_read_from_run_lengths(tmp_path: Path) -> None:
+    oceancoco(tmp_path)
+    samples = open_dataset("oceancoco", tmp_path).samples("test")
+    assert {name for s in samples for name in classes_in(s)} == {"person", "boat", "anglerfish"}
+    assert all((s.instances > 0).sum() == 81 for s in samples)
+
+
+def test_celebamask_shrinks_images_to_their_masks(tmp_path: Path) -> None:
+    celebamask(tmp_path)
+    with Image.open(tmp_path / "CelebA-HQ-img/0.jpg") as image:
+        assert image.size == (64, 48)
+    sample = open_dataset("celebamask-hq", tmp_path).samples("train")[0]
+    assert sample.image.shape == (*SIZE, 3)
+    hair = sample.class_names.index("hair") + 1
+    assert (sample.instances[:4] == hair).all(), "hair lies over skin"
+
+
+def test_jsrt_is_read_as_its_society_publishes_it(tmp_path: Path) -> None:
+    """Raw films of twice the masks' size, on which dark is high."""
+    mask = box(100, 200, 300, 400, (1024, 1024))
+    for index in (1, 2):
+        film = np.where(mask.repeat(2, 0).repeat(2, 1) > 0, 4000, 500).astype(">u2")
+        path = tmp_path / f"All247images/JPCLN00{index}.IMG"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(film.tobytes())
+        save(tmp_path / f"scratch/fold{index}/masks/left lung/JPCLN00{index}.gif", mask)
+    sample = open_dataset("jsrt", tmp_path).samples("train")[0]
+    assert sample.image.shape == (1024, 1024, 3)
+    assert sample.image[sample.instances > 0].max() < 5 < 250 < sample.image[0, 0, 0]
+
+
+def test_images_are_in_natural_order(tmp_path: Path) -> None:
+    celebamask(tmp_path)
+    dataset = open_dataset("celebamask-hq", tmp_path)
+    names = [n for part in ("train", "validation", "test") for n in dataset.samples(part).names]
+    assert names == [str(index) for index in range(12)]
+    assert sorted(["a10", "a9", "b1", "10"], key=natural_key) == ["10", "a9", "a10", "b1"]
+
+
+def test_trashcan_ignores_its_own_division_as_the_paper_does(tmp_path: Path) -> None:
+    trashcan(tmp_path, 40)
+    assert [item.name for item in spec_of("trashcan").layout.scan(tmp_path).items][-1].startswith(
+        "vid_000119"
+    )
+    assert len(open_dataset("trashcan", tmp_path).samples("test")) == 8, "a fifth of 40 images"
+    own = open_dataset("coco", tmp_path / "instance_version")
+    assert all(name.startswith("vid_0001") for name in own.samples("test").names)
+    assert len(own.samples("test")) == 20
+
+
+def test_bbbc038_follows_its_lists(tmp_path: Path) -> None:
+    bbbc038(tmp_path)
+    (tmp_path / "train.txt").write_text("id03\nid01\nid02\nid07")
+    (tmp_path / "val.txt").write_text("id00 id05")
+    dataset = open_dataset("bbbc038v1", tmp_path)
+    assert dataset.samples("test").names == ["id00", "id05"]
+    assert dataset.samples("train").names == ["id03", "id01", "id02"]
+    assert dataset.samples("validation").names == ["id07"]
+    assert {s.class_names for s in read_bbbc038(tmp_path)} == {()}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_own_folders_take_values_with_and_without_names(named: bool, tmp_path: Path) -> None:
+    car(tmp_path)
+    if named:
+        (tmp_path / "classes.txt").write_text("car\nwheel\nlight\nwindow\n")
+    sample = open_dataset("folders", tmp_path).samples("train")[0]
+    expected = {"car": 1, "wheel": 2, "window": 1} if named else {"entity": 3}
+    assert classes_in(sample) == expected
+
+
+def test_own_folders_take_a_folder_a_class(tmp_path: Path) -> None:
+    for index in range(4):
+        save(tmp_path / f"images/x{index}.png", picture(index))
+        save(tmp_path / f"masks/cat/x{index}.png", box(1, 1, 5, 5))
+        save(tmp_path / f"masks/dog/x{index}.png", box(10, 10, 5, 5))
+    dataset = open_dataset("folders", tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert classes_in(dataset.samples("test")[0]) == {"cat": 1, "dog": 1}
+
+
+def test_connected_parts_of_a_class_are_entities() -> None:
+    values = np.zeros((6, 6), np.int32)
+    values[0, 0] = values[1, 1] = values[5, 5] = 2
+    values[3, 0] = 7
+    instances, names = entities_of(values, {2: "b"})
+    assert names == ("b", "b")
+    assert instances[0, 0] == instances[1, 1] == 1 and instances[5, 5] == 2
+    assert instances[3, 0] == 0, "a value without a class is background"
+
+
+def test_classes_can_be_kept_and_keep_their_labels() -> None:
+    instances = np.array([[1, 2], [3, 0]], np.int32)
+    sample = Sample("s", np.zeros((2, 2, 3), np.uint8), instances, ("a", "b", "a"))
+    assert keep_classes(sample, {"a"}).instances.tolist() == [[1, 0], [3, 0]]
+    assert keep_classes(sample, {"a", "b"}) is sample
+    assert sample.class_of(2) == "b"
+    with pytest.raises(DataError, match="label 4"):
+        sample.class_of(4)
+
+
+def test_samples_are_read_on_access_and_not_kept(tmp_path: Path) -> None:
+    size = (400, 400)
+    for index in range(24):
+        save(tmp_path / f"images/{index}.png", picture(index, size))
+        save(tmp_path / f"masks/{index}.png", box(5, 5, 90, 90, size))
+    tracemalloc.start()
+    samples = open_dataset("folders", tmp_path).samples("train")
+    shutil.move(tmp_path / "images", tmp_path / "away")
+    assert len(samples) == 18 and len(samples[2:5]) == 3 and samples.digest()
+    with pytest.raises(DataError, match=r"0\.png: got no such file"):
+        samples[0]
+    shutil.move(tmp_path / "away", tmp_path / "images")
+    samples[0]
+    one = tracemalloc.get_traced_memory()[1]
+    for index in range(len(samples)):
+        assert samples[index].image.shape == (*size, 3)
+    assert tracemalloc.get_traced_memory()[1] < 1.5 * one
+    tracemalloc.stop()
+
+
+def test_digest_tells_files_and_classes_apart(tmp_path: Path) -> None:
+    folders(tmp_path)
+    samples = open_dataset("folders", tmp_path).samples("train")
+    before = samples.digest()
+    assert before == open_dataset("folders", tmp_path).samples("train").digest()
+    assert samples[1:].digest() != before
+    assert samples.of_classes({"entity"}).digest() != before
+    save(tmp_path / "masks/0.png", picture(9)[:, :, 0])
+    assert samples.digest() != before
+
+
+def test_items_travel_to_worker_processes(tmp_path: Path) -> None:
+    for name, write in MINIATURES.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+        items = open_dataset(name, tmp_path / name).samples("train").items
+        again = pickle.loads(pickle.dumps(items[0]))
+        assert np.array_equal(again.read().instances, items[0].read().instances)
+
+
+def test_polygons_and_run_lengths_agree(tmp_path: Path) -> None:
+    images = [(k, f"{k}.png") for k in (1, 2)]
+    shapes = [polygon(4, 4, 9, 9), run_lengths(box(4, 4, 9, 9))]
+    rows = [
+        {"image_id": key, "category_id": 1, "segmentation": shape}
+        for (key, _), shape in zip(images, shapes, strict=True)
+    ]
+    for key, name in images:
+        save(tmp_path / name, picture(key))
+    (tmp_path / "mine.json").write_text(json.dumps(coco_json(images, rows, ["thing"])))
+    dataset = open_dataset("coco", tmp_path)
+    (first,), (second,) = dataset.samples("train"), dataset.samples("test")
+    assert np.array_equal(first.instances, second.instances)
+    assert first.instances.sum() == 81
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("categories"), "no 'categories'"),
+        (lambda c: c["annotations"][0].update(image_id=99), "no 99"),
+        (lambda c: c["images"][0].update(file_name="absent.jpg"), "no image absent.jpg"),
+        (lambda c: c["images"][0].update(height="tall"), "no COCO JSON"),
+    ],
+)
+def test_a_broken_list_is_one_error(change: object, message: str, tmp_path: Path) -> None:
+    oceancoco(tmp_path)
+    path = tmp_path / "annotations/instances.json"
+    content = json.loads(path.read_text())
+    change(content)  # type: ignore[operator]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message) as error:
+        open_dataset("oceancoco", tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_folders_and_unknown_names_are_one_error(tmp_path: Path) -> None:
+    for name in DATASETS:
+        with pytest.raises(DataError, match=str(tmp_path)):
+            open_dataset(name, tmp_path)
+        with pytest.raises(DataError, match="absent"):
+            open_dataset(name, tmp_path / "absent")
+    with pytest.raises(ConfigError, match="write kvasir-seg"):
+        open_dataset("kvasir", tmp_path)
+    kvasir(tmp_path, 1)
+    with pytest.raises(DataError, match="1 images"):
+        open_dataset("kvasir-seg", tmp_path)
+
+
+def test_volumes_are_read_scaled_and_refused(tmp_path: Path) -> None:
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nifti(tmp_path / "v.nii.gz", values, slope=0.5)
+    assert np.allclose(read_nifti(tmp_path / "v.nii.gz"), values / 2)
+    (tmp_path / "cut.nii.gz").write_bytes((tmp_path / "v.nii.gz").read_bytes()[:-20])
+    (tmp_path / "text.nii").write_text("text" * 200)
+    for name, message in (("cut", "unreadable"), ("text", "another format"), ("no", "no such")):
+        path = next(tmp_path.glob(f"{name}.*"), tmp_path / name)
+        with pytest.raises(DataError, match=message):
+            read_nifti(path)
+
+
+def test_brain_slices_are_set_apart_in_blocks(tmp_path: Path) -> None:
+    mricron(tmp_path)
+    dataset = open_dataset("mricron", tmp_path)
+    numbers = {
+        part: [int(name[-3:]) for name in dataset.samples(part).names]
+        for part in ("train", "validation", "test")
+    }
+    assert numbers["test"] == [*range(20, 35), *range(65, 80)]
+    nearest = min(abs(a - b) for a in numbers["train"] for b in numbers["test"])
+    assert nearest == 4
+    assert isinstance(dataset.samples("train"), LazySamples)
+
+
+def test_the_real_nuclei() -> None:
+    found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
+    if not found.is_dir():
+        pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")
+    dataset = open_dataset("bbbc038v1", found)
+    expected = read_bbbc038(found, found / "val.txt")
+    assert dataset.samples("test").names == [sample.name for sample in expected]
+    for index in (0, len(expected) - 1):
+        assert np.array_equal(dataset.samples("test")[index].instances, expected[index].instances)
+
+
+def test_the_real_brain() -> None:
+    found = Path("/usr/share/mricron")
+    if not found.is_dir():
+        pytest.skip("Debian's mricron-data is not installed")
+    dataset = open_dataset("mricron", found)
+    assert len(dataset.classes) == 62 and len(dataset.base) == 42 and len(dataset.target) == 20
+    sample = dataset.samples("test", "target")[5]
+    assert sample.instances.shape == (217, 181)
+    assert set(classes_in(sample)) <= dataset.target

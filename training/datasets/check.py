@@ -1,0 +1,200 @@
+"""Check a dataset on disk: counts, classes, parts, speed, sample pictures and broken files."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cpcsam.artifact import write_atomic
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.errors import DataError
+from training.data import Sample
+from training.datasets.items import Findings, Item
+from training.datasets.pictures import contact_sheet
+from training.datasets.protocol import Dataset, Part, open_dataset
+from training.datasets.registry import DATASETS
+
+__all__ = ["Examined", "examine", "main"]
+
+PROG = "python -m training.data"
+EXAMPLES = f"""examples:
+  python -m training.data check kvasir-seg /data/Kvasir-SEG
+  python -m training.data check trashcan /data/dataset --limit 200 --workers 8
+  python -m training.data check coco /data/mine --out out/mine
+
+datasets: {", ".join(DATASETS)}
+docs/datasets.md tells where to get each and how it must lie on disk.
+"""
+PICTURES = 12
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What reading one image showed.
+
+    Attributes:
+        size: (H, W); None where it could not be read.
+        entities: entities that can be seen, by class.
+        errors: one line for each thing that is wrong with its files.
+    """
+
+    size: tuple[int, int] | None
+    entities: Counter[str]
+    errors: tuple[str, ...]
+
+
+def examine(item: Item) -> Examined:
+    """Read one image and tell all that is wrong with it."""
+    findings = Findings(strict=False)
+    sample = item.load(findings)
+    errors = tuple(str(error) for error in findings.errors)
+    if sample is None:
+        return Examined(None, Counter(), errors)
+    labels = [int(label) for label in np.unique(sample.instances) if label]
+    size = (sample.instances.shape[0], sample.instances.shape[1])
+    return Examined(size, Counter(sample.class_of(label) for label in labels), errors)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 2 also where a file of the dataset is broken."""
+    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    commands = parser.add_subparsers(required=True, metavar="check")
+    check = commands.add_parser(
+        "check", help="read a dataset and name its broken files", description=__doc__,
+        epilog=EXAMPLES,
+    )  # fmt: skip
+    check.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
+    check.add_argument("path", type=Path, metavar="PATH", help="the folder it was unpacked in")
+    check.add_argument(
+        "--out", type=Path, metavar="DIR", help="for the pictures (default: out/datasets/NAME)"
+    )
+    check.add_argument(
+        "--limit", type=_count, metavar="N", help="read N images, evenly spread (default: all)"
+    )
+    check.add_argument(
+        "--workers", type=_count, metavar="N", help="processes that read (default: all cores)"
+    )
+    options = parser.parse_args(arguments)
+    broken: list[str] = []
+
+    def command() -> None:
+        dataset = open_dataset(options.name, options.path)
+        out = options.out or Path("out/datasets") / options.name
+        workers = options.workers or len(os.sched_getaffinity(0))
+        broken.extend(_check(dataset, options.path, out, options.limit, workers))
+
+    code = exit_code_of(command, PROG)
+    return 2 if broken else code
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
+    return int(text)
+
+
+def _check(
+    dataset: Dataset, root: Path, out: Path, limit: int | None, workers: int
+) -> Sequence[str]:
+    """Read, report, draw and return the errors."""
+    items = [item for part in PARTS for item in dataset.parts[part]]
+    looked = _spread(items, limit or len(items))
+    started = time.monotonic()
+    with tqdm(total=len(looked), desc=dataset.spec.title, unit="image", leave=False) as bar:
+        examined = []
+        for result in _examine_all(looked, workers):
+            for error in result.errors:
+                bar.write(f"{PROG}: {_one_line(error)}", file=sys.stderr)
+            examined.append(result)
+            bar.update()
+    rate = len(looked) / (time.monotonic() - started)
+    lines = _report(dataset, root, examined)
+    lines.append(f"speed      {rate:.1f} images/s, workers: {workers}")
+    readable = [item for item, seen in zip(looked, examined, strict=True) if seen.size]
+    if readable:
+        picture = out / "contact_sheet.png"
+        content = io.BytesIO()
+        samples = (_lenient(item) for item in _spread(readable, PICTURES))
+        contact_sheet(samples, dataset.classes).save(content, "PNG")
+        write_atomic(picture, content.getvalue())
+        lines.append(f"pictures   {picture}")
+    errors = [error for seen in examined for error in seen.errors]
+    images = sum(bool(seen.errors) for seen in examined)
+    lines.append(f"problems   {len(errors)}, in {images} of {len(looked)} images read")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return errors
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` items, evenly spread."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _examine_all(items: Sequence[Item], workers: int) -> Iterator[Examined]:
+    if workers == 1:
+        yield from map(examine, items)
+        return
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            yield from pool.map(examine, items, chunksize=4)
+    except BrokenProcessPool as error:
+        raise DataError.of(
+            "a process that reads images",
+            got="its sudden end",
+            expected="it to live",
+            fix="memory may have run out: lower --workers",
+        ) from error
+
+
+def _lenient(item: Item) -> Sample:
+    sample = item.load(Findings(strict=False))
+    assert sample is not None, "it was read before"
+    return sample
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _report(dataset: Dataset, root: Path, examined: Sequence[Examined]) -> list[str]:
+    counts = {part: len(dataset.parts[part]) for part in PARTS}
+    entities: Counter[str] = Counter()
+    images: Counter[str] = Counter()
+    for seen in examined:
+        entities.update(seen.entities)
+        images.update(seen.entities.keys())
+    sizes = sorted({seen.size for seen in examined if seen.size})
+    without = sum(seen.size is not None and not seen.entities for seen in examined)
+    lines = [
+        f"{dataset.spec.title} in {root}",
+        f"images     {sum(counts.values())}: "
+        + ", ".join(f"{count} {part}" for part, count in counts.items()),
+        f"read       {len(examined)}; {without} of them without an entity",
+        f"entities   {entities.total()}",
+        f"classes    {len(dataset.classes)}: {len(dataset.base)} base, "
+        f"{len(dataset.target)} target",
+    ]
+    width = max((len(name) for name in dataset.classes), default=0)
+    for name in dataset.classes:
+        role = "base" if name in dataset.base else "target"
+        lines.append(
+            f"  {name:{width}}  {role:6}  {entities[name]:7} entities in {images[name]:6} images"
+        )
+    if sizes:
+        (h0, w0), (h1, w1) = sizes[0], sizes[-1]
+        lines.append(f"sizes      {h0}x{w0} to {h1}x{w1} pixels (height x width)")
+    return lines

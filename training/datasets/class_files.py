@@ -1,0 +1,163 @@
+"""One black and white mask file a class: CelebAMask-HQ, JSRT with the SCR masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.data import Sample
+from training.datasets.files import (
+    SUFFIXES,
+    find_folder,
+    images_in,
+    natural_key,
+    read_binary,
+    read_rgb,
+    size_fits,
+)
+from training.datasets.items import Findings, Item, Scan
+
+__all__ = ["ClassFileItem", "ClassFiles"]
+
+
+@dataclass(frozen=True)
+class ClassFileItem(Item):
+    """An image and one mask a part; later masks lie over earlier ones.
+
+    Attributes:
+        image: the image file.
+        masks: part and file of each mask.
+        parts: class of each part that the dataset knows.
+        shrink: reduce an image that is larger than its masks by a whole factor to their size.
+    """
+
+    image: Path
+    masks: tuple[tuple[str, Path], ...]
+    parts: Mapping[str, str]
+    shrink: bool
+
+    @property
+    def name(self) -> str:
+        """The image file's stem."""
+        return self.image.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Image and masks."""
+        return (self.image, *(path for _, path in self.masks))
+
+    @property
+    def classes(self) -> frozenset[str] | None:
+        """As the names of the masks tell."""
+        return frozenset(self.parts[part] for part, _ in self.masks if part in self.parts)
+
+    def load(self, findings: Findings) -> Sample | None:
+        """Read image and masks."""
+        image = read_rgb(self.image, findings)
+        masks = [(part, path, read_binary(path, findings)) for part, path in self.masks]
+        if not masks:
+            findings.broken(
+                self.image, got="no mask", expected="a mask a class", fix="restore the masks"
+            )
+        if image is not None and self.shrink:
+            image = _shrunk(image, [mask.shape for _, _, mask in masks if mask is not None])
+        instances = None if image is None else np.zeros(image.shape[:2], np.int32)
+        names: list[str] = []
+        for part, path, mask in masks:
+            if part not in self.parts:
+                findings.broken(
+                    path,
+                    got=f"unknown class {part!r}",
+                    expected=", ".join(self.parts),
+                    fix="correct the name or move the file away",
+                )
+            if mask is None or part not in self.parts:
+                continue
+            if not mask.any():
+                findings.empty(path)
+            if instances is not None and size_fits(path, mask, instances.shape, findings):
+                names.append(self.parts[part])
+                instances[mask] = len(names)
+        if image is None or instances is None:
+            return None
+        return Sample(self.name, image, instances, tuple(names))
+
+
+def _shrunk(image: NDArray[np.uint8], shapes: list[tuple[int, ...]]) -> NDArray[np.uint8]:
+    """Reduce an image by a whole factor to the size of its masks, where there is one."""
+    height, width = image.shape[:2]
+    for mask_height, mask_width in shapes[:1]:
+        factor = height // max(mask_height, 1)
+        if factor > 1 and (height, width) == (factor * mask_height, factor * mask_width):
+            return np.asarray(Image.fromarray(image).reduce(factor))
+    return image
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """Images in one folder, masks of all classes in another.
+
+    A mask is `<masks>/**/<number>_<part>.png`, or `<masks>/<part>/<name>.gif`, and belongs to the
+    image of that number or name; leading zeros do not count.
+
+    Attributes:
+        images: folders to try, in this order.
+        masks: likewise.
+        parts: class of each part, in the order in which masks are laid over each other.
+        part_is_folder: a mask's part is its folder's name, not the end of its own.
+        shrink: reduce images that are larger than their masks by a whole factor.
+        unused: parts that have masks which are not read.
+    """
+
+    images: tuple[str, ...]
+    masks: tuple[str, ...]
+    parts: Mapping[str, str] = field(hash=False)
+    part_is_folder: bool = False
+    shrink: bool = True
+    unused: tuple[str, ...] = ()
+
+    def scan(self, root: Path) -> Scan:
+        """List the images with their masks.
+
+        Raises:
+            DataError: a folder is missing or empty.
+        """
+        images = {_key(path.stem): path for path in images_in(find_folder(root, *self.images))}
+        masks: dict[str, list[tuple[str, Path]]] = {}
+        for key, part, path in self._masks(find_folder(root, *self.masks)):
+            masks.setdefault(key, []).append((part, path))
+        order = {part: rank for rank, part in enumerate(self.parts)}
+        orphans = {key: masks[key][0][1] for key in masks.keys() - images.keys()}
+        for key, path in orphans.items():
+            any_image = next(iter(images.values()))
+            images[key] = any_image.with_name(f"{self._stem(path)}{any_image.suffix}")
+        items = (
+            ClassFileItem(
+                images[key],
+                tuple(sorted(masks.get(key, ()), key=lambda row: order.get(row[0], len(order)))),
+                self.parts,
+                self.shrink,
+            )
+            for key in sorted(images, key=natural_key)
+        )
+        return Scan(tuple(dict.fromkeys(self.parts.values())), tuple(items))
+
+    def _masks(self, folder: Path) -> Iterator[tuple[str, str, Path]]:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in SUFFIXES:
+                part = path.parent.name if self.part_is_folder else path.stem.partition("_")[2]
+                if part not in self.unused:
+                    yield _key(self._stem(path)), part, path
+
+    def _stem(self, path: Path) -> str:
+        """The stem of the image that a mask belongs to."""
+        return path.stem if self.part_is_folder else path.stem.partition("_")[0]
+
+
+def _key(stem: str) -> str:
+    return stem.lstrip("0") or "0"

@@ -1,0 +1,174 @@
+"""An annotated image on disk, known by name, and a sequence of them that is read on access."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from cpcsam.errors import CpcSamError, DataError
+from training.data import Sample
+
+__all__ = ["Findings", "Item", "LazySamples", "Scan", "keep_classes"]
+
+
+@dataclass
+class Findings:
+    """What a reader finds wrong with the files of one image.
+
+    Attributes:
+        strict: raise the first error; an empty mask is then passed over. Otherwise all are
+            collected and reading goes on.
+        errors: what was collected.
+    """
+
+    strict: bool = True
+    errors: list[CpcSamError] = field(default_factory=list)
+
+    def broken(self, what: object, *, got: object, expected: object, fix: str) -> None:
+        """Note something that cannot be read as it should.
+
+        Raises:
+            DataError: where `strict`.
+        """
+        error = DataError.of(str(what), got=got, expected=expected, fix=fix)
+        if self.strict:
+            raise error
+        self.errors.append(error)
+
+    def empty(self, what: object) -> None:
+        """Note a mask without a pixel, which does no harm to a training."""
+        if not self.strict:
+            self.broken(
+                what, got="an empty mask", expected="at least one pixel", fix="redraw or delete it"
+            )
+
+
+class Item(ABC):
+    """One annotated image on disk."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Identifies the image within its dataset."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[Path, ...]:
+        """The files it is read from."""
+
+    @property
+    def classes(self) -> frozenset[str] | None:
+        """Classes of its entities as far as file names or lists tell; None where they do not."""
+        return None
+
+    @abstractmethod
+    def load(self, findings: Findings) -> Sample | None:
+        """Read it; None where it has no usable image."""
+
+    def read(self) -> Sample:
+        """Read it.
+
+        Raises:
+            DataError: a file is missing, unreadable, of another size or of an unknown class.
+        """
+        sample = self.load(Findings())
+        assert sample is not None, "a strict reader raises"
+        return sample
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a layout's files say before any pixel is read.
+
+    Attributes:
+        classes: all classes, in the dataset's order.
+        items: all images, in the dataset's order.
+        test: names of the images that the files themselves set apart for testing; None where
+            they do not.
+    """
+
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    test: frozenset[str] | None = None
+
+
+def keep_classes(sample: Sample, classes: Collection[str]) -> Sample:
+    """Turn the entities of other classes into background; labels stay."""
+    labels = [label for label in np.unique(sample.instances) if label]
+    kept = [label for label in labels if sample.class_of(int(label)) in classes]
+    if len(kept) == len(labels):
+        return sample
+    shown = np.isin(sample.instances, kept)
+    return replace(sample, instances=np.where(shown, sample.instances, 0))
+
+
+class LazySamples(Sequence[Sample]):
+    """Samples whose names are known and whose pixels are read on every access, and not kept.
+
+    Args:
+        items: what is read.
+        classes: entities of other classes become background; None keeps all.
+    """
+
+    def __init__(self, items: Iterable[Item], classes: Collection[str] | None = None) -> None:
+        self.items = tuple(items)
+        self.classes = None if classes is None else frozenset(classes)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the samples; reads nothing."""
+        return [item.name for item in self.items]
+
+    def __len__(self) -> int:
+        """Number of samples; reads nothing."""
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> LazySamples: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | LazySamples:
+        """Read one sample, or take some without reading them.
+
+        Raises:
+            DataError: its files are broken.
+        """
+        if isinstance(index, slice):
+            return LazySamples(self.items[index], self.classes)
+        sample = self.items[index].read()
+        return sample if self.classes is None else keep_classes(sample, self.classes)
+
+    def of_classes(self, classes: Collection[str]) -> LazySamples:
+        """The same samples with entities of these classes alone."""
+        return LazySamples(self.items, classes)
+
+    def holds_entity(self, index: int) -> bool:
+        """Tell whether a sample has an entity, from names and lists where they suffice."""
+        known = self.items[index].classes
+        if known is not None and self.classes is not None:
+            return not known.isdisjoint(self.classes)
+        return bool(self[index].instances.any())
+
+    def digest(self) -> str:
+        """SHA-256 over the names, the classes kept, and every file's name and size.
+
+        It stands for the content without reading it, which would take hours on large datasets.
+        """
+        digest = hashlib.sha256(repr(self.classes and sorted(self.classes)).encode())
+        for item in self.items:
+            digest.update(item.name.encode())
+            for path in item.files:
+                try:
+                    size = path.stat().st_size
+                except OSError:
+                    size = -1
+                digest.update(f"{path.name}:{size}".encode())
+        return digest.hexdigest()

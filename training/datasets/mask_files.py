@@ -1,0 +1,167 @@
+"""One mask file an image: indexed classes, black and white, or labelled entities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.errors import DataError
+from training.data import ENTITY, Sample
+from training.datasets.class_files import ClassFiles
+from training.datasets.files import (
+    entities_of,
+    find_folder,
+    images_in,
+    read_binary,
+    read_rgb,
+    read_values,
+    size_fits,
+)
+from training.datasets.items import Findings, Item, Scan
+
+__all__ = ["MaskFileItem", "MaskFiles", "OwnFolders"]
+
+
+@dataclass(frozen=True)
+class MaskFileItem(Item):
+    """An image and its mask.
+
+    Attributes:
+        image: the image file.
+        mask: the mask file; None where there is none of the image's name.
+        values: the class of mask value k is `values[k - 1]`; one class alone takes every bright
+            pixel; none at all takes a black and white mask as one class, and any other as a
+            label image, every value an entity.
+    """
+
+    image: Path
+    mask: Path | None
+    values: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The image file's stem."""
+        return self.image.stem
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Image and mask."""
+        return (self.image,) if self.mask is None else (self.image, self.mask)
+
+    def load(self, findings: Findings) -> Sample | None:
+        """Read image and mask; connected parts of a class are entities of their own."""
+        image = read_rgb(self.image, findings)
+        if self.mask is None:
+            findings.broken(
+                self.image,
+                got="no mask",
+                expected="a mask of the same name",
+                fix="restore the mask or move the image away",
+            )
+            return None
+        values, names = self._values(self.mask, findings)
+        if values is not None and not values.any():
+            findings.empty(self.mask)
+        if image is None or values is None:
+            return None
+        if not size_fits(self.mask, values, image.shape[:2], findings):
+            return None
+        if names is None:
+            return Sample(self.name, image, values, (ENTITY,) * int(values.max(initial=0)))
+        return Sample(self.name, image, *entities_of(values, dict(enumerate(names, start=1))))
+
+    def _values(
+        self, mask: Path, findings: Findings
+    ) -> tuple[NDArray[np.int32] | None, tuple[str, ...] | None]:
+        """Values of the mask and the classes of 1..n; None for a label image."""
+        if len(self.values) == 1:
+            binary = read_binary(mask, findings)
+            return None if binary is None else binary.astype(np.int32), self.values
+        if self.values:
+            values = read_values(mask, findings)
+            highest = 0 if values is None else int(values.max(initial=0))
+            if highest > len(self.values):
+                findings.broken(
+                    mask,
+                    got=f"unknown class {highest}",
+                    expected=f"0 to {len(self.values)} ({', '.join(self.values)})",
+                    fix="correct the mask or the list of classes",
+                )
+            return values, self.values
+        if mask.suffix.lower() in {".jpg", ".jpeg", ".webp"}:
+            binary = read_binary(mask, findings)
+            return None if binary is None else binary.astype(np.int32), (ENTITY,)
+        values = read_values(mask, findings)
+        if values is None or len(np.unique(values)) > 2:
+            return values, None
+        return (values > 0).astype(np.int32), (ENTITY,)
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Images in one folder, masks of the same names in another.
+
+    Attributes:
+        images: folders to try, in this order.
+        masks: likewise.
+        values: as in `MaskFileItem`.
+    """
+
+    images: tuple[str, ...]
+    masks: tuple[str, ...]
+    values: tuple[str, ...]
+
+    def scan(self, root: Path) -> Scan:
+        """List the images with their masks.
+
+        Raises:
+            DataError: a folder is missing or empty.
+        """
+        masks = {path.stem: path for path in images_in(find_folder(root, *self.masks))}
+        images = images_in(find_folder(root, *self.images))
+        known = {path.stem for path in images}
+        orphans = [images[0].with_stem(stem) for stem in masks if stem not in known]
+        items = (
+            MaskFileItem(path, masks.get(path.stem), self.values) for path in [*images, *orphans]
+        )
+        return Scan(self.values or (ENTITY,), tuple(items))
+
+
+@dataclass(frozen=True)
+class OwnFolders:
+    """The user's `images` and `masks`.
+
+    `masks` has a folder a class, with a black and white mask an image; or a mask an image. Then
+    `classes.txt`, a class a line, names the values 1, 2, ... of the masks; without it every mask
+    is black and white, or a label image.
+    """
+
+    def scan(self, root: Path) -> Scan:
+        """List the images with their masks.
+
+        Raises:
+            DataError: a folder is missing or empty.
+        """
+        folder = find_folder(root, "masks")
+        classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        if classes:
+            parts = {name: name for name in classes}
+            return ClassFiles(("images",), ("masks",), parts, True, shrink=False).scan(root)
+        return MaskFiles(("images",), ("masks",), _classes(root / "classes.txt")).scan(root)
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    if not path.is_file():
+        return ()
+    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    if not names or len(set(names)) < len(names):
+        raise DataError.of(
+            str(path),
+            got="a class twice" if names else "an empty list",
+            expected="the class of mask value k on line k",
+            fix="correct or delete it",
+        )
+    return names

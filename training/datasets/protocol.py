@@ -1,0 +1,185 @@
+"""The open-vocabulary protocol: base and target classes, test images, shots and seeds.
+
+Classes are put in the order of the SHA-256 of their names; the first round(13 n / 19) are base
+classes, but at least one class is left for the target wherever there are two. The order has
+nothing to do with what classes look like, and a dataset that lists its classes in another order
+gives the same division. A dataset of one class is trained and tested on that class.
+
+Test images are those that the dataset's files set apart, else the paper's. A tenth of the others,
+their last, is for validation; the rest is trained on, with base labels alone. The shots of a seed
+are the first images with a base entity in one random order of them, so that 4 shots are among
+8, and 8 among 128.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cpcsam.errors import ConfigError, DataError
+from training.datasets.items import Item, LazySamples, Scan
+from training.datasets.registry import DatasetSpec, LastOfEachClass, spec_of
+
+__all__ = [
+    "BASE_SHARE",
+    "MORE_SHOTS",
+    "SEEDS",
+    "SHOTS",
+    "Classes",
+    "Dataset",
+    "Part",
+    "open_dataset",
+    "split_classes",
+]
+
+BASE_SHARE = 13 / 19
+"""Of the classes; the paper's 13:6."""
+
+SHOTS = {"standard": 8, "few-shot": 4}
+"""Training images of the paper's two settings, as its public code counts them."""
+
+MORE_SHOTS = (128, 512)
+"""Training images of the paper's Table 5."""
+
+SEEDS = (0, 1, 2, 3, 4)
+"""The paper's figures are of five runs."""
+
+FALLBACK_TEST_SHARE = 5
+VALIDATION_SHARE = 10
+
+Part = Literal["train", "validation", "test"]
+Classes = Literal["all", "base", "target"]
+
+
+def split_classes(
+    classes: Iterable[str], known: Iterable[str] = ()
+) -> tuple[frozenset[str], frozenset[str]]:
+    """Divide classes into base and target classes.
+
+    Args:
+        classes: all of them, in any order.
+        known: base classes by name, of which some may be absent; all others are then target
+            classes. Where this names none or all of them, the order by SHA-256 decides.
+
+    Returns:
+        Base and target classes; no target classes where there is but one class.
+    """
+    names = set(classes)
+    base = names & set(known)
+    if not base or base == names:
+        order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        count = min(round(len(order) * BASE_SHARE), max(len(order) - 1, 1))
+        base = set(order[:count])
+    return frozenset(base), frozenset(names - base)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on disk, divided; no pixel is read yet.
+
+    Attributes:
+        spec: what it is.
+        classes: all classes, in the dataset's order.
+        base: base classes.
+        target: target classes; empty where there is but one class.
+        parts: images of each part.
+    """
+
+    spec: DatasetSpec
+    classes: tuple[str, ...]
+    base: frozenset[str]
+    target: frozenset[str]
+    parts: dict[Part, tuple[Item, ...]]
+
+    def samples(self, part: Part, classes: Classes = "all") -> LazySamples:
+        """The images of a part with the entities of some classes.
+
+        Target classes of a dataset of one class are that class. Training images whose file names
+        or lists tell that they have no such entity are left out.
+        """
+        kept = {"all": None, "base": self.base, "target": self.target or self.base}[classes]
+        items = self.parts[part]
+        if kept is not None and part == "train":
+            items = tuple(i for i in items if i.classes is None or not kept.isdisjoint(i.classes))
+        return LazySamples(items, kept)
+
+    def shots(self, count: int, seed: int, classes: Classes = "base") -> LazySamples:
+        """Draw training images that hold an entity of some classes.
+
+        Args:
+            count: how many; 4 of a seed are the first of its 8.
+            seed: 0 to 4 in the paper's protocol.
+            classes: as in `samples`.
+
+        Raises:
+            ConfigError: there are fewer such images.
+            DataError: an image that had to be looked at is broken.
+        """
+        samples = self.samples("train", classes)
+        chosen: list[Item] = []
+        for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
+            if len(chosen) == count:
+                break
+            if samples.holds_entity(index):
+                chosen.append(samples.items[index])
+        if not 0 < count == len(chosen):
+            raise ConfigError.of(
+                "shots",
+                got=count,
+                expected=f"1 to {len(chosen)}, the training images with {classes} classes",
+                fix="take fewer",
+            )
+        return LazySamples(chosen, samples.classes)
+
+
+def open_dataset(name: str, root: Path) -> Dataset:
+    """Find a dataset's files and divide its classes and images; reads no pixel.
+
+    Args:
+        name: a key of `DATASETS`.
+        root: the folder it was unpacked in.
+
+    Raises:
+        ConfigError: there is no dataset of this name.
+        DataError: folders or lists are missing or unreadable.
+    """
+    spec = spec_of(name)
+    scan = spec.layout.scan(root)
+    names = [item.name for item in scan.items]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if len(names) < 2 or twice:
+        raise DataError.of(
+            str(root),
+            got=f"two images {twice[0]}" if twice else f"{len(names)} images",
+            expected="at least one image to train and one to test on, each with its own name",
+            fix="complete or correct the dataset",
+        )
+    base, target = split_classes(scan.classes, spec.known)
+    test = scan.test if scan.test is not None else frozenset(_test_names(scan, spec))
+    rest = [item for item in scan.items if item.name not in test]
+    held_out = max(1, len(rest) // VALIDATION_SHARE) if len(rest) > 1 else 0
+    parts: dict[Part, tuple[Item, ...]] = {
+        "train": tuple(rest[: len(rest) - held_out]),
+        "validation": tuple(rest[len(rest) - held_out :]),
+        "test": tuple(item for item in scan.items if item.name in test),
+    }
+    return Dataset(spec, scan.classes, base, target, parts)
+
+
+def _test_names(scan: Scan, spec: DatasetSpec) -> Sequence[str]:
+    names = [item.name for item in scan.items]
+    fallback = names[-max(1, len(names) // FALLBACK_TEST_SHARE) :]
+    if isinstance(spec.split, LastOfEachClass):
+        chosen: set[str] = set()
+        for each in scan.classes:
+            holding = [item.name for item in scan.items if each in (item.classes or ())]
+            chosen |= set(holding[-spec.split.count :])
+        return sorted(chosen) if 0 < len(chosen) < len(names) else fallback
+    count = spec.split.count
+    return names[-count:] if count is not None and count < len(names) else fallback

@@ -1,0 +1,159 @@
+"""Slices of a labelled volume: the brain of Debian's mricron-data with its 116 regions."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.errors import DataError
+from training.data import Sample, eight_bits
+from training.datasets.files import entities_of
+from training.datasets.items import Findings, Item, Scan
+from training.datasets.nifti import read_nifti
+
+__all__ = ["LabelledVolume", "SliceItem"]
+
+SIDE = re.compile(r"_[LR]$")
+
+
+@dataclass(frozen=True)
+class SliceItem(Item):
+    """One slice across the volume's last axis.
+
+    Attributes:
+        image: the file of the image volume.
+        labels: the file of the label volume.
+        index: of the slice.
+        classes_of: class of each label value.
+    """
+
+    image: Path
+    labels: Path
+    index: int
+    classes_of: Mapping[int, str]
+
+    @property
+    def name(self) -> str:
+        """File and index."""
+        return f"{self.labels.name.partition('.')[0]}-{self.index:03d}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Both volumes."""
+        return (self.image, self.labels)
+
+    @property
+    def classes(self) -> frozenset[str] | None:
+        """As the label volume, which is small, tells."""
+        values = np.unique(_labels(self.labels)[:, :, self.index])
+        return frozenset(self.classes_of[int(v)] for v in values if int(v) in self.classes_of)
+
+    def load(self, findings: Findings) -> Sample | None:
+        """Cut the slice out of both volumes, front up."""
+        values = _shown(_labels(self.labels)[:, :, self.index]).astype(np.int32)
+        grey = _shown(_image(self.image)[:, :, self.index]).astype(np.uint8)
+        image = np.repeat(grey[:, :, None], 3, axis=2)
+        unknown = sorted(set(np.unique(values).tolist()) - set(self.classes_of) - {0})
+        if unknown:
+            findings.broken(
+                f"{self.labels} slice {self.index}",
+                got=f"unknown class {unknown[0]}",
+                expected=f"one of the {len(self.classes_of)} listed values",
+                fix="restore the list of regions",
+            )
+        return Sample(self.name, image, *entities_of(values, self.classes_of))
+
+
+@functools.lru_cache(maxsize=2)
+def _labels(path: Path) -> NDArray[np.generic]:
+    """A label volume, kept, since all slices come from the same."""
+    return read_nifti(path)
+
+
+@functools.lru_cache(maxsize=2)
+def _image(path: Path) -> NDArray[np.uint8]:
+    """An image volume in 8 bits, kept likewise."""
+    return eight_bits(read_nifti(path))
+
+
+def _shown(cut: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Turn (X, Y) into rows and columns, front up."""
+    return np.ascontiguousarray(cut.T[::-1])
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """An image volume, a label volume and the list of its regions, `VALUE NAME ...` a line.
+
+    A region's two sides, NAME_L and NAME_R, are entities of one class. Slices are set apart for
+    testing in blocks: every third of `block` slices, and `gap` slices at its borders are left out,
+    since neighbouring slices are alike.
+
+    Attributes:
+        folders: where the files are, below the root.
+        files: image volume, label volume and list.
+        block: slices of a block.
+        gap: slices left out on the training side of a border.
+    """
+
+    folders: tuple[str, ...] = (".", "templates")
+    files: tuple[str, str, str] = ("ch2.nii.gz", "aal.nii.gz", "aal.nii.txt")
+    block: int = 15
+    gap: int = 3
+
+    def scan(self, root: Path) -> Scan:
+        """List the slices that hold a region.
+
+        Raises:
+            DataError: a file is missing or unreadable, or the volumes do not match.
+        """
+        places = [root / folder for folder in self.folders]
+        found = [place for place in places if (place / self.files[1]).is_file()]
+        if not found:
+            raise DataError.of(
+                str(root),
+                got=f"no {self.files[1]}",
+                expected=f"the Debian package mricron-data's {', '.join(self.files)}",
+                fix="apt-get install mricron-data and give /usr/share/mricron",
+            )
+        image, labels, listing = (found[0] / name for name in self.files)
+        classes = _regions(listing)
+        shape, volume = _image(image).shape, _labels(labels)
+        if shape != volume.shape:
+            raise DataError.of(
+                str(labels), got=f"size {volume.shape}", expected=f"{shape} as {image.name}",
+                fix="restore both from the package",
+            )  # fmt: skip
+        held = np.flatnonzero(volume.any(axis=(0, 1)))
+        items, test = [], []
+        for index in held.tolist():
+            place = index - int(held[0])
+            item = SliceItem(image, labels, index, classes)
+            if self._is_test(place):
+                test.append(item.name)
+            elif self._is_test(place - self.gap) or self._is_test(place + self.gap):
+                continue
+            items.append(item)
+        return Scan(tuple(dict.fromkeys(classes.values())), tuple(items), frozenset(test))
+
+    def _is_test(self, place: int) -> bool:
+        return place // self.block % 3 == 1
+
+
+def _regions(path: Path) -> dict[int, str]:
+    try:
+        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        return {int(row[0]): SIDE.sub("", row[1]) for row in rows}
+    except (OSError, ValueError, IndexError) as error:
+        raise DataError.of(
+            str(path),
+            got=f"an unreadable list ({error})",
+            expected="VALUE NAME a line",
+            fix="restore it from the package",
+        ) from error

@@ -1,0 +1,69 @@
+"""Command-line options that name a model and annotated images, shared by commands."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from cpcsam.command import ArgumentParser
+from training.datasets.protocol import Classes, Part
+from training.sources import SourceConfig
+
+__all__ = ["add_model_options", "add_source_options", "require_model", "share", "source_of"]
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add --base and --run."""
+    parser.add_argument("--base", type=Path, metavar="DIR", help="a base, such as weights/vit_t")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="DIR",
+        help="an artifact of kind run, such as runs/NAME/best; its CaPL calibrates the prompts",
+    )
+
+
+def require_model(parser: ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse a command line without a model."""
+    if options.base is None and options.run is None:
+        parser.error("got neither --base nor --run, expected one of them")
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `source_of` reads."""
+    parser.add_argument("--bbbc038", type=Path, metavar="DIR", help="folder of BBBC038v1")
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="list of ids in that folder")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="one image instead")
+    parser.add_argument("--instances", type=Path, metavar="FILE", help="its label image")
+    parser.add_argument("--dataset", metavar="NAME", help="a dataset of docs/datasets.md instead")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="where it is unpacked")
+    parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
+    parser.add_argument(
+        "--classes", choices=get_args(Classes), default="all", help="its classes (default: all)"
+    )
+
+
+def source_of(options: argparse.Namespace) -> SourceConfig:
+    """The source that the options of `add_source_options` name."""
+    return SourceConfig(
+        bbbc038=options.bbbc038,
+        ids=options.ids,
+        image=options.image,
+        instances=options.instances,
+        dataset=options.dataset,
+        root=options.root,
+        part=options.part,
+        classes=options.classes,
+    )
+
+
+def share(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
+    return number
