@@ -13,6 +13,7 @@ from cpcsam.errors import ConfigError
 from training.batches import BatchConfig
 from training.bilevel import BilevelConfig
 from training.data import Sample, digest_samples
+from training.datasets.items import LazySamples
 from training.learner import ModelConfig, OptimizerConfig
 from training.sources import DataConfig
 
@@ -117,5 +118,7 @@ def run_record(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]
         key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
     }
     record["base_sha256"] = base_digest(config.model.base)
-    record["train_sha256"] = digest_samples(samples)
+    record["train_sha256"] = (
+        samples.digest() if isinstance(samples, LazySamples) else digest_samples(samples)
+    )
     return record
