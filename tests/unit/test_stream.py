@@ -3,15 +3,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from dataclasses import replace
+from collections.abc import Sequence
 
-import numpy as np
 import pytest
 import torch
 
 from cpcsam.errors import DataError, TrainingError
 from tests.training_factory import discs, tiny_batches
 from training.batches import BatchConfig, StepBatches
+from training.data import Sample
 from training.stream import stream
 
 CPU = torch.device("cpu")
@@ -42,15 +42,24 @@ def test_a_worker_that_dies_is_told_when_its_batch_is_missed() -> None:
     assert signal.getsignal(signal.SIGCHLD) == handler
 
 
+class OneUnreadable(Sequence[Sample]):
+    """Three samples, read on access; the file of the last one is broken."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        if index == 2:
+            raise DataError.of("2.png", got="no image", expected="an image", fix="restore it")
+        return discs(index)
+
+
 def test_an_error_in_a_worker_is_its_message_in_one_line() -> None:
-    speck = np.zeros_like(discs().instances)
-    speck[50:52, 50:52] = 1
-    samples = [discs(0), discs(1), replace(discs(2), instances=speck)]
-    config = BatchConfig(images=1, entities=1, groups=1, min_area=500)
-    batches = StepBatches(samples, 256, config, seed=SEED, steps=50)
+    config = BatchConfig(images=1, entities=1, groups=1)
+    batches = StepBatches(OneUnreadable(), 256, config, seed=SEED, steps=50)
     steps = stream(batches, 0, 1, CPU)
     next(steps)
-    with pytest.raises(DataError, match=r"^sample discs-2: got no entity of 500 .*max_window$"):
+    with pytest.raises(DataError, match=r"^2\.png: got no image, expected an image; restore it$"):
         list(steps)
 
 
