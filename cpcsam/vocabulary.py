@@ -1,0 +1,269 @@
+"""Vocabularies: classes known by prototypes of the model's embeddings, extended without training.
+
+A prototype is a mask-pooled image embedding of annotated entities. Similarity is measured after
+`metric`, which evens out how embeddings vary within a class. A place's margin for a class is how
+much nearer it is to that class's prototypes than to all others, softly minimised over them; a
+logistic curve, fitted on the annotated images, turns it into a probability. Plain numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.errors import ConfigError, ContractError
+from cpcsam.prototypes import cluster, fit_logistic, log_mean_exp, sigmoid, whitening
+
+__all__ = [
+    "BACKGROUND",
+    "Examples",
+    "Vocabulary",
+    "VocabularyConfig",
+    "build_vocabulary",
+]
+
+BACKGROUND: Final = -1
+"""Owner of the prototypes that belong to no class."""
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class VocabularyConfig:
+    """How prototypes are made.
+
+    Attributes:
+        prototypes: at most so many a class.
+        background: at most so many of what belongs to no class.
+        shrinkage: in (0, 1]; 1 compares embeddings as they are, less takes how they vary within
+            the classes into account.
+        sharpness: how strongly the nearest prototype outweighs the others.
+    """
+
+    prototypes: int = 4
+    background: int = 4
+    shrinkage: float = 0.2
+    sharpness: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        for name, valid, expected in (
+            ("prototypes", self.prototypes >= 1, "at least 1"),
+            ("background", self.background >= 1, "at least 1"),
+            ("shrinkage", 0 < self.shrinkage <= 1, "above 0 and at most 1"),
+            ("sharpness", self.sharpness > 0, "above 0"),
+        ):
+            if not valid:
+                raise ConfigError.of(
+                    name, got=getattr(self, name), expected=expected, fix="correct the value"
+                )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Annotated images as the model sees them.
+
+    Attributes:
+        image_embeddings: (B, 256, G, G) float32.
+        entities: (E, G, G) float32 in [0, 1], how much of each cell an entity covers.
+        images: (E,) which of the B images the entity is in.
+        classes: (E,) index of its class.
+        valid: (B, G, G) bool, cells that show the image rather than padding.
+    """
+
+    image_embeddings: Array
+    entities: Array
+    images: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+    def pooled(self, class_index: int) -> Array:
+        """The mask-pooled embedding of every entity of a class, (entities, 256)."""
+        chosen = np.flatnonzero((self.classes == class_index) & (self.entities.sum((1, 2)) > 0))
+        embeddings = self.image_embeddings[self.images[chosen]]
+        weights = self.entities[chosen]
+        sums = np.einsum("ecij,eij->ec", embeddings, weights)
+        return np.asarray(sums / weights.sum((1, 2))[:, None], np.float32)
+
+    def coverage(self, class_index: int) -> Array:
+        """How much of each valid cell the class covers, (cells,)."""
+        total = np.zeros(self.valid.shape, np.float32)
+        chosen = self.classes == class_index
+        np.add.at(total, self.images[chosen], self.entities[chosen])
+        return total[self.valid].clip(0, 1)
+
+    def cells(self) -> Array:
+        """The embeddings of the valid cells, (cells, 256)."""
+        return np.moveaxis(self.image_embeddings, 1, -1)[self.valid]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Classes and how to find them.
+
+    Attributes:
+        model: digest of the model whose embeddings these are.
+        names: of the classes.
+        tile: side of the tiles the images were shown in, in their own pixels; 0 for whole images.
+        config: how the prototypes were made.
+        mean: (256,) subtracted from embeddings.
+        metric: (256, 256), applied next; the result is scaled to length 1.
+        prototypes: (K, 256) of length 1.
+        owners: (K,) int32, index of the class each belongs to, or BACKGROUND.
+        calibration: (C, 2), slope and intercept of each class's logistic curve.
+    """
+
+    model: str
+    names: tuple[str, ...]
+    tile: int
+    config: VocabularyConfig
+    mean: Array
+    metric: Array
+    prototypes: Array
+    owners: NDArray[np.int32]
+    calibration: Array
+
+    def similarity_maps(self, image_embeddings: Array) -> Array:
+        """Probability that each place belongs to each class.
+
+        Args:
+            image_embeddings: (..., 256, G, G).
+
+        Returns:
+            (..., C, G, G) float32 in [0, 1]; classes are judged apart, so they need not sum to 1.
+
+        Raises:
+            ContractError: embeddings of another width.
+        """
+        if image_embeddings.ndim < 3 or image_embeddings.shape[-3] != len(self.mean):
+            raise ContractError.of(
+                "image_embeddings",
+                got=f"shape {image_embeddings.shape}",
+                expected=f"(..., {len(self.mean)}, G, G)",
+                fix="give what the model's image_encoder answers",
+            )
+        margins = self._margins(np.moveaxis(image_embeddings, -3, -1))
+        maps = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1])
+        return np.ascontiguousarray(np.moveaxis(maps, -1, -3), np.float32)
+
+    def extend(self, name: str, examples: Examples) -> Vocabulary:
+        """Add a class from a few examples; nothing is trained.
+
+        What the examples show beside the class, and no known class claims, becomes background.
+
+        Args:
+            name: of the new class.
+            examples: entities of the new class alone, all of class index 0.
+
+        Raises:
+            ConfigError: the name is taken.
+            ContractError: no entity covers any cell.
+        """
+        if name in self.names:
+            raise ConfigError.of(
+                "class", got=f"{name!r}, which is known", expected="a new name", fix="rename it"
+            )
+        pooled = _require_entities(examples.pooled(0), name)
+        cells, coverage = examples.cells(), examples.coverage(0)
+        margins = self._margins(cells)
+        claimed = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1]).max(-1) > 0.5
+        rest = cells[(coverage == 0) & ~claimed]
+        added = [cluster(self._project(pooled), self.config.prototypes)]
+        if len(rest):
+            added.append(cluster(self._project(rest), self.config.prototypes))
+        owners = [len(self.names)] * len(added[0]) + [BACKGROUND] * sum(map(len, added[1:]))
+        extended = replace(
+            self,
+            names=(*self.names, name),
+            prototypes=np.concatenate([self.prototypes, *added]),
+            owners=np.concatenate([self.owners, np.array(owners, np.int32)]),
+            calibration=np.concatenate([self.calibration, np.zeros((1, 2), np.float32)]),
+        )
+        curve = fit_logistic(extended._margins(cells)[:, -1], coverage)
+        calibration = np.concatenate([self.calibration, np.array([curve], np.float32)])
+        return replace(extended, calibration=calibration)
+
+    def _project(self, embeddings: Array) -> Array:
+        """(..., 256) to unit vectors in which similarity is the dot product."""
+        projected = (embeddings - self.mean) @ self.metric
+        length = np.linalg.norm(projected, axis=-1, keepdims=True)
+        return np.asarray(projected / np.maximum(length, 1e-6), np.float32)
+
+    def _margins(self, embeddings: Array) -> Array:
+        """(..., 256) to (..., C): nearness to a class less nearness to everything else."""
+        similarity = self._project(embeddings) @ self.prototypes.T * self.config.sharpness
+        margins = [
+            log_mean_exp(similarity[..., self.owners == index])
+            - log_mean_exp(similarity[..., self.owners != index])
+            for index in range(len(self.names))
+        ]
+        return np.stack(margins, axis=-1)
+
+
+def build_vocabulary(
+    names: Sequence[str],
+    examples: Examples,
+    *,
+    model: str,
+    tile: int = 0,
+    config: VocabularyConfig | None = None,
+) -> Vocabulary:
+    """Make the prototypes of classes from an annotated support set.
+
+    Args:
+        names: of the classes; `examples.classes` are their indices.
+        examples: the support set.
+        model: digest of the model that embedded it.
+        tile: side of the tiles the images were shown in; 0 for whole images.
+        config: how to make them; None takes the defaults.
+
+    Raises:
+        ContractError: a class without an entity, or no cell of background.
+    """
+    config = config or VocabularyConfig()
+    cells = examples.cells()
+    coverages = [examples.coverage(index) for index in range(len(names))]
+    groups = [cells[coverage > 0.5] for coverage in coverages]
+    empty = cells[np.sum(coverages, axis=0) == 0]
+    if not len(empty):
+        raise ContractError.of(
+            "support set", got="no background", expected="some", fix="give images that show some"
+        )
+    mean = cells.mean(0)
+    vocabulary = Vocabulary(
+        model=model,
+        names=tuple(names),
+        tile=tile,
+        config=config,
+        mean=mean,
+        metric=whitening([*groups, empty], config.shrinkage),
+        prototypes=np.zeros((0, len(mean)), np.float32),
+        owners=np.zeros(0, np.int32),
+        calibration=np.tile(np.array([1, 0], np.float32), (len(names), 1)),
+    )
+    found = [
+        cluster(
+            vocabulary._project(_require_entities(examples.pooled(index), name)), config.prototypes
+        )
+        for index, name in enumerate(names)
+    ]
+    found.append(cluster(vocabulary._project(empty), config.background))
+    owners = np.repeat([*range(len(names)), BACKGROUND], [len(group) for group in found])
+    vocabulary = replace(
+        vocabulary, prototypes=np.concatenate(found), owners=owners.astype(np.int32)
+    )
+    margins = vocabulary._margins(cells)
+    curves = [fit_logistic(margins[:, i], coverage) for i, coverage in enumerate(coverages)]
+    return replace(vocabulary, calibration=np.array(curves, np.float32))
+
+
+def _require_entities(pooled: Array, name: str) -> Array:
+    if not len(pooled):
+        raise ContractError.of(
+            f"class {name}", got="no entity", expected="at least one", fix="give more examples"
+        )
+    return pooled

@@ -1,0 +1,41 @@
+"""The shipped base finds real nuclei by itself, prompted by a vocabulary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cpcsam.vocabulary import build_vocabulary
+from training.data import ENTITY, read_bbbc038
+from training.evaluate_auto import evaluate_auto
+from training.graphs import TorchGraphs, examples_of, open_model, support_set
+
+ROOT = Path(__file__).parents[2]
+MAX_SIDE = 320
+MIN_DICE = 0.75
+MIN_AP50 = 0.4
+
+
+@pytest.fixture(scope="module")
+def bbbc038() -> Path:
+    """The folder of real nuclei: $BBBC038, or shared/data beside the checkout."""
+    found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
+    if not found.is_dir():
+        pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")
+    return found
+
+
+def test_nuclei_are_found_without_annotators(bbbc038: Path) -> None:
+    model, digest = open_model(ROOT / "weights/vit_t", None)
+    graphs = TorchGraphs(model)
+    support = support_set(read_bbbc038(bbbc038, bbbc038 / "train.txt"), 0.1, seed=0)
+    examples = examples_of(support, (ENTITY,), graphs, tile=128, max_tiles=6)
+    vocabulary = build_vocabulary((ENTITY,), examples, model=digest, tile=128)
+    held_out = read_bbbc038(bbbc038, bbbc038 / "val.txt")
+    small = [sample for sample in held_out if max(sample.instances.shape) <= MAX_SIDE]
+    scores = evaluate_auto(graphs, vocabulary, small[::6])
+    assert scores["images"] >= 4
+    assert scores["dice"] >= MIN_DICE
+    assert scores["ap50"] >= MIN_AP50

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from cpcsam.artifact import sha256_file
+from cpcsam.automatic import AutoSettings, segment_image
+from cpcsam.checkpoint import save_base, save_run
+from cpcsam.contract import EMBED_DIM, NUM_MASKS
+from cpcsam.errors import ConfigError, DataError
+from cpcsam.merging import FoundMask
+from cpcsam.model.lora import LoraConfig, inject_lora
+from cpcsam.tiles import Tile
+from cpcsam.vocabulary import build_vocabulary
+from cpcsam.vocabulary_file import load_vocabulary
+from tests.model_factory import noisy_cpcsam, noisy_sam
+from tests.training_factory import discs, write_pair
+from training import evaluate_auto as command
+from training import vocabulary as vocabulary_command
+from training.data import ENTITY, Sample
+from training.entity_metrics import average_precision, foreground_scores, match_entities
+from training.evaluate_auto import evaluate_auto
+from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
+
+SIZE = (60, 80)
+BRIGHT = 110
+
+
+class BrightnessModel:
+    """A model of the contract whose entities are bright: an exact answer to what tiles show.
+
+    A cell's embedding holds its pixels, four by four; a click's mask is the bright region that
+    it is in.
+    """
+
+    image_size = 256
+
+    def encode(self, image: np.ndarray, input_size: np.ndarray) -> np.ndarray:
+        fine = image.mean(1).reshape(len(image), 16, 4, 4, 16, 4, 4).mean((3, 6))
+        cells = fine.transpose(0, 2, 4, 1, 3).reshape(len(image), 16, 16, 16)
+        embeddings = np.zeros((len(image), EMBED_DIM, 16, 16), np.float32)
+        embeddings[:, :16] = cells / 255
+        embeddings[:, 16] = 1
+        return embeddings
+
+    def decode(
+        self, image_embeddings: np.ndarray, point_coords: np.ndarray, point_labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        fine = image_embeddings[0, :16].reshape(4, 4, 16, 16).transpose(2, 0, 3, 1).reshape(64, 64)
+        regions = _regions(fine > BRIGHT / 255)
+        clicks = np.clip(point_coords[0, :, 0] // 4, 0, 63).astype(int)
+        masks = np.stack([_region_at(regions, x, y) for x, y in clicks])
+        logits = np.where(masks, 5.0, -5.0).astype(np.float32)
+        shape = (1, len(clicks), NUM_MASKS)
+        return np.repeat(logits[None, :, None], NUM_MASKS, 2), np.full(shape, 0.9, np.float32)
+
+
+def _regions(mask: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
+    return np.asarray(ndimage.label(mask)[0])
+
+
+def _region_at(regions: np.ndarray, x: int, y: int) -> np.ndarray:
+    """The region under a click, or the nearest one: cells are coarser than regions."""
+    rows, columns = np.nonzero(regions)
+    if not len(rows):
+        return np.zeros(regions.shape, bool)
+    nearest = np.argmin((rows - y) ** 2 + (columns - x) ** 2)
+    return np.asarray(regions == regions[rows[nearest], columns[nearest]])
+
+
+def brightness_vocabulary():  # noqa: ANN201
+    samples = [discs(seed) for seed in range(3)]
+    examples = examples_of(samples, (ENTITY,), BrightnessModel(), tile=64)
+    return build_vocabulary((ENTITY,), examples, model="a" * 64, tile=64)
+
+
+def test_entities_of_a_tiled_image_are_found_without_prompts() -> None:
+    scores = evaluate_auto(BrightnessModel(), brightness_vocabulary(), [discs(7), discs(8)])
+    assert scores["images"] == 2
+    assert scores["dice"] > 0.95
+    assert scores["ap50"] == 1
+    assert scores["classes"][ENTITY]["found"] == scores["classes"][ENTITY]["entities"] == 8
+
+
+def test_masks_lie_in_the_image_and_clicks_on_entities() -> None:
+    sample = discs(9)
+    found = segment_image(sample.image, brightness_vocabulary(), BrightnessModel())
+    assert len(found) == 4
+    for one in found:
+        assert one.mask.any(0).all() or one.mask.any()
+        assert one.area.size == one.mask.shape
+        x, y = (round(value) for value in one.click)
+        assert sample.instances[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5].any()
+        assert 0 < one.score <= 0.9
+
+
+def test_an_oblong_image_smaller_than_a_tile_is_segmented() -> None:
+    sample = discs(3)
+    small = Sample("small", sample.image[25:60, 20:130], sample.instances[25:60, 20:130])
+    vocabulary = brightness_vocabulary()
+    found = segment_image(small.image, vocabulary, BrightnessModel())
+    painted = np.zeros(small.instances.shape, bool)
+    for one in found:
+        painted |= one.within(Tile(0, 0, *painted.shape))
+    assert foreground_scores(painted, small.instances > 0)[0] > 0.9
+
+
+def test_nothing_is_found_in_an_empty_image() -> None:
+    empty = Sample("empty", np.full((100, 90, 3), 50, np.uint8), np.zeros((100, 90), np.int32))
+    vocabulary = brightness_vocabulary()
+    assert segment_image(empty.image, vocabulary, BrightnessModel()) == []
+    with pytest.raises(DataError, match="no entity of a known class"):
+        evaluate_auto(BrightnessModel(), vocabulary, [empty])
+
+
+def test_false_masks_count_against_images_without_the_class() -> None:
+    sample = discs(7)
+    bare = Sample("bare", sample.image, np.zeros_like(sample.instances))
+    alone = evaluate_auto(BrightnessModel(), brightness_vocabulary(), [sample])
+    both = evaluate_auto(BrightnessModel(), brightness_vocabulary(), [sample, bare])
+    assert both["dice"] == pytest.approx(alone["dice"] / 2)
+    assert both["ap50"] < alone["ap50"]
+
+
+def test_classes_are_scored_by_their_own_entities() -> None:
+    sample = discs(7)
+    named = Sample("named", sample.image, sample.instances, ("cell", "cell", "other", "cell"))
+    scores = evaluate_auto(
+        BrightnessModel(), brightness_vocabulary(), [named], names={ENTITY: "cell"}
+    )
+    assert scores["classes"][ENTITY]["entities"] == 3
+    assert scores["classes"][ENTITY]["found"] == 4
+    assert class_names([named]) == ("cell", "other")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"threshold": 1.5}, {"min_iou": -0.1}, {"overlap": 1.0}, {"min_similarity": 2.0}]
+)
+def test_settings_without_a_meaning_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        AutoSettings(**fields)  # type: ignore[arg-type]
+
+
+def test_the_support_set_is_the_same_for_a_seed() -> None:
+    samples = [discs(seed) for seed in range(20)]
+    names = [[one.name for one in support_set(samples, 0.1, seed)] for seed in (0, 0, 1)]
+    assert names[0] == names[1] != names[2]
+    assert len(names[0]) == 2
+    assert len(support_set(samples, 0.0, 0)) == 1
+
+
+masks = st.integers(0, 10_000).map(
+    lambda seed: np.random.default_rng(seed).random((2, *SIZE)) < (seed % 11) / 10
+)
+
+
+@given(masks)
+@settings(max_examples=40, deadline=None)
+def test_foreground_scores_are_cocos(pair: np.ndarray) -> None:
+    encoded = coco_mask.encode(np.asfortranarray(pair.transpose(1, 2, 0).astype(np.uint8)))
+    dice, iou = foreground_scores(pair[0], pair[1])
+    if pair.any():
+        expected = coco_mask.iou([encoded[0]], [encoded[1]], [0])[0, 0]
+        assert iou == pytest.approx(expected)
+        assert dice == pytest.approx(2 * expected / (1 + expected))
+    else:
+        assert (dice, iou) == (1, 1)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_average_precision_is_cocos(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truths, found = [], []
+    for _ in range(3):
+        labels = np.zeros(SIZE, np.int32)
+        for label in range(1, int(rng.integers(2, 7))):
+            _square(labels, rng, label)
+        truths.append(labels)
+        found.append([_found(labels, rng) for _ in range(int(rng.integers(0, 9)))])
+    detections = [
+        one
+        for masks, truth in zip(found, truths, strict=True)
+        for one in match_entities(masks, truth)
+    ]
+    entities = sum(len(np.unique(truth)) - 1 for truth in truths)
+    expected = _cocos(truths, found)
+    assert average_precision(detections, entities) == pytest.approx(expected, abs=1e-6)
+
+
+def test_average_precision_without_entities_or_detections() -> None:
+    assert average_precision([], 0) == 1
+    assert average_precision([], 3) == 0
+
+
+def _square(labels: np.ndarray, rng: np.random.Generator, label: int) -> None:
+    y, x = rng.integers(0, SIZE[0] - 20), rng.integers(0, SIZE[1] - 20)
+    labels[y : y + rng.integers(6, 20), x : x + rng.integers(6, 20)] = label
+
+
+def _found(labels: np.ndarray, rng: np.random.Generator) -> FoundMask:
+    """A mask shifted away from some entity, so that IoUs fall on both sides of 0.5."""
+    present = np.unique(labels[labels > 0])
+    mask = np.roll(labels == rng.choice(present), rng.integers(-4, 5, 2), (0, 1))
+    whole = Tile(0, 0, *SIZE)
+    return FoundMask(0, float(rng.random()), (0.0, 0.0), whole, mask, whole, False)
+
+
+def _cocos(truths: list[np.ndarray], found: list[list[FoundMask]]) -> float:
+    """AP at IoU 0.5 as pycocotools computes it."""
+
+    def annotation(image: int, number: int, mask: np.ndarray) -> dict[str, object]:
+        encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        area = float(mask.sum())
+        common = {"segmentation": encoded, "area": area, "bbox": [0, 0, 1, 1], "iscrowd": 0}
+        return {"id": number, "image_id": image, "category_id": 1, **common}
+
+    images = [{"id": index, "height": SIZE[0], "width": SIZE[1]} for index in range(len(truths))]
+    true, predicted = [], []
+    for index, (labels, masks) in enumerate(zip(truths, found, strict=True)):
+        for label in np.unique(labels[labels > 0]):
+            true.append(annotation(index, len(true) + 1, labels == label))
+        for one in masks:
+            entry = annotation(index, len(predicted) + 1, one.mask)
+            predicted.append({**entry, "score": one.score})
+    sets = []
+    for entries in (true, predicted):
+        coco = COCO()
+        coco.dataset = {"images": images, "categories": [{"id": 1}], "annotations": entries}
+        coco.createIndex()
+        sets.append(coco)
+    evaluation = COCOeval(*sets, iouType="segm")
+    evaluation.params.iouThrs = np.array([0.5])
+    evaluation.params.maxDets = [1000]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return float(evaluation.eval["precision"][0, :, 0, 0, 0].mean())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bases") / "base"
+    save_base(noisy_sam(), path)
+    return path
+
+
+def test_capl_has_a_say_in_the_generated_prompts() -> None:
+    graphs = TorchGraphs(noisy_cpcsam())
+    plain = TorchGraphs(type(graphs.model)(graphs.model.sam))
+    coords = np.full((1, 1, 2, 2), 90, np.float32)
+    labels = np.array([[[1, -1]]], np.int32)
+    image = discs(0).image[:128, :128].transpose(2, 0, 1)
+    shown = np.zeros((1, 3, 256, 256), np.uint8)
+    shown[0, :, :128, :128] = image
+    embeddings = graphs.encode(shown, np.array([[128, 128]], np.int32))
+    assert embeddings.dtype == np.float32 and embeddings.shape == (1, EMBED_DIM, 16, 16)
+    with_capl, without = (one.decode(embeddings, coords, labels)[0] for one in (graphs, plain))
+    assert with_capl.shape == (1, 1, NUM_MASKS, 64, 64)
+    assert np.abs(with_capl - without).max() > 1e-3
+
+
+def test_commands_build_extend_show_and_evaluate(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, instances = write_pair(tmp_path, discs(0))
+    source = ["--base", str(base), "--image", str(image), "--instances", str(instances)]
+    built, both, out = (str(tmp_path / name) for name in ("built", "both", "scores.json"))
+    rename = ["--name", f"{ENTITY}=disc"]
+    assert vocabulary_command.main(["build", *source, *rename, "--tile", "80", "--out", built]) == 0
+    more = ["extend", *source, "--vocabulary", built, "--name", f"{ENTITY}=ball", "--out", both]
+    assert vocabulary_command.main(more) == 0
+    assert load_vocabulary(Path(both)).names == ("disc", "ball")
+    assert vocabulary_command.main(["show", both]) == 0
+    shown = capsys.readouterr().out
+    assert "80 pixels" in shown and "disc" in shown and "1 images, 1 added" in shown
+    arguments = [*source, *rename, "--vocabulary", built, "--out", out, "--overlap", "0"]
+    assert command.main(arguments) == 0
+    document = json.loads(Path(out).read_text())
+    assert document["classes"]["disc"]["entities"] == 4
+    assert document["capl"] is False and 0 <= document["dice"] <= 1
+    assert json.loads(capsys.readouterr().out)["dice"] == document["dice"]
+
+
+def test_commands_tell_errors_in_one_line(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, instances = write_pair(tmp_path, discs(0))
+    source = ["--base", str(base), "--image", str(image), "--instances", str(instances)]
+    built = tmp_path / "built"
+    assert vocabulary_command.main(["build", *source, "--tile", "160", "--out", str(built)]) == 0
+    other = tmp_path / "other"
+    save_base(noisy_sam(seed=3), other)
+    capsys.readouterr()
+    wrong = ["--base", str(other), *source[2:], "--vocabulary", str(built)]
+    assert command.main(wrong) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "one made with model" in error
+    renamed = ["build", *source, "--name", "nothing=x", "--out", str(tmp_path / "new")]
+    assert vocabulary_command.main(renamed) == 2
+    assert "--name: got nothing=x" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["--vocabulary", str(built), "--image", str(image)])
+    assert exit_.value.code == 2
+
+
+def test_a_run_has_a_vocabulary_of_its_own_and_its_capl_can_be_switched_off(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, built, out = tmp_path / "run", tmp_path / "built", tmp_path / "scores.json"
+    model = noisy_cpcsam()
+    inject_lora(model, LoraConfig())
+    save_run(model, run, base=base, lora=LoraConfig())
+    image, instances = write_pair(tmp_path, discs(0))
+    source = ["--image", str(image), "--instances", str(instances)]
+    build = ["build", "--run", str(run), *source, "--tile", "160", "--out", str(built)]
+    assert vocabulary_command.main(build) == 0
+    digest = open_model(None, run)[1]
+    assert load_vocabulary(built, digest).model == digest == sha256_file(run / "manifest.json")
+    score = ["--run", str(run), *source, "--vocabulary", str(built), "--out", str(out)]
+    for arguments, capl in ((score, True), ([*score, "--no-capl"], False)):
+        assert command.main(arguments) == 0
+        assert json.loads(out.read_text())["capl"] is capl
+    capsys.readouterr()
+    assert command.main(["--base", str(base), *source, "--vocabulary", str(built)]) == 2
+    assert "one made with model" in capsys.readouterr().err

@@ -1,0 +1,188 @@
+"""Build, extend and show vocabularies: classes as prototypes of a model's embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cpcsam.artifact import read_manifest
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.errors import ConfigError
+from cpcsam.vocabulary import (
+    BACKGROUND,
+    VocabularyConfig,
+    build_vocabulary,
+)
+from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
+from training.data import ENTITY, Sample
+from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
+from training.source_options import (
+    add_model_options,
+    add_source_options,
+    require_model,
+    share,
+    source_of,
+)
+from training.sources import read_source
+
+__all__ = ["build", "extend", "main", "show"]
+
+PROG = "python -m training.vocabulary"
+EXAMPLES = """examples:
+  python -m training.vocabulary build --base weights/vit_t --bbbc038 /data/bbbc038v1 \\
+      --ids train.txt --share 0.1 --seed 0 --name entity=nucleus --out build/vocabulary
+  python -m training.vocabulary build --run runs/NAME/best --dataset celebamask \\
+      --root /data/CelebAMask-HQ --classes base --tile 0 --out build/faces
+  python -m training.vocabulary extend --base weights/vit_t --vocabulary build/vocabulary \\
+      --image cells.png --instances labels.png --name entity=cell --out build/both
+  python -m training.vocabulary show build/vocabulary
+
+A vocabulary belongs to the model that it was built with; another model refuses it. The support
+set is a share of the images, drawn by the seed. Tiles are squares of the images, each shown to
+the model at its full size, so small entities need small tiles; --tile 0 shows whole images.
+"""
+
+
+def build(options: argparse.Namespace) -> None:
+    """Make a vocabulary of all classes of a support set."""
+    model, digest = open_model(options.base, options.run)
+    samples = support_set(read_source(source_of(options), "source"), options.share, options.seed)
+    names = class_names(samples)
+    vocabulary = build_vocabulary(
+        _renamed(names, options.name),
+        examples_of(_progress(samples, "embed"), names, TorchGraphs(model), options.tile),
+        model=digest,
+        tile=options.tile,
+        config=VocabularyConfig(options.prototypes, options.background),
+    )
+    support = {
+        "share": options.share,
+        "seed": options.seed,
+        "support": [sample.name for sample in samples],
+    }
+    save_vocabulary(vocabulary, options.out, config=support)
+    print(f"{options.out}: {', '.join(vocabulary.names)} from {len(samples)} annotated images")
+
+
+def extend(options: argparse.Namespace) -> None:
+    """Add the classes of a few annotated images to a vocabulary."""
+    model, digest = open_model(options.base, options.run)
+    vocabulary = load_vocabulary(options.vocabulary, digest)
+    recorded = dict(read_manifest(options.vocabulary, verify=False).config)
+    samples = support_set(read_source(source_of(options), "source"), options.share, options.seed)
+    names = class_names(samples)
+    for name, new in zip(names, _renamed(names, options.name), strict=True):
+        shown = _progress(samples, f"embed {new}")
+        examples = examples_of(shown, (name,), TorchGraphs(model), vocabulary.tile)
+        vocabulary = vocabulary.extend(new, examples)
+    added = {"added": [*recorded.get("added", []), *(sample.name for sample in samples)]}
+    save_vocabulary(vocabulary, options.out, config={**recorded, **added})
+    print(f"{options.out}: {', '.join(vocabulary.names)}; {len(names)} new")
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print what a vocabulary holds."""
+    vocabulary = load_vocabulary(options.path)
+    config = read_manifest(options.path, verify=False).config
+    print(f"model       {vocabulary.model}")
+    tile = f"{vocabulary.tile} pixels" if vocabulary.tile else "whole images"
+    print(f"tiles       {tile}")
+    print(
+        f"support     {len(config.get('support', []))} images, {len(config.get('added', []))} added"
+    )
+    for index, name in enumerate(vocabulary.names):
+        count = int((vocabulary.owners == index).sum())
+        slope, intercept = vocabulary.calibration[index]
+        curve = f"p = 1/(1+exp(-({slope:.2f} m {intercept:+.2f})))"
+        print(f"class       {name}: {count} prototypes, {curve}")
+    print(f"background  {int((vocabulary.owners == BACKGROUND).sum())} prototypes")
+
+
+def _progress(samples: Sequence[Sample], what: str) -> tqdm[Sample]:
+    return tqdm(samples, desc=what, unit="image")
+
+
+def _renamed(names: Sequence[str], renames: Sequence[str]) -> tuple[str, ...]:
+    """Apply OLD=NEW to class names."""
+    new = dict(rename.partition("=")[::2] for rename in renames)
+    unknown = set(new) - set(names)
+    if unknown or "" in new.values():
+        raise ConfigError.of(
+            "--name",
+            got=", ".join(renames),
+            expected=f"OLD=NEW with OLD one of {', '.join(names)}",
+            fix="correct the option",
+        )
+    return tuple(new.get(name, name) for name in names)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number")
+    return int(text)
+
+
+def _add_common(parser: argparse.ArgumentParser, default_share: float) -> None:
+    add_model_options(parser)
+    add_source_options(parser)
+    parser.add_argument(
+        "--share",
+        type=share,
+        default=default_share,
+        help=f"part of the images that is the support set (default: {default_share})",
+    )
+    parser.add_argument("--seed", type=_whole, default=0, help="draws it (default: 0)")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help=f"call a class otherwise; images without classes have the class {ENTITY}",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = commands.add_parser("build", help="make one", description=build.__doc__)
+    _add_common(made, 0.1)
+    made.add_argument(
+        "--tile", type=_whole, default=128, metavar="PX", help="side of tiles (default: 128)"
+    )
+    defaults = VocabularyConfig()
+    for name in ("prototypes", "background"):
+        made.add_argument(
+            f"--{name}",
+            type=_whole,
+            default=getattr(defaults, name),
+            metavar="N",
+            help=f"at most so many prototypes {'a class' if name == 'prototypes' else 'of it'} "
+            f"(default: {getattr(defaults, name)})",
+        )
+    more = commands.add_parser("extend", help="add classes", description=extend.__doc__)
+    _add_common(more, 1.0)
+    more.add_argument(
+        "--vocabulary", type=Path, required=True, metavar="DIR", help="what to extend"
+    )
+    shown = commands.add_parser("show", help="print one", description=show.__doc__)
+    shown.add_argument("path", type=Path, metavar="DIR", help="the vocabulary")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command != "show":
+        require_model(parser, options)
+    commands = {"build": build, "extend": extend, "show": show}
+    return exit_code_of(lambda: commands[options.command](options), PROG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
