@@ -41,7 +41,7 @@ class Manifest:
     """What an artifact says of itself.
 
     Attributes:
-        kind: `checkpoint` (a base), `run`, `merged`, `onnx` or `repository`.
+        kind: `checkpoint` (a base), `run`, `merged`, `onnx`, `repository` or `vocabulary`.
         files: SHA-256 of every file, keyed by its path relative to the directory.
         parents: SHA-256 of the manifests (or files) this was made from, keyed by role.
         config: the plain-data configuration that made it.
