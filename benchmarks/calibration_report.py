@@ -7,15 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
 from scipy import stats
 
 from benchmarks.arms import ABLATIONS, CORE
 from cpcsam.artifact import write_atomic
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
 
 __all__ = ["paired_interval", "write_report"]
 
@@ -35,6 +32,7 @@ def paired_interval(differences: Sequence[float]) -> list[float]:
 
 def write_report(folder: Path) -> str:
     """Write report.json, report.md and the plots into `folder`; return the Markdown."""
+    plt.switch_backend("Agg")
     context = json.loads((folder / "context.json").read_text())
     settings = sorted(path.name for path in folder.iterdir() if path.is_dir())
     runs = {name: _read(folder / name) for name in settings}

@@ -307,7 +307,7 @@ def test_the_real_nuclei() -> None:
 def test_the_real_brain() -> None:
     found = Path("/usr/share/mricron")
     if not found.is_dir():
-        pytest.skip("Debian's mricron-data is not installed")
+        pytest.skip("mricron-data is not installed; on Debian: apt-get install mricron-data")
     dataset = open_dataset("mricron", found)
     assert len(dataset.classes) == 62 and len(dataset.base) == 42 and len(dataset.target) == 20
     sample = dataset.samples("test", "target")[5]
