@@ -1,12 +1,24 @@
-"""One export of a random model a session."""
+"""What several conformance tests read: real nuclei, and one export of a random model."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.onnx_factory import export_noisy_model
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def bbbc038() -> Path:
+    """The folder of real nuclei: $BBBC038, or shared/data beside the checkout."""
+    found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
+    if not found.is_dir():
+        pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 from cpcsam.vocabulary import build_vocabulary
 from training.data import ENTITY, read_bbbc038
@@ -16,15 +13,6 @@ ROOT = Path(__file__).parents[2]
 MAX_SIDE = 320
 MIN_DICE = 0.75
 MIN_AP50 = 0.4
-
-
-@pytest.fixture(scope="module")
-def bbbc038() -> Path:
-    """The folder of real nuclei: $BBBC038, or shared/data beside the checkout."""
-    found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
-    if not found.is_dir():
-        pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")
-    return found
 
 
 def test_nuclei_are_found_without_annotators(bbbc038: Path) -> None:

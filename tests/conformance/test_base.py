@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,6 @@ BASE = ROOT / "weights/vit_t"
 PATCH = 96
 MAX_BYTES = 17_000_000
 MIN_DICE = 0.80
-
-
-@pytest.fixture(scope="module")
-def bbbc038() -> Path:
-    """The folder of real nuclei: $BBBC038, or shared/data beside the checkout."""
-    found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
-    if not found.is_dir():
-        pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")
-    return found
 
 
 def test_weights_are_small_and_half_precision() -> None:
