@@ -51,6 +51,7 @@ def compare_on_grid(
     image_size: int,
     tolerance: float,
     *,
+    batches: Sequence[int] = (),
     encoder_only: bool = False,
     seed: int = 0,
 ) -> list[Row]:
@@ -61,6 +62,7 @@ def compare_on_grid(
         found: what is tested.
         image_size: side S of both.
         tolerance: of every output, relative to its largest value.
+        batches: B of the grid; none takes those of `BATCHES`.
         encoder_only: leave the other graphs out.
         seed: of the random images and prompts.
 
@@ -69,7 +71,7 @@ def compare_on_grid(
             graph, output and shape.
     """
     generator = torch.Generator().manual_seed(seed)
-    batches = BATCHES[image_size]
+    batches = batches or BATCHES[image_size]
     shapes = () if encoder_only else tuple(itertools.product(PROMPTS, POINTS))
     rows: list[Row] = []
     with tqdm(

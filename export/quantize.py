@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,27 +14,29 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-__all__ = ["LEFT_OUT", "quantize_encoder"]
+__all__ = ["quantize_encoder"]
 
-LEFT_OUT: Final = ("/mlp/lin1/",)
-"""Linear layers of the encoder that stay in float32, by a part of their name.
-
-Their input is the second LayerNorm's output; of all kinds they cost most accuracy. The other
-graphs stay whole: the decoder's masks suffer more than the encoder's, for little time.
-"""
+BLOCK: Final = re.compile(r"/blocks\.(\d+)/")
 GEMM_SUFFIX: Final = "_MatMul"
 """What the quantiser adds to the name of a Gemm when it makes it a MatMul."""
 
 
 def quantize_encoder(encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the image encoder with its constant MatMul and Gemm in int8, except `LEFT_OUT`.
+    """Return the image encoder with the constant MatMul and Gemm of its last blocks in int8.
+
+    The first half of the blocks stays in float32, since an error there passes through all that
+    follow. The other graphs are not quantised: the decoder's masks suffer more than the
+    encoder's, for little time.
 
     Args:
-        encoder: the float32 graph, from tracing.
+        encoder: the float32 graph, from tracing a smoothed model.
     """
+    blocks = {node.name: BLOCK.search(node.name) for node in encoder.graph.node}
+    found = {name: int(block[1]) for name, block in blocks.items() if block is not None}
+    first = (max(found.values()) + 2) // 2
+    kept = [name for name in blocks if found.get(name, 0) < first]
     # Tracing has inferred shapes and folded constants, which is what the metadata stands for.
     add_pre_process_metadata(encoder)
-    kept = [node.name for node in encoder.graph.node if any(one in node.name for one in LEFT_OUT)]
     with TemporaryDirectory() as folder, _without_chatter():
         file = Path(folder) / "encoder.onnx"
         quantize_dynamic(

@@ -34,7 +34,8 @@ from export.grid import Row, compare_on_grid
 from export.half import to_half
 from export.quantize import quantize_encoder
 from export.runners import OnnxRunner, TorchRunner
-from export.scenes import packaged_images, read_scenes
+from export.scenes import Scene, packaged_images, read_scenes
+from export.smoothing import smooth_encoder
 from export.tracing import OPSET, label, onnx_from_torch, save
 
 __all__ = ["OPSET", "PRECISIONS", "export_graphs", "main", "onnx_from_torch"]
@@ -75,7 +76,7 @@ def export_graphs(
     scenes = read_scenes(images or packaged_images(), model.image_size)
     rejected = out.with_name(f"{out.name}-rejected.html")
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
-        folders = _write_graphs(model, staging, precision, full_config)
+        folders = _write_graphs(model, staging, precision, full_config, scenes)
         reference = TorchRunner(model)
         runners = {name: OnnxRunner(folder, name) for name, folder in folders.items()}
         grid: dict[str, Sequence[Row]] = {}
@@ -105,7 +106,11 @@ def export_graphs(
 
 
 def _write_graphs(
-    model: FusedCpcSam, staging: Path, precision: str, properties: Mapping[str, Any]
+    model: FusedCpcSam,
+    staging: Path,
+    precision: str,
+    properties: Mapping[str, Any],
+    scenes: Sequence[Scene],
 ) -> dict[str, Path]:
     """Export to staging, and for a lower precision in float32 to a folder below it.
 
@@ -118,18 +123,19 @@ def _write_graphs(
         return {"fp32": staging}
     folders = {"fp32": staging / "fp32", precision: staging}
     folders["fp32"].mkdir()
-    _trace_all(full, folders["fp32"], "fp32", properties)
+    _trace_all(full, folders["fp32"], "fp32", {**properties, "precision": "fp32"})
     if precision == "fp16":
         _trace_all(to_half(full), staging, precision, properties)
         return folders
-    for graph in GRAPHS:
-        source = folders["fp32"] / f"{graph.name}.onnx"
-        if graph is IMAGE_ENCODER:
-            quantized = quantize_encoder(onnx.load(source))
-            label(quantized, graph, model.image_size, properties)
-            save(quantized, staging / source.name)
-        else:
-            shutil.copyfile(source, staging / source.name)
+    for file in folders["fp32"].iterdir():
+        if not file.name.startswith(IMAGE_ENCODER.name):
+            shutil.copyfile(file, staging / file.name)
+    smooth, name = folders["fp32"] / "smooth", f"{IMAGE_ENCODER.name}.onnx"
+    smooth.mkdir()
+    onnx_from_torch(smooth_encoder(full, scenes), IMAGE_ENCODER, smooth / name, {})
+    quantized = quantize_encoder(onnx.load(smooth / name))
+    label(quantized, IMAGE_ENCODER, model.image_size, properties)
+    save(quantized, staging / name)
     return folders
 
 

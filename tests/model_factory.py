@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
+from cpcsam.model.sizes import ENCODERS, EncoderSize, build_sam, build_sam_with
 
 
 def fill_with_noise(module: nn.Module, seed: int, scale: float = 0.02) -> None:
@@ -32,4 +34,17 @@ def noisy_cpcsam(image_size: int = 256, seed: int = 0, config: CaplConfig | None
     model = noisy_sam(image_size, seed)
     model.capl = CaPL(config or CaplConfig())
     fill_with_noise(model.capl, seed + 1, scale=0.1)
+    return model.eval()
+
+
+def shallow_encoder(model_size: str) -> EncoderSize:
+    """The encoder of a size with two blocks, the first in windows and the second global."""
+    return replace(ENCODERS[model_size], depth=2, global_attn_indexes=(1,))
+
+
+def windowed_cpcsam(image_size: int = 256, seed: int = 0, model_size: str = "vit_b") -> CpcSam:
+    """As `noisy_cpcsam`, of another size with two blocks; windows of 14 do not divide the grid."""
+    torch.manual_seed(seed)
+    model = CpcSam(build_sam_with(shallow_encoder(model_size), image_size), CaPL(CaplConfig()))
+    fill_with_noise(model, seed)
     return model.eval()

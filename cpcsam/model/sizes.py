@@ -19,7 +19,7 @@ from cpcsam.contract import EMBED_DIM, IMAGE_SIZES, NUM_MASKS, PATCH_SIZE, PIXEL
 from cpcsam.contract import grid_size as grid_size_of
 from cpcsam.errors import ConfigError
 
-__all__ = ["ENCODERS", "EncoderSize", "build_sam"]
+__all__ = ["ENCODERS", "EncoderSize", "build_sam", "build_sam_with"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ def build_sam(model_size: str, image_size: int | None = None) -> Sam:
             expected=" | ".join(map(str, IMAGE_SIZES)),
             fix="choose one of them",
         )
+    return build_sam_with(encoder, image_size)
+
+
+def build_sam_with(encoder: EncoderSize, image_size: int) -> Sam:
+    """Build an untrained SAM whose encoder has these dimensions; see `build_sam`."""
     grid_size = grid_size_of(image_size)
     return Sam(
         image_encoder=ImageEncoderViT(

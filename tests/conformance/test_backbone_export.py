@@ -1,0 +1,133 @@
+"""vit_b, vit_l and vit_h are exported by the code that exports vit_t, at every image size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from segment_anything import sam_model_registry
+
+from cpcsam.checkpoint import load_base
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
+from cpcsam.model.fuse import FusedCpcSam, fuse
+from cpcsam.model.sam import CpcSam
+from cpcsam.model.sizes import build_sam
+from export.exportable import exportable
+from export.graphs import GraphModule, relative_difference
+from export.grid import compare_on_grid
+from export.runners import OnnxRunner, TorchRunner
+from export.tracing import onnx_from_torch
+from tests.model_factory import fill_with_noise, windowed_cpcsam
+
+TOLERANCE = 1e-5
+WHOLE_MATRIX = 64**4
+"""Elements of one head's 4096 × 4096 probabilities at 1024 pixels."""
+
+
+def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
+    form = exportable(model)
+    for graph in GRAPHS:
+        onnx_from_torch(form, graph, folder / f"{graph.name}.onnx", {})
+    return OnnxRunner(folder, "fp32")
+
+
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
+    """A block in padded windows and a global one: all that depends on the image size."""
+    model = fuse(windowed_cpcsam(image_size))
+    runner = export(model, tmp_path)
+    batches = (1, 3) if image_size == 256 else (1,)
+    encoder_only = image_size == 1024
+    compare_on_grid(
+        TorchRunner(model),
+        runner,
+        image_size,
+        TOLERANCE,
+        batches=batches,
+        encoder_only=encoder_only,
+    )
+
+
+def test_official_vit_b_in_full_depth(tmp_path: Path) -> None:
+    """Random weights in the official file's layout, positions interpolated to 256 pixels."""
+    torch.manual_seed(0)
+    sam = sam_model_registry["vit_b"]()
+    fill_with_noise(sam, seed=1)
+    torch.save(sam.state_dict(), tmp_path / "mine.pth")
+    model = fuse(load_base(tmp_path / "mine.pth", "vit_b", 256))
+    runner = export(model, tmp_path)
+    compare_on_grid(TorchRunner(model), runner, 256, TOLERANCE, batches=(2,))
+
+
+@pytest.mark.parametrize("model_size", ["vit_l", "vit_h"])
+def test_larger_encoders_two_blocks_deep(model_size: str, tmp_path: Path) -> None:
+    model = fuse(windowed_cpcsam(256, model_size=model_size))
+    onnx_from_torch(exportable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
+    compare_on_grid(
+        TorchRunner(model),
+        OnnxRunner(tmp_path, "fp32"),
+        256,
+        TOLERANCE,
+        batches=(1, 2),
+        encoder_only=True,
+    )
+
+
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@pytest.mark.parametrize("model_size", MODEL_SIZES)
+def test_every_size_has_the_contract_shapes(model_size: str, image_size: int) -> None:
+    """In full depth, without storage."""
+    with torch.device("meta"), torch.no_grad():
+        model = exportable(fuse(CpcSam(build_sam(model_size, image_size)).eval()))
+        sizes = {"B": 2, "P": 3, "N": 4, "N+1": 5}
+        for graph in GRAPHS:
+
+            def shape(tensor) -> tuple[int, ...]:  # type: ignore[no-untyped-def]
+                fixed = tensor.shape(image_size)
+                return tuple(
+                    sizes.get(str(dim), size) for dim, size in zip(tensor.dims, fixed, strict=True)
+                )
+
+            inputs = [
+                torch.zeros(shape(tensor), dtype=getattr(torch, tensor.dtype))
+                for tensor in graph.inputs
+            ]
+            outputs = GraphModule(model, graph)(*inputs)
+            assert [tuple(one.shape) for one in outputs] == [*map(shape, graph.outputs)]
+
+
+def test_no_tensor_holds_all_heads_matrices(tmp_path: Path) -> None:
+    """At 1024 pixels; with queries enough for one block the largest tensor is all of them."""
+    model = fuse(windowed_cpcsam(1024))
+    heads = 12
+    largest = {}
+    for queries in (1024, 4096):
+        file = tmp_path / f"{queries}.onnx"
+        onnx_from_torch(exportable(model, queries), IMAGE_ENCODER, file, {})
+        inferred = onnx.shape_inference.infer_shapes(onnx.load(file), data_prop=True)
+        largest[queries] = max(_elements(value) for value in inferred.graph.value_info)
+    assert largest[4096] == heads * WHOLE_MATRIX
+    assert largest[1024] <= heads * WHOLE_MATRIX // 4
+
+
+def _elements(value: onnx.ValueInfoProto) -> int:
+    """Of one image; a dimension that is not known counts as one."""
+    count = 1
+    for dim in value.type.tensor_type.shape.dim:
+        count *= dim.dim_value or 1
+    return count
+
+
+def test_blocks_of_queries_change_no_value(tmp_path: Path) -> None:
+    model = fuse(windowed_cpcsam(512))
+    image = torch.randint(0, 256, (1, 3, 512, 512)).byte()
+    inputs = {"image": image, "input_size": torch.tensor([[512, 300]], dtype=torch.int32)}
+    [expected] = TorchRunner(model)(IMAGE_ENCODER, inputs)
+    for queries in (96, 320):
+        onnx_from_torch(
+            exportable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
+        )
+        [found] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
+        assert relative_difference(found, expected) <= TOLERANCE

@@ -1,0 +1,88 @@
+"""The form that is exported computes what the model does: blockwise, smoothed and in float16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from segment_anything.modeling.image_encoder import Attention
+
+from cpcsam.errors import ExportError
+from cpcsam.model.fuse import fuse
+from export.attention import BlockwiseAttention
+from export.exportable import exportable
+from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
+from export.half import to_half
+from export.scenes import Scene
+from export.smoothing import smooth_encoder
+from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
+
+TOLERANCE = 1e-5
+
+
+def tensors(image_size: int = 256) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return draw_images(image_size, 2, generator) | draw_prompts(image_size, 2, 3, 4, generator)
+
+
+@pytest.mark.parametrize("queries", [1, 16, 48, 112, 10_000])
+@torch.no_grad()
+def test_blockwise_attention_is_attention(queries: int) -> None:
+    """Blocks of one row, of several, with a smaller last one, and one block of all."""
+    torch.manual_seed(0)
+    attn = Attention(24, num_heads=3, use_rel_pos=True, input_size=(14, 14)).eval()
+    fill_with_noise(attn, seed=1)
+    x = torch.randn(3, 14, 14, 24)
+    assert relative_difference(BlockwiseAttention(attn, queries)(x), attn(x)) <= TOLERANCE
+
+
+def test_exportable_shares_the_weights_and_leaves_the_model_alone() -> None:
+    model = fuse(noisy_cpcsam())
+    expected = run_graphs(model, tensors())
+    form = exportable(model, queries=64)
+    for name, found in run_graphs(form, tensors()).items():
+        assert relative_difference(found, expected[name]) <= TOLERANCE, name
+    assert {p.data_ptr() for p in form.parameters()} <= {p.data_ptr() for p in model.parameters()}
+    assert isinstance(model.sam.image_encoder.blocks[0].attn, Attention)
+
+
+@pytest.mark.parametrize("make", [noisy_cpcsam, windowed_cpcsam])
+def test_half_is_near_and_keeps_the_contract(make) -> None:  # type: ignore[no-untyped-def]
+    model = fuse(make())
+    expected = run_graphs(model, tensors())
+    for name, found in run_graphs(to_half(exportable(model)), tensors()).items():
+        assert found.dtype == torch.float32
+        assert relative_difference(found, expected[name]) <= 2e-2, name
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_weight_too_large_for_half_is_refused() -> None:
+    model = fuse(noisy_cpcsam())
+    model.sam.mask_decoder.iou_token.weight.data[0, 0] = 1e5
+    with pytest.raises(ExportError, match=r"iou_token\.weight: got a weight of 1e\+05.*fp32"):
+        to_half(exportable(model))
+
+
+@pytest.mark.parametrize("make", [noisy_cpcsam, windowed_cpcsam])
+@torch.no_grad()
+def test_smoothing_changes_weights_and_no_value(make) -> None:  # type: ignore[no-untyped-def]
+    form = exportable(fuse(make()))
+    for block in form.sam.image_encoder.blocks:
+        block.norm1.weight.mul_(torch.linspace(0.5, 2, len(block.norm1.weight)))
+        block.norm2.bias.add_(torch.linspace(-1, 1, len(block.norm2.bias)))
+    drawn = tensors()
+    scene = Scene(
+        "noise",
+        drawn["image"][0].permute(1, 2, 0).numpy(),
+        drawn["image"][:1],
+        drawn["input_size"][:1],
+    )
+    smooth = smooth_encoder(form, [scene])
+    image = drawn["image"], drawn["input_size"]
+    assert relative_difference(smooth.encode_image(*image), form.encode_image(*image)) <= TOLERANCE
+    before, after = (one.sam.image_encoder.blocks[0] for one in (form, smooth))
+    assert not torch.equal(after.attn.qkv.weight, before.attn.qkv.weight)
+
+    ranges = [block.norm1.weight.abs() for block in (before, after)]
+    unevenness = [float(one.max() / one.min()) for one in ranges]
+    assert unevenness[1] < 0.8 * unevenness[0]
+    assert after.norm2.bias.abs().max() < 0.8 * before.norm2.bias.abs().max()

@@ -1,0 +1,155 @@
+"""Measures of masks, the gate on them, and the page that shows the worst."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cpcsam.checkpoint import load_base
+from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
+from cpcsam.errors import DataError, ExportError
+from cpcsam.model.fuse import FusedCpcSam, fuse
+from export.compare import Comparison, require_fidelity
+from export.fidelity import Case, find_cases, measure
+from export.prompting import stability
+from export.runners import TorchRunner
+from export.scenes import packaged_images, read_scenes
+from tests.model_factory import noisy_cpcsam
+
+ROOT = Path(__file__).parents[2]
+
+
+class Shifted(TorchRunner):
+    """An engine whose decoder without mask prompts adds to the logits."""
+
+    name = "shifted"
+
+    def __init__(self, model: FusedCpcSam, shift: float) -> None:
+        super().__init__(model)
+        self.shift = shift
+
+    def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        outputs = super().__call__(graph, inputs)
+        if graph is MASK_DECODER:
+            outputs[0] = outputs[0] + self.shift
+        return outputs
+
+
+@pytest.fixture(scope="module")
+def model() -> FusedCpcSam:
+    return fuse(load_base(ROOT / "weights/vit_t"))
+
+
+@pytest.fixture(scope="module")
+def cases(model: FusedCpcSam) -> list[Case]:
+    return find_cases(TorchRunner(model), read_scenes(packaged_images()[:1], 256))
+
+
+def test_prompts_are_of_every_kind_and_distinct(cases: list[Case]) -> None:
+    [case] = cases
+    click, box, mask = case.prompts
+    assert [one.kind for one in case.prompts] == ["click", "box", "mask"]
+    prompts = click.tensors["point_labels"].shape[1]
+    assert 3 <= prompts <= 16
+    assert box.tensors["point_labels"][0, 0].tolist() == [2, 3, 1, -1]
+    assert mask.tensors["mask_input"].shape == (1, prompts, 1, 64, 64)
+    masks = mask.tensors["mask_input"][0, :, 0] > 0
+    for index in range(prompts):
+        rows, columns = (torch.nonzero(masks[index].any(axis)).flatten() for axis in (1, 0))
+        assert box.tensors["point_coords"][0, index, :2].tolist() == [
+            [4 * columns[0], 4 * rows[0]],
+            [4 * columns[-1] + 4, 4 * rows[-1] + 4],
+        ]
+    assert all(stability(logits) >= 0.8 for logits in mask.tensors["mask_input"][0, :, 0])
+
+
+def test_the_same_engine_is_perfect(model: FusedCpcSam, cases: list[Case]) -> None:
+    found = measure(cases, TorchRunner(model))
+    summary = found.summary()
+    assert summary["iou_min"] == summary["iou_mean"] == 1.0
+    assert summary["boundary_max"] == summary["logits_max"] == summary["embeddings_max"] == 0.0
+    assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].answers[0][0].shape[1]
+    require_fidelity(found, "fp32", 256)
+
+
+def test_shifted_masks_are_measured_and_refused(model: FusedCpcSam, cases: list[Case]) -> None:
+    """Masks grown by a shift of the logits: IoU is the ratio of areas, and the gate names one."""
+    found = measure(cases, Shifted(model, 0.5))
+    of_masks = [row for row in found.rows if row.prompt.startswith("mask")]
+    assert all(row.iou == 1 for row in of_masks)
+    grown = [row for row in found.counted if not row.prompt.startswith("mask")]
+    assert all(0.3 < row.iou < 1 and row.boundary_mean > 0 for row in grown)
+    assert [pair.row.iou for pair in found.worst] == sorted(pair.row.iou for pair in found.worst)
+    for pair in found.worst:
+        assert pair.row.iou == pair.expected.sum() / pair.found.sum()
+        assert not (pair.expected & ~pair.found).any()
+    with pytest.raises(
+        ExportError,
+        match=r"^shifted, mean mask IoU .* got 0\.\d+ \(worst nuclei\.png, \w+ \d+",
+    ):
+        require_fidelity(found, "int8", 256)
+
+
+def test_missing_masks_are_as_far_as_can_be(model: FusedCpcSam, cases: list[Case]) -> None:
+    found = measure(cases, Shifted(model, -1e3))
+    row = found.worst[0].row
+    assert row.iou == 0
+    assert (
+        row.boundary_mean
+        == row.boundary_max
+        == pytest.approx(np.hypot(*found.worst[0].expected.shape))
+    )
+
+
+def test_without_a_distinct_mask_only_float32_passes() -> None:
+    model = fuse(noisy_cpcsam())
+    model.sam.mask_decoder.output_hypernetworks_mlps.apply(_zero)
+    runner = TorchRunner(model)
+    found = measure(find_cases(runner, read_scenes(packaged_images()[:1], 256)), runner)
+    assert found.summary() == {"embeddings_max": 0.0, "masks": 0, "masks_left_out": 0}
+    require_fidelity(found, "fp32", 256)
+    with pytest.raises(ExportError, match="no mask that the model itself draws.*--images"):
+        require_fidelity(found, "int8", 256)
+
+
+def _zero(module: torch.nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        torch.nn.init.zeros_(parameter)
+
+
+def test_report_is_one_page_and_plain_data(
+    model: FusedCpcSam, cases: list[Case], tmp_path: Path
+) -> None:
+    found = measure(cases, Shifted(model, 0.5))
+    comparison = Comparison("int8", {"shifted": []}, [found])
+    comparison.write(tmp_path / "a.json", tmp_path / "a.html", "too <far>")
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["masks"]["shifted"]["iou_min"] == found.worst[0].row.iou
+    assert len(report["mask_rows"]["shifted"]) == len(found.rows)
+    page = (tmp_path / "a.html").read_text()
+    assert "too &lt;far&gt;" in page
+    assert page.count("data:image/png;base64,") == len(found.worst)
+    assert "http" not in page and 'src="/' not in page
+
+
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "no.png"
+    with pytest.raises(DataError, match=r"no\.png: got an unreadable image"):
+        read_scenes([file], 256)
+    file.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"no\.png: got an unreadable image"):
+        read_scenes([file], 256)
+
+
+def test_packaged_images_are_there() -> None:
+    for scene in read_scenes(packaged_images(), 256):
+        assert scene.image.shape == IMAGE_SHAPE and max(scene.shown.shape) == 256
+
+
+IMAGE_SHAPE = (1, *IMAGE_ENCODER.inputs[0].shape(256)[1:])
