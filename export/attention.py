@@ -41,7 +41,8 @@ class BlockwiseAttention(nn.Module):
         q, keys = q.reshape(grid), k.transpose(2, 3)
         bias_h = torch.einsum("bnhwc,hkc->bnhwk", q, get_rel_pos(height, height, self.rel_pos_h))
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", q, get_rel_pos(width, width, self.rel_pos_w))
-        rows = min(height, max(1, self.queries // width))
+        step = max(1, self.queries // width)
+        rows = [min(step, height - first) for first in range(0, height, step)]
         parts = (part.split(rows, dim=2) for part in (q * self.scale, bias_h, bias_w))
         attended = [
             self._attend(q_rows, bias_h_rows, bias_w_rows, keys, v)
