@@ -11,7 +11,6 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from torchmetrics.functional.segmentation import dice_score as library_dice
 from torchmetrics.functional.segmentation import mean_iou as library_iou
 
-from training.entity_metrics import foreground_scores
 from training.metrics import dice_score, iou_score
 
 TOLERANCE = 1e-6
@@ -35,14 +34,8 @@ def test_dice_and_iou_are_those_of_torchmetrics(seed: int) -> None:
     stacked = [mask[None, None].int() for mask in pair]
     for expected in (binary_f1_score(*pair), library_dice(*stacked, num_classes=1).squeeze()):
         assert dice_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)
-        assert foreground_scores(predicted, truth)[0] == pytest.approx(
-            float(expected), abs=TOLERANCE
-        )
     for expected in (
         binary_jaccard_index(*pair),
         library_iou(*stacked, num_classes=1).squeeze(),
     ):
         assert iou_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)
-        assert foreground_scores(predicted, truth)[1] == pytest.approx(
-            float(expected), abs=TOLERANCE
-        )
