@@ -25,9 +25,9 @@ from training.methods.annotator import segment_annotated
 from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
 from training.prompts import PromptMix
 from training.recompute import recompute_blocks
-from training.stream import stream
+from training.stream import Batches, stream
 
-__all__ = ["ACCURATE", "CARELESS", "NO_CHANGE", "Prompting", "SamMethod", "with_capl"]
+__all__ = ["ACCURATE", "CARELESS", "NO_CHANGE", "Prompting", "SamMethod", "halves_of", "with_capl"]
 
 ACCURATE: Final = PromptMix(box=0.5, several=0, centre=1.0, box_jitter=0)
 """One careful annotator: a tight box or a click in the centre."""
@@ -102,11 +102,13 @@ class SamMethod:
         if self.adapters:
             insert_adapters(model)
         spent, parameters = Spent(), 0
-        if self._learns():
+        if self.learns:
             spent, parameters = self._train(model, task, budget, seed)
         return Fitted(_segmenter(model, task, self.prompts), spent, parameters)
 
-    def _learns(self) -> bool:
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
         config = self.model
         return bool(
             config.lora.rank
@@ -129,7 +131,7 @@ class SamMethod:
             bf16=self.precision == "bfloat16",
             device=device,
         )
-        batches = _Halves(task, model.image_size, self, seed)
+        batches = halves_of(task, model.image_size, self, seed)
 
         def step(halves: Halves, progress: float) -> None:
             learner.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
@@ -140,34 +142,36 @@ class SamMethod:
         return spent, sum(one.numel() for group in groups for one in group.values())
 
 
-class _Halves:
-    """Batches whose two halves may be prompted differently, decided by seed and step."""
+@dataclass(frozen=True)
+class _Mixed:
+    """Halves of two runs of batches that differ in their prompts alone."""
 
-    def __init__(self, task: Task, image_size: int, method: SamMethod, seed: int) -> None:
-        self.training, self.held_out = (
-            StepBatches(
-                task.train,
-                image_size,
-                BatchConfig(
-                    images=method.images,
-                    entities=method.entities,
-                    groups=prompting.groups,
-                    styles=prompting.styles,
-                    augment=task.augment,
-                ),
-                seed=seed,
-                steps=ENDLESS,
-            )
-            for prompting in (method.prompting, method.held_out)
-        )
-        self.alike = method.prompting == method.held_out
+    training: StepBatches
+    held_out: StepBatches
 
     def __len__(self) -> int:
         return len(self.training)
 
     def __getitem__(self, index: int) -> Halves:
-        halves = self.training[index]
-        return halves if self.alike else Halves(halves.training, self.held_out[index].held_out)
+        return Halves(self.training[index].training, self.held_out[index].held_out)
+
+
+def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batches[Halves]:
+    """The batches of a method: windows decided by seed and step, prompted as it says."""
+
+    def prompted(prompting: Prompting) -> StepBatches:
+        config = BatchConfig(
+            images=method.images,
+            entities=method.entities,
+            groups=prompting.groups,
+            styles=prompting.styles,
+            augment=task.augment,
+        )
+        return StepBatches(task.train, image_size, config, seed=seed, steps=ENDLESS)
+
+    if method.prompting == method.held_out:
+        return prompted(method.prompting)
+    return _Mixed(prompted(method.prompting), prompted(method.held_out))
 
 
 def with_capl(method: SamMethod) -> SamMethod:

@@ -64,7 +64,7 @@ class SemanticMethod:
         """Train on the training and the support images."""
         device = training_device()
         torch.manual_seed(seed)
-        network = self._network(len(task.names)).to(device)
+        network = self.network(len(task.names)).to(device)
         recipe = self.optimizer
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
@@ -91,7 +91,8 @@ class SemanticMethod:
 
         return Fitted(segment, spent, sum(one.numel() for one in network.parameters()))
 
-    def _network(self, classes: int) -> nn.Module:
+    def network(self, classes: int) -> nn.Module:
+        """An untrained network, (B, 3, S, S) to (B, classes, S, S) logits."""
         import segmentation_models_pytorch as library  # it takes seconds to import
 
         network: nn.Module = library.create_model(
