@@ -28,7 +28,7 @@ from training.methods.interface import Budget
 from training.methods.registry import AnyMethod
 from training.methods.sam import SamMethod
 from training.panels import panels_of, save_panels
-from training.scoring import score_segmentation
+from training.scoring import means_of_groups, score_segmentation
 
 __all__ = ["Job", "main"]
 
@@ -104,6 +104,7 @@ def _work(job: Job) -> str:
         "parameters": fitted.parameters,
         "support": [sample.name for sample in problem.task.support],
         **scores,
+        "groups": means_of_groups(scores["classes"], problem.groups),
         "panels": captions,
         "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
         "torch": torch.__version__,

@@ -28,10 +28,17 @@ HELD: Final = 256
 
 @dataclass(frozen=True)
 class Problem:
-    """A task and the images that it is scored on."""
+    """A task and the images that it is scored on.
+
+    Attributes:
+        task: what methods learn from.
+        test: the images.
+        groups: classes to average over, by the group's name.
+    """
 
     task: Task
     test: Sequence[Sample]
+    groups: Mapping[str, frozenset[str]]
 
 
 def datasets_of(setting: Setting) -> list[str]:
@@ -82,21 +89,26 @@ def read_problem(setting: Setting, seed: int, roots: Mapping[str, Path]) -> Prob
         (_, rest), (_, test) = _by_stain(rest), _by_stain(test)
     share = min(setting.share, setting.max_support / max(len(rest), 1))
     support = support_set(rest, share, seed)
-    return _problem(setting, _held(train), support, _spread(test, setting.test_images))
+    groups = {"base classes": tested.base, "target classes": tested.target}
+    return _problem(setting, _held(train), support, _spread(test, setting.test_images), groups)
 
 
 def _confounded(setting: Setting, seed: int) -> Problem:
     split = read_split(seed, SHOTS["standard"] if setting.shots is None else setting.shots)
     support = [scene(SUPPORT_SEED + index, target=True) for index in range(SUPPORT_SCENES)]
     setting = replace(setting, augment=split.augment)
-    return _problem(setting, split.train, support, _spread(split.target, setting.test_images))
+    return _problem(setting, split.train, support, _spread(split.target, setting.test_images), {})
 
 
 def _problem(
-    setting: Setting, train: Sequence[Sample], support: Sequence[Sample], test: Sequence[Sample]
+    setting: Setting,
+    train: Sequence[Sample],
+    support: Sequence[Sample],
+    test: Sequence[Sample],
+    groups: Mapping[str, frozenset[str]],
 ) -> Problem:
     task = Task(train, support, class_names(support), setting.tile, setting.augment)
-    return Problem(task, test)
+    return Problem(task, test, groups)
 
 
 def _annotated(dataset: Dataset, setting: Setting) -> LazySamples:

@@ -14,7 +14,7 @@ from training.methods.interface import Budget
 from training.methods.registry import METHODS, AnyMethod
 from training.methods.sam import SamMethod
 from training.methods.semantic import SemanticMethod
-from training.tables import Column
+from training.tables import ALL, Column
 
 __all__ = ["Recipe", "Setting", "Variant", "methods_of"]
 
@@ -117,7 +117,7 @@ class Recipe:
             ("settings", [setting.name for setting in self.settings], None),
             ("methods", self.methods, METHODS),
             ("variants", [variant.of for variant in self.variants], METHODS),
-            ("columns", [c.setting for c in self.columns], [s.name for s in self.settings]),
+            ("columns", [column.setting for column in self.columns], self._columns()),
         ):
             wrong = _twice(given) if known is None else [one for one in given if one not in known]
             if wrong:
@@ -135,6 +135,10 @@ class Recipe:
                 fix="correct the recipe",
             )
         Budget(self.minutes, self.steps)
+
+    def _columns(self) -> list[str]:
+        """What columns may be of; the last is of cited figures alone."""
+        return [*(setting.name for setting in self.settings), ALL, "training cost"]
 
     @property
     def folder(self) -> Path:

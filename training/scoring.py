@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from training.data import Sample
 from training.entity_metrics import Detection, average_precision, match_entities
 from training.metrics import dice_score, iou_score
 
-__all__ = ["METRICS", "foreground_of", "labels_of", "score_segmentation"]
+__all__ = ["METRICS", "foreground_of", "labels_of", "means_of_groups", "score_segmentation"]
 
 METRICS = ("dice", "iou", "ap50")
 
@@ -73,8 +73,29 @@ def score_segmentation(
             expected=f"entities of {', '.join(called)}",
             fix="give other images, or name the classes as these do",
         )
-    means = {key: float(np.mean([scores[key] for scores in classes.values()])) for key in METRICS}
+    means = _means(classes.values())
     return {"images": images, **means, "classes": classes, "per_image": per_image}
+
+
+def means_of_groups(
+    classes: Mapping[str, Mapping[str, float]], groups: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, float]]:
+    """Dice, IoU and AP averaged over the classes of each group that has any.
+
+    Args:
+        classes: scores by class, as `score_segmentation` gives them.
+        groups: classes by the group's name.
+    """
+    members = {
+        group: [scores for name, scores in classes.items() if name in chosen]
+        for group, chosen in groups.items()
+    }
+    return {group: _means(scores) for group, scores in members.items() if scores}
+
+
+def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    found = list(scores)
+    return {key: float(np.mean([one[key] for one in found])) for key in METRICS}
 
 
 def labels_of(sample: Sample, name: str) -> NDArray[np.int32]:

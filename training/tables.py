@@ -14,6 +14,7 @@ import numpy as np
 from cpcsam.errors import DataError
 
 __all__ = [
+    "ALL",
     "Cell",
     "Column",
     "Row",
@@ -35,6 +36,7 @@ TITLES: Final[Mapping[str, str]] = {
     "minutes": "minutes",
     "parameters": "parameters (M)",
 }
+ALL: Final = "all"
 MEASURED: Final = "measured"
 CITED: Final = "cited, not run"
 
@@ -45,8 +47,8 @@ class Column:
 
     Attributes:
         title: its heading.
-        setting: the data it is measured on.
-        of: one class; None is the mean over the classes.
+        setting: the data it is measured on; `ALL` averages over all.
+        of: one class or group of classes; None is the mean over the classes.
         metric: what is shown.
     """
 
@@ -120,8 +122,8 @@ def measured_rows(runs: Iterable[Mapping[str, Any]], columns: Sequence[Column]) 
     """One row a method, in the order of their first runs.
 
     Args:
-        runs: `label`, `setting`, `seed`, `dice`, `iou`, `ap50`, `classes`, `minutes` and
-            `parameters` of each.
+        runs: `label`, `setting`, `dice`, `iou`, `ap50`, `classes`, `groups` where there are any,
+            `minutes` and `parameters` of each.
         columns: what to show.
     """
     of_label: dict[str, list[Mapping[str, Any]]] = {}
@@ -137,7 +139,7 @@ def _cell(runs: Sequence[Mapping[str, Any]], column: Column) -> Cell | None:
     values = [
         value
         for run in runs
-        if run["setting"] == column.setting and (value := _value(run, column)) is not None
+        if column.setting in (run["setting"], ALL) and (value := _value(run, column)) is not None
     ]
     if not values:
         return None
@@ -151,7 +153,8 @@ def _value(run: Mapping[str, Any], column: Column) -> float | None:
         return float(run["minutes"])
     if column.metric == "parameters":
         return float(run["parameters"]) / 1e6
-    scores = run if column.of is None else run["classes"].get(column.of)
+    parts = {**run.get("groups", {}), **run["classes"]}
+    scores = run if column.of is None else parts.get(column.of)
     return None if scores is None else 100 * float(scores[column.metric])
 
 
