@@ -65,6 +65,22 @@ bench: $(READY) ## Measure calibration, the cost of a training step and fusion: 
 	$(PY) -m benchmarks.fusion
 	$(PY) -m benchmarks.calibration $(if $(BBBC038),--bbbc038 $(BBBC038))
 
+.PHONY: compare
+compare: $(READY) ## Compare all methods without clicks: make compare [BBBC038=PATH] [SET="key=value ..."]
+	$(PY) -m benchmarks.comparison benchmarks/recipes/comparison.yaml $(SET) $(if $(BBBC038),--data bbbc038v1=$(BBBC038))
+
+UNSTAINED := runs/fluorescence
+FLUORESCENCE = data.bbbc038=$(BBBC038) data.train_ids=$(CURDIR)/$(UNSTAINED)/train-fluorescence.txt \
+  data.val_ids=$(CURDIR)/$(UNSTAINED)/val-fluorescence.txt
+
+.PHONY: ood
+ood: $(READY) ## Pretrain and train on fluorescence alone, test on tissue: make ood BBBC038=PATH [SET=...]
+	$(PY) -m benchmarks.stains $(or $(BBBC038),$(error give the data: make ood BBBC038=PATH)) --ids train.txt --out $(UNSTAINED)/train
+	$(PY) -m benchmarks.stains $(BBBC038) --ids val.txt --out $(UNSTAINED)/val
+	$(PY) -m training.pretrain training/configs/pretrain.yaml $(FLUORESCENCE) out=$(UNSTAINED)/base run=$(UNSTAINED)/pretrain
+	$(PY) -m training.pretrain training/configs/pretrain_refine.yaml $(FLUORESCENCE) init=$(UNSTAINED)/base out=$(UNSTAINED)/vit_t run=$(UNSTAINED)/refine
+	$(PY) -m benchmarks.comparison benchmarks/recipes/out_of_distribution.yaml $(SET) --data bbbc038v1=$(BBBC038)
+
 .PHONY: proto
 proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/segmentation.proto
 	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. --grpc_python_out=. cpcsam/v1/segmentation.proto

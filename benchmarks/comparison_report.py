@@ -10,9 +10,8 @@ from typing import Any
 from benchmarks.calibration_report import paired_interval
 from benchmarks.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
-from training.report_page import Picture, Section
-from training.reports import write_tables
-from training.tables import Column, cited_rows, columns_of, measured_rows
+from training.report import all_columns, section_of, write_tables
+from training.tables import cited_rows, measured_rows
 
 __all__ = ["capl_gains", "write_report"]
 
@@ -33,7 +32,7 @@ def write_report(recipe: Recipe) -> str:
         raise DataError.of(
             str(recipe.folder), got="no scores", expected="those of a run", fix="run the recipe"
         )
-    columns = recipe.columns or _all_columns(runs)
+    columns = recipe.columns or all_columns(runs)
     rows = measured_rows(runs, columns)
     if recipe.cited is not None:
         rows += cited_rows(recipe.cited, columns)
@@ -44,26 +43,27 @@ def write_report(recipe: Recipe) -> str:
         rows=rows,
         columns=columns,
         more=_gains_table(capl_gains(runs)),
-        sections=_sections(recipe, runs),
+        sections=[
+            section
+            for run in runs
+            for section in section_of(_path(recipe, run["setting"], run["name"], run["seed"]), run)
+        ],
     )
+
+
+def _path(recipe: Recipe, setting: str, name: str, seed: int) -> Path:
+    return recipe.folder / setting / f"{name}-{seed}.json"
 
 
 def _read(recipe: Recipe) -> Runs:
     """All scores in the recipe's order of methods."""
     paths = [
-        recipe.folder / setting.name / f"{name}-{seed}.json"
+        _path(recipe, setting.name, name, seed)
         for name in methods_of(recipe)
         for setting in recipe.settings
         for seed in range(recipe.seeds)
     ]
     return [json.loads(path.read_text()) for path in paths if path.exists()]
-
-
-def _all_columns(runs: Runs) -> tuple[Column, ...]:
-    classes: dict[str, dict[str, None]] = {}
-    for run in runs:
-        classes.setdefault(run["setting"], {}).update(dict.fromkeys(run["classes"]))
-    return columns_of({setting: tuple(names) for setting, names in classes.items()})
 
 
 def _note(runs: Runs) -> str:
@@ -120,17 +120,3 @@ def _gains_table(gains: Sequence[Mapping[str, Any]]) -> str:
         shown = f"{mean} [{', '.join(interval)}]" if interval else mean
         lines.append(f"| {row['method']} | {row['setting']} | {shown} | {row['seeds']} |")
     return "\n".join(lines) + "\n"
-
-
-def _sections(recipe: Recipe, runs: Runs) -> list[Section]:
-    sections = []
-    for run in runs:
-        folder = recipe.folder / run["setting"] / f"{run['name']}-{run['seed']}"
-        pictures = [
-            Picture(caption, path)
-            for place, caption in run["panels"].items()
-            if (path := Path(folder / f"{place}.jpg")).exists()
-        ]
-        if pictures:
-            sections.append(Section(f"{run['setting']}: {run['label']}", pictures))
-    return sections

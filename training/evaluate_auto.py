@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifact import read_manifest, write_atomic
 from cpcsam.automatic import AutoSettings, Model, segment_image
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
@@ -21,6 +22,7 @@ from cpcsam.vocabulary import Vocabulary
 from cpcsam.vocabulary_file import load_vocabulary
 from training.data import Sample
 from training.graphs import TorchGraphs, open_model
+from training.panels import panels_of, save_panels
 from training.scoring import score_segmentation
 from training.source_options import (
     add_model_options,
@@ -31,7 +33,7 @@ from training.source_options import (
 )
 from training.sources import read_source
 
-__all__ = ["evaluate_auto", "main"]
+__all__ = ["evaluate_auto", "main", "segmenter"]
 
 PROG = "python -m training.evaluate_auto"
 EXAMPLES = """examples:
@@ -43,7 +45,8 @@ EXAMPLES = """examples:
 dice and iou are of a class's foreground in one image, averaged over the images that show or
 are said to show the class; ap50 is COCO's average precision of its entities at IoU 0.5 over all
 images. The overall figures are means over the classes. A vocabulary knows the classes by its
-own names: rename them with --name if the images call them otherwise.
+own names: rename them with --name if the images call them otherwise. training.report puts the files
+of --out together: files of one --label are the seeds of one row.
 """
 
 
@@ -69,12 +72,20 @@ def evaluate_auto(
     Raises:
         DataError: no image shows a class of the vocabulary.
     """
-    called = [(names or {}).get(name, name) for name in vocabulary.names]
+    segment = segmenter(model, vocabulary, settings)
+    return score_segmentation(segment, vocabulary.names, samples, _called(vocabulary, names))
 
-    def segment(sample: Sample) -> list[FoundMask]:
-        return segment_image(sample.image, vocabulary, model, settings)
 
-    return score_segmentation(segment, vocabulary.names, samples, called)
+def segmenter(
+    model: Model, vocabulary: Vocabulary, settings: AutoSettings | None = None
+) -> Callable[[Sample], list[FoundMask]]:
+    """What finds the entities of an image by a vocabulary; it reads no annotation."""
+    return lambda sample: segment_image(sample.image, vocabulary, model, settings)
+
+
+def _called(vocabulary: Vocabulary, names: dict[str, str] | None) -> list[str]:
+    """What the images call the vocabulary's classes."""
+    return [(names or {}).get(name, name) for name in vocabulary.names]
 
 
 def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:
@@ -120,8 +131,34 @@ def _parser() -> ArgumentParser:
             metavar="0..1",
             help=f"{meaning} (default: {getattr(defaults, name)})",
         )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all scores as JSON")
+    parser.add_argument(
+        "--label", metavar="TEXT", help="row of a report (default: the model's name)"
+    )
+    parser.add_argument(
+        "--setting", default="images", metavar="TEXT", help="of a report (default: images)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write all scores as JSON, and pictures into the folder of its name",
+    )
     return parser
+
+
+def _about(options: argparse.Namespace, model: CpcSam) -> dict[str, Any]:
+    """What a report needs to know of the model."""
+    path, minutes, parameters = options.base, 0.0, 0
+    if options.run is not None:
+        path = options.run.parent if options.run.name == "best" else options.run
+        minutes = read_manifest(options.run, "run", verify=False).metrics.get("elapsed_s", 0) / 60
+        parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    return {
+        "label": options.label or path.name,
+        "setting": options.setting,
+        "minutes": minutes,
+        "parameters": parameters,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -140,16 +177,25 @@ def main(arguments: list[str] | None = None) -> int:
             overlap=options.overlap,
         )
         samples = read_source(source_of(options), "source")
-        scores = evaluate_auto(
-            TorchGraphs(CpcSam(model.sam) if options.no_capl else model),
-            vocabulary,
-            tqdm(samples, desc="segment", unit="image"),
-            settings,
-            _names(options.name, vocabulary),
-        )
-        about = {"model": digest, "capl": model.capl is not None and not options.no_capl}
-        document = {**about, "settings": asdict(settings), **scores}
+        graphs = TorchGraphs(CpcSam(model.sam) if options.no_capl else model)
+        names = _names(options.name, vocabulary)
+        shown = tqdm(samples, desc="segment", unit="image")
+        scores = evaluate_auto(graphs, vocabulary, shown, settings, names)
         if options.out is not None:
+            panels = panels_of(
+                samples,
+                scores["per_image"],
+                segmenter(graphs, vocabulary, settings),
+                _called(vocabulary, names),
+            )
+            document = {
+                **_about(options, model),
+                "model": digest,
+                "capl": model.capl is not None and not options.no_capl,
+                "settings": asdict(settings),
+                **scores,
+                "panels": save_panels(panels, options.out.with_suffix("")),
+            }
             write_atomic(options.out, (json.dumps(document, indent=2) + "\n").encode())
         brief = {key: scores[key] for key in ("images", "dice", "iou", "ap50", "classes")}
         print(json.dumps(brief, indent=2))

@@ -11,13 +11,14 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from cpcsam.errors import DataError
+from cpcsam.errors import CpcSamError, DataError
 
 __all__ = [
     "ALL",
     "Cell",
     "Column",
     "Row",
+    "cited_columns",
     "cited_rows",
     "columns_of",
     "measured_rows",
@@ -158,6 +159,16 @@ def _value(run: Mapping[str, Any], column: Column) -> float | None:
     return None if scores is None else 100 * float(scores[column.metric])
 
 
+def cited_columns(path: Path) -> tuple[Column, ...]:
+    """The columns of a CSV as `cited_rows` reads it: Dice of a setting or of a class of it."""
+    keys = _lines(path)[0][1:]
+    parts = (key.partition("/") for key in keys)
+    return tuple(
+        Column(key.replace("/", " "), setting, name or None)
+        for key, (setting, _, name) in zip(keys, parts, strict=True)
+    )
+
+
 def cited_rows(path: Path, columns: Sequence[Column]) -> list[Row]:
     """Figures of a publication that fall into some of the columns.
 
@@ -169,25 +180,42 @@ def cited_rows(path: Path, columns: Sequence[Column]) -> list[Row]:
     Raises:
         DataError: the file is missing or a cell is no figure.
     """
+    heads, *lines = _lines(path)
     rows = []
-    try:
-        for line in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
-            cells = tuple(_cited(line.get(column.key) or "") for column in columns)
-            if any(cells):
-                rows.append(Row(line["method"], CITED, cells))
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError.of(
-            str(path),
-            got=f"an unreadable table ({error})",
-            expected="CSV with the column method and figures like 82.2 ± 1.0",
-            fix="correct the file",
-        ) from error
+    for line in lines:
+        figures = dict(zip(heads, line, strict=True))
+        cells = tuple(_cited(figures.get(column.key, ""), path) for column in columns)
+        if any(cells):
+            rows.append(Row(figures["method"], CITED, cells))
     return rows
 
 
-def _cited(text: str) -> Cell | None:
+def _lines(path: Path) -> list[list[str]]:
+    """Cells of a CSV, each line as long as the first, whose first cell is `method`."""
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _unreadable(path, str(error)) from error
+    if not lines or lines[0][:1] != ["method"] or len({len(line) for line in lines}) != 1:
+        raise _unreadable(path, "another table")
+    return lines
+
+
+def _unreadable(path: Path, reason: str) -> CpcSamError:
+    return DataError.of(
+        str(path),
+        got=f"an unreadable table ({reason})",
+        expected="CSV with the column method and figures like 82.2 ± 1.0",
+        fix="correct the file",
+    )
+
+
+def _cited(text: str, path: Path) -> Cell | None:
     mean, _, std = text.partition(" ± ")
-    return Cell(float(mean), float(std) if std else None) if mean else None
+    try:
+        return Cell(float(mean), float(std) if std else None) if mean else None
+    except ValueError as error:
+        raise _unreadable(path, text) from error
 
 
 def to_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:

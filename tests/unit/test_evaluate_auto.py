@@ -24,6 +24,7 @@ from cpcsam.vocabulary_file import load_vocabulary
 from tests.model_factory import noisy_cpcsam, noisy_sam
 from tests.training_factory import discs, write_pair
 from training import evaluate_auto as command
+from training import report as report_command
 from training import vocabulary as vocabulary_command
 from training.data import ENTITY, Sample
 from training.entity_metrics import average_precision, match_entities
@@ -290,6 +291,10 @@ def test_commands_build_extend_show_and_evaluate(
     assert document["classes"]["disc"]["entities"] == 4
     assert document["capl"] is False and 0 <= document["dice"] <= 1
     assert json.loads(capsys.readouterr().out)["dice"] == document["dice"]
+    page = tmp_path / "report"
+    assert report_command.main([out, "--out", str(page)]) == 0
+    assert f"| {base.name} | {100 * document['dice']:.1f}" in capsys.readouterr().out
+    assert (page / "report.html").read_text().count("data:image/jpeg") == 3
 
 
 def test_commands_tell_errors_in_one_line(
@@ -330,7 +335,9 @@ def test_a_run_has_a_vocabulary_of_its_own_and_its_capl_can_be_switched_off(
     score = ["--run", str(run), *source, "--vocabulary", str(built), "--out", str(out)]
     for arguments, capl in ((score, True), ([*score, "--no-capl"], False)):
         assert command.main(arguments) == 0
-        assert json.loads(out.read_text())["capl"] is capl
+        document = json.loads(out.read_text())
+        assert document["capl"] is capl and document["parameters"] > 0
+        assert document["label"] == "run"
     capsys.readouterr()
     assert command.main(["--base", str(base), *source, "--vocabulary", str(built)]) == 2
     assert "one made with model" in capsys.readouterr().err

@@ -16,8 +16,8 @@ from tests.training_factory import discs
 from training.data import ENTITY, Sample
 from training.methods.entities import found_in
 from training.panels import PLACES, panels_of, save_panels
+from training.report import main, write_tables
 from training.report_page import Picture, Section
-from training.reports import write_tables
 from training.scoring import foreground_of, means_of_groups
 from training.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
 
@@ -148,3 +148,26 @@ def test_a_report_is_one_page_with_its_pictures(tmp_path: Path) -> None:
     assert float(lines[0]["faces/nose mean"]) == pytest.approx(80)
     document = json.loads((tmp_path / "out/table.json").read_text())
     assert document["rows"][1]["cells"]["cars iou"]["mean"] == pytest.approx(5)
+
+
+def test_the_command_tabulates_files_in_the_columns_of_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / f"{seed}.json" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        path.write_text(json.dumps(run("A", seed, 0.5 + 0.2 * seed)))
+    cited = tmp_path / "paper.csv"
+    cited.write_text("method,faces/nose,faces\nX,,52.9 ± 0.8\n")
+    arguments = [*map(str, paths), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--like", str(cited)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "| A | 80.0 ± 14.1 | 60.0 ± 14.1 | measured |",
+        "| X | – | 52.9 ± 0.8 | cited, not run |",
+        "",
+    ]
+    assert main(arguments) == 0
+    assert "| method | Dice | IoU | AP@0.5 | minutes |" in capsys.readouterr().out
+    paths[0].write_text('{"dice": 1}')
+    assert main(arguments) == 2
+    assert "0.json: got no label, setting" in capsys.readouterr().err
