@@ -22,7 +22,7 @@ from cpcsam.tiles import Tile, tile_grid, touches_inner_side
 from cpcsam.transforms import pad_image, resize_image, upscale_masks
 from cpcsam.vocabulary import Vocabulary
 
-__all__ = ["AutoSettings", "Model", "shown_cells", "shown_tiles", "segment_image"]
+__all__ = ["AutoSettings", "Encoder", "Model", "segment_image", "shown_cells", "shown_tiles"]
 
 MULTIMASK: Final = slice(1, None)
 """The masks that SAM offers for ambiguous prompts."""
@@ -30,13 +30,17 @@ MULTIMASK: Final = slice(1, None)
 Array = NDArray[np.float32]
 
 
-class Model(Protocol):
-    """The three graphs of the contract, on numpy arrays."""
+class Encoder(Protocol):
+    """What tells what an image shows where, on numpy arrays."""
 
     image_size: int
 
     def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
-        """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G)."""
+        """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G), or maps of another size."""
+
+
+class Model(Encoder, Protocol):
+    """The three graphs of the contract, on numpy arrays."""
 
     def decode(
         self, image_embeddings: Array, point_coords: Array, point_labels: NDArray[np.int32]
@@ -115,7 +119,7 @@ def shown_tiles(
     image: NDArray[np.uint8],
     tile: int,
     overlap: float,
-    model: Model,
+    model: Encoder,
     max_tiles: int | None = None,
 ) -> Iterator[tuple[Tile, tuple[int, int], Array]]:
     """Embed an image tile by tile.
@@ -124,7 +128,7 @@ def shown_tiles(
         image: (H, W, 3) uint8.
         tile: side of the tiles in pixels of the image; 0 shows the whole image at once.
         overlap: of neighbours, as a part of the side.
-        model: the graphs.
+        model: what embeds the tiles.
         max_tiles: show at most so many, evenly spread; None shows all.
 
     Yields:

@@ -9,24 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from cpcsam.artifact import write_atomic
 from cpcsam.automatic import AutoSettings, Model, segment_image
 from cpcsam.command import ArgumentParser, exit_code_of
-from cpcsam.errors import ConfigError, DataError
+from cpcsam.errors import ConfigError
+from cpcsam.merging import FoundMask
 from cpcsam.model.sam import CpcSam
 from cpcsam.vocabulary import Vocabulary
 from cpcsam.vocabulary_file import load_vocabulary
 from training.data import Sample
-from training.entity_metrics import (
-    Detection,
-    average_precision,
-    foreground_scores,
-    match_entities,
-)
 from training.graphs import TorchGraphs, open_model
+from training.scoring import score_segmentation
 from training.source_options import (
     add_model_options,
     add_source_options,
@@ -69,69 +64,17 @@ def evaluate_auto(
         names: what the images call the vocabulary's classes where they differ.
 
     Returns:
-        `images`, `dice`, `iou`, `ap50`; `classes` with these and `entities` and `found` of each;
-        `per_image`: name, class, dice, iou, entities and found, one entry an image and class.
+        As `score_segmentation`.
 
     Raises:
         DataError: no image shows a class of the vocabulary.
     """
     called = [(names or {}).get(name, name) for name in vocabulary.names]
-    per_image: list[dict[str, Any]] = []
-    detections: list[list[Detection]] = [[] for _ in called]
-    images = 0
-    for sample in samples:
-        images += 1
-        masks = segment_image(sample.image, vocabulary, model, settings)
-        for index, name in enumerate(called):
-            truth = _entities_of(sample, name)
-            found = [mask for mask in masks if mask.class_index == index]
-            entities = len(np.unique(truth[truth > 0]))
-            if not entities and not found:
-                continue
-            foreground = np.zeros(truth.shape, bool)
-            for mask in found:
-                area = mask.area
-                foreground[area.top : area.bottom, area.left : area.right] |= mask.mask
-            dice, iou = foreground_scores(foreground, truth > 0)
-            scores = {"dice": dice, "iou": iou, "entities": entities, "found": len(found)}
-            per_image.append({"name": sample.name, "class": vocabulary.names[index], **scores})
-            detections[index] += match_entities(found, truth)
-    classes = {
-        name: _summary([row for row in per_image if row["class"] == name], detections[index])
-        for index, name in enumerate(vocabulary.names)
-        if any(row["class"] == name and row["entities"] for row in per_image)
-    }
-    if not classes:
-        raise DataError.of(
-            "images",
-            got="no entity of a known class",
-            expected=f"entities of {', '.join(called)}",
-            fix="give other images, or name the classes with --name",
-        )
-    means = {
-        key: float(np.mean([scores[key] for scores in classes.values()]))
-        for key in ("dice", "iou", "ap50")
-    }
-    return {"images": images, **means, "classes": classes, "per_image": per_image}
 
+    def segment(sample: Sample) -> list[FoundMask]:
+        return segment_image(sample.image, vocabulary, model, settings)
 
-def _entities_of(sample: Sample, name: str) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The label image with the entities of one class alone."""
-    labels = np.unique(sample.instances)
-    chosen = [label for label in labels if label and sample.class_of(int(label)) == name]
-    return np.where(np.isin(sample.instances, chosen), sample.instances, 0)
-
-
-def _summary(rows: list[dict[str, Any]], detections: list[Detection]) -> dict[str, Any]:
-    entities = sum(row["entities"] for row in rows)
-    return {
-        "images": len(rows),
-        "dice": float(np.mean([row["dice"] for row in rows])),
-        "iou": float(np.mean([row["iou"] for row in rows])),
-        "ap50": average_precision(detections, entities),
-        "entities": entities,
-        "found": len(detections),
-    }
+    return score_segmentation(segment, vocabulary.names, samples, called)
 
 
 def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:

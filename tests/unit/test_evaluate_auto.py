@@ -26,9 +26,10 @@ from tests.training_factory import discs, write_pair
 from training import evaluate_auto as command
 from training import vocabulary as vocabulary_command
 from training.data import ENTITY, Sample
-from training.entity_metrics import average_precision, foreground_scores, match_entities
+from training.entity_metrics import average_precision, match_entities
 from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
+from training.metrics import dice_score, iou_score
 
 SIZE = (60, 80)
 BRIGHT = 110
@@ -112,7 +113,7 @@ def test_an_oblong_image_smaller_than_a_tile_is_segmented() -> None:
     painted = np.zeros(small.instances.shape, bool)
     for one in found:
         painted |= one.within(Tile(0, 0, *painted.shape))
-    assert foreground_scores(painted, small.instances > 0)[0] > 0.9
+    assert dice_score(painted, small.instances > 0) > 0.9
 
 
 def test_nothing_is_found_in_an_empty_image() -> None:
@@ -168,7 +169,7 @@ masks = st.integers(0, 10_000).map(
 @settings(max_examples=40, deadline=None)
 def test_foreground_scores_are_cocos(pair: np.ndarray) -> None:
     encoded = coco_mask.encode(np.asfortranarray(pair.transpose(1, 2, 0).astype(np.uint8)))
-    dice, iou = foreground_scores(pair[0], pair[1])
+    dice, iou = dice_score(*pair), iou_score(*pair)
     if pair.any():
         expected = coco_mask.iou([encoded[0]], [encoded[1]], [0])[0, 0]
         assert iou == pytest.approx(expected)
