@@ -52,8 +52,8 @@ export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton
 	$(MAKE) repository
 
 .PHONY: repository
-repository: $(READY) ## Make the Triton model repository from build/onnx
-	$(PY) -m export.repository --onnx build/onnx --out build/repository
+repository: $(READY) ## Publish build/onnx as a version of the Triton repository
+	$(PY) -m export.repository publish --onnx build/onnx --out build/repository
 
 .PHONY: serve
 serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]

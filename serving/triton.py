@@ -27,6 +27,7 @@ from typing import Any, Final
 from cpcsam.artifact import read_manifest
 from cpcsam.command import ArgumentParser, exit_code_of, port, positive
 from cpcsam.errors import ServingError
+from cpcsam.versions import resolve_version
 from serving.triton_install import TritonInstall, find_triton
 from serving.triton_log import failure_cause
 
@@ -76,7 +77,8 @@ def launch_triton(
     The server also ends when this process does, or the thread that called this.
 
     Args:
-        repository: artifact of kind `repository` for the CPU.
+        repository: versions of a repository for the CPU, of which the current one is served to
+            the end whatever is published meanwhile; or one version.
         grpc_port: on the loopback interface; 0 takes a free one. Likewise the other ports.
         http_port: see grpc_port.
         metrics_port: see grpc_port.
@@ -87,7 +89,7 @@ def launch_triton(
         ArtifactError: no such repository, or an altered one.
         ServingError: something that Triton needs is missing, a port is in use, or a model failed.
     """
-    repository = repository.resolve()
+    repository = resolve_version(repository)
     _check_target(repository)
     install = find_triton()
     ports = _ports(
@@ -122,7 +124,7 @@ def _check_target(repository: Path) -> None:
             str(repository),
             got=f"a repository for {target}",
             expected="one for cpu, as the local server has no TensorRT",
-            fix="make one with: python -m export.repository --target cpu",
+            fix="make one with: python -m export.repository publish --onnx",
         )
 
 
