@@ -91,7 +91,7 @@ $(VENV)/.locked: requirements.lock requirements-no-deps.lock
 	@command -v python3 >/dev/null || { echo >&2 \
 	  "preflight: python3: not found; apt-get install python3.11 python3.11-venv libpython3.11"; exit 2; }
 	python3 -m tools.preflight --python $(PYTHON) --venv $(VENV)
-	@echo "installing 6.5 GB into $(VENV); this takes some minutes"
+	@echo "installing 6.8 GB into $(VENV); this takes some minutes"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(PY) -m pip install --quiet --require-hashes --no-deps --requirement requirements-no-deps.lock

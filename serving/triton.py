@@ -24,10 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.artifact import read_manifest
 from cpcsam.command import ArgumentParser, exit_code_of, port, positive
 from cpcsam.errors import ServingError
-from cpcsam.versions import resolve_version
+from serving.repository import check_engines, open_repository
 from serving.triton_install import TritonInstall, find_triton
 from serving.triton_log import failure_cause
 
@@ -89,8 +88,8 @@ def launch_triton(
         ArtifactError: no such repository, or an altered one.
         ServingError: something that Triton needs is missing, a port is in use, or a model failed.
     """
-    repository = resolve_version(repository)
-    _check_target(repository)
+    repository, manifest = open_repository(repository)
+    check_engines(repository, manifest, tensorrt=None, gpus=())
     install = find_triton()
     ports = _ports(
         {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
@@ -115,17 +114,6 @@ def launch_triton(
         finally:
             if log is None and process.poll() is None:
                 cleanup.callback(log_path.unlink, missing_ok=True)
-
-
-def _check_target(repository: Path) -> None:
-    target = read_manifest(repository, "repository").config.get("target")
-    if target != "cpu":
-        raise ServingError.of(
-            str(repository),
-            got=f"a repository for {target}",
-            expected="one for cpu, as the local server has no TensorRT",
-            fix="make one with: python -m export.repository publish --onnx",
-        )
 
 
 def _temporary_log() -> Path:
