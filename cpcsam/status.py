@@ -13,7 +13,9 @@ from cpcsam.errors import ContractError, CpcSamError, ServingError
 
 __all__ = [
     "DeadlineError",
+    "FullError",
     "LimitError",
+    "NotFoundError",
     "UnavailableError",
     "error_of_status",
     "status_of_error",
@@ -22,6 +24,14 @@ __all__ = [
 
 class LimitError(ServingError):
     """A request over one of the service's limits, or one too many at a time."""
+
+
+class FullError(LimitError):
+    """No place is free at the moment; trying again helps."""
+
+
+class NotFoundError(ServingError):
+    """What the request names is not there, or not any more."""
 
 
 class UnavailableError(ServingError):
@@ -36,6 +46,7 @@ class DeadlineError(ServingError):
 _STATUSES: Final[tuple[tuple[type[CpcSamError], grpc.StatusCode], ...]] = (
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ServingError, grpc.StatusCode.INTERNAL),

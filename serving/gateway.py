@@ -30,6 +30,7 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
 from serving.metrics import Metrics, serve_metrics
+from serving.rpc import RpcRunner
 from serving.service import SegmentationService
 from serving.triton_client import TritonClient
 
@@ -74,7 +75,8 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
                 ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
             )
         )
-        service = SegmentationService(triton, config.limits, metrics, config.max_seconds)
+        rpc = RpcRunner(metrics, config.max_seconds)
+        service = SegmentationService(triton, config.limits, metrics, rpc)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         health_service = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)

@@ -55,6 +55,7 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         ("max_pixels", "pixels of an image"),
         ("max_prompts", "prompts of a request"),
         ("max_in_flight", "requests in work at once"),
+        ("cache_bytes", "bytes of embeddings kept for follow-up requests"),
     ):
         option = f"--{name.replace('_', '-')}"
         default = getattr(config.limits, name)
@@ -92,6 +93,7 @@ def config_of(args: argparse.Namespace, triton: str) -> GatewayConfig:
             max_pixels=args.max_pixels,
             max_prompts=args.max_prompts,
             max_in_flight=args.max_in_flight,
+            cache_bytes=args.cache_bytes,
         ),
         max_seconds=args.max_seconds,
         grace_s=args.grace,
