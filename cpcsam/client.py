@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cpcsam.channel import DEFAULT_ADDRESS, Endpoint
 from cpcsam.contract import MaskSelection, PointLabel
 from cpcsam.errors import ContractError
 from cpcsam.prompt import Prompt
@@ -67,14 +68,27 @@ class SegmentationClient:
     Args:
         address: HOST:PORT of the gateway.
         timeout_s: longest time for one call, tries again included.
+        token: bearer token, where the gateway asks for one.
+        tls: whether the gateway speaks TLS.
+        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
+
+    Raises:
+        ConfigError: the token or the file of certificates cannot be used.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 60.0) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        token: str | None = None,
+        tls: bool = False,
+        ca: Path | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, token, tls, ca)
         self._timeout_s = timeout_s
         self._sent: OrderedDict[str, None] = OrderedDict()
-        unlimited = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-        self._channel = grpc.insecure_channel(address, options=unlimited)
+        self._channel = self._endpoint.channel()
         stub = pb_grpc.SegmentationStub(self._channel)  # type: ignore[no-untyped-call]
         self._segment: Callable[..., pb.SegmentResponse] = stub.Segment
         self._describe: Callable[..., pb.DescribeResponse] = stub.Describe
@@ -117,6 +131,7 @@ class SegmentationClient:
             ContractError: the image or a prompt is wrong.
             LimitError: the request is over a limit, or the gateway is full.
             NotFoundError: the server does not know an ImageId any more.
+            AuthenticationError: the gateway asks for a token, and for another one than was given.
             UnavailableError: the gateway, or the server behind it, cannot be reached.
             DeadlineError: no answer within timeout_s.
             ServingError: anything else went wrong in the service.
@@ -198,7 +213,8 @@ class SegmentationClient:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return method(request, timeout=max(deadline - time.monotonic(), 1e-3))
+                timeout_s = max(deadline - time.monotonic(), 1e-3)
+                return method(request, timeout=timeout_s, metadata=self._endpoint.metadata)
             except grpc.RpcError as error:
                 status, message = error.code(), error.details() or ""
                 wait_s = pause_s * random.uniform(0.5, 1.0)
@@ -223,7 +239,7 @@ class SegmentationClient:
             ),
         }.get(status, ("an answer", "see the gateway's log"))
         reason = message.rpartition(": ")[2] or status.name
-        return f"{self._address}: got {reason}, expected {expected}; {fix}"
+        return f"{self._endpoint.address}: got {reason}, expected {expected}; {fix}"
 
 
 HEALTHY: Final = b"\x08\x01"

@@ -12,7 +12,9 @@ import grpc
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 
 __all__ = [
+    "AuthenticationError",
     "DeadlineError",
+    "ForbiddenError",
     "FullError",
     "LimitError",
     "NotFoundError",
@@ -34,6 +36,14 @@ class NotFoundError(ServingError):
     """What the request names is not there, or not any more."""
 
 
+class AuthenticationError(ServingError):
+    """The caller did not say who they are, or is not known."""
+
+
+class ForbiddenError(ServingError):
+    """The caller is known, and may not do this."""
+
+
 class UnavailableError(ServingError):
     """The gateway or the inference server behind it cannot be reached; trying again may help."""
 
@@ -47,6 +57,8 @@ _STATUSES: Final[tuple[tuple[type[CpcSamError], grpc.StatusCode], ...]] = (
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ServingError, grpc.StatusCode.INTERNAL),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import monotonic
 
+from serving.access import Caller
+
 __all__ = ["Call"]
 
 
@@ -14,12 +16,12 @@ class Call:
 
     Attributes:
         request_id: as the caller chose it; shown in logs.
-        tenant: whose data it may see.
+        caller: who asks.
         deadline: when its answer is of no use any more, in seconds of `time.monotonic`.
     """
 
     request_id: str
-    tenant: str
+    caller: Caller
     deadline: float
 
     @property

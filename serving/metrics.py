@@ -47,7 +47,8 @@ class Metrics:
         stage_seconds: histogram by `stage`: `validate` or `triton`.
         in_flight: Segment requests in work.
         prompts: prompts of the accepted requests.
-        rejected: requests refused by `reason`: `invalid`, `over_limit` or `in_flight`.
+        rejected: requests refused by `reason`: `invalid`, `over_limit`, `in_flight` or
+            `unauthenticated`.
         cache_lookups: look-ups of embeddings by `outcome`: `hit`, `miss` or `joined`, where another
             request was computing the same.
         cache_bytes: of the embeddings kept.
@@ -79,7 +80,7 @@ class Metrics:
         self.rejected = Counter(
             "cpcsam_rejected", "Requests refused, by reason.", ("reason",), registry=self.registry
         )
-        for reason in ("invalid", "over_limit", "in_flight"):
+        for reason in ("invalid", "over_limit", "in_flight", "unauthenticated"):
             self.rejected.labels(reason)
         self.cache_lookups = Counter(
             "cpcsam_cache_lookups",

@@ -12,14 +12,13 @@ import grpc
 
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.status import DeadlineError, FullError, LimitError, status_of_error
+from serving.access import Access
 from serving.call import Call
 from serving.metrics import Metrics, Stopwatch
 
 __all__ = ["RpcRunner"]
 
 LOG = logging.getLogger(__name__)
-EVERYBODY = ""
-"""The tenant where nobody has to say who they are."""
 Response = TypeVar("Response")
 
 
@@ -27,11 +26,13 @@ class RpcRunner:
     """Answers calls; one instance a gateway.
 
     Args:
+        access: knows the callers.
         metrics: count what happens.
         max_seconds: longest time for a call; a caller's own deadline may be shorter.
     """
 
-    def __init__(self, metrics: Metrics, max_seconds: float) -> None:
+    def __init__(self, access: Access, metrics: Metrics, max_seconds: float) -> None:
+        self._access = access
         self._metrics = metrics
         self._max_seconds = max_seconds
 
@@ -55,9 +56,10 @@ class RpcRunner:
         timeout_s = (
             self._max_seconds if remaining_s is None else min(self._max_seconds, remaining_s)
         )
-        call = Call(request_id, EVERYBODY, monotonic() + timeout_s)
         code = grpc.StatusCode.CANCELLED  # stays where the caller gives up
         try:
+            caller = self._access.caller_of(context.invocation_metadata())
+            call = Call(request_id, caller, monotonic() + timeout_s)
             async with asyncio.timeout(timeout_s):
                 response = await work(call)
             code = grpc.StatusCode.OK

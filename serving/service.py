@@ -80,7 +80,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         if request.WhichOneof("image") != "image_id":
             image_id = await _sha256(request.image_bytes)
         facts = await self._triton.facts(call.remaining_s)
-        return ImageKey(call.tenant, facts.model_digest, image_id)
+        return ImageKey(call.caller.tenant, facts.model_digest, image_id)
 
     @contextmanager
     def _place(self) -> Iterator[None]:
