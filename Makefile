@@ -7,6 +7,7 @@ READY := $(VENV)/.installed
 
 CONFIG ?= training/configs/bbbc038.yaml
 REPOSITORY ?= build/repository
+PRECISION ?= fp32
 STARTED := $(shell date +%s)
 
 # Threads that wait by spinning keep a core from whatever else the machine does, and from each other.
@@ -47,8 +48,8 @@ merge: $(READY) ## Merge a run into one checkpoint, build/merged: make merge RUN
 	$(PY) -m export.merge --run $(or $(RUN),$(error give the run: make merge RUN=runs/NAME/best)) --out build/merged
 
 .PHONY: export
-export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton repository: make export [RUN=runs/NAME/best]
-	$(PY) -m export.to_onnx --merged build/merged --out build/onnx
+export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton repository: make export [RUN=runs/NAME/best] [PRECISION=fp32|fp16|int8] [IMAGES="FILE ..."]
+	$(PY) -m export.to_onnx --merged build/merged --out build/onnx --precision $(PRECISION) $(if $(IMAGES),--images $(IMAGES))
 	$(MAKE) repository
 
 .PHONY: repository
