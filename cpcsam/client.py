@@ -11,9 +11,11 @@ It needs numpy, Pillow, grpcio, protobuf and pycocotools, and never torch.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,16 +26,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cpcsam.channel import DEFAULT_ADDRESS, Endpoint
 from cpcsam.contract import MaskSelection, PointLabel
 from cpcsam.errors import ContractError
 from cpcsam.prompt import Prompt
-from cpcsam.results import Description, Mask, SegmentResult
-from cpcsam.status import error_of_status
+from cpcsam.results import Description, ImageId, Mask, SegmentResult
+from cpcsam.status import NotFoundError, error_of_status
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
 __all__ = [
     "Description",
+    "ImageId",
     "ImageLike",
     "Mask",
     "MaskSelection",
@@ -43,29 +47,48 @@ __all__ = [
     "encode_image",
 ]
 
-ImageLike = NDArray[np.uint8] | Image.Image | bytes | str | Path
-"""An (H, W, 3) uint8 RGB array, a Pillow image, an encoded file's bytes, or the path of a file."""
+ImageLike = NDArray[np.uint8] | Image.Image | bytes | ImageId | str | Path
+"""An (H, W, 3) uint8 RGB array, a Pillow image, an encoded file's bytes, the path of a file, or the
+`image_id` of an earlier answer."""
 
 Response = TypeVar("Response")
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
+REMEMBERED_IMAGES: Final = 4096
 MODES_OF_PNG: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class SegmentationClient:
     """A connection to one gateway; may be shared by threads.
 
+    An image is sent once: asked about again, it is only named, and sent anew if the server has
+    forgotten it.
+
     Args:
         address: HOST:PORT of the gateway.
         timeout_s: longest time for one call, tries again included.
+        token: bearer token, where the gateway asks for one.
+        tls: whether the gateway speaks TLS.
+        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
+
+    Raises:
+        ConfigError: the token or the file of certificates cannot be used.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 60.0) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        token: str | None = None,
+        tls: bool = False,
+        ca: Path | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, token, tls, ca)
         self._timeout_s = timeout_s
-        unlimited = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-        self._channel = grpc.insecure_channel(address, options=unlimited)
+        self._sent: OrderedDict[str, None] = OrderedDict()
+        self._channel = self._endpoint.channel()
         stub = pb_grpc.SegmentationStub(self._channel)  # type: ignore[no-untyped-call]
         self._segment: Callable[..., pb.SegmentResponse] = stub.Segment
         self._describe: Callable[..., pb.DescribeResponse] = stub.Describe
@@ -98,7 +121,8 @@ class SegmentationClient:
         """Segment what the prompts point at.
 
         Args:
-            image: an array and a Pillow image are sent as PNG, bytes and files as they are.
+            image: an array and a Pillow image are sent as PNG, bytes and files as they are. To ask
+                about an array again and again, encode it once with `encode_image`.
             prompts: one for each entity.
             mask_selection: which masks answer a prompt.
             request_id: appears in the answer and in the gateway's log.
@@ -106,17 +130,18 @@ class SegmentationClient:
         Raises:
             ContractError: the image or a prompt is wrong.
             LimitError: the request is over a limit, or the gateway is full.
+            NotFoundError: the server does not know an ImageId any more.
+            AuthenticationError: the gateway asks for a token, and for another one than was given.
             UnavailableError: the gateway, or the server behind it, cannot be reached.
             DeadlineError: no answer within timeout_s.
             ServingError: anything else went wrong in the service.
         """
         request = pb.SegmentRequest(
             request_id=request_id,
-            image_bytes=encode_image(image),
             prompts=[_prompt_message(prompt) for prompt in prompts],
             mask_selection=pb.MaskSelection.Name(mask_selection.value),
         )
-        response = self._call(self._segment, request)
+        response = self._call_with_image(request, image)
         return SegmentResult(
             request_id=response.request_id,
             original_size=(response.original_size.height, response.original_size.width),
@@ -129,6 +154,8 @@ class SegmentationClient:
                 "triton": response.timings.triton_ms,
                 "total": response.timings.total_ms,
             },
+            image_id=ImageId(response.image_id),
+            cached=response.cached,
         )
 
     def describe(self) -> Description:
@@ -138,7 +165,8 @@ class SegmentationClient:
             CpcSamError: as `segment`.
         """
         response = self._call(self._describe, pb.DescribeRequest())
-        numbers = ("max_image_bytes", "max_pixels", "max_prompts", "max_points", "max_in_flight")
+        fields = response.limits.DESCRIPTOR.fields_by_name
+        numbers = [name for name in fields if name != "image_formats"]
         return Description(
             model_name=response.model.name,
             model_version=response.model.version,
@@ -159,13 +187,34 @@ class SegmentationClient:
         except grpc.RpcError:
             return False
 
+    def _call_with_image(self, request: pb.SegmentRequest, image: ImageLike) -> pb.SegmentResponse:
+        """Name the image if the server should know it, else send it."""
+        if isinstance(image, ImageId):
+            request.image_id = image
+            return self._call(self._segment, request)
+        image_bytes = encode_image(image)
+        image_id = hashlib.sha256(image_bytes).hexdigest()
+        if image_id in self._sent:
+            request.image_id = image_id
+            try:
+                return self._call(self._segment, request)
+            except NotFoundError:
+                self._sent.pop(image_id, None)
+        request.image_bytes = image_bytes
+        response = self._call(self._segment, request)
+        self._sent[response.image_id] = None
+        if len(self._sent) > REMEMBERED_IMAGES:
+            self._sent.popitem(last=False)
+        return response
+
     def _call(self, method: Callable[..., Response], request: Any) -> Response:
         """Call until it succeeds, fails for good, or the time is over."""
         deadline = time.monotonic() + self._timeout_s
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return method(request, timeout=max(deadline - time.monotonic(), 1e-3))
+                timeout_s = max(deadline - time.monotonic(), 1e-3)
+                return method(request, timeout=timeout_s, metadata=self._endpoint.metadata)
             except grpc.RpcError as error:
                 status, message = error.code(), error.details() or ""
                 wait_s = pause_s * random.uniform(0.5, 1.0)
@@ -190,7 +239,7 @@ class SegmentationClient:
             ),
         }.get(status, ("an answer", "see the gateway's log"))
         reason = message.rpartition(": ")[2] or status.name
-        return f"{self._address}: got {reason}, expected {expected}; {fix}"
+        return f"{self._endpoint.address}: got {reason}, expected {expected}; {fix}"
 
 
 HEALTHY: Final = b"\x08\x01"
@@ -201,10 +250,12 @@ def encode_image(image: ImageLike) -> bytes:
     """Bytes of an image file: what is not one yet becomes a PNG.
 
     Raises:
-        ContractError: an array of another shape or dtype, or a file that cannot be read.
+        ContractError: an array of another shape or dtype, a file that cannot be read, or no image.
     """
     if isinstance(image, bytes):
         return image
+    if isinstance(image, ImageId):
+        raise ContractError.of("image", got="an ImageId", expected="an image", fix="give its file")
     if isinstance(image, str | Path):
         try:
             return Path(image).read_bytes()

@@ -16,7 +16,11 @@ from pycocotools import mask as coco_mask
 
 from cpcsam.prompt import XYXY, Prompt
 
-__all__ = ["Description", "Mask", "SegmentResult", "coco_annotations"]
+__all__ = ["Description", "ImageId", "Mask", "SegmentResult", "coco_annotations"]
+
+
+class ImageId(str):
+    """Names an image that the server has seen: the SHA-256 of its file, in hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class SegmentResult:
         model_name: the serving entry point that answered.
         model_version: its version.
         timings_ms: milliseconds in the gateway by stage: `validate`, `triton`, `total`.
+        image_id: names the image in further requests.
+        cached: whether the server knew the image, so that it had to encode nothing.
     """
 
     request_id: str
@@ -70,6 +76,8 @@ class SegmentResult:
     model_name: str
     model_version: str
     timings_ms: dict[str, float]
+    image_id: ImageId = ImageId("")
+    cached: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,12 @@ import grpc
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 
 __all__ = [
+    "AuthenticationError",
     "DeadlineError",
+    "ForbiddenError",
+    "FullError",
     "LimitError",
+    "NotFoundError",
     "UnavailableError",
     "error_of_status",
     "status_of_error",
@@ -22,6 +26,22 @@ __all__ = [
 
 class LimitError(ServingError):
     """A request over one of the service's limits, or one too many at a time."""
+
+
+class FullError(LimitError):
+    """No place is free at the moment; trying again helps."""
+
+
+class NotFoundError(ServingError):
+    """What the request names is not there, or not any more."""
+
+
+class AuthenticationError(ServingError):
+    """The caller did not say who they are, or is not known."""
+
+
+class ForbiddenError(ServingError):
+    """The caller is known, and may not do this."""
 
 
 class UnavailableError(ServingError):
@@ -36,6 +56,9 @@ class DeadlineError(ServingError):
 _STATUSES: Final[tuple[tuple[type[CpcSamError], grpc.StatusCode], ...]] = (
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ServingError, grpc.StatusCode.INTERNAL),

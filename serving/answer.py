@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pycocotools import mask as coco_mask
 
 from cpcsam.contract import SEGMENT
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.triton_client import ChunkMasks
+from serving.prompting import PromptedMasks
 
 __all__ = ["mask_message", "response_of"]
 
 
-def response_of(
-    request_id: str, original_size: tuple[int, int], answers: Sequence[ChunkMasks]
-) -> pb.SegmentResponse:
+def response_of(request_id: str, image_id: str, found: PromptedMasks) -> pb.SegmentResponse:
     """Put the answers of all chunks together, in order; the timings stay empty.
 
     Args:
         request_id: of the request.
-        original_size: (H, W), the size of the masks.
-        answers: one a chunk, without padding.
+        image_id: of its image.
+        found: the masks.
     """
     return pb.SegmentResponse(
         request_id=request_id,
-        original_size=_size(original_size),
+        image_id=image_id,
+        cached=found.cached,
+        original_size=_size(found.size),
         results=[
             pb.PromptResult(
                 masks=[
-                    mask_message(mask_counts, float(score), original_size)
+                    mask_message(mask_counts, float(score), found.size)
                     for mask_counts, score in zip(counts, scores, strict=True)
                 ]
             )
-            for answer in answers
-            for counts, scores in zip(answer.counts, answer.scores, strict=True)
+            for chunk in found.chunks
+            for counts, scores in zip(chunk.counts, chunk.scores, strict=True)
         ],
         model_name=SEGMENT.name,
-        model_version=answers[0].model_version,
+        model_version=found.chunks[0].model_version,
     )
 
 

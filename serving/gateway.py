@@ -3,6 +3,7 @@
 python -m serving.gateway --triton 127.0.0.1:8001
 python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0.0.0
 python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
+python -m serving.gateway --tokens tokens.txt --tls-cert server.pem --tls-key server.key
 
 It listens on loopback unless told otherwise, and stops on SIGTERM or Ctrl-C when the requests in
 work are answered, after --grace seconds at the latest.
@@ -28,8 +29,10 @@ from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.access import Access, AccessInterceptor
 from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
 from serving.metrics import Metrics, serve_metrics
+from serving.rpc import RpcRunner
 from serving.service import SegmentationService
 from serving.triton_client import TritonClient
 
@@ -37,6 +40,8 @@ __all__ = ["Gateway", "GatewayConfig", "main", "run_until_stopped", "start_gatew
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
 HEALTH_PERIOD_S: Final = 1.0
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOG = logging.getLogger(__name__)
 PROG: Final = "python -m serving.gateway"
 
 
@@ -59,8 +64,12 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
 
     Raises:
         ServingError: one of its two addresses cannot be listened on.
+        ConfigError: the tokens, the certificate or its key cannot be used.
     """
     metrics = Metrics()
+    access = Access(config.tokens)
+    credentials = None if config.tls is None else config.tls.credentials()
+    _warn_if_open(config)
     async with AsyncExitStack() as stack:
         metrics_port = stack.enter_context(
             serve_metrics(metrics, config.metrics_host, config.metrics_port)
@@ -68,19 +77,21 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         triton = TritonClient(config.triton)
         stack.push_async_callback(triton.close)
         server = grpc.aio.server(
+            interceptors=(AccessInterceptor(access, metrics),),
             options=(
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
-            )
+            ),
         )
-        service = SegmentationService(triton, config.limits, metrics, config.max_seconds)
+        rpc = RpcRunner(access, metrics, config.max_seconds)
+        service = SegmentationService(triton, config.limits, metrics, rpc)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         health_service = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        api_port = _listen(server, config)
+        api_port = _listen(server, config, credentials)
 
         await _report_health(health_service, triton)
         watcher = asyncio.create_task(_watch_health(health_service, triton))
@@ -96,10 +107,25 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
             await server.stop(config.grace_s)
 
 
-def _listen(server: grpc.aio.Server, config: GatewayConfig) -> int:
+def _warn_if_open(config: GatewayConfig) -> None:
+    """Say what the operator may not have meant."""
+    if config.host in LOOPBACK:
+        return
+    if config.tokens is None:
+        LOG.warning("no --tokens: whoever reaches %s may do everything", config.host)
+    if config.tls is None:
+        LOG.warning("no --tls-cert: what is sent to %s can be read on its way", config.host)
+
+
+def _listen(
+    server: grpc.aio.Server, config: GatewayConfig, credentials: grpc.ServerCredentials | None
+) -> int:
     address = f"{config.host}:{config.port}"
     try:
-        number = server.add_insecure_port(address)
+        if credentials is None:
+            number = server.add_insecure_port(address)
+        else:
+            number = server.add_secure_port(address, credentials)
     except RuntimeError:
         number = 0
     if number == 0:

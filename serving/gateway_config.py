@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cpcsam.command import port, positive
 from serving.limits import Limits
+from serving.tls import TlsFiles, tls_files
+from serving.tokens import read_tokens
 
 __all__ = ["GatewayConfig", "add_gateway_options", "config_of"]
 
@@ -24,6 +27,8 @@ class GatewayConfig:
         limits: what is accepted at most.
         max_seconds: longest time for a request; a caller's own deadline may be shorter.
         grace_s: how long requests in work may go on once the gateway is to stop.
+        tokens: file of the callers' tokens; None lets everybody in.
+        tls: certificate and key; None speaks plain text.
     """
 
     triton: str = "127.0.0.1:8001"
@@ -34,6 +39,8 @@ class GatewayConfig:
     limits: Limits = field(default_factory=Limits)
     max_seconds: float = 60.0
     grace_s: float = 10.0
+    tokens: Path | None = None
+    tls: TlsFiles | None = None
 
 
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +56,18 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         default=config.metrics_port,
         help="port of /metrics (%(default)s), 0: any",
     )
+    security = parser.add_argument_group("security").add_argument
+    text = "file of the callers' tokens, as serving.tokens writes it (everybody is let in)"
+    security("--tokens", type=Path, metavar="FILE", help=text)
+    security("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM (plain text)")
+    security("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     limits = parser.add_argument_group("limits").add_argument
     for name, unit in (
         ("max_image_bytes", "bytes of an encoded image"),
         ("max_pixels", "pixels of an image"),
         ("max_prompts", "prompts of a request"),
         ("max_in_flight", "requests in work at once"),
+        ("cache_bytes", "bytes of embeddings kept for follow-up requests"),
     ):
         option = f"--{name.replace('_', '-')}"
         default = getattr(config.limits, name)
@@ -79,8 +92,14 @@ def config_of(args: argparse.Namespace, triton: str) -> GatewayConfig:
     """Configuration of parsed options.
 
     Raises:
-        ConfigError: a limit is out of bounds.
+        ConfigError: a limit is out of bounds, or the tokens, the certificate or its key cannot be
+            used.
     """
+    tls = tls_files(args.tls_cert, args.tls_key)
+    if tls is not None:
+        tls.credentials()
+    if args.tokens is not None:
+        read_tokens(args.tokens)
     return GatewayConfig(
         triton=triton,
         host=args.host,
@@ -92,7 +111,10 @@ def config_of(args: argparse.Namespace, triton: str) -> GatewayConfig:
             max_pixels=args.max_pixels,
             max_prompts=args.max_prompts,
             max_in_flight=args.max_in_flight,
+            cache_bytes=args.cache_bytes,
         ),
         max_seconds=args.max_seconds,
         grace_s=args.grace,
+        tokens=args.tokens,
+        tls=tls,
     )

@@ -27,23 +27,26 @@ class Limits:
         max_pixels: height times width of the image, read from its header.
         max_prompts: prompts of a request.
         max_in_flight: requests in work; one more is refused, never queued.
+        cache_bytes: of the embeddings that are kept; 0 keeps none.
 
     Raises:
-        ConfigError: a bound below 1, or more pixels than the contract allows.
+        ConfigError: a bound below 1 (cache_bytes: below 0), or more pixels than the contract
+            allows.
     """
 
     max_image_bytes: int = 32 * 1024 * 1024
     max_pixels: int = MAX_PIXELS
     max_prompts: int = 256
     max_in_flight: int = 64
+    cache_bytes: int = 512 * 1024 * 1024
 
     def __post_init__(self) -> None:
         """Refuse bounds that would refuse everything."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value < 1:
+            value, least = getattr(self, field.name), int(field.name != "cache_bytes")
+            if value < least:
                 raise ConfigError.of(
-                    field.name, got=value, expected="at least 1", fix="raise the limit"
+                    field.name, got=value, expected=f"at least {least}", fix="raise the limit"
                 )
         if self.max_pixels > MAX_PIXELS:
             raise ConfigError.of(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Final
@@ -23,15 +24,15 @@ from serving.limits import MAX_POINT_SLOTS, MAX_REQUEST_ID_LENGTH, Limits
 
 __all__ = ["check_prompts", "check_request", "original_size_of", "slots_of"]
 
+IMAGE_ID: Final = re.compile("[0-9a-f]{64}")
 SIDEWAYS: Final = (5, 6, 7, 8)
 """EXIF orientations whose upright image has height and width exchanged."""
 
 
-def check_request(request: pb.SegmentRequest, limits: Limits) -> tuple[int, int]:
-    """Check a whole request, the cheapest checks first.
+def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
+    """Check all of a request that can be, the cheapest checks first.
 
-    Returns:
-        original_size (H, W) of the upright image, from its header.
+    Prompts in an image that the request only names are left to `check_prompts`.
 
     Raises:
         ContractError: the request can never succeed.
@@ -65,9 +66,20 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> tuple[int, int]
             expected=f"at most {limits.max_prompts}",
             fix="split them over several requests",
         )
-    original_size = original_size_of(request.image_bytes, limits)
-    check_prompts(request.prompts, original_size)
-    return original_size
+    if request.WhichOneof("image") == "image_id":
+        _check_image_id(request.image_id)
+    else:
+        check_prompts(request.prompts, original_size_of(request.image_bytes, limits))
+
+
+def _check_image_id(image_id: str) -> None:
+    if not IMAGE_ID.fullmatch(image_id):
+        raise ContractError.of(
+            "image_id",
+            got=f"{image_id[:80]!r}",
+            expected="64 lower-case hexadecimal digits",
+            fix="give SegmentResponse.image_id, or the SHA-256 of the image file",
+        )
 
 
 def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:

@@ -24,43 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63pcsam/v1/segmentation.proto\x12\tcpcsam.v1\"\x9a\x01\n\x0eSegmentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\x0bimage_bytes\x18\x02 \x01(\x0cH\x00\x12\"\n\x07prompts\x18\x08 \x03(\x0b\x32\x11.cpcsam.v1.Prompt\x12\x30\n\x0emask_selection\x18\t \x01(\x0e\x32\x18.cpcsam.v1.MaskSelectionB\x07\n\x05image\"T\n\x06Prompt\x12 \n\x06points\x18\x01 \x03(\x0b\x32\x10.cpcsam.v1.Point\x12 \n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.BoxH\x00\x88\x01\x01\x42\x06\n\x04_box\"1\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x12\n\nbackground\x18\x03 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x02\x12\n\n\x02y0\x18\x02 \x01(\x02\x12\n\n\x02x1\x18\x03 \x01(\x02\x12\n\n\x02y1\x18\x04 \x01(\x02\"\xc7\x01\n\x0fSegmentResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\roriginal_size\x18\x02 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.cpcsam.v1.PromptResult\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12#\n\x07timings\x18\x06 \x01(\x0b\x32\x12.cpcsam.v1.Timings\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\".\n\x0cPromptResult\x12\x1e\n\x05masks\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Mask\"r\n\x04Mask\x12&\n\x08\x63oco_rle\x18\x01 \x01(\x0b\x32\x12.cpcsam.v1.CocoRleH\x00\x12\r\n\x05score\x18\x08 \x01(\x02\x12\x1b\n\x03\x62ox\x18\t \x01(\x0b\x32\x0e.cpcsam.v1.Box\x12\x0c\n\x04\x61rea\x18\n \x01(\x04\x42\x08\n\x06\x66ormat\"8\n\x07\x43ocoRle\x12\x1d\n\x04size\x18\x01 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\t\"C\n\x07Timings\x12\x13\n\x0bvalidate_ms\x18\x01 \x01(\x02\x12\x11\n\ttriton_ms\x18\x02 \x01(\x02\x12\x10\n\x08total_ms\x18\x03 \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\x87\x01\n\x10\x44\x65scribeResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cpcsam.v1.Model\x12!\n\x06limits\x18\x02 \x01(\x0b\x32\x11.cpcsam.v1.Limits\x12\x17\n\x0fgateway_version\x18\x03 \x01(\t\x12\x16\n\x0etriton_version\x18\x04 \x01(\t\"H\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\t\x12\x12\n\nimage_size\x18\x04 \x01(\r\"\x8c\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x12\n\nmax_pixels\x18\x02 \x01(\x04\x12\x13\n\x0bmax_prompts\x18\x03 \x01(\r\x12\x12\n\nmax_points\x18\x04 \x01(\r\x12\x15\n\rmax_in_flight\x18\x05 \x01(\r\x12\x15\n\rimage_formats\x18\x06 \x03(\t*[\n\rMaskSelection\x12\x19\n\x15MASK_SELECTION_SINGLE\x10\x00\x12\x17\n\x13MASK_SELECTION_BEST\x10\x01\x12\x16\n\x12MASK_SELECTION_ALL\x10\x02\x32\x95\x01\n\x0cSegmentation\x12@\n\x07Segment\x12\x19.cpcsam.v1.SegmentRequest\x1a\x1a.cpcsam.v1.SegmentResponse\x12\x43\n\x08\x44\x65scribe\x12\x1a.cpcsam.v1.DescribeRequest\x1a\x1b.cpcsam.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63pcsam/v1/segmentation.proto\x12\tcpcsam.v1\"\xae\x01\n\x0eSegmentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\x0bimage_bytes\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\"\n\x07prompts\x18\x08 \x03(\x0b\x32\x11.cpcsam.v1.Prompt\x12\x30\n\x0emask_selection\x18\t \x01(\x0e\x32\x18.cpcsam.v1.MaskSelectionB\x07\n\x05image\"T\n\x06Prompt\x12 \n\x06points\x18\x01 \x03(\x0b\x32\x10.cpcsam.v1.Point\x12 \n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.BoxH\x00\x88\x01\x01\x42\x06\n\x04_box\"1\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x12\n\nbackground\x18\x03 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x02\x12\n\n\x02y0\x18\x02 \x01(\x02\x12\n\n\x02x1\x18\x03 \x01(\x02\x12\n\n\x02y1\x18\x04 \x01(\x02\"\xe9\x01\n\x0fSegmentResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\roriginal_size\x18\x02 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.cpcsam.v1.PromptResult\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12#\n\x07timings\x18\x06 \x01(\x0b\x32\x12.cpcsam.v1.Timings\x12\x10\n\x08image_id\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\".\n\x0cPromptResult\x12\x1e\n\x05masks\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Mask\"r\n\x04Mask\x12&\n\x08\x63oco_rle\x18\x01 \x01(\x0b\x32\x12.cpcsam.v1.CocoRleH\x00\x12\r\n\x05score\x18\x08 \x01(\x02\x12\x1b\n\x03\x62ox\x18\t \x01(\x0b\x32\x0e.cpcsam.v1.Box\x12\x0c\n\x04\x61rea\x18\n \x01(\x04\x42\x08\n\x06\x66ormat\"8\n\x07\x43ocoRle\x12\x1d\n\x04size\x18\x01 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\t\"C\n\x07Timings\x12\x13\n\x0bvalidate_ms\x18\x01 \x01(\x02\x12\x11\n\ttriton_ms\x18\x02 \x01(\x02\x12\x10\n\x08total_ms\x18\x03 \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\x87\x01\n\x10\x44\x65scribeResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cpcsam.v1.Model\x12!\n\x06limits\x18\x02 \x01(\x0b\x32\x11.cpcsam.v1.Limits\x12\x17\n\x0fgateway_version\x18\x03 \x01(\t\x12\x16\n\x0etriton_version\x18\x04 \x01(\t\"H\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\t\x12\x12\n\nimage_size\x18\x04 \x01(\r\"\xa1\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x12\n\nmax_pixels\x18\x02 \x01(\x04\x12\x13\n\x0bmax_prompts\x18\x03 \x01(\r\x12\x12\n\nmax_points\x18\x04 \x01(\r\x12\x15\n\rmax_in_flight\x18\x05 \x01(\r\x12\x15\n\rimage_formats\x18\x06 \x03(\t\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x07 \x01(\x04*[\n\rMaskSelection\x12\x19\n\x15MASK_SELECTION_SINGLE\x10\x00\x12\x17\n\x13MASK_SELECTION_BEST\x10\x01\x12\x16\n\x12MASK_SELECTION_ALL\x10\x02\x32\x95\x01\n\x0cSegmentation\x12@\n\x07Segment\x12\x19.cpcsam.v1.SegmentRequest\x1a\x1a.cpcsam.v1.SegmentResponse\x12\x43\n\x08\x44\x65scribe\x12\x1a.cpcsam.v1.DescribeRequest\x1a\x1b.cpcsam.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cpcsam.v1.segmentation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MASKSELECTION']._serialized_start=1298
-  _globals['_MASKSELECTION']._serialized_end=1389
+  _globals['_MASKSELECTION']._serialized_start=1373
+  _globals['_MASKSELECTION']._serialized_end=1464
   _globals['_SEGMENTREQUEST']._serialized_start=44
-  _globals['_SEGMENTREQUEST']._serialized_end=198
-  _globals['_PROMPT']._serialized_start=200
-  _globals['_PROMPT']._serialized_end=284
-  _globals['_POINT']._serialized_start=286
-  _globals['_POINT']._serialized_end=335
-  _globals['_BOX']._serialized_start=337
-  _globals['_BOX']._serialized_end=390
-  _globals['_SEGMENTRESPONSE']._serialized_start=393
-  _globals['_SEGMENTRESPONSE']._serialized_end=592
-  _globals['_SIZE']._serialized_start=594
-  _globals['_SIZE']._serialized_end=631
-  _globals['_PROMPTRESULT']._serialized_start=633
-  _globals['_PROMPTRESULT']._serialized_end=679
-  _globals['_MASK']._serialized_start=681
-  _globals['_MASK']._serialized_end=795
-  _globals['_COCORLE']._serialized_start=797
-  _globals['_COCORLE']._serialized_end=853
-  _globals['_TIMINGS']._serialized_start=855
-  _globals['_TIMINGS']._serialized_end=922
-  _globals['_DESCRIBEREQUEST']._serialized_start=924
-  _globals['_DESCRIBEREQUEST']._serialized_end=941
-  _globals['_DESCRIBERESPONSE']._serialized_start=944
-  _globals['_DESCRIBERESPONSE']._serialized_end=1079
-  _globals['_MODEL']._serialized_start=1081
-  _globals['_MODEL']._serialized_end=1153
-  _globals['_LIMITS']._serialized_start=1156
-  _globals['_LIMITS']._serialized_end=1296
-  _globals['_SEGMENTATION']._serialized_start=1392
-  _globals['_SEGMENTATION']._serialized_end=1541
+  _globals['_SEGMENTREQUEST']._serialized_end=218
+  _globals['_PROMPT']._serialized_start=220
+  _globals['_PROMPT']._serialized_end=304
+  _globals['_POINT']._serialized_start=306
+  _globals['_POINT']._serialized_end=355
+  _globals['_BOX']._serialized_start=357
+  _globals['_BOX']._serialized_end=410
+  _globals['_SEGMENTRESPONSE']._serialized_start=413
+  _globals['_SEGMENTRESPONSE']._serialized_end=646
+  _globals['_SIZE']._serialized_start=648
+  _globals['_SIZE']._serialized_end=685
+  _globals['_PROMPTRESULT']._serialized_start=687
+  _globals['_PROMPTRESULT']._serialized_end=733
+  _globals['_MASK']._serialized_start=735
+  _globals['_MASK']._serialized_end=849
+  _globals['_COCORLE']._serialized_start=851
+  _globals['_COCORLE']._serialized_end=907
+  _globals['_TIMINGS']._serialized_start=909
+  _globals['_TIMINGS']._serialized_end=976
+  _globals['_DESCRIBEREQUEST']._serialized_start=978
+  _globals['_DESCRIBEREQUEST']._serialized_end=995
+  _globals['_DESCRIBERESPONSE']._serialized_start=998
+  _globals['_DESCRIBERESPONSE']._serialized_end=1133
+  _globals['_MODEL']._serialized_start=1135
+  _globals['_MODEL']._serialized_end=1207
+  _globals['_LIMITS']._serialized_start=1210
+  _globals['_LIMITS']._serialized_end=1371
+  _globals['_SEGMENTATION']._serialized_start=1467
+  _globals['_SEGMENTATION']._serialized_end=1616
 # @@protoc_insertion_point(module_scope)

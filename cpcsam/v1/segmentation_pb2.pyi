@@ -17,16 +17,18 @@ MASK_SELECTION_BEST: MaskSelection
 MASK_SELECTION_ALL: MaskSelection
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("request_id", "image_bytes", "prompts", "mask_selection")
+    __slots__ = ("request_id", "image_bytes", "image_id", "prompts", "mask_selection")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     MASK_SELECTION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     image_bytes: bytes
+    image_id: str
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     mask_selection: MaskSelection
-    def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ...) -> None: ...
 
 class Prompt(_message.Message):
     __slots__ = ("points", "box")
@@ -59,20 +61,24 @@ class Box(_message.Message):
     def __init__(self, x0: _Optional[float] = ..., y0: _Optional[float] = ..., x1: _Optional[float] = ..., y1: _Optional[float] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("request_id", "original_size", "results", "model_name", "model_version", "timings")
+    __slots__ = ("request_id", "original_size", "results", "model_name", "model_version", "timings", "image_id", "cached")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     original_size: Size
     results: _containers.RepeatedCompositeFieldContainer[PromptResult]
     model_name: str
     model_version: str
     timings: Timings
-    def __init__(self, request_id: _Optional[str] = ..., original_size: _Optional[_Union[Size, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    image_id: str
+    cached: bool
+    def __init__(self, request_id: _Optional[str] = ..., original_size: _Optional[_Union[Size, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., image_id: _Optional[str] = ..., cached: _Optional[bool] = ...) -> None: ...
 
 class Size(_message.Message):
     __slots__ = ("height", "width")
@@ -147,17 +153,19 @@ class Model(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., size: _Optional[str] = ..., image_size: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_image_bytes", "max_pixels", "max_prompts", "max_points", "max_in_flight", "image_formats")
+    __slots__ = ("max_image_bytes", "max_pixels", "max_prompts", "max_points", "max_in_flight", "image_formats", "cache_bytes")
     MAX_IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_PROMPTS_FIELD_NUMBER: _ClassVar[int]
     MAX_POINTS_FIELD_NUMBER: _ClassVar[int]
     MAX_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FORMATS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_BYTES_FIELD_NUMBER: _ClassVar[int]
     max_image_bytes: int
     max_pixels: int
     max_prompts: int
     max_points: int
     max_in_flight: int
     image_formats: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, max_image_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_prompts: _Optional[int] = ..., max_points: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., image_formats: _Optional[_Iterable[str]] = ...) -> None: ...
+    cache_bytes: int
+    def __init__(self, max_image_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_prompts: _Optional[int] = ..., max_points: _Optional[int] = ..., max_in_flight: _Optional[int] = ..., image_formats: _Optional[_Iterable[str]] = ..., cache_bytes: _Optional[int] = ...) -> None: ...

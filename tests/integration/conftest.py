@@ -22,10 +22,8 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(graphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of kind `repository` made from `graphs`."""
-    path = tmp_path_factory.mktemp("repository") / "repository"
-    build_repository(graphs, path)
-    return path
+    """A version of a repository made from `graphs`."""
+    return build_repository(graphs, tmp_path_factory.mktemp("repository"))
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SegmentationCli
     for words in (
         ["export.merge", "--base", BASE, "--out", build / "merged"],
         ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
-        ["export.repository", "--onnx", build / "onnx", "--out", build / "repository"],
+        ["export.repository", "publish", "--onnx", build / "onnx", "--out", build / "repository"],
     ):
         subprocess.run(
             [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from serving.answer import mask_message, response_of
-from serving.triton_client import ChunkMasks
+from serving.prompting import PromptedMasks
+from serving.triton_answers import ChunkMasks
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -45,11 +46,9 @@ def test_chunks_are_put_together_in_order() -> None:
         counts = np.full((len(scores), len(scores[0])), mask, object)
         return ChunkMasks(counts, np.array(scores, np.float32), "4")
 
-    response = response_of("r", (2, 3), [chunk([0.1, 0.2], [0.3, 0.4]), chunk([0.5, 0.6])])
+    chunks = [chunk([0.1, 0.2], [0.3, 0.4]), chunk([0.5, 0.6])]
+    response = response_of("r", "i", PromptedMasks(chunks, (2, 3), True))
     scores = [[found.score for found in result.masks] for result in response.results]
     assert scores == [pytest.approx(row) for row in ([0.1, 0.2], [0.3, 0.4], [0.5, 0.6])]
-    assert (response.request_id, response.model_name, response.model_version) == (
-        "r",
-        "segment",
-        "4",
-    )
+    assert (response.request_id, response.image_id, response.cached) == ("r", "i", True)
+    assert (response.model_name, response.model_version) == ("segment", "4")

@@ -117,8 +117,16 @@ def test_point_slots_are_bounded(count: int, with_box: bool) -> None:
             check_prompts([prompt], (HEIGHT, WIDTH))
 
 
-def test_a_good_request_gives_the_size() -> None:
-    assert check_request(request(), LIMITS) == (HEIGHT, WIDTH)
+def test_a_good_request_passes() -> None:
+    check_request(request(), LIMITS)
+    check_request(pb.SegmentRequest(image_id="0" * 64, prompts=[click(1, 2)]), LIMITS)
+
+
+@pytest.mark.parametrize("image_id", ["", "0" * 63, "G" * 64, "A" * 64])
+def test_an_image_id_that_cannot_be_one_is_named(image_id: str) -> None:
+    with pytest.raises(ContractError, match="image_id: got ") as caught:
+        check_request(pb.SegmentRequest(image_id=image_id, prompts=[click(1, 2)]), LIMITS)
+    assert caught.match(FORM)
 
 
 @pytest.mark.parametrize(
