@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, PATCH_SIZE, PROMPT_BUCKETS
-from cpcsam.errors import ConfigError
 from cpcsam.merging import FoundMask, merge_masks, suppress
 from cpcsam.proposals import GeneratedPrompts, prompts_from_similarity
+from cpcsam.ranges import require_range
 from cpcsam.tiles import Tile, tile_grid, touches_inner_side
 from cpcsam.transforms import pad_image, resize_image, upscale_masks
 from cpcsam.vocabulary import Vocabulary
@@ -73,14 +73,8 @@ class AutoSettings:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         for name in ("threshold", "min_similarity", "min_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError.of(
-                    name, got=getattr(self, name), expected="from 0 to 1", fix="correct the value"
-                )
-        if not 0 <= self.overlap < 1:
-            raise ConfigError.of(
-                "overlap", got=self.overlap, expected="from 0 to below 1", fix="correct the value"
-            )
+            require_range(name, getattr(self, name), 0, 1)
+        require_range("overlap", self.overlap, 0, 1, below=True)
 
 
 def segment_image(

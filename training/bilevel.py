@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.errors import TrainingError
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
+from cpcsam.ranges import require_range
 from training.batches import Halves, PromptBatch
 from training.distributed import average_
 from training.losses import CaplTerms, LossConfig, SamTerms, capl_terms, sam_terms
@@ -61,14 +62,8 @@ class BilevelConfig:
 
     def __post_init__(self) -> None:
         """Refuse what would never update φ or unroll nothing."""
-        if self.capl_every < 1:
-            raise ConfigError.of(
-                "bilevel.capl_every", got=self.capl_every, expected="1 or more", fix="correct it"
-            )
-        if not self.unroll_lr > 0:
-            raise ConfigError.of(
-                "bilevel.unroll_lr", got=self.unroll_lr, expected="above 0", fix="correct the value"
-            )
+        require_range("bilevel.capl_every", self.capl_every, 1)
+        require_range("bilevel.unroll_lr", self.unroll_lr, 0, above=True)
 
 
 @dataclass(frozen=True)

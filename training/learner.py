@@ -17,6 +17,7 @@ from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
+from cpcsam.ranges import require_range
 from training.adapters import is_adapter_parameter
 from training.bilevel import Forward, Group
 
@@ -100,17 +101,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
-        within = {name: getattr(self, name) > 0 for name in ("lr", "lr_capl", "clip_norm")}
-        within |= {name: 0 <= getattr(self, name) < 1 for name in ("warmup", "final")}
-        within["weight_decay"] = self.weight_decay >= 0
-        for name, fits in within.items():
-            if not fits:
-                raise ConfigError.of(
-                    f"optimizer.{name}",
-                    got=getattr(self, name),
-                    expected="from 0 to below 1" if name in ("warmup", "final") else "above 0",
-                    fix="correct the value",
-                )
+        for name in ("lr", "lr_capl", "clip_norm"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, above=True)
+        for name in ("warmup", "final"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
+        require_range("optimizer.weight_decay", self.weight_decay, 0)
 
 
 @dataclass
