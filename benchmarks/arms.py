@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.confounded import scene
+from benchmarks.stains import is_stained
 from cpcsam.checkpoint import base_digest, load_base
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
@@ -184,21 +185,15 @@ def read_split(seed: int, shots: int, bbbc038: Path | None = None) -> Split:
             AugmentConfig(min_window=160, max_window=256),
         )
     train, test = (read_bbbc038(bbbc038, bbbc038 / f"{name}.txt") for name in ("train", "val"))
-    base = [sample for sample in train if not _stained(sample)]
+    base = [sample for sample in train if not is_stained(sample)]
     chosen = np.random.default_rng(seed).choice(len(base), shots, replace=False)
     crops = [window for sample in test for window in entity_windows(sample, 128, 30)[:8]]
     return Split(
         tuple(base[index] for index in chosen),
-        tuple(crop for crop in crops if not _stained(crop))[: 5 * TEST_SCENES],
-        tuple(crop for crop in crops if _stained(crop))[: 5 * TEST_SCENES],
+        tuple(crop for crop in crops if not is_stained(crop))[: 5 * TEST_SCENES],
+        tuple(crop for crop in crops if is_stained(crop))[: 5 * TEST_SCENES],
         AugmentConfig(min_window=96, max_window=176),
     )
-
-
-def _stained(sample: Sample) -> bool:
-    """Stained tissue is coloured, fluorescence is grey."""
-    channels = sample.image.astype(np.int16)
-    return float((channels.max(-1) - channels.min(-1)).mean()) > 10
 
 
 @torch.no_grad()

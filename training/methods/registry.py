@@ -12,7 +12,7 @@ from training.bilevel import BilevelConfig
 from training.learner import ModelConfig
 from training.losses import LossConfig
 from training.methods.classical import ClassicalMethod
-from training.methods.sam import CARELESS, NO_CHANGE, SamMethod, with_capl
+from training.methods.sam import CAPL_TURNS, CARELESS, LORA, NO_CHANGE, SamMethod, with_capl
 from training.methods.semantic import SemanticMethod
 
 __all__ = ["METHODS", "AnyMethod"]
@@ -24,11 +24,16 @@ SAMED = SamMethod("SAMed")
 MED_SA = SamMethod("Med-SA", ModelConfig(lora=LoraConfig(rank=0), capl=None), adapters=True)
 BLO_SAM = SamMethod(
     "BLO-SAM",
-    ModelConfig(capl=None, prompt_embedding="phi"),
+    ModelConfig(lora=LORA, capl=None, prompt_embedding="phi"),
     bilevel=BilevelConfig(losses=LossConfig(beta=0)),
 )
 LORA_GROUPS = SamMethod("LoRA, K prompt groups", prompting=CARELESS, held_out=CARELESS)
-CPC_SAM = replace(LORA_GROUPS, label="CPC-SAM", model=ModelConfig(capl=CaplConfig()))
+CPC_SAM = replace(
+    LORA_GROUPS,
+    label="CPC-SAM",
+    model=ModelConfig(lora=LORA, capl=CaplConfig()),
+    bilevel=CAPL_TURNS,
+)
 
 METHODS: Mapping[str, AnyMethod] = MappingProxyType(
     {

@@ -20,17 +20,32 @@ from training.data import Sample
 from training.distributed import training_device
 from training.graphs import TorchGraphs, examples_of
 from training.learner import ModelConfig, OptimizerConfig, new_learner
-from training.losses import LossConfig
 from training.methods.annotator import segment_annotated
 from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
 from training.prompts import PromptMix
 from training.recompute import recompute_blocks
 from training.stream import Batches, stream
 
-__all__ = ["ACCURATE", "CARELESS", "NO_CHANGE", "Prompting", "SamMethod", "halves_of", "with_capl"]
+__all__ = [
+    "ACCURATE",
+    "CAPL_TURNS",
+    "CARELESS",
+    "LORA",
+    "NO_CHANGE",
+    "Prompting",
+    "SamMethod",
+    "halves_of",
+    "with_capl",
+]
 
 ACCURATE: Final = PromptMix(box=0.5, several=0, centre=1.0, box_jitter=0)
 """One careful annotator: a tight box or a click in the centre."""
+
+LORA: Final = LoraConfig(rank=4, alpha=50.0)
+"""As in `benchmarks.arms`: its alpha sets how fast LoRA learns from the compact base."""
+
+CAPL_TURNS: Final = BilevelConfig(capl_every=3)
+"""As in `benchmarks.arms`: θ takes three steps a round."""
 
 NO_CHANGE: Final = ModelConfig(lora=LoraConfig(rank=0), capl=None, unfreeze=())
 """Nothing of SAM learns."""
@@ -77,13 +92,13 @@ class SamMethod:
     """
 
     label: str
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(capl=None))
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(lora=LORA, capl=None))
     adapters: bool = False
     prompting: Prompting = field(default_factory=Prompting)
     held_out: Prompting = field(default_factory=Prompting)
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=1e-3, lr_capl=1e-3)
+        default_factory=lambda: OptimizerConfig(lr=1e-3, lr_capl=3e-4)
     )
     images: int = 2
     entities: int = 4
@@ -135,7 +150,15 @@ class SamMethod:
 
         def step(halves: Halves, progress: float) -> None:
             learner.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
-            bilevel_step(learner.forward, learner.theta, learner.phi, halves, self.bilevel)
+            bilevel_step(
+                learner.forward,
+                learner.theta,
+                learner.phi,
+                halves,
+                self.bilevel,
+                step=learner.step,
+            )
+            learner.step += 1
 
         spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
         groups = (learner.theta.parameters, learner.phi.parameters)
@@ -176,12 +199,13 @@ def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batc
 
 def with_capl(method: SamMethod) -> SamMethod:
     """Plug CaPL into a method (Figure 13): θ learns as before, φ from K careless annotators."""
+    turns = CAPL_TURNS if method.learns else BilevelConfig()
     return replace(
         method,
         label=f"{method.label} + CaPL",
         model=replace(method.model, capl=CaplConfig()),
         held_out=CARELESS,
-        bilevel=replace(method.bilevel, losses=LossConfig()),
+        bilevel=turns,
     )
 
 
