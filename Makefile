@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
@@ -55,6 +55,15 @@ export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton
 .PHONY: repository
 repository: $(READY) ## Publish build/onnx as a version of the Triton repository
 	$(PY) -m export.repository publish --onnx build/onnx --out build/repository
+
+.PHONY: engines
+engines: $(READY) ## Build TensorRT engines of build/onnx and publish build/repository-gpu; needs a GPU
+	$(PY) -m export.build_engine --onnx build/onnx --out build/engines
+	$(PY) -m export.repository publish --engines build/engines --out build/repository-gpu
+
+.PHONY: check-tensorrt
+check-tensorrt: $(READY) ## Build vit_b at 1024 ahead of time by TensorRT-RTX, which needs no GPU
+	$(PY) -m export.check_tensorrt --model-size vit_b --image-size 1024
 
 .PHONY: serve
 serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]

@@ -37,6 +37,7 @@ from cpcsam.contract import (
     GraphSpec,
     TensorSpec,
 )
+from export.profiles import profiles_of
 
 __all__ = ["SERVED_GRAPHS", "RepositoryConfig", "Target", "config_text", "model_configs"]
 
@@ -163,7 +164,11 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         config.platform = "tensorrt_plan"
         config.backend = "tensorrt"
         config.default_model_filename = "model.plan"
-        config.instance_group.add(kind=ModelInstanceGroup.KIND_GPU, count=1)
+        # Triton uses the first profile alone unless all are named.
+        profiles = range(len(profiles_of(spec, repository.image_size)))
+        config.instance_group.add(
+            kind=ModelInstanceGroup.KIND_GPU, count=1, profile=map(str, profiles)
+        )
     else:
         config.backend = "python"
         config.default_model_filename = "model.py"
