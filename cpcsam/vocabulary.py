@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 BACKGROUND: Final = -1
-"""Owner of the prototypes that belong to no class."""
+"""Owner of the prototypes that belong to no class; one below by the index of a class is likewise
+background, learnt with that class and forgotten with it."""
 
 Array = NDArray[np.float32]
 
@@ -113,7 +114,7 @@ class Vocabulary:
         mean: (256,) subtracted from embeddings.
         metric: (256, 256), applied next; the result is scaled to length 1.
         prototypes: (K, 256) of length 1.
-        owners: (K,) int32, index of the class each belongs to, or BACKGROUND.
+        owners: (K,) int32, index of the class each belongs to, or BACKGROUND and below.
         calibration: (C, 2), slope and intercept of each class's logistic curve.
     """
 
@@ -175,7 +176,8 @@ class Vocabulary:
         added = [cluster(self._project(pooled), self.config.prototypes)]
         if len(rest):
             added.append(cluster(self._project(rest), self.config.prototypes))
-        owners = [len(self.names)] * len(added[0]) + [BACKGROUND] * sum(map(len, added[1:]))
+        index = len(self.names)
+        owners = [index] * len(added[0]) + [_background_of(index)] * sum(map(len, added[1:]))
         extended = replace(
             self,
             names=(*self.names, name),
@@ -186,6 +188,35 @@ class Vocabulary:
         curve = fit_logistic(extended._margins(cells)[:, -1], coverage)
         calibration = np.concatenate([self.calibration, np.array([curve], np.float32)])
         return replace(extended, calibration=calibration)
+
+    def without(self, name: str) -> Vocabulary:
+        """Remove a class, and what was learnt as background with it: the inverse of `extend`.
+
+        Args:
+            name: of the class.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        if name not in self.names:
+            raise ConfigError.of(
+                "class",
+                got=f"{name!r}, which is not known",
+                expected=f"one of {', '.join(self.names)}",
+                fix="correct the name",
+            )
+        gone = self.names.index(name)
+        kept = (self.owners != gone) & (self.owners != _background_of(gone))
+        owners = self.owners[kept]
+        later = owners > gone
+        with_later = owners < _background_of(gone)
+        return replace(
+            self,
+            names=tuple(known for known in self.names if known != name),
+            prototypes=self.prototypes[kept],
+            owners=np.asarray(owners - later + with_later, np.int32),
+            calibration=np.delete(self.calibration, gone, axis=0),
+        )
 
     def _project(self, embeddings: Array) -> Array:
         """(..., 256) to unit vectors in which similarity is the dot product."""
@@ -259,6 +290,11 @@ def build_vocabulary(
     margins = vocabulary._margins(cells)
     curves = [fit_logistic(margins[:, i], coverage) for i, coverage in enumerate(coverages)]
     return replace(vocabulary, calibration=np.array(curves, np.float32))
+
+
+def _background_of(index: int) -> int:
+    """Owner of the background that was learnt with a class."""
+    return BACKGROUND - 1 - index
 
 
 def _require_entities(pooled: Array, name: str) -> Array:

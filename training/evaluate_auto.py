@@ -13,10 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cpcsam.artifact import write_atomic
-from cpcsam.automatic import AutoSettings, Model, segment_image
+from cpcsam.automatic import Model, segment_image
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.model.sam import CpcSam
+from cpcsam.tile_search import AutoSettings
 from cpcsam.vocabulary import Vocabulary
 from cpcsam.vocabulary_file import load_vocabulary
 from training.data import Sample

@@ -12,12 +12,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cpcsam.artifact import sha256_file
-from cpcsam.automatic import AutoSettings, segment_image
+from cpcsam.automatic import segment_image
 from cpcsam.checkpoint import save_base, save_run
 from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.merging import FoundMask
 from cpcsam.model.lora import LoraConfig, inject_lora
+from cpcsam.tile_search import AutoSettings
 from cpcsam.tiles import Tile
 from cpcsam.vocabulary import build_vocabulary
 from cpcsam.vocabulary_file import load_vocabulary
@@ -213,7 +214,7 @@ def _found(labels: np.ndarray, rng: np.random.Generator) -> FoundMask:
     present = np.unique(labels[labels > 0])
     mask = np.roll(labels == rng.choice(present), rng.integers(-4, 5, 2), (0, 1))
     whole = Tile(0, 0, *SIZE)
-    return FoundMask(0, float(rng.random()), (0.0, 0.0), whole, mask, whole, False)
+    return FoundMask(0, float(rng.random()), (0.0, 0.0), whole, mask, whole, False, 1.0)
 
 
 def _cocos(truths: list[np.ndarray], found: list[list[FoundMask]]) -> float:
