@@ -55,6 +55,7 @@ Response = TypeVar("Response")
 
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 REMEMBERED_IMAGES: Final = 4096
 MODES_OF_PNG: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
@@ -62,12 +63,15 @@ MODES_OF_PNG: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 class SegmentationClient:
     """A connection to one gateway; may be shared by threads.
 
+    Calls are tried again, within their time, while the gateway cannot be reached or is full.
+
     An image is sent once: asked about again, it is only named, and sent anew if the server has
     forgotten it.
 
     Args:
         address: HOST:PORT of the gateway.
         timeout_s: longest time for one call, tries again included.
+        retry: whether to try again at all.
         token: bearer token, where the gateway asks for one.
         tls: whether the gateway speaks TLS.
         ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
@@ -81,12 +85,14 @@ class SegmentationClient:
         address: str = DEFAULT_ADDRESS,
         *,
         timeout_s: float = 60.0,
+        retry: bool = True,
         token: str | None = None,
         tls: bool = False,
         ca: Path | None = None,
     ) -> None:
         self._endpoint = Endpoint(address, token, tls, ca)
         self._timeout_s = timeout_s
+        self._retry = retry
         self._sent: OrderedDict[str, None] = OrderedDict()
         self._channel = self._endpoint.channel()
         stub = pb_grpc.SegmentationStub(self._channel)  # type: ignore[no-untyped-call]
@@ -217,10 +223,12 @@ class SegmentationClient:
                 return method(request, timeout=timeout_s, metadata=self._endpoint.metadata)
             except grpc.RpcError as error:
                 status, message = error.code(), error.details() or ""
-                wait_s = pause_s * random.uniform(0.5, 1.0)
-                again = status is grpc.StatusCode.UNAVAILABLE
-                if not again or time.monotonic() + wait_s >= deadline:
-                    raise error_of_status(status, self._told(status, message)) from error
+                retry_s = _pushback_s(error)
+                wait_s = pause_s * random.uniform(0.5, 1.0) + (retry_s or 0)
+                again = status is grpc.StatusCode.UNAVAILABLE or retry_s is not None
+                if not (again and self._retry) or time.monotonic() + wait_s >= deadline:
+                    told = self._told(status, message)
+                    raise error_of_status(status, told, retry_s) from error
             time.sleep(wait_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
@@ -240,6 +248,14 @@ class SegmentationClient:
         }.get(status, ("an answer", "see the gateway's log"))
         reason = message.rpartition(": ")[2] or status.name
         return f"{self._endpoint.address}: got {reason}, expected {expected}; {fix}"
+
+
+def _pushback_s(error: Any) -> float | None:
+    """After how many seconds the gateway wants to be asked again, if it said so."""
+    for name, value in error.trailing_metadata() or ():
+        if name == PUSHBACK_KEY and str(value).isdigit():
+            return int(value) / 1e3
+    return None
 
 
 HEALTHY: Final = b"\x08\x01"
