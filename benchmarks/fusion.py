@@ -27,7 +27,7 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs import GraphModule, draw_prompts, relative_difference
-from export.to_onnx import onnx_from_torch
+from export.tracing import onnx_from_torch
 
 __all__ = ["Row", "main", "measure"]
 
@@ -126,7 +126,7 @@ def _torch_run(model: CpcSam, inputs: Mapping[str, Tensor]) -> Run:
 
 def _onnx_session(model: CpcSam, file: Path) -> onnxruntime.InferenceSession:
     """Export a decoder and open it, on one thread."""
-    onnx_from_torch(model, MASK_DECODER, file, {})  # type: ignore[arg-type]  # fused or not
+    onnx_from_torch(model, MASK_DECODER, file, {})
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -22,7 +22,7 @@ from cpcsam.tiles import Tile, tiles_of
 from cpcsam.transforms import to_frame
 from cpcsam.vocabulary import Vocabulary
 
-__all__ = ["Model", "merge_found", "segment_image", "shown_tiles"]
+__all__ = ["AutoSettings", "Encoder", "Model", "merge_found", "segment_image", "shown_tiles"]
 
 MULTIMASK: Final = slice(1, None)
 """The masks that SAM offers for ambiguous prompts."""
@@ -30,13 +30,17 @@ MULTIMASK: Final = slice(1, None)
 Array = NDArray[np.float32]
 
 
-class Model(Protocol):
-    """The three graphs of the contract, on numpy arrays."""
+class Encoder(Protocol):
+    """What tells what an image shows where, on numpy arrays."""
 
     image_size: int
 
     def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
-        """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G)."""
+        """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G), or maps of another size."""
+
+
+class Model(Encoder, Protocol):
+    """The three graphs of the contract, on numpy arrays."""
 
     def decode(
         self, image_embeddings: Array, point_coords: Array, point_labels: NDArray[np.int32]
@@ -83,7 +87,7 @@ def shown_tiles(
     image: NDArray[np.uint8],
     tile: int,
     overlap: float,
-    model: Model,
+    model: Encoder,
     max_tiles: int | None = None,
 ) -> Iterator[ShownTile]:
     """Embed an image tile by tile.
@@ -92,7 +96,7 @@ def shown_tiles(
         image: (H, W, 3) uint8.
         tile: side of the tiles in pixels of the image; 0 shows the whole image at once.
         overlap: of neighbours, as a part of the side.
-        model: the graphs.
+        model: what embeds the tiles.
         max_tiles: show at most so many, evenly spread; None shows all.
     """
     for part in tiles_of((image.shape[0], image.shape[1]), tile, overlap, max_tiles):

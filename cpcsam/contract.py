@@ -101,7 +101,8 @@ class TensorSpec:
 
     Attributes:
         name: the one spelling of this tensor.
-        dtype: numpy's name of the element type (`float32` may be `float16` in an fp16 graph).
+        dtype: numpy's name of the element type. It is the same whatever precision a graph computes
+            in, so graphs of different precisions stand in for each other.
         dims: symbols or numbers, batch first; `"S"`, `"G"` and `"4G"` follow from image_size,
             `"B"`, `"P"` and `"N"` are dynamic.
     """

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, PATCH_SIZE
-from cpcsam.errors import ConfigError
 from cpcsam.merging import FoundMask, suppress
 from cpcsam.proposals import GeneratedPrompts, prompts_from_similarity
+from cpcsam.ranges import require_range
 from cpcsam.tiles import Tile, touches_inner_side
 from cpcsam.transforms import stability_score, upscale_masks
 
@@ -50,18 +50,11 @@ class AutoSettings:
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
         for name in ("threshold", "min_similarity", "min_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError.of(
-                    name, got=getattr(self, name), expected="from 0 to 1", fix="correct the value"
-                )
-        if not 0 <= self.overlap < 1:
-            raise ConfigError.of(
-                "overlap", got=self.overlap, expected="from 0 to below 1", fix="correct the value"
-            )
+            require_range(name, getattr(self, name), 0, 1)
+        require_range("overlap", self.overlap, 0, 1, below=True)
 
 
-@dataclass(frozen=True)
-class ShownTile:
+class ShownTile(NamedTuple):
     """A tile as the model saw it.
 
     Attributes:

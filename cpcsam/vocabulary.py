@@ -171,8 +171,8 @@ class Vocabulary:
         pooled = _require_entities(examples.pooled(0), name)
         cells, coverage = examples.cells(), examples.coverage(0)
         margins = self._margins(cells)
-        claimed = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1]).max(-1) > 0.5
-        rest = cells[(coverage == 0) & ~claimed]
+        likely = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1])
+        rest = cells[(coverage == 0) & ~(likely > 0.5).any(-1)]
         added = [cluster(self._project(pooled), self.config.prototypes)]
         if len(rest):
             added.append(cluster(self._project(rest), self.config.prototypes))
@@ -227,12 +227,12 @@ class Vocabulary:
     def _margins(self, embeddings: Array) -> Array:
         """(..., 256) to (..., C): nearness to a class less nearness to everything else."""
         similarity = self._project(embeddings) @ self.prototypes.T * self.config.sharpness
-        margins = [
-            log_mean_exp(similarity[..., self.owners == index])
-            - log_mean_exp(similarity[..., self.owners != index])
-            for index in range(len(self.names))
-        ]
-        return np.stack(margins, axis=-1)
+        margins = np.zeros((*embeddings.shape[:-1], len(self.names)), np.float32)
+        for index in range(len(self.names)):
+            own = self.owners == index
+            margins[..., index] = log_mean_exp(similarity[..., own])
+            margins[..., index] -= log_mean_exp(similarity[..., ~own])
+        return margins
 
 
 def build_vocabulary(

@@ -1,218 +1,219 @@
-"""Command: compare exported graphs with torch over a grid of shapes.
+"""Command: compare exported graphs with torch, on random tensors and on real images.
 
 python -m export.compare --merged build/merged --onnx build/onnx
+python -m export.compare --merged build/merged --onnx build/onnx --images IMAGE... --out DIR
 
-The export does it before it publishes anything; this repeats it on what was published.
+The export does it before it publishes anything; this repeats it on what was published, with images
+of your own if you like. DIR gets comparison.json and comparison.html.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import onnxruntime
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file, write_atomic
 from cpcsam.checkpoint import load_merged
-from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec
-from cpcsam.errors import ArtifactError, CpcSamError, ExportError
-from cpcsam.model.sam import CpcSam
-from export.graphs import GraphModule, draw_images, draw_prompts, relative_difference
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.errors import ArtifactError, ExportError
+from export.fidelity import Fidelity, find_cases, measure
+from export.grid import Row, compare_on_grid, worst_by_output
+from export.page import comparison_page
+from export.runners import OnnxRunner, TorchRunner
+from export.scenes import packaged_images, read_scenes
 
-__all__ = ["TOLERANCE", "Comparison", "Row", "compare", "main", "open_graph"]
+__all__ = [
+    "PAGE_NAME",
+    "REPORT_NAME",
+    "TOLERANCES",
+    "Comparison",
+    "Tolerance",
+    "main",
+    "require_fidelity",
+]
 
-TOLERANCE: Final = 1e-5
-"""Of every output, relative to its largest value; float32 rounding makes about 1e-6."""
-
-BATCHES: Final = {256: (1, 2, 5), 512: (1, 2, 5), 1024: (1, 2)}
-"""B of the grid by image_size; five images of 1024 pixels would need about 30 GB."""
-PROMPTS: Final = (1, 3, 16)
-POINTS: Final = (1, 2, 7)
-
-Session = Callable[[Mapping[str, Tensor]], list[Tensor]]
+PROG: Final = "python -m export.compare"
+REPORT_NAME: Final = "comparison.json"
+PAGE_NAME: Final = "comparison.html"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One output at one shape; prompts and points are 0 for the image encoder."""
+class Tolerance:
+    """How far an engine may be from torch.
 
-    graph: str
-    output: str
-    batch: int
-    prompts: int
-    points: int
-    relative_difference: float
+    Attributes:
+        grid: every output on random tensors, relative to its largest value.
+        iou_mean: least mean IoU of the masks on real images.
+        iou_min: least IoU of any of them.
+        boundary: largest mean distance of two masks' contours, as a part of S.
+    """
+
+    grid: float
+    iou_mean: float
+    iou_min: float
+    boundary: float
+
+
+TOLERANCES: Final = {
+    "fp32": Tolerance(grid=1e-5, iou_mean=0.9999, iou_min=0.995, boundary=1e-4),
+    "fp16": Tolerance(grid=2e-2, iou_mean=0.998, iou_min=0.99, boundary=1e-3),
+    "int8": Tolerance(grid=5e-2, iou_mean=0.998, iou_min=0.99, boundary=1e-3),
+}
+"""By precision. Float32 rounding makes about 1e-6 on the grid."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared and how far it was apart."""
+    """What was compared and how far it was apart.
 
-    rows: tuple[Row, ...]
+    Attributes:
+        precision: of the graphs that were made; a key of `TOLERANCES`.
+        grid: rows on random tensors, by engine.
+        fidelity: comparisons on real images, one an engine.
+    """
 
-    def worst(self) -> dict[str, float]:
-        """Return the largest relative difference of every output, keyed by `graph/output`."""
-        worst: dict[str, float] = {}
-        for row in self.rows:
-            name = f"{row.graph}/{row.output}"
-            worst[name] = max(worst.get(name, 0.0), row.relative_difference)
-        return worst
+    precision: str
+    grid: Mapping[str, Sequence[Row]]
+    fidelity: Sequence[Fidelity]
 
-    def report(self) -> dict[str, Any]:
-        """Return the plain data of `comparison.json`."""
+    def figures(self) -> dict[str, Any]:
+        """Return the worst of the grid and the summary of the masks, by engine."""
         return {
-            "engines": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__},
-            "tolerance": TOLERANCE,
-            "measure": "largest absolute difference over the largest absolute value of torch",
-            "worst": self.worst(),
-            "rows": [asdict(row) for row in self.rows],
+            "grid": {engine: worst_by_output(rows) for engine, rows in self.grid.items()},
+            "masks": {found.engine: found.summary() for found in self.fidelity},
         }
 
+    def write(self, json_file: Path, page_file: Path, verdict: str) -> None:
+        """Write the report and the page, each atomically.
 
-def open_graph(file: Path, graph: GraphSpec) -> Session:
-    """Load an exported graph into ONNX Runtime, on the CPU.
-
-    Returns:
-        A function from the inputs by name to the outputs in the contract's order.
-
-    Raises:
-        ExportError: ONNX Runtime refuses the file.
-    """
-    options = onnxruntime.SessionOptions()
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(
-            str(file), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ExportError.of(
-            graph.name,
-            got=f"a graph that ONNX Runtime refuses ({str(error).splitlines()[0]})",
-            expected="a loadable graph",
-            fix="export it again",
-        ) from error
-
-    def run(inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
-        return [torch.from_numpy(found) for found in session.run(graph.output_names, feeds)]
-
-    return run
+        Args:
+            json_file: gets every row.
+            page_file: gets the figures and the worst masks.
+            verdict: passed, or what failed.
+        """
+        tolerance = asdict(TOLERANCES[self.precision])
+        report = {
+            "precision": self.precision,
+            "verdict": verdict,
+            "tolerance": tolerance,
+            "measure": "largest absolute difference over the largest absolute value of torch",
+            **self.figures(),
+            "grid_rows": {
+                engine: [asdict(row) for row in rows] for engine, rows in self.grid.items()
+            },
+            "mask_rows": {
+                found.engine: [asdict(row) for row in found.rows] for found in self.fidelity
+            },
+        }
+        write_atomic(json_file, (json.dumps(report, indent=1) + "\n").encode())
+        worst = {engine: worst_by_output(rows) for engine, rows in self.grid.items()}
+        title = f"Torch and the exported graphs in {self.precision}"
+        page = comparison_page(title, verdict, tolerance, worst, self.fidelity)
+        write_atomic(page_file, page.encode())
 
 
-def compare(model: CpcSam, directory: Path, seed: int = 0) -> Comparison:
-    """Compare every graph in a directory with torch; each is fed with torch's own tensors.
+def require_fidelity(found: Fidelity, precision: str, image_size: int) -> None:
+    """Refuse an engine whose masks on real images are too far from the model's.
+
+    Where no mask counts there is nothing to judge: that is accepted of float32, which the grid
+    has proved, and of nothing else.
 
     Args:
-        model: the fused model that was exported.
-        directory: where `GRAPH.onnx` are.
-        seed: of weights-independent random images and prompts.
+        found: the comparison.
+        precision: a key of `TOLERANCES`.
+        image_size: side S of the frame.
 
     Raises:
-        ExportError: an output's shape, dtype or values are not torch's; names graph, output, shape.
+        ExportError: names the measure that failed and the worst mask.
     """
-    generator = torch.Generator().manual_seed(seed)
-    sessions = {graph.name: open_graph(directory / f"{graph.name}.onnx", graph) for graph in GRAPHS}
-    modules = {graph.name: GraphModule(model, graph) for graph in GRAPHS}
-    size = model.image_size
-    batches, shapes = BATCHES[size], tuple(itertools.product(PROMPTS, POINTS))
-    rows: list[Row] = []
-    with tqdm(
-        total=len(batches) * (1 + (len(GRAPHS) - 1) * len(shapes)), desc="compare", unit="graph"
-    ) as progress:
-
-        def check(
-            graph: GraphSpec, tensors: dict[str, Tensor], shape: tuple[int, int, int]
-        ) -> None:
-            rows.extend(_compare_graph(modules[graph.name], sessions[graph.name], tensors, shape))
-            progress.update()
-
-        for batch in batches:
-            tensors = draw_images(size, batch, generator)
-            check(IMAGE_ENCODER, tensors, (batch, 0, 0))
-            for prompts, points in shapes:
-                tensors |= draw_prompts(size, batch, prompts, points, generator)
-                for graph in GRAPHS:
-                    if graph is not IMAGE_ENCODER:
-                        check(graph, tensors, (batch, prompts, points))
-    return Comparison(tuple(rows))
-
-
-@torch.no_grad()
-def _compare_graph(
-    module: GraphModule, session: Session, tensors: dict[str, Tensor], shape: tuple[int, int, int]
-) -> list[Row]:
-    """Compare one graph at one shape; torch's outputs join `tensors` for the graphs after it."""
-    graph = module.spec
-    inputs = {name: tensors[name] for name in graph.input_names}
-    expected = module(*inputs.values())
-    tensors.update(zip(graph.output_names, expected, strict=True))
-    where = "B={} P={} N={}".format(*shape)
-    try:
-        outputs = session(inputs)
-    except Exception as error:  # onnxruntime's exceptions share no base class
+    tolerance, summary = TOLERANCES[precision], found.summary()
+    if not found.counted:
+        if precision == "fp32":
+            return
         raise ExportError.of(
-            f"{graph.name} at {where}",
-            got=f"a failure of ONNX Runtime ({str(error).splitlines()[0]})",
-            expected="outputs",
-            fix="the graph has frozen a dynamic dimension; correct the exported code",
-        ) from error
-    rows = []
-    for name, found, wanted in zip(graph.output_names, outputs, expected, strict=True):
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            f"{found.engine}, masks on real images",
+            got="no mask that the model itself draws distinctly",
+            expected="some to judge by",
+            fix="give --images of the kind that the model was trained on, or export in fp32",
+        )
+    worst = found.worst[0].row
+    for measure_name, got, expected, sound in (
+        ("mean mask IoU", summary["iou_mean"], tolerance.iou_mean, 1),
+        ("least mask IoU", summary["iou_min"], tolerance.iou_min, 1),
+        (
+            "contours' distance in pixels",
+            summary["boundary_mean_max"],
+            tolerance.boundary * image_size,
+            -1,
+        ),
+    ):
+        if not sound * got >= sound * expected:
             raise ExportError.of(
-                f"{graph.name}, {name} at {where}",
-                got=f"{found.dtype} {tuple(found.shape)}",
-                expected=f"{wanted.dtype} {tuple(wanted.shape)}",
-                fix="the graph has frozen a dynamic dimension; correct the exported code",
+                f"{found.engine}, {measure_name} over {len(found.counted)} masks of real images",
+                got=f"{got:.4f} (worst {worst.scene}, {worst.prompt}: IoU {worst.iou:.4f})",
+                expected=f"at {'least' if sound > 0 else 'most'} {expected:.4f}",
+                fix="look at the worst masks in the report, and export with another --precision",
             )
-        difference = relative_difference(found, wanted)
-        if not difference <= TOLERANCE:
-            raise ExportError.of(
-                f"{graph.name}, {name} {tuple(wanted.shape)} at {where}",
-                got=f"a relative difference of {difference:.2e} to torch",
-                expected=f"at most {TOLERANCE:.0e}",
-                fix="the exported graph computes something else; correct the exported code",
-            )
-        rows.append(Row(graph.name, name, *shape, difference))
-    return rows
+
+
+def _compare_published(merged: Path, onnx: Path, images: Sequence[Path]) -> Comparison:
+    manifest = read_manifest(onnx, "onnx")
+    model = load_merged(merged)
+    digest, made_from = sha256_file(merged / MANIFEST_NAME), manifest.parents.get("merged", "none")
+    if made_from != digest:
+        raise ArtifactError.of(
+            str(onnx),
+            got=f"graphs of the merged model {made_from[:12]}",
+            expected=f"graphs of {merged}, {digest[:12]}",
+            fix="export that model, or give the one that was exported",
+        )
+    precision = str(manifest.config["precision"])
+    reference, found = TorchRunner(model), OnnxRunner(onnx, precision)
+    rows = compare_on_grid(reference, found, model.image_size, TOLERANCES[precision].grid)
+    scenes = read_scenes(images or packaged_images(), model.image_size)
+    fidelity = measure(find_cases(reference, scenes), found)
+    return Comparison(precision, {found.name: rows}, [fidelity])
+
+
+def _parser() -> ArgumentParser:
+    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
+    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    parser.add_argument("--merged", type=Path, metavar="DIR", required=True)
+    parser.add_argument("--onnx", type=Path, metavar="DIR", required=True)
+    parser.add_argument("--images", type=Path, metavar="FILE", nargs="+", default=())
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the report")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    comparison = _compare_published(args.merged, args.onnx, args.images)
+    verdict, failure = "Within tolerance.", None
+    try:
+        image_size = int(read_manifest(args.onnx, verify=False).config["image_size"])
+        for fidelity in comparison.fidelity:
+            require_fidelity(fidelity, comparison.precision, image_size)
+    except ExportError as error:
+        verdict, failure = str(error), error
+    if args.out is not None:
+        comparison.write(args.out / REPORT_NAME, args.out / PAGE_NAME, verdict)
+    if failure is not None:
+        raise failure
+    for part, by_engine in comparison.figures().items():
+        for engine, figures in by_engine.items():
+            print(f"{part}, {engine}")
+            for name, value in figures.items():
+                print(f"  {name:50} {value:.6g}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when all agree, 2 after an error, told in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.compare",
-        description="Compare exported graphs with torch over a grid of shapes.",
-    )
-    parser.add_argument("--merged", type=Path, metavar="DIR", required=True)
-    parser.add_argument("--onnx", type=Path, metavar="DIR", required=True)
-    args = parser.parse_args(argv)
-    try:
-        made_from = read_manifest(args.onnx, "onnx").parents.get("merged", "nothing")
-        model = load_merged(args.merged)
-        digest = sha256_file(args.merged / MANIFEST_NAME)
-        if made_from != digest:
-            raise ArtifactError.of(
-                str(args.onnx),
-                got=f"graphs of the merged model {made_from[:12]}",
-                expected=f"graphs of {args.merged}, {digest[:12]}",
-                fix="export that model, or give the one that was exported",
-            )
-        comparison = compare(model, args.onnx)
-    except (CpcSamError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for name, difference in comparison.worst().items():
-        print(f"{name:50} {difference:.1e}")
-    return 0
+    args = _parser().parse_args(argv)
+    return exit_code_of(lambda: _run(args), PROG)
 
 
 if __name__ == "__main__":

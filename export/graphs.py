@@ -35,7 +35,7 @@ def _prompt_encoder_with_mask(
 
 FORWARDS: Final[Mapping[str, Callable[..., Outputs]]] = {
     "image_encoder": _image_encoder,
-    "prompt_encoder": CpcSam.encode_prompts,
+    "prompt_encoder": lambda model, *inputs: model.encode_prompts(*inputs),
     "prompt_encoder_with_mask": _prompt_encoder_with_mask,
     "mask_decoder": lambda model, *inputs: model.decode_masks(*inputs),
     "mask_decoder_with_mask": lambda model, *inputs: model.decode_masks(*inputs),

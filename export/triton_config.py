@@ -89,7 +89,8 @@ class RepositoryConfig:
         target: `cpu` runs the graphs in the Python backend over ONNX Runtime, `gpu` as TensorRT
             plans.
         threads: of one ONNX Runtime call; 0 is one a core.
-        model_digest: SHA-256 that tells one trained model from another, told likewise.
+        model_digest: SHA-256 that tells one exported model from another, told likewise.
+        trained_model: digest of the run or base behind it, by which vocabularies know it.
     """
 
     model_size: str
@@ -97,6 +98,7 @@ class RepositoryConfig:
     target: Target
     threads: int = 0
     model_digest: str = ""
+    trained_model: str = ""
 
 
 def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
@@ -168,6 +170,7 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         intra_op_threads=repository.threads,
         model_size=repository.model_size,
         model_digest=repository.model_digest,
+        trained_model=repository.trained_model,
     )
     if repository.target == "gpu":
         config.platform = "tensorrt_plan"

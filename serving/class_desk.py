@@ -73,7 +73,7 @@ class ClassDesk:
             )
         known = await self.vocabulary(call)
         _refuse_known(known, request.name)
-        tile = known.tile if known is not None else request.tile_size
+        tile = known.tile if known is not None and known.names else request.tile_size
         annotated = await all_of(
             [
                 partial(self._embed, f"examples[{index}]", example, tile, call)
@@ -96,7 +96,7 @@ class ClassDesk:
         """
         call.caller.require_edit()
 
-        def forget(vocabulary: Vocabulary | None) -> Vocabulary | None:
+        def forget(vocabulary: Vocabulary | None) -> Vocabulary:
             if vocabulary is None or request.name not in vocabulary.names:
                 names = ", ".join(vocabulary.names) if vocabulary is not None else ""
                 raise NotFoundError.of(
@@ -105,8 +105,7 @@ class ClassDesk:
                     expected=f"one of {names or 'none, as none is known'}",
                     fix="correct the name",
                 )
-            left = vocabulary.without(request.name)
-            return left if left.names else None
+            return vocabulary.without(request.name)
 
         model = await self._model(call)
         return _listed(await self._store.change(call.caller.tenant, model, forget))
@@ -137,7 +136,7 @@ def _taught(
         for part in shown:
             collector.add(part, instances, lambda _: name)
     examples = collector.examples()
-    if vocabulary is None:
+    if vocabulary is None or not vocabulary.names:
         return build_vocabulary([name], examples, model=model, tile=tile)
     if vocabulary.tile != tile:
         raise PreconditionError.of(

@@ -57,11 +57,10 @@ class Segmenting:
         self, request: pb.SegmentRequest, image: RequestImage, call: Call
     ) -> pb.SegmentResponse:
         vocabulary = await self._classes.vocabulary(call)
-        if vocabulary is None:
-            raise _unknown(request.classes[0], ())
-        unknown = [name for name in request.classes if name not in vocabulary.names]
-        if unknown:
-            raise _unknown(unknown[0], vocabulary.names)
+        known = () if vocabulary is None else vocabulary.names
+        unknown = [name for name in request.classes if name not in known]
+        if unknown or vocabulary is None:
+            raise _unknown(unknown[0], known)
         found, cached = await self._search.find(
             image, vocabulary, request.classes, _settings(request), call
         )

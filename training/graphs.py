@@ -24,17 +24,19 @@ Array = NDArray[np.float32]
 
 
 class TorchGraphs:
-    """`cpcsam.automatic.Model` over torch."""
+    """`cpcsam.automatic.Model` over torch, on the device that the model is on."""
 
     def __init__(self, model: CpcSam) -> None:
         self.model = model.eval()
         self.image_size = model.image_size
+        self.device = model.sam.pixel_mean.device
 
     @torch.no_grad()
     def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
         """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G)."""
-        embeddings = self.model.encode_image(torch.from_numpy(image), torch.from_numpy(input_size))
-        result: Array = embeddings.float().numpy()
+        shown = (torch.from_numpy(array).to(self.device) for array in (image, input_size))
+        embeddings = self.model.encode_image(*shown)
+        result: Array = embeddings.float().cpu().numpy()
         return result
 
     @torch.no_grad()
@@ -42,12 +44,14 @@ class TorchGraphs:
         self, image_embeddings: Array, point_coords: Array, point_labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """(1, 256, G, G), (1, P, N, 2) and (1, P, N) to low_res_masks and iou_predictions."""
-        embeddings = torch.from_numpy(image_embeddings)
-        prompts = torch.from_numpy(point_coords), torch.from_numpy(point_labels)
+        embeddings, *prompts = (
+            torch.from_numpy(array).to(self.device)
+            for array in (image_embeddings, point_coords, point_labels)
+        )
         masks, predicted = self.model.decode_masks(
             embeddings, *self.model.encode_prompts(embeddings, *prompts)
         )
-        return masks.float().numpy(), predicted.float().numpy()
+        return masks.float().cpu().numpy(), predicted.float().cpu().numpy()
 
 
 def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:

@@ -119,6 +119,10 @@ class CpcSam(nn.Module):
         """Return the calibrated dense embedding of "no mask", (1, 256, 1, 1)."""
         return self._calibrate_dense(self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None])
 
+    def image_pe(self) -> Tensor:
+        """Return the positional encoding of the embedding grid, (1, 256, G, G)."""
+        return self.sam.prompt_encoder.get_dense_pe()  # type: ignore[no-any-return]
+
     def decode_masks(
         self,
         image_embeddings: Tensor,
@@ -143,7 +147,7 @@ class CpcSam(nn.Module):
         return decode_masks(
             self.sam.mask_decoder,
             image_embeddings.unsqueeze(1) + dense,
-            self.sam.prompt_encoder.get_dense_pe(),
+            self.image_pe(),
             sparse_embeddings,
             token_mask,
             None if self.capl is None else self.capl.entity,

@@ -11,15 +11,17 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, PROMPT_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.fuse import FusedCpcSam, fuse
-from export import compare, to_onnx
+from export import compare, to_onnx, tracing
 from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
+from export.grid import compare_on_grid
+from export.runners import OnnxRunner, TorchRunner
 from tests.model_factory import noisy_cpcsam
 
 TOLERANCE = 1e-5
@@ -37,11 +39,10 @@ def model(exported: Path) -> FusedCpcSam:
 
 def run_exported(directory: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """All graphs by ONNX Runtime alone, each on the outputs of those before it."""
-    known = dict(tensors)
+    known, runner = dict(tensors), OnnxRunner(directory, "fp32")
     found = {}
     for graph in GRAPHS:
-        session = compare.open_graph(directory / f"{graph.name}.onnx", graph)
-        outputs = session({name: known[name] for name in graph.input_names})
+        outputs = runner(graph, known)
         for name, output in zip(graph.output_names, outputs, strict=True):
             known[name] = found[f"{graph.name}/{name}"] = output
     return found
@@ -86,21 +87,26 @@ def test_graphs_carry_only_their_own_weights(exported: Path) -> None:
 
 def test_artifact_reports_the_whole_grid(exported: Path) -> None:
     manifest = read_manifest(exported, "onnx")
-    assert {*manifest.files} == {f"{graph.name}.onnx" for graph in GRAPHS} | {"comparison.json"}
+    assert {*manifest.files} == {f"{graph.name}.onnx" for graph in GRAPHS} | {
+        "comparison.json",
+        "comparison.html",
+    }
     assert manifest.config["precision"] == "fp32"
     assert manifest.config["capl"]["rank"] == 8
     assert manifest.parents["merged"] == sha256_file(exported.parent / "merged" / MANIFEST_NAME)
     report = json.loads((exported / "comparison.json").read_text())
+    [(engine, worst)] = report["grid"].items()
+    assert "onnxruntime" in engine and "fp32" in engine
     for graph in GRAPHS[1:]:
         for output in graph.output_names:
             rows = {
                 (row["batch"], row["prompts"], row["points"]): row["relative_difference"]
-                for row in report["rows"]
+                for row in report["grid_rows"][engine]
                 if (row["graph"], row["output"]) == (graph.name, output)
             }
             assert {*rows} == {*itertools.product((1, 2, 5), (1, 3, 16), (1, 2, 7))}
-            assert max(rows.values()) == report["worst"][f"{graph.name}/{output}"] <= TOLERANCE
-    assert report["worst"] == manifest.metrics["relative_difference"]
+            assert max(rows.values()) == worst[f"{graph.name}/{output}"] <= TOLERANCE
+    assert report["grid"] == manifest.metrics["grid"]
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 11), (1, 64, 2), (4, 1, 1)], ids=str)
@@ -160,47 +166,60 @@ def test_altered_weight_is_found_by_comparing(
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(proto, file)
     with pytest.raises(ExportError, match=rf"{graph_name}, \w+ \(1, .*relative difference"):
-        compare.compare(model, copy)
+        compare_on_grid(TorchRunner(model), OnnxRunner(copy, "fp32"), 256, TOLERANCE)
 
 
-class FrozenFactor(FusedCpcSam):
-    """A graph whose values depend on a size that tracing freezes."""
+class FrozenFactor(nn.Module):
+    """A head whose values depend on a size that tracing freezes."""
 
-    def decode_masks(self, *args: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        low_res_masks, iou_predictions = super().decode_masks(*args)
-        return low_res_masks * len(args[0]), iou_predictions
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(tokens) * len(tokens)
 
 
-class FrozenShape(FusedCpcSam):
-    """A graph whose operators have a size that tracing freezes."""
+class FrozenShape(nn.Module):
+    """A task module with a shape that tracing freezes."""
 
-    def encode_prompts(self, *args: Tensor) -> tuple[Tensor, Tensor]:
-        sparse_embeddings, token_mask = super().encode_prompts(*args)
-        return sparse_embeddings.reshape(*map(int, sparse_embeddings.shape)), token_mask
+    def __init__(self, task: nn.Module) -> None:
+        super().__init__()
+        self.task = task
+        self.calibrate_dense = task.calibrate_dense
+
+    def forward(self, tokens: Tensor, at_points: Tensor) -> Tensor:
+        calibrated = self.task(tokens, at_points)
+        return calibrated.reshape(*map(int, calibrated.shape))
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (FrozenFactor, r"^mask_decoder, low_res_masks \(1, 1, 4, 64, 64\) at B=1 P=1 N=1: got a"),
-        (FrozenShape, r"^prompt_encoder"),
+        ("factor", r"^mask_decoder, iou_predictions \(1, 1, 4\) at B=1 P=1 N=1: got a"),
+        ("shape", r"^prompt_encoder of image_embeddings .*failure of ONNX Runtime"),
     ],
 )
 def test_broken_graph_is_refused_and_nothing_published(
-    broken: type[FusedCpcSam], message: str, tmp_path: Path
+    broken: str, message: str, tmp_path: Path
 ) -> None:
     fused = fuse(noisy_cpcsam())
+    if broken == "factor":
+        decoder = fused.sam.mask_decoder
+        decoder.iou_prediction_head = FrozenFactor(decoder.iou_prediction_head)
+    else:
+        fused.capl.task = FrozenShape(fused.capl.task)
     with pytest.raises(ExportError, match=message):
-        to_onnx.export_graphs(broken(fused, fused.fused_config).eval(), tmp_path / "onnx")
+        to_onnx.export_graphs(fused, tmp_path / "onnx")
     assert not any(tmp_path.iterdir())
 
 
 def test_weights_of_a_large_model_lie_beside_the_graph(
     model: FusedCpcSam, exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(to_onnx, "INLINE_BYTES", 100_000)
+    monkeypatch.setattr(tracing, "INLINE_BYTES", 100_000)
     file = tmp_path / "prompt_encoder.onnx"
-    to_onnx.onnx_from_torch(model, PROMPT_ENCODER, file, {})
+    tracing.onnx_from_torch(model, PROMPT_ENCODER, file, {})
     assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.data"}
     assert file.stat().st_size < 100_000
     inputs = {
@@ -208,8 +227,7 @@ def test_weights_of_a_large_model_lie_beside_the_graph(
         for name in PROMPT_ENCODER.input_names
     }
     outputs = [
-        compare.open_graph(path, PROMPT_ENCODER)(inputs)
-        for path in (file, exported / "prompt_encoder.onnx")
+        OnnxRunner(directory, "fp32")(PROMPT_ENCODER, inputs) for directory in (tmp_path, exported)
     ]
     assert all(torch.equal(*pair) for pair in zip(*outputs, strict=True))
 
@@ -218,13 +236,14 @@ def test_commands(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     def run(main, *args: object) -> tuple[int, str, list[str]]:  # type: ignore[no-untyped-def]
         code = main([str(arg) for arg in args])
         out, err = capsys.readouterr()
-        return code, out, [line for line in err.splitlines() if "error" in line]
+        return code, out, [line for line in err.splitlines() if "python -m" in line]
 
     merged = exported.parent / "merged"
-    code, out, _ = run(to_onnx.main, "--merged", merged, "--out", tmp_path / "onnx")
-    assert code == 0 and "largest relative difference to torch" in out
-    code, out, _ = run(compare.main, "--merged", merged, "--onnx", tmp_path / "onnx")
-    assert code == 0 and len(out.splitlines()) == sum(len(graph.outputs) for graph in GRAPHS)
+    report = tmp_path / "report"
+    code, out, _ = run(compare.main, "--merged", merged, "--onnx", exported, "--out", report)
+    assert code == 0
+    assert all(f"{graph.name}/{name}" in out for graph in GRAPHS for name in graph.output_names)
+    assert {path.name for path in report.iterdir()} == {"comparison.json", "comparison.html"}
 
     code, out, errors = run(to_onnx.main, "--merged", tmp_path / "no", "--out", tmp_path / "x")
     assert (code, out, len(errors)) == (2, "", 1)

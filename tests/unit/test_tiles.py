@@ -32,7 +32,6 @@ def seen_in(mask: np.ndarray, tile: Tile, score: float = 0.9, class_index: int =
         part[top:bottom, left:right],
         tile,
         touches_inner_side(part, tile, (mask.shape[0], mask.shape[1])),
-        1.0,
     )
 
 

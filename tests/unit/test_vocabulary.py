@@ -338,3 +338,12 @@ def test_a_class_of_the_first_ones_is_removed_too() -> None:
     assert (maps[:, 0][of_class(unseen, 1)] > 0.5).all()
     with pytest.raises(ConfigError, match="'disc', which is not known, expected one of ring"):
         left.without("disc")
+
+
+def test_a_vocabulary_without_classes_knows_nothing_and_learns_again() -> None:
+    empty = two_classes().without("disc").without("ring")
+    unseen = world((0, 1), seed=9)
+    assert empty.similarity_maps(unseen.image_embeddings).shape == (3, 0, GRID, GRID)
+    again = empty.extend("disc", world((0,), seed=3))
+    maps = again.similarity_maps(unseen.image_embeddings)
+    assert maps[:, 0][of_class(unseen, 0)].mean() > 0.8

@@ -10,6 +10,7 @@ import pytest
 
 from cpcsam.errors import ConfigError
 from cpcsam.status import PreconditionError
+from cpcsam.versions import list_versions
 from cpcsam.vocabulary import Examples, Vocabulary, build_vocabulary
 from cpcsam.vocabulary_file import save_vocabulary
 from serving import vocabulary_store as module
@@ -39,10 +40,9 @@ def learn(name: str):  # noqa: ANN201
 
 
 def forget(name: str):  # noqa: ANN201
-    def edit(vocabulary: Vocabulary | None) -> Vocabulary | None:
+    def edit(vocabulary: Vocabulary | None) -> Vocabulary:
         assert vocabulary is not None
-        left = vocabulary.without(name)
-        return left if left.names else None
+        return vocabulary.without(name)
 
     return edit
 
@@ -69,7 +69,7 @@ async def test_changes_are_kept_and_tenants_do_not_meet(tmp_path: Path) -> None:
     assert await names(VocabularyStore(tmp_path, None), "lab") == ()
     await again.change("lab", MODEL, learn("new"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ("new",)
-    assert len(list((tmp_path / "lab").iterdir())) == 2, "`current` and what it names"
+    assert len(list_versions(tmp_path / "lab")) == 1, "older ones are removed"
 
 
 async def test_everybody_begins_with_the_first_vocabulary(tmp_path: Path) -> None:
@@ -105,11 +105,11 @@ async def test_a_crash_before_the_last_step_leaves_the_old_one(
     store = VocabularyStore(tmp_path, None)
     await store.change("lab", MODEL, learn("disc"))
 
-    def crash(path: Path, content: bytes) -> None:
+    def crash(path: Path, number: int) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(module, "write_atomic", crash)
+        broken.setattr(module, "switch_to", crash)
         with pytest.raises(OSError, match="disk full"):
             await store.change("lab", MODEL, learn("ring"))
     for one in (store, VocabularyStore(tmp_path, None)):

@@ -1,0 +1,72 @@
+"""The encoder's attention in blocks of queries, so that no tensor holds all of its probabilities.
+
+At 1024 pixels a global block of vit_b compares 4096 queries with 4096 keys in 12 heads: 0.8 GB a
+matrix in float32, of which the official form holds several. A block of queries needs only its own
+rows of them. The values are the same, as each row has its own softmax.
+"""
+
+from __future__ import annotations
+
+from typing import Final, cast
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from torch import Tensor, nn
+
+from cpcsam.model.decoder import softmax
+
+__all__ = ["QUERIES", "BlockwiseAttention", "use_blockwise_attention"]
+
+QUERIES: Final = 1024
+"""Queries of one block: only global attention at 1024 pixels, G = 64, is divided, into 4."""
+
+
+class BlockwiseAttention(nn.Module):
+    """segment-anything's attention with relative positions, some rows of queries at a time."""
+
+    def __init__(self, attn: Attention, queries: int) -> None:
+        super().__init__()
+        self.num_heads, self.scale, self.queries = attn.num_heads, attn.scale, queries
+        self.qkv, self.proj = attn.qkv, attn.proj
+        self.rel_pos_h, self.rel_pos_w = attn.rel_pos_h, attn.rel_pos_w
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within (B, H, W, C)."""
+        height, width, channels = map(int, x.shape[1:])
+        heads, head_dim = self.num_heads, channels // self.num_heads
+        grid = (-1, heads, height, width, head_dim)
+        qkv = self.qkv(x).reshape(-1, height * width, 3, heads, head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, keys = q.reshape(grid), k.transpose(2, 3)
+        bias_h = torch.einsum("bnhwc,hkc->bnhwk", q, get_rel_pos(height, height, self.rel_pos_h))
+        bias_w = torch.einsum("bnhwc,wkc->bnhwk", q, get_rel_pos(width, width, self.rel_pos_w))
+        rows = min(height, max(1, self.queries // width))
+        parts = (part.split(rows, dim=2) for part in (q * self.scale, bias_h, bias_w))
+        attended = [
+            self._attend(q_rows, bias_h_rows, bias_w_rows, keys, v)
+            for q_rows, bias_h_rows, bias_w_rows in zip(*parts, strict=True)
+        ]
+        joined = torch.cat(attended, dim=2).transpose(1, 2)
+        projected: Tensor = self.proj(joined.reshape(-1, height, width, channels))
+        return projected
+
+    def _attend(self, q: Tensor, bias_h: Tensor, bias_w: Tensor, keys: Tensor, v: Tensor) -> Tensor:
+        """(B, heads, rows, W, d) scaled queries and their biases to (B, heads, rows · W, d)."""
+        heads, rows, width, head_dim = map(int, q.shape[1:])
+        height = int(bias_h.shape[-1])
+        logits = q.reshape(-1, heads, rows * width, head_dim) @ keys
+        logits = logits.reshape(-1, heads, rows, width, height, width)
+        logits = logits + bias_h.unsqueeze(-1) + bias_w.unsqueeze(-2)
+        return softmax(logits.reshape(-1, heads, rows * width, height * width)) @ v
+
+
+def use_blockwise_attention(encoder: nn.Module, queries: int = QUERIES) -> None:
+    """Replace the attention of every block of an encoder; the weights stay the same objects.
+
+    Args:
+        encoder: segment-anything's.
+        queries: of one block at most, but at least one row of the grid.
+    """
+    for block in cast(ImageEncoderViT, encoder).blocks:
+        block.attn = BlockwiseAttention(block.attn, queries)

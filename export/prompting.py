@@ -1,0 +1,168 @@
+"""Prompts that need no annotation: what the model itself finds distinct on an image.
+
+As SAM's automatic mask generator does, the model is clicked on a grid, and those masks count that
+keep their shape when the threshold moves. Each becomes three prompts that a user could have given:
+a click, a box with that click, and the click with the mask as a mask prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from cpcsam.contract import (
+    IMAGE_ENCODER,
+    LOW_RES_FACTOR,
+    MASK_DECODER,
+    MASK_DECODER_WITH_MASK,
+    PATCH_SIZE,
+    PROMPT_BUCKETS,
+    PROMPT_ENCODER,
+    PROMPT_ENCODER_WITH_MASK,
+    GraphSpec,
+    PointLabel,
+)
+from export.runners import Runner
+from export.scenes import Scene
+
+__all__ = ["MIN_STABILITY", "Prompts", "decode", "encode", "prompts_for", "stability"]
+
+CLICKS_A_SIDE: Final = 8
+MAX_ENTITIES: Final = PROMPT_BUCKETS[-1]
+MIN_STABILITY: Final = 0.8
+"""SAM's generator asks for 0.95; a compact model draws softer edges."""
+STABILITY_OFFSET: Final = 1.0
+"""Of logits; SAM's automatic mask generator uses the same."""
+MIN_CELLS: Final = 8
+"""Least area of a mask in cells of the 4G × 4G grid."""
+MAX_PART: Final = 0.9
+SAME_MASK_IOU: Final = 0.8
+BOX_LABELS: Final = (
+    PointLabel.BOX_TOP_LEFT,
+    PointLabel.BOX_BOTTOM_RIGHT,
+    PointLabel.FOREGROUND,
+    PointLabel.EMPTY,
+)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of one kind for one image.
+
+    Attributes:
+        kind: `click`, `box` or `mask`.
+        tensors: point_coords (1, P, N, 2), point_labels (1, P, N) and, of kind `mask`, mask_input
+            (1, P, 1, 4G, 4G).
+    """
+
+    kind: str
+    tensors: dict[str, Tensor]
+
+    @property
+    def graphs(self) -> tuple[GraphSpec, GraphSpec]:
+        """The prompt encoder and the mask decoder of this kind."""
+        if "mask_input" in self.tensors:
+            return PROMPT_ENCODER_WITH_MASK, MASK_DECODER_WITH_MASK
+        return PROMPT_ENCODER, MASK_DECODER
+
+
+def encode(runner: Runner, scene: Scene) -> Tensor:
+    """Return the engine's image_embeddings of a scene, (1, 256, G, G)."""
+    inputs = {"image": scene.image, "input_size": scene.input_size}
+    return runner(IMAGE_ENCODER, inputs)[0]
+
+
+def decode(runner: Runner, image_embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    """Return low_res_masks (1, P, 4, 4G, 4G) and iou_predictions (1, P, 4)."""
+    encoder, decoder = prompts.graphs
+    tensors = {"image_embeddings": image_embeddings, **prompts.tensors}
+    tensors |= dict(zip(encoder.output_names, runner(encoder, tensors), strict=True))
+    low_res_masks, iou_predictions = runner(decoder, tensors)
+    return low_res_masks, iou_predictions
+
+
+def prompts_for(reference: Runner, scene: Scene, image_embeddings: Tensor) -> tuple[Prompts, ...]:
+    """Find up to `MAX_ENTITIES` distinct masks of the reference and prompt each in three ways.
+
+    Args:
+        reference: the engine whose masks count.
+        scene: an image.
+        image_embeddings: what the reference makes of it.
+
+    Returns:
+        `click`, `box` and `mask` prompts of equal number; nothing where no mask is stable.
+    """
+    clicks, masks = [], []
+    for coords in _click_grid(scene).split(PROMPT_BUCKETS[-1]):
+        low_res_masks, iou_predictions = decode(reference, image_embeddings, _clicks(coords))
+        for index in range(len(coords)):
+            best = 1 + int(iou_predictions[0, index, 1:].argmax())
+            clicks += [coords[index]] * 2
+            masks += [low_res_masks[0, index, 0], low_res_masks[0, index, best]]
+    chosen = list(_distinct(masks, scene))
+    if not chosen:
+        return ()
+    points = torch.stack([clicks[index] for index in chosen])
+    logits = torch.stack([masks[index] for index in chosen])
+    return (
+        _clicks(points),
+        _boxes(points, logits > 0),
+        Prompts("mask", {**_clicks(points).tensors, "mask_input": logits[None, :, None]}),
+    )
+
+
+def stability(low_res_mask: Tensor) -> float:
+    """Pixels that stay when the threshold rises, over those that are there when it falls.
+
+    Args:
+        low_res_mask: (4G, 4G) logits.
+    """
+    outer = int((low_res_mask > -STABILITY_OFFSET).sum())
+    return int((low_res_mask > STABILITY_OFFSET).sum()) / max(outer, 1)
+
+
+def _click_grid(scene: Scene) -> Tensor:
+    """(clicks, 2) points evenly spread over the image, (X, Y) of the encoder's frame."""
+    height, width = scene.shown.shape[:2]
+    steps = (torch.arange(CLICKS_A_SIDE) + 0.5) / CLICKS_A_SIDE
+    return torch.cartesian_prod(steps * width, steps * height)
+
+
+def _clicks(coords: Tensor) -> Prompts:
+    labels = torch.full((1, len(coords), 1), int(PointLabel.FOREGROUND), dtype=torch.int32)
+    return Prompts("click", {"point_coords": coords[None, :, None], "point_labels": labels})
+
+
+def _boxes(points: Tensor, masks: Tensor) -> Prompts:
+    """Boxes around masks (P, 4G, 4G), each with its click and one empty slot."""
+    cell = PATCH_SIZE // LOW_RES_FACTOR
+    corners = []
+    for mask in masks:
+        rows, columns = (torch.nonzero(mask.any(axis)).flatten() for axis in (1, 0))
+        corners.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    boxes = cell * torch.tensor(corners, dtype=torch.float32).reshape(-1, 2, 2)
+    coords = torch.cat([boxes, points[:, None], torch.zeros(len(points), 1, 2)], dim=1)
+    labels = torch.tensor(BOX_LABELS, dtype=torch.int32).expand(1, len(points), -1)
+    return Prompts("box", {"point_coords": coords[None], "point_labels": labels.contiguous()})
+
+
+def _distinct(masks: list[Tensor], scene: Scene) -> Iterator[int]:
+    """Indices of the stablest masks of which no two are the same, at most `MAX_ENTITIES`."""
+    cells = scene.input_size.prod() * (LOW_RES_FACTOR / PATCH_SIZE) ** 2
+    scores = {
+        index: stability(mask)
+        for index, mask in enumerate(masks)
+        if MIN_CELLS <= int((mask > 0).sum()) <= MAX_PART * cells
+    }
+    taken: list[Tensor] = []
+    for index in sorted(scores, key=lambda one: -scores[one]):
+        mask = masks[index] > 0
+        if scores[index] < MIN_STABILITY or len(taken) == MAX_ENTITIES:
+            return
+        if all((mask & other).sum() < SAME_MASK_IOU * (mask | other).sum() for other in taken):
+            taken.append(mask)
+            yield index

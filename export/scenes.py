@@ -1,0 +1,97 @@
+"""Real images for the comparison of engines, and how an image enters the encoder's frame."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cpcsam.errors import CpcSamError, DataError
+from cpcsam.transforms import decode_image, pad_image, resize_image
+
+__all__ = ["Scene", "packaged_images", "read_scenes"]
+
+NUCLEI: Final = Path(__file__).resolve().parents[1] / "docs/images/nuclei.png"
+PHOTOGRAPHS: Final = (
+    "astronaut.png",
+    "cell.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "ihc.png",
+    "rocket.jpg",
+)
+"""Of scikit-image's wheel: people, things, an animal, coins, cells and stained tissue."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A real image as the encoder sees it.
+
+    Attributes:
+        name: of its file.
+        shown: (H, W, 3) uint8, resized so that its longest side is S.
+        image: (1, 3, S, S) uint8, padded.
+        input_size: (1, 2) int32, (H, W) of `shown`.
+    """
+
+    name: str
+    shown: NDArray[np.uint8]
+    image: Tensor
+    input_size: Tensor
+
+
+def packaged_images() -> list[Path]:
+    """Files of real images that come with this repository and with scikit-image.
+
+    Raises:
+        DataError: scikit-image is not installed.
+    """
+    package = importlib.util.find_spec("skimage")
+    if package is None or not package.submodule_search_locations:
+        raise DataError.of(
+            "scikit-image",
+            got="no such package",
+            expected="its images",
+            fix="pip install 'cpcsam[train]', or give images of your own",
+        )
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    return [NUCLEI, *(folder / name for name in PHOTOGRAPHS)]
+
+
+def read_scenes(files: Sequence[Path], image_size: int) -> list[Scene]:
+    """Read images and bring them into the encoder's frame.
+
+    Args:
+        files: JPEG, PNG, TIFF, BMP or WebP.
+        image_size: side S of the frame.
+
+    Raises:
+        DataError: a file is missing or no image.
+    """
+    return [_read(file, image_size) for file in files]
+
+
+def _read(file: Path, image_size: int) -> Scene:
+    try:
+        shown = resize_image(decode_image(file.read_bytes()), image_size)
+    except (OSError, CpcSamError) as error:
+        raise DataError.of(
+            str(file),
+            got=f"an unreadable image ({error})",
+            expected="a JPEG, PNG, TIFF, BMP or WebP file",
+            fix="give another image",
+        ) from error
+    return Scene(
+        file.name,
+        shown,
+        torch.from_numpy(pad_image(shown, image_size))[None],
+        torch.tensor([shown.shape[:2]], dtype=torch.int32),
+    )
