@@ -67,7 +67,7 @@ check-tensorrt: $(READY) ## Build vit_b at 1024 ahead of time by TensorRT-RTX, w
 
 .PHONY: serve
 serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]
-	$(PY) -m serving.serve --repository $(REPOSITORY)
+	$(PY) -m serving.serve --repository $(REPOSITORY) --classes build/classes
 
 .PHONY: bench
 bench: $(READY) ## Measure calibration, the cost of a training step and fusion: make bench [BBBC038=PATH]

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from cpcsam.prompt import XYXY, Prompt
 
-__all__ = ["Description", "ImageId", "Mask", "SegmentResult", "coco_annotations"]
+__all__ = ["ClassInfo", "Description", "ImageId", "Mask", "SegmentResult", "coco_annotations"]
 
 
 class ImageId(str):
@@ -33,6 +33,7 @@ class Mask:
         score: predicted IoU with the entity.
         box: XYXY, the smallest box that holds the mask; all zero for an empty mask.
         area: pixels in the mask.
+        label: name of the class, where classes were asked for.
     """
 
     size: tuple[int, int]
@@ -40,6 +41,7 @@ class Mask:
     score: float
     box: XYXY
     area: int
+    label: str = ""
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
@@ -60,7 +62,7 @@ class SegmentResult:
     Attributes:
         request_id: as given with the request.
         original_size: (H, W) of the image.
-        prompts: the prompts asked.
+        prompts: the prompts asked; where entities were found instead, a click on each.
         masks: for each prompt its masks: one, or three for `MaskSelection.ALL`.
         model_name: the serving entry point that answered.
         model_version: its version.
@@ -81,6 +83,19 @@ class SegmentResult:
 
 
 @dataclass(frozen=True)
+class ClassInfo:
+    """A class that a server knows.
+
+    Attributes:
+        name: of the class.
+        prototypes: by so many it is known.
+    """
+
+    name: str
+    prototypes: int
+
+
+@dataclass(frozen=True)
 class Description:
     """What a server says of itself.
 
@@ -93,6 +108,7 @@ class Description:
         image_formats: names of the accepted encodings.
         gateway_version: version of the gateway.
         triton_version: version of the Triton server behind it.
+        classes: names of the caller's classes.
     """
 
     model_name: str
@@ -103,6 +119,7 @@ class Description:
     image_formats: tuple[str, ...]
     gateway_version: str
     triton_version: str
+    classes: tuple[str, ...]
 
 
 def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:

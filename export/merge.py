@@ -72,7 +72,14 @@ def merge(
         )
     merged = fuse(model)
     differences = measure_difference(model, merged)
-    save_merged(merged, out, parents=parents, metrics={"relative_difference": differences})
+    save_merged(
+        merged,
+        out,
+        parents=parents,
+        # By this digest vocabularies know the model; every later artifact hands it on.
+        config={"trained_model": parents.get("run", parents["base"])},
+        metrics={"relative_difference": differences},
+    )
     return differences
 
 

@@ -65,6 +65,7 @@ def build_repository(
         target=target,
         threads=threads,
         model_digest=digest,
+        trained_model=str(manifest.config.get("trained_model", "")),
     )
     parents = {manifest.kind: digest}
     config = {**manifest.config, "target": target, "threads": threads}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from serving.access import Caller
+from serving.admission import Ticket
 
 __all__ = ["Call"]
 
@@ -17,11 +18,13 @@ class Call:
     Attributes:
         request_id: as the caller chose it; shown in logs.
         caller: who asks.
+        ticket: its place among the requests in work.
         deadline: when its answer is of no use any more, in seconds of `time.monotonic`.
     """
 
     request_id: str
     caller: Caller
+    ticket: Ticket
     deadline: float
 
     @property

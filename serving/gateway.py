@@ -30,11 +30,20 @@ from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.access import Access, AccessInterceptor
+from serving.admission import Admission
+from serving.class_desk import ClassDesk
+from serving.class_search import ClassSearch
+from serving.embedder import Embedder
+from serving.embedding_cache import EmbeddingCache
 from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
+from serving.images import ImageDesk
 from serving.metrics import Metrics, serve_metrics
+from serving.prompting import Prompting
 from serving.rpc import RpcRunner
+from serving.segmenting import Segmenting
 from serving.service import SegmentationService
 from serving.triton_client import TritonClient
+from serving.vocabulary_store import VocabularyStore
 
 __all__ = ["Gateway", "GatewayConfig", "main", "run_until_stopped", "start_gateway"]
 
@@ -74,10 +83,12 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         metrics_port = stack.enter_context(
             serve_metrics(metrics, config.metrics_host, config.metrics_port)
         )
-        triton = TritonClient(config.triton)
+        admission = Admission(config.limits, metrics)
+        triton = TritonClient(config.triton, admission)
         stack.push_async_callback(triton.close)
         server = grpc.aio.server(
             interceptors=(AccessInterceptor(access, metrics),),
+            maximum_concurrent_rpcs=config.limits.max_calls,
             options=(
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -85,7 +96,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
             ),
         )
         rpc = RpcRunner(access, metrics, config.max_seconds)
-        service = SegmentationService(triton, config.limits, metrics, rpc)
+        service = _service(config, rpc, admission, triton, metrics)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         health_service = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
@@ -105,6 +116,24 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
             watcher.cancel()
             await health_service.enter_graceful_shutdown()
             await server.stop(config.grace_s)
+
+
+def _service(
+    config: GatewayConfig,
+    rpc: RpcRunner,
+    admission: Admission,
+    triton: TritonClient,
+    metrics: Metrics,
+) -> SegmentationService:
+    """Put the parts of the service together."""
+    limits = config.limits
+    cache = EmbeddingCache(limits.cache_bytes, metrics)
+    images = ImageDesk(triton, limits)
+    embedder = Embedder(triton, cache, admission, limits)
+    store = VocabularyStore(config.classes, config.vocabulary)
+    classes = ClassDesk(store, images, embedder)
+    segmenting = Segmenting(triton, Prompting(triton, cache), ClassSearch(embedder), classes)
+    return SegmentationService(rpc, admission, triton, images, segmenting, classes, limits, metrics)
 
 
 def _warn_if_open(config: GatewayConfig) -> None:

@@ -44,7 +44,8 @@ class Metrics:
     Attributes:
         registry: holds all of them.
         request_seconds: histogram by `method` and `code` (the gRPC status' name).
-        stage_seconds: histogram by `stage`: `validate` or `triton`.
+        stage_seconds: histogram by `stage`: `validate`, `queue` (for a first turn) or `triton` (the
+            queue included).
         in_flight: Segment requests in work.
         prompts: prompts of the accepted requests.
         rejected: requests refused by `reason`: `invalid`, `over_limit`, `in_flight` or

@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 import grpc
 
-from cpcsam.errors import ContractError, CpcSamError
+from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.status import DeadlineError, FullError, LimitError, status_of_error
 from serving.access import Access
+from serving.admission import Ticket
 from serving.call import Call
 from serving.metrics import Metrics, Stopwatch
+from serving.status_details import trailing_metadata
 
 __all__ = ["RpcRunner"]
 
@@ -57,27 +59,31 @@ class RpcRunner:
             self._max_seconds if remaining_s is None else min(self._max_seconds, remaining_s)
         )
         code = grpc.StatusCode.CANCELLED  # stays where the caller gives up
+        failure: CpcSamError | None = None
         try:
             caller = self._access.caller_of(context.invocation_metadata())
-            call = Call(request_id, caller, monotonic() + timeout_s)
+            share = caller.tenant if self._access.asks_for_tokens else context.peer()
+            call = Call(request_id, caller, Ticket(share), monotonic() + timeout_s)
             async with asyncio.timeout(timeout_s):
                 response = await work(call)
             code = grpc.StatusCode.OK
             return response
         except TimeoutError:
-            code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(_out_of_time(timeout_s))
+            failure = _out_of_time(timeout_s)
         except CpcSamError as error:
-            code, message = status_of_error(error), str(error)
+            failure = error
             self._count_refusal(error)
         except Exception:
             LOG.exception("%s %r failed", method, request_id)
-            code, message = grpc.StatusCode.INTERNAL, "internal error; see the gateway's log"
+            failure = ServingError("internal error; see the gateway's log")
         finally:
+            if failure is not None:
+                code = status_of_error(failure)
             if code is grpc.StatusCode.CANCELLED and watch.seconds >= timeout_s:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             self._metrics.request_seconds.labels(method, code.name).observe(watch.seconds)
             LOG.info("%s %r: %s, %.1f ms", method, request_id, code.name, watch.seconds * 1e3)
-        await context.abort(code, message)
+        await context.abort(code, str(failure), trailing_metadata(failure))
         raise AssertionError("abort raises")
 
     def _count_refusal(self, error: CpcSamError) -> None:

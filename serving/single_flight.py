@@ -55,6 +55,11 @@ class SingleFlight(Generic[Key, Value]):
             except (DeadlineError, FullError):
                 if mine:
                     raise
+            except asyncio.CancelledError:
+                # A computation may also break off because of the caller who began it.
+                caller = asyncio.current_task()
+                if mine or not flight.task.cancelled() or (caller and caller.cancelling()):
+                    raise
             finally:
                 flight.waiting -= 1
                 if not flight.waiting and not flight.task.done():

@@ -29,12 +29,10 @@ class ChunkMasks:
     Attributes:
         counts: (P, M) COCO run lengths, as bytes.
         scores: (P, M) float32, predicted IoU.
-        model_version: of the entry point that answered.
     """
 
     counts: NDArray[np.object_]
     scores: NDArray[np.float32]
-    model_version: str
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,9 @@ class TritonFacts:
         model_version: of the entry point `segment`.
         model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
         image_size: side of the encoder's input.
-        model_digest: tells one trained model from another.
+        model_digest: tells one exported model from another.
+        trained_model: digest of the run or base that it was exported from, by which vocabularies
+            know it.
     """
 
     triton_version: str
@@ -74,6 +74,7 @@ class TritonFacts:
     model_size: str
     image_size: int
     model_digest: str
+    trained_model: str
 
 
 def output(result: InferResult, name: str) -> NDArray[Any]:
@@ -98,7 +99,6 @@ def masks_of(result: InferResult, chunk: PromptChunk) -> ChunkMasks:
     return ChunkMasks(
         counts=output(result, MASKS_RLE.name)[0, : chunk.count],
         scores=output(result, SCORES.name)[0, : chunk.count],
-        model_version=result.get_response().model_version,
     )
 
 

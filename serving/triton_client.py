@@ -1,8 +1,8 @@
-"""Calls to Triton: the entry points `segment` and `decode`, readiness and description.
+"""Calls to Triton: its entry points and its encoder, readiness and description.
 
-Deadlines go with each request, for queues whose policy heeds them. Breaking a call off reaches
-Triton only where that is safe: in versions before `CANCELLABLE_SINCE` a race in its gRPC frontend
-can end the whole server with a segmentation fault, so calls in work there finish unheard.
+Deadlines go with each request: it leaves Triton's queues when its time is over. Breaking a call off
+reaches Triton only where that is safe: in versions before `CANCELLABLE_SINCE` a race in its gRPC
+frontend can end the whole server with a segmentation fault, so calls in work there finish unheard.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cpcsam.contract import (
     DECODE,
+    ENCODE,
+    IMAGE,
     IMAGE_BYTES,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
@@ -30,11 +32,20 @@ from cpcsam.contract import (
     POINT_LABELS,
     SCORES,
     SEGMENT,
+    SELECTED_LOW_RES_MASKS,
 )
+from serving.admission import Admission
 from serving.call import Call
 from serving.chunks import PromptChunk
 from serving.lasting_calls import LastingCalls
-from serving.triton_answers import ChunkMasks, Encoded, TritonFacts, encoded_of, masks_of
+from serving.triton_answers import (
+    ChunkMasks,
+    Encoded,
+    TritonFacts,
+    encoded_of,
+    masks_of,
+    output,
+)
 from serving.triton_errors import error_of_triton
 
 __all__ = ["TritonClient", "is_cancellable"]
@@ -55,18 +66,19 @@ CHANNEL_OPTIONS: Final = (
 
 
 class TritonClient:
-    """One connection to a Triton server; to be made and used inside one event loop."""
+    """One connection to a Triton server; to be made and used inside one event loop.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: HOST:PORT of its gRPC.
+        admission: says whose turn it is.
+    """
+
+    def __init__(self, address: str, admission: Admission) -> None:
         self._address = address
+        self._admission = admission
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
         self._lasting = LastingCalls()
         self._facts: TritonFacts | None = None
-
-    @property
-    def abandoned(self) -> int:
-        """Calls that Triton still works on though nobody waits for them."""
-        return self._lasting.abandoned
 
     async def close(self) -> None:
         """Close the connection once the calls in work have ended."""
@@ -102,12 +114,14 @@ class TritonClient:
             )
         except InferenceServerException as error:
             raise error_of_triton(error, self._address) from error
+        digest = encoder.config.parameters["model_digest"].string_value
         return TritonFacts(
             triton_version=server.version,
             model_version=segment.versions[-1] if segment.versions else "",
             model_size=encoder.config.parameters["model_size"].string_value,
             image_size=encoder.config.input[0].dims[-1],
-            model_digest=encoder.config.parameters["model_digest"].string_value,
+            model_digest=digest,
+            trained_model=encoder.config.parameters["trained_model"].string_value or digest,
         )
 
     async def segment(
@@ -139,36 +153,72 @@ class TritonClient:
         self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
     ) -> ChunkMasks:
         """Answer a further chunk of prompts of an encoded image; see `segment`."""
-        inputs = [
-            _input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings),
-            _input(INPUT_SIZE.name, encoded.input_size),
-            _input(ORIGINAL_SIZE.name, encoded.original_size),
-            *_prompt_inputs(chunk, mask_selection),
-        ]
+        inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
         return masks_of(await self._infer(DECODE.name, inputs, ANSWERS, call), chunk)
+
+    async def decode_logits(
+        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `decode`, but masks as logits, before they are brought to the original image.
+
+        Returns:
+            low_res_masks (P, M, 4G, 4G) and scores (P, M).
+        """
+        inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
+        outputs = (SELECTED_LOW_RES_MASKS.name, SCORES.name)
+        result = await self._infer(DECODE.name, inputs, outputs, call)
+        masks, scores = (output(result, name)[0, : chunk.count] for name in outputs)
+        return masks, scores
+
+    async def encode(self, image_bytes: bytes, call: Call) -> Encoded:
+        """Encode a whole image; see `segment`."""
+        inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
+        return encoded_of(await self._infer(ENCODE.name, inputs, ENCODED, call))
+
+    async def encode_frame(
+        self, image: NDArray[np.uint8], input_size: NDArray[np.int32], call: Call
+    ) -> NDArray[Any]:
+        """Encode what lies in the encoder's frame already, (1, 3, S, S) and (1, 2)."""
+        inputs = [_input(IMAGE.name, image), _input(INPUT_SIZE.name, input_size)]
+        outputs = (IMAGE_EMBEDDINGS.name,)
+        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, call), outputs[0])
 
     async def _infer(
         self, model: str, inputs: list[InferInput], outputs: Sequence[str], call: Call
     ) -> InferResult:
         cancellable = is_cancellable((await self.facts(call.remaining_s)).triton_version)
-        try:
-            answer = self._client.infer(
-                model,
-                inputs,
-                outputs=[InferRequestedOutput(name) for name in outputs],
-                request_id=call.request_id,
-                timeout=max(1, round(call.remaining_s * 1e6)),  # in Triton's queues, microseconds
-                client_timeout=call.remaining_s if cancellable else None,
-            )
-            return await (answer if cancellable else self._lasting.run(answer))
-        except InferenceServerException as error:
-            raise error_of_triton(error, self._address) from error
+        release = await self._admission.call(call.ticket)
+
+        async def infer() -> InferResult:
+            try:
+                return await self._client.infer(
+                    model,
+                    inputs,
+                    outputs=[InferRequestedOutput(name) for name in outputs],
+                    request_id=call.request_id,
+                    timeout=max(1, round(call.remaining_s * 1e6)),  # microseconds
+                    client_timeout=call.remaining_s if cancellable else None,
+                )
+            except InferenceServerException as error:
+                raise error_of_triton(error, self._address) from error
+            finally:
+                release()  # not before Triton is done with it
+
+        return await (infer() if cancellable else self._lasting.run(infer()))
 
 
 def is_cancellable(version: str) -> bool:
     """Whether a Triton of this version survives that calls are broken off."""
     numbers = version.split(".")[:2]
     return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE
+
+
+def _encoded_inputs(encoded: Encoded) -> list[InferInput]:
+    return [
+        _input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings),
+        _input(INPUT_SIZE.name, encoded.input_size),
+        _input(ORIGINAL_SIZE.name, encoded.original_size),
+    ]
 
 
 def _prompt_inputs(chunk: PromptChunk, mask_selection: int) -> list[InferInput]:

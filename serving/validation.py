@@ -30,9 +30,7 @@ SIDEWAYS: Final = (5, 6, 7, 8)
 
 
 def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
-    """Check all of a request that can be, the cheapest checks first.
-
-    Prompts in an image that the request only names are left to `check_prompts`.
+    """Check what a request asks for; its image and where the prompts point are checked next.
 
     Raises:
         ContractError: the request can never succeed.
@@ -52,27 +50,25 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             expected=", ".join(f"{choice.value} ({choice.name})" for choice in MaskSelection),
             fix="choose one of them",
         )
-    if not request.prompts:
+    if bool(request.prompts) == bool(request.classes):
         raise ContractError.of(
-            "prompts",
-            got="none",
-            expected=f"1 to {limits.max_prompts}",
-            fix="add a point or a box for each entity",
+            "prompts and classes",
+            got="both" if request.prompts else "none",
+            expected="one of them",
+            fix="ask for what the prompts point at, or for the entities of classes",
         )
-    if len(request.prompts) > limits.max_prompts:
-        raise LimitError.of(
-            "prompts",
-            got=len(request.prompts),
-            expected=f"at most {limits.max_prompts}",
-            fix="split them over several requests",
-        )
-    if request.WhichOneof("image") == "image_id":
-        _check_image_id(request.image_id)
-    else:
-        check_prompts(request.prompts, original_size_of(request.image_bytes, limits))
+    for what in ("prompts", "classes"):
+        count = len(getattr(request, what))
+        if count > limits.max_prompts:
+            raise LimitError.of(
+                what,
+                got=count,
+                expected=f"at most {limits.max_prompts}",
+                fix="split them over several requests",
+            )
 
 
-def _check_image_id(image_id: str) -> None:
+def check_image_id(image_id: str) -> None:
     if not IMAGE_ID.fullmatch(image_id):
         raise ContractError.of(
             "image_id",

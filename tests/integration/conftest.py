@@ -1,7 +1,9 @@
-"""The real tritonserver over a small repository, once a session."""
+"""The real tritonserver over a small repository and over the shipped base, once a session."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from export.repository import build_repository
 from serving.triton import TritonServer, launch_triton
 from tests.integration.tiny_graphs import publish_tiny_graphs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +34,20 @@ def repository(graphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def triton(repository: Path) -> Iterator[TritonServer]:
     """A ready server over `repository`."""
     with launch_triton(repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A ready server over the shipped base, exported as the README tells."""
+    build = tmp_path_factory.mktemp("build")
+    for words in (
+        ["export.merge", "--base", ROOT / "weights/vit_t", "--out", build / "merged"],
+        ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
+        ["export.repository", "publish", "--onnx", build / "onnx", "--out", build / "repository"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True
+        )
+    with launch_triton(build / "repository") as server:
         yield server

@@ -33,7 +33,7 @@ from cpcsam.artifact import read_manifest
 from cpcsam.client import MaskSelection, Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.results import SegmentResult
-from cpcsam.status import DeadlineError, LimitError, NotFoundError
+from cpcsam.status import DeadlineError, FullError, LimitError, NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background
@@ -182,7 +182,7 @@ BAD = {
         ContractError,
         "original_size: got 1 x 2000",
     ),
-    "no prompt": (picture(), [], ContractError, "prompts: got none, expected 1 to 48"),
+    "no prompt": (picture(), [], ContractError, "prompts and classes: got none"),
     "49 prompts": (picture(), clicks(49), LimitError, "prompts: got 49, expected at most 48"),
     "10,000 prompts": (picture(), clicks(10_000), LimitError, "prompts: got 10000"),
     "empty prompt": (picture(), [Prompt()], ContractError, r"prompts\[0\]: got no points"),
@@ -282,7 +282,11 @@ def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer
     config = GatewayConfig(
         triton=triton.grpc_url, port=0, metrics_port=0, limits=Limits(max_in_flight=1)
     )
-    with gateway_in_background(config) as gateway, SegmentationClient(gateway.address) as client:
+    with (
+        gateway_in_background(config) as gateway,
+        SegmentationClient(gateway.address, retry=False) as client,
+        SegmentationClient(gateway.address) as patient,
+    ):
 
         def ask(_: int) -> type[CpcSamError] | None:
             try:
@@ -293,8 +297,10 @@ def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer
 
         with ThreadPoolExecutor(8) as pool:
             outcomes = list(pool.map(ask, range(8)))
-        assert set(outcomes) == {None, LimitError}
-        assert ask(0) is None
+        assert set(outcomes) == {None, FullError}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: patient.segment(picture(), clicks(1)), range(4)))
+        assert len(answers) == 4, "who tries again is answered"
 
 
 def test_describe(client: SegmentationClient, repository: Path) -> None:
@@ -308,6 +314,8 @@ def test_describe(client: SegmentationClient, repository: Path) -> None:
         "max_points": 16,
         "max_in_flight": 64,
         "cache_bytes": LIMITS.cache_bytes,
+        "max_queue_seconds": LIMITS.max_queue_s,
+        "max_tiles": LIMITS.max_tiles,
     }
     assert set(told.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
     assert told.gateway_version == cpcsam.__version__

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from cpcsam.contract import DECODE, ENCODE, ENCODER_MAX_BATCH, ENSEMBLES, IMAGE_ENCODER, SEGMENT
 from cpcsam.transforms import upscale_masks
-from serving.postprocess import mask_from_rle
+from serving.run_lengths import mask_from_rle
 from serving.triton import TritonServer
 from tests.integration.triton_calls import Arrays, infer, noise_png, segment_inputs
 

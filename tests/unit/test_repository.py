@@ -12,7 +12,7 @@ from cpcsam.versions import list_versions
 from export.repository import build_repository, main
 from export.triton_config import SERVED_GRAPHS
 
-CONFIG = {"model_size": "vit_b", "image_size": 512}
+CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
 
 def artifact(path: Path, kind: str, suffix: str, **config: object) -> Path:
@@ -47,6 +47,7 @@ def test_graphs_are_copied_beside_their_configuration(
         assert parameters["model_size"].string_value == "vit_b"
         digest = sha256_file(source / "manifest.json")
         assert parameters["model_digest"].string_value == digest
+        assert parameters["trained_model"].string_value == CONFIG["trained_model"]
     weights = version / "image_encoder" / "1" / f"image_encoder{suffix}.data"
     assert weights.read_text() == "weights"
 

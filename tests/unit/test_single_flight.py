@@ -119,3 +119,23 @@ async def test_a_failure_that_nobody_waits_for_is_not_complained_of(
     caller.cancel()
     await settle()
     assert caller.cancelled() and not caplog.records
+
+
+async def test_who_joined_is_not_cancelled_with_what_broke_off_inside() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    inner = asyncio.create_task(asyncio.sleep(60))
+    outcomes = [inner, 7]
+
+    async def compute() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, int):
+            return outcome
+        await outcome
+        return 0
+
+    first, second = (asyncio.create_task(flights.run("a", compute)) for _ in range(2))
+    await settle()
+    inner.cancel()
+    assert await second == 7
+    with pytest.raises(asyncio.CancelledError):
+        await first
