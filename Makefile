@@ -18,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
@@ -53,18 +53,43 @@ export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton
 	$(MAKE) repository
 
 .PHONY: repository
-repository: $(READY) ## Make the Triton model repository from build/onnx
-	$(PY) -m export.repository --onnx build/onnx --out build/repository
+repository: $(READY) ## Publish build/onnx as a version of the Triton repository
+	$(PY) -m export.repository publish --onnx build/onnx --out build/repository
+
+.PHONY: engines
+engines: $(READY) ## Build TensorRT engines of build/onnx and publish build/repository-gpu; needs a GPU
+	$(PY) -m export.build_engine --onnx build/onnx --out build/engines
+	$(PY) -m export.repository publish --engines build/engines --out build/repository-gpu
+
+.PHONY: check-tensorrt
+check-tensorrt: $(READY) ## Build vit_b at 1024 ahead of time by TensorRT-RTX, which needs no GPU
+	$(PY) -m export.check_tensorrt --model-size vit_b --image-size 1024
 
 .PHONY: serve
 serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]
-	$(PY) -m serving.serve --repository $(REPOSITORY)
+	$(PY) -m serving.serve --repository $(REPOSITORY) --classes build/classes
 
 .PHONY: bench
 bench: $(READY) ## Measure calibration, the cost of a training step and fusion: make bench [BBBC038=PATH]
 	$(PY) -m benchmarks.cost
 	$(PY) -m benchmarks.fusion
 	$(PY) -m benchmarks.calibration $(if $(BBBC038),--bbbc038 $(BBBC038))
+
+.PHONY: compare
+compare: $(READY) ## Compare all methods without clicks: make compare [BBBC038=PATH] [SET="key=value ..."]
+	$(PY) -m benchmarks.comparison benchmarks/recipes/comparison.yaml $(SET) $(if $(BBBC038),--data bbbc038v1=$(BBBC038))
+
+UNSTAINED := runs/fluorescence
+FLUORESCENCE = data.bbbc038=$(BBBC038) data.train_ids=$(CURDIR)/$(UNSTAINED)/train-fluorescence.txt \
+  data.val_ids=$(CURDIR)/$(UNSTAINED)/val-fluorescence.txt
+
+.PHONY: ood
+ood: $(READY) ## Pretrain and train on fluorescence alone, test on tissue: make ood BBBC038=PATH [SET=...]
+	$(PY) -m benchmarks.stains $(or $(BBBC038),$(error give the data: make ood BBBC038=PATH)) --ids train.txt --out $(UNSTAINED)/train
+	$(PY) -m benchmarks.stains $(BBBC038) --ids val.txt --out $(UNSTAINED)/val
+	$(PY) -m training.pretrain training/configs/pretrain.yaml $(FLUORESCENCE) out=$(UNSTAINED)/base run=$(UNSTAINED)/pretrain
+	$(PY) -m training.pretrain training/configs/pretrain_refine.yaml $(FLUORESCENCE) init=$(UNSTAINED)/base out=$(UNSTAINED)/vit_t run=$(UNSTAINED)/refine
+	$(PY) -m benchmarks.comparison benchmarks/recipes/out_of_distribution.yaml $(SET) --data bbbc038v1=$(BBBC038)
 
 .PHONY: proto
 proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/segmentation.proto
@@ -92,7 +117,7 @@ $(VENV)/.locked: requirements.lock requirements-no-deps.lock
 	@command -v python3 >/dev/null || { echo >&2 \
 	  "preflight: python3: not found; apt-get install python3.11 python3.11-venv libpython3.11"; exit 2; }
 	python3 -m tools.preflight --python $(PYTHON) --venv $(VENV)
-	@echo "installing 6.5 GB into $(VENV); this takes some minutes"
+	@echo "installing 6.8 GB into $(VENV); this takes some minutes"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --require-hashes --requirement requirements.lock
 	$(PY) -m pip install --quiet --require-hashes --no-deps --requirement requirements-no-deps.lock

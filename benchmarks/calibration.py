@@ -122,9 +122,9 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--minutes",
         type=positive,
-        default=1.5,
+        default=2.0,
         metavar="M",
-        help="of training a run (default: 1.5)",
+        help="of training a run (default: 2)",
     )
     parser.add_argument("--core-only", action="store_true", help="leave the ablations out")
     parser.add_argument(

@@ -21,7 +21,15 @@ from typing import Any, Final
 
 from cpcsam.errors import ArtifactError
 
-__all__ = ["Manifest", "publish", "read_manifest", "sha256_file", "tool_versions", "write_atomic"]
+__all__ = [
+    "Manifest",
+    "is_made_from",
+    "publish",
+    "read_manifest",
+    "sha256_file",
+    "tool_versions",
+    "write_atomic",
+]
 
 FORMAT_VERSION: Final = 1
 MANIFEST_NAME: Final = "manifest.json"
@@ -41,7 +49,8 @@ class Manifest:
     """What an artifact says of itself.
 
     Attributes:
-        kind: `checkpoint` (a base), `run`, `merged`, `onnx`, `repository` or `vocabulary`.
+        kind: `checkpoint` (a base), `run`, `merged`, `onnx`, `engine`, `repository` or
+            `vocabulary`.
         files: SHA-256 of every file, keyed by its path relative to the directory.
         parents: SHA-256 of the manifests (or files) this was made from, keyed by role.
         config: the plain-data configuration that made it.
@@ -186,6 +195,29 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
         for name, digest in manifest.files.items():
             _verify(path / name, digest)
     return manifest
+
+
+def is_made_from(
+    path: Path, kind: str, *, parents: Mapping[str, str], config: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether a whole artifact is there that need not be made again.
+
+    Args:
+        path: the artifact's directory.
+        kind: the expected kind.
+        parents: digests of all that it would be made from.
+        config: entries that its configuration must have, among others.
+    """
+    try:
+        manifest = read_manifest(path, kind)
+    except ArtifactError:
+        return False
+    wanted = json.loads(json.dumps(dict(config or {})))
+    return (
+        manifest.parents == dict(parents)
+        and manifest.tools == tool_versions()
+        and all(manifest.config.get(key) == value for key, value in wanted.items())
+    )
 
 
 def _verify(file: Path, digest: str) -> None:

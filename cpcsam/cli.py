@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import cpcsam
 from cpcsam.artifact import write_atomic
+from cpcsam.channel import DEFAULT_ADDRESS
 from cpcsam.command import ArgumentParser, exit_code_of, positive
 from cpcsam.contract import MaskSelection, PointLabel
 from cpcsam.errors import ConfigError, ServingError
@@ -35,10 +37,12 @@ examples:
   cpcsam segment cells.png --click 120,80 --negative 150,80        one entity, without what is there
   cpcsam segment cells.png --box 90,60,160,110 --also 100,100      one entity, box and click
   cpcsam segment cells.png --click 120,80 --mask-selection all --out out/cells"""
+TOKEN_VARIABLE: Final = "CPCSAM_TOKEN"
 STATUS_EXAMPLES: Final = """\
 examples:
   cpcsam status
-  cpcsam status --address gateway:50051 --timeout 5"""
+  cpcsam status --address gateway:50051 --timeout 5
+  cpcsam status --address gateway:50051 --ca ca.pem --token-file token"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,10 +98,15 @@ def _parser() -> ArgumentParser:
     for command in (segment, status):
         command.add_argument(
             "--address",
-            default="127.0.0.1:50051",
+            default=DEFAULT_ADDRESS,
             metavar="HOST:PORT",
             help="the gateway (%(default)s)",
         )
+        command.add_argument("--tls", action="store_true", help="speak TLS")
+        text = "trust these certificates, PEM (the system's); implies --tls"
+        command.add_argument("--ca", type=Path, metavar="FILE", help=text)
+        text = f"file that holds the bearer token (the variable {TOKEN_VARIABLE})"
+        command.add_argument("--token-file", type=Path, metavar="FILE", help=text)
         command.add_argument(
             "--timeout", type=positive, default=60.0, metavar="S", help="seconds (%(default)s)"
         )
@@ -143,6 +152,23 @@ def _numbers(text: str) -> list[float]:
         return []
 
 
+def _connection(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a client."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    if args.token_file is not None:
+        try:
+            token = args.token_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError.of(
+                f"--token-file {args.token_file}",
+                got=getattr(error, "strerror", None) or "no text",
+                expected="a file that holds a token",
+                fix="correct the path",
+            ) from error
+    secured = {"token": token or None, "tls": args.tls, "ca": args.ca}
+    return {"address": args.address, "timeout_s": args.timeout, **secured}
+
+
 def _segment(args: argparse.Namespace) -> None:
     from cpcsam.client import SegmentationClient, encode_image
     from cpcsam.overlay import draw_overlay
@@ -154,7 +180,7 @@ def _segment(args: argparse.Namespace) -> None:
             "prompts", got="none", expected="--click X,Y or --box X0,Y0,X1,Y1", fix="add one"
         )
     image_bytes = encode_image(args.image)
-    with SegmentationClient(args.address, timeout_s=args.timeout) as client:
+    with SegmentationClient(**_connection(args)) as client:
         result = client.segment(
             image_bytes, args.prompts, mask_selection=MaskSelection[args.mask_selection.upper()]
         )
@@ -187,7 +213,7 @@ def _write(path: Path, content: bytes) -> None:
 def _status(args: argparse.Namespace) -> None:
     from cpcsam.client import SegmentationClient
 
-    with SegmentationClient(args.address, timeout_s=args.timeout) as client:
+    with SegmentationClient(**_connection(args)) as client:
         told = client.describe()
         healthy = client.healthy()
     print(f"address   {args.address}")

@@ -5,14 +5,14 @@
     with SegmentationClient("127.0.0.1:50051") as client:
         result = client.segment("cells.png", [Prompt.click(120, 80)])
         mask = result.masks[0][0].array  # (H, W) bool
+        nuclei = client.segment("cells.png", classes=["nucleus"])
 
-It needs numpy, Pillow, grpcio, protobuf and pycocotools, and never torch.
+`cpcsam.async_client` offers the same to asyncio. It needs numpy, Pillow, grpcio, protobuf and
+pycocotools, and never torch.
 """
 
 from __future__ import annotations
 
-import io
-import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,20 +20,34 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from cpcsam.contract import MaskSelection, PointLabel
-from cpcsam.errors import ContractError
+from cpcsam.channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.contract import MaskSelection
+from cpcsam.image_file import ImageLike, encode_image
+from cpcsam.messages import (
+    add_class_request,
+    classes_of,
+    description_of,
+    result_of,
+    segment_request,
+)
 from cpcsam.prompt import Prompt
-from cpcsam.results import Description, Mask, SegmentResult
-from cpcsam.status import error_of_status
+from cpcsam.questions import ClassSearch, Example
+from cpcsam.results import ClassInfo, Description, ImageId, Mask, SegmentResult
+from cpcsam.retries import Attempts
+from cpcsam.sent_images import SentImages
+from cpcsam.status import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
 __all__ = [
+    "HEALTHY",
+    "HEALTH_CHECK",
+    "ClassInfo",
+    "ClassSearch",
     "Description",
+    "Example",
+    "ImageId",
     "ImageLike",
     "Mask",
     "MaskSelection",
@@ -43,32 +57,50 @@ __all__ = [
     "encode_image",
 ]
 
-ImageLike = NDArray[np.uint8] | Image.Image | bytes | str | Path
-"""An (H, W, 3) uint8 RGB array, a Pillow image, an encoded file's bytes, or the path of a file."""
+HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
+"""The standard health messages are one enum; spelled here, they need no further package."""
+HEALTHY: Final = b"\x08\x01"
+"""HealthCheckResponse with status SERVING, serialised."""
 
 Response = TypeVar("Response")
-
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 2.0
-MODES_OF_PNG: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 class SegmentationClient:
     """A connection to one gateway; may be shared by threads.
 
+    Calls are tried again, within their time, while the gateway cannot be reached or is full.
+
+    An image is sent once: asked about again, it is only named, and sent anew if the server has
+    forgotten it.
+
     Args:
         address: HOST:PORT of the gateway.
         timeout_s: longest time for one call, tries again included.
+        retry: whether to try again at all.
+        token: bearer token, where the gateway asks for one.
+        tls: whether the gateway speaks TLS.
+        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
+
+    Raises:
+        ConfigError: the token or the file of certificates cannot be used.
     """
 
-    def __init__(self, address: str = "127.0.0.1:50051", *, timeout_s: float = 60.0) -> None:
-        self._address = address
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        retry: bool = True,
+        token: str | None = None,
+        tls: bool = False,
+        ca: Path | None = None,
+    ) -> None:
+        self._endpoint = Endpoint(address, token, tls, ca)
         self._timeout_s = timeout_s
-        unlimited = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
-        self._channel = grpc.insecure_channel(address, options=unlimited)
-        stub = pb_grpc.SegmentationStub(self._channel)  # type: ignore[no-untyped-call]
-        self._segment: Callable[..., pb.SegmentResponse] = stub.Segment
-        self._describe: Callable[..., pb.DescribeResponse] = stub.Describe
+        self._retry = retry
+        self._sent = SentImages()
+        self._channel = self._endpoint.channel()
+        self._stub: Any = pb_grpc.SegmentationStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -90,46 +122,49 @@ class SegmentationClient:
     def segment(
         self,
         image: ImageLike,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt] = (),
         *,
+        classes: Sequence[str] = (),
+        class_search: ClassSearch | None = None,
         mask_selection: MaskSelection = MaskSelection.SINGLE,
         request_id: str = "",
     ) -> SegmentResult:
-        """Segment what the prompts point at.
+        """Segment what the prompts point at, or all entities of classes.
 
         Args:
-            image: an array and a Pillow image are sent as PNG, bytes and files as they are.
+            image: an array and a Pillow image are sent as PNG, bytes and files as they are. To ask
+                about an array again and again, encode it once with `encode_image`.
             prompts: one for each entity.
+            classes: instead of prompts, names of classes that the server knows.
+            class_search: how their entities are looked for.
             mask_selection: which masks answer a prompt.
             request_id: appears in the answer and in the gateway's log.
 
         Raises:
-            ContractError: the image or a prompt is wrong.
-            LimitError: the request is over a limit, or the gateway is full.
+            ContractError: the image, a prompt or a name is wrong.
+            LimitError: the request is over a limit, or the gateway is full (FullError).
+            NotFoundError: the server does not know an ImageId any more.
+            AuthenticationError: the gateway asks for a token, and for another one than was given.
             UnavailableError: the gateway, or the server behind it, cannot be reached.
             DeadlineError: no answer within timeout_s.
             ServingError: anything else went wrong in the service.
         """
-        request = pb.SegmentRequest(
+        request = segment_request(
+            prompts,
+            classes=classes,
+            class_search=class_search,
+            mask_selection=mask_selection,
             request_id=request_id,
-            image_bytes=encode_image(image),
-            prompts=[_prompt_message(prompt) for prompt in prompts],
-            mask_selection=pb.MaskSelection.Name(mask_selection.value),
         )
-        response = self._call(self._segment, request)
-        return SegmentResult(
-            request_id=response.request_id,
-            original_size=(response.original_size.height, response.original_size.width),
-            prompts=tuple(prompts),
-            masks=tuple(tuple(map(_mask, result.masks)) for result in response.results),
-            model_name=response.model_name,
-            model_version=response.model_version,
-            timings_ms={
-                "validate": response.timings.validate_ms,
-                "triton": response.timings.triton_ms,
-                "total": response.timings.total_ms,
-            },
-        )
+        *named, last = self._sent.ways(request, image)
+        for way in named:
+            try:
+                return result_of(self._call(self._stub.Segment, way), prompts)
+            except NotFoundError:
+                self._sent.forget(way)
+        response: pb.SegmentResponse = self._call(self._stub.Segment, last)
+        self._sent.answered(response)
+        return result_of(response, prompts)
 
     def describe(self) -> Description:
         """Ask which model answers, within which limits.
@@ -137,23 +172,54 @@ class SegmentationClient:
         Raises:
             CpcSamError: as `segment`.
         """
-        response = self._call(self._describe, pb.DescribeRequest())
-        numbers = ("max_image_bytes", "max_pixels", "max_prompts", "max_points", "max_in_flight")
-        return Description(
-            model_name=response.model.name,
-            model_version=response.model.version,
-            model_size=response.model.size,
-            image_size=response.model.image_size,
-            limits={name: getattr(response.limits, name) for name in numbers},
-            image_formats=tuple(response.limits.image_formats),
-            gateway_version=response.gateway_version,
-            triton_version=response.triton_version,
-        )
+        return description_of(self._call(self._stub.Describe, pb.DescribeRequest()))
+
+    def classes(self) -> tuple[ClassInfo, ...]:
+        """Ask which classes the server knows.
+
+        Raises:
+            CpcSamError: as `segment`.
+        """
+        return classes_of(self._call(self._stub.ListClasses, pb.ListClassesRequest()))
+
+    def add_class(
+        self, name: str, examples: Sequence[Example], *, tile_size: int = 0
+    ) -> tuple[ClassInfo, ...]:
+        """Teach a class by annotated images.
+
+        Args:
+            name: of the new class.
+            examples: a few images with all entities of the class in them.
+            tile_size: for the first class: side of the tiles in which images are looked at, in
+                pixels; small entities need small tiles. 0 looks at whole images.
+
+        Returns:
+            All classes that the server now knows.
+
+        Raises:
+            ExistsError: the class is known already.
+            ForbiddenError: the token may not change classes.
+            PreconditionError: the gateway keeps no classes.
+            CpcSamError: as `segment`.
+        """
+        request = add_class_request(name, examples, tile_size)
+        return classes_of(self._call(self._stub.AddClass, request))
+
+    def remove_class(self, name: str) -> tuple[ClassInfo, ...]:
+        """Make the server forget a class.
+
+        Returns:
+            The classes that are left.
+
+        Raises:
+            NotFoundError: there is no such class.
+            CpcSamError: as `add_class`.
+        """
+        return classes_of(self._call(self._stub.RemoveClass, pb.RemoveClassRequest(name=name)))
 
     def healthy(self) -> bool:
         """Whether the gateway can be reached and says it can answer; asks once."""
-        # The standard health messages are one enum; spelled here, they need no further package.
-        check: Callable[..., bytes] = self._channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: Callable[..., bytes] = self._channel.unary_unary(HEALTH_CHECK)
         try:
             return check(b"", timeout=self._timeout_s) == HEALTHY
         except grpc.RpcError:
@@ -161,90 +227,12 @@ class SegmentationClient:
 
     def _call(self, method: Callable[..., Response], request: Any) -> Response:
         """Call until it succeeds, fails for good, or the time is over."""
-        deadline = time.monotonic() + self._timeout_s
-        pause_s = FIRST_PAUSE_S
+        attempts = Attempts(self._endpoint.address, self._timeout_s, self._retry)
         while True:
             try:
-                return method(request, timeout=max(deadline - time.monotonic(), 1e-3))
+                return method(
+                    request, timeout=attempts.remaining_s, metadata=self._endpoint.metadata
+                )
             except grpc.RpcError as error:
-                status, message = error.code(), error.details() or ""
-                wait_s = pause_s * random.uniform(0.5, 1.0)
-                again = status is grpc.StatusCode.UNAVAILABLE
-                if not again or time.monotonic() + wait_s >= deadline:
-                    raise error_of_status(status, self._told(status, message)) from error
-            time.sleep(wait_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
-
-    def _told(self, status: grpc.StatusCode, message: str) -> str:
-        """The gateway's own words; where gRPC itself gave up, words of the same form."""
-        if ": got " in message:
-            return message
-        expected, fix = {
-            grpc.StatusCode.UNAVAILABLE: (
-                "a gateway that answers",
-                "start it or correct HOST:PORT",
-            ),
-            grpc.StatusCode.DEADLINE_EXCEEDED: (
-                f"an answer within {self._timeout_s:g} s",
-                "allow more time",
-            ),
-        }.get(status, ("an answer", "see the gateway's log"))
-        reason = message.rpartition(": ")[2] or status.name
-        return f"{self._address}: got {reason}, expected {expected}; {fix}"
-
-
-HEALTHY: Final = b"\x08\x01"
-"""HealthCheckResponse with status SERVING, serialised."""
-
-
-def encode_image(image: ImageLike) -> bytes:
-    """Bytes of an image file: what is not one yet becomes a PNG.
-
-    Raises:
-        ContractError: an array of another shape or dtype, or a file that cannot be read.
-    """
-    if isinstance(image, bytes):
-        return image
-    if isinstance(image, str | Path):
-        try:
-            return Path(image).read_bytes()
-        except OSError as error:
-            raise ContractError.of(
-                str(image), got=error.strerror, expected="an image file", fix="correct the path"
-            ) from error
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ContractError.of(
-                "image",
-                got=f"shape {image.shape} of {image.dtype}",
-                expected="(H, W, 3) of uint8, RGB",
-                fix="convert the array, or send the file's bytes",
-            )
-        image = Image.fromarray(image)
-    elif image.mode not in MODES_OF_PNG:
-        image = image.convert("RGB")
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
-def _prompt_message(prompt: Prompt) -> pb.Prompt:
-    points = [
-        pb.Point(x=x, y=y, background=label == PointLabel.BACKGROUND)
-        for (x, y), label in zip(prompt.point_coords, prompt.point_labels, strict=True)
-    ]
-    if prompt.box is None:
-        return pb.Prompt(points=points)
-    x0, y0, x1, y1 = prompt.box
-    return pb.Prompt(points=points, box=pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
-
-
-def _mask(message: pb.Mask) -> Mask:
-    rle, box = message.coco_rle, message.box
-    return Mask(
-        size=(rle.size.height, rle.size.width),
-        counts=rle.counts,
-        score=message.score,
-        box=(box.x0, box.y0, box.x1, box.y1),
-        area=message.area,
-    )
+                pause_s = attempts.pause_after(error)
+            time.sleep(pause_s)

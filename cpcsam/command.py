@@ -14,7 +14,7 @@ from cpcsam.errors import CpcSamError
 
 __all__ = ["ArgumentParser", "exit_code_of", "port", "positive"]
 
-EXTRAS: Final = {"PIL": "client", "pycocotools": "client"}
+EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
 """Modules that an extra brings, and the extra."""
 
 

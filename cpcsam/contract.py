@@ -59,6 +59,8 @@ PIXEL_STD: Final = (58.395, 57.12, 57.375)
 """Per channel (R, G, B), in grey levels 0-255; `Sam.pixel_std`."""
 MASK_THRESHOLD: Final = 0.0
 """A logit above this is foreground; `Sam.mask_threshold`."""
+STABILITY_OFFSET: Final = 1.0
+"""By which the threshold moves up and down to see how stable a mask is, as in SAM."""
 
 PROMPT_BUCKETS: Final = (1, 4, 16)
 """Prompts of one decoder request are padded to one of these; more are split over requests."""

@@ -12,6 +12,8 @@ CpcSamError
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "ArtifactError",
     "ConfigError",
@@ -28,7 +30,7 @@ class CpcSamError(Exception):
     """Base of all errors; the message reads *what: got, expected; fix*."""
 
     @classmethod
-    def of(cls, what: str, *, got: object, expected: object, fix: str) -> CpcSamError:
+    def of(cls, what: str, *, got: object, expected: object, fix: str) -> Self:
         """Build the error in the house form.
 
         Args:

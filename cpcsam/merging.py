@@ -38,6 +38,7 @@ class FoundMask:
         mask: (h, w) bool, of the area's size.
         tile: where it was found, or its best part.
         cut: whether it reaches an inner side of its tile, so that a part may be missing.
+        stability: how little it changes with the threshold of its logits; 1 without logits.
     """
 
     class_index: int
@@ -47,6 +48,7 @@ class FoundMask:
     mask: BoolMask
     tile: Tile
     cut: bool
+    stability: float = 1.0
 
     def within(self, part: Tile) -> BoolMask:
         """The mask in a part of the image, of the part's size."""

@@ -16,7 +16,11 @@ from pycocotools import mask as coco_mask
 
 from cpcsam.prompt import XYXY, Prompt
 
-__all__ = ["Description", "Mask", "SegmentResult", "coco_annotations"]
+__all__ = ["ClassInfo", "Description", "ImageId", "Mask", "SegmentResult", "coco_annotations"]
+
+
+class ImageId(str):
+    """Names an image that the server has seen: the SHA-256 of its file, in hexadecimal."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Mask:
         score: predicted IoU with the entity.
         box: XYXY, the smallest box that holds the mask; all zero for an empty mask.
         area: pixels in the mask.
+        label: name of the class, where classes were asked for.
     """
 
     size: tuple[int, int]
@@ -36,6 +41,7 @@ class Mask:
     score: float
     box: XYXY
     area: int
+    label: str = ""
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
@@ -56,11 +62,13 @@ class SegmentResult:
     Attributes:
         request_id: as given with the request.
         original_size: (H, W) of the image.
-        prompts: the prompts asked.
+        prompts: the prompts asked; where entities were found instead, a click on each.
         masks: for each prompt its masks: one, or three for `MaskSelection.ALL`.
         model_name: the serving entry point that answered.
         model_version: its version.
         timings_ms: milliseconds in the gateway by stage: `validate`, `triton`, `total`.
+        image_id: names the image in further requests.
+        cached: whether the server knew the image, so that it had to encode nothing.
     """
 
     request_id: str
@@ -70,6 +78,21 @@ class SegmentResult:
     model_name: str
     model_version: str
     timings_ms: dict[str, float]
+    image_id: ImageId = ImageId("")
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A class that a server knows.
+
+    Attributes:
+        name: of the class.
+        prototypes: by so many it is known.
+    """
+
+    name: str
+    prototypes: int
 
 
 @dataclass(frozen=True)
@@ -85,6 +108,7 @@ class Description:
         image_formats: names of the accepted encodings.
         gateway_version: version of the gateway.
         triton_version: version of the Triton server behind it.
+        classes: names of the caller's classes.
     """
 
     model_name: str
@@ -95,6 +119,7 @@ class Description:
     image_formats: tuple[str, ...]
     gateway_version: str
     triton_version: str
+    classes: tuple[str, ...]
 
 
 def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:

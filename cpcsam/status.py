@@ -12,8 +12,14 @@ import grpc
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 
 __all__ = [
+    "AuthenticationError",
     "DeadlineError",
+    "ExistsError",
+    "ForbiddenError",
+    "FullError",
     "LimitError",
+    "NotFoundError",
+    "PreconditionError",
     "UnavailableError",
     "error_of_status",
     "status_of_error",
@@ -22,6 +28,36 @@ __all__ = [
 
 class LimitError(ServingError):
     """A request over one of the service's limits, or one too many at a time."""
+
+
+class FullError(LimitError):
+    """No place is free at the moment; trying again helps.
+
+    Attributes:
+        retry_s: after how many seconds.
+    """
+
+    retry_s: float = 1.0
+
+
+class NotFoundError(ServingError):
+    """What the request names is not there, or not any more."""
+
+
+class ExistsError(ServingError):
+    """What is to be made is there already."""
+
+
+class PreconditionError(ServingError):
+    """The request is good, but the server is not in a state to fulfil it."""
+
+
+class AuthenticationError(ServingError):
+    """The caller did not say who they are, or is not known."""
+
+
+class ForbiddenError(ServingError):
+    """The caller is known, and may not do this."""
 
 
 class UnavailableError(ServingError):
@@ -36,6 +72,11 @@ class DeadlineError(ServingError):
 _STATUSES: Final[tuple[tuple[type[CpcSamError], grpc.StatusCode], ...]] = (
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ExistsError, grpc.StatusCode.ALREADY_EXISTS),
+    (PreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
+    (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ServingError, grpc.StatusCode.INTERNAL),
@@ -50,8 +91,20 @@ def status_of_error(error: CpcSamError) -> grpc.StatusCode:
     )
 
 
-def error_of_status(status: grpc.StatusCode, message: str) -> CpcSamError:
-    """Error that the caller of a request which failed with this status gets."""
+def error_of_status(
+    status: grpc.StatusCode, message: str, retry_s: float | None = None
+) -> CpcSamError:
+    """Error that the caller of a request which failed with this status gets.
+
+    Args:
+        status: as gRPC gave it.
+        message: likewise.
+        retry_s: after how many seconds to try again, if the gateway said so.
+    """
+    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_s is not None:
+        error = FullError(message)
+        error.retry_s = retry_s
+        return error
     kind = next((kind for kind, code in _STATUSES if code is status), ServingError)
     known = any(code is status for _, code in _STATUSES)
     return kind(message if known else f"{status.name}: {message}")

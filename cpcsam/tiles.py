@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["Tile", "tile_grid", "touches_inner_side"]
+__all__ = ["Tile", "tile_grid", "tiles_of", "touches_inner_side"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,23 @@ def tile_grid(size: tuple[int, int], side: int, overlap: int) -> list[Tile]:
         for top in rows
         for left in columns
     ]
+
+
+def tiles_of(
+    size: tuple[int, int], side: int, overlap: float, max_tiles: int | None = None
+) -> list[Tile]:
+    """The tiles in which an image is shown.
+
+    Args:
+        size: (H, W) of the image.
+        side: of a tile; 0 shows the whole image at once.
+        overlap: of neighbours, as a part of the side.
+        max_tiles: at most so many, evenly spread; None takes all.
+    """
+    side = side or max(size)
+    tiles = tile_grid(size, side, min(int(side * overlap), side - 1))
+    count = min(len(tiles), max_tiles or len(tiles))
+    return [tiles[index * len(tiles) // count] for index in range(count)]
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from cpcsam.contract import LOW_RES_FACTOR, MAX_PIXELS, grid_size
+from cpcsam.contract import (
+    LOW_RES_FACTOR,
+    MASK_THRESHOLD,
+    MAX_PIXELS,
+    STABILITY_OFFSET,
+    grid_size,
+)
 from cpcsam.errors import ContractError, CpcSamError
 
 __all__ = [
@@ -23,6 +29,8 @@ __all__ = [
     "pad_image",
     "resize_coords",
     "resize_image",
+    "stability_score",
+    "to_frame",
     "upscale_masks",
 ]
 
@@ -148,6 +156,22 @@ def pad_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
     return padded
 
 
+def to_frame(
+    image: NDArray[np.uint8], image_size: int
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Show an image in the encoder's frame.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (3, image_size, image_size) uint8, and input_size (H, W).
+    """
+    resized = resize_image(image, image_size)
+    return pad_image(resized, image_size), (resized.shape[0], resized.shape[1])
+
+
 def resize_coords(
     point_coords: NDArray[Any], original_size: tuple[int, int], image_size: int
 ) -> NDArray[np.float32]:
@@ -202,6 +226,20 @@ def upscale_masks(
     columns = _axis_matrix(low_res, image_size, input_size[1], original_size[1])
     transposed: NDArray[np.float32] = columns @ np.swapaxes(low_res_masks, -1, -2) @ rows.T
     return np.swapaxes(transposed, -1, -2)
+
+
+def stability_score(logits: NDArray[np.float32]) -> float:
+    """How little a mask changes with its threshold (SAM's `calculate_stability_score`).
+
+    Args:
+        logits: of one mask, in the original image.
+
+    Returns:
+        IoU of the masks at STABILITY_OFFSET above and below MASK_THRESHOLD; 0 where both are empty.
+    """
+    inner = int((logits > MASK_THRESHOLD + STABILITY_OFFSET).sum())
+    outer = int((logits > MASK_THRESHOLD - STABILITY_OFFSET).sum())
+    return inner / outer if outer else 0.0
 
 
 @lru_cache(maxsize=16)

@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 BACKGROUND: Final = -1
-"""Owner of the prototypes that belong to no class."""
+"""Owner of the prototypes that belong to no class; one below by the index of a class is likewise
+background, learnt with that class and forgotten with it."""
 
 Array = NDArray[np.float32]
 
@@ -113,7 +114,7 @@ class Vocabulary:
         mean: (256,) subtracted from embeddings.
         metric: (256, 256), applied next; the result is scaled to length 1.
         prototypes: (K, 256) of length 1.
-        owners: (K,) int32, index of the class each belongs to, or BACKGROUND.
+        owners: (K,) int32, index of the class each belongs to, or BACKGROUND and below.
         calibration: (C, 2), slope and intercept of each class's logistic curve.
     """
 
@@ -170,12 +171,13 @@ class Vocabulary:
         pooled = _require_entities(examples.pooled(0), name)
         cells, coverage = examples.cells(), examples.coverage(0)
         margins = self._margins(cells)
-        claimed = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1]).max(-1) > 0.5
-        rest = cells[(coverage == 0) & ~claimed]
+        likely = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1])
+        rest = cells[(coverage == 0) & ~(likely > 0.5).any(-1)]
         added = [cluster(self._project(pooled), self.config.prototypes)]
         if len(rest):
             added.append(cluster(self._project(rest), self.config.prototypes))
-        owners = [len(self.names)] * len(added[0]) + [BACKGROUND] * sum(map(len, added[1:]))
+        index = len(self.names)
+        owners = [index] * len(added[0]) + [_background_of(index)] * sum(map(len, added[1:]))
         extended = replace(
             self,
             names=(*self.names, name),
@@ -187,6 +189,35 @@ class Vocabulary:
         calibration = np.concatenate([self.calibration, np.array([curve], np.float32)])
         return replace(extended, calibration=calibration)
 
+    def without(self, name: str) -> Vocabulary:
+        """Remove a class, and what was learnt as background with it: the inverse of `extend`.
+
+        Args:
+            name: of the class.
+
+        Raises:
+            ConfigError: there is no such class.
+        """
+        if name not in self.names:
+            raise ConfigError.of(
+                "class",
+                got=f"{name!r}, which is not known",
+                expected=f"one of {', '.join(self.names)}",
+                fix="correct the name",
+            )
+        gone = self.names.index(name)
+        kept = (self.owners != gone) & (self.owners != _background_of(gone))
+        owners = self.owners[kept]
+        later = owners > gone
+        with_later = owners < _background_of(gone)
+        return replace(
+            self,
+            names=tuple(known for known in self.names if known != name),
+            prototypes=self.prototypes[kept],
+            owners=np.asarray(owners - later + with_later, np.int32),
+            calibration=np.delete(self.calibration, gone, axis=0),
+        )
+
     def _project(self, embeddings: Array) -> Array:
         """(..., 256) to unit vectors in which similarity is the dot product."""
         projected = (embeddings - self.mean) @ self.metric
@@ -196,12 +227,12 @@ class Vocabulary:
     def _margins(self, embeddings: Array) -> Array:
         """(..., 256) to (..., C): nearness to a class less nearness to everything else."""
         similarity = self._project(embeddings) @ self.prototypes.T * self.config.sharpness
-        margins = [
-            log_mean_exp(similarity[..., self.owners == index])
-            - log_mean_exp(similarity[..., self.owners != index])
-            for index in range(len(self.names))
-        ]
-        return np.stack(margins, axis=-1)
+        margins = np.zeros((*embeddings.shape[:-1], len(self.names)), np.float32)
+        for index in range(len(self.names)):
+            own = self.owners == index
+            margins[..., index] = log_mean_exp(similarity[..., own])
+            margins[..., index] -= log_mean_exp(similarity[..., ~own])
+        return margins
 
 
 def build_vocabulary(
@@ -259,6 +290,11 @@ def build_vocabulary(
     margins = vocabulary._margins(cells)
     curves = [fit_logistic(margins[:, i], coverage) for i, coverage in enumerate(coverages)]
     return replace(vocabulary, calibration=np.array(curves, np.float32))
+
+
+def _background_of(index: int) -> int:
+    """Owner of the background that was learnt with a class."""
+    return BACKGROUND - 1 - index
 
 
 def _require_entities(pooled: Array, name: str) -> Array:

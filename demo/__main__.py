@@ -129,7 +129,7 @@ def _make(scene: Scene, work: Path, minutes: float) -> dict[str, float]:
         "repository": run_stage(
             "Make the Triton model repository",
             "export.repository",
-            *("--onnx", work / "onnx", "--out", work / "repository"),
+            *("publish", "--onnx", work / "onnx", "--out", work / "repository"),
         ),
     }
 

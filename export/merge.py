@@ -17,11 +17,12 @@ from typing import Final
 
 import torch
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifact import MANIFEST_NAME, is_made_from, read_manifest, sha256_file
 from cpcsam.checkpoint import base_digest, load_base, load_run, save_merged
 from cpcsam.errors import ConfigError, CpcSamError, ExportError
 from cpcsam.model.fuse import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
+from export.code import code_digest
 from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
 
 __all__ = ["TOLERANCE", "main", "measure_difference", "merge"]
@@ -33,7 +34,7 @@ TOLERANCE: Final = 1e-4
 def merge(
     run: Path | None, base: Path | None, out: Path, image_size: int | None = None
 ) -> dict[str, float]:
-    """Merge, compare and publish an artifact of kind `merged`.
+    """Merge, compare and publish an artifact of kind `merged`; keep one of this run at `out`.
 
     Args:
         run: an artifact of kind `run`, None to merge the bare base.
@@ -54,21 +55,31 @@ def merge(
             raise ConfigError.of(
                 "--image-size", got=image_size, expected="none with --run", fix="leave it out"
             )
-        model = load_run(run, base)
         parents = {
             "run": sha256_file(run / MANIFEST_NAME),
             "base": read_manifest(run, "run", verify=False).parents["base"],
+            "code": code_digest(),
         }
+        if is_made_from(out, "merged", parents=parents):
+            return dict(read_manifest(out, verify=False).metrics["relative_difference"])
+        model = load_run(run, base)
     elif base is not None:
         model = load_base(base, image_size=image_size)
-        parents = {"base": base_digest(base)}
+        parents = {"base": base_digest(base), "code": code_digest()}
     else:
         raise ConfigError.of(
             "--run", got="neither --run nor --base", expected="one of them", fix="give a run"
         )
     merged = fuse(model)
     differences = measure_difference(model, merged)
-    save_merged(merged, out, parents=parents, metrics={"relative_difference": differences})
+    save_merged(
+        merged,
+        out,
+        parents=parents,
+        # By this digest vocabularies know the model; every later artifact hands it on.
+        config={"trained_model": parents.get("run", parents["base"])},
+        metrics={"relative_difference": differences},
+    )
     return differences
 
 

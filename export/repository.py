@@ -1,60 +1,58 @@
-"""Command: make the Triton model repository of exported graphs.
+"""Command: publish versions of the Triton model repository, list, verify and roll back.
 
-python -m export.repository --onnx build/onnx --out build/repository
-python -m export.repository --target gpu --engines build/engines --out build/repository-gpu
-python -m export.repository --configs model_repository
+python -m export.repository publish --onnx build/onnx --out build/repository
+python -m export.repository publish --engines build/engines --out build/repository-gpu
+python -m export.repository list build/repository
+python -m export.repository verify build/repository
+python -m export.repository rollback build/repository
+python -m export.repository rollback build/repository --to 3
+python -m export.repository configs model_repository
 
-The last form rewrites the committed trees after a change of the contract.
+Each version is a whole repository of its own, so that all its models change together. A server
+keeps the version that was current when it started. The last form rewrites the committed trees
+after a change of the contract.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import (
-    MANIFEST_NAME,
-    Manifest,
-    publish,
-    read_manifest,
-    sha256_file,
-    write_atomic,
-)
+from cpcsam.artifact import MANIFEST_NAME, Manifest, publish, read_manifest, sha256_file
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import IMAGE_SIZES
-from cpcsam.errors import ArtifactError, ConfigError
-from export.triton_config import SERVED_GRAPHS, RepositoryConfig, Target, config_text, model_configs
+from cpcsam.errors import ArtifactError
+from cpcsam.versions import CURRENT, current_version, list_versions, roll_back, switch_to, writing
+from export.model_tree import SOURCE_KIND, model_files, plan_tree, write_files
+from export.triton_config import RepositoryConfig, Target
 
 __all__ = ["COMMITTED", "COMMITTED_MODEL", "build_repository", "main", "write_configs"]
 
 PROG: Final = "python -m export.repository"
+KIND: Final = "repository"
 COMMITTED: Final = Path(__file__).resolve().parents[1] / "model_repository"
 COMMITTED_MODEL: Final = ("vit_t", 256)
 """Model size and image_size of the committed trees: those of the shipped base."""
 
-TARGETS: Final[tuple[Target, ...]] = ("cpu", "gpu")
-SOURCE_KIND: Final = {"cpu": "onnx", "gpu": "engine"}
-SOURCE_SUFFIX: Final = {"cpu": ".onnx", "gpu": ".plan"}
-VERSION: Final = "1"
-CONFIG_NAME: Final = "config.pbtxt"
-SHIM_NAME: Final = "model.py"
-
 
 def build_repository(
     source: Path, out: Path, *, target: Target = "cpu", threads: int = 0, shims: Path = COMMITTED
-) -> None:
-    """Make the repository artifact at `out`; one already there is replaced when it is complete.
+) -> Path:
+    """Publish graphs as the current version, unless a version is just that already.
 
     Args:
         source: artifact with the graphs: of kind `onnx` for the CPU, `engine` for the GPU.
-        out: the repository's directory, an artifact of kind `repository`.
+        out: the folder of versions, each an artifact of kind `repository`.
         target: `cpu` or `gpu`.
         threads: of one ONNX Runtime call; 0 is one a core.
         shims: the committed trees, from which the model.py files are copied.
+
+    Returns:
+        The version's folder.
 
     Raises:
         ArtifactError: source is not such an artifact, was altered, or lacks a graph.
@@ -67,21 +65,41 @@ def build_repository(
         target=target,
         threads=threads,
         model_digest=digest,
+        trained_model=str(manifest.config.get("trained_model", "")),
     )
     parents = {manifest.kind: digest}
     config = {**manifest.config, "target": target, "threads": threads}
-    with publish(out, "repository", parents=parents, config=config) as staging:
-        _write_models(staging, repository, shims / target)
-        for graph in SERVED_GRAPHS:
-            _copy_graph(source, staging / graph.name / VERSION, graph.name, SOURCE_SUFFIX[target])
+    with writing(out):
+        versions = list_versions(out)
+        for number in reversed(versions):
+            tree = plan_tree(source, manifest, repository, shims / target, number)
+            if _holds(versions[number], tree.digests):
+                switch_to(out, number)
+                return versions[number]
+        number = max(versions, default=0) + 1
+        tree = plan_tree(source, manifest, repository, shims / target, number)
+        with publish(out / str(number), KIND, parents=parents, config=config) as staging:
+            tree.write(staging)
+        switch_to(out, number)
+    return out / str(number)
 
 
 def write_configs(trees: Path) -> None:
     """Rewrite the committed trees' configurations, and copy to gpu the steps' shims of cpu."""
-    for target in TARGETS:
-        _write_models(
-            trees / target, RepositoryConfig(*COMMITTED_MODEL, target=target), trees / "cpu"
-        )
+    for target in SOURCE_KIND:
+        repository = RepositoryConfig(*COMMITTED_MODEL, target=target)
+        write_files(trees / target, model_files(repository, trees / "cpu", version=1))
+
+
+def _holds(version: Path, digests: Mapping[str, str]) -> bool:
+    """Whether a version has just these files, unaltered."""
+    try:
+        if read_manifest(version, KIND, verify=False).files != digests:
+            return False
+        read_manifest(version, KIND)
+    except ArtifactError:
+        return False
+    return True
 
 
 def _image_size(source: Path, manifest: Manifest) -> int:
@@ -96,70 +114,98 @@ def _image_size(source: Path, manifest: Manifest) -> int:
     return int(image_size)
 
 
-def _write_models(tree: Path, repository: RepositoryConfig, shims: Path) -> None:
-    """Write each model's config.pbtxt, and its model.py if it has one."""
-    for name, config in model_configs(repository).items():
-        write_atomic(tree / name / CONFIG_NAME, config_text(config).encode())
-        version = tree / name / VERSION
-        if config.platform == "ensemble":
-            # Triton asks for a version folder; git and object stores drop empty ones.
-            write_atomic(version / ".keep", b"")
-        if config.backend == "python":
-            write_atomic(version / SHIM_NAME, (shims / name / VERSION / SHIM_NAME).read_bytes())
-
-
-def _copy_graph(source: Path, version: Path, name: str, suffix: str) -> None:
-    """Copy a graph as model.onnx or model.plan, and files of its weights under their own name."""
-    graph = source / f"{name}{suffix}"
-    if not graph.is_file():
-        raise ArtifactError.of(
-            str(graph), got="no such file", expected=f"the graph {name}", fix="export it again"
-        )
-    version.mkdir(exist_ok=True)
-    shutil.copyfile(graph, version / f"model{suffix}")
-    for weights in sorted(source.glob(f"{name}{suffix}?*")):
-        shutil.copyfile(weights, version / weights.name)
-
-
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=PROG,
-        description="Make the Triton model repository of exported graphs.",
-        epilog=(__doc__ or "").split("\n", 2)[2],
-    )
-    parser.add_argument("--onnx", type=Path, metavar="DIR", help="graphs for the CPU")
-    parser.add_argument("--engines", type=Path, metavar="DIR", help="TensorRT plans for the GPU")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the repository to write")
-    parser.add_argument("--target", choices=TARGETS, default="cpu", help="default: %(default)s")
-    parser.add_argument(
+    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
+    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    action = actions.add_parser("publish", help="add a version and make it the current one")
+    graphs = action.add_mutually_exclusive_group(required=True)
+    graphs.add_argument("--onnx", type=Path, metavar="DIR", help="graphs for the CPU")
+    graphs.add_argument("--engines", type=Path, metavar="DIR", help="TensorRT plans for the GPU")
+    action.add_argument("--out", type=Path, metavar="DIR", required=True, help="the repository")
+    action.add_argument(
         "--threads", type=int, default=0, help="of one graph on the CPU; default: one a core"
     )
-    parser.add_argument(
-        "--configs", type=Path, metavar="DIR", help="only rewrite the committed trees there"
-    )
+    action.set_defaults(run=_publish)
+
+    for name, run, purpose in (
+        ("list", _list, "list the versions; * marks the current one"),
+        ("verify", _verify, "compare every version with its digests"),
+        ("rollback", _rollback, "make an earlier version the current one"),
+    ):
+        action = actions.add_parser(name, help=purpose)
+        action.add_argument("repository", type=Path, metavar="DIR")
+        action.set_defaults(run=run)
+    action.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
+
+    action = actions.add_parser("configs", help="rewrite the committed trees")
+    action.add_argument("trees", type=Path, metavar="DIR")
+    action.set_defaults(run=lambda args: write_configs(args.trees))
     return parser
 
 
-def _run(args: argparse.Namespace) -> None:
-    if args.configs is not None:
-        write_configs(args.configs)
-        return
-    source, option = (args.onnx, "--onnx") if args.target == "cpu" else (args.engines, "--engines")
-    if source is None or args.out is None:
-        raise ConfigError.of(
-            f"--target {args.target}",
-            got=f"no {'--out' if source else option}",
-            expected=f"{option} and --out",
-            fix=f"see {PROG} --help",
+def _publish(args: argparse.Namespace) -> None:
+    target: Target = "cpu" if args.onnx else "gpu"
+    before = list_versions(args.out)
+    version = build_repository(
+        args.onnx or args.engines, args.out, target=target, threads=args.threads
+    )
+    unchanged = int(version.name) in before
+    print(f"{version}: current{', unchanged' if unchanged else ''}")
+
+
+def _list(args: argparse.Namespace) -> None:
+    current = current_version(args.repository)
+    print(
+        f"  {'version':8} {'made':16} {'target':6} {'model':6} {'size':>5} {'precision':9} graphs"
+    )
+    for number, path in _versions(args.repository).items():
+        manifest = read_manifest(path, KIND, verify=False)
+        made = datetime.fromtimestamp((path / MANIFEST_NAME).stat().st_mtime)
+        told = manifest.config.get
+        print(
+            f"{'*' if number == current else ' '} {number:<8} {made:%Y-%m-%d %H:%M} "
+            f"{told('target', ''):6} {told('model_size', ''):6} {told('image_size', 0):5} "
+            f"{told('precision', ''):9} {next(iter(manifest.parents.values()), '')[:12]}"
         )
-    build_repository(source, args.out, target=args.target, threads=args.threads)
-    print(args.out)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    current = current_version(args.repository)
+    altered = []
+    for number, path in _versions(args.repository).items():
+        try:
+            read_manifest(path, KIND)
+        except ArtifactError as error:
+            altered.append(error)
+            continue
+        print(f"{path}: whole{', current' if number == current else ''}")
+    if altered:
+        raise altered[0]
+
+
+def _rollback(args: argparse.Namespace) -> None:
+    number = roll_back(args.repository, KIND, args.to)
+    print(f"{args.repository / str(number)}: current; a server serves it when started again")
+
+
+def _versions(repository: Path) -> dict[int, Path]:
+    versions = list_versions(repository)
+    if not versions:
+        raise ArtifactError.of(
+            str(repository),
+            got="no version",
+            expected=f"numbered versions and the link {CURRENT}",
+            fix=f"make one with: {PROG} publish",
+        )
+    return versions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when done, 2 after an error, told in one line."""
     args = _parser().parse_args(argv)
-    return exit_code_of(lambda: _run(args), PROG)
+    return exit_code_of(lambda: args.run(args), PROG)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelInstanceGroup,
     ModelMetrics,
     ModelOutput,
+    ModelQueuePolicy,
 )
 
 from cpcsam.contract import (
@@ -37,6 +38,7 @@ from cpcsam.contract import (
     GraphSpec,
     TensorSpec,
 )
+from export.profiles import profiles_of
 
 __all__ = ["SERVED_GRAPHS", "RepositoryConfig", "Target", "config_text", "model_configs"]
 
@@ -57,6 +59,14 @@ ENCODER_EMBEDDINGS: Final = "encoder_embeddings"
 
 ENCODER_QUEUE_DELAY_US: Final = 2000
 """How long an image waits for others: the encoder is the bottleneck, no other model waits."""
+
+QUEUE_POLICY: Final = ModelQueuePolicy(
+    timeout_action=ModelQueuePolicy.REJECT,
+    default_timeout_microseconds=3_600_000_000,
+    allow_timeout_override=True,
+)
+"""A request whose time is over leaves the queue without costing a run. A request's own timeout
+counts only where it is shorter than the default."""
 
 LATENCY_FAMILY: Final = "nv_inference_first_response_histogram_ms"
 LATENCY_BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -80,7 +90,8 @@ class RepositoryConfig:
         target: `cpu` runs the graphs in the Python backend over ONNX Runtime, `gpu` as TensorRT
             plans.
         threads: of one ONNX Runtime call; 0 is one a core.
-        model_digest: SHA-256 that tells one trained model from another, told likewise.
+        model_digest: SHA-256 that tells one exported model from another, told likewise.
+        trained_model: digest of the run or base behind it, by which vocabularies know it.
     """
 
     model_size: str
@@ -88,6 +99,7 @@ class RepositoryConfig:
     target: Target
     threads: int = 0
     model_digest: str = ""
+    trained_model: str = ""
 
 
 def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
@@ -152,18 +164,24 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     config.dynamic_batching.max_queue_delay_microseconds = (
         ENCODER_QUEUE_DELAY_US if spec is IMAGE_ENCODER else 0
     )
+    config.dynamic_batching.default_queue_policy.CopyFrom(QUEUE_POLICY)
     _set_parameters(
         config,
         image_size=repository.image_size,
         intra_op_threads=repository.threads,
         model_size=repository.model_size,
         model_digest=repository.model_digest,
+        trained_model=repository.trained_model,
     )
     if repository.target == "gpu":
         config.platform = "tensorrt_plan"
         config.backend = "tensorrt"
         config.default_model_filename = "model.plan"
-        config.instance_group.add(kind=ModelInstanceGroup.KIND_GPU, count=1)
+        # Triton uses the first profile alone unless all are named.
+        profiles = range(len(profiles_of(spec, repository.image_size)))
+        config.instance_group.add(
+            kind=ModelInstanceGroup.KIND_GPU, count=1, profile=map(str, profiles)
+        )
     else:
         config.backend = "python"
         config.default_model_filename = "model.py"

@@ -1,4 +1,4 @@
-"""The gateway's answer, from the run lengths and scores that Triton returns."""
+"""The gateway's answers, from run lengths, scores and masks."""
 
 from __future__ import annotations
 
@@ -6,52 +6,68 @@ from collections.abc import Sequence
 
 from pycocotools import mask as coco_mask
 
-from cpcsam.contract import SEGMENT
+from cpcsam.merging import FoundMask
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.triton_client import ChunkMasks
+from serving.prompting import PromptedMasks
+from serving.run_lengths import rle_of_part
 
-__all__ = ["mask_message", "response_of"]
+__all__ = ["found_response", "mask_message", "prompted_response"]
 
 
-def response_of(
-    request_id: str, original_size: tuple[int, int], answers: Sequence[ChunkMasks]
-) -> pb.SegmentResponse:
-    """Put the answers of all chunks together, in order; the timings stay empty.
+def prompted_response(found: PromptedMasks, size: tuple[int, int]) -> pb.SegmentResponse:
+    """Put the answers of all chunks together, in order.
 
     Args:
-        request_id: of the request.
-        original_size: (H, W), the size of the masks.
-        answers: one a chunk, without padding.
+        found: the masks of prompts.
+        size: (H, W) of the image.
     """
     return pb.SegmentResponse(
-        request_id=request_id,
-        original_size=_size(original_size),
+        cached=found.cached,
+        original_size=_size(size),
         results=[
             pb.PromptResult(
                 masks=[
-                    mask_message(mask_counts, float(score), original_size)
+                    mask_message(mask_counts, float(score), size)
                     for mask_counts, score in zip(counts, scores, strict=True)
                 ]
             )
-            for answer in answers
-            for counts, scores in zip(answer.counts, answer.scores, strict=True)
+            for chunk in found.chunks
+            for counts, scores in zip(chunk.counts, chunk.scores, strict=True)
         ],
-        model_name=SEGMENT.name,
-        model_version=answers[0].model_version,
     )
 
 
-def mask_message(counts: bytes, score: float, original_size: tuple[int, int]) -> pb.Mask:
+def found_response(
+    found: Sequence[FoundMask], names: Sequence[str], size: tuple[int, int], cached: bool
+) -> pb.SegmentResponse:
+    """One result for each entity that was found.
+
+    Args:
+        found: the masks, in order.
+        names: of the classes, by their index.
+        size: (H, W) of the image.
+        cached: whether nothing had to be encoded.
+    """
+    response = pb.SegmentResponse(cached=cached, original_size=_size(size))
+    for one in found:
+        message = mask_message(rle_of_part(one.mask, one.area, size), one.score, size)
+        message.label = names[one.class_index]
+        x, y = one.click
+        response.results.add(masks=[message], found_at=pb.Point(x=x, y=y))
+    return response
+
+
+def mask_message(counts: bytes, score: float, size: tuple[int, int]) -> pb.Mask:
     """One mask with its box (XYXY, zero where it is empty) and area, read off the run lengths."""
-    rle = {"size": list(original_size), "counts": counts}
+    rle = {"size": list(size), "counts": counts}
     x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
     return pb.Mask(
-        coco_rle=pb.CocoRle(size=_size(original_size), counts=counts.decode("ascii")),
+        coco_rle=pb.CocoRle(size=_size(size), counts=counts.decode("ascii")),
         score=score,
         box=pb.Box(x0=x, y0=y, x1=x + width, y1=y + height),
         area=int(coco_mask.area(rle)),
     )
 
 
-def _size(original_size: tuple[int, int]) -> pb.Size:
-    return pb.Size(height=original_size[0], width=original_size[1])
+def _size(size: tuple[int, int]) -> pb.Size:
+    return pb.Size(height=size[0], width=size[1])

@@ -3,6 +3,7 @@
 python -m serving.gateway --triton 127.0.0.1:8001
 python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0.0.0
 python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
+python -m serving.gateway --tokens tokens.txt --tls-cert server.pem --tls-key server.key
 
 It listens on loopback unless told otherwise, and stops on SIGTERM or Ctrl-C when the requests in
 work are answered, after --grace seconds at the latest.
@@ -28,15 +29,28 @@ from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.access import Access, AccessInterceptor
+from serving.admission import Admission
+from serving.class_desk import ClassDesk
+from serving.class_search import ClassSearch
+from serving.embedder import Embedder
+from serving.embedding_cache import EmbeddingCache
 from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
+from serving.images import ImageDesk
 from serving.metrics import Metrics, serve_metrics
+from serving.prompting import Prompting
+from serving.rpc import RpcRunner
+from serving.segmenting import Segmenting
 from serving.service import SegmentationService
 from serving.triton_client import TritonClient
+from serving.vocabulary_store import VocabularyStore
 
 __all__ = ["Gateway", "GatewayConfig", "main", "run_until_stopped", "start_gateway"]
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
 HEALTH_PERIOD_S: Final = 1.0
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOG = logging.getLogger(__name__)
 PROG: Final = "python -m serving.gateway"
 
 
@@ -59,28 +73,36 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
 
     Raises:
         ServingError: one of its two addresses cannot be listened on.
+        ConfigError: the tokens, the certificate or its key cannot be used.
     """
     metrics = Metrics()
+    access = Access(config.tokens)
+    credentials = None if config.tls is None else config.tls.credentials()
+    _warn_if_open(config)
     async with AsyncExitStack() as stack:
         metrics_port = stack.enter_context(
             serve_metrics(metrics, config.metrics_host, config.metrics_port)
         )
-        triton = TritonClient(config.triton)
+        admission = Admission(config.limits, metrics)
+        triton = TritonClient(config.triton, admission)
         stack.push_async_callback(triton.close)
         server = grpc.aio.server(
+            interceptors=(AccessInterceptor(access, metrics),),
+            maximum_concurrent_rpcs=config.limits.max_calls,
             options=(
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
-            )
+            ),
         )
-        service = SegmentationService(triton, config.limits, metrics, config.max_seconds)
+        rpc = RpcRunner(access, metrics, config.max_seconds)
+        service = _service(config, rpc, admission, triton, metrics)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         health_service = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
-        api_port = _listen(server, config)
+        api_port = _listen(server, config, credentials)
 
         await _report_health(health_service, triton)
         watcher = asyncio.create_task(_watch_health(health_service, triton))
@@ -96,10 +118,43 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
             await server.stop(config.grace_s)
 
 
-def _listen(server: grpc.aio.Server, config: GatewayConfig) -> int:
+def _service(
+    config: GatewayConfig,
+    rpc: RpcRunner,
+    admission: Admission,
+    triton: TritonClient,
+    metrics: Metrics,
+) -> SegmentationService:
+    """Put the parts of the service together."""
+    limits = config.limits
+    cache = EmbeddingCache(limits.cache_bytes, metrics)
+    images = ImageDesk(triton, limits)
+    embedder = Embedder(triton, cache, admission, limits)
+    store = VocabularyStore(config.classes, config.vocabulary)
+    classes = ClassDesk(store, images, embedder)
+    segmenting = Segmenting(triton, Prompting(triton, cache), ClassSearch(embedder), classes)
+    return SegmentationService(rpc, admission, triton, images, segmenting, classes, limits, metrics)
+
+
+def _warn_if_open(config: GatewayConfig) -> None:
+    """Say what the operator may not have meant."""
+    if config.host in LOOPBACK:
+        return
+    if config.tokens is None:
+        LOG.warning("no --tokens: whoever reaches %s may do everything", config.host)
+    if config.tls is None:
+        LOG.warning("no --tls-cert: what is sent to %s can be read on its way", config.host)
+
+
+def _listen(
+    server: grpc.aio.Server, config: GatewayConfig, credentials: grpc.ServerCredentials | None
+) -> int:
     address = f"{config.host}:{config.port}"
     try:
-        number = server.add_insecure_port(address)
+        if credentials is None:
+            number = server.add_insecure_port(address)
+        else:
+            number = server.add_secure_port(address, credentials)
     except RuntimeError:
         number = 0
     if number == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-from cpcsam.contract import MAX_PIXELS, POINT_BUCKETS
+from cpcsam.contract import ENCODER_MAX_BATCH, MAX_PIXELS, POINT_BUCKETS
 from cpcsam.errors import ConfigError
 
 __all__ = ["MAX_POINT_SLOTS", "MAX_REQUEST_ID_LENGTH", "PROMPT_BYTES", "Limits"]
@@ -16,6 +16,8 @@ MAX_REQUEST_ID_LENGTH: Final = 128
 PROMPT_BYTES: Final = 8 * 1024 * 1024
 """Room of a gRPC message beyond its image: enough for 10,000 full prompts, so that too many prompts
 are refused by name rather than by gRPC."""
+LEAST: Final = {"cache_bytes": 0, "max_queue_s": 0.001}
+"""Where the least value that makes sense is not 1."""
 
 
 @dataclass(frozen=True)
@@ -26,24 +28,34 @@ class Limits:
         max_image_bytes: size of the encoded image.
         max_pixels: height times width of the image, read from its header.
         max_prompts: prompts of a request.
-        max_in_flight: requests in work; one more is refused, never queued.
+        max_in_flight: requests in work, those that wait for their turn included; one more is
+            refused.
+        max_concurrent: calls that Triton gets at once; others wait for their turn.
+        max_queue_s: how long a request may wait for its first turn.
+        max_tiles: in which one image is shown.
+        cache_bytes: of the embeddings that are kept; 0 keeps none.
 
     Raises:
-        ConfigError: a bound below 1, or more pixels than the contract allows.
+        ConfigError: a bound below the least that makes sense, or more pixels than the contract
+            allows.
     """
 
     max_image_bytes: int = 32 * 1024 * 1024
     max_pixels: int = MAX_PIXELS
     max_prompts: int = 256
     max_in_flight: int = 64
+    max_concurrent: int = 2 * ENCODER_MAX_BATCH
+    max_queue_s: float = 5.0
+    max_tiles: int = 1024
+    cache_bytes: int = 512 * 1024 * 1024
 
     def __post_init__(self) -> None:
         """Refuse bounds that would refuse everything."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            if value < 1:
+            value, least = getattr(self, field.name), LEAST.get(field.name, 1)
+            if not value >= least:
                 raise ConfigError.of(
-                    field.name, got=value, expected="at least 1", fix="raise the limit"
+                    field.name, got=value, expected=f"at least {least}", fix="raise the limit"
                 )
         if self.max_pixels > MAX_PIXELS:
             raise ConfigError.of(
@@ -52,6 +64,11 @@ class Limits:
                 expected=f"at most {MAX_PIXELS}, the model repository's own bound",
                 fix="lower the limit",
             )
+
+    @property
+    def max_calls(self) -> int:
+        """Calls of any kind that are open at once; gRPC refuses more before it reads them."""
+        return 4 * self.max_in_flight + 64
 
     @property
     def max_message_bytes(self) -> int:

@@ -44,10 +44,16 @@ class Metrics:
     Attributes:
         registry: holds all of them.
         request_seconds: histogram by `method` and `code` (the gRPC status' name).
-        stage_seconds: histogram by `stage`: `validate` or `triton`.
+        stage_seconds: histogram by `stage`: `validate`, `queue` (for a first turn) or `triton` (the
+            queue included).
         in_flight: Segment requests in work.
         prompts: prompts of the accepted requests.
-        rejected: requests refused by `reason`: `invalid`, `over_limit` or `in_flight`.
+        rejected: requests refused by `reason`: `invalid`, `over_limit`, `in_flight` or
+            `unauthenticated`.
+        cache_lookups: look-ups of embeddings by `outcome`: `hit`, `miss` or `joined`, where another
+            request was computing the same.
+        cache_bytes: of the embeddings kept.
+        cache_evictions: embeddings that gave way to others.
     """
 
     def __init__(self) -> None:
@@ -75,8 +81,24 @@ class Metrics:
         self.rejected = Counter(
             "cpcsam_rejected", "Requests refused, by reason.", ("reason",), registry=self.registry
         )
-        for reason in ("invalid", "over_limit", "in_flight"):
+        for reason in ("invalid", "over_limit", "in_flight", "unauthenticated"):
             self.rejected.labels(reason)
+        self.cache_lookups = Counter(
+            "cpcsam_cache_lookups",
+            "Look-ups of embeddings, by outcome.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in ("hit", "miss", "joined"):
+            self.cache_lookups.labels(outcome)
+        self.cache_bytes = Gauge(
+            "cpcsam_cache_bytes", "Bytes of the embeddings kept.", registry=self.registry
+        )
+        self.cache_evictions = Counter(
+            "cpcsam_cache_evictions",
+            "Embeddings that gave way to others.",
+            registry=self.registry,
+        )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stopwatch]:

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from cpcsam.contract import (
     IMAGE_EMBEDDINGS,
@@ -26,14 +25,13 @@ from cpcsam.contract import (
 )
 from cpcsam.errors import ContractError
 from cpcsam.transforms import input_size_of, upscale_masks
+from serving.run_lengths import rle_from_mask
 from serving.step import Execute, Request, Settings, Tensors, each
 
 __all__ = [
-    "mask_from_rle",
     "open_postprocess",
     "open_return_embeddings",
     "postprocess",
-    "rle_from_mask",
     "select_masks",
 ]
 
@@ -157,14 +155,3 @@ def _run_lengths(
             logits = upscale_masks(masks[index], input_size, original_size, image_size)
             counts[index] = rle_from_mask(logits > MASK_THRESHOLD)
     return counts
-
-
-def rle_from_mask(mask: NDArray[np.bool_]) -> bytes:
-    """COCO compressed run lengths (the `counts` string) of one (H, W) mask."""
-    encoded = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
-    return bytes(encoded["counts"])
-
-
-def mask_from_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The (H, W) mask of COCO compressed run lengths; the inverse of `rle_from_mask`."""
-    return np.asarray(coco_mask.decode({"counts": counts, "size": list(size)}), bool)

@@ -13,7 +13,7 @@ from cpcsam.contract import (
     SCALED_POINT_COORDS,
 )
 from cpcsam.errors import ContractError
-from cpcsam.transforms import decode_image, pad_image, resize_coords, resize_image
+from cpcsam.transforms import decode_image, resize_coords, to_frame
 from serving.step import Execute, Request, Settings, Tensors, each
 
 __all__ = ["open_preprocess", "open_scale_prompts", "preprocess", "scale_prompts"]
@@ -46,10 +46,10 @@ def preprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
         ContractError: not an image that `decode_image` accepts.
     """
     image = decode_image(bytes(request.tensors[IMAGE_BYTES.name].item()), max_pixels)
-    resized = resize_image(image, image_size)
+    frame, input_size = to_frame(image, image_size)
     return {
-        IMAGE.name: pad_image(resized, image_size)[None],
-        INPUT_SIZE.name: np.array([resized.shape[:2]], np.int32),
+        IMAGE.name: frame[None],
+        INPUT_SIZE.name: np.array([input_size], np.int32),
         ORIGINAL_SIZE.name: np.array([image.shape[:2]], np.int32),
     }
 

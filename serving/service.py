@@ -2,177 +2,108 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from time import monotonic
-from typing import Any, Final, TypeVar
-
-import grpc
+from typing import Any
 
 import cpcsam
-from cpcsam.contract import DECODER_MAX_BATCH, SEGMENT
-from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.status import DeadlineError, LimitError, status_of_error
+from cpcsam.contract import SEGMENT
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.answer import response_of
-from serving.chunks import PromptChunk, chunk_prompts
+from serving.admission import Admission
+from serving.call import Call
+from serving.class_desk import ClassDesk
+from serving.images import ImageDesk
 from serving.limits import MAX_POINT_SLOTS, Limits
 from serving.metrics import Metrics, Stopwatch
-from serving.triton_client import ChunkMasks, Encoded, TritonClient
-from serving.validation import check_request
+from serving.rpc import RpcRunner
+from serving.segmenting import Segmenting
+from serving.triton_client import TritonClient
+from serving.validation import check_prompts, check_request
 
 __all__ = ["SegmentationService"]
 
-LOG = logging.getLogger(__name__)
-Request = TypeVar("Request")
-Response = TypeVar("Response")
-
-CONCURRENT_CHUNKS: Final = DECODER_MAX_BATCH
-"""Chunks of one request that decode at once: as many as one decoder batch holds. More would only
-stand in the queue before the prompts of others."""
-
 
 class SegmentationService(pb_grpc.SegmentationServicer):
-    """Answers Segment and Describe; one instance a gateway, used inside one event loop."""
+    """Answers the calls of the API; one instance a gateway, used inside one event loop."""
 
     def __init__(
-        self, triton: TritonClient, limits: Limits, metrics: Metrics, max_seconds: float
+        self,
+        rpc: RpcRunner,
+        admission: Admission,
+        triton: TritonClient,
+        images: ImageDesk,
+        segmenting: Segmenting,
+        classes: ClassDesk,
+        limits: Limits,
+        metrics: Metrics,
     ) -> None:
+        self._rpc = rpc
+        self._admission = admission
         self._triton = triton
+        self._images = images
+        self._segmenting = segmenting
+        self._classes = classes
         self._limits = limits
         self._metrics = metrics
-        self._max_seconds = max_seconds
-        self._in_flight = 0
 
     async def Segment(self, request: pb.SegmentRequest, context: Any) -> pb.SegmentResponse:  # noqa: N802
-        """Answer with the masks of every prompt."""
-        return await self._answer("Segment", request.request_id, self._segment, request, context)
+        """Answer with the masks of every prompt, or of every entity of classes."""
+        return await self._rpc.answer(
+            "Segment", request.request_id, lambda call: self._segment(request, call), context
+        )
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
-        """Answer with the model, the limits and the versions."""
-        return await self._answer("Describe", "", self._describe, request, context)
+        """Answer with the model, the limits, the versions and the classes."""
+        return await self._rpc.answer("Describe", "", self._describe, context)
 
-    async def _answer(
-        self,
-        method: str,
-        request_id: str,
-        work: Callable[[Request, float], Awaitable[Response]],
-        request: Request,
-        context: Any,
-    ) -> Response:
-        """Do the work within the caller's deadline; turn errors into statuses; count and log."""
-        watch = Stopwatch()
-        remaining_s = context.time_remaining()
-        timeout_s = (
-            self._max_seconds if remaining_s is None else min(self._max_seconds, remaining_s)
+    async def ListClasses(  # noqa: N802
+        self, request: pb.ListClassesRequest, context: Any
+    ) -> pb.ListClassesResponse:
+        """Answer with the caller's classes."""
+        return await self._rpc.answer("ListClasses", "", self._classes.list, context)
+
+    async def AddClass(  # noqa: N802
+        self, request: pb.AddClassRequest, context: Any
+    ) -> pb.ListClassesResponse:
+        """Teach a class and answer with all."""
+
+        async def add(call: Call) -> pb.ListClassesResponse:
+            with self._admission.place(call.ticket):
+                return await self._classes.add(request, call)
+
+        return await self._rpc.answer("AddClass", request.name[:128], add, context)
+
+    async def RemoveClass(  # noqa: N802
+        self, request: pb.RemoveClassRequest, context: Any
+    ) -> pb.ListClassesResponse:
+        """Forget a class and answer with those that are left."""
+        return await self._rpc.answer(
+            "RemoveClass",
+            request.name[:128],
+            lambda call: self._classes.remove(request, call),
+            context,
         )
-        code = grpc.StatusCode.CANCELLED  # stays where the caller gives up
-        try:
-            async with asyncio.timeout(timeout_s):
-                response = await work(request, monotonic() + timeout_s)
-            code = grpc.StatusCode.OK
-            return response
-        except TimeoutError:
-            code, message = grpc.StatusCode.DEADLINE_EXCEEDED, str(_out_of_time(timeout_s))
-        except CpcSamError as error:
-            code, message = status_of_error(error), str(error)
-            self._count_refusal(error)
-        except Exception:
-            LOG.exception("%s %r failed", method, request_id)
-            code, message = grpc.StatusCode.INTERNAL, "internal error; see the gateway's log"
-        finally:
-            if code is grpc.StatusCode.CANCELLED and watch.seconds >= timeout_s:
-                code = grpc.StatusCode.DEADLINE_EXCEEDED
-            self._metrics.request_seconds.labels(method, code.name).observe(watch.seconds)
-            LOG.info("%s %r: %s, %.1f ms", method, request_id, code.name, watch.seconds * 1e3)
-        await context.abort(code, message)
-        raise AssertionError("abort raises")
 
-    def _count_refusal(self, error: CpcSamError) -> None:
-        if isinstance(error, ContractError | LimitError):
-            reason = "invalid" if isinstance(error, ContractError) else "over_limit"
-            self._metrics.rejected.labels(
-                "in_flight" if isinstance(error, FullError) else reason
-            ).inc()
-
-    async def _segment(self, request: pb.SegmentRequest, deadline: float) -> pb.SegmentResponse:
+    async def _segment(self, request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse:
         total = Stopwatch()
-        with self._place():
+        with self._admission.place(call.ticket):
             with self._metrics.stage("validate") as validate:
                 check_request(request, self._limits)
-            chunks = chunk_prompts(request.prompts)
+                image = await self._images.open(request, call)
+                check_prompts(request.prompts, image.size)
             with self._metrics.stage("triton") as triton:
-                first = await self._triton.segment(
-                    request.image_bytes,
-                    chunks[0],
-                    request.mask_selection,
-                    with_embeddings=len(chunks) > 1,
-                    request_id=request.request_id,
-                    timeout_s=_until(deadline),
-                )
-                masks = [first.masks]
-                if first.encoded is not None:
-                    masks += await self._decode(first.encoded, chunks[1:], request, deadline)
+                response = await self._segmenting.answer(request, image, call)
             self._metrics.prompts.inc(len(request.prompts))
-            response = response_of(request.request_id, first.original_size, masks)
+        response.request_id = request.request_id
+        response.image_id = image.key.image_id
         response.timings.validate_ms = validate.seconds * 1e3
         response.timings.triton_ms = triton.seconds * 1e3
         response.timings.total_ms = total.seconds * 1e3
         return response
 
-    async def _decode(
-        self,
-        encoded: Encoded,
-        chunks: Sequence[PromptChunk],
-        request: pb.SegmentRequest,
-        deadline: float,
-    ) -> list[ChunkMasks]:
-        """Decode chunks side by side; the first failure cancels the others."""
-        places = asyncio.Semaphore(CONCURRENT_CHUNKS)
-
-        async def decode(chunk: PromptChunk) -> ChunkMasks:
-            async with places:
-                return await self._triton.decode(
-                    encoded,
-                    chunk,
-                    request.mask_selection,
-                    request_id=request.request_id,
-                    timeout_s=_until(deadline),
-                )
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(decode(chunk)) for chunk in chunks]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Hold one of the places for requests in work; with none free, refuse at once."""
-        # What was given up here but still occupies Triton counts too.
-        busy = self._in_flight + self._triton.abandoned
-        if busy >= self._limits.max_in_flight:
-            raise FullError.of(
-                "requests in work",
-                got=f"{busy} already",
-                expected=f"fewer than {self._limits.max_in_flight}",
-                fix="try again in a moment",
-            )
-        self._in_flight += 1
-        self._metrics.in_flight.inc()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.dec()
-
-    async def _describe(self, _: pb.DescribeRequest, deadline: float) -> pb.DescribeResponse:
-        triton = await self._triton.describe(_until(deadline))
+    async def _describe(self, call: Call) -> pb.DescribeResponse:
+        triton = await self._triton.facts(call.remaining_s)
+        vocabulary = await self._classes.vocabulary(call)
         return pb.DescribeResponse(
             model=pb.Model(
                 name=SEGMENT.name,
@@ -187,25 +118,11 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 max_points=MAX_POINT_SLOTS,
                 max_in_flight=self._limits.max_in_flight,
                 image_formats=IMAGE_FORMATS,
+                cache_bytes=self._limits.cache_bytes,
+                max_queue_seconds=self._limits.max_queue_s,
+                max_tiles=self._limits.max_tiles,
             ),
             gateway_version=cpcsam.__version__,
             triton_version=triton.triton_version,
+            classes=[] if vocabulary is None else vocabulary.names,
         )
-
-
-class FullError(LimitError):
-    """All places for requests in work are taken."""
-
-
-def _until(deadline: float) -> float:
-    """Seconds left, to hand on; at least a millisecond, for 0 would mean no deadline."""
-    return max(deadline - monotonic(), 1e-3)
-
-
-def _out_of_time(timeout_s: float) -> CpcSamError:
-    return DeadlineError.of(
-        "deadline",
-        got=f"no answer within {timeout_s:.3g} s",
-        expected="one sooner",
-        fix="allow more time",
-    )

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.artifact import read_manifest
 from cpcsam.command import ArgumentParser, exit_code_of, port, positive
 from cpcsam.errors import ServingError
+from serving.repository import check_engines, open_repository
 from serving.triton_install import TritonInstall, find_triton
 from serving.triton_log import failure_cause
 
@@ -76,7 +76,8 @@ def launch_triton(
     The server also ends when this process does, or the thread that called this.
 
     Args:
-        repository: artifact of kind `repository` for the CPU.
+        repository: versions of a repository for the CPU, of which the current one is served to
+            the end whatever is published meanwhile; or one version.
         grpc_port: on the loopback interface; 0 takes a free one. Likewise the other ports.
         http_port: see grpc_port.
         metrics_port: see grpc_port.
@@ -87,8 +88,8 @@ def launch_triton(
         ArtifactError: no such repository, or an altered one.
         ServingError: something that Triton needs is missing, a port is in use, or a model failed.
     """
-    repository = repository.resolve()
-    _check_target(repository)
+    repository, manifest = open_repository(repository)
+    check_engines(repository, manifest, tensorrt=None, gpus=())
     install = find_triton()
     ports = _ports(
         {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
@@ -113,17 +114,6 @@ def launch_triton(
         finally:
             if log is None and process.poll() is None:
                 cleanup.callback(log_path.unlink, missing_ok=True)
-
-
-def _check_target(repository: Path) -> None:
-    target = read_manifest(repository, "repository").config.get("target")
-    if target != "cpu":
-        raise ServingError.of(
-            str(repository),
-            got=f"a repository for {target}",
-            expected="one for cpu, as the local server has no TensorRT",
-            fix="make one with: python -m export.repository --target cpu",
-        )
 
 
 def _temporary_log() -> Path:

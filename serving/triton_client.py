@@ -1,15 +1,14 @@
-"""Calls to Triton: the entry points `segment` and `decode`, readiness and description.
+"""Calls to Triton: its entry points and its encoder, readiness and description.
 
-Deadlines go with each request, for queues whose policy heeds them. Breaking a call off reaches
-Triton only where that is safe: in versions before `CANCELLABLE_SINCE` a race in its gRPC frontend
-can end the whole server with a segmentation fault, so calls in work there finish unheard.
+Deadlines go with each request: it leaves Triton's queues when its time is over. Breaking a call off
+reaches Triton only where that is safe: in versions before `CANCELLABLE_SINCE` a race in its gRPC
+frontend can end the whole server with a segmentation fault, so calls in work there finish unheard.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +19,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cpcsam.contract import (
     DECODE,
+    ENCODE,
+    IMAGE,
     IMAGE_BYTES,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
@@ -31,22 +32,26 @@ from cpcsam.contract import (
     POINT_LABELS,
     SCORES,
     SEGMENT,
+    SELECTED_LOW_RES_MASKS,
 )
-from cpcsam.errors import ServingError
+from serving.admission import Admission
+from serving.call import Call
 from serving.chunks import PromptChunk
 from serving.lasting_calls import LastingCalls
+from serving.triton_answers import (
+    ChunkMasks,
+    Encoded,
+    TritonFacts,
+    encoded_of,
+    masks_of,
+    output,
+)
 from serving.triton_errors import error_of_triton
 
-__all__ = [
-    "ChunkMasks",
-    "Encoded",
-    "FirstAnswer",
-    "TritonClient",
-    "TritonDescription",
-    "is_cancellable",
-]
+__all__ = ["TritonClient", "is_cancellable"]
 
 ANSWERS: Final = (MASKS_RLE.name, SCORES.name)
+ENCODED: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
 PROBE_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 10.0
 CANCELLABLE_SINCE: Final = (2, 58)
@@ -60,75 +65,20 @@ CHANNEL_OPTIONS: Final = (
 )
 
 
-@dataclass(frozen=True)
-class ChunkMasks:
-    """Answer to one chunk: for each real prompt its M masks.
-
-    Attributes:
-        counts: (P, M) COCO run lengths, as bytes.
-        scores: (P, M) float32, predicted IoU.
-        model_version: of the entry point that answered.
-    """
-
-    counts: NDArray[np.object_]
-    scores: NDArray[np.float32]
-    model_version: str
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An encoded image, as `segment` returns it and `decode` takes it; batch first."""
-
-    image_embeddings: NDArray[Any]
-    input_size: NDArray[np.int32]
-    original_size: NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class FirstAnswer:
-    """What `segment` answers.
-
-    Attributes:
-        masks: of the first chunk.
-        original_size: (H, W) of the image as it was decoded; the masks have this size.
-        encoded: the encoded image, if it was asked for.
-    """
-
-    masks: ChunkMasks
-    original_size: tuple[int, int]
-    encoded: Encoded | None
-
-
-@dataclass(frozen=True)
-class TritonDescription:
-    """What Triton says of itself and of the model.
-
-    Attributes:
-        triton_version: of the server.
-        model_version: of the entry point `segment`.
-        model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
-        image_size: side of the encoder's input.
-    """
-
-    triton_version: str
-    model_version: str
-    model_size: str
-    image_size: int
-
-
 class TritonClient:
-    """One connection to a Triton server; to be made and used inside one event loop."""
+    """One connection to a Triton server; to be made and used inside one event loop.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: HOST:PORT of its gRPC.
+        admission: says whose turn it is.
+    """
+
+    def __init__(self, address: str, admission: Admission) -> None:
         self._address = address
+        self._admission = admission
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
         self._lasting = LastingCalls()
-        self._cancellable: bool | None = None
-
-    @property
-    def abandoned(self) -> int:
-        """Calls that Triton still works on though nobody waits for them."""
-        return self._lasting.abandoned
+        self._facts: TritonFacts | None = None
 
     async def close(self) -> None:
         """Close the connection once the calls in work have ended."""
@@ -142,15 +92,20 @@ class TritonClient:
         except InferenceServerException:
             ready = False
         if not ready:
-            self._cancellable = None  # another version may come back
+            self._facts = None  # another version or model may come back
         return bool(ready)
 
-    async def describe(self, timeout_s: float) -> TritonDescription:
-        """Ask for versions and sizes.
+    async def facts(self, timeout_s: float) -> TritonFacts:
+        """Versions, sizes and digest; asked once, and again after Triton was away.
 
         Raises:
             ServingError: or one of its subclasses, for whatever Triton answers instead.
         """
+        if self._facts is None:
+            self._facts = await self._ask(timeout_s)
+        return self._facts
+
+    async def _ask(self, timeout_s: float) -> TritonFacts:
         try:
             server, segment, encoder = await asyncio.gather(
                 self._client.get_server_metadata(client_timeout=timeout_s),
@@ -159,32 +114,29 @@ class TritonClient:
             )
         except InferenceServerException as error:
             raise error_of_triton(error, self._address) from error
-        return TritonDescription(
+        digest = encoder.config.parameters["model_digest"].string_value
+        return TritonFacts(
             triton_version=server.version,
             model_version=segment.versions[-1] if segment.versions else "",
             model_size=encoder.config.parameters["model_size"].string_value,
             image_size=encoder.config.input[0].dims[-1],
+            model_digest=digest,
+            trained_model=encoder.config.parameters["trained_model"].string_value or digest,
         )
 
     async def segment(
-        self,
-        image_bytes: bytes,
-        chunk: PromptChunk,
-        mask_selection: int,
-        *,
-        with_embeddings: bool,
-        request_id: str,
-        timeout_s: float,
-    ) -> FirstAnswer:
+        self, image_bytes: bytes, chunk: PromptChunk, mask_selection: int, call: Call
+    ) -> tuple[ChunkMasks, Encoded]:
         """Encode an image and answer a chunk of prompts.
 
         Args:
             image_bytes: the encoded image.
             chunk: padded prompts in the original image's frame.
             mask_selection: a value of `MaskSelection`.
-            with_embeddings: also return what `decode` needs for further chunks.
-            request_id: shown in Triton's log.
-            timeout_s: seconds until the answer is of no use.
+            call: who asks, and until when.
+
+        Returns:
+            The masks, and what `decode` needs for further chunks.
 
         Raises:
             ContractError: the image cannot be decoded.
@@ -194,68 +146,79 @@ class TritonClient:
             _input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_)),
             *_prompt_inputs(chunk, mask_selection),
         ]
-        outputs = [*ANSWERS, ORIGINAL_SIZE.name]
-        if with_embeddings:
-            outputs += [IMAGE_EMBEDDINGS.name, INPUT_SIZE.name]
-        result = await self._infer(SEGMENT.name, inputs, outputs, request_id, timeout_s)
-        original_size = _output(result, ORIGINAL_SIZE.name)
-        height, width = (int(side) for side in original_size[0])
-        encoded = None
-        if with_embeddings:
-            encoded = Encoded(
-                _output(result, IMAGE_EMBEDDINGS.name),
-                _output(result, INPUT_SIZE.name),
-                original_size,
-            )
-        return FirstAnswer(_masks(result, chunk), (height, width), encoded)
+        result = await self._infer(SEGMENT.name, inputs, (*ANSWERS, *ENCODED), call)
+        return masks_of(result, chunk), encoded_of(result)
 
     async def decode(
-        self,
-        encoded: Encoded,
-        chunk: PromptChunk,
-        mask_selection: int,
-        *,
-        request_id: str,
-        timeout_s: float,
+        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
     ) -> ChunkMasks:
         """Answer a further chunk of prompts of an encoded image; see `segment`."""
-        inputs = [
-            _input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings),
-            _input(INPUT_SIZE.name, encoded.input_size),
-            _input(ORIGINAL_SIZE.name, encoded.original_size),
-            *_prompt_inputs(chunk, mask_selection),
-        ]
-        return _masks(await self._infer(DECODE.name, inputs, ANSWERS, request_id, timeout_s), chunk)
+        inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
+        return masks_of(await self._infer(DECODE.name, inputs, ANSWERS, call), chunk)
+
+    async def decode_logits(
+        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `decode`, but masks as logits, before they are brought to the original image.
+
+        Returns:
+            low_res_masks (P, M, 4G, 4G) and scores (P, M).
+        """
+        inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
+        outputs = (SELECTED_LOW_RES_MASKS.name, SCORES.name)
+        result = await self._infer(DECODE.name, inputs, outputs, call)
+        masks, scores = (output(result, name)[0, : chunk.count] for name in outputs)
+        return masks, scores
+
+    async def encode(self, image_bytes: bytes, call: Call) -> Encoded:
+        """Encode a whole image; see `segment`."""
+        inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
+        return encoded_of(await self._infer(ENCODE.name, inputs, ENCODED, call))
+
+    async def encode_frame(
+        self, image: NDArray[np.uint8], input_size: NDArray[np.int32], call: Call
+    ) -> NDArray[Any]:
+        """Encode what lies in the encoder's frame already, (1, 3, S, S) and (1, 2)."""
+        inputs = [_input(IMAGE.name, image), _input(INPUT_SIZE.name, input_size)]
+        outputs = (IMAGE_EMBEDDINGS.name,)
+        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, call), outputs[0])
 
     async def _infer(
-        self,
-        model: str,
-        inputs: list[InferInput],
-        outputs: Sequence[str],
-        request_id: str,
-        timeout_s: float,
+        self, model: str, inputs: list[InferInput], outputs: Sequence[str], call: Call
     ) -> InferResult:
-        try:
-            if self._cancellable is None:
-                server = await self._client.get_server_metadata(client_timeout=timeout_s)
-                self._cancellable = is_cancellable(server.version)
-            call = self._client.infer(
-                model,
-                inputs,
-                outputs=[InferRequestedOutput(name) for name in outputs],
-                request_id=request_id,
-                timeout=max(1, round(timeout_s * 1e6)),  # in Triton's queues, microseconds
-                client_timeout=timeout_s if self._cancellable else None,
-            )
-            return await (call if self._cancellable else self._lasting.run(call))
-        except InferenceServerException as error:
-            raise error_of_triton(error, self._address) from error
+        cancellable = is_cancellable((await self.facts(call.remaining_s)).triton_version)
+        release = await self._admission.call(call.ticket)
+
+        async def infer() -> InferResult:
+            try:
+                return await self._client.infer(
+                    model,
+                    inputs,
+                    outputs=[InferRequestedOutput(name) for name in outputs],
+                    request_id=call.request_id,
+                    timeout=max(1, round(call.remaining_s * 1e6)),  # microseconds
+                    client_timeout=call.remaining_s if cancellable else None,
+                )
+            except InferenceServerException as error:
+                raise error_of_triton(error, self._address) from error
+            finally:
+                release()  # not before Triton is done with it
+
+        return await (infer() if cancellable else self._lasting.run(infer()))
 
 
 def is_cancellable(version: str) -> bool:
     """Whether a Triton of this version survives that calls are broken off."""
     numbers = version.split(".")[:2]
     return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE
+
+
+def _encoded_inputs(encoded: Encoded) -> list[InferInput]:
+    return [
+        _input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings),
+        _input(INPUT_SIZE.name, encoded.input_size),
+        _input(ORIGINAL_SIZE.name, encoded.original_size),
+    ]
 
 
 def _prompt_inputs(chunk: PromptChunk, mask_selection: int) -> list[InferInput]:
@@ -270,24 +233,3 @@ def _input(name: str, array: NDArray[Any]) -> InferInput:
     tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
     return tensor
-
-
-def _output(result: InferResult, name: str) -> NDArray[Any]:
-    array: NDArray[Any] | None = result.as_numpy(name)
-    if array is None:
-        raise ServingError.of(
-            name,
-            got="no such output from Triton",
-            expected="the outputs of the tensor contract",
-            fix="make the model repository anew with this version",
-        )
-    return array
-
-
-def _masks(result: InferResult, chunk: PromptChunk) -> ChunkMasks:
-    """Drop the batch dimension and the padding prompts."""
-    return ChunkMasks(
-        counts=_output(result, MASKS_RLE.name)[0, : chunk.count],
-        scores=_output(result, SCORES.name)[0, : chunk.count],
-        model_version=result.get_response().model_version,
-    )

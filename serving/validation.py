@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Final
@@ -23,15 +24,13 @@ from serving.limits import MAX_POINT_SLOTS, MAX_REQUEST_ID_LENGTH, Limits
 
 __all__ = ["check_prompts", "check_request", "original_size_of", "slots_of"]
 
+IMAGE_ID: Final = re.compile("[0-9a-f]{64}")
 SIDEWAYS: Final = (5, 6, 7, 8)
 """EXIF orientations whose upright image has height and width exchanged."""
 
 
-def check_request(request: pb.SegmentRequest, limits: Limits) -> tuple[int, int]:
-    """Check a whole request, the cheapest checks first.
-
-    Returns:
-        original_size (H, W) of the upright image, from its header.
+def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
+    """Check what a request asks for; its image and where the prompts point are checked next.
 
     Raises:
         ContractError: the request can never succeed.
@@ -51,23 +50,32 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> tuple[int, int]
             expected=", ".join(f"{choice.value} ({choice.name})" for choice in MaskSelection),
             fix="choose one of them",
         )
-    if not request.prompts:
+    if bool(request.prompts) == bool(request.classes):
         raise ContractError.of(
-            "prompts",
-            got="none",
-            expected=f"1 to {limits.max_prompts}",
-            fix="add a point or a box for each entity",
+            "prompts and classes",
+            got="both" if request.prompts else "none",
+            expected="one of them",
+            fix="ask for what the prompts point at, or for the entities of classes",
         )
-    if len(request.prompts) > limits.max_prompts:
-        raise LimitError.of(
-            "prompts",
-            got=len(request.prompts),
-            expected=f"at most {limits.max_prompts}",
-            fix="split them over several requests",
+    for what in ("prompts", "classes"):
+        count = len(getattr(request, what))
+        if count > limits.max_prompts:
+            raise LimitError.of(
+                what,
+                got=count,
+                expected=f"at most {limits.max_prompts}",
+                fix="split them over several requests",
+            )
+
+
+def check_image_id(image_id: str) -> None:
+    if not IMAGE_ID.fullmatch(image_id):
+        raise ContractError.of(
+            "image_id",
+            got=f"{image_id[:80]!r}",
+            expected="64 lower-case hexadecimal digits",
+            fix="give SegmentResponse.image_id, or the SHA-256 of the image file",
         )
-    original_size = original_size_of(request.image_bytes, limits)
-    check_prompts(request.prompts, original_size)
-    return original_size
 
 
 def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:

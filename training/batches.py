@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpcsam.contract import LOW_RES_FACTOR, PATCH_SIZE
-from cpcsam.errors import DataError
+from cpcsam.errors import ConfigError, DataError
+from cpcsam.ranges import require_range
 from training.augment import AugmentConfig, Window, window_with_entities
 from training.data import Sample
 from training.prompts import PromptMix, coarse_mask, sample_prompt
@@ -55,6 +56,16 @@ class BatchConfig:
     strength: float = 1.0
     min_area: int = 40
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse batches without images, entities or prompts."""
+        for name in ("images", "entities", "groups", "min_area"):
+            require_range(f"batch.{name}", getattr(self, name), 1)
+        require_range("batch.strength", self.strength, 0)
+        if not self.styles:
+            raise ConfigError.of(
+                "batch.styles", got="none", expected="one or more", fix="say how groups annotate"
+            )
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.errors import TrainingError
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
+from cpcsam.ranges import require_range
 from training.batches import Halves, PromptBatch
 from training.distributed import average_
 from training.losses import CaplTerms, LossConfig, SamTerms, capl_terms, sam_terms
@@ -46,6 +47,7 @@ class BilevelConfig:
     Attributes:
         order: which is updated first in a step.
         capl_steps: updates of φ a step.
+        capl_every: φ is updated at the first of every so many steps: θ takes as many steps a round.
         unroll_steps: SGD steps of θ that φ's gradient runs through; 0 is first order.
         unroll_lr: learning rate of those steps.
         losses: weights of the objectives.
@@ -53,16 +55,15 @@ class BilevelConfig:
 
     order: Literal["capl_first", "sam_first"] = "capl_first"
     capl_steps: Literal[1, 5] = 1
+    capl_every: int = 1
     unroll_steps: Literal[0, 1, 5] = 0
     unroll_lr: float = 1e-2
     losses: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a step length that would unroll nothing."""
-        if not self.unroll_lr > 0:
-            raise ConfigError.of(
-                "bilevel.unroll_lr", got=self.unroll_lr, expected="above 0", fix="correct the value"
-            )
+        """Refuse what would never update φ or unroll nothing."""
+        require_range("bilevel.capl_every", self.capl_every, 1)
+        require_range("bilevel.unroll_lr", self.unroll_lr, 0, above=True)
 
 
 @dataclass(frozen=True)
@@ -251,8 +252,9 @@ def bilevel_step(
     halves: Halves,
     config: BilevelConfig,
     accumulate: int = 1,
+    step: int = 0,
 ) -> dict[str, float]:
-    """Update φ and θ once each, in the configured order (φ `capl_steps` times).
+    """Update φ and θ in the configured order: θ once, φ `capl_steps` times or not at all.
 
     An empty group is left out, which gives plain fine-tuning or CaPL alone.
 
@@ -263,9 +265,10 @@ def bilevel_step(
         halves: this process's share of the batch.
         config: how the two take turns.
         accumulate: chunks that a half is computed in, one after the other; 1 with unrolling.
+        step: steps done, which decides with `capl_every` whether φ is updated.
 
     Returns:
-        The terms of both losses and the gradients' norms, by name.
+        The terms of the losses of what was updated and the gradients' norms, by name.
 
     Raises:
         TrainingError: a loss or gradient is not finite.
@@ -292,7 +295,8 @@ def bilevel_step(
             )
         figures.update({f"sam_{name}": value for name, value in terms.items()})
 
-    capl = [update_capl] * (config.capl_steps if phi.parameters else 0)
+    due = bool(phi.parameters) and step % config.capl_every == 0
+    capl = [update_capl] * (config.capl_steps if due else 0)
     sam = [update_sam] if theta.parameters else []
     for update in [*capl, *sam] if config.order == "capl_first" else [*sam, *capl]:
         update()

@@ -1,4 +1,4 @@
-"""Scores of found entities: Dice and IoU of a class's foreground, average precision of entities."""
+"""Average precision of found entities."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from cpcsam.merging import FoundMask
 
-__all__ = ["Detection", "average_precision", "foreground_scores", "match_entities"]
+__all__ = ["Detection", "average_precision", "match_entities"]
 
 RECALL_STEPS: Final = 101
 """Points of recall, 0 to 1, at which COCO's average precision reads the curve."""
-
-BoolMask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -25,17 +23,6 @@ class Detection:
 
     score: float
     correct: bool
-
-
-def foreground_scores(predicted: BoolMask, truth: BoolMask) -> tuple[float, float]:
-    """Dice 2|A∩B| / (|A| + |B|) and IoU |A∩B| / |A∪B|; two empty masks score 1.
-
-    Args:
-        predicted: (H, W) bool.
-        truth: (H, W) bool.
-    """
-    shared, total = int((predicted & truth).sum()), int(predicted.sum()) + int(truth.sum())
-    return (2 * shared / total, shared / (total - shared)) if total else (1.0, 1.0)
 
 
 def match_entities(

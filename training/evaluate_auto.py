@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifact import read_manifest, write_atomic
 from cpcsam.automatic import AutoSettings, Model, segment_image
 from cpcsam.command import ArgumentParser, exit_code_of
-from cpcsam.errors import ConfigError, DataError
+from cpcsam.errors import ConfigError
+from cpcsam.merging import FoundMask
 from cpcsam.model.sam import CpcSam
 from cpcsam.vocabulary import Vocabulary
 from cpcsam.vocabulary_file import load_vocabulary
 from training.data import Sample
-from training.entity_metrics import (
-    Detection,
-    average_precision,
-    foreground_scores,
-    match_entities,
-)
 from training.graphs import TorchGraphs, open_model
+from training.panels import panels_of, save_panels
+from training.scoring import score_segmentation
 from training.source_options import (
     add_model_options,
     add_source_options,
@@ -36,7 +33,7 @@ from training.source_options import (
 )
 from training.sources import read_source
 
-__all__ = ["evaluate_auto", "main"]
+__all__ = ["evaluate_auto", "main", "segmenter"]
 
 PROG = "python -m training.evaluate_auto"
 EXAMPLES = """examples:
@@ -48,7 +45,8 @@ EXAMPLES = """examples:
 dice and iou are of a class's foreground in one image, averaged over the images that show or
 are said to show the class; ap50 is COCO's average precision of its entities at IoU 0.5 over all
 images. The overall figures are means over the classes. A vocabulary knows the classes by its
-own names: rename them with --name if the images call them otherwise.
+own names: rename them with --name if the images call them otherwise. training.report puts the files
+of --out together: files of one --label are the seeds of one row.
 """
 
 
@@ -69,69 +67,25 @@ def evaluate_auto(
         names: what the images call the vocabulary's classes where they differ.
 
     Returns:
-        `images`, `dice`, `iou`, `ap50`; `classes` with these and `entities` and `found` of each;
-        `per_image`: name, class, dice, iou, entities and found, one entry an image and class.
+        As `score_segmentation`.
 
     Raises:
         DataError: no image shows a class of the vocabulary.
     """
-    called = [(names or {}).get(name, name) for name in vocabulary.names]
-    per_image: list[dict[str, Any]] = []
-    detections: list[list[Detection]] = [[] for _ in called]
-    images = 0
-    for sample in samples:
-        images += 1
-        masks = segment_image(sample.image, vocabulary, model, settings)
-        for index, name in enumerate(called):
-            truth = _entities_of(sample, name)
-            found = [mask for mask in masks if mask.class_index == index]
-            entities = len(np.unique(truth[truth > 0]))
-            if not entities and not found:
-                continue
-            foreground = np.zeros(truth.shape, bool)
-            for mask in found:
-                area = mask.area
-                foreground[area.top : area.bottom, area.left : area.right] |= mask.mask
-            dice, iou = foreground_scores(foreground, truth > 0)
-            scores = {"dice": dice, "iou": iou, "entities": entities, "found": len(found)}
-            per_image.append({"name": sample.name, "class": vocabulary.names[index], **scores})
-            detections[index] += match_entities(found, truth)
-    classes = {
-        name: _summary([row for row in per_image if row["class"] == name], detections[index])
-        for index, name in enumerate(vocabulary.names)
-        if any(row["class"] == name and row["entities"] for row in per_image)
-    }
-    if not classes:
-        raise DataError.of(
-            "images",
-            got="no entity of a known class",
-            expected=f"entities of {', '.join(called)}",
-            fix="give other images, or name the classes with --name",
-        )
-    means = {
-        key: float(np.mean([scores[key] for scores in classes.values()]))
-        for key in ("dice", "iou", "ap50")
-    }
-    return {"images": images, **means, "classes": classes, "per_image": per_image}
+    segment = segmenter(model, vocabulary, settings)
+    return score_segmentation(segment, vocabulary.names, samples, _called(vocabulary, names))
 
 
-def _entities_of(sample: Sample, name: str) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The label image with the entities of one class alone."""
-    labels = np.unique(sample.instances)
-    chosen = [label for label in labels if label and sample.class_of(int(label)) == name]
-    return np.where(np.isin(sample.instances, chosen), sample.instances, 0)
+def segmenter(
+    model: Model, vocabulary: Vocabulary, settings: AutoSettings | None = None
+) -> Callable[[Sample], list[FoundMask]]:
+    """What finds the entities of an image by a vocabulary; it reads no annotation."""
+    return lambda sample: segment_image(sample.image, vocabulary, model, settings)
 
 
-def _summary(rows: list[dict[str, Any]], detections: list[Detection]) -> dict[str, Any]:
-    entities = sum(row["entities"] for row in rows)
-    return {
-        "images": len(rows),
-        "dice": float(np.mean([row["dice"] for row in rows])),
-        "iou": float(np.mean([row["iou"] for row in rows])),
-        "ap50": average_precision(detections, entities),
-        "entities": entities,
-        "found": len(detections),
-    }
+def _called(vocabulary: Vocabulary, names: dict[str, str] | None) -> list[str]:
+    """What the images call the vocabulary's classes."""
+    return [(names or {}).get(name, name) for name in vocabulary.names]
 
 
 def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:
@@ -177,8 +131,34 @@ def _parser() -> ArgumentParser:
             metavar="0..1",
             help=f"{meaning} (default: {getattr(defaults, name)})",
         )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write all scores as JSON")
+    parser.add_argument(
+        "--label", metavar="TEXT", help="row of a report (default: the model's name)"
+    )
+    parser.add_argument(
+        "--setting", default="images", metavar="TEXT", help="of a report (default: images)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write all scores as JSON, and pictures into the folder of its name",
+    )
     return parser
+
+
+def _about(options: argparse.Namespace, model: CpcSam) -> dict[str, Any]:
+    """What a report needs to know of the model."""
+    path, minutes, parameters = options.base, 0.0, 0
+    if options.run is not None:
+        path = options.run.parent if options.run.name == "best" else options.run
+        minutes = read_manifest(options.run, "run", verify=False).metrics.get("elapsed_s", 0) / 60
+        parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    return {
+        "label": options.label or path.name,
+        "setting": options.setting,
+        "minutes": minutes,
+        "parameters": parameters,
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -197,16 +177,25 @@ def main(arguments: list[str] | None = None) -> int:
             overlap=options.overlap,
         )
         samples = read_source(source_of(options), "source")
-        scores = evaluate_auto(
-            TorchGraphs(CpcSam(model.sam) if options.no_capl else model),
-            vocabulary,
-            tqdm(samples, desc="segment", unit="image"),
-            settings,
-            _names(options.name, vocabulary),
-        )
-        about = {"model": digest, "capl": model.capl is not None and not options.no_capl}
-        document = {**about, "settings": asdict(settings), **scores}
+        graphs = TorchGraphs(CpcSam(model.sam) if options.no_capl else model)
+        names = _names(options.name, vocabulary)
+        shown = tqdm(samples, desc="segment", unit="image")
+        scores = evaluate_auto(graphs, vocabulary, shown, settings, names)
         if options.out is not None:
+            panels = panels_of(
+                samples,
+                scores["per_image"],
+                segmenter(graphs, vocabulary, settings),
+                _called(vocabulary, names),
+            )
+            document = {
+                **_about(options, model),
+                "model": digest,
+                "capl": model.capl is not None and not options.no_capl,
+                "settings": asdict(settings),
+                **scores,
+                "panels": save_panels(panels, options.out.with_suffix("")),
+            }
             write_atomic(options.out, (json.dumps(document, indent=2) + "\n").encode())
         brief = {key: scores[key] for key in ("images", "dice", "iou", "ap50", "classes")}
         print(json.dumps(brief, indent=2))

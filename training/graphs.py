@@ -10,34 +10,33 @@ import torch
 from numpy.typing import NDArray
 
 from cpcsam.artifact import MANIFEST_NAME, sha256_file
-from cpcsam.automatic import Model, shown_cells, shown_tiles
+from cpcsam.automatic import Model, shown_tiles
 from cpcsam.checkpoint import base_digest, load_base, load_run
-from cpcsam.contract import PATCH_SIZE
-from cpcsam.errors import DataError
+from cpcsam.errors import ContractError, DataError
+from cpcsam.examples import MAX_TILES, ExampleCollector
 from cpcsam.model.sam import CpcSam
-from cpcsam.tiles import Tile
 from cpcsam.vocabulary import Examples
 from training.data import Sample
 
 __all__ = ["TorchGraphs", "class_names", "examples_of", "open_model", "support_set"]
 
 Array = NDArray[np.float32]
-MAX_TILES = 12
-"""Of one image in a support set, so that no large image outweighs the others."""
 
 
 class TorchGraphs:
-    """`cpcsam.automatic.Model` over torch."""
+    """`cpcsam.automatic.Model` over torch, on the device that the model is on."""
 
     def __init__(self, model: CpcSam) -> None:
         self.model = model.eval()
         self.image_size = model.image_size
+        self.device = model.sam.pixel_mean.device
 
     @torch.no_grad()
     def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
         """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G)."""
-        embeddings = self.model.encode_image(torch.from_numpy(image), torch.from_numpy(input_size))
-        result: Array = embeddings.float().numpy()
+        shown = (torch.from_numpy(array).to(self.device) for array in (image, input_size))
+        embeddings = self.model.encode_image(*shown)
+        result: Array = embeddings.float().cpu().numpy()
         return result
 
     @torch.no_grad()
@@ -45,12 +44,14 @@ class TorchGraphs:
         self, image_embeddings: Array, point_coords: Array, point_labels: NDArray[np.int32]
     ) -> tuple[Array, Array]:
         """(1, 256, G, G), (1, P, N, 2) and (1, P, N) to low_res_masks and iou_predictions."""
-        embeddings = torch.from_numpy(image_embeddings)
-        prompts = torch.from_numpy(point_coords), torch.from_numpy(point_labels)
+        embeddings, *prompts = (
+            torch.from_numpy(array).to(self.device)
+            for array in (image_embeddings, point_coords, point_labels)
+        )
         masks, predicted = self.model.decode_masks(
             embeddings, *self.model.encode_prompts(embeddings, *prompts)
         )
-        return masks.float().numpy(), predicted.float().numpy()
+        return masks.float().cpu().numpy(), predicted.float().cpu().numpy()
 
 
 def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:
@@ -113,50 +114,11 @@ def examples_of(
     Raises:
         DataError: no entity of these classes covers a cell.
     """
-    embeddings: list[Array] = []
-    entities: list[Array] = []
-    valid, images, classes = [], [], []
+    collector = ExampleCollector(names)
     for sample in samples:
-        for part, input_size, embedded in shown_tiles(
-            sample.image, tile, overlap, graphs, max_tiles
-        ):
-            labels, coverage = _coverage(sample.instances, part, input_size, embedded.shape[-1])
-            for label, covered in zip(labels, coverage, strict=True):
-                name = sample.class_of(int(label))
-                if name in names:
-                    entities.append(covered)
-                    images.append(len(embeddings))
-                    classes.append(names.index(name))
-            embeddings.append(embedded)
-            valid.append(shown_cells(input_size, embedded.shape[-1]))
-    if not entities:
-        raise DataError.of(
-            "support set",
-            got="no entity",
-            expected=f"entities of {', '.join(names) or 'some class'}",
-            fix="give other images or a larger share",
-        )
-    return Examples(
-        np.stack(embeddings),
-        np.stack(entities),
-        np.array(images, np.int64),
-        np.array(classes, np.int64),
-        np.stack(valid),
-    )
-
-
-def _coverage(
-    instances: NDArray[np.int32], tile: Tile, input_size: tuple[int, int], grid: int
-) -> tuple[NDArray[np.int32], Array]:
-    """Labels in a tile and how much of each cell each covers, (E,) and (E, G, G)."""
-    shown = np.zeros((grid * PATCH_SIZE, grid * PATCH_SIZE), np.int32)
-    rows, columns = (
-        ((np.arange(new) + 0.5) * old / new).astype(int)
-        for new, old in zip(input_size, tile.size, strict=True)
-    )
-    part = instances[tile.top : tile.bottom, tile.left : tile.right]
-    shown[: input_size[0], : input_size[1]] = part[rows][:, columns]
-    labels = np.unique(shown[shown > 0])
-    cells = shown.reshape(grid, PATCH_SIZE, grid, PATCH_SIZE)
-    coverage = [(cells == label).mean((1, 3)) for label in labels]
-    return labels, np.asarray(coverage, np.float32).reshape(-1, grid, grid)
+        for shown in shown_tiles(sample.image, tile, overlap, graphs, max_tiles):
+            collector.add(shown, sample.instances, sample.class_of)
+    try:
+        return collector.examples()
+    except ContractError as error:
+        raise DataError(str(error)) from error

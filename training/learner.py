@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
+from cpcsam.ranges import require_range
+from training.adapters import is_adapter_parameter
 from training.bilevel import Forward, Group
 
 __all__ = [
@@ -35,6 +37,7 @@ UNFREEZE = (
     "iou_prediction_head",
     "output_upscaling",
 )
+PROMPT_EMBEDDING = "sam.prompt_encoder.no_mask_embed.weight"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class ModelConfig:
         capl: what CaPL is made of; null leaves it out.
         unfreeze: parts of the mask decoder that learn with all their weights.
         full_finetuning: all of SAM learns instead; LoRA must be left out.
+        prompt_embedding: whether SAM's embedding of "no mask" learns, with θ (soft prompt
+            tuning) or with φ on the held-out half (BLO-SAM).
     """
 
     base: Path = Path("weights/vit_t")
@@ -56,6 +61,7 @@ class ModelConfig:
     capl: CaplConfig | None = field(default_factory=CaplConfig)
     unfreeze: tuple[str, ...] = UNFREEZE
     full_finetuning: bool = False
+    prompt_embedding: Literal["frozen", "theta", "phi"] = "frozen"
 
     def __post_init__(self) -> None:
         """Refuse LoRA on weights that learn themselves."""
@@ -95,17 +101,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
-        within = {name: getattr(self, name) > 0 for name in ("lr", "lr_capl", "clip_norm")}
-        within |= {name: 0 <= getattr(self, name) < 1 for name in ("warmup", "final")}
-        within["weight_decay"] = self.weight_decay >= 0
-        for name, fits in within.items():
-            if not fits:
-                raise ConfigError.of(
-                    f"optimizer.{name}",
-                    got=getattr(self, name),
-                    expected="from 0 to below 1" if name in ("warmup", "final") else "above 0",
-                    fix="correct the value",
-                )
+        for name in ("lr", "lr_capl", "clip_norm"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, above=True)
+        for name in ("warmup", "final"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
+        require_range("optimizer.weight_decay", self.weight_decay, 0)
 
 
 @dataclass
@@ -239,7 +239,7 @@ def new_learner(
     """Add CaPL and LoRA to a base, in place, and mark what learns.
 
     Args:
-        model: the base, on the CPU.
+        model: the base, on the CPU; adapters that it has learn too.
         config: what is added and what learns.
         optimizer: its recipe.
         seed: decides the initial weights, the same on every device and in every precision.
@@ -260,17 +260,20 @@ def new_learner(
     prefixes = ("sam.",) if config.full_finetuning else parts
     theta, phi = {}, {}
     for name, parameter in model.named_parameters():
-        if name.startswith("capl."):
+        learned = config.prompt_embedding if name == PROMPT_EMBEDDING else "frozen"
+        if name.startswith("capl.") or learned == "phi":
             phi[name] = parameter
-        elif is_lora_parameter(name) or name.startswith(prefixes):
+        elif is_lora_parameter(name) or is_adapter_parameter(name):
+            theta[name] = parameter
+        elif name.startswith(prefixes) or learned == "theta":
             theta[name] = parameter
         parameter.requires_grad_(name in theta or name in phi)
     if not theta and not phi:
         raise TrainingError.of(
             "model",
-            got="no LoRA, no unfrozen part and no CaPL",
+            got="no LoRA, no unfrozen part, no learned prompt embedding and no CaPL",
             expected="something that learns",
-            fix="set model.lora.rank, model.unfreeze or model.capl",
+            fix="set model.lora.rank, model.unfreeze, model.prompt_embedding or model.capl",
         )
     return Learner(
         Forward(model, bf16=bf16),

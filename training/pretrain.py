@@ -8,14 +8,12 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -36,6 +34,7 @@ from training.pretrain_data import (
     load_images,
 )
 from training.pretrain_loss import AuxiliaryHead, batch_loss
+from training.stream import stream
 
 __all__ = ["PretrainConfig", "main", "pretrain"]
 
@@ -202,7 +201,10 @@ def pretrain(config: PretrainConfig) -> OneClickScores:
     )
     writer = SummaryWriter(config.run / "tensorboard", purge_step=state.step)
     progress = tqdm(
-        _stream(batches, state.step), total=config.steps, initial=state.step, desc="pretrain"
+        stream(batches, state.step, workers=1, device=torch.device("cpu")),
+        total=config.steps,
+        initial=state.step,
+        desc="pretrain",
     )
     start, before = resource.getrusage(resource.RUSAGE_SELF).ru_utime, state.cpu_seconds
     for batch in progress:
@@ -257,17 +259,6 @@ def _recipe(config: PretrainConfig) -> dict[str, Any]:
     recipe: dict[str, Any] = to_dict(config)
     del recipe["out"], recipe["run"], recipe["init"], recipe["data"]["bbbc038"]
     return recipe
-
-
-def _stream(batches: PretrainBatches, start: int) -> Iterator[PretrainBatch]:
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=range(start, len(batches)),
-        num_workers=1,
-        prefetch_factor=4,
-    )
-    return iter(loader)
 
 
 def _evaluate(model: CpcSam, samples: list[Sample]) -> OneClickScores:

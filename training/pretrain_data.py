@@ -88,6 +88,10 @@ class PretrainBatch:
     point_coords: Tensor
     point_labels: Tensor
 
+    def to(self, device: torch.device) -> PretrainBatch:
+        """The same batch on a device."""
+        return PretrainBatch(*(column.to(device) for column in vars(self).values()))
+
 
 class PretrainBatches(Dataset[PretrainBatch]):
     """Batch i, decided by the seed and i alone, so that a run can be resumed.

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
+from cpcsam.ranges import require_range
 
 __all__ = [
     "MAX_SLOTS",
@@ -75,17 +76,10 @@ class PromptMix:
             "centre + edge": self.centre + self.edge,
         }
         for name, value in shares.items():
-            if not 0 <= value <= 1:
-                raise ConfigError.of(name, got=value, expected="from 0 to 1", fix="correct the mix")
-        least = {"mask_cells": 1}
-        noise = ("wrong_reach", "box_jitter", "box_loose", "box_shift", "mask_noise")
-        least |= dict.fromkeys(noise, 0)
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if not value >= lowest:
-                raise ConfigError.of(
-                    name, got=value, expected=f"{lowest} or more", fix="correct the mix"
-                )
+            require_range(name, value, 0, 1)
+        require_range("mask_cells", self.mask_cells, 1)
+        for name in ("wrong_reach", "box_jitter", "box_loose", "box_shift", "mask_noise"):
+            require_range(name, getattr(self, name), 0)
 
     def scaled(self, strength: float) -> PromptMix:
         """Make the annotator more or less careless.

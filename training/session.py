@@ -173,7 +173,13 @@ class Session:
             config.optimizer, min(1.0, self._progress() + half_a_step)
         )
         figures = bilevel_step(
-            learner.forward, learner.theta, learner.phi, halves, config.bilevel, config.accumulate
+            learner.forward,
+            learner.theta,
+            learner.phi,
+            halves,
+            config.bilevel,
+            config.accumulate,
+            learner.step,
         )
         learner.step += 1
         self._log({**figures, "learning_rate_factor": factor})

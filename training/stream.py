@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch.utils.data import DataLoader
 
 from cpcsam.errors import CpcSamError, TrainingError
-from training.batches import Halves, StepBatches
 
-__all__ = ["stream"]
+__all__ = ["Batches", "stream"]
+
+
+class _Movable(Protocol):
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+
+
+Batch = TypeVar("Batch", bound=_Movable)
+Drawn = TypeVar("Drawn", bound=_Movable, covariant=True)
+
+
+class Batches(Protocol[Drawn]):
+    """The batches of a run, each decided by its step alone."""
+
+    def __len__(self) -> int:
+        """Steps of the run."""
+
+    def __getitem__(self, index: int) -> Drawn:
+        """Draw a step's batch."""
 
 
 def stream(
-    batches: StepBatches, start: int, workers: int, device: torch.device
-) -> Iterator[Halves]:
+    batches: Batches[Batch], start: int, workers: int, device: torch.device
+) -> Iterator[Batch]:
     """Yield the batches of steps `start` and on.
 
     Args:
@@ -34,7 +53,7 @@ def stream(
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(
         DataLoader(
-            batches,
+            batches,  # type: ignore[arg-type]  # a Dataset in all but name
             batch_size=None,
             sampler=range(start, len(batches)),
             num_workers=workers,
@@ -46,7 +65,7 @@ def stream(
         signal.signal(signal.SIGCHLD, before)
     while True:
         try:
-            halves = next(iterator, None)
+            batch = next(iterator, None)
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker (pid"):
                 raise
@@ -62,9 +81,9 @@ def stream(
                 raise
             # a worker's error comes with its traceback as text, whose last line is the message
             raise type(error)(message.splitlines()[-1].partition(": ")[2]) from error
-        if halves is None:
+        if batch is None:
             return
-        yield halves.to(device)
+        yield batch.to(device)
 
 
 def _leave_signals_to_parent(_: int) -> None:

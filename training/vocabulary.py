@@ -99,7 +99,7 @@ def show(options: argparse.Namespace) -> None:
         slope, intercept = vocabulary.calibration[index]
         curve = f"p = 1/(1+exp(-({slope:.2f} m {intercept:+.2f})))"
         print(f"class       {name}: {count} prototypes, {curve}")
-    print(f"background  {int((vocabulary.owners == BACKGROUND).sum())} prototypes")
+    print(f"background  {int((vocabulary.owners <= BACKGROUND).sum())} prototypes")
 
 
 def _progress(samples: Sequence[Sample], what: str) -> tqdm[Sample]:

@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class SegmentationStub:
-    """Promptable segmentation.
+    """Segmentation by prompts and by class names.
+
+    Classes belong to the caller's tenant. They are known by annotated examples, without training.
     """
 
     def __init__(self, channel):
@@ -45,14 +47,31 @@ class SegmentationStub:
                 request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.ListClasses = channel.unary_unary(
+                '/cpcsam.v1.Segmentation/ListClasses',
+                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+                _registered_method=True)
+        self.AddClass = channel.unary_unary(
+                '/cpcsam.v1.Segmentation/AddClass',
+                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.AddClassRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+                _registered_method=True)
+        self.RemoveClass = channel.unary_unary(
+                '/cpcsam.v1.Segmentation/RemoveClass',
+                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.RemoveClassRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+                _registered_method=True)
 
 
 class SegmentationServicer:
-    """Promptable segmentation.
+    """Segmentation by prompts and by class names.
+
+    Classes belong to the caller's tenant. They are known by annotated examples, without training.
     """
 
     def Segment(self, request, context):
-        """Segments one image: for each prompt, the masks of what it points at.
+        """Segments one image: for each prompt the masks of what it points at, or all entities of classes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +79,28 @@ class SegmentationServicer:
 
     def Describe(self, request, context):
         """Tells which model answers and within which limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClasses(self, request, context):
+        """Lists the classes that Segment knows by name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddClass(self, request, context):
+        """Teaches a class by annotated images; it is known at once, and still after a restart. The answer
+        lists all classes. ALREADY_EXISTS for a known name, PERMISSION_DENIED for callers who may not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveClass(self, request, context):
+        """Forgets a class. The answer lists those that are left. NOT_FOUND for an unknown name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,6 +119,21 @@ def add_SegmentationServicer_to_server(servicer, server):
                     request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeRequest.FromString,
                     response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeResponse.SerializeToString,
             ),
+            'ListClasses': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClasses,
+                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.SerializeToString,
+            ),
+            'AddClass': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddClass,
+                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.AddClassRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.SerializeToString,
+            ),
+            'RemoveClass': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveClass,
+                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.RemoveClassRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'cpcsam.v1.Segmentation', rpc_method_handlers)
@@ -87,7 +143,9 @@ def add_SegmentationServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Segmentation:
-    """Promptable segmentation.
+    """Segmentation by prompts and by class names.
+
+    Classes belong to the caller's tenant. They are known by annotated examples, without training.
     """
 
     @staticmethod
@@ -134,6 +192,87 @@ class Segmentation:
             '/cpcsam.v1.Segmentation/Describe',
             cpcsam_dot_v1_dot_segmentation__pb2.DescribeRequest.SerializeToString,
             cpcsam_dot_v1_dot_segmentation__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClasses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cpcsam.v1.Segmentation/ListClasses',
+            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesRequest.SerializeToString,
+            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddClass(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cpcsam.v1.Segmentation/AddClass',
+            cpcsam_dot_v1_dot_segmentation__pb2.AddClassRequest.SerializeToString,
+            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveClass(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cpcsam.v1.Segmentation/RemoveClass',
+            cpcsam_dot_v1_dot_segmentation__pb2.RemoveClassRequest.SerializeToString,
+            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
             options,
             channel_credentials,
             insecure,

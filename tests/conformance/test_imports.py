@@ -39,8 +39,9 @@ def blocked(names: list[str]) -> str:
     [
         (SERVING, OTHER_STAGES),
         (CLIENT, [*OTHER_STAGES, "serving", "tritonclient", "prometheus_client", "grpc_health"]),
+        (["export.build_engine"], ["torch", "onnx", "yaml", "tritonclient", "training", "serving"]),
     ],
-    ids=["serving", "client"],
+    ids=["serving", "client", "engines in the Triton image"],
 )
 def test_modules_import_without(modules: list[str], without: list[str]) -> None:
     imports = "".join(f"import {module}\n" for module in modules)

@@ -42,7 +42,7 @@ def _drop_json_names(messages: object) -> None:
 def test_what_later_releases_add_to_has_a_oneof() -> None:
     assert [
         field.name for field in pb.SegmentRequest.DESCRIPTOR.oneofs_by_name["image"].fields
-    ] == ["image_bytes"]
+    ] == ["image_bytes", "image_id"]
     assert [field.name for field in pb.Mask.DESCRIPTOR.oneofs_by_name["format"].fields] == [
         "coco_rle"
     ]

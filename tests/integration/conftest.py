@@ -1,7 +1,9 @@
-"""The real tritonserver over a small repository, once a session."""
+"""The real tritonserver over a small repository and over the shipped base, once a session."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 from export.repository import build_repository
 from serving.triton import TritonServer, launch_triton
 from tests.integration.tiny_graphs import publish_tiny_graphs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +26,39 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def repository(graphs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of kind `repository` made from `graphs`."""
-    path = tmp_path_factory.mktemp("repository") / "repository"
-    build_repository(graphs, path)
-    return path
+    """A version of a repository made from `graphs`."""
+    return build_repository(graphs, tmp_path_factory.mktemp("repository"))
 
 
 @pytest.fixture(scope="session")
 def triton(repository: Path) -> Iterator[TritonServer]:
     """A ready server over `repository`."""
     with launch_triton(repository) as server:
+        yield server
+
+
+def export_shipped_base(build: Path) -> None:
+    """Run the commands of `make export` on the shipped base."""
+    for words in (
+        ["export.merge", "--base", ROOT / "weights/vit_t", "--out", build / "merged"],
+        ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
+        ["export.repository", "publish", "--onnx", build / "onnx", "--out", build / "repository"],
+    ):
+        subprocess.run(
+            [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True
+        )
+
+
+@pytest.fixture(scope="session")
+def shipped_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `merged`, `onnx` and `repository` of the shipped base."""
+    build = tmp_path_factory.mktemp("build")
+    export_shipped_base(build)
+    return build
+
+
+@pytest.fixture(scope="session")
+def shipped(shipped_build: Path) -> Iterator[TritonServer]:
+    """A ready server over the shipped base, exported as the README tells."""
+    with launch_triton(shipped_build / "repository") as server:
         yield server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -25,13 +26,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from pycocotools import mask as coco_mask
+from tritonclient.grpc import InferenceServerClient
 
 import cpcsam
 from cpcsam.artifact import read_manifest
 from cpcsam.client import MaskSelection, Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.results import SegmentResult
-from cpcsam.status import DeadlineError, LimitError
+from cpcsam.status import DeadlineError, FullError, LimitError, NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background
@@ -180,7 +182,7 @@ BAD = {
         ContractError,
         "original_size: got 1 x 2000",
     ),
-    "no prompt": (picture(), [], ContractError, "prompts: got none, expected 1 to 48"),
+    "no prompt": (picture(), [], ContractError, "prompts and classes: got none"),
     "49 prompts": (picture(), clicks(49), LimitError, "prompts: got 49, expected at most 48"),
     "10,000 prompts": (picture(), clicks(10_000), LimitError, "prompts: got 10000"),
     "empty prompt": (picture(), [Prompt()], ContractError, r"prompts\[0\]: got no points"),
@@ -280,7 +282,11 @@ def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer
     config = GatewayConfig(
         triton=triton.grpc_url, port=0, metrics_port=0, limits=Limits(max_in_flight=1)
     )
-    with gateway_in_background(config) as gateway, SegmentationClient(gateway.address) as client:
+    with (
+        gateway_in_background(config) as gateway,
+        SegmentationClient(gateway.address, retry=False) as client,
+        SegmentationClient(gateway.address) as patient,
+    ):
 
         def ask(_: int) -> type[CpcSamError] | None:
             try:
@@ -291,8 +297,10 @@ def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer
 
         with ThreadPoolExecutor(8) as pool:
             outcomes = list(pool.map(ask, range(8)))
-        assert set(outcomes) == {None, LimitError}
-        assert ask(0) is None
+        assert set(outcomes) == {None, FullError}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: patient.segment(picture(), clicks(1)), range(4)))
+        assert len(answers) == 4, "who tries again is answered"
 
 
 def test_describe(client: SegmentationClient, repository: Path) -> None:
@@ -305,6 +313,9 @@ def test_describe(client: SegmentationClient, repository: Path) -> None:
         "max_prompts": 48,
         "max_points": 16,
         "max_in_flight": 64,
+        "cache_bytes": LIMITS.cache_bytes,
+        "max_queue_seconds": LIMITS.max_queue_s,
+        "max_tiles": LIMITS.max_tiles,
     }
     assert set(told.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
     assert told.gateway_version == cpcsam.__version__
@@ -442,3 +453,61 @@ def test_the_status_command(gateway: Gateway) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "health    serving" in done.stdout and "limit     max_prompts 48" in done.stdout
+
+
+def encoder_runs(triton: TritonServer) -> int:
+    """Images that Triton's encoder has seen, whatever batches they came in."""
+    with InferenceServerClient(triton.grpc_url) as asked:
+        (model,) = asked.get_inference_statistics("image_encoder").model_stats
+        return int(model.inference_count)
+
+
+def test_a_repeated_image_is_encoded_and_sent_once(
+    gateway: Gateway, client: SegmentationClient, triton: TritonServer
+) -> None:
+    image = encode_image(picture(77))
+    fresh = client.segment(image, clicks(20))
+    before = encoder_runs(triton)
+    again = client.segment(image, clicks(20))
+    named = client.segment(fresh.image_id, clicks(20))
+    assert encoder_runs(triton) == before
+    assert [one.cached for one in (fresh, again, named)] == [False, True, True]
+    assert fresh.image_id == again.image_id == hashlib.sha256(image).hexdigest()
+    assert_same(again, fresh)
+    assert_same(named, fresh)
+    with pytest.raises(ContractError, match=r"got \(100, 1\), expected 0 <= x < 100"):
+        client.segment(fresh.image_id, [Prompt.click(WIDTH, 1)])
+
+
+def test_equal_requests_that_meet_are_encoded_once(gateway: Gateway, triton: TritonServer) -> None:
+    image, before = encode_image(picture(78)), encoder_runs(triton)
+
+    def ask(seed: int) -> SegmentResult:
+        with SegmentationClient(gateway.address) as mine:
+            return mine.segment(image, clicks(3, seed))
+
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, range(8)))
+    assert encoder_runs(triton) - before == 1
+    for seed, result in enumerate(together):
+        assert_same(result, ask(seed))
+
+
+def test_an_image_that_gave_way_is_told_and_the_client_sends_it_again(
+    triton: TritonServer,
+) -> None:
+    config = GatewayConfig(
+        triton=triton.grpc_url, port=0, metrics_port=0, limits=Limits(cache_bytes=300_000)
+    )
+    with gateway_in_background(config) as gateway, SegmentationClient(gateway.address) as client:
+        first = client.segment(picture(1), clicks(2))
+        assert client.segment(picture(1), clicks(2)).cached
+        client.segment(picture(2), clicks(2))
+        with pytest.raises(NotFoundError, match="image_id: got .*; send image_bytes again"):
+            client.segment(first.image_id, clicks(2))
+        again = client.segment(picture(1), clicks(2))
+        assert not again.cached
+        assert_same(again, first)
+        metrics = read_metrics(gateway)
+    assert metrics["cpcsam_cache_evictions_total", frozenset()] == 2
+    assert 0 < metrics["cpcsam_cache_bytes", frozenset()] <= 300_000

@@ -16,12 +16,14 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 from cpcsam.cli import main as cli
 from cpcsam.client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ServingError
-from cpcsam.status import DeadlineError, LimitError, UnavailableError
+from cpcsam.status import DeadlineError, FullError, LimitError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background
@@ -106,7 +108,9 @@ def test_bad_requests_are_refused_without_triton(without_triton: Gateway) -> Non
         with pytest.raises(grpc.RpcError) as caught:
             stub.Segment(pb.SegmentRequest(), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details().startswith("prompts: got none, expected 1 to 256; ")
+    assert caught.value.details().startswith(
+        "prompts and classes: got none, expected one of them; "
+    )
 
 
 def test_a_deadline_is_kept(silent: Gateway) -> None:
@@ -131,10 +135,16 @@ def test_a_full_gateway_refuses_at_once_and_a_cancelled_request_frees_its_place(
         waiting = [stub.Segment.future(message, timeout=30) for _ in range(2)]
         wait_for(silent, "cpcsam_in_flight_requests", 2)
         with (
-            SegmentationClient(silent.address, timeout_s=20) as client,
-            pytest.raises(LimitError, match="requests in work: got 2 already, expected fewer than"),
+            SegmentationClient(silent.address, timeout_s=20, retry=False) as client,
+            pytest.raises(FullError, match="requests in work: got 2 already, expected") as full,
         ):
             client.segment(IMAGE, CLICK)
+        assert 0 < full.value.retry_s <= 5
+        status = rpc_status.from_call(full.value.__cause__)
+        retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
+        assert status.details[0].Unpack(info) and status.details[1].Unpack(retry)
+        assert (info.reason, info.domain) == ("FULL", "cpcsam.v1")
+        assert retry.retry_delay.ToMilliseconds() == round(full.value.retry_s * 1e3)
         for call in waiting:
             call.cancel()
         wait_for(silent, "cpcsam_in_flight_requests", 0)

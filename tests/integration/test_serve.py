@@ -6,17 +6,22 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.status import AuthenticationError
+from serving.tokens import USER, digest_of
+from tests.tls_factory import make_certificate
 
 pytestmark = pytest.mark.triton
 
@@ -31,11 +36,13 @@ def command(repository: Path, log: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def served(repository: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def served(
+    repository: Path, tmp_path: Path, *options: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The running command and the gateway's address; its stderr goes to a file."""
     with (tmp_path / "stderr").open("w") as errors:
         process = subprocess.Popen(
-            command(repository, tmp_path / "triton.log"),
+            [*command(repository, tmp_path / "triton.log"), *options],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -87,6 +94,61 @@ def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: sign
     wait_until_gone(tmp_path / "triton.log")
 
 
+def listening(processes: Collection[int]) -> set[int]:
+    """TCP ports on which these processes listen, at whatever address."""
+    inodes = set()
+    for process in processes:
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                inodes.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return {
+        int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes
+    }
+
+
+def answers(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def test_only_gateway_and_metrics_are_reached_from_elsewhere(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Whoever listens on every address also answers at 127.0.0.2; who listens on loopback not."""
+    files = make_certificate(tmp_path)
+    tokens = tmp_path / "tokens.txt"
+    tokens.write_text(f"lab {USER} {digest_of('the-token')}\n")
+    options = {
+        "--host": "0.0.0.0",
+        "--metrics-host": "0.0.0.0",
+        "--tokens": tokens,
+        "--tls-cert": files.certificate,
+        "--tls-key": files.key,
+    }
+    words = [str(word) for pair in options.items() for word in pair]
+    with served(repository, tmp_path, *words) as (process, address):
+        assert process.stdout is not None
+        metrics = next(line for line in process.stdout if line.startswith("metrics"))
+        published = {int(text.rpartition(":")[2].split("/")[0]) for text in (address, metrics)}
+        found = listening({process.pid, *tritons(tmp_path / "triton.log")})
+        assert published < found and len(found) == 5, "Triton has three ports of its own"
+        assert {port for port in found if answers("127.0.0.2", port)} == published
+        gateway = f"127.0.0.2:{address.rpartition(':')[2]}"
+        reach = partial(SegmentationClient, gateway, ca=files.certificate, timeout_s=30)
+        with reach(token="the-token") as known:
+            assert len(known.segment(IMAGE, [Prompt.click(3, 4)]).masks) == 1
+        with reach() as unknown, pytest.raises(AuthenticationError):
+            unknown.segment(IMAGE, [Prompt.click(3, 4)])
+    for log in ("stderr", "triton.log"):
+        assert "the-token" not in (tmp_path / log).read_text()
+
+
 def test_it_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
     with served(repository, tmp_path) as (process, _):
         server = re.compile(rb"tritonserver\0")
@@ -109,6 +171,8 @@ def test_wrong_options_are_told_before_triton_starts(repository: Path, tmp_path:
     for options, told in (
         (["--max-prompts", "0"], "max_prompts: got 0, expected at least 1"),
         (["--port", "70000"], "expected a port from 0 to 65535"),
+        (["--tokens", str(tmp_path / "none")], "expected a file of tokens"),
+        (["--tls-key", str(tmp_path / "none")], "TLS: got --tls-key alone"),
         (["--repository", str(tmp_path)], "no manifest.json"),
     ):
         done = subprocess.run(

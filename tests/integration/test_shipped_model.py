@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +23,7 @@ from cpcsam.transforms import (
 )
 from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig
-from serving.triton import launch_triton
+from serving.triton import TritonServer
 from training.metrics import iou_score
 
 ROOT = Path(__file__).parents[2]
@@ -34,24 +32,14 @@ CLICKS = [(62.0, 76.0), (20.0, 30.0), (100.0, 40.0), (64.0, 10.0), (30.0, 110.0)
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SegmentationClient]:
+def client(shipped: TritonServer) -> Iterator[SegmentationClient]:
     """A client of the gateway over the real Triton, which serves the exported base."""
-    build = tmp_path_factory.mktemp("build")
-    for words in (
-        ["export.merge", "--base", BASE, "--out", build / "merged"],
-        ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
-        ["export.repository", "--onnx", build / "onnx", "--out", build / "repository"],
+    config = GatewayConfig(triton=shipped.grpc_url, port=0, metrics_port=0)
+    with (
+        gateway_in_background(config) as gateway,
+        SegmentationClient(gateway.address) as connected,
     ):
-        subprocess.run(
-            [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True
-        )
-    with launch_triton(build / "repository") as triton:
-        config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0)
-        with (
-            gateway_in_background(config) as gateway,
-            SegmentationClient(gateway.address) as connected,
-        ):
-            yield connected
+        yield connected
 
 
 @pytest.fixture(scope="module")

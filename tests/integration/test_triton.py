@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 
@@ -13,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from cpcsam.contract import DECODE, ENCODE, ENCODER_MAX_BATCH, ENSEMBLES, IMAGE_ENCODER, SEGMENT
 from cpcsam.transforms import upscale_masks
-from serving.postprocess import mask_from_rle
+from serving.run_lengths import mask_from_rle
 from serving.triton import TritonServer
 from tests.integration.triton_calls import Arrays, infer, noise_png, segment_inputs
 
@@ -106,13 +107,43 @@ def test_a_bad_request_gets_an_error_and_the_server_goes_on(
     assert infer(client, "segment", segment_inputs(WIDE, ONE_PROMPT), ["scores"])
 
 
-def test_administration_is_closed(client: InferenceServerClient) -> None:
-    with pytest.raises(InferenceServerException):
-        client.load_model("segment")
-    with pytest.raises(InferenceServerException):
-        client.register_system_shared_memory("region", "/region", 64)
-    with pytest.raises(InferenceServerException):
-        client.update_trace_settings(settings={"trace_level": "TIMESTAMPS"})
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.load_model("segment"),
+        lambda client: client.unload_model("segment"),
+        lambda client: client.get_model_repository_index(),
+        lambda client: client.register_system_shared_memory("region", "/region", 64),
+        lambda client: client.get_system_shared_memory_status(),
+        lambda client: client.get_cuda_shared_memory_status(),
+        lambda client: client.update_trace_settings(settings={"trace_level": "TIMESTAMPS"}),
+        lambda client: client.get_trace_settings(),
+        lambda client: client.update_log_settings({"log_verbose_level": 1}),
+        lambda client: client.get_log_settings(),
+    ],
+)
+def test_administration_is_closed(
+    client: InferenceServerClient, call: Callable[[InferenceServerClient], object]
+) -> None:
+    with pytest.raises(InferenceServerException, match="This protocol is restricted"):
+        call(client)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "repository/index",
+        "repository/models/segment/unload",
+        "systemsharedmemory/status",
+        "trace/setting",
+        "logging",
+    ],
+)
+def test_administration_is_closed_over_http(triton: TritonServer, path: str) -> None:
+    method = "POST" if path.startswith("repository") else "GET"
+    asked = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(asked, timeout=10)
 
 
 def test_metrics_count_requests_and_give_quantiles(

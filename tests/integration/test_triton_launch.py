@@ -80,9 +80,10 @@ def test_an_altered_or_missing_repository_is_refused(repository: Path, tmp_path:
 
 
 def test_a_repository_for_gpus_is_refused(tmp_path: Path) -> None:
-    with publish(tmp_path / "gpu", "repository", config={"target": "gpu"}):
+    config = {"target": "gpu", "engine": {"tensorrt": "10.13.3", "compute_capability": "8.9"}}
+    with publish(tmp_path / "gpu", "repository", config=config):
         pass
-    with pytest.raises(ServingError, match="got a repository for gpu"):
+    with pytest.raises(ServingError, match=r"got a repository for gpu, engines of TensorRT 10\.13"):
         with launch_triton(tmp_path / "gpu"):
             pass
 

@@ -28,9 +28,9 @@ LAYERS = 12
 DTYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
 
 
-def publish_tiny_graphs(out: Path, image_size: int = 256) -> None:
+def publish_tiny_graphs(out: Path, image_size: int = 256, seed: int = 0) -> None:
     """Write an artifact of kind `onnx` with the three graphs that the repository serves."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     grid = grid_size(image_size)
     with publish(out, "onnx", config={"model_size": "tiny", "image_size": image_size}) as staging:
         for graph, nodes, constants in (

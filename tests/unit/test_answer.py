@@ -9,8 +9,11 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from serving.answer import mask_message, response_of
-from serving.triton_client import ChunkMasks
+from cpcsam.merging import FoundMask
+from cpcsam.tiles import Tile
+from serving.answer import found_response, mask_message, prompted_response
+from serving.prompting import PromptedMasks
+from serving.triton_answers import ChunkMasks
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -43,13 +46,25 @@ def test_chunks_are_put_together_in_order() -> None:
 
     def chunk(*scores: list[float]) -> ChunkMasks:
         counts = np.full((len(scores), len(scores[0])), mask, object)
-        return ChunkMasks(counts, np.array(scores, np.float32), "4")
+        return ChunkMasks(counts, np.array(scores, np.float32))
 
-    response = response_of("r", (2, 3), [chunk([0.1, 0.2], [0.3, 0.4]), chunk([0.5, 0.6])])
+    chunks = [chunk([0.1, 0.2], [0.3, 0.4]), chunk([0.5, 0.6])]
+    response = prompted_response(PromptedMasks(chunks, cached=True), (2, 3))
     scores = [[found.score for found in result.masks] for result in response.results]
     assert scores == [pytest.approx(row) for row in ([0.1, 0.2], [0.3, 0.4], [0.5, 0.6])]
-    assert (response.request_id, response.model_name, response.model_version) == (
-        "r",
-        "segment",
-        "4",
+    assert response.cached and (response.original_size.height, response.original_size.width) == (
+        2,
+        3,
     )
+
+
+def test_entities_are_told_with_their_class_and_place() -> None:
+    part, area, whole = np.array([[True, False], [True, True]]), Tile(1, 2, 3, 4), Tile(0, 0, 5, 6)
+    found = FoundMask(1, 0.75, (2.5, 1.5), area, part, whole, False, 0.5)
+    (result,) = found_response([found], ("ring", "disc"), (5, 6), cached=False).results
+    (mask,) = result.masks
+    assert (mask.label, mask.score, mask.area) == ("disc", 0.75, 3)
+    assert (mask.box.x0, mask.box.y0, mask.box.x1, mask.box.y1) == (2, 1, 4, 3)
+    assert (result.found_at.x, result.found_at.y) == (2.5, 1.5)
+    decoded = coco_mask.decode({"size": [5, 6], "counts": mask.coco_rle.counts})
+    assert (decoded[1:3, 2:4] == part).all() and decoded.sum() == 3

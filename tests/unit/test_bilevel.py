@@ -118,6 +118,25 @@ def test_five_capl_steps_go_further_than_one() -> None:
     assert distances[1] > 2 * distances[0]
 
 
+def test_capl_waits_for_its_turn() -> None:
+    learner = tiny_learner()
+    config = BilevelConfig(capl_every=3)
+    moved = []
+    for step in range(4):
+        before = snapshot(learner)
+        bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), config, step=step)
+        after = snapshot(learner)
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert any(not name.startswith("capl.") for name in changed)
+        moved.append(any(name.startswith("capl.") for name in changed))
+    assert moved == [True, False, False, True]
+
+
+def test_capl_never_updated_is_refused() -> None:
+    with pytest.raises(ConfigError, match="capl_every"):
+        BilevelConfig(capl_every=0)
+
+
 def test_training_lowers_both_losses() -> None:
     optimizer = OptimizerConfig(lr=1e-3, lr_capl=3e-3)
     learner = tiny_learner(optimizer=optimizer)

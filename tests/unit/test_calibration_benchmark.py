@@ -107,7 +107,8 @@ def test_the_report_tabulates_and_plots_what_was_run(tmp_path: Path) -> None:
     context = {"base_sha256": "0" * 64, "minutes": 1, "machine": "x", "target": {"1.0": 0.4}}
     (tmp_path / "context.json").write_text(json.dumps(context))
     markdown = write_report(tmp_path)
-    assert "| LoRA, one careless prompt a sample | 55.0 ± 7.1 | +0.0 [+0.0, +0.0]" in markdown
+    label = next(arm.label for arm in CORE if arm.name == "groups")
+    assert f"| {label} | 55.0 ± 7.1 | +0.0 [+0.0, +0.0]" in markdown
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["standard"]
     assert (tmp_path / "noise-standard.png").stat().st_size > 5000
     assert (tmp_path / "epochs-standard.png").stat().st_size > 5000

@@ -24,11 +24,13 @@ from cpcsam.vocabulary_file import load_vocabulary
 from tests.model_factory import noisy_cpcsam, noisy_sam
 from tests.training_factory import discs, write_pair
 from training import evaluate_auto as command
+from training import report as report_command
 from training import vocabulary as vocabulary_command
 from training.data import ENTITY, Sample
-from training.entity_metrics import average_precision, foreground_scores, match_entities
+from training.entity_metrics import average_precision, match_entities
 from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
+from training.metrics import dice_score, iou_score
 
 SIZE = (60, 80)
 BRIGHT = 110
@@ -112,7 +114,7 @@ def test_an_oblong_image_smaller_than_a_tile_is_segmented() -> None:
     painted = np.zeros(small.instances.shape, bool)
     for one in found:
         painted |= one.within(Tile(0, 0, *painted.shape))
-    assert foreground_scores(painted, small.instances > 0)[0] > 0.9
+    assert dice_score(painted, small.instances > 0) > 0.9
 
 
 def test_nothing_is_found_in_an_empty_image() -> None:
@@ -168,7 +170,7 @@ masks = st.integers(0, 10_000).map(
 @settings(max_examples=40, deadline=None)
 def test_foreground_scores_are_cocos(pair: np.ndarray) -> None:
     encoded = coco_mask.encode(np.asfortranarray(pair.transpose(1, 2, 0).astype(np.uint8)))
-    dice, iou = foreground_scores(pair[0], pair[1])
+    dice, iou = dice_score(*pair), iou_score(*pair)
     if pair.any():
         expected = coco_mask.iou([encoded[0]], [encoded[1]], [0])[0, 0]
         assert iou == pytest.approx(expected)
@@ -289,6 +291,10 @@ def test_commands_build_extend_show_and_evaluate(
     assert document["classes"]["disc"]["entities"] == 4
     assert document["capl"] is False and 0 <= document["dice"] <= 1
     assert json.loads(capsys.readouterr().out)["dice"] == document["dice"]
+    page = tmp_path / "report"
+    assert report_command.main([out, "--out", str(page)]) == 0
+    assert f"| {base.name} | {100 * document['dice']:.1f}" in capsys.readouterr().out
+    assert (page / "report.html").read_text().count("data:image/jpeg") == 3
 
 
 def test_commands_tell_errors_in_one_line(
@@ -329,7 +335,9 @@ def test_a_run_has_a_vocabulary_of_its_own_and_its_capl_can_be_switched_off(
     score = ["--run", str(run), *source, "--vocabulary", str(built), "--out", str(out)]
     for arguments, capl in ((score, True), ([*score, "--no-capl"], False)):
         assert command.main(arguments) == 0
-        assert json.loads(out.read_text())["capl"] is capl
+        document = json.loads(out.read_text())
+        assert document["capl"] is capl and document["parameters"] > 0
+        assert document["label"] == "run"
     capsys.readouterr()
     assert command.main(["--base", str(base), *source, "--vocabulary", str(built)]) == 2
     assert "one made with model" in capsys.readouterr().err

@@ -17,7 +17,13 @@ from cpcsam.status import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.limits import MAX_POINT_SLOTS, Limits
-from serving.validation import check_prompts, check_request, original_size_of, slots_of
+from serving.validation import (
+    check_image_id,
+    check_prompts,
+    check_request,
+    original_size_of,
+    slots_of,
+)
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -117,22 +123,29 @@ def test_point_slots_are_bounded(count: int, with_box: bool) -> None:
             check_prompts([prompt], (HEIGHT, WIDTH))
 
 
-def test_a_good_request_gives_the_size() -> None:
-    assert check_request(request(), LIMITS) == (HEIGHT, WIDTH)
+def test_a_good_request_passes() -> None:
+    check_request(request(), LIMITS)
+    check_request(request(prompts=[], classes=["nucleus"]), LIMITS)
+    assert original_size_of(image_file(), LIMITS) == (HEIGHT, WIDTH)
+    check_image_id("0123456789abcdef" * 4)
+
+
+@pytest.mark.parametrize("image_id", ["", "0" * 63, "G" * 64, "A" * 64])
+def test_an_image_id_that_cannot_be_one_is_named(image_id: str) -> None:
+    with pytest.raises(ContractError, match="image_id: got ") as caught:
+        check_image_id(image_id)
+    assert caught.match(FORM)
 
 
 @pytest.mark.parametrize(
     ("fields", "kind", "what"),
     [
-        ({"prompts": []}, ContractError, "prompts: got none"),
+        ({"prompts": []}, ContractError, "prompts and classes: got none"),
+        ({"classes": ["nucleus"]}, ContractError, "prompts and classes: got both"),
         ({"prompts": [click(1, 2)] * 6}, LimitError, "prompts: got 6, expected at most 5"),
-        ({"prompts": [pb.Prompt()]}, ContractError, r"prompts\[0\]: got no points and no box"),
+        ({"prompts": [], "classes": ["x"] * 6}, LimitError, "classes: got 6, expected at most 5"),
         ({"mask_selection": 7}, ContractError, "mask_selection: got 7"),
         ({"request_id": "x" * 129}, ContractError, "request_id: got 129 characters"),
-        ({"image_bytes": b""}, ContractError, "image_bytes: got nothing"),
-        ({"image_bytes": b"not an image"}, ContractError, "without a readable image header"),
-        ({"image_bytes": bytes(100_001)}, LimitError, "got 100001 bytes, expected at most 100000"),
-        ({"image_bytes": image_file(101, 100)}, LimitError, "got 101 x 100 pixels"),
     ],
 )
 def test_each_bad_request_is_named(
@@ -140,6 +153,22 @@ def test_each_bad_request_is_named(
 ) -> None:
     with pytest.raises(kind, match=what) as caught:
         check_request(request(**fields), LIMITS)
+    assert type(caught.value) is kind
+    assert caught.match(FORM)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "what"),
+    [
+        (b"", ContractError, "image_bytes: got nothing"),
+        (b"not an image", ContractError, "without a readable image header"),
+        (bytes(100_001), LimitError, "got 100001 bytes, expected at most 100000"),
+        (image_file(101, 100), LimitError, "got 101 x 100 pixels"),
+    ],
+)
+def test_each_bad_image_is_named(content: bytes, kind: type[Exception], what: str) -> None:
+    with pytest.raises(kind, match=what) as caught:
+        original_size_of(content, LIMITS)
     assert type(caught.value) is kind
     assert caught.match(FORM)
 

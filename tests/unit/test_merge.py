@@ -13,6 +13,7 @@ from cpcsam.errors import ConfigError, ExportError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
+from export.code import code_digest
 from export.merge import TOLERANCE, main, measure_difference, merge
 from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
@@ -40,7 +41,11 @@ def test_merging_a_run_measures_what_it_changed(run: Path, base: Path, tmp_path:
     assert differences["mask_decoder/low_res_masks"] > 0
     manifest = read_manifest(tmp_path / "merged", "merged")
     assert manifest.metrics["relative_difference"] == differences
-    assert manifest.parents == {"run": sha256_file(run / MANIFEST_NAME), "base": base_digest(base)}
+    assert manifest.parents == {
+        "run": sha256_file(run / MANIFEST_NAME),
+        "base": base_digest(base),
+        "code": code_digest(),
+    }
     assert manifest.config["capl"]["hidden_dim"] == 128
     merged = load_merged(tmp_path / "merged")
     assert not torch.equal(
@@ -55,7 +60,23 @@ def test_bare_base_is_merged_as_it_is(base: Path, tmp_path: Path) -> None:
     assert merged.fused_config is None
     expected = load_base(base).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in merged.state_dict().items())
-    assert read_manifest(tmp_path / "merged").parents == {"base": base_digest(base)}
+    assert read_manifest(tmp_path / "merged").parents == {
+        "base": base_digest(base),
+        "code": code_digest(),
+    }
+
+
+def test_an_unchanged_run_is_not_merged_again(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "merged"
+    differences = merge(run, None, out)
+    made = (out / MANIFEST_NAME).stat().st_mtime_ns
+    assert merge(run, None, out) == differences
+    assert (out / MANIFEST_NAME).stat().st_mtime_ns == made
+    [weights] = out.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert merge(run, None, out) == differences
+    assert (out / MANIFEST_NAME).stat().st_mtime_ns != made
+    read_manifest(out, "merged")
 
 
 def test_bare_base_at_another_image_size(base: Path, tmp_path: Path) -> None:

@@ -5,16 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from cpcsam.contract import DECODE, MASKS_RLE, MAX_PIXELS, SELECTED_LOW_RES_MASKS, MaskSelection
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.transforms import input_size_of, upscale_masks
-from serving.postprocess import mask_from_rle, postprocess, rle_from_mask
+from serving.postprocess import postprocess
 from serving.preprocess import open_preprocess, preprocess, scale_prompts
+from serving.run_lengths import mask_from_rle
 from serving.step import Request, Settings
 
 SIDE = 256
@@ -141,17 +139,3 @@ def test_an_unknown_selection_is_refused() -> None:
 def test_sizes_that_do_not_belong_together_are_refused(changed: dict[str, np.ndarray]) -> None:
     with pytest.raises(ContractError, match=r"original_size|input_size"):
         run(decoded(**changed))
-
-
-@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_run_lengths_round_trip(mask: np.ndarray) -> None:
-    assert np.array_equal(mask_from_rle(rle_from_mask(mask), mask.shape), mask)
-
-
-@given(st.integers(1, 50), st.integers(1, 50))
-def test_run_lengths_count_along_columns(height: int, width: int) -> None:
-    mask = np.zeros((height, width), bool)
-    mask[0, 0] = True
-    expected = rle_from_mask(np.asfortranarray(mask))
-    assert rle_from_mask(mask) == expected
-    assert mask_from_rle(expected, (height, width))[0, 0]

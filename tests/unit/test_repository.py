@@ -8,10 +8,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from cpcsam.artifact import publish, read_manifest, sha256_file
 from cpcsam.errors import ArtifactError
+from cpcsam.versions import list_versions
 from export.repository import build_repository, main
 from export.triton_config import SERVED_GRAPHS
 
-CONFIG = {"model_size": "vit_b", "image_size": 512}
+CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
 
 def artifact(path: Path, kind: str, suffix: str, **config: object) -> Path:
@@ -34,25 +35,26 @@ def test_graphs_are_copied_beside_their_configuration(
     tmp_path: Path, target: str, kind: str, suffix: str
 ) -> None:
     source = artifact(tmp_path / "source", kind, suffix)
-    build_repository(source, tmp_path / "out", target=target, threads=3)
+    version = build_repository(source, tmp_path / "out", target=target, threads=3)
+    assert version == tmp_path / "out" / "1"
     for graph in SERVED_GRAPHS:
-        folder = tmp_path / "out" / graph.name / "1"
+        folder = version / graph.name / "1"
         assert (folder / f"model{suffix}").read_text() == graph.name
         assert (folder / "model.py").exists() == (target == "cpu")
-        parameters = config_of(tmp_path / "out", graph.name).parameters
+        parameters = config_of(version, graph.name).parameters
         assert parameters["image_size"].string_value == "512"
         assert parameters["intra_op_threads"].string_value == "3"
         assert parameters["model_size"].string_value == "vit_b"
         digest = sha256_file(source / "manifest.json")
         assert parameters["model_digest"].string_value == digest
-    weights = tmp_path / "out" / "image_encoder" / "1" / f"image_encoder{suffix}.data"
+        assert parameters["trained_model"].string_value == CONFIG["trained_model"]
+    weights = version / "image_encoder" / "1" / f"image_encoder{suffix}.data"
     assert weights.read_text() == "weights"
 
 
 def test_the_manifest_names_its_source(tmp_path: Path) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
-    build_repository(source, tmp_path / "out")
-    manifest = read_manifest(tmp_path / "out", "repository")
+    manifest = read_manifest(build_repository(source, tmp_path / "out"), "repository")
     assert manifest.parents == {"onnx": sha256_file(source / "manifest.json")}
     assert manifest.config == CONFIG | {"target": "cpu", "threads": 0}
     assert "segment/config.pbtxt" in manifest.files
@@ -63,7 +65,7 @@ def test_an_altered_graph_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     (source / "mask_decoder.onnx").write_text("altered")
     with pytest.raises(ArtifactError, match=r"mask_decoder\.onnx: .* altered"):
         build_repository(source, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not list_versions(tmp_path / "out")
 
 
 def test_a_missing_graph_is_named(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(ArtifactError, match="expected the graph image_encoder"):
         build_repository(tmp_path / "source", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert not list_versions(tmp_path / "out")
 
 
 def test_an_unknown_image_size_is_refused(tmp_path: Path) -> None:
@@ -83,21 +85,50 @@ def test_an_unknown_image_size_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--onnx", "."], "--target cpu: got no --out"),
-        (["--target", "gpu", "--out", "x"], "--target gpu: got no --engines"),
-        (["--onnx", "missing", "--out", "x"], "missing: got no manifest.json"),
+        (["publish", "--onnx", "."], "the following arguments are required: --out"),
+        (["publish", "--out", "x"], "one of the arguments --onnx --engines is required"),
+        (["publish", "--onnx", "x", "--engines", "y", "--out", "z"], "not allowed with"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["publish", "--onnx", "missing", "--out", "x"], "missing: got no manifest.json"),
+        (["list", "missing"], "missing: got no version, expected numbered versions"),
+        (["verify", "missing"], "missing: got no version, expected numbered versions"),
+        (["rollback", "missing"], "missing: got no version, expected a folder of versions"),
     ],
 )
 def test_the_command_fails_in_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     errors = capsys.readouterr().err
     assert errors.startswith(f"python -m export.repository: {message}")
     assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_command_writes_a_repository(tmp_path: Path) -> None:
+def test_the_command_publishes_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
-    assert main(["--onnx", str(source), "--out", str(tmp_path / "out")]) == 0
-    assert read_manifest(tmp_path / "out", "repository").config["model_size"] == "vit_b"
+    words = ["publish", "--onnx", str(source), "--out", str(tmp_path / "out")]
+    assert main(words) == main(words) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert (first, second) == (f"{tmp_path}/out/1: current", f"{first}, unchanged")
+    assert read_manifest(tmp_path / "out/current").config["model_size"] == "vit_b"
+    assert main([*words, "--threads", "2"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out/2: current\n"

@@ -8,8 +8,13 @@ from tritonclient.utils import InferenceServerException
 
 from cpcsam.errors import ContractError, CpcSamError, DataError, ServingError
 from cpcsam.status import (
+    AuthenticationError,
     DeadlineError,
+    ExistsError,
+    ForbiddenError,
     LimitError,
+    NotFoundError,
+    PreconditionError,
     UnavailableError,
     error_of_status,
     status_of_error,
@@ -19,6 +24,11 @@ from serving.triton_errors import error_of_triton
 PAIRS = [
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
     (LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (NotFoundError, grpc.StatusCode.NOT_FOUND),
+    (ExistsError, grpc.StatusCode.ALREADY_EXISTS),
+    (PreconditionError, grpc.StatusCode.FAILED_PRECONDITION),
+    (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
+    (ForbiddenError, grpc.StatusCode.PERMISSION_DENIED),
     (UnavailableError, grpc.StatusCode.UNAVAILABLE),
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ServingError, grpc.StatusCode.INTERNAL),

@@ -306,3 +306,44 @@ def test_nothing_is_prompted_where_nothing_is_similar() -> None:
     prompts = prompts_from_similarity(np.zeros((3, 4, 4), np.float32), 0.5)
     assert len(prompts) == 0 and prompts.point_coords.shape == (0, 2, 2)
     assert (two_classes().owners == BACKGROUND).any()
+
+
+def assert_equal(one: Vocabulary, other: Vocabulary) -> None:
+    assert (one.names, one.tile, one.config) == (other.names, other.tile, other.config)
+    for name in ("mean", "metric", "prototypes", "owners", "calibration"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_removing_a_class_undoes_adding_it() -> None:
+    known = two_classes()
+    square = known.extend("square", world((2,), seed=5, images=1))
+    both = square.extend("cross", world((3,), seed=6, images=1))
+    assert_equal(square.without("square"), known)
+    assert_equal(both.without("cross"), square)
+    assert_equal(both.without("cross").without("square"), known)
+    left = both.without("square")
+    assert left.names == ("disc", "ring", "cross")
+    unseen = world((0, 1, 3), seed=7)
+    maps = left.similarity_maps(unseen.image_embeddings)
+    for index in range(3):
+        assert maps[:, index][of_class(unseen, index)].mean() > 0.8
+    assert_equal(left.without("cross"), known)
+
+
+def test_a_class_of_the_first_ones_is_removed_too() -> None:
+    left = two_classes().without("disc")
+    assert left.names == ("ring",) and set(left.owners) == {0, BACKGROUND}
+    unseen = world((0, 1), seed=9)
+    maps = left.similarity_maps(unseen.image_embeddings)
+    assert (maps[:, 0][of_class(unseen, 1)] > 0.5).all()
+    with pytest.raises(ConfigError, match="'disc', which is not known, expected one of ring"):
+        left.without("disc")
+
+
+def test_a_vocabulary_without_classes_knows_nothing_and_learns_again() -> None:
+    empty = two_classes().without("disc").without("ring")
+    unseen = world((0, 1), seed=9)
+    assert empty.similarity_maps(unseen.image_embeddings).shape == (3, 0, GRID, GRID)
+    again = empty.extend("disc", world((0,), seed=3))
+    maps = again.similarity_maps(unseen.image_embeddings)
+    assert maps[:, 0][of_class(unseen, 0)].mean() > 0.8

@@ -1,0 +1,177 @@
+"""What a recipe of `benchmarks.comparison` says: data, methods, budget and the columns to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cpcsam.config import apply_overrides, from_dict, to_dict
+from cpcsam.errors import ConfigError
+from training.augment import AugmentConfig
+from training.datasets.protocol import Classes
+from training.methods.interface import Budget
+from training.methods.registry import METHODS, AnyMethod
+from training.methods.sam import SamMethod
+from training.methods.semantic import SemanticMethod
+from training.tables import ALL, Column
+
+__all__ = ["Recipe", "Setting", "Variant", "methods_of"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data that methods are compared on.
+
+    Attributes:
+        name: in tables and folders.
+        dataset: a name of docs/datasets.md; `confounded` draws the scenes of
+            `benchmarks.confounded`, `stains` takes BBBC038v1's fluorescence to train and its
+            stained tissue to test.
+        tested_on: another dataset to test on, whose images are also the support set's.
+        shots: images to train on, drawn by the seed; null takes all.
+        classes: that training sees.
+        share: part of the images that is the support set.
+        max_support: but at most so many.
+        test_images: test on at most so many, evenly spread; null takes all.
+        tile: side of the squares that images are shown in; 0 shows whole images.
+        augment: how training windows vary.
+    """
+
+    name: str
+    dataset: str
+    tested_on: str | None = None
+    shots: int | None = None
+    classes: Classes = "base"
+    share: float = 0.1
+    max_support: int = 100
+    test_images: int | None = None
+    tile: int = 0
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(min_window=128, max_window=1024, rotate=False)
+    )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with some of its keys changed.
+
+    Attributes:
+        name: of its results.
+        of: the method.
+        set: `key=value` changes.
+        label: for tables; null takes the name.
+        steps: of its training instead of the recipe's budget.
+    """
+
+    name: str
+    of: str
+    set: tuple[str, ...] = ()
+    label: str | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One comparison: every method on every setting, once a seed.
+
+    Attributes:
+        name: of its folder of results.
+        title: of its report.
+        settings: the data.
+        methods: names of `METHODS`.
+        variants: further methods.
+        base: where SAM's methods start.
+        image_size: side S in pixels for all networks; null is the base's, and 256 for others.
+        sam: `key=value` changes to every SAM method, such as `optimizer.lr=5e-3`.
+        seeds: of weights, batches, shots and support sets, from 0.
+        minutes: of training a run, see `Budget`; null for no limit.
+        steps: of training a run; null for no limit.
+        jobs: runs at once, each on one core; 1 uses all cores, and the GPU.
+        columns: of the table; none shows all scores of every setting.
+        cited: CSV with a publication's figures for some of the columns.
+        out: folder of all comparisons' results.
+    """
+
+    name: str
+    title: str
+    settings: tuple[Setting, ...]
+    methods: tuple[str, ...] = tuple(METHODS)
+    variants: tuple[Variant, ...] = ()
+    base: Path = Path("weights/vit_t")
+    image_size: int | None = None
+    sam: tuple[str, ...] = ()
+    seeds: int = 5
+    minutes: float | None = 1.5
+    steps: int | None = None
+    jobs: int = 2
+    columns: tuple[Column, ...] = ()
+    cited: Path | None = None
+    out: Path = Path("benchmarks/results")
+
+    def __post_init__(self) -> None:
+        """Refuse names that nothing has, or that two have."""
+        names = [*self.methods, *(variant.name for variant in self.variants)]
+        for what, given, known in (
+            ("methods", names, None),
+            ("settings", [setting.name for setting in self.settings], None),
+            ("methods", self.methods, METHODS),
+            ("variants", [variant.of for variant in self.variants], METHODS),
+            ("columns", [column.setting for column in self.columns], self._columns()),
+        ):
+            wrong = _twice(given) if known is None else [one for one in given if one not in known]
+            if wrong:
+                raise ConfigError.of(
+                    what,
+                    got=f"{wrong[0]}{' twice' if known is None else ''}",
+                    expected="names used once" if known is None else " | ".join(known),
+                    fix="correct the recipe",
+                )
+        if min(self.seeds, self.jobs) < 1:
+            raise ConfigError.of(
+                "seeds and jobs",
+                got=f"{self.seeds} and {self.jobs}",
+                expected="at least 1",
+                fix="correct the recipe",
+            )
+        Budget(self.minutes, self.steps)
+
+    def _columns(self) -> list[str]:
+        """What columns may be of; the last is of cited figures alone."""
+        return [*(setting.name for setting in self.settings), ALL, "training cost"]
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are."""
+        return self.out / self.name
+
+
+def _twice(names: Sequence[str]) -> list[str]:
+    return [name for index, name in enumerate(names) if name in names[:index]]
+
+
+def methods_of(recipe: Recipe) -> dict[str, tuple[AnyMethod, Budget]]:
+    """Every method and variant of a recipe with its base, size, changes and budget, by name.
+
+    Raises:
+        ConfigError: a change names an unknown key.
+    """
+    common = Budget(recipe.minutes, recipe.steps)
+    methods = {name: (_prepared(recipe, METHODS[name]), common) for name in recipe.methods}
+    for variant in recipe.variants:
+        method = _changed(_prepared(recipe, METHODS[variant.of]), variant.set)
+        budget = common if variant.steps is None else Budget(steps=variant.steps)
+        methods[variant.name] = replace(method, label=variant.label or variant.name), budget
+    return methods
+
+
+def _prepared(recipe: Recipe, method: AnyMethod) -> AnyMethod:
+    if isinstance(method, SamMethod):
+        return _changed(method.with_base(recipe.base, recipe.image_size), recipe.sam)
+    if isinstance(method, SemanticMethod) and recipe.image_size is not None:
+        return replace(method, image_size=recipe.image_size)
+    return method
+
+
+def _changed(method: AnyMethod, changes: Sequence[str]) -> AnyMethod:
+    return from_dict(type(method), apply_overrides(to_dict(method), changes))

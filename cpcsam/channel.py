@@ -1,0 +1,72 @@
+"""How a client reaches a gateway: address, TLS and token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from cpcsam.errors import ConfigError
+
+__all__ = ["DEFAULT_ADDRESS", "Endpoint"]
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+OPTIONS: Final = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A gateway and how it is spoken to.
+
+    Attributes:
+        address: HOST:PORT.
+        token: sent with every call; it does not show in the object's `repr`.
+        tls: whether to speak TLS, as the gateway must then as well.
+        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
+    """
+
+    address: str = DEFAULT_ADDRESS
+    token: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a token that HTTP cannot carry."""
+        if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
+            raise ConfigError.of(
+                "token", got="other characters", expected="printable ASCII", fix="copy it again"
+            )
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with every call."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+    def channel(self) -> grpc.Channel:
+        """A connection for callers that wait.
+
+        Raises:
+            ConfigError: the certificates cannot be read.
+        """
+        credentials = self._credentials()
+        if credentials is None:
+            return grpc.insecure_channel(self.address, options=OPTIONS)
+        return grpc.secure_channel(self.address, credentials, options=OPTIONS)
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        if self.ca is None:
+            return grpc.ssl_channel_credentials() if self.tls else None
+        try:
+            return grpc.ssl_channel_credentials(self.ca.read_bytes())
+        except OSError as error:
+            raise ConfigError.of(
+                f"ca {self.ca}",
+                got=error.strerror,
+                expected="a file of certificates in PEM",
+                fix="correct the path",
+            ) from error

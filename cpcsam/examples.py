@@ -1,0 +1,96 @@
+"""From annotated images, as the model saw their tiles, to the examples of a vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.contract import PATCH_SIZE
+from cpcsam.errors import ContractError
+from cpcsam.tile_search import ShownTile, shown_cells
+from cpcsam.tiles import Tile
+from cpcsam.vocabulary import Examples
+
+__all__ = ["MAX_TILES", "ExampleCollector"]
+
+MAX_TILES = 12
+"""Of one image in a support set, so that no large image outweighs the others."""
+
+Array = NDArray[np.float32]
+
+
+class ExampleCollector:
+    """Collects the tiles of a support set.
+
+    Args:
+        names: the classes to take; entities of others count as background.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = list(names)
+        self._embeddings: list[Array] = []
+        self._valid: list[NDArray[np.bool_]] = []
+        self._entities: list[Array] = []
+        self._images: list[int] = []
+        self._classes: list[int] = []
+
+    def add(
+        self, shown: ShownTile, instances: NDArray[np.int32], class_of: Callable[[int], str]
+    ) -> None:
+        """Add a tile of an annotated image.
+
+        Args:
+            shown: the tile.
+            instances: (H, W) label image of the whole image, 0 for background.
+            class_of: name of a label's class.
+        """
+        grid = shown.image_embeddings.shape[-1]
+        labels, coverage = _coverage(instances, shown.tile, shown.input_size, grid)
+        for label, covered in zip(labels, coverage, strict=True):
+            name = class_of(int(label))
+            if name in self._names:
+                self._entities.append(covered)
+                self._images.append(len(self._embeddings))
+                self._classes.append(self._names.index(name))
+        self._embeddings.append(shown.image_embeddings)
+        self._valid.append(shown_cells(shown.input_size, grid))
+
+    def examples(self) -> Examples:
+        """All that was added.
+
+        Raises:
+            ContractError: no entity of the classes covers a cell.
+        """
+        if not self._entities:
+            raise ContractError.of(
+                "support set",
+                got="no entity",
+                expected=f"entities of {', '.join(self._names) or 'some class'}",
+                fix="give other images, or more",
+            )
+        return Examples(
+            np.stack(self._embeddings),
+            np.stack(self._entities),
+            np.array(self._images, np.int64),
+            np.array(self._classes, np.int64),
+            np.stack(self._valid),
+        )
+
+
+def _coverage(
+    instances: NDArray[np.int32], tile: Tile, input_size: tuple[int, int], grid: int
+) -> tuple[NDArray[np.int32], Array]:
+    """Labels in a tile and how much of each cell each covers, (E,) and (E, G, G)."""
+    shown = np.zeros((grid * PATCH_SIZE, grid * PATCH_SIZE), np.int32)
+    rows, columns = (
+        ((np.arange(new) + 0.5) * old / new).astype(int)
+        for new, old in zip(input_size, tile.size, strict=True)
+    )
+    part = instances[tile.top : tile.bottom, tile.left : tile.right]
+    shown[: input_size[0], : input_size[1]] = part[rows][:, columns]
+    labels = np.unique(shown[shown > 0])
+    cells = shown.reshape(grid, PATCH_SIZE, grid, PATCH_SIZE)
+    coverage = [(cells == label).mean((1, 3)) for label in labels]
+    return labels, np.asarray(coverage, np.float32).reshape(-1, grid, grid)

@@ -1,0 +1,114 @@
+"""What one version of a Triton model repository holds, as file contents by path."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cpcsam.artifact import Manifest
+from cpcsam.errors import ArtifactError
+from export.triton_config import SERVED_GRAPHS, RepositoryConfig, Target, config_text, model_configs
+
+__all__ = ["SOURCE_KIND", "ModelTree", "model_files", "plan_tree", "write_files"]
+
+SOURCE_KIND: Final[Mapping[Target, str]] = {"cpu": "onnx", "gpu": "engine"}
+SOURCE_SUFFIX: Final[Mapping[Target, str]] = {"cpu": ".onnx", "gpu": ".plan"}
+CONFIG_NAME: Final = "config.pbtxt"
+SHIM_NAME: Final = "model.py"
+SHIM_VERSION: Final = "1"
+"""Version folder of the committed trees, where the shims are."""
+
+
+@dataclass(frozen=True)
+class ModelTree:
+    """A version before it is written.
+
+    Attributes:
+        written: content of the configurations and shims, by path.
+        copied: file of the source for each graph and its weights, by path.
+        digests: SHA-256 of all of them, by path.
+    """
+
+    written: Mapping[str, bytes]
+    copied: Mapping[str, Path]
+    digests: Mapping[str, str]
+
+    def write(self, tree: Path) -> None:
+        """Write all files below a folder."""
+        write_files(tree, self.written)
+        for path, file in self.copied.items():
+            (tree / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, tree / path)
+
+
+def plan_tree(
+    source: Path, manifest: Manifest, repository: RepositoryConfig, shims: Path, version: int
+) -> ModelTree:
+    """Say what a version holds.
+
+    Args:
+        source: artifact with the graphs.
+        manifest: its manifest.
+        repository: what is served, and how.
+        shims: the committed tree of the target.
+        version: number of the version; Triton knows every model by it.
+
+    Raises:
+        ArtifactError: source lacks a graph.
+    """
+    written = model_files(repository, shims, version)
+    names = _graph_files(source, manifest, repository.target, version)
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
+    return ModelTree(
+        written=written,
+        copied={path: source / name for path, name in names.items()},
+        digests=digests | {path: manifest.files[name] for path, name in names.items()},
+    )
+
+
+def model_files(repository: RepositoryConfig, shims: Path, version: int) -> dict[str, bytes]:
+    """Each model's config.pbtxt, and its model.py if it has one, by path."""
+    files = {}
+    for name, config in model_configs(repository).items():
+        files[f"{name}/{CONFIG_NAME}"] = config_text(config).encode()
+        if config.platform == "ensemble":
+            # Triton asks for a version folder; git and object stores drop empty ones.
+            files[f"{name}/{version}/.keep"] = b""
+        if config.backend == "python":
+            shim = shims / name / SHIM_VERSION / SHIM_NAME
+            files[f"{name}/{version}/{SHIM_NAME}"] = shim.read_bytes()
+    return files
+
+
+def write_files(tree: Path, files: Mapping[str, bytes]) -> None:
+    """Write files below a folder."""
+    for path, content in files.items():
+        (tree / path).parent.mkdir(parents=True, exist_ok=True)
+        (tree / path).write_bytes(content)
+
+
+def _graph_files(source: Path, manifest: Manifest, target: Target, version: int) -> dict[str, str]:
+    """Names in the source by path: graphs as model.onnx or model.plan, weights as they are."""
+    suffix = SOURCE_SUFFIX[target]
+    found = {}
+    for graph in SERVED_GRAPHS:
+        name = f"{graph.name}{suffix}"
+        if name not in manifest.files:
+            raise ArtifactError.of(
+                str(source / name),
+                got="no such file",
+                expected=f"the graph {graph.name}",
+                fix="export it again",
+            )
+        folder = f"{graph.name}/{version}"
+        found[f"{folder}/model{suffix}"] = name
+        found |= {
+            f"{folder}/{other}": other
+            for other in manifest.files
+            if other.startswith(name) and other != name
+        }
+    return found

@@ -1,0 +1,155 @@
+"""How many requests are worked on, whose turn it is, and who is refused.
+
+Every request in work has a place; there are so many, and one more is refused at once. Where a
+client has taken more than others, its newest request that still waits makes room for theirs. Each
+call to Triton takes one of few slots, which are shared evenly, as does each image that the gateway
+decodes; a request that gets none within the queue's time limit is refused. So none can starve
+another, by many requests or by a large one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+
+from cpcsam.status import FullError
+from serving.fair_slots import FairSlots
+from serving.limits import Limits
+from serving.metrics import Metrics
+
+__all__ = ["Admission", "Ticket"]
+
+LEARNING_RATE = 0.1
+SHORTEST_RETRY_S = 0.1
+DECODED_AT_ONCE = 2
+"""Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
+
+
+class Ticket:
+    """A request that asks for a place.
+
+    Args:
+        client: whoever is to get an even share.
+    """
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.begun = False
+        self._queueing: asyncio.Timeout | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it stands in the queue for its first slot."""
+        return self._queueing is not None
+
+    @contextmanager
+    def queueing(self, timeout: asyncio.Timeout) -> Iterator[None]:
+        """Stand in the queue; the timeout is what ends that early."""
+        self._queueing = timeout
+        try:
+            yield
+        finally:
+            self._queueing = None
+
+    def drop(self) -> None:
+        """Give up its place in the queue."""
+        assert self._queueing is not None
+        self._queueing.reschedule(asyncio.get_running_loop().time())
+
+
+class Admission:
+    """Admits the requests of one gateway; to be used inside one event loop."""
+
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._calls = FairSlots(limits.max_concurrent)
+        self._images = FairSlots(DECODED_AT_ONCE)
+        self._places: dict[str, list[Ticket]] = {}
+        self._held_s = SHORTEST_RETRY_S
+
+    @contextmanager
+    def place(self, ticket: Ticket) -> Iterator[None]:
+        """Hold a place while the block runs.
+
+        Raises:
+            FullError: there is none.
+        """
+        if self._count() >= self._limits.max_in_flight:
+            self._make_room(ticket.client)
+        self._places.setdefault(ticket.client, []).append(ticket)
+        self._metrics.in_flight.inc()
+        try:
+            yield
+        finally:
+            self._give_up(ticket)
+            self._metrics.in_flight.dec()
+
+    async def call(self, ticket: Ticket) -> Callable[[], None]:
+        """Take a slot for a call to Triton.
+
+        Returns:
+            What gives the slot back.
+
+        Raises:
+            FullError: the request's first slot did not come in time.
+        """
+        await self._take(self._calls, ticket)
+        started = monotonic()
+
+        def release() -> None:
+            self._held_s += LEARNING_RATE * (monotonic() - started - self._held_s)
+            self._calls.release(ticket.client)
+
+        return release
+
+    async def image(self, ticket: Ticket) -> Callable[[], None]:
+        """Take a slot for the pixels of an image; see `call`."""
+        await self._take(self._images, ticket)
+        return lambda: self._images.release(ticket.client)
+
+    async def _take(self, slots: FairSlots, ticket: Ticket) -> None:
+        if ticket.begun:
+            await slots.acquire(ticket.client)
+            return
+        limit_s = self._limits.max_queue_s
+        try:
+            with self._metrics.stage("queue") as waited:
+                async with asyncio.timeout(limit_s) as timeout:
+                    with ticket.queueing(timeout):
+                        await slots.acquire(ticket.client)
+        except TimeoutError:
+            raise self._full(
+                "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
+            ) from None
+        ticket.begun = True
+
+    def _make_room(self, client: str) -> None:
+        """Drop a request of a client that has more places than this one would have."""
+        mine = len(self._places.get(client, ())) + 1
+        for places in sorted(self._places.values(), key=len, reverse=True):
+            waiting = [ticket for ticket in places if ticket.waits]
+            if len(places) > mine and waiting:
+                waiting[-1].drop()
+                self._give_up(waiting[-1])
+                return
+        most = self._limits.max_in_flight
+        raise self._full("requests in work", got=f"{most} already", expected=f"fewer than {most}")
+
+    def _give_up(self, ticket: Ticket) -> None:
+        places = self._places.get(ticket.client, [])
+        if ticket in places:
+            places.remove(ticket)
+        if not places:
+            self._places.pop(ticket.client, None)
+
+    def _count(self) -> int:
+        return sum(map(len, self._places.values()))
+
+    def _full(self, what: str, *, got: str, expected: str) -> FullError:
+        error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
+        turns = 1 + self._calls.waiting / self._limits.max_concurrent
+        error.retry_s = min(max(self._held_s * turns, SHORTEST_RETRY_S), self._limits.max_queue_s)
+        return error

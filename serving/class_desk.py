@@ -1,0 +1,201 @@
+"""Classes of a tenant: listed, taught by annotated images, and removed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.errors import ContractError
+from cpcsam.examples import MAX_TILES, ExampleCollector
+from cpcsam.status import ExistsError, LimitError, NotFoundError, PreconditionError
+from cpcsam.tile_search import AutoSettings, ShownTile
+from cpcsam.tiles import tiles_of
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.vocabulary import Vocabulary, build_vocabulary
+from serving.call import Call
+from serving.embedder import Embedder
+from serving.images import ImageDesk, RequestImage
+from serving.run_lengths import mask_from_rle
+from serving.together import all_of
+from serving.vocabulary_store import VocabularyStore
+
+__all__ = ["ClassDesk"]
+
+MAX_NAME_LENGTH: Final = 128
+MAX_EXAMPLES: Final = 64
+MAX_ENTITIES: Final = 4096
+Annotated = tuple[list[ShownTile], NDArray[np.int32]]
+
+
+class ClassDesk:
+    """Answers the calls about classes for one gateway."""
+
+    def __init__(self, store: VocabularyStore, images: ImageDesk, embedder: Embedder) -> None:
+        self._store = store
+        self._images = images
+        self._embedder = embedder
+
+    async def vocabulary(self, call: Call) -> Vocabulary | None:
+        """The caller's vocabulary; None without any class.
+
+        Raises:
+            PreconditionError: as `VocabularyStore.get`.
+        """
+        return await self._store.get(call.caller.tenant, await self._model(call))
+
+    async def list(self, call: Call) -> pb.ListClassesResponse:
+        """The caller's classes."""
+        return _listed(await self.vocabulary(call))
+
+    async def add(self, request: pb.AddClassRequest, call: Call) -> pb.ListClassesResponse:
+        """Teach a class by annotated images.
+
+        Raises:
+            ContractError: a name or an example that can teach nothing.
+            ExistsError: the class is known already.
+            ForbiddenError: the caller may not.
+            LimitError: too many examples.
+        """
+        call.caller.require_edit()
+        _check_name(request.name)
+        if not 1 <= len(request.examples) <= MAX_EXAMPLES:
+            kind = LimitError if request.examples else ContractError
+            raise kind.of(
+                "examples",
+                got=len(request.examples),
+                expected=f"1 to {MAX_EXAMPLES} annotated images",
+                fix="give others",
+            )
+        known = await self.vocabulary(call)
+        _refuse_known(known, request.name)
+        tile = known.tile if known is not None and known.names else request.tile_size
+        annotated = await all_of(
+            [
+                partial(self._embed, f"examples[{index}]", example, tile, call)
+                for index, example in enumerate(request.examples)
+            ]
+        )
+        model = await self._model(call)
+
+        def teach(vocabulary: Vocabulary | None) -> Vocabulary:
+            return _taught(vocabulary, request.name, annotated, tile, model)
+
+        return _listed(await self._store.change(call.caller.tenant, model, teach))
+
+    async def remove(self, request: pb.RemoveClassRequest, call: Call) -> pb.ListClassesResponse:
+        """Forget a class.
+
+        Raises:
+            ForbiddenError: the caller may not.
+            NotFoundError: there is no such class.
+        """
+        call.caller.require_edit()
+
+        def forget(vocabulary: Vocabulary | None) -> Vocabulary:
+            if vocabulary is None or request.name not in vocabulary.names:
+                names = ", ".join(vocabulary.names) if vocabulary is not None else ""
+                raise NotFoundError.of(
+                    "name",
+                    got=repr(request.name[:MAX_NAME_LENGTH]),
+                    expected=f"one of {names or 'none, as none is known'}",
+                    fix="correct the name",
+                )
+            return vocabulary.without(request.name)
+
+        model = await self._model(call)
+        return _listed(await self._store.change(call.caller.tenant, model, forget))
+
+    async def _model(self, call: Call) -> str:
+        return (await self._embedder.triton.facts(call.remaining_s)).trained_model
+
+    async def _embed(self, where: str, example: pb.Example, tile: int, call: Call) -> Annotated:
+        """Tiles of an annotated image, as the model sees them, and its label image."""
+        image = await self._images.open(example, call)
+        instances = await asyncio.to_thread(_instances, where, example, image)
+        tiles = tiles_of(image.size, tile, AutoSettings.overlap, MAX_TILES)
+        async with self._embedder.tiled(image, call) as tiled:
+            shown = await all_of([partial(tiled.show, part) for part in tiles])
+        return shown, instances
+
+
+def _taught(
+    vocabulary: Vocabulary | None,
+    name: str,
+    annotated: Sequence[Annotated],
+    tile: int,
+    model: str,
+) -> Vocabulary:
+    _refuse_known(vocabulary, name)
+    collector = ExampleCollector([name])
+    for shown, instances in annotated:
+        for part in shown:
+            collector.add(part, instances, lambda _: name)
+    examples = collector.examples()
+    if vocabulary is None or not vocabulary.names:
+        return build_vocabulary([name], examples, model=model, tile=tile)
+    if vocabulary.tile != tile:
+        raise PreconditionError.of(
+            "tile_size",
+            got=f"{tile}, where other classes have come to have {vocabulary.tile}",
+            expected="no change while the class was taught",
+            fix="try again",
+        )
+    return vocabulary.extend(name, examples)
+
+
+def _instances(where: str, example: pb.Example, image: RequestImage) -> NDArray[np.int32]:
+    """The entities of an example as a label image; later ones lie on top."""
+    if not 1 <= len(example.entities) <= MAX_ENTITIES:
+        raise ContractError.of(
+            f"{where}.entities",
+            got=len(example.entities),
+            expected=f"1 to {MAX_ENTITIES} masks",
+            fix="give the mask of each entity of the class",
+        )
+    instances = np.zeros(image.size, np.int32)
+    for label, entity in enumerate(example.entities, start=1):
+        size = entity.size.height, entity.size.width
+        if size != image.size:
+            raise ContractError.of(
+                f"{where}.entities[{label - 1}].size",
+                got=f"{size[0]} x {size[1]}",
+                expected=f"{image.size[0]} x {image.size[1]}, as the image",
+                fix="give masks of the upright original image",
+            )
+        instances[mask_from_rle(entity.counts.encode(errors="replace"), size)] = label
+    return instances
+
+
+def _check_name(name: str) -> None:
+    if not 1 <= len(name) <= MAX_NAME_LENGTH or name != name.strip() or not name.isprintable():
+        raise ContractError.of(
+            "name",
+            got=repr(name[:MAX_NAME_LENGTH]),
+            expected=f"1 to {MAX_NAME_LENGTH} printable characters, no space at either end",
+            fix="rename the class",
+        )
+
+
+def _refuse_known(vocabulary: Vocabulary | None, name: str) -> None:
+    if vocabulary is not None and name in vocabulary.names:
+        raise ExistsError.of(
+            "name", got=f"{name!r}, which is known", expected="a new class", fix="rename it"
+        )
+
+
+def _listed(vocabulary: Vocabulary | None) -> pb.ListClassesResponse:
+    if vocabulary is None:
+        return pb.ListClassesResponse()
+    counts = [int((vocabulary.owners == index).sum()) for index in range(len(vocabulary.names))]
+    return pb.ListClassesResponse(
+        classes=[
+            pb.ClassInfo(name=name, prototypes=count)
+            for name, count in zip(vocabulary.names, counts, strict=True)
+        ],
+        tile_size=vocabulary.tile,
+    )

@@ -1,0 +1,108 @@
+"""Embeddings of images and of their tiles, from the cache or from Triton."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.tile_search import ShownTile
+from cpcsam.tiles import Tile
+from cpcsam.transforms import decode_image, to_frame
+from serving.admission import Admission
+from serving.call import Call
+from serving.embedding_cache import EmbeddingCache
+from serving.images import RequestImage
+from serving.limits import Limits
+from serving.triton_answers import Encoded
+from serving.triton_client import TritonClient
+
+__all__ = ["Embedder", "TiledImage"]
+
+Pixels = NDArray[np.uint8]
+
+
+class Embedder:
+    """Embeds images for one gateway; to be used inside one event loop."""
+
+    def __init__(
+        self, triton: TritonClient, cache: EmbeddingCache, admission: Admission, limits: Limits
+    ) -> None:
+        self.triton = triton
+        self.cache = cache
+        self.admission = admission
+        self.limits = limits
+
+    def tiled(self, image: RequestImage, call: Call) -> TiledImage:
+        """An image of which tiles are wanted."""
+        return TiledImage(self, image, call)
+
+
+class TiledImage:
+    """One request's image, embedded tile by tile; an asynchronous context manager.
+
+    Its pixels are decoded when a tile is not in the cache, and freed with the block.
+
+    Attributes:
+        cached: whether nothing had to be encoded so far.
+    """
+
+    def __init__(self, embedder: Embedder, image: RequestImage, call: Call) -> None:
+        self._embedder = embedder
+        self._image = image
+        self._call = call
+        self.cached = True
+        self._pixels: asyncio.Task[Pixels] | None = None
+        self._release: Callable[[], None] | None = None
+
+    async def __aenter__(self) -> TiledImage:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._pixels is not None:
+            self._pixels.cancel()
+            await asyncio.gather(self._pixels, return_exceptions=True)
+            self._pixels = None
+        if self._release is not None:
+            self._release()
+
+    async def embed(self, tile: Tile) -> Encoded:
+        """The embedding of a tile, whose masks then have the tile's size.
+
+        Raises:
+            CpcSamError: as `TritonClient.encode`.
+        """
+        if tile == Tile(0, 0, *self._image.size):
+            return await self._embedder.cache.get(self._image.key, self._encode_whole)
+        return await self._embedder.cache.get(
+            replace(self._image.key, tile=tile), lambda: self._encode(tile)
+        )
+
+    async def show(self, tile: Tile) -> ShownTile:
+        """A tile as the search for entities takes it; see `embed`."""
+        encoded = await self.embed(tile)
+        height, width = (int(side) for side in encoded.input_size[0])
+        return ShownTile(tile, (height, width), encoded.image_embeddings[0])
+
+    async def _encode_whole(self) -> Encoded:
+        self.cached = False
+        return await self._embedder.triton.encode(self._image.require_content(), self._call)
+
+    async def _encode(self, tile: Tile) -> Encoded:
+        self.cached = False
+        if self._pixels is None:
+            self._pixels = asyncio.create_task(self._decode())
+        pixels = await asyncio.shield(self._pixels)
+        facts = await self._embedder.triton.facts(self._call.remaining_s)
+        frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), facts.image_size)
+        sizes = np.array([input_size], np.int32)
+        embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._call)
+        return Encoded(embeddings, sizes, np.array([tile.size], np.int32))
+
+    async def _decode(self) -> Pixels:
+        content = self._image.require_content()
+        self._release = await self._embedder.admission.image(self._call.ticket)
+        return await asyncio.to_thread(decode_image, content, self._embedder.limits.max_pixels)

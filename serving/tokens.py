@@ -1,0 +1,163 @@
+"""Command: the bearer tokens of the gateway's callers.
+
+python -m serving.tokens add --file tokens.txt --tenant pathology
+python -m serving.tokens add --file tokens.txt --tenant pathology --role editor
+python -m serving.tokens list --file tokens.txt
+python -m serving.tokens remove --file tokens.txt --id 3fb0a2c1
+
+`add` prints a new token, once: the file holds SHA-256 digests alone, so that whoever reads it, or a
+backup of it, gains nothing. (Tokens are 256 random bits, which no slow hash could protect better.)
+A running gateway heeds a changed file within a second. A tenant may have several tokens; an editor
+may also change the tenant's classes.
+
+A line of the file: TENANT ROLE SHA256, the rest of it after # is a comment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cpcsam.artifact import write_atomic
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.errors import ConfigError
+
+__all__ = ["EDITOR", "USER", "Token", "digest_of", "main", "read_tokens"]
+
+PROG: Final = "python -m serving.tokens"
+USER: Final = "user"
+EDITOR: Final = "editor"
+TENANT: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+ID_LENGTH: Final = 8
+
+
+@dataclass(frozen=True)
+class Token:
+    """What the file says of one token.
+
+    Attributes:
+        tenant: whose it is.
+        role: USER or EDITOR.
+        digest: SHA-256 of the token, in hexadecimal.
+    """
+
+    tenant: str
+    role: str
+    digest: str
+
+
+def digest_of(token: str) -> str:
+    """What the file holds of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def read_tokens(path: Path) -> dict[str, Token]:
+    """Read a file of tokens.
+
+    Returns:
+        The tokens by their digest.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is not a token.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError.of(
+            str(path),
+            got=getattr(error, "strerror", None) or "no text",
+            expected="a file of tokens",
+            fix=f"make it with: {PROG} add --file {path} --tenant NAME",
+        ) from error
+    tokens = [
+        _token(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
+        if line.partition("#")[0].strip()
+    ]
+    return {token.digest: token for token in tokens}
+
+
+def _token(line: str, where: str) -> Token:
+    words = line.partition("#")[0].split()
+    if (
+        len(words) != 3
+        or not TENANT.fullmatch(words[0])
+        or words[1] not in (USER, EDITOR)
+        or not DIGEST.fullmatch(words[2])
+    ):
+        # The line itself stays unsaid: it may be a token in plain text.
+        raise ConfigError.of(
+            where,
+            got="something else",
+            expected=f"TENANT, {USER} or {EDITOR}, and 64 hexadecimal digits",
+            fix=f"add tokens with: {PROG} add",
+        )
+    return Token(*words)
+
+
+def _write(path: Path, tokens: Sequence[Token]) -> None:
+    lines = [f"{token.tenant} {token.role} {token.digest}\n" for token in tokens]
+    write_atomic(path, "".join(lines).encode())
+
+
+def _add(args: argparse.Namespace) -> None:
+    if not TENANT.fullmatch(args.tenant):
+        raise ConfigError.of(
+            "--tenant",
+            got=repr(args.tenant),
+            expected="at most 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
+            fix="rename it",
+        )
+    known = read_tokens(args.file) if args.file.exists() else {}
+    token = secrets.token_urlsafe(32)
+    _write(args.file, [*known.values(), Token(args.tenant, args.role, digest_of(token))])
+    print(token)
+
+
+def _list(args: argparse.Namespace) -> None:
+    for token in read_tokens(args.file).values():
+        print(f"{token.digest[:ID_LENGTH]}  {token.role:6}  {token.tenant}")
+
+
+def _remove(args: argparse.Namespace) -> None:
+    known = read_tokens(args.file)
+    left = [token for digest, token in known.items() if digest[:ID_LENGTH] != args.id]
+    if len(left) == len(known):
+        raise ConfigError.of(
+            "--id", got=args.id, expected="one that `list` shows", fix="correct the option"
+        )
+    _write(args.file, left)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when done, 2 after an error, told in one line."""
+    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
+    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, run, text in (
+        ("add", _add, "make a token, print it and add it to the file"),
+        ("list", _list, "show id, role and tenant of every token"),
+        ("remove", _remove, "make a token invalid"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        command.add_argument("--file", type=Path, required=True, help="the file of tokens")
+        if name == "add":
+            command.add_argument("--tenant", required=True, metavar="NAME", help="whose it is")
+            command.add_argument("--role", choices=(USER, EDITOR), default=USER)
+        if name == "remove":
+            command.add_argument("--id", required=True, help="as `list` shows it")
+    args = parser.parse_args(argv)
+    return exit_code_of(lambda: args.run(args), PROG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

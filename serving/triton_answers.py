@@ -1,0 +1,111 @@
+"""What Triton answers, as the gateway hands it on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferResult
+
+from cpcsam.contract import (
+    IMAGE_EMBEDDINGS,
+    INPUT_SIZE,
+    MASKS_RLE,
+    ORIGINAL_SIZE,
+    SCORES,
+)
+from cpcsam.errors import ServingError
+from serving.chunks import PromptChunk
+
+__all__ = ["ChunkMasks", "Encoded", "TritonFacts", "encoded_of", "masks_of", "output"]
+
+
+@dataclass(frozen=True)
+class ChunkMasks:
+    """Answer to one chunk: for each real prompt its M masks.
+
+    Attributes:
+        counts: (P, M) COCO run lengths, as bytes.
+        scores: (P, M) float32, predicted IoU.
+    """
+
+    counts: NDArray[np.object_]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded image, as `segment` returns it and `decode` takes it; batch first."""
+
+    image_embeddings: NDArray[Any]
+    input_size: NDArray[np.int32]
+    original_size: NDArray[np.int32]
+
+    @property
+    def nbytes(self) -> int:
+        """Room that it takes."""
+        return self.image_embeddings.nbytes + self.input_size.nbytes + self.original_size.nbytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image as it was decoded; its masks have this size."""
+        height, width = self.original_size[0]
+        return int(height), int(width)
+
+
+@dataclass(frozen=True)
+class TritonFacts:
+    """What Triton says of itself and of the model.
+
+    Attributes:
+        triton_version: of the server.
+        model_version: of the entry point `segment`.
+        model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
+        image_size: side of the encoder's input.
+        model_digest: tells one exported model from another.
+        trained_model: digest of the run or base that it was exported from, by which vocabularies
+            know it.
+    """
+
+    triton_version: str
+    model_version: str
+    model_size: str
+    image_size: int
+    model_digest: str
+    trained_model: str
+
+
+def output(result: InferResult, name: str) -> NDArray[Any]:
+    """One output of a model.
+
+    Raises:
+        ServingError: the model did not answer it.
+    """
+    array: NDArray[Any] | None = result.as_numpy(name)
+    if array is None:
+        raise ServingError.of(
+            name,
+            got="no such output from Triton",
+            expected="the outputs of the tensor contract",
+            fix="make the model repository anew with this version",
+        )
+    return array
+
+
+def masks_of(result: InferResult, chunk: PromptChunk) -> ChunkMasks:
+    """Masks without the batch dimension and the padding prompts."""
+    return ChunkMasks(
+        counts=output(result, MASKS_RLE.name)[0, : chunk.count],
+        scores=output(result, SCORES.name)[0, : chunk.count],
+    )
+
+
+def encoded_of(result: InferResult) -> Encoded:
+    """What further chunks of the same image need."""
+    return Encoded(
+        output(result, IMAGE_EMBEDDINGS.name),
+        output(result, INPUT_SIZE.name),
+        output(result, ORIGINAL_SIZE.name),
+    )

@@ -1,0 +1,129 @@
+"""The command that builds engines: in the serving image where this Python has no TensorRT."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cpcsam.artifact import publish
+from cpcsam.errors import ExportError
+from cpcsam.gpu import Gpu
+from export.build_engine import build_engines, main
+from export.check_tensorrt import RTX_OPTIONS, load_rtx
+from export.in_container import INSIDE, container_command, triton_image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    config = {"model_size": "vit_t", "image_size": 256, "precision": "fp32"}
+    with publish(tmp_path / "onnx", "onnx", config=config):
+        pass
+    return tmp_path / "onnx"
+
+
+def docker(path: Path, monkeypatch: pytest.MonkeyPatch, run: str, inspect: str = "exit 0") -> None:
+    """Put a program named docker on the path, alone."""
+    file = path / "bin/docker"
+    file.parent.mkdir()
+    file.write_text(f'#!/bin/sh\nif [ "$1" = run ]; then {run}; else {inspect}; fi\n')
+    file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(file.parent))
+
+
+def test_the_image_is_the_one_that_serves() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert triton_image() == services["triton"]["image"]
+    dockerfile = (ROOT / services["triton"]["build"]["dockerfile"]).read_text()
+    assert f"WORKDIR {INSIDE}" in dockerfile and f"PYTHONPATH={INSIDE}" in dockerfile
+
+
+def test_the_container_reads_graphs_and_writes_engines_as_this_user(tmp_path: Path) -> None:
+    command = container_command(
+        "image:1", tmp_path / "onnx", tmp_path / "build/engines", ["--workspace-gb", "8"]
+    )
+    assert command[:3] == ["docker", "run", "--rm"]
+    inner = command.index("image:1")
+    assert set(command[3:inner]) >= {
+        "--gpus=1",
+        "--network=none",
+        f"--user={os.getuid()}:{os.getgid()}",
+        f"--volume={ROOT}/cpcsam:{INSIDE}/cpcsam:ro",
+        f"--volume={ROOT}/export:{INSIDE}/export:ro",
+        f"--volume={tmp_path}/onnx:/onnx:ro",
+        f"--volume={tmp_path}/build:/out",
+    }
+    assert command[inner + 1 : inner + 4] == ["python3", "-m", "export.build_engine"]
+    assert command[inner + 4 :] == [
+        "--here",
+        "--onnx=/onnx",
+        "--out=/out/engines",
+        "--workspace-gb",
+        "8",
+    ]
+
+
+def test_the_command_runs_the_container(
+    onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker(tmp_path, monkeypatch, f'printf "%s\\n" "$@" > {tmp_path}/told')
+    out = tmp_path / "new/engines"
+    assert main(["--onnx", str(onnx), "--out", str(out), "--workspace-gb", "2"]) == 0
+    assert out.parent.is_dir()
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told == container_command(triton_image(), onnx, out, ["--workspace-gb", "2.0"])[1:]
+
+
+@pytest.mark.parametrize(
+    ("run", "inspect", "message"),
+    [
+        ("exit 3", "exit 0", "the build in the container: got exit status 3"),
+        (
+            "exit 0",
+            "echo 'No such image' >&2; exit 1",
+            r"image cpcsam-triton:\S+: got No such image, .* docker-compose build triton",
+        ),
+    ],
+)
+def test_what_docker_cannot_do_is_told_in_one_line(
+    onnx: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    run: str,
+    inspect: str,
+    message: str,
+) -> None:
+    docker(tmp_path, monkeypatch, run, inspect)
+    assert main(["--onnx", str(onnx), "--out", str(tmp_path / "engines")]) == 2
+    errors = capsys.readouterr().err
+    assert re.match(rf"python -m export\.build_engine: {message}", errors)
+    assert errors.count("\n") == 1
+
+
+def test_without_tensorrt_and_docker_both_are_named(
+    onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["--onnx", str(onnx), "--out", str(tmp_path / "engines")]
+    assert main(words) == 2
+    assert "got neither its Python module nor docker" in capsys.readouterr().err
+    assert main([*words, "--here"]) == 2
+    errors = capsys.readouterr().err
+    assert "TensorRT: got No module named 'tensorrt'; No module named 'tensorrt_bind" in errors
+
+
+def test_graphs_in_int8_are_refused(tmp_path: Path) -> None:
+    config = {"model_size": "vit_t", "image_size": 256, "precision": "int8"}
+    with publish(tmp_path / "onnx", "onnx", config=config):
+        pass
+    gpu = Gpu("NVIDIA L4", "8.9")
+    with pytest.raises(ExportError, match="got graphs in int8, expected fp32 or fp16"):
+        build_engines(
+            tmp_path / "onnx", tmp_path / "engines", trt=load_rtx(), gpu=gpu, options=RTX_OPTIONS
+        )

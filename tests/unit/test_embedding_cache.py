@@ -1,0 +1,131 @@
+"""The cache is bounded in bytes, fair to tenants, and computes nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cpcsam.tiles import Tile
+from serving.embedding_cache import EmbeddingCache, ImageKey
+from serving.metrics import Metrics
+from serving.triton_answers import Encoded
+
+SIZES = np.array([[4, 4]], np.int32)
+UNIT = 1000 + 2 * SIZES.nbytes
+
+
+def encoded(units: int = 1) -> Encoded:
+    """An embedding of UNIT bytes times units."""
+    count = units * UNIT - 2 * SIZES.nbytes
+    return Encoded(np.zeros(count, np.uint8), SIZES, SIZES)
+
+
+def key(image: str, tenant: str = "a", model: str = "m", tile: Tile | None = None) -> ImageKey:
+    return ImageKey(tenant, model, image, tile)
+
+
+class Store:
+    """A cache whose images are all made the same way, and which are counted."""
+
+    def __init__(self, units: int) -> None:
+        self.metrics = Metrics()
+        self.cache = EmbeddingCache(units * UNIT, self.metrics)
+        self.made: list[ImageKey] = []
+
+    async def get(self, wanted: ImageKey, units: int = 1) -> Encoded:
+        async def make() -> Encoded:
+            self.made.append(wanted)
+            await asyncio.sleep(0)
+            return encoded(units)
+
+        return await self.cache.get(wanted, make)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+async def test_what_is_kept_is_not_made_again_and_all_is_counted() -> None:
+    store = Store(4)
+    first = await store.get(key("x"))
+    assert await store.get(key("x")) is first
+    both = await asyncio.gather(store.get(key("y")), store.get(key("y")))
+    assert both[0] is both[1]
+    assert store.made == [key("x"), key("y")]
+    assert store.value("cpcsam_cache_lookups_total", outcome="hit") == 1
+    assert store.value("cpcsam_cache_lookups_total", outcome="miss") == 2
+    assert store.value("cpcsam_cache_lookups_total", outcome="joined") == 1
+    assert store.value("cpcsam_cache_bytes") == 2 * UNIT
+    assert store.value("cpcsam_cache_evictions_total") == 0
+
+
+async def test_another_tenant_model_or_tile_is_another_image() -> None:
+    store = Store(9)
+    keys = [key("x"), key("x", "b"), key("x", model="n"), key("x", tile=Tile(0, 0, 2, 2))]
+    for one in keys:
+        await store.get(one)
+    assert store.made == keys and all(one in store.cache for one in keys)
+
+
+async def test_the_least_recently_used_gives_way() -> None:
+    store = Store(3)
+    for name in ("x", "y", "z", "x", "w"):
+        await store.get(key(name))
+    assert [name for name in "xyzw" if key(name) in store.cache] == ["x", "z", "w"]
+    assert store.value("cpcsam_cache_evictions_total") == 1
+    assert store.value("cpcsam_cache_bytes") == 3 * UNIT
+
+
+async def test_the_tenant_with_the_most_gives_way() -> None:
+    store = Store(4)
+    await store.get(key("mine", "small"))
+    for name in "pqrstu":
+        await store.get(key(name, "large"))
+    assert key("mine", "small") in store.cache
+    assert [name for name in "pqrstu" if key(name, "large") in store.cache] == ["s", "t", "u"]
+
+
+@pytest.mark.parametrize("units", [0, 2])
+async def test_what_is_too_large_is_answered_and_not_kept(units: int) -> None:
+    store = Store(units)
+    assert (await store.get(key("x"), units=3)).nbytes == 3 * UNIT
+    assert key("x") not in store.cache and not store.value("cpcsam_cache_bytes")
+
+
+async def test_a_failure_is_not_kept() -> None:
+    store = Store(2)
+
+    async def fail() -> Encoded:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        await store.cache.get(key("x"), fail)
+    assert key("x") not in store.cache
+    await store.get(key("x"))
+    assert key("x") in store.cache
+
+
+wanted = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 5))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+@given(st.lists(wanted, max_size=40))
+def test_it_never_holds_more_than_its_room_and_tells_it_rightly(
+    asked: list[tuple[str, int, int]],
+) -> None:
+    async def run() -> None:
+        store = Store(7)
+        sizes = {}
+        for tenant, image, units in asked:
+            one = key(str(image), tenant)
+            if one not in store.cache:
+                sizes[one] = units * UNIT
+            await store.get(one, units)
+            assert one in store.cache
+            held = sum(size for kept, size in sizes.items() if kept in store.cache)
+            assert held == store.value("cpcsam_cache_bytes") <= 7 * UNIT
+
+    asyncio.run(run())

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from cpcsam.contract import (
+    DECODER_MAX_BATCH,
+    ENCODER_MAX_BATCH,
+    GRAPHS,
+    IMAGE_ENCODER,
+    MAX_IMAGES_TIMES_PROMPTS,
+    POINT_BUCKETS,
+    PROMPT_BUCKETS,
+    GraphSpec,
+)
+from export.profiles import Profile, profiles_of
+
+SIZE = 1024
+PROMPTED = [graph for graph in GRAPHS if graph is not IMAGE_ENCODER]
+
+
+def shapes(graph: GraphSpec, **sizes: int) -> dict[str, tuple[int, ...]]:
+    sizes = {"N+1": sizes.get("N", 0) + 1, "S": SIZE, "G": SIZE // 16, "4G": SIZE // 4} | sizes
+    return {
+        tensor.name: tuple(dim if isinstance(dim, int) else sizes[dim] for dim in tensor.dims)
+        for tensor in graph.inputs
+    }
+
+
+def fits(profile: Profile, wanted: dict[str, tuple[int, ...]]) -> bool:
+    return all(
+        all(
+            low <= size <= high
+            for low, size, high in zip(r.smallest, shape, r.largest, strict=True)
+        )
+        for r, shape in ((profile[name], shape) for name, shape in wanted.items())
+    )
+
+
+def test_the_encoder_takes_every_batch_of_the_server() -> None:
+    [profile] = profiles_of(IMAGE_ENCODER, SIZE)
+    for batch in range(1, ENCODER_MAX_BATCH + 1):
+        assert fits(profile, shapes(IMAGE_ENCODER, B=batch))
+    assert not fits(profile, shapes(IMAGE_ENCODER, B=ENCODER_MAX_BATCH + 1))
+
+
+@pytest.mark.parametrize("graph", PROMPTED, ids=lambda graph: graph.name)
+def test_every_padded_request_has_a_profile(graph: GraphSpec) -> None:
+    profiles = profiles_of(graph, SIZE)
+    batches = range(1, DECODER_MAX_BATCH + 1)
+    for images, prompts, points in product(batches, PROMPT_BUCKETS, POINT_BUCKETS):
+        wanted = shapes(graph, B=images, P=prompts, N=points)
+        assert any(fits(profile, wanted) for profile in profiles), wanted
+    for images, prompts in ((8, 1), (4, 16), (1, 64)):
+        wanted = shapes(graph, B=images, P=prompts, N=POINT_BUCKETS[-1])
+        assert [fits(profile, wanted) for profile in profiles].count(True) == 1
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
+def test_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
+    for profile in profiles_of(graph, SIZE):
+        assert profile.keys() == set(graph.input_names)
+        for name, shape in profile.items():
+            assert all(
+                low <= usual <= high
+                for low, usual, high in zip(shape.smallest, shape.usual, shape.largest, strict=True)
+            )
+            if "P" in next(tensor for tensor in graph.inputs if tensor.name == name).dims:
+                assert shape.largest[0] * shape.largest[1] <= MAX_IMAGES_TIMES_PROMPTS

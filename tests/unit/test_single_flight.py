@@ -1,0 +1,141 @@
+"""Equal requests that meet share a computation, and none fails for another's haste."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cpcsam.errors import ContractError
+from cpcsam.status import DeadlineError
+from serving.single_flight import SingleFlight
+
+
+class Computation:
+    """Counts how often it is begun; ends when told to."""
+
+    def __init__(self, *outcomes: int | Exception) -> None:
+        self.outcomes = list(outcomes)
+        self.begun = self.broken_off = 0
+        self.gate = asyncio.Event()
+
+    async def __call__(self) -> int:
+        self.begun += 1
+        outcome = self.outcomes.pop(0)
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.broken_off += 1
+            raise
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_simultaneous_requests_share_one_and_later_ones_do_not() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    compute = Computation(1, 2)
+    callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(5)]
+    await settle()
+    assert flights.is_running("a") and not flights.is_running("b")
+    compute.gate.set()
+    assert await asyncio.gather(*callers) == [1] * 5
+    assert compute.begun == 1 and not flights.is_running("a")
+    assert await flights.run("a", compute) == 2
+
+
+async def test_keys_do_not_meet() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    one, other = Computation(1), Computation(2)
+    callers = [
+        asyncio.create_task(flights.run("a", one)),
+        asyncio.create_task(flights.run("b", other)),
+    ]
+    await settle()
+    one.gate.set()
+    other.gate.set()
+    assert await asyncio.gather(*callers) == [1, 2]
+
+
+async def test_it_goes_on_when_the_first_gives_up_and_ends_with_the_last() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    compute = Computation(1, 2)
+    first, second = (asyncio.create_task(flights.run("a", compute)) for _ in range(2))
+    await settle()
+    first.cancel()
+    await settle()
+    assert first.cancelled() and compute.broken_off == 0
+    second.cancel()
+    await settle()
+    assert compute.broken_off == 1 and not flights.is_running("a")
+    compute.gate.set()
+    assert await flights.run("a", compute) == 2
+
+
+async def test_an_error_is_everybodys() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    compute = Computation(ContractError("bad"), 1)
+    callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(3)]
+    await settle()
+    compute.gate.set()
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ContractError] * 3
+    assert compute.begun == 1
+
+
+async def test_who_has_more_time_begins_anew() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    compute = Computation(DeadlineError("late"), 1)
+    callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(4)]
+    await settle()
+    compute.gate.set()
+    outcomes = await asyncio.gather(*callers, return_exceptions=True)
+    assert type(outcomes[0]) is DeadlineError and outcomes[1:] == [1, 1, 1]
+    assert compute.begun == 2
+
+
+async def test_nobody_waits_for_ever_where_all_run_late() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    compute = Computation(*[DeadlineError("late")] * 3)
+    compute.gate.set()
+    callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(3)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), 5)
+    assert [type(outcome) for outcome in outcomes] == [DeadlineError] * 3
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_complained_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    compute = Computation(ContractError("bad"))
+    caller = asyncio.create_task(flights.run("a", compute))
+    await settle()
+    compute.gate.set()
+    caller.cancel()
+    await settle()
+    assert caller.cancelled() and not caplog.records
+
+
+async def test_who_joined_is_not_cancelled_with_what_broke_off_inside() -> None:
+    flights: SingleFlight[str, int] = SingleFlight()
+    inner = asyncio.create_task(asyncio.sleep(60))
+    outcomes = [inner, 7]
+
+    async def compute() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, int):
+            return outcome
+        await outcome
+        return 0
+
+    first, second = (asyncio.create_task(flights.run("a", compute)) for _ in range(2))
+    await settle()
+    inner.cancel()
+    assert await second == 7
+    with pytest.raises(asyncio.CancelledError):
+        await first

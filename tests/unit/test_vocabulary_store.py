@@ -1,0 +1,131 @@
+"""Classes outlive the gateway, tenants do not meet, and no failure half-way loses anything."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cpcsam.errors import ConfigError
+from cpcsam.status import PreconditionError
+from cpcsam.versions import list_versions
+from cpcsam.vocabulary import Examples, Vocabulary, build_vocabulary
+from cpcsam.vocabulary_file import save_vocabulary
+from serving import vocabulary_store as module
+from serving.vocabulary_store import VocabularyStore
+
+MODEL = "a" * 64
+
+
+def examples(seed: int) -> Examples:
+    """Two images; the class is a direction of its own."""
+    rng = np.random.default_rng(seed)
+    embeddings = rng.normal(0, 0.3, (2, 6, 4, 4)).astype(np.float32)
+    covered = np.zeros((2, 4, 4), np.float32)
+    covered[:, :2, :2] = 1
+    embeddings[:, seed % 6] += 3 * covered
+    owners = np.arange(2)
+    return Examples(embeddings, covered, owners, np.zeros(2, np.int64), np.ones((2, 4, 4), bool))
+
+
+def learn(name: str):  # noqa: ANN201
+    def edit(vocabulary: Vocabulary | None) -> Vocabulary:
+        if vocabulary is None:
+            return build_vocabulary([name], examples(1), model=MODEL)
+        return vocabulary.extend(name, examples(len(vocabulary.names) + 1))
+
+    return edit
+
+
+def forget(name: str):  # noqa: ANN201
+    def edit(vocabulary: Vocabulary | None) -> Vocabulary:
+        assert vocabulary is not None
+        return vocabulary.without(name)
+
+    return edit
+
+
+async def names(store: VocabularyStore, tenant: str) -> tuple[str, ...]:
+    vocabulary = await store.get(tenant, MODEL)
+    return () if vocabulary is None else vocabulary.names
+
+
+async def test_changes_are_kept_and_tenants_do_not_meet(tmp_path: Path) -> None:
+    store = VocabularyStore(tmp_path, None)
+    assert await names(store, "lab") == ()
+    for name in ("disc", "ring"):
+        changed = await store.change("lab", MODEL, learn(name))
+        assert changed is not None and changed.names[-1] == name
+    await store.change("ward", MODEL, learn("bone"))
+    again = VocabularyStore(tmp_path, None)
+    for one in (store, again):
+        assert await names(one, "lab") == ("disc", "ring")
+        assert await names(one, "ward") == ("bone",)
+        assert await names(one, "other") == ()
+    await again.change("lab", MODEL, forget("disc"))
+    await again.change("lab", MODEL, forget("ring"))
+    assert await names(VocabularyStore(tmp_path, None), "lab") == ()
+    await again.change("lab", MODEL, learn("new"))
+    assert await names(VocabularyStore(tmp_path, None), "lab") == ("new",)
+    assert len(list_versions(tmp_path / "lab")) == 1, "older ones are removed"
+
+
+async def test_everybody_begins_with_the_first_vocabulary(tmp_path: Path) -> None:
+    first, folder = tmp_path / "first", tmp_path / "classes"
+    save_vocabulary(build_vocabulary(["disc"], examples(0), model=MODEL), first)
+    store = VocabularyStore(folder, first)
+    await store.change("lab", MODEL, learn("ring"))
+    assert await names(store, "lab") == ("disc", "ring")
+    assert await names(store, "ward") == ("disc",)
+    await store.change("ward", MODEL, forget("disc"))
+    assert await names(VocabularyStore(folder, first), "ward") == ()
+    assert await names(VocabularyStore(None, first), "lab") == ("disc",)
+
+
+async def test_changes_at_once_are_all_made(tmp_path: Path) -> None:
+    store = VocabularyStore(tmp_path, None)
+    wanted = [f"class {index}" for index in range(5)]
+    await asyncio.gather(*(store.change("lab", MODEL, learn(name)) for name in wanted))
+    assert sorted(await names(store, "lab")) == wanted
+
+
+async def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
+    store = VocabularyStore(tmp_path, None)
+    await store.change("lab", MODEL, learn("disc"))
+    with pytest.raises(ConfigError, match="is known"):
+        await store.change("lab", MODEL, learn("disc"))
+    assert await names(store, "lab") == ("disc",)
+
+
+async def test_a_crash_before_the_last_step_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = VocabularyStore(tmp_path, None)
+    await store.change("lab", MODEL, learn("disc"))
+
+    def crash(path: Path, number: int) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "switch_to", crash)
+        with pytest.raises(OSError, match="disk full"):
+            await store.change("lab", MODEL, learn("ring"))
+    for one in (store, VocabularyStore(tmp_path, None)):
+        assert await names(one, "lab") == ("disc",)
+    await store.change("lab", MODEL, learn("bone"))
+    assert await names(VocabularyStore(tmp_path, None), "lab") == ("disc", "bone")
+
+
+async def test_without_a_folder_nothing_is_changed() -> None:
+    with pytest.raises(PreconditionError, match="expected one that was started with --classes DIR"):
+        await VocabularyStore(None, None).change("lab", MODEL, learn("disc"))
+
+
+async def test_another_models_vocabulary_is_refused(tmp_path: Path) -> None:
+    store = VocabularyStore(tmp_path, None)
+    await store.change("lab", MODEL, learn("disc"))
+    with pytest.raises(PreconditionError, match="got one made with model aaaa"):
+        await store.get("lab", "b" * 64)
+    assert await names(store, "lab") == ("disc",)

@@ -1,0 +1,64 @@
+"""Bottleneck adapters in SAM's blocks, as Med-SA has them, for comparison.
+
+Each encoder block gets one after its attention and one beside its MLP; each block of the decoder's
+transformer one after either cross-attention and one beside its MLP. Med-SA's third dimension is
+for volumes, and its hyper-prompting, which scales an adapter by the prompt, is left out: the
+decoder's adapters act on prompt tokens, so they see the prompt anyway.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cpcsam.model.sam import CpcSam
+
+__all__ = ["AdaptedLayer", "insert_adapters", "is_adapter_parameter"]
+
+PARALLEL_SCALE = 0.5
+"""Of Med-SA's adapter beside the MLP."""
+BOTTLENECK = 4
+"""How many times an adapter is narrower than what it adapts."""
+
+
+class AdaptedLayer(nn.Module):
+    """A layer with an adapter after it or beside it; a new adapter changes nothing.
+
+    Args:
+        layer: what is adapted, from width to width or, if `serial`, from any width.
+        width: of its output.
+        serial: the adapter reads the layer's output instead of its input.
+    """
+
+    def __init__(self, layer: nn.Module, width: int, *, serial: bool) -> None:
+        super().__init__()
+        self.layer = layer
+        self.serial = serial
+        hidden = max(1, width // BOTTLENECK)
+        self.adapter = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        for parameter in self.adapter[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output plus the adapter's."""
+        out: Tensor = self.layer(x)
+        adapted: Tensor = self.adapter(out) if self.serial else PARALLEL_SCALE * self.adapter(x)
+        return out + adapted
+
+
+def insert_adapters(model: CpcSam) -> None:
+    """Add adapters to the image encoder's and the mask decoder's blocks, in place."""
+    for block in model.sam.image_encoder.blocks:
+        width = block.attn.proj.out_features
+        block.attn.proj = AdaptedLayer(block.attn.proj, width, serial=True)
+        block.mlp = AdaptedLayer(block.mlp, width, serial=False)
+    transformer = model.sam.mask_decoder.transformer
+    for layer in transformer.layers:
+        width = transformer.embedding_dim
+        for attention in (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token):
+            attention.out_proj = AdaptedLayer(attention.out_proj, width, serial=True)
+        layer.mlp = AdaptedLayer(layer.mlp, width, serial=False)
+
+
+def is_adapter_parameter(name: str) -> bool:
+    """Tell whether a parameter's name is one that `insert_adapters` added."""
+    return ".adapter." in name

@@ -1,0 +1,1 @@
+"""Methods that segment images without annotators, behind one interface, to be compared."""

@@ -1,0 +1,72 @@
+"""Prompts of a careful annotator, who knows the truth, as in the paper's Figures 1 and 8."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpcsam.automatic import AutoSettings, Model, shown_tiles
+from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
+from cpcsam.merging import FoundMask
+from cpcsam.tiles import Tile
+from cpcsam.transforms import upscale_masks
+from training.data import Sample
+from training.methods.entities import found_in
+
+__all__ = ["segment_annotated"]
+
+
+def segment_annotated(
+    sample: Sample, model: Model, names: tuple[str, ...], tile: int
+) -> list[FoundMask]:
+    """Segment every entity by its tight box, in the tile that shows most of it.
+
+    Args:
+        sample: its annotation gives the boxes.
+        model: the graphs.
+        names: classes to prompt, which `class_index` counts.
+        tile: side of the tiles; 0 shows the whole image.
+    """
+    shown = list(shown_tiles(sample.image, tile, AutoSettings().overlap, model))
+    owners = _owners(sample, [part for part, *_ in shown])
+    found = []
+    for index, (part, input_size, embeddings) in enumerate(shown):
+        labels = [
+            label
+            for label, owner in owners.items()
+            if owner == index and sample.class_of(label) in names
+        ]
+        for start in range(0, len(labels), PROMPT_BUCKETS[-1]):
+            chunk = labels[start : start + PROMPT_BUCKETS[-1]]
+            boxes = np.stack([_box(sample, label, part, input_size) for label in chunk])
+            corners = (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
+            point_labels = np.tile(np.array(corners, np.int32), (1, len(chunk), 1))
+            masks, predicted = model.decode(embeddings[None], boxes[None], point_labels)
+            for label, logits, iou in zip(chunk, masks[0, :, 0], predicted[0, :, 0], strict=True):
+                mask = upscale_masks(logits, input_size, part.size, model.image_size)
+                name = names.index(sample.class_of(label))
+                one = found_in(mask > MASK_THRESHOLD, name, float(iou), (part.top, part.left))
+                found += [one] if one is not None else []
+    return found
+
+
+def _owners(sample: Sample, tiles: list[Tile]) -> dict[int, int]:
+    """The tile, by index, that shows most pixels of each entity."""
+    count = int(sample.instances.max()) + 1
+    areas = [
+        np.bincount(sample.instances[t.top : t.bottom, t.left : t.right].ravel(), minlength=count)
+        for t in tiles
+    ]
+    best = np.argmax(areas, axis=0)
+    return {label: int(best[label]) for label in np.unique(sample.instances) if label}
+
+
+def _box(
+    sample: Sample, label: int, tile: Tile, input_size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """(2, 2) float32: the corners of the entity's box in the encoder's frame, (X, Y)."""
+    inside = sample.instances[tile.top : tile.bottom, tile.left : tile.right] == label
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    corners = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
+    scale = np.array([input_size[1] / tile.size[1], input_size[0] / tile.size[0]], np.float32)
+    return np.asarray(corners * scale, np.float32)

@@ -1,0 +1,95 @@
+"""From a map of a class's foreground to its entities, for methods that know no entities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.feature import peak_local_max
+from skimage.segmentation import watershed
+
+from cpcsam.automatic import AutoSettings
+from cpcsam.merging import FoundMask
+from cpcsam.tiles import Tile
+from training.data import Sample
+
+__all__ = ["entities_of", "found_in", "split_touching", "typical_radius"]
+
+MIN_AREA: Final = AutoSettings().min_area
+"""Fewer pixels are no entity, as in automatic segmentation."""
+
+BoolMask = NDArray[np.bool_]
+
+
+def split_touching(foreground: BoolMask, radius: float) -> NDArray[np.int32]:
+    """Separate entities that touch, by a watershed of the distance to the background.
+
+    Args:
+        foreground: (H, W) bool.
+        radius: of a typical entity in pixels; centres are at least that far apart.
+
+    Returns:
+        (H, W) int32, 0 for background and 1..n for the entities.
+    """
+    parts, _ = ndimage.label(foreground)
+    distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground), 1)
+    centres = peak_local_max(
+        distance, min_distance=max(1, round(radius)), labels=parts, exclude_border=False
+    )
+    markers = np.zeros(foreground.shape, np.int32)
+    markers[tuple(centres.T)] = np.arange(1, len(centres) + 1)
+    labels: NDArray[np.int32] = watershed(-distance, markers, mask=foreground)
+    return labels.astype(np.int32)
+
+
+def entities_of(labels: NDArray[np.int32]) -> Iterator[tuple[BoolMask, tuple[int, int]]]:
+    """The entities of a label image, each in its own box: mask (h, w) and corner (top, left)."""
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is not None:
+            yield labels[box] == label, (box[0].start, box[1].start)
+
+
+def typical_radius(samples: Iterable[Sample]) -> float:
+    """Median radius, in pixels, of discs as large as the entities."""
+    areas = np.concatenate(
+        [np.bincount(sample.instances.ravel())[1:] for sample in samples] or [np.zeros(0, int)]
+    )
+    areas = areas[areas > 0]
+    return float(np.sqrt(np.median(areas) / np.pi)) if len(areas) else 1.0
+
+
+def found_in(
+    mask: BoolMask, class_index: int, score: float, corner: tuple[int, int] = (0, 0)
+) -> FoundMask | None:
+    """A mask as automatic segmentation gives them; None where it has too few pixels.
+
+    Args:
+        mask: (h, w) bool, of the image or a part of it.
+        class_index: of its class.
+        score: orders masks, the best first.
+        corner: (top, left) of that part in the image.
+    """
+    if int(mask.sum()) < MIN_AREA:
+        return None
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    inner = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    top, left = corner
+    area = Tile(
+        int(top + inner[0].start),
+        int(left + inner[1].start),
+        int(top + inner[0].stop),
+        int(left + inner[1].stop),
+    )
+    y, x = (float(place.mean()) for place in np.nonzero(mask))
+    return FoundMask(
+        class_index=class_index,
+        score=score,
+        click=(left + x, top + y),
+        area=area,
+        mask=np.ascontiguousarray(mask[inner]),
+        tile=area,
+        cut=False,
+    )

@@ -1,0 +1,222 @@
+"""SAM, fine-tuned in one way or another, prompted by a vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from cpcsam.automatic import segment_image
+from cpcsam.checkpoint import load_base
+from cpcsam.merging import FoundMask
+from cpcsam.model.capl import CaplConfig
+from cpcsam.model.lora import LoraConfig
+from cpcsam.model.sam import CpcSam
+from cpcsam.vocabulary import build_vocabulary
+from training.adapters import insert_adapters
+from training.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
+from training.bilevel import BilevelConfig, bilevel_step
+from training.data import Sample
+from training.distributed import training_device
+from training.graphs import TorchGraphs, examples_of
+from training.learner import ModelConfig, OptimizerConfig, new_learner
+from training.methods.annotator import segment_annotated
+from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
+from training.prompts import PromptMix
+from training.recompute import recompute_blocks
+from training.stream import Batches, stream
+
+__all__ = [
+    "ACCURATE",
+    "CAPL_TURNS",
+    "CARELESS",
+    "LORA",
+    "NO_CHANGE",
+    "Prompting",
+    "SamMethod",
+    "halves_of",
+    "with_capl",
+]
+
+ACCURATE: Final = PromptMix(box=0.5, several=0, centre=1.0, box_jitter=0)
+"""One careful annotator: a tight box or a click in the centre."""
+
+LORA: Final = LoraConfig(rank=4, alpha=50.0)
+"""As in `benchmarks.arms`: its alpha sets how fast LoRA learns from the compact base."""
+
+CAPL_TURNS: Final = BilevelConfig(capl_every=3)
+"""As in `benchmarks.arms`: θ takes three steps a round."""
+
+NO_CHANGE: Final = ModelConfig(lora=LoraConfig(rank=0), capl=None, unfreeze=())
+"""Nothing of SAM learns."""
+
+ENDLESS: Final = 1_000_000_000
+"""Steps that a budget always ends before."""
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """Prompts of a half-batch.
+
+    Attributes:
+        groups: K, prompts an entity.
+        styles: how they annotate.
+    """
+
+    groups: int = 1
+    styles: tuple[PromptMix, ...] = (ACCURATE,)
+
+
+CARELESS: Final = Prompting(5, GROUP_STYLES)
+"""K annotators, one a group, as CPC-SAM simulates them."""
+
+
+@dataclass(frozen=True)
+class SamMethod:
+    """One way to fine-tune SAM.
+
+    Attributes:
+        label: for tables.
+        model: what is added and what learns.
+        adapters: add adapters to the blocks (Med-SA).
+        prompting: of the half-batch that θ learns from.
+        held_out: of the half-batch that φ learns from.
+        bilevel: how θ and φ take turns.
+        optimizer: learning rates and schedule.
+        images: windows a half-batch.
+        entities: prompted entities a window.
+        prompts: who prompts test images: the vocabulary, or an annotator who knows the truth.
+        precision: of training.
+        gradient_checkpointing: recompute the encoder's blocks in backward.
+        workers: processes that prepare batches.
+    """
+
+    label: str
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(lora=LORA, capl=None))
+    adapters: bool = False
+    prompting: Prompting = field(default_factory=Prompting)
+    held_out: Prompting = field(default_factory=Prompting)
+    bilevel: BilevelConfig = field(default_factory=BilevelConfig)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(lr=1e-3, lr_capl=3e-4)
+    )
+    images: int = 2
+    entities: int = 4
+    prompts: Literal["vocabulary", "annotator"] = "vocabulary"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    gradient_checkpointing: bool = False
+    workers: int = 0
+
+    def with_base(self, base: Path, image_size: int | None) -> SamMethod:
+        """The same method on another base."""
+        return replace(self, model=replace(self.model, base=base, image_size=image_size))
+
+    def fit(self, task: Task, budget: Budget, seed: int) -> Fitted:
+        """Fine-tune, then make the vocabulary of the support set with what was learned."""
+        model = load_base(self.model.base, image_size=self.model.image_size)
+        if self.adapters:
+            insert_adapters(model)
+        spent, parameters = Spent(), 0
+        if self.learns:
+            spent, parameters = self._train(model, task, budget, seed)
+        return Fitted(_segmenter(model, task, self.prompts), spent, parameters)
+
+    @property
+    def learns(self) -> bool:
+        """Whether there is anything to train."""
+        config = self.model
+        return bool(
+            config.lora.rank
+            or config.unfreeze
+            or config.capl
+            or config.full_finetuning
+            or config.prompt_embedding != "frozen"
+            or self.adapters
+        )
+
+    def _train(self, model: CpcSam, task: Task, budget: Budget, seed: int) -> tuple[Spent, int]:
+        device = training_device()
+        if self.gradient_checkpointing:
+            recompute_blocks(model)
+        learner = new_learner(
+            model,
+            self.model,
+            self.optimizer,
+            seed=seed,
+            bf16=self.precision == "bfloat16",
+            device=device,
+        )
+        batches = halves_of(task, model.image_size, self, seed)
+
+        def step(halves: Halves, progress: float) -> None:
+            learner.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
+            bilevel_step(
+                learner.forward,
+                learner.theta,
+                learner.phi,
+                halves,
+                self.bilevel,
+                step=learner.step,
+            )
+            learner.step += 1
+
+        spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
+        groups = (learner.theta.parameters, learner.phi.parameters)
+        return spent, sum(one.numel() for group in groups for one in group.values())
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """Halves of two runs of batches that differ in their prompts alone."""
+
+    training: StepBatches
+    held_out: StepBatches
+
+    def __len__(self) -> int:
+        return len(self.training)
+
+    def __getitem__(self, index: int) -> Halves:
+        return Halves(self.training[index].training, self.held_out[index].held_out)
+
+
+def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batches[Halves]:
+    """The batches of a method: windows decided by seed and step, prompted as it says."""
+
+    def prompted(prompting: Prompting) -> StepBatches:
+        config = BatchConfig(
+            images=method.images,
+            entities=method.entities,
+            groups=prompting.groups,
+            styles=prompting.styles,
+            augment=task.augment,
+        )
+        return StepBatches(task.train, image_size, config, seed=seed, steps=ENDLESS)
+
+    if method.prompting == method.held_out:
+        return prompted(method.prompting)
+    return _Mixed(prompted(method.prompting), prompted(method.held_out))
+
+
+def with_capl(method: SamMethod) -> SamMethod:
+    """Plug CaPL into a method (Figure 13): θ learns as before, φ from K careless annotators."""
+    turns = CAPL_TURNS if method.learns else BilevelConfig()
+    return replace(
+        method,
+        label=f"{method.label} + CaPL",
+        model=replace(method.model, capl=CaplConfig()),
+        held_out=CARELESS,
+        bilevel=turns,
+    )
+
+
+def _segmenter(model: CpcSam, task: Task, prompts: str) -> Segment:
+    graphs = TorchGraphs(model)
+    if prompts == "annotator":
+        return lambda sample: segment_annotated(sample, graphs, task.names, task.tile)
+    examples = examples_of(task.support, task.names, graphs, task.tile)
+    vocabulary = build_vocabulary(task.names, examples, model="", tile=task.tile)
+
+    def segment(sample: Sample) -> list[FoundMask]:
+        return segment_image(sample.image, vocabulary, graphs)
+
+    return segment
