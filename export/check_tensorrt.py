@@ -3,9 +3,9 @@
 python -m export.check_tensorrt --onnx build/onnx
 python -m export.check_tensorrt --model-size vit_b --image-size 1024
 
-The second form exports an untrained model, as only the weights' values would differ. TensorRT-RTX
-shares parser and compiler with TensorRT and builds ahead of time for a GPU that is not there. What
-it builds cannot run without one, so this proves nothing about numbers.
+The second form exports an untrained model in float32 and float16, as only the weights' values would
+differ. TensorRT-RTX shares parser and compiler with TensorRT and builds ahead of time, for a GPU
+that is not there. What it builds cannot run without one, so this proves nothing about numbers.
 """
 
 from __future__ import annotations
@@ -20,16 +20,21 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Final
 
+from tqdm import tqdm
+
 from cpcsam.artifact import read_manifest
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_SIZES, MODEL_SIZES
 from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
-from cpcsam.model.fuse import build_merged
+from cpcsam.model.fuse import FusedCpcSam, build_merged
+from export.build_engine import PRECISIONS
+from export.exportable import exportable
+from export.half import to_half
 from export.plan import PlanOptions, plan_from_onnx
-from export.to_onnx import onnx_from_torch
+from export.tracing import onnx_from_torch
 
-__all__ = ["RTX_OPTIONS", "check_graphs", "load_rtx", "main"]
+__all__ = ["RTX_OPTIONS", "check_graphs", "load_rtx", "main", "trace_graphs"]
 
 PROG: Final = "python -m export.check_tensorrt"
 RTX_OPTIONS: Final = PlanOptions(workspace_bytes=16 << 30, compute_capability="8.9")
@@ -74,12 +79,31 @@ def check_graphs(folder: Path, image_size: int) -> dict[str, float]:
     return seconds
 
 
+def trace_graphs(model: FusedCpcSam, folder: Path, precision: str) -> None:
+    """Write every graph of the contract to a folder, compared with nothing.
+
+    Args:
+        model: the fused model.
+        folder: where `GRAPH.onnx` are written.
+        precision: one of `export.build_engine.PRECISIONS`.
+    """
+    traced = exportable(model)
+    if precision == "fp16":
+        traced = to_half(traced)
+    with tqdm(GRAPHS, desc=f"export, {precision}", unit="graph") as progress:
+        for graph in progress:
+            onnx_from_torch(traced, graph, folder / f"{graph.name}.onnx", {})
+
+
 def _check_untrained(model_size: str, image_size: int) -> dict[str, float]:
-    model = build_merged(model_size, image_size, CaplConfig())
-    with TemporaryDirectory(prefix="cpcsam-") as folder:
-        for graph in GRAPHS:
-            onnx_from_torch(model, graph, Path(folder) / f"{graph.name}.onnx", {})
-        return check_graphs(Path(folder), image_size)
+    model = build_merged(model_size, image_size, CaplConfig()).requires_grad_(False)
+    seconds = {}
+    for precision in PRECISIONS:
+        with TemporaryDirectory(prefix="cpcsam-") as folder:
+            trace_graphs(model, Path(folder), precision)
+            for name, duration in check_graphs(Path(folder), image_size).items():
+                seconds[f"{name}, {precision}"] = duration
+    return seconds
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -89,7 +113,7 @@ def _check(args: argparse.Namespace) -> None:
         manifest = read_manifest(args.onnx, "onnx")
         seconds = check_graphs(args.onnx, int(manifest.config["image_size"]))
     for name, duration in seconds.items():
-        print(f"{name:24} builds ({duration:.1f} s)")
+        print(f"{name:30} builds ({duration:.1f} s)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,12 +21,13 @@ from typing import Any, Final
 import onnx
 from tqdm import tqdm
 
-from cpcsam.artifact import MANIFEST_NAME, publish, read_manifest, sha256_file
+from cpcsam.artifact import MANIFEST_NAME, is_made_from, publish, read_manifest, sha256_file
 from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
 from cpcsam.errors import ExportError
 from cpcsam.model.fuse import FusedCpcSam
+from export.code import code_digest
 from export.compare import PAGE_NAME, REPORT_NAME, TOLERANCES, Comparison, require_fidelity
 from export.exportable import exportable
 from export.fidelity import find_cases, measure
@@ -155,11 +156,18 @@ def _parser() -> ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> None:
+    merged = read_manifest(args.merged, "merged")
+    parents = {"merged": sha256_file(args.merged / MANIFEST_NAME), "code": code_digest()}
+    parents |= {f"image_{index}": sha256_file(file) for index, file in enumerate(args.images)}
+    wanted = {**merged.config, "precision": args.precision}
+    if is_made_from(args.out, "onnx", parents=parents, config=wanted):
+        print(f"{args.out}: unchanged")
+        return
     comparison = export_graphs(
         load_merged(args.merged),
         args.out,
-        parents={"merged": sha256_file(args.merged / MANIFEST_NAME)},
-        config=read_manifest(args.merged, "merged", verify=False).config,
+        parents=parents,
+        config=merged.config,
         precision=args.precision,
         images=args.images,
     )

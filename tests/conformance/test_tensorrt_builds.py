@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.checkpoint import load_merged
+from cpcsam.artifact import MANIFEST_NAME, publish, read_manifest, sha256_file
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ExportError, ServingError
 from cpcsam.gpu import Gpu
-from export import to_onnx
-from export.build_engine import build_engines
-from export.check_tensorrt import RTX_OPTIONS, load_rtx, main
+from cpcsam.model.fuse import fuse
+from export.build_engine import PRECISIONS, build_engines
+from export.check_tensorrt import RTX_OPTIONS, load_rtx, main, trace_graphs
 from export.plan import plan_from_onnx
 from export.repository import build_repository
 from serving.repository import check_engines, open_repository
+from tests.model_factory import noisy_cpcsam
 
 SIZE = 256
 GPU = Gpu("NVIDIA L4", "8.9")
@@ -30,15 +29,13 @@ HEADS = GraphSpec(
 )
 
 
-@pytest.fixture(scope="module", params=[name for name in to_onnx.PRECISIONS if name != "int8"])
-def graphs(request: pytest.FixtureRequest, exported: Path, tmp_path_factory: Any) -> Path:
+@pytest.fixture(scope="module", params=PRECISIONS)
+def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact of kind `onnx` in each precision that TensorRT builds."""
-    if request.param == read_manifest(exported, verify=False).config["precision"]:
-        return exported
     out = tmp_path_factory.mktemp(request.param) / "onnx"
-    merged = exported.parent / "merged"
-    config = read_manifest(merged, verify=False).config
-    to_onnx.export_graphs(load_merged(merged), out, config=config, precision=request.param)
+    config = {"model_size": "vit_t", "image_size": SIZE, "precision": request.param}
+    with publish(out, "onnx", config=config) as staging:
+        trace_graphs(fuse(noisy_cpcsam()), staging, request.param)
     return out
 
 
@@ -134,12 +131,15 @@ def test_a_node_that_the_compiler_refuses_without_a_name_is_found(tmp_path: Path
     assert "not supported by a dedicated kernel" in message
 
 
-def test_the_command_checks_an_export(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--onnx", str(exported.parent)]) == 2
-    assert "no manifest.json" in capsys.readouterr().err
+def test_the_command_tells_in_one_line_that_there_is_no_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--onnx", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert "no manifest.json" in errors and errors.count("\n") == 1
 
 
-def test_profiles_that_a_graph_cannot_take_are_refused(exported: Path) -> None:
-    file = exported / f"{IMAGE_ENCODER.name}.onnx"
+def test_profiles_that_a_graph_cannot_take_are_refused(graphs: Path) -> None:
+    file = graphs / f"{IMAGE_ENCODER.name}.onnx"
     with pytest.raises(ExportError, match=r"image_encoder\.onnx, node "):
         plan_from_onnx(load_rtx(), file, IMAGE_ENCODER, 512, RTX_OPTIONS)

@@ -37,10 +37,8 @@ def triton(repository: Path) -> Iterator[TritonServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    """A ready server over the shipped base, exported as the README tells."""
-    build = tmp_path_factory.mktemp("build")
+def export_shipped_base(build: Path) -> None:
+    """Run the commands of `make export` on the shipped base."""
     for words in (
         ["export.merge", "--base", ROOT / "weights/vit_t", "--out", build / "merged"],
         ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
@@ -49,5 +47,18 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         subprocess.run(
             [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True
         )
-    with launch_triton(build / "repository") as server:
+
+
+@pytest.fixture(scope="session")
+def shipped_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `merged`, `onnx` and `repository` of the shipped base."""
+    build = tmp_path_factory.mktemp("build")
+    export_shipped_base(build)
+    return build
+
+
+@pytest.fixture(scope="session")
+def shipped(shipped_build: Path) -> Iterator[TritonServer]:
+    """A ready server over the shipped base, exported as the README tells."""
+    with launch_triton(shipped_build / "repository") as server:
         yield server

@@ -9,10 +9,11 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from cpcsam.contract import ENSEMBLES, STEPS
-from cpcsam.versions import roll_back
+from cpcsam.versions import list_versions, roll_back
 from export.repository import build_repository
 from export.triton_config import SERVED_GRAPHS
 from serving.triton import TritonServer, launch_triton
+from tests.integration.conftest import export_shipped_base
 from tests.integration.tiny_graphs import publish_tiny_graphs
 from tests.integration.triton_calls import infer, noise_png, segment_inputs
 
@@ -48,3 +49,11 @@ def test_a_server_keeps_its_version_and_the_next_takes_the_current_one(
     with launch_triton(store) as triton:
         versions, again = served(triton)
         assert versions == {"1"} and np.array_equal(again, old)
+
+
+def test_exporting_the_same_again_rebuilds_nothing(shipped_build: Path) -> None:
+    made = [shipped_build / "onnx/manifest.json", shipped_build / "repository/1/manifest.json"]
+    before = [file.stat().st_mtime_ns for file in made]
+    export_shipped_base(shipped_build)
+    assert [file.stat().st_mtime_ns for file in made] == before
+    assert [*list_versions(shipped_build / "repository")] == [1]
