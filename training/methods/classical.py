@@ -11,7 +11,7 @@ from skimage.filters import threshold_otsu
 
 from cpcsam.merging import FoundMask
 from training.data import Sample
-from training.methods.entities import found_in, split_touching, typical_radius
+from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task
 
 __all__ = ["ClassicalMethod"]
@@ -42,12 +42,12 @@ class ClassicalMethod:
             rarer = bright if bright.mean() < 0.5 else ~bright
             labels = split_touching(ndimage.binary_fill_holes(rarer), radius)
             found = []
-            for label in range(1, int(labels.max()) + 1):
-                mask = labels == label
-                colour = sample.image[mask].mean(0)
+            for mask, (top, left) in entities_of(labels):
+                part = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
+                colour = sample.image[part][mask].mean(0)
                 nearest = int(np.linalg.norm(colours - colour, axis=1).argmin())
-                contrast = abs(float(grey[mask].mean()) - threshold) / 255
-                one = found_in(mask, nearest, contrast)
+                contrast = abs(float(grey[part][mask].mean()) - threshold) / 255
+                one = found_in(mask, nearest, contrast, (top, left))
                 found += [one] if one is not None else []
             return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from cpcsam.merging import FoundMask
 from cpcsam.tiles import Tile
 from training.data import Sample
 
-__all__ = ["found_in", "split_touching", "typical_radius"]
+__all__ = ["entities_of", "found_in", "split_touching", "typical_radius"]
 
 MIN_AREA: Final = AutoSettings().min_area
 """Fewer pixels are no entity, as in automatic segmentation."""
@@ -43,6 +43,13 @@ def split_touching(foreground: BoolMask, radius: float) -> NDArray[np.int32]:
     markers[tuple(centres.T)] = np.arange(1, len(centres) + 1)
     labels: NDArray[np.int32] = watershed(-distance, markers, mask=foreground)
     return labels.astype(np.int32)
+
+
+def entities_of(labels: NDArray[np.int32]) -> Iterator[tuple[BoolMask, tuple[int, int]]]:
+    """The entities of a label image, each in its own box: mask (h, w) and corner (top, left)."""
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        if box is not None:
+            yield labels[box] == label, (box[0].start, box[1].start)
 
 
 def typical_radius(samples: Iterable[Sample]) -> float:

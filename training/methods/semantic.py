@@ -22,7 +22,7 @@ from training.data import Sample
 from training.distributed import training_device
 from training.learner import OptimizerConfig, schedule
 from training.losses import LossConfig, segmentation_loss
-from training.methods.entities import found_in, split_touching, typical_radius
+from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task, train_within
 from training.stream import stream
 
@@ -187,10 +187,9 @@ def _entities(probabilities: Array, radius: float) -> list[FoundMask]:
     likeliest = np.where(probabilities.max(0) > 0.5, probabilities.argmax(0), -1)
     found = []
     for index, probability in enumerate(probabilities):
-        labels = split_touching(likeliest == index, radius)
-        for label in range(1, int(labels.max()) + 1):
-            mask = labels == label
-            one = found_in(mask, index, float(probability[mask].mean()))
+        for mask, (top, left) in entities_of(split_touching(likeliest == index, radius)):
+            part = probability[top : top + mask.shape[0], left : left + mask.shape[1]]
+            one = found_in(mask, index, float(part[mask].mean()), (top, left))
             found += [one] if one is not None else []
     return found
 
