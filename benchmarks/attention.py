@@ -67,10 +67,10 @@ def _export(model_size: str, image_size: int, queries: Sequence[int], folder: Pa
     """Write the official encoder and one for each number of queries."""
     torch.manual_seed(0)
     model = fuse(CpcSam(build_sam(model_size, image_size)))
+    forms = {OFFICIAL: model} | {str(count): exportable(model, count) for count in queries}
     files = []
-    for variant in tqdm((OFFICIAL, *queries), desc="export"):
+    for variant, form in tqdm(forms.items(), desc="export"):
         file = folder / f"{variant}.onnx"
-        form = model if isinstance(variant, str) else exportable(model, variant)
         onnx_from_torch(form, IMAGE_ENCODER, file, {})
         files.append(file)
     return files
@@ -163,9 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
             "rounds": TURNS * options.rounds,
             "rows": [asdict(row) for row in rows],
         }
-        write_atomic(
-            options.out / "attention.json", (json.dumps(report, indent=2) + "\n").encode()
-        )
+        write_atomic(options.out / "attention.json", (json.dumps(report, indent=2) + "\n").encode())
         write_atomic(options.out / "attention.md", _table(rows).encode())
         print(_table(rows), end="")
 

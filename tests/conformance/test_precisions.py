@@ -126,10 +126,8 @@ def test_int8_is_where_it_should_be(int8: Path) -> None:
 @pytest.mark.parametrize("spec", (IMAGE_ENCODER, MASK_DECODER), ids=lambda graph: graph.name)
 def test_serves_like_float32(reduced: Path, spec: GraphSpec) -> None:
     """The CPU repository takes any precision; its steps see the contract's tensors."""
-    repository = reduced.parent / f"{reduced.name}-repository"
-    if not repository.exists():
-        build_repository(reduced, repository)
-    folder = repository / spec.name / "1"
+    version = build_repository(reduced, reduced.parent / f"{reduced.name}-repository")
+    folder = version / spec.name / version.name
     run = open_graph(Settings(spec.name, folder, {"image_size": "256", "intra_op_threads": "1"}))
     tensors = {t.name: np.ones([2, *map(abs, t.shape(256)[1:])], t.dtype) for t in spec.inputs}
     [answer] = run([Request(tensors, frozenset(spec.output_names))])
