@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.arms import ABLATIONS, CORE, NOISE, SHOTS, Arm, noisy_dice, read_split, run
+from benchmarks.arm_runs import noisy_dice, read_split, run
+from benchmarks.arms import ABLATIONS, BOTH, CORE, NOISE, SHOTS, Arm
 from benchmarks.calibration_report import write_report
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
@@ -92,7 +93,8 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
             for arm in CORE
         ]
     if not options.core_only:
-        jobs += [job(arm, "ablations", SHOTS["standard"], 0) for arm in ABLATIONS]
+        varied = [arm for arm in ABLATIONS if not arm.trains_as(BOTH)]
+        jobs += [job(arm, "ablations", SHOTS["standard"], 0) for arm in varied]
     return jobs
 
 

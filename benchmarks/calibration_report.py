@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from benchmarks.arms import ABLATIONS, CORE
+from benchmarks.arms import ABLATIONS, BOTH, CORE
 from cpcsam.artifact import write_atomic
 
 __all__ = ["paired_interval", "write_report"]
@@ -47,8 +47,14 @@ def write_report(folder: Path) -> str:
     for name, rows in summary.items():
         lines += ["", f"### {name}", "", *_table(rows)]
     ablations = runs.get("ablations", {})
+    default = runs.get("standard", {}).get(BOTH.name, {}).get(0)
     if ablations:
-        lines += ["", "### Ablations (standard, one seed)", "", *_ablation_table(ablations)]
+        lines += [
+            "",
+            "### Ablations (standard, one seed)",
+            "",
+            *_ablation_table(ablations, default),
+        ]
     markdown = "\n".join(lines) + "\n"
     report = {"context": context, "summary": summary, "ablations": ablations}
     write_atomic(folder / "report.json", (json.dumps(report, indent=2) + "\n").encode())
@@ -123,10 +129,12 @@ def _interval(interval: Sequence[float] | None) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def _ablation_table(runs: Runs) -> list[str]:
+def _ablation_table(runs: Runs, default: dict[str, Any] | None) -> list[str]:
+    """One row an arm; those that train as the default arm have its figures."""
     lines = ["| varied | target Dice | base Dice | steps |", "|---|---|---|---|"]
     for arm in ABLATIONS:
-        for run in runs.get(arm.name, {}).values():
+        same = {0: default} if default and arm.trains_as(BOTH) else {}
+        for run in runs.get(arm.name, same).values():
             lines.append(
                 f"| {arm.label} | {100 * run['target'][MAIN]:.1f} | {100 * run['base'][MAIN]:.1f} "
                 f"| {run['steps']} |"

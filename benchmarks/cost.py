@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.arms import SHOTS, Arm, read_split
+from benchmarks.arm_runs import read_split
+from benchmarks.arms import SHOTS, Arm
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
 from cpcsam.command import ArgumentParser, exit_code_of

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.arms import ABLATIONS, CORE, NOISE, Split, noisy_dice, run
+from benchmarks.arm_runs import Split, noisy_dice, run
+from benchmarks.arms import ABLATIONS, CORE, NOISE
 from benchmarks.calibration_report import paired_interval, write_report
 from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.checkpoint import load_base

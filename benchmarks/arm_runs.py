@@ -1,0 +1,250 @@
+"""One run of `benchmarks.calibration`: an arm trained for some CPU minutes, and its scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
+from benchmarks.confounded import scene
+from benchmarks.stains import is_stained
+from cpcsam.checkpoint import base_digest, load_base
+from cpcsam.model.sam import CpcSam
+from training.augment import AugmentConfig, whole_window
+from training.batches import BatchConfig, StepBatches
+from training.bilevel import bilevel_step
+from training.data import Sample, entity_windows, read_bbbc038
+from training.learner import Learner, OptimizerConfig, new_learner
+from training.metrics import dice_score, to_size
+from training.prompts import sample_prompt
+
+__all__ = ["Asked", "Split", "ask", "noisy_dice", "read_split", "run", "train"]
+
+TEST_SCENES = 24
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of the encoder's size or larger.
+
+    Attributes:
+        train: of base classes.
+        base: held out, of base classes.
+        target: of target classes.
+        augment: how training windows vary.
+    """
+
+    train: tuple[Sample, ...]
+    base: tuple[Sample, ...]
+    target: tuple[Sample, ...]
+    augment: AugmentConfig
+
+
+def read_split(seed: int, shots: int, bbbc038: Path | None = None) -> Split:
+    """Draw the training samples of a seed; the test samples are the same for all.
+
+    On BBBC038v1 fluorescence is the base domain, stained tissue the target.
+
+    Args:
+        seed: of the training samples.
+        shots: number of training samples.
+        bbbc038: the dataset's folder; None takes the confounded scenes.
+    """
+    if bbbc038 is None:
+        return Split(
+            tuple(scene(1000 * (seed + 1) + index, target=False) for index in range(shots)),
+            tuple(scene(900_000 + index, target=False) for index in range(TEST_SCENES // 2)),
+            tuple(scene(900_000 + index, target=True) for index in range(TEST_SCENES)),
+            AugmentConfig(min_window=160, max_window=256),
+        )
+    train, test = (read_bbbc038(bbbc038, bbbc038 / f"{name}.txt") for name in ("train", "val"))
+    base = [sample for sample in train if not is_stained(sample)]
+    chosen = np.random.default_rng(seed).choice(len(base), shots, replace=False)
+    crops = [window for sample in test for window in entity_windows(sample, 128, 30)[:8]]
+    return Split(
+        tuple(base[index] for index in chosen),
+        tuple(crop for crop in crops if not is_stained(crop))[: 5 * TEST_SCENES],
+        tuple(crop for crop in crops if is_stained(crop))[: 5 * TEST_SCENES],
+        AugmentConfig(min_window=96, max_window=176),
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample as a model sees it, and what the careless annotators prompt in it.
+
+    Attributes:
+        image: (1, 3, S, S) uint8.
+        point_coords: (1, P, N, 2) float32; an entity's annotators are adjacent, in the order of
+            `NOISY_STYLES`.
+        point_labels: (1, P, N) int32.
+        shown: (P, S, S) bool, each prompt's entity in the encoder's frame.
+        truths: (P, H, W) bool, the same in the sample.
+    """
+
+    image: Tensor
+    point_coords: Tensor
+    point_labels: Tensor
+    shown: NDArray[np.bool_]
+    truths: NDArray[np.bool_]
+
+
+def ask(sample: Sample, image_size: int, strength: float) -> Asked:
+    """Prompt every entity of a sample by every careless annotator.
+
+    The prompts are decided by sample, entity and annotator alone: every model gets the same.
+
+    Args:
+        sample: square.
+        image_size: side S of the encoder's frame.
+        strength: of the annotators' carelessness.
+    """
+    window = whole_window(sample, image_size)
+    instances = window.instances.numpy()
+    labels = [int(label) for label in np.unique(sample.instances) if label]
+    pairs = [(label, index) for label in labels for index in range(len(NOISY_STYLES))]
+    shown = np.stack([instances == label for label, _ in pairs])
+    prompts = [
+        sample_prompt(
+            entity,
+            NOISY_STYLES[index].scaled(strength),
+            np.random.default_rng((label, index, len(sample.name), *sample.name.encode())),
+        )
+        for entity, (label, index) in zip(shown, pairs, strict=True)
+    ]
+    coords, point_labels = (
+        torch.from_numpy(np.stack(column))[None] for column in zip(*prompts, strict=True)
+    )
+    truths = np.stack([sample.instances == label for label, _ in pairs])
+    return Asked(window.image[None], coords, point_labels, shown, truths)
+
+
+@torch.no_grad()
+def noisy_dice(model: CpcSam, samples: Sequence[Sample], strength: float) -> float:
+    """Mean Dice of mask 0 over all entities and careless annotators.
+
+    Args:
+        model: in evaluation mode.
+        samples: square samples.
+        strength: of the annotators' carelessness.
+    """
+    scores: list[float] = []
+    for sample in samples:
+        asked = ask(sample, model.image_size, strength)
+        embeddings = model.encode_image(
+            asked.image, torch.full((1, 2), model.image_size, dtype=torch.int32)
+        )
+        low_res_masks, _ = model.decode_masks(
+            embeddings, *model.encode_prompts(embeddings, asked.point_coords, asked.point_labels)
+        )
+        masks = to_size(low_res_masks[0, :, :1], model.image_size, len(sample.instances))[:, 0]
+        scores += [dice_score(*pair) for pair in zip(masks, asked.truths, strict=True)]
+    return float(np.mean(scores))
+
+
+def run(
+    arm: Arm, split: Split, base: Path, seed: int, minutes: float, curve: int = 0
+) -> dict[str, Any]:
+    """Train an arm for some minutes of one core and score it.
+
+    Args:
+        arm: what to train.
+        split: the samples.
+        base: where training starts.
+        seed: of weights and batches.
+        minutes: as of `train`.
+        curve: how often to score base and target classes on the way (Figure 1a).
+
+    Returns:
+        Plain data: Dice on base and target classes at every strength of `NOISE`, steps, seconds,
+        parameters and the curve.
+    """
+    points: list[dict[str, float]] = []
+
+    def look(learner: Learner, progress: float) -> None:
+        if curve and (progress == 1 or len(points) <= curve * progress):
+            points.append(_point(learner, split, progress))
+
+    learner, spent = train(arm, split, base, seed, minutes, look)
+    model = learner.model
+    return {
+        "arm": arm.name,
+        "seed": seed,
+        "base_sha256": base_digest(base),
+        "steps": learner.step,
+        "cpu_s": round(spent, 1),
+        "parameters": _count(learner.theta.parameters) + _count(learner.phi.parameters),
+        "target": {str(level): noisy_dice(model, split.target, level) for level in NOISE},
+        "base": {"1.0": noisy_dice(model, split.base, 1.0)},
+        "curve": points,
+    }
+
+
+def train(
+    arm: Arm,
+    split: Split,
+    base: Path,
+    seed: int,
+    minutes: float,
+    look: Callable[[Learner, float], None] = lambda learner, progress: None,
+) -> tuple[Learner, float]:
+    """Train an arm for some minutes of one core.
+
+    The clock is the process's CPU time, so that runs side by side do not rob each other.
+
+    Args:
+        arm: what to train.
+        split: the samples.
+        base: where training starts.
+        seed: of weights and batches.
+        minutes: CPU minutes of training; drawing batches and looking are not counted.
+        look: called before every step and at the end with the share of the time that is spent.
+
+    Returns:
+        The learner and the CPU seconds it took.
+    """
+    optimizer = OptimizerConfig(lr=arm.lr, lr_capl=CAPL_LEARNING_RATE)
+    learner = new_learner(load_base(base), arm.model, optimizer, seed=seed, bf16=True)
+    batch = BatchConfig(
+        images=2,
+        entities=3,
+        groups=arm.groups,
+        styles=arm.styles,
+        strength=arm.strength,
+        augment=split.augment,
+    )
+    batches = StepBatches(split.train, learner.model.image_size, batch, seed=seed, steps=1_000_000)
+    bilevel = replace(arm.bilevel, losses=arm.losses)
+    spent = 0.0
+    while spent < 60 * minutes:
+        look(learner, spent / (60 * minutes))
+        halves = batches[learner.step]
+        started = time.process_time()
+        learner.set_learning_rates(optimizer, min(1.0, spent / (60 * minutes) + 1e-3))
+        bilevel_step(
+            learner.forward, learner.theta, learner.phi, halves, bilevel, step=learner.step
+        )
+        learner.step += 1
+        spent += time.process_time() - started
+    look(learner, 1.0)
+    return learner, spent
+
+
+def _point(learner: Learner, split: Split, progress: float) -> dict[str, float]:
+    return {
+        "progress": progress,
+        "base": noisy_dice(learner.model, split.base, 1.0),
+        "target": noisy_dice(learner.model, split.target, 1.0),
+    }
+
+
+def _count(parameters: Any) -> int:
+    return sum(parameter.numel() for parameter in parameters.values())

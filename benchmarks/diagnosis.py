@@ -1,0 +1,287 @@
+"""Why calibration gains what it gains: is there a signal, can CaPL see it, and what does it do?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.arm_runs import Asked, ask, read_split, train
+from benchmarks.arms import CORE, SHOTS
+from benchmarks.confounded import scene
+from cpcsam.artifact import write_atomic
+from cpcsam.checkpoint import load_base
+from cpcsam.command import ArgumentParser, exit_code_of, positive
+from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
+from cpcsam.model.capl import sample_embeddings
+from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.sam import CpcSam
+from training.data import Sample
+from training.losses import IOU_TOKENS, area_average
+from training.metrics import dice_score, to_size
+
+__all__ = ["main"]
+
+PROG = "python -m benchmarks.diagnosis"
+EXAMPLES = """examples:
+  python -m benchmarks.diagnosis                  trains two arms of benchmarks.calibration anew
+  python -m benchmarks.diagnosis --minutes 0.2    a quick look
+
+Answers go to diagnosis.json and diagnosis.md in --out. Minutes are CPU minutes of one core.
+"""
+ARMS = ("groups", "both")
+HIDDEN, PROBES, PROBE_STEPS = 128, 3, 300
+PROBE_SEED, PROBE_SCENES = 700_000, 64
+SEEN = {
+    "prompt alone (literal)": EMBED_DIM,
+    "prompt and e(x)": 2 * EMBED_DIM,
+    "prompt, e(x) and its neighbours": 6 * EMBED_DIM,
+}
+"""What a probe is shown, by the features that it takes of `clicks_of`."""
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model makes of the careless prompts of some samples; one row a prompt.
+
+    Attributes:
+        dice: (n,) of mask 0.
+        clicked: (n,) bool, the prompt begins with a click, not with a box.
+        missed: (n,) bool, and that is not on the entity.
+        inside: (n,) share of mask 0's token→image attention that is on the entity, averaged over
+            heads and layers.
+        covered: (n,) share of the image that the entity covers, what even attention would give.
+        change: (n,) ‖P̃ − P‖ / ‖P‖ of the first point; 0 without a task module.
+        bias: (n,) mean |C| of the token→image attentions; 0 without an entity module.
+    """
+
+    dice: Array
+    clicked: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
+    inside: Array
+    covered: Array
+    change: Array
+    bias: Array
+
+
+@torch.no_grad()
+def answers_of(model: CpcSam, samples: Sequence[Sample], strength: float) -> Answers:
+    """Prompt a model carelessly and look into it.
+
+    Args:
+        model: in evaluation mode.
+        samples: square samples.
+        strength: of the annotators' carelessness.
+    """
+    rows = [_look(model, sample, ask(sample, model.image_size, strength)) for sample in samples]
+    return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+
+
+def _look(model: CpcSam, sample: Sample, asked: Asked) -> tuple[NDArray[Any], ...]:
+    size = torch.full((1, 2), model.image_size, dtype=torch.int32)
+    embeddings = model.encode_image(asked.image, size)
+    sparse, token_mask = model.encode_prompts(embeddings, asked.point_coords, asked.point_labels)
+    trace = DecoderTrace()
+    masks, _ = model.decode_masks(embeddings, sparse, token_mask, None, trace)
+    shown = to_size(masks[0, :, :1], model.image_size, len(sample.instances))[:, 0]
+    dice = np.array([dice_score(*pair) for pair in zip(shown, asked.truths, strict=True)])
+
+    maps = torch.stack([layer[0, :, :, IOU_TOKENS].mean(1) for layer in trace.attention_maps])
+    cells = area_average(torch.from_numpy(asked.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
+    plain = model.embed_points(asked.point_coords, asked.point_labels)[0, :, 0]
+    change = (sparse[0, :, 0] - plain).norm(dim=-1) / plain.norm(dim=-1)
+    biases = [bias[0].abs().mean((1, 2, 3)) for bias in trace.token_to_image_biases]
+    return (
+        dice,
+        *_first_clicks(asked),
+        (maps.mean(0) * cells).sum(-1).numpy(),
+        cells.mean(-1).numpy(),
+        change.numpy(),
+        (torch.stack(biases).mean(0) if biases else torch.zeros(len(dice))).numpy(),
+    )
+
+
+def separability(scores: Array, positive: NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive scores higher than a negative."""
+    ranks = stats.rankdata(scores)[positive]
+    count = len(ranks)
+    return float((ranks.sum() - count * (count + 1) / 2) / (count * (~positive).sum()))
+
+
+def probe(features: Array, wrong: NDArray[np.bool_], unseen: Array) -> Array:
+    """Score unseen prompts by a network like the task module's, trained to tell wrong ones.
+
+    Args:
+        features: (n, d) of the prompts that it learns from.
+        wrong: (n,).
+        unseen: (m, d).
+
+    Returns:
+        (m,), mean of `PROBES` networks.
+    """
+    mean, spread = features.mean(0), features.std(0) + 1e-6
+    inputs, tested = (
+        torch.from_numpy((part - mean) / spread).float() for part in (features, unseen)
+    )
+    labels = torch.from_numpy(wrong).float()
+    scores = torch.zeros(len(unseen))
+    for seed in range(PROBES):
+        torch.manual_seed(seed)
+        network = nn.Sequential(
+            nn.Linear(inputs.shape[1], HIDDEN), nn.GELU(), nn.Dropout(0.5), nn.Linear(HIDDEN, 1)
+        )
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1.0)
+        for _ in range(PROBE_STEPS):
+            loss = nn.functional.binary_cross_entropy_with_logits(network(inputs)[:, 0], labels)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        scores += network.eval()(tested)[:, 0].detach() / PROBES
+    return scores.double().numpy()
+
+
+@torch.no_grad()
+def clicks_of(model: CpcSam, samples: Sequence[Sample]) -> tuple[Array, NDArray[np.bool_]]:
+    """What the task module could see of careless first clicks.
+
+    Returns:
+        (n, 1536): P, e(x), and e(x) a cell to the left, right, top and bottom; and (n,) bool,
+        whether the click missed.
+    """
+    step = PATCH_SIZE * torch.tensor([[0, 0], [-1, 0], [1, 0], [0, -1], [0, 1]])
+    size = torch.full((1, 2), model.image_size, dtype=torch.int32)
+    features, missed = [], []
+    for sample in samples:
+        asked = ask(sample, model.image_size, 1.0)
+        clicks, misses = _first_clicks(asked)
+        points = asked.point_coords[0, clicks, 0]
+        around = sample_embeddings(
+            model.encode_image(asked.image, size), (points[:, None] + step)[None]
+        )[0]
+        tokens = model.embed_points(asked.point_coords, asked.point_labels)[0, clicks, 0]
+        features.append(torch.cat([tokens, around.flatten(1)], 1).double().numpy())
+        missed.append(misses[clicks])
+    return np.concatenate(features), np.concatenate(missed)
+
+
+def _first_clicks(asked: Asked) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which prompts begin with a click, and which of those clicks miss the entity; (P,) each."""
+    side = asked.shown.shape[-1]
+    clicks = asked.point_labels[0, :, 0].numpy() == PointLabel.FOREGROUND
+    x, y = asked.point_coords[0, :, 0].numpy().round().astype(int).clip(0, side - 1).T
+    return clicks, clicks & ~asked.shown[np.arange(len(x)), y, x]
+
+
+def _visible(model: CpcSam, target: Sequence[Sample]) -> dict[str, float]:
+    """How well a probe that learnt on base classes tells a miss on base and on target classes."""
+    learnt = [scene(PROBE_SEED + index, target=False) for index in range(PROBE_SCENES)]
+    features, missed = clicks_of(model, learnt[PROBE_SCENES // 4 :])
+    unseen = {"base": learnt[: PROBE_SCENES // 4], "target": target}
+    tested = {name: clicks_of(model, samples) for name, samples in unseen.items()}
+    return {
+        f"{what}, {name} classes": separability(
+            probe(features[:, :width], missed, found[:, :width]), wrong
+        )
+        for what, width in SEEN.items()
+        for name, (found, wrong) in tested.items()
+    }
+
+
+def _figures(careless: Answers, accurate: Answers) -> dict[str, float]:
+    hit = careless.clicked & ~careless.missed
+    return {
+        "dice": float(careless.dice.mean()),
+        "dice_missed_click": float(careless.dice[careless.missed].mean()),
+        "dice_click_on_entity": float(careless.dice[hit].mean()),
+        "dice_box": float(careless.dice[~careless.clicked].mean()),
+        "dice_accurate_prompts": float(accurate.dice.mean()),
+        "attention_inside": float(careless.inside.mean()),
+        "attention_inside_missed_click": float(careless.inside[careless.missed].mean()),
+        "entity_share_of_image": float(careless.covered.mean()),
+        "change_missed_click": float(careless.change[careless.missed].mean()),
+        "change_click_on_entity": float(careless.change[hit].mean()),
+        "change_separates": separability(
+            np.concatenate([careless.change[careless.missed], careless.change[hit]]),
+            np.arange(careless.missed.sum() + hit.sum()) < careless.missed.sum(),
+        ),
+        "bias": float(careless.bias.mean()),
+    }
+
+
+def diagnose(base: Path, minutes: float, seed: int) -> dict[str, Any]:
+    """Train the arms and answer the questions.
+
+    Returns:
+        Plain data: `models`, figures of each, and `visible`, how well a probe tells a missed click
+        from others (area under the ROC curve, 0.5 is chance).
+    """
+    split = read_split(seed, SHOTS["standard"])
+    models = {"base": load_base(base)}
+    for arm in tqdm([arm for arm in CORE if arm.name in ARMS], desc="train", unit="arm"):
+        learner, _ = train(arm, split, base, seed, minutes)
+        models[arm.name] = learner.model
+    visible = {name: _visible(model, split.target) for name, model in models.items()}
+    figures = {}
+    for name, model in tqdm(models.items(), desc="look", unit="model"):
+        figures[name] = _figures(*(answers_of(model, split.target, one) for one in (1.0, 0.0)))
+    models["both"].capl = None
+    figures["both, CaPL off"] = _figures(
+        *(answers_of(models["both"], split.target, one) for one in (1.0, 0.0))
+    )
+    return {"seed": seed, "minutes": minutes, "models": figures, "visible": visible}
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    models = report["models"]
+    names = list(next(iter(models.values())))
+    lines = ["| | " + " | ".join(models) + " |", "|---|" + "---|" * len(models)]
+    lines += [
+        f"| {name} | " + " | ".join(f"{models[model][name]:.3f}" for model in models) + " |"
+        for name in names
+    ]
+    lines += ["", "| a probe tells a missed click from | " + " | ".join(report["visible"]) + " |"]
+    lines += ["|---|" + "---|" * len(report["visible"])]
+    for inputs in next(iter(report["visible"].values())):
+        values = " | ".join(f"{found[inputs]:.3f}" for found in report["visible"].values())
+        lines.append(f"| {inputs} | {values} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="DIR")
+    parser.add_argument("--minutes", type=positive, default=2.0, metavar="M", help="(default: 2)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("benchmarks/results/diagnosis"), metavar="DIR"
+    )
+    options: argparse.Namespace = parser.parse_args(arguments)
+
+    def command() -> None:
+        torch.set_num_threads(1)
+        report = diagnose(options.base, options.minutes, options.seed)
+        markdown = _markdown(report)
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(options.out / "diagnosis.json", (json.dumps(report, indent=2) + "\n").encode())
+        write_atomic(options.out / "diagnosis.md", markdown.encode())
+        print(markdown)
+
+    return exit_code_of(command, PROG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
