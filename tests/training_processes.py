@@ -33,10 +33,11 @@ CONTEXT.set_forkserver_preload(["tests.training_processes"])
 PATIENCE_S = 300
 
 
-def tiny_run(folder: Path, images: int = 1) -> TrainConfig:
-    """Four steps of a whole vit_t of random weights, saved in the folder with its data."""
-    base = folder / "weights"
-    save_base(noisy_sam(), base)
+def tiny_run(folder: Path, images: int = 1, base: Path | None = None) -> TrainConfig:
+    """Four steps of a whole vit_t, of random weights if none are given, on data in the folder."""
+    if base is None:
+        base = folder / "weights"
+        save_base(noisy_sam(), base)
     image, instances = write_pair(folder, discs(side=200))
     return TrainConfig(
         name="tiny",

@@ -26,7 +26,13 @@ from training.data import Sample, entity_windows
 from training.losses import bias_magnitude
 from training.metrics import OneClickScores, one_click
 from training.prompts import central_pixel
-from training.sources import SourceConfig, read_source, validation_windows
+from training.source_options import (
+    add_model_options,
+    add_source_options,
+    require_model,
+    source_of,
+)
+from training.sources import read_source, validation_windows
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 
@@ -140,14 +146,6 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _region(text: str) -> tuple[int, int, int, int]:
-    parts = text.split(",")
-    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected X0,Y0,X1,Y1 in pixels")
-    x0, y0, x1, y1 = map(int, parts)
-    return x0, y0, x1, y1
-
-
 def _pixels(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
@@ -156,15 +154,8 @@ def _pixels(text: str) -> int:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--run", type=Path, metavar="DIR", help="an artifact of kind run")
-    parser.add_argument(
-        "--base", type=Path, metavar="DIR", help="the base (default: where the run says it is)"
-    )
-    parser.add_argument("--bbbc038", type=Path, metavar="DIR", help="folder of BBBC038v1")
-    parser.add_argument("--ids", type=Path, metavar="FILE", help="list of ids in that folder")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="one image instead")
-    parser.add_argument("--instances", type=Path, metavar="FILE", help="its label image")
-    parser.add_argument("--region", type=_region, metavar="X0,Y0,X1,Y1", help="part to score")
+    add_model_options(parser)
+    add_source_options(parser)
     parser.add_argument(
         "--window",
         type=_pixels,
@@ -188,14 +179,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.run is None and options.base is None:
-        parser.error("got neither --run nor --base, expected one of them")
+    require_model(parser, options)
 
     def command() -> None:
-        source = SourceConfig(
-            options.bbbc038, options.ids, options.image, options.instances, options.region
-        )
-        samples = read_source(source, "source")
+        samples = read_source(source_of(options), "source")
         cuts = validation_windows(samples, options.window)
         if options.around_entities:
             cuts = [

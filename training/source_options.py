@@ -36,6 +36,9 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ids", type=Path, metavar="FILE", help="list of ids in that folder")
     parser.add_argument("--image", type=Path, metavar="FILE", help="one image instead")
     parser.add_argument("--instances", type=Path, metavar="FILE", help="its label image")
+    parser.add_argument(
+        "--region", type=_region, metavar="X0,Y0,X1,Y1", help="only this part of the images"
+    )
     parser.add_argument("--dataset", metavar="NAME", help="a dataset of docs/datasets.md instead")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where it is unpacked")
     parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
@@ -51,11 +54,20 @@ def source_of(options: argparse.Namespace) -> SourceConfig:
         ids=options.ids,
         image=options.image,
         instances=options.instances,
+        region=options.region,
         dataset=options.dataset,
         root=options.root,
         part=options.part,
         classes=options.classes,
     )
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected X0,Y0,X1,Y1 in pixels")
+    x0, y0, x1, y1 = map(int, parts)
+    return x0, y0, x1, y1
 
 
 def share(text: str) -> float:

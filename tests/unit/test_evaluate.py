@@ -106,7 +106,7 @@ def test_squares_around_entities_score_each_once(base: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "got neither --run nor --base"),
+        ([], "got neither --base nor --run"),
         (["--run", "x", "--region", "1,2"], "expected X0,Y0,X1,Y1"),
         (["--run", "x", "--window", "wide"], "expected a whole number above 0"),
         (["--run", "x", "--min-area", "0"], "expected a whole number above 0"),

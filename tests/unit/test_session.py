@@ -16,15 +16,11 @@ from cpcsam.artifact import read_manifest
 from cpcsam.checkpoint import load_run, save_base
 from cpcsam.config import load_config, read_yaml
 from cpcsam.errors import ConfigError, TrainingError
-from cpcsam.model.capl import CaplConfig
 from tests.model_factory import noisy_sam
-from tests.training_factory import discs, write_pair
-from training.batches import BatchConfig
-from training.learner import ModelConfig, OptimizerConfig
+from tests.training_processes import tiny_run
 from training.pretrain import PretrainConfig
 from training.session import train
 from training.settings import TrainConfig
-from training.sources import DataConfig, SourceConfig
 from training.train import main
 
 ROOT = Path(__file__).parents[2]
@@ -40,23 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(base: Path, tmp_path: Path) -> TrainConfig:
-    image, instances = write_pair(tmp_path, discs(side=200))
-    return TrainConfig(
-        name="tiny",
-        out=tmp_path / "runs",
-        steps=4,
-        workers=0,
-        evaluate_every=2,
-        checkpoint_every=1,
-        model=ModelConfig(base=base, capl=CaplConfig(hidden_dim=8)),
-        data=DataConfig(
-            train=SourceConfig(image=image, instances=instances, region=(0, 0, 200, 100)),
-            validation=SourceConfig(region=(0, 100, 200, 200)),
-            window=100,
-        ),
-        batch=BatchConfig(images=1, entities=1, groups=2),
-        optimizer=OptimizerConfig(lr=1e-3, lr_capl=1e-3),
-    )
+    return tiny_run(tmp_path, base=base)
 
 
 def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
