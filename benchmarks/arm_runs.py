@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +19,26 @@ from benchmarks.stains import is_stained
 from cpcsam.checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.augment import AugmentConfig, whole_window
-from training.batches import BatchConfig, StepBatches
-from training.bilevel import bilevel_step
+from training.batches import BatchConfig, Halves, StepBatches
+from training.bilevel import BilevelConfig, bilevel_step
 from training.data import Sample, entity_windows, read_bbbc038
 from training.learner import Learner, OptimizerConfig, new_learner
+from training.methods.interface import Budget, Spent
 from training.metrics import dice_score, to_size
 from training.prompts import sample_prompt
 
-__all__ = ["Asked", "Split", "ask", "noisy_dice", "read_split", "run", "train"]
+__all__ = [
+    "Asked",
+    "Prepared",
+    "Split",
+    "ask",
+    "noisy_dice",
+    "prepare",
+    "read_split",
+    "run",
+    "take_step",
+    "train",
+]
 
 TEST_SCENES = 24
 
@@ -151,16 +163,16 @@ def noisy_dice(model: CpcSam, samples: Sequence[Sample], strength: float) -> flo
 
 
 def run(
-    arm: Arm, split: Split, base: Path, seed: int, minutes: float, curve: int = 0
+    arm: Arm, split: Split, base: Path, seed: int, budget: Budget, curve: int = 0
 ) -> dict[str, Any]:
-    """Train an arm for some minutes of one core and score it.
+    """Train an arm on one core and score it.
 
     Args:
         arm: what to train.
         split: the samples.
         base: where training starts.
         seed: of weights and batches.
-        minutes: as of `train`.
+        budget: of training.
         curve: how often to score base and target classes on the way (Figure 1a).
 
     Returns:
@@ -173,14 +185,14 @@ def run(
         if curve and (progress == 1 or len(points) <= curve * progress):
             points.append(_point(learner, split, progress))
 
-    learner, spent = train(arm, split, base, seed, minutes, look)
+    learner, spent = train(arm, split, base, seed, budget, look)
     model = learner.model
     return {
         "arm": arm.name,
         "seed": seed,
         "base_sha256": base_digest(base),
-        "steps": learner.step,
-        "cpu_s": round(spent, 1),
+        "steps": spent.steps,
+        "cpu_s": round(spent.seconds, 1),
         "parameters": _count(learner.theta.parameters) + _count(learner.phi.parameters),
         "target": {str(level): noisy_dice(model, split.target, level) for level in NOISE},
         "base": {"1.0": noisy_dice(model, split.base, 1.0)},
@@ -193,24 +205,46 @@ def train(
     split: Split,
     base: Path,
     seed: int,
-    minutes: float,
+    budget: Budget,
     look: Callable[[Learner, float], None] = lambda learner, progress: None,
-) -> tuple[Learner, float]:
-    """Train an arm for some minutes of one core.
-
-    The clock is the process's CPU time, so that runs side by side do not rob each other.
+) -> tuple[Learner, Spent]:
+    """Train an arm.
 
     Args:
         arm: what to train.
         split: the samples.
         base: where training starts.
         seed: of weights and batches.
-        minutes: CPU minutes of training; drawing batches and looking are not counted.
-        look: called before every step and at the end with the share of the time that is spent.
+        budget: of training; looking is not counted.
+        look: called before every step and at the end with the share of the budget that is spent.
 
     Returns:
-        The learner and the CPU seconds it took.
+        The learner and what it spent.
     """
+    spent = Spent()
+    learner, batches, bilevel, optimizer = prepare(arm, split, base, seed)
+    while (progress := budget.progress(spent)) < 1:
+        look(learner, progress)
+        halves = batches[learner.step]
+        started = time.process_time()
+        learner.set_learning_rates(optimizer, min(1.0, progress + 1e-3))
+        take_step(learner, halves, bilevel)
+        spent = Spent(learner.step, spent.seconds + time.process_time() - started)
+    look(learner, 1.0)
+    return learner, spent
+
+
+class Prepared(NamedTuple):
+    """An arm before its first step."""
+
+    learner: Learner
+    batches: StepBatches
+    bilevel: BilevelConfig
+    optimizer: OptimizerConfig
+
+
+def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
+    """Make an arm ready to train."""
     optimizer = OptimizerConfig(lr=arm.lr, lr_capl=CAPL_LEARNING_RATE)
     learner = new_learner(load_base(base), arm.model, optimizer, seed=seed, bf16=True)
     batch = BatchConfig(
@@ -222,20 +256,13 @@ def train(
         augment=split.augment,
     )
     batches = StepBatches(split.train, learner.model.image_size, batch, seed=seed, steps=1_000_000)
-    bilevel = replace(arm.bilevel, losses=arm.losses)
-    spent = 0.0
-    while spent < 60 * minutes:
-        look(learner, spent / (60 * minutes))
-        halves = batches[learner.step]
-        started = time.process_time()
-        learner.set_learning_rates(optimizer, min(1.0, spent / (60 * minutes) + 1e-3))
-        bilevel_step(
-            learner.forward, learner.theta, learner.phi, halves, bilevel, step=learner.step
-        )
-        learner.step += 1
-        spent += time.process_time() - started
-    look(learner, 1.0)
-    return learner, spent
+    return Prepared(learner, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
+
+
+def take_step(learner: Learner, halves: Halves, bilevel: BilevelConfig) -> None:
+    """Train by one step."""
+    bilevel_step(learner.forward, learner.theta, learner.phi, halves, bilevel, step=learner.step)
+    learner.step += 1
 
 
 def _point(learner: Learner, split: Split, progress: float) -> dict[str, float]:

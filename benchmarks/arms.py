@@ -22,6 +22,7 @@ __all__ = [
     "BOTH",
     "CAPL_LEARNING_RATE",
     "CORE",
+    "GROUPS",
     "NOISE",
     "NOISY_STYLES",
     "SHOTS",
@@ -95,10 +96,11 @@ def _capl(rank: int = 4, **options: Any) -> ModelConfig:
 
 
 TURNS = BilevelConfig(capl_every=3)
+GROUPS = Arm("groups", "LoRA of as many parameters, the same K groups", _lora(MATCHED_RANK))
 BOTH = Arm("both", "CaPL: task and entity module", _capl(), bilevel=TURNS)
 CORE = (
     Arm("single", "LoRA, one accurate prompt a sample (SAMed)", _lora(4), 1, (ACCURATE,)),
-    Arm("groups", "LoRA of as many parameters, the same K groups", _lora(MATCHED_RANK)),
+    GROUPS,
     Arm("task", "CaPL: task module", _capl(entity=False), bilevel=TURNS),
     Arm("entity", "CaPL: entity module", _capl(task=False), bilevel=TURNS),
     BOTH,

@@ -8,7 +8,7 @@ import multiprocessing
 import platform
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.arm_runs import noisy_dice, read_split, run
-from benchmarks.arms import ABLATIONS, BOTH, CORE, NOISE, SHOTS, Arm
+from benchmarks.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration_report import write_report
+from benchmarks.tempo import steps_of
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
 from cpcsam.command import ArgumentParser, exit_code_of, positive
+from training.methods.interface import Budget
 
 __all__ = ["main"]
 
@@ -29,6 +31,7 @@ EXAMPLES = """examples:
   python -m benchmarks.calibration                                 core, then ablations
   python -m benchmarks.calibration --seeds 2 --minutes 0.2         a quick look
   python -m benchmarks.calibration --bbbc038 /data/bbbc038v1       fluorescence to tissue as well
+  python -m benchmarks.calibration --steps 261                     the same on a busy machine
   python -m benchmarks.calibration --report-only
 
 Every run's figures are kept in --out; a run whose figures are there is not repeated, so an
@@ -45,7 +48,7 @@ class Job:
     setting: str
     shots: int
     seed: int
-    minutes: float
+    budget: Budget
     base: Path
     bbbc038: Path | None
     out: Path
@@ -63,7 +66,7 @@ def _one_thread() -> None:
 
 def _work(job: Job) -> str:
     split = read_split(job.seed, job.shots, job.bbbc038)
-    figures = run(job.arm, split, job.base, job.seed, job.minutes, job.curve)
+    figures = run(job.arm, split, job.base, job.seed, job.budget, job.curve)
     write_atomic(job.path, (json.dumps(figures, indent=2) + "\n").encode())
     target = figures["target"]["1.0"]
     return (
@@ -72,12 +75,9 @@ def _work(job: Job) -> str:
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
-    common = (options.minutes, options.base)
-
     def job(arm: Arm, setting: str, shots: int, seed: int, **more: Any) -> Job:
-        return Job(
-            arm, setting, shots, seed, *common, more.pop("bbbc038", None), options.out, **more
-        )
+        budget, bbbc038 = Budget(options.minutes), more.pop("bbbc038", None)
+        return Job(arm, setting, shots, seed, budget, options.base, bbbc038, options.out, **more)
 
     jobs = [
         job(arm, setting, shots, seed, curve=CURVE_POINTS if seed == 0 else 0)
@@ -128,6 +128,13 @@ def _parser() -> ArgumentParser:
         metavar="M",
         help="of training a run (default: 2)",
     )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        metavar="N",
+        help="on a busy machine, instead of minutes: so many of the arm `groups`, and of the "
+        "others as many as take its time, measured in turns",
+    )
     parser.add_argument("--core-only", action="store_true", help="leave the ablations out")
     parser.add_argument(
         "--arms", nargs="+", metavar="NAME", help="run only these arms (default: all)"
@@ -159,6 +166,13 @@ def _run_missing(options: argparse.Namespace) -> None:
         for job in _jobs(options)
         if not job.path.exists() and (options.arms is None or job.arm.name in options.arms)
     ]
+    if options.steps is not None:
+        arms = {job.arm.name: job.arm for job in jobs}.values()
+        split = read_split(0, SHOTS["standard"])
+        steps = steps_of(
+            arms, options.steps, GROUPS, split, options.base, options.out / "tempo.json"
+        )
+        jobs = [replace(job, budget=Budget(steps=steps[job.arm.name])) for job in jobs]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=spawn, initializer=_one_thread) as pool:
         futures = [pool.submit(_work, job) for job in jobs]

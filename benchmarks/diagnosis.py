@@ -29,6 +29,7 @@ from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
 from training.data import Sample
 from training.losses import IOU_TOKENS, area_average
+from training.methods.interface import Budget
 from training.metrics import dice_score, to_size
 
 __all__ = ["main"]
@@ -221,7 +222,7 @@ def _figures(careless: Answers, accurate: Answers) -> dict[str, float]:
     }
 
 
-def diagnose(base: Path, minutes: float, seed: int) -> dict[str, Any]:
+def diagnose(base: Path, budget: Budget, seed: int) -> dict[str, Any]:
     """Train the arms and answer the questions.
 
     Returns:
@@ -231,7 +232,7 @@ def diagnose(base: Path, minutes: float, seed: int) -> dict[str, Any]:
     split = read_split(seed, SHOTS["standard"])
     models = {"base": load_base(base)}
     for arm in tqdm([arm for arm in CORE if arm.name in ARMS], desc="train", unit="arm"):
-        learner, _ = train(arm, split, base, seed, minutes)
+        learner, _ = train(arm, split, base, seed, budget)
         models[arm.name] = learner.model
     visible = {name: _visible(model, split.target) for name, model in models.items()}
     figures = {}
@@ -241,7 +242,7 @@ def diagnose(base: Path, minutes: float, seed: int) -> dict[str, Any]:
     figures["both, CaPL off"] = _figures(
         *(answers_of(models["both"], split.target, one) for one in (1.0, 0.0))
     )
-    return {"seed": seed, "minutes": minutes, "models": figures, "visible": visible}
+    return {"seed": seed, "minutes": budget.minutes, "models": figures, "visible": visible}
 
 
 def _markdown(report: dict[str, Any]) -> str:
@@ -273,7 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         torch.set_num_threads(1)
-        report = diagnose(options.base, options.minutes, options.seed)
+        report = diagnose(options.base, Budget(options.minutes), options.seed)
         markdown = _markdown(report)
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out / "diagnosis.json", (json.dumps(report, indent=2) + "\n").encode())

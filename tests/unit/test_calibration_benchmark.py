@@ -11,8 +11,10 @@ from benchmarks.arm_runs import Split, noisy_dice, run
 from benchmarks.arms import ABLATIONS, CORE, NOISE
 from benchmarks.calibration_report import paired_interval, write_report
 from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
+from benchmarks.tempo import measure_tempo, steps_of
 from cpcsam.checkpoint import load_base
 from training.augment import AugmentConfig
+from training.methods.interface import Budget
 
 BASE = Path(__file__).parents[2] / "weights/vit_t"
 
@@ -66,7 +68,7 @@ def test_the_baseline_has_as_many_parameters_and_every_arm_a_name_of_its_own() -
     split = tiny_split()
     arms = {arm.name: arm for arm in CORE}
     counts = {
-        name: run(arms[name], split, BASE, 0, minutes=1e-4)["parameters"]
+        name: run(arms[name], split, BASE, 0, Budget(steps=1))["parameters"]
         for name in ("groups", "both")
     }
     assert counts["groups"] == pytest.approx(counts["both"], rel=0.01)
@@ -113,3 +115,14 @@ def test_the_report_tabulates_and_plots_what_was_run(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["standard"]
     assert (tmp_path / "noise-standard.png").stat().st_size > 5000
     assert (tmp_path / "epochs-standard.png").stat().st_size > 5000
+
+
+def test_arms_get_as_many_steps_as_take_the_references_time(tmp_path: Path) -> None:
+    split, kept = tiny_split(), tmp_path / "tempo.json"
+    arms = {arm.name: arm for arm in CORE}
+    chosen = [arms["single"], arms["both"]]
+    tempo = measure_tempo(chosen, split, BASE, rounds=2)
+    assert tempo["both"] > 1.5 * tempo["single"] > 0
+    kept.write_text(json.dumps({"single": 0.5, "both": 1.25}))
+    steps = steps_of(chosen, 100, arms["groups"], split, BASE, kept)
+    assert steps == {"single": 200, "both": 80}

@@ -1,0 +1,72 @@
+"""How long a step of each arm takes, measured in turns, so that what else runs slows all alike."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.arm_runs import Split, prepare, take_step
+from benchmarks.arms import Arm
+from cpcsam.artifact import write_atomic
+
+__all__ = ["measure_tempo", "steps_of"]
+
+ROUNDS = 8
+SEED = 0
+
+
+def measure_tempo(
+    arms: Iterable[Arm], split: Split, base: Path, rounds: int = ROUNDS
+) -> dict[str, float]:
+    """Let the arms take turns, on one thread.
+
+    Args:
+        arms: with names of their own.
+        split: what they train on.
+        base: where training starts.
+        rounds: turns of each, of which the first warms up and does not count.
+
+    Returns:
+        CPU seconds a step by name, the median of the rounds; a turn is as many steps as CaPL's
+        round has.
+    """
+    torch.set_num_threads(1)
+    prepared = {arm.name: prepare(arm, split, base, SEED) for arm in arms}
+    seconds: dict[str, list[float]] = {name: [] for name in prepared}
+    for _ in tqdm(range(rounds), desc="tempo", unit="round"):
+        for name, one in prepared.items():
+            turn = range(one.bilevel.capl_every)
+            drawn = [one.batches[one.learner.step + step] for step in turn]
+            started = time.process_time()
+            for halves in drawn:
+                take_step(one.learner, halves, one.bilevel)
+            seconds[name].append((time.process_time() - started) / len(drawn))
+    return {name: float(torch.tensor(values[1:]).median()) for name, values in seconds.items()}
+
+
+def steps_of(
+    arms: Iterable[Arm], steps: int, reference: Arm, split: Split, base: Path, kept: Path
+) -> Mapping[str, int]:
+    """As many steps of each arm as take the time of `steps` of the reference.
+
+    Args:
+        arms: any.
+        steps: of the reference.
+        reference: an arm.
+        split: what they train on.
+        base: where training starts.
+        kept: file with the tempo of arms that were measured before; those that it lacks are
+            measured beside the reference and added.
+    """
+    ratios: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    missing = {arm.name: arm for arm in arms if arm.name not in ratios}
+    if missing:
+        tempo = measure_tempo([*({reference.name: reference} | missing).values()], split, base)
+        ratios |= {name: tempo[name] / tempo[reference.name] for name in missing}
+        write_atomic(kept, (json.dumps(ratios, indent=2) + "\n").encode())
+    return {arm.name: max(1, round(steps / ratios[arm.name])) for arm in arms}
