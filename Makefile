@@ -62,6 +62,10 @@ engines: $(READY) ## Build TensorRT engines of build/onnx, judge them and publis
 	$(PY) -m export.check_engines --plans build/plans --merged build/merged --out build/engines $(if $(IMAGES),--images $(IMAGES))
 	$(PY) -m export.repository publish --engines build/engines --out build/repository-gpu
 
+.PHONY: check-parity
+check-parity: $(READY) ## Compare vit_b at 1024 in ONNX Runtime with torch, on random tensors
+	$(PY) -m export.check_parity --model-size vit_b --image-size 1024
+
 .PHONY: check-tensorrt
 check-tensorrt: $(READY) ## Build vit_b at 1024 ahead of time by TensorRT-RTX, which needs no GPU
 	$(PY) -m export.check_tensorrt --model-size vit_b --image-size 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,8 @@ from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
 from cpcsam.model.fuse import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import build_sam
+from export import check_parity
+from export.compare import TOLERANCES
 from export.exportable import exportable
 from export.graphs import GraphModule, relative_difference
 from export.grid import compare_on_grid
@@ -131,3 +134,18 @@ def test_blocks_of_queries_change_no_value(tmp_path: Path) -> None:
         )
         [found] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
         assert relative_difference(found, expected) <= TOLERANCE
+
+
+def test_the_command_that_compares_in_full_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `make check-parity` does for vit_b at 1024 pixels, on fewer shapes of the smallest."""
+    for name in ("BATCHES", "PROMPTS"):
+        monkeypatch.setattr(check_parity, name, (2,))
+    assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == sum(len(graph.outputs) for graph in GRAPHS)
+    assert all(line.endswith(("over 1 shapes", "over 3 shapes")) for line in told)
+    monkeypatch.setitem(check_parity.TOLERANCES, "fp32", replace(TOLERANCES["fp32"], grid=1e-9))
+    assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 2
+    assert "image_encoder, image_embeddings (2, 256, 16, 16)" in capsys.readouterr().err
