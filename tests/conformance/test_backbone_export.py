@@ -22,7 +22,7 @@ from export.graphs import GraphModule, relative_difference
 from export.grid import compare_on_grid
 from export.runners import OnnxRunner, TorchRunner
 from export.tracing import onnx_from_torch
-from tests.model_factory import fill_with_noise, windowed_cpcsam
+from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5
 WHOLE_MATRIX = 64**4
@@ -36,13 +36,27 @@ def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
     return OnnxRunner(folder, "fp32")
 
 
+def test_vit_t_at_512(tmp_path: Path) -> None:
+    """In full depth, with mask prompts; 256 pixels are test_onnx_export's."""
+    model = fuse(noisy_cpcsam(512))
+    compare_on_grid(
+        TorchRunner(model),
+        export(model, tmp_path),
+        512,
+        TOLERANCE,
+        batches=(1,),
+        prompts=(2,),
+        points=(3,),
+    )
+
+
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
 def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
     """A block in padded windows and a global one: all that depends on the image size."""
     model = fuse(windowed_cpcsam(image_size))
     runner = export(model, tmp_path)
     batches = (1, 3) if image_size == 256 else (1,)
-    encoder_only = image_size == 1024  # test_official_predictor decodes there
+    encoder_only = image_size == 1024  # make check-parity decodes there
     compare_on_grid(
         TorchRunner(model),
         runner,
