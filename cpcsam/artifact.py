@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cpcsam.errors import ArtifactError
-from cpcsam.staging import staging_folder, take_place
+from cpcsam.staging import remove_left, staging_folder, take_place
 
 __all__ = [
     "Manifest",
@@ -179,7 +179,7 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
 def is_made_from(
     path: Path, kind: str, *, parents: Mapping[str, str], config: Mapping[str, Any] | None = None
 ) -> bool:
-    """Whether a whole artifact is there that need not be made again.
+    """Whether a whole artifact is there that need not be made again; removes what was left for it.
 
     Args:
         path: the artifact's directory.
@@ -187,6 +187,7 @@ def is_made_from(
         parents: digests of all that it would be made from.
         config: entries that its configuration must have, among others.
     """
+    remove_left(path)
     try:
         manifest = read_manifest(path, kind)
     except ArtifactError:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["exchange", "staging_folder", "take_place"]
+__all__ = ["exchange", "remove_left", "staging_folder", "take_place"]
 
 AT_FDCWD: Final = -100
 RENAME_EXCHANGE: Final = 2
@@ -29,21 +29,25 @@ ANY_RANDOM_NAME: Final = "?" * 8
 
 @contextmanager
 def staging_folder(path: Path) -> Iterator[Path]:
-    """Yield a new hidden folder beside `path`; it is gone afterwards unless it took a name.
-
-    Those that killed processes left for the same path are removed: the kernel frees the lock of
-    whoever ends, however it ends.
-    """
+    """Yield a new hidden folder beside `path`; it is gone afterwards unless it took a name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.{ANY_RANDOM_NAME}"):
-        if left.is_dir():
-            _remove_if_left(left)
+    remove_left(path)
     staging, lock = _locked_folder(path)
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         os.close(lock)
+
+
+def remove_left(path: Path) -> None:
+    """Remove the hidden folders that killed processes left for a path.
+
+    Those of living ones stay: the kernel frees the lock of whoever ends, however it ends.
+    """
+    for left in path.parent.glob(f".{path.name}.{ANY_RANDOM_NAME}"):
+        if left.is_dir():
+            _remove_if_left(left)
 
 
 def _locked_folder(path: Path) -> tuple[Path, int]:

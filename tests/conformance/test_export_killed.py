@@ -22,7 +22,7 @@ from tests.model_factory import fill_with_noise, noisy_sam
 IMAGES = f"IMAGES={Path(__file__).parents[2] / 'docs/images/nuclei.png'}"
 KINDS = ("merged", "onnx")
 REPOSITORY = "export.repository"
-EVERY = int(os.environ.get("CPCSAM_KILL_EVERY", "13"))
+EVERY = int(os.environ.get("CPCSAM_KILL_EVERY", "9"))
 """Of about 60 changes; test_versions kills publishing alone before each."""
 
 
@@ -74,7 +74,7 @@ def test_make_export_killed_at_any_change_leaves_what_was_served(
 
 def test_after_a_kill_make_export_goes_on_and_tidies_up(before: Path, tmp_path: Path) -> None:
     commands = export_commands(run_of(tmp_path, 2), IMAGES)
-    for change in (4, 14, 28):
+    for change in (4, 8, 28):
         assert export_and_kill(before, commands, change) == -signal.SIGKILL
         assert resolve_version(before / "build/repository").name == "1"
     assert export_and_kill(before, commands, 0) == 0

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
 from cpcsam import staging
-from cpcsam.artifact import publish, read_manifest
+from cpcsam.artifact import is_made_from, publish, read_manifest
 
 LEAVE = """
 import os, signal, sys
@@ -91,14 +92,24 @@ def test_an_older_artifact_is_replaced(
     assert names(tmp_path) == ["onnx"]
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "next_step",
+    [
+        lambda path: write(path, "whole"),
+        lambda path: is_made_from(path, "onnx", parents={}),
+    ],
+    ids=["writing", "looking"],
+)
+def test_what_a_killed_process_left_is_removed_by_the_next(
+    tmp_path: Path, next_step: Callable[[Path], object]
+) -> None:
     path = tmp_path / "onnx"
     done = subprocess.run([sys.executable, "-c", LEAVE, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
     [left] = names(tmp_path)
     assert left.startswith(".onnx.")
-    write(path, "whole")
-    assert names(tmp_path) == ["onnx"]
+    next_step(path)
+    assert names(tmp_path) in ([], ["onnx"])
 
 
 def test_what_a_living_process_writes_stays(tmp_path: Path) -> None:
