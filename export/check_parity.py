@@ -4,7 +4,7 @@ python -m export.check_parity --model-size vit_b --image-size 1024
 
 An untrained model, its zeros filled with noise, is exported in float32, and every graph is compared
 with torch on random images, prompts with padding, boxes and mask prompts. The grid of shapes is
-smaller than the export's, as vit_b at 1024 pixels takes 10 GB and minutes.
+smaller than the export's, as vit_b at 1024 pixels takes gigabytes and minutes.
 """
 
 from __future__ import annotations
