@@ -57,9 +57,14 @@ repository: $(READY) ## Publish build/onnx as a version of the Triton repository
 	$(PY) -m export.repository publish --onnx build/onnx --out build/repository
 
 .PHONY: engines
-engines: $(READY) ## Build TensorRT engines of build/onnx and publish build/repository-gpu; needs a GPU
-	$(PY) -m export.build_engine --onnx build/onnx --out build/engines
+engines: $(READY) ## Build TensorRT engines of build/onnx, judge them and publish build/repository-gpu; needs a GPU: make engines [IMAGES="FILE ..."]
+	$(PY) -m export.build_engine --onnx build/onnx --out build/plans
+	$(PY) -m export.check_engines --plans build/plans --merged build/merged --out build/engines $(if $(IMAGES),--images $(IMAGES))
 	$(PY) -m export.repository publish --engines build/engines --out build/repository-gpu
+
+.PHONY: check-parity
+check-parity: $(READY) ## Compare vit_b at 1024 in ONNX Runtime with torch, on random tensors
+	$(PY) -m export.check_parity --model-size vit_b --image-size 1024
 
 .PHONY: check-tensorrt
 check-tensorrt: $(READY) ## Build vit_b at 1024 ahead of time by TensorRT-RTX, which needs no GPU

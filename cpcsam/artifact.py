@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cpcsam.errors import ArtifactError
+from cpcsam.staging import remove_left, staging_folder, take_place
 
 __all__ = [
     "Manifest",
@@ -114,9 +114,7 @@ def publish(
     An artifact already at `path` stays until the new one is complete and is then replaced. If the
     body raises, nothing changes at `path`. `metrics` may be filled by the body.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with staging_folder(path) as staging:
         yield staging
         files = sorted(file for file in staging.rglob("*") if file.is_file())
         manifest = {
@@ -130,26 +128,7 @@ def publish(
         }
         write_atomic(staging / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
         staging.chmod(0o755)
-        _swap(staging, path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def _swap(staging: Path, path: Path) -> None:
-    """Rename staging to path, setting an older artifact aside first."""
-    if not path.exists():
-        staging.rename(path)
-        return
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    path.rename(old / path.name)
-    try:
-        staging.rename(path)
-    except OSError:
-        (old / path.name).rename(path)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        take_place(staging, path)
 
 
 def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -> Manifest:
@@ -200,7 +179,7 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
 def is_made_from(
     path: Path, kind: str, *, parents: Mapping[str, str], config: Mapping[str, Any] | None = None
 ) -> bool:
-    """Whether a whole artifact is there that need not be made again.
+    """Whether a whole artifact is there that need not be made again; removes what was left for it.
 
     Args:
         path: the artifact's directory.
@@ -208,6 +187,7 @@ def is_made_from(
         parents: digests of all that it would be made from.
         config: entries that its configuration must have, among others.
     """
+    remove_left(path)
     try:
         manifest = read_manifest(path, kind)
     except ArtifactError:

@@ -7,7 +7,7 @@ RUN PIP_BREAK_SYSTEM_PACKAGES=1 \
     pip install --no-cache-dir --require-hashes --requirement deploy/triton.lock
 # Python bindings of the very TensorRT in the image, which tells its version, to build engines with.
 RUN PIP_BREAK_SYSTEM_PACKAGES=1 \
-    pip install --no-cache-dir --no-deps "tensorrt-cu13-bindings==${TRT_VERSION%%+*}"
+    pip install --no-cache-dir --no-deps "tensorrt-cu13-bindings==${TRT_VERSION%%+*}.*"
 # The image's own Python is not 3.11, so the project is not installed but put on the path.
 COPY cpcsam/ cpcsam/
 COPY serving/ serving/

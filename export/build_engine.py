@@ -1,12 +1,12 @@
-"""Command: build TensorRT engines of exported graphs, for the GPU of this machine.
+"""Command: build TensorRT plans of exported graphs, for the GPU of this machine.
 
-python -m export.build_engine --onnx build/onnx --out build/engines
-python -m export.build_engine --onnx build/onnx --out build/engines --workspace-gb 8
+python -m export.build_engine --onnx build/onnx --out build/plans
+python -m export.build_engine --onnx build/onnx --out build/plans --workspace-gb 8
 
-An engine runs only in the TensorRT and on the GPU architecture that it was built for. Where this
+A plan runs only in the TensorRT and on the GPU architecture that it was built for. Where this
 Python has no TensorRT, the build runs in the Triton image of docker-compose.yml, which serves the
-engines. Kernel times are kept beside the engines, so that the next build is quicker; what is
-unchanged is not built again.
+engines. Kernel times are kept beside the plans, so that the next build is quicker; what is
+unchanged is not built again. Plans become engines that can be served by export.check_engines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -28,6 +27,7 @@ from cpcsam.contract import GRAPHS
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import Gpu, visible_gpus
 from export.code import code_digest
+from export.find_tensorrt import find_tensorrt, require_tensorrt
 from export.in_container import build_in_container
 from export.plan import PlanOptions, plan_from_onnx
 from export.profiles import Profile, profiles_of
@@ -35,8 +35,6 @@ from export.profiles import Profile, profiles_of
 __all__ = ["PRECISIONS", "build_engines", "main"]
 
 PROG: Final = "python -m export.build_engine"
-MODULES: Final = ("tensorrt", "tensorrt_bindings")
-"""TensorRT, and its bindings alone where the libraries are installed without them."""
 PRECISIONS: Final = ("fp32", "fp16")
 WORKSPACE_GB: Final = 16.0
 
@@ -44,17 +42,17 @@ WORKSPACE_GB: Final = 16.0
 def build_engines(
     onnx: Path, out: Path, *, trt: ModuleType, gpu: Gpu, options: PlanOptions
 ) -> bool:
-    """Build a plan of every graph and publish an artifact of kind `engine`.
+    """Build a plan of every graph and publish an artifact of kind `plans`.
 
     Args:
         onnx: artifact with the graphs.
         out: the artifact to write.
         trt: the module `tensorrt`.
-        gpu: what the engines are for.
+        gpu: what the plans are for.
         options: how plans are built.
 
     Returns:
-        Whether engines were built; False if those at `out` are of these graphs and settings.
+        Whether plans were built; False if those at `out` are of these graphs and settings.
 
     Raises:
         ArtifactError: onnx is no such artifact, or was altered.
@@ -77,12 +75,12 @@ def build_engines(
         "profiles": {graph.name: _told(profiles_of(graph, image_size)) for graph in GRAPHS},
     }
     config = {**manifest.config, "engine": engine}
-    parents = {"onnx": sha256_file(onnx / MANIFEST_NAME), "code": code_digest()}
-    if is_made_from(out, "engine", parents=parents, config=config):
+    parents = {**manifest.parents, "onnx": sha256_file(onnx / MANIFEST_NAME), "code": code_digest()}
+    if is_made_from(out, "plans", parents=parents, config=config):
         return False
     seconds: dict[str, float] = {}
     metrics: dict[str, Any] = {"build_seconds": seconds}
-    with publish(out, "engine", parents=parents, config=config, metrics=metrics) as staging:
+    with publish(out, "plans", parents=parents, config=config, metrics=metrics) as staging:
         for graph in GRAPHS:
             started = time.monotonic()
             plan = plan_from_onnx(trt, onnx / f"{graph.name}.onnx", graph, image_size, options)
@@ -94,17 +92,6 @@ def build_engines(
 
 def _told(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
     return [{name: asdict(shapes) for name, shapes in one.items()} for one in profiles]
-
-
-def _tensorrt() -> tuple[ModuleType | None, str]:
-    """TensorRT if it can be imported, else why not."""
-    reasons = []
-    for name in MODULES:
-        try:
-            return import_module(name), ""
-        except ImportError as error:
-            reasons.append(str(error))
-    return None, "; ".join(reasons)
 
 
 def _only_gpu() -> Gpu:
@@ -121,14 +108,7 @@ def _only_gpu() -> Gpu:
 
 
 def _build(args: argparse.Namespace) -> None:
-    trt, reason = _tensorrt()
-    if trt is None and args.here:
-        raise ConfigError.of(
-            "TensorRT",
-            got=reason,
-            expected="its Python module",
-            fix="install it, or leave --here out to build in the Triton image",
-        )
+    trt = require_tensorrt() if args.here else find_tensorrt()
     if trt is None:
         read_manifest(args.onnx, "onnx")
         build_in_container(args.onnx, args.out, ["--workspace-gb", str(args.workspace_gb)])
@@ -146,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
     parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
     parser.add_argument("--onnx", type=Path, metavar="DIR", required=True, help="the graphs")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the engines")
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the plans")
     parser.add_argument(
         "--workspace-gb",
         type=positive,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file, write_atomic
+from cpcsam.artifact import MANIFEST_NAME, Manifest, read_manifest, sha256_file, write_atomic
 from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ExportError
@@ -33,8 +33,10 @@ __all__ = [
     "TOLERANCES",
     "Comparison",
     "Tolerance",
+    "judge",
     "main",
     "require_fidelity",
+    "require_made_from",
 ]
 
 PROG: Final = "python -m export.compare"
@@ -112,7 +114,7 @@ class Comparison:
         }
         write_atomic(json_file, (json.dumps(report, indent=1) + "\n").encode())
         worst = {engine: worst_by_output(rows) for engine, rows in self.grid.items()}
-        title = f"Torch and the exported graphs in {self.precision}"
+        title = f"Torch and what was exported in {self.precision}"
         page = comparison_page(title, verdict, tolerance, worst, self.fidelity)
         write_atomic(page_file, page.encode())
 
@@ -161,17 +163,52 @@ def require_fidelity(found: Fidelity, precision: str, image_size: int) -> None:
             )
 
 
-def _compare_published(merged: Path, onnx: Path, images: Sequence[Path]) -> Comparison:
-    manifest = read_manifest(onnx, "onnx")
-    model = load_merged(merged)
+def judge(
+    comparison: Comparison, precisions: Sequence[str], image_size: int, folder: Path, out: Path
+) -> None:
+    """Write the report into what is about to be published; refuse what is beyond a tolerance.
+
+    Args:
+        comparison: what was measured.
+        precisions: of each engine in it; keys of `TOLERANCES`.
+        image_size: side S of the frame.
+        folder: gets comparison.json and comparison.html.
+        out: what is published; when it is refused, the page is `OUT-rejected.html`.
+
+    Raises:
+        ExportError: names the measure that failed and the worst mask.
+    """
+    rejected = out.with_name(f"{out.name}-rejected.html")
+    try:
+        for precision, found in zip(precisions, comparison.fidelity, strict=True):
+            require_fidelity(found, precision, image_size)
+    except ExportError as error:
+        comparison.write(folder / REPORT_NAME, rejected, str(error))
+        raise
+    comparison.write(folder / REPORT_NAME, folder / PAGE_NAME, "Within tolerance.")
+    rejected.unlink(missing_ok=True)
+
+
+def require_made_from(path: Path, manifest: Manifest, merged: Path) -> None:
+    """Refuse an artifact that was made of another model.
+
+    Raises:
+        ArtifactError: names both models.
+    """
     digest, made_from = sha256_file(merged / MANIFEST_NAME), manifest.parents.get("merged", "none")
     if made_from != digest:
         raise ArtifactError.of(
-            str(onnx),
-            got=f"graphs of the merged model {made_from[:12]}",
-            expected=f"graphs of {merged}, {digest[:12]}",
+            str(path),
+            got=f"{manifest.kind} of the merged model {made_from[:12]}",
+            expected=f"of {merged}, {digest[:12]}",
             fix="export that model, or give the one that was exported",
         )
+
+
+def _compare_published(merged: Path, onnx: Path, images: Sequence[Path]) -> Comparison:
+    manifest = read_manifest(onnx, "onnx")
+    model = load_merged(merged)
+    require_made_from(onnx, manifest, merged)
     precision = str(manifest.config["precision"])
     reference, found = TorchRunner(model), OnnxRunner(onnx, precision)
     rows = compare_on_grid(reference, found, model.image_size, TOLERANCES[precision].grid)

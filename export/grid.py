@@ -52,6 +52,8 @@ def compare_on_grid(
     tolerance: float,
     *,
     batches: Sequence[int] = (),
+    prompts: Sequence[int] = (),
+    points: Sequence[int] = (),
     encoder_only: bool = False,
     seed: int = 0,
 ) -> list[Row]:
@@ -63,6 +65,8 @@ def compare_on_grid(
         image_size: side S of both.
         tolerance: of every output, relative to its largest value.
         batches: B of the grid; none takes those of `BATCHES`.
+        prompts: P of the grid; none takes `PROMPTS`.
+        points: N of the grid; none takes `POINTS`.
         encoder_only: leave the other graphs out.
         seed: of the random images and prompts.
 
@@ -72,7 +76,8 @@ def compare_on_grid(
     """
     generator = torch.Generator().manual_seed(seed)
     batches = batches or BATCHES[image_size]
-    shapes = () if encoder_only else tuple(itertools.product(PROMPTS, POINTS))
+    inner = itertools.product(prompts or PROMPTS, points or POINTS)
+    shapes = () if encoder_only else tuple(inner)
     rows: list[Row] = []
     with tqdm(
         total=len(batches) * (1 + (len(GRAPHS) - 1) * len(shapes)),
@@ -92,11 +97,11 @@ def compare_on_grid(
         for batch in batches:
             tensors = draw_images(image_size, batch, generator)
             check(IMAGE_ENCODER, tensors, (batch, 0, 0))
-            for prompts, points in shapes:
-                tensors |= draw_prompts(image_size, batch, prompts, points, generator)
+            for shape in shapes:
+                tensors |= draw_prompts(image_size, batch, *shape, generator)
                 for graph in GRAPHS:
                     if graph is not IMAGE_ENCODER:
-                        check(graph, tensors, (batch, prompts, points))
+                        check(graph, tensors, (batch, *shape))
     return rows
 
 

@@ -1,17 +1,17 @@
-"""Run the build of engines in the Triton image, whose TensorRT will serve them."""
+"""Commands in the Triton image, whose TensorRT serves the engines that it builds."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from cpcsam.errors import ExportError
 
-__all__ = ["build_in_container", "container_command", "triton_image"]
+__all__ = ["CHECKOUT", "build_in_container", "container_command", "require_image", "triton_image"]
 
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 COMPOSE: Final = CHECKOUT / "docker-compose.yml"
@@ -26,41 +26,37 @@ def triton_image(compose: Path = COMPOSE) -> str:
     return str(yaml.safe_load(compose.read_text())["services"]["triton"]["image"])
 
 
-def container_command(image: str, onnx: Path, out: Path, options: Sequence[str]) -> list[str]:
-    """Command line that builds engines in a container, on the GPU that compose serves on.
+def container_command(
+    image: str, module: str, arguments: Sequence[str], mounts: Mapping[Path, str]
+) -> list[str]:
+    """Command line that runs a module of this checkout in a container, on the GPU that serves.
 
     Args:
         image: the image.
-        onnx: the graphs; read only inside.
-        out: the engines; the folder around it is written.
-        options: further options of `python -m export.build_engine`.
+        module: to run, such as `export.build_engine`.
+        arguments: of the module.
+        mounts: folders, each with its path inside, `:ro` where it is only read.
     """
-    out = out.resolve()
-    mounts = {
-        CHECKOUT / "cpcsam": f"{INSIDE}/cpcsam:ro",
-        CHECKOUT / "export": f"{INSIDE}/export:ro",
-        onnx.resolve(): "/onnx:ro",
-        out.parent: "/out",
-    }
+    code = {CHECKOUT / name: f"{INSIDE}/{name}:ro" for name in ("cpcsam", "export")}
+    folders = {folder.resolve(): inside for folder, inside in mounts.items()}
     return [
-        *("docker", "run", "--rm", "--init", "--network=none"),
+        *("docker", "run", "--rm", "--init", "--interactive", "--network=none"),
         # One GPU, as in docker-compose.yml.
         "--gpus=1",
         f"--user={os.getuid()}:{os.getgid()}",
-        *(f"--volume={source}:{target}" for source, target in mounts.items()),
+        *(f"--volume={source}:{target}" for source, target in (code | folders).items()),
         f"--workdir={INSIDE}",
         "--env=PYTHONDONTWRITEBYTECODE=1",
         image,
-        *("python3", "-m", "export.build_engine", "--here"),
-        *("--onnx=/onnx", f"--out=/out/{out.name}", *options),
+        *("python3", "-m", module, *arguments),
     ]
 
 
-def build_in_container(onnx: Path, out: Path, options: Sequence[str]) -> None:
-    """Build engines in the Triton image; see `container_command`.
+def require_image() -> str:
+    """Name of the image that serves, which has been built.
 
     Raises:
-        ExportError: there is no Docker or no such image, or the build failed, which has told why.
+        ExportError: there is no Docker or no such image.
     """
     image = triton_image()
     if shutil.which("docker") is None:
@@ -80,12 +76,30 @@ def build_in_container(onnx: Path, out: Path, options: Sequence[str]) -> None:
             expected="the image of docker-compose.yml",
             fix="docker-compose build triton",
         )
+    return image
+
+
+def build_in_container(onnx: Path, out: Path, options: Sequence[str]) -> None:
+    """Build plans in the Triton image.
+
+    Args:
+        onnx: the graphs; read only inside.
+        out: the plans; the folder around it is written.
+        options: further options of `python -m export.build_engine`.
+
+    Raises:
+        ExportError: there is no Docker or no such image, or the build failed, which has told why.
+    """
+    image = require_image()
     out.parent.mkdir(parents=True, exist_ok=True)
-    code = subprocess.run(container_command(image, onnx, out, options), check=False).returncode
+    arguments = ["--here", "--onnx=/onnx", f"--out=/out/{out.resolve().name}", *options]
+    mounts = {onnx: "/onnx:ro", out.resolve().parent: "/out"}
+    command = container_command(image, "export.build_engine", arguments, mounts)
+    code = subprocess.run(command, check=False).returncode
     if code:
         raise ExportError.of(
             "the build in the container",
             got=f"exit status {code}",
-            expected="engines",
+            expected="plans",
             fix="see the lines above",
         )

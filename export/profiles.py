@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -16,7 +16,7 @@ from cpcsam.contract import (
     TensorSpec,
 )
 
-__all__ = ["IMAGES_AND_PROMPTS", "Profile", "ShapeRange", "profiles_of"]
+__all__ = ["IMAGES_AND_PROMPTS", "Profile", "ShapeRange", "nearest_profile", "profiles_of"]
 
 IMAGES_AND_PROMPTS: Final = (
     (ENCODER_MAX_BATCH, PROMPT_BUCKETS[0]),
@@ -37,6 +37,17 @@ class ShapeRange:
     usual: tuple[int, ...]
     largest: tuple[int, ...]
 
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape is within the range."""
+        return len(shape) == len(self.usual) and all(
+            least <= size <= most
+            for least, size, most in zip(self.smallest, shape, self.largest, strict=True)
+        )
+
+    def distance(self, shape: tuple[int, ...]) -> int:
+        """Of a shape from the usual one: the sum over all dimensions."""
+        return sum(abs(size - usual) for size, usual in zip(shape, self.usual, strict=True))
+
 
 Profile: TypeAlias = Mapping[str, ShapeRange]
 """The range of every input, by its name."""
@@ -51,6 +62,26 @@ def profiles_of(graph: GraphSpec, image_size: int) -> tuple[Profile, ...]:
     if not any("P" in tensor.dims for tensor in graph.inputs):
         return (_profile(graph, image_size, graph.max_batch, 1),)
     return tuple(_profile(graph, image_size, *most) for most in IMAGES_AND_PROMPTS)
+
+
+def nearest_profile(
+    profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
+) -> int | None:
+    """Choose a profile as Triton does: of those that take the shapes, that of the nearest usual.
+
+    Args:
+        profiles: of a graph.
+        shapes: of all its inputs, by name.
+
+    Returns:
+        Its number; None where no profile takes the shapes.
+    """
+    distances = {
+        number: sum(profile[name].distance(shape) for name, shape in shapes.items())
+        for number, profile in enumerate(profiles)
+        if all(profile[name].takes(shape) for name, shape in shapes.items())
+    }
+    return min(distances, key=distances.__getitem__, default=None)
 
 
 def _profile(graph: GraphSpec, image_size: int, images: int, prompts: int) -> Profile:

@@ -25,10 +25,9 @@ from cpcsam.artifact import MANIFEST_NAME, is_made_from, publish, read_manifest,
 from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
-from cpcsam.errors import ExportError
 from cpcsam.model.fuse import FusedCpcSam
 from export.code import code_digest
-from export.compare import PAGE_NAME, REPORT_NAME, TOLERANCES, Comparison, require_fidelity
+from export.compare import TOLERANCES, Comparison, judge
 from export.exportable import exportable
 from export.fidelity import find_cases, measure
 from export.grid import Row, compare_on_grid
@@ -75,7 +74,6 @@ def export_graphs(
     metrics: dict[str, Any] = {}
     full_config = {**(config or {}), "precision": precision, "opset": OPSET}
     scenes = read_scenes(images or packaged_images(), model.image_size)
-    rejected = out.with_name(f"{out.name}-rejected.html")
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
         folders = _write_graphs(model, staging, precision, full_config, scenes)
         reference = TorchRunner(model)
@@ -92,17 +90,10 @@ def export_graphs(
         cases = find_cases(reference, scenes)
         fidelity = [measure(cases, runner) for runner in runners.values()]
         comparison = Comparison(precision, grid, fidelity)
-        try:
-            for name, found in zip(runners, fidelity, strict=True):
-                require_fidelity(found, name, model.image_size)
-        except ExportError as error:
-            comparison.write(staging / REPORT_NAME, rejected, str(error))
-            raise
-        comparison.write(staging / REPORT_NAME, staging / PAGE_NAME, "Within tolerance.")
+        judge(comparison, list(runners), model.image_size, staging, out)
         metrics.update(comparison.figures())
         if precision != "fp32":
             shutil.rmtree(folders["fp32"])
-    rejected.unlink(missing_ok=True)
     return comparison
 
 

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import ENCODERS, EncoderSize, build_sam, build_sam_with
+from export.noise import fill_with_noise
 
-
-def fill_with_noise(module: nn.Module, seed: int, scale: float = 0.02) -> None:
-    """Fill zero-initialised parameters with noise, so that no comparison passes vacuously."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if not parameter.any():
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+__all__ = [
+    "fill_with_noise",
+    "noisy_cpcsam",
+    "noisy_sam",
+    "shallow_encoder",
+    "windowed_cpcsam",
+]
 
 
 def noisy_sam(image_size: int = 256, seed: int = 0) -> CpcSam:

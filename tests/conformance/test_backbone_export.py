@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,12 +15,14 @@ from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
 from cpcsam.model.fuse import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import build_sam
+from export import check_parity
+from export.compare import TOLERANCES
 from export.exportable import exportable
 from export.graphs import GraphModule, relative_difference
 from export.grid import compare_on_grid
 from export.runners import OnnxRunner, TorchRunner
 from export.tracing import onnx_from_torch
-from tests.model_factory import fill_with_noise, windowed_cpcsam
+from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5
 WHOLE_MATRIX = 64**4
@@ -33,13 +36,27 @@ def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
     return OnnxRunner(folder, "fp32")
 
 
+def test_vit_t_at_512(tmp_path: Path) -> None:
+    """In full depth, with mask prompts; 256 pixels are test_onnx_export's."""
+    model = fuse(noisy_cpcsam(512))
+    compare_on_grid(
+        TorchRunner(model),
+        export(model, tmp_path),
+        512,
+        TOLERANCE,
+        batches=(1,),
+        prompts=(2,),
+        points=(3,),
+    )
+
+
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
 def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
     """A block in padded windows and a global one: all that depends on the image size."""
     model = fuse(windowed_cpcsam(image_size))
     runner = export(model, tmp_path)
     batches = (1, 3) if image_size == 256 else (1,)
-    encoder_only = image_size == 1024  # test_official_predictor decodes there
+    encoder_only = image_size == 1024  # make check-parity decodes there
     compare_on_grid(
         TorchRunner(model),
         runner,
@@ -131,3 +148,18 @@ def test_blocks_of_queries_change_no_value(tmp_path: Path) -> None:
         )
         [found] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
         assert relative_difference(found, expected) <= TOLERANCE
+
+
+def test_the_command_that_compares_in_full_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `make check-parity` does for vit_b at 1024 pixels, on fewer shapes of the smallest."""
+    for name in ("BATCHES", "PROMPTS"):
+        monkeypatch.setattr(check_parity, name, (2,))
+    assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == sum(len(graph.outputs) for graph in GRAPHS)
+    assert all(line.endswith(("over 1 shapes", "over 3 shapes")) for line in told)
+    monkeypatch.setitem(check_parity.TOLERANCES, "fp32", replace(TOLERANCES["fp32"], grid=1e-9))
+    assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 2
+    assert "image_encoder, image_embeddings (2, 256, 16, 16)" in capsys.readouterr().err

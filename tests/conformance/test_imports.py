@@ -39,7 +39,10 @@ def blocked(names: list[str]) -> str:
     [
         (SERVING, OTHER_STAGES),
         (CLIENT, [*OTHER_STAGES, "serving", "tritonclient", "prometheus_client", "grpc_health"]),
-        (["export.build_engine"], ["torch", "onnx", "yaml", "tritonclient", "training", "serving"]),
+        (
+            ["export.build_engine", "export.plan_process"],
+            ["torch", "onnx", "yaml", "tritonclient", "training", "serving"],
+        ),
     ],
     ids=["serving", "client", "engines in the Triton image"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_every_graph_builds_into_an_artifact_that_can_be_published(
     assert build_engines(graphs, out, trt=trt, gpu=GPU, options=RTX_OPTIONS)
     assert all((out / f"{graph.name}.plan").stat().st_size > 1_000_000 for graph in GRAPHS)
 
-    manifest = read_manifest(out, "engine")
+    manifest = read_manifest(out, "plans")
     assert manifest.parents["onnx"] == sha256_file(graphs / MANIFEST_NAME)
     assert manifest.config["precision"] == read_manifest(graphs).config["precision"]
     engine = manifest.config["engine"]
@@ -55,7 +56,10 @@ def test_every_graph_builds_into_an_artifact_that_can_be_published(
     assert manifest.metrics["build_seconds"].keys() == {graph.name for graph in GRAPHS}
 
     assert not build_engines(graphs, out, trt=trt, gpu=GPU, options=RTX_OPTIONS)
-    build_repository(out, tmp_path / "store", target="gpu")
+    judged = tmp_path / "judged"  # by export.check_engines, which needs a GPU
+    with publish(judged, "engine", parents=manifest.parents, config=manifest.config) as staging:
+        shutil.copytree(out, staging, dirs_exist_ok=True)
+    build_repository(judged, tmp_path / "store", target="gpu")
     version, published = open_repository(tmp_path / "store")
     check_engines(version, published, tensorrt="1.7.1", gpus=[GPU])
     with pytest.raises(ServingError, match=r"engines of TensorRT 1\.7\.1, expected .* 10\.13\.3"):

@@ -14,6 +14,7 @@ from cpcsam.errors import ExportError
 from cpcsam.gpu import Gpu
 from export.build_engine import build_engines, main
 from export.check_tensorrt import RTX_OPTIONS, load_rtx
+from export.engine_runner import plan_command
 from export.in_container import INSIDE, container_command, triton_image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,14 +44,14 @@ def test_the_image_is_the_one_that_serves() -> None:
     assert f"WORKDIR {INSIDE}" in dockerfile and f"PYTHONPATH={INSIDE}" in dockerfile
 
 
-def test_the_container_reads_graphs_and_writes_engines_as_this_user(tmp_path: Path) -> None:
-    command = container_command(
-        "image:1", tmp_path / "onnx", tmp_path / "build/engines", ["--workspace-gb", "8"]
-    )
+def test_the_container_reads_and_writes_as_this_user(tmp_path: Path) -> None:
+    mounts = {tmp_path / "onnx": "/onnx:ro", tmp_path / "build": "/out"}
+    command = container_command("image:1", "export.some", ["--onnx=/onnx"], mounts)
     assert command[:3] == ["docker", "run", "--rm"]
     inner = command.index("image:1")
     assert set(command[3:inner]) >= {
         "--gpus=1",
+        "--interactive",
         "--network=none",
         f"--user={os.getuid()}:{os.getgid()}",
         f"--volume={ROOT}/cpcsam:{INSIDE}/cpcsam:ro",
@@ -58,25 +59,29 @@ def test_the_container_reads_graphs_and_writes_engines_as_this_user(tmp_path: Pa
         f"--volume={tmp_path}/onnx:/onnx:ro",
         f"--volume={tmp_path}/build:/out",
     }
-    assert command[inner + 1 : inner + 4] == ["python3", "-m", "export.build_engine"]
-    assert command[inner + 4 :] == [
-        "--here",
-        "--onnx=/onnx",
-        "--out=/out/engines",
-        "--workspace-gb",
-        "8",
-    ]
+    assert command[inner + 1 :] == ["python3", "-m", "export.some", "--onnx=/onnx"]
 
 
 def test_the_command_runs_the_container(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker(tmp_path, monkeypatch, f'printf "%s\\n" "$@" > {tmp_path}/told')
-    out = tmp_path / "new/engines"
+    out = tmp_path / "new/plans"
     assert main(["--onnx", str(onnx), "--out", str(out), "--workspace-gb", "2"]) == 0
     assert out.parent.is_dir()
     told = (tmp_path / "told").read_text().splitlines()
-    assert told == container_command(triton_image(), onnx, out, ["--workspace-gb", "2.0"])[1:]
+    arguments = ["--here", "--onnx=/onnx", "--out=/out/plans", "--workspace-gb", "2.0"]
+    mounts = {onnx: "/onnx:ro", out.parent: "/out"}
+    assert told == container_command(triton_image(), "export.build_engine", arguments, mounts)[1:]
+
+
+def test_plans_run_in_the_container_that_builds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker(tmp_path, monkeypatch, "exit 0")
+    command = plan_command(tmp_path)
+    assert f"--volume={tmp_path}:/plans:ro" in command and triton_image() in command
+    assert command[-3:] == ["-m", "export.plan_process", "/plans"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from cpcsam.contract import (
     PROMPT_BUCKETS,
     GraphSpec,
 )
-from export.profiles import Profile, profiles_of
+from export.profiles import Profile, nearest_profile, profiles_of
 
 SIZE = 1024
 PROMPTED = [graph for graph in GRAPHS if graph is not IMAGE_ENCODER]
@@ -68,3 +68,23 @@ def test_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
             )
             if "P" in next(tensor for tensor in graph.inputs if tensor.name == name).dims:
                 assert shape.largest[0] * shape.largest[1] <= MAX_IMAGES_TIMES_PROMPTS
+
+
+@pytest.mark.parametrize("graph", PROMPTED, ids=lambda graph: graph.name)
+@pytest.mark.parametrize(
+    ("images", "prompts", "profile"),
+    [(8, 1, 0), (5, 1, 0), (4, 16, 1), (2, 16, 1), (1, 4, 1), (1, 64, 2), (1, 50, 2)],
+)
+def test_the_nearest_profile_that_takes_the_shapes_is_chosen(
+    graph: GraphSpec, images: int, prompts: int, profile: int
+) -> None:
+    wanted = shapes(graph, B=images, P=prompts, N=2)
+    assert nearest_profile(profiles_of(graph, 256), wanted) is None
+    assert nearest_profile(profiles_of(graph, SIZE), wanted) == profile
+
+
+@pytest.mark.parametrize("sizes", [(5, 16, 2), (2, 17, 2), (1, 65, 2), (1, 1, 17)], ids=str)
+def test_beyond_every_profile_there_is_none(sizes: tuple[int, int, int]) -> None:
+    images, prompts, points = sizes
+    wanted = shapes(PROMPTED[0], B=images, P=prompts, N=points)
+    assert nearest_profile(profiles_of(PROMPTED[0], SIZE), wanted) is None
