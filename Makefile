@@ -92,8 +92,9 @@ ood: $(READY) ## Pretrain and train on fluorescence alone, test on tissue: make 
 	$(PY) -m benchmarks.comparison benchmarks/recipes/out_of_distribution.yaml $(SET) --data bbbc038v1=$(BBBC038)
 
 .PHONY: proto
-proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/segmentation.proto
-	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. --grpc_python_out=. cpcsam/v1/segmentation.proto
+proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/*.proto
+	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cpcsam/v1/*.proto
+	$(PY) -m grpc_tools.protoc --proto_path=. --grpc_python_out=. cpcsam/v1/segmentation.proto
 
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --generate-hashes \
   --allow-unsafe --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \

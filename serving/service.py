@@ -6,6 +6,7 @@ from typing import Any
 
 import cpcsam
 from cpcsam.contract import SEGMENT
+from cpcsam.errors import ContractError
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
@@ -51,6 +52,16 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         return await self._rpc.answer(
             "Segment", request.request_id, lambda call: self._segment(request, call), context
         )
+
+    async def SegmentStream(self, requests: Any, context: Any) -> None:  # noqa: N802
+        """Refuse streams for now."""
+
+        async def refuse(call: Call) -> None:
+            raise ContractError.of(
+                "SegmentStream", got="a stream", expected="single requests", fix="call Segment"
+            )
+
+        await self._rpc.answer("SegmentStream", "", refuse, context)
 
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """Answer with the model, the limits, the versions and the classes."""

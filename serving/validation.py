@@ -50,13 +50,23 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             expected=", ".join(f"{choice.value} ({choice.name})" for choice in MaskSelection),
             fix="choose one of them",
         )
-    if bool(request.prompts) == bool(request.classes):
-        raise ContractError.of(
-            "prompts and classes",
-            got="both" if request.prompts else "none",
-            expected="one of them",
-            fix="ask for what the prompts point at, or for the entities of classes",
+    asked = [
+        name
+        for name, wanted in (
+            ("prompts", request.prompts),
+            ("classes", request.classes),
+            ("everything", request.HasField("everything")),
         )
+        if wanted
+    ]
+    if len(asked) != 1:
+        raise ContractError.of(
+            "prompts, classes and everything",
+            got=" and ".join(asked) or "none",
+            expected="one of them",
+            fix="ask for what prompts point at, for the entities of classes or for everything",
+        )
+    _check_supported(request)
     for what in ("prompts", "classes"):
         count = len(getattr(request, what))
         if count > limits.max_prompts:
@@ -66,6 +76,20 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
                 expected=f"at most {limits.max_prompts}",
                 fix="split them over several requests",
             )
+
+
+def _check_supported(request: pb.SegmentRequest) -> None:
+    for name in ("everything", "mask_format", "return_low_res_masks", "tile_size", "tile_overlap"):
+        if name in {field.name for field, _ in request.ListFields()}:
+            raise _not_supported(name)
+    if any(prompt.HasField("mask_input") for prompt in request.prompts):
+        raise _not_supported("mask_input")
+
+
+def _not_supported(name: str) -> ContractError:
+    return ContractError.of(
+        name, got="a value", expected="none, as this server knows it not yet", fix="leave it out"
+    )
 
 
 def check_image_id(image_id: str) -> None:

@@ -52,7 +52,7 @@ def files_below(folder: Path) -> set[str]:
 def test_content_is_the_package(unpacked: Path) -> None:
     packed = files_below(unpacked / "cpcsam")
     assert packed == files_below(ROOT / "cpcsam")
-    assert {"cpcsam/py.typed", "cpcsam/v1/segmentation.proto"} <= packed
+    assert {"cpcsam/py.typed", "cpcsam/v1/segmentation.proto", "cpcsam/v1/masks.proto"} <= packed
     assert {path.name for path in unpacked.iterdir()} == {"cpcsam", "cpcsam-0.1.0.dist-info"}
 
 

@@ -182,7 +182,7 @@ BAD = {
         ContractError,
         "original_size: got 1 x 2000",
     ),
-    "no prompt": (picture(), [], ContractError, "prompts and classes: got none"),
+    "no prompt": (picture(), [], ContractError, "prompts, classes and everything: got none"),
     "49 prompts": (picture(), clicks(49), LimitError, "prompts: got 49, expected at most 48"),
     "10,000 prompts": (picture(), clicks(10_000), LimitError, "prompts: got 10000"),
     "empty prompt": (picture(), [Prompt()], ContractError, r"prompts\[0\]: got no points"),

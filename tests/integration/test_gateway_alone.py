@@ -90,7 +90,7 @@ def test_bad_requests_are_refused_without_triton(without_triton: Gateway) -> Non
             stub.Segment(pb.SegmentRequest(), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details().startswith(
-        "prompts and classes: got none, expected one of them; "
+        "prompts, classes and everything: got none, expected one of them; "
     )
 
 

@@ -47,6 +47,10 @@ def click(x: float, y: float) -> pb.Prompt:
     return pb.Prompt(points=[pb.Point(x=x, y=y)])
 
 
+def masked_click() -> pb.Prompt:
+    return pb.Prompt(points=[pb.Point(x=1, y=2)], mask_input=pb.LowResMask(logits=b"0000"))
+
+
 def box(*corners: float) -> pb.Prompt:
     return pb.Prompt(box=pb.Box(**dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True))))
 
@@ -140,12 +144,14 @@ def test_an_image_id_that_cannot_be_one_is_named(image_id: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "what"),
     [
-        ({"prompts": []}, ContractError, "prompts and classes: got none"),
-        ({"classes": ["nucleus"]}, ContractError, "prompts and classes: got both"),
+        ({"prompts": []}, ContractError, "prompts, classes and everything: got none"),
+        ({"classes": ["nucleus"]}, ContractError, "got prompts and classes, expected one"),
         ({"prompts": [click(1, 2)] * 6}, LimitError, "prompts: got 6, expected at most 5"),
         ({"prompts": [], "classes": ["x"] * 6}, LimitError, "classes: got 6, expected at most 5"),
         ({"mask_selection": 7}, ContractError, "mask_selection: got 7"),
         ({"request_id": "x" * 129}, ContractError, "request_id: got 129 characters"),
+        ({"tile_size": 64}, ContractError, "tile_size: got a value"),
+        ({"prompts": [masked_click()]}, ContractError, "mask_input: got a value"),
     ],
 )
 def test_each_bad_request_is_named(
