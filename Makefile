@@ -29,10 +29,11 @@ test: $(READY) ## Run all tests, the real Triton server's among them
 	$(PY) -m pytest
 
 .PHONY: lint
-lint: $(READY) ## Check style and types
+lint: $(READY) ## Check style, types and that the API serves the last release's clients
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m tools.proto_compatibility tools/released .
 
 .PHONY: pretrain
 pretrain: $(READY) ## Train the compact base anew: make pretrain [BBBC038=PATH]
