@@ -13,32 +13,37 @@ cancels the call in the gateway as well.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import grpc.aio
 
 from cpcsam import client_calls as calls
+from cpcsam.caller import Caller, MessagesOf, open_stub
 from cpcsam.channel import Endpoint
-from cpcsam.client_calls import Caller, open_stub
 from cpcsam.contract import MaskSelection
-from cpcsam.image_file import ImageLike, encode_image
-from cpcsam.prompt import Prompt
-from cpcsam.questions import ClassSearch, Example
-from cpcsam.results import ClassInfo, Description, ImageId, Mask, SegmentResult
+from cpcsam.image_file import ImageId, ImageLike, encode_image
+from cpcsam.masks import Mask, MaskFormat
+from cpcsam.prompt import LowResMask, Prompt
+from cpcsam.questions import ClassSearch, Everything, Example, Question
+from cpcsam.results import ClassInfo, Description, SegmentResult
 
 __all__ = [
     "AsyncSegmentationClient",
     "ClassInfo",
     "ClassSearch",
     "Description",
+    "Everything",
     "Example",
     "ImageId",
     "ImageLike",
+    "LowResMask",
     "Mask",
+    "MaskFormat",
     "MaskSelection",
     "Prompt",
+    "Question",
     "SegmentResult",
     "encode_image",
 ]
@@ -58,11 +63,34 @@ class AsyncConnection:
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Ask once."""
-        if self._channel is None:
-            self._channel = self._endpoint.async_channel()
-            self._stub = open_stub(self._channel)
-        metadata = self._endpoint.metadata
-        return await getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
+        return await self._begin(method, request, timeout_s)
+
+    async def stream(
+        self,
+        method: str,
+        messages: MessagesOf,
+        questions: Iterable[Question] | AsyncIterable[Question],
+        timeout_s: float | None,
+    ) -> AsyncGenerator[Any, None]:
+        """Ask many times over one stream; the questions are taken in a task of gRPC's."""
+        broken: list[Exception] = []
+
+        async def requests() -> AsyncIterator[Any]:
+            try:
+                async for question in _asynchronous(questions):
+                    if (request := await self.aside(messages, question)) is not None:
+                        yield request
+            except Exception as error:  # gRPC would only cancel the call
+                broken.append(error)
+
+        call = self._begin(method, requests(), timeout_s)
+        try:
+            async for answer in call:
+                yield answer
+        finally:
+            call.cancel()
+        if broken:
+            raise broken[0]
 
     async def pause(self, seconds: float) -> None:
         """Sleep."""
@@ -72,16 +100,32 @@ class AsyncConnection:
         """Work in a thread, so that the event loop goes on."""
         return await asyncio.to_thread(work, *args, **kwargs)
 
+    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        if self._channel is None:
+            self._channel = self._endpoint.async_channel()
+            self._stub = open_stub(self._channel)
+        call = getattr(self._stub, method)
+        return call(request, timeout=timeout_s, metadata=self._endpoint.metadata)
+
     async def close(self) -> None:
         """Close the connection; calls in work are cancelled."""
         if self._channel is not None:
             await self._channel.close()
 
 
+async def _asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
+
+
 class AsyncSegmentationClient(Caller):
     """A connection to one gateway, for the tasks of one event loop.
 
-    Its arguments are those of `Caller`, and its calls those of `cpcsam.client_calls`.
+    Its arguments are those of `cpcsam.caller.Caller`, and its calls those of `cpcsam.client_calls`.
     """
 
     _connection: AsyncConnection
@@ -107,6 +151,8 @@ class AsyncSegmentationClient(Caller):
         await self._connection.close()
 
     segment = calls.segment
+    ask = calls.ask
+    segment_stream = calls.segment_stream
     describe = calls.describe
     classes = calls.classes
     add_class = calls.add_class

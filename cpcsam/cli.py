@@ -171,8 +171,8 @@ def _connection(args: argparse.Namespace) -> dict[str, Any]:
 
 def _segment(args: argparse.Namespace) -> None:
     from cpcsam.client import SegmentationClient, encode_image
+    from cpcsam.coco import coco_annotations
     from cpcsam.overlay import draw_overlay
-    from cpcsam.results import coco_annotations
     from cpcsam.transforms import decode_image
 
     if not args.prompts:

@@ -15,29 +15,34 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from cpcsam import client_calls as calls
+from cpcsam.caller import Caller, MessagesOf, open_stub
 from cpcsam.channel import Endpoint
-from cpcsam.client_calls import Caller, open_stub
 from cpcsam.contract import MaskSelection
-from cpcsam.image_file import ImageLike, encode_image
-from cpcsam.prompt import Prompt
-from cpcsam.questions import ClassSearch, Example
-from cpcsam.results import ClassInfo, Description, ImageId, Mask, SegmentResult
+from cpcsam.image_file import ImageId, ImageLike, encode_image
+from cpcsam.masks import Mask, MaskFormat
+from cpcsam.prompt import LowResMask, Prompt
+from cpcsam.questions import ClassSearch, Everything, Example, Question
+from cpcsam.results import ClassInfo, Description, SegmentResult
 
 __all__ = [
     "ClassInfo",
     "ClassSearch",
     "Description",
+    "Everything",
     "Example",
     "ImageId",
     "ImageLike",
+    "LowResMask",
     "Mask",
+    "MaskFormat",
     "MaskSelection",
     "Prompt",
+    "Question",
     "SegmentResult",
     "SegmentationClient",
     "encode_image",
@@ -59,6 +64,31 @@ class WaitingConnection:
         """Ask once."""
         return getattr(self._stub, method)(request, timeout=timeout_s, metadata=self._metadata)
 
+    async def stream(
+        self,
+        method: str,
+        messages: MessagesOf,
+        questions: Iterable[Question],
+        timeout_s: float | None,
+    ) -> AsyncGenerator[Any, None]:
+        """Ask many times over one stream; the questions are taken in a thread of gRPC's."""
+        broken: list[Exception] = []
+
+        def requests() -> Iterator[Any]:
+            try:
+                yield from filter(None, map(messages, questions))
+            except Exception as error:  # gRPC would only say that the iteration failed
+                broken.append(error)
+
+        call = getattr(self._stub, method)(requests(), timeout=timeout_s, metadata=self._metadata)
+        try:
+            for answer in call:
+                yield answer
+        finally:
+            call.cancel()
+        if broken:
+            raise broken[0]
+
     async def pause(self, seconds: float) -> None:
         """Sleep."""
         time.sleep(seconds)
@@ -72,27 +102,53 @@ class WaitingConnection:
         self._channel.close()
 
 
+def _run_through(coroutine: Awaitable[T]) -> T:
+    """Run what a WaitingConnection never suspends."""
+    try:
+        coroutine.__await__().send(None)
+    except StopIteration as done:
+        answer: T = done.value
+        return answer
+    raise RuntimeError("a waiting connection has suspended a call")
+
+
 def _waiting(
     call: Callable[Concatenate[Caller, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Caller, P], T]:
-    """The same call for callers that wait: a WaitingConnection never suspends it."""
+    """The same call for callers that wait."""
 
     @functools.wraps(call)
     def waiting(client: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            call(client, *args, **kwargs).send(None)
-        except StopIteration as done:
-            answer: T = done.value
-            return answer
-        raise RuntimeError("a waiting connection has suspended a call")
+        return _run_through(call(client, *args, **kwargs))
 
     return waiting
+
+
+def _streaming(
+    call: Callable[Concatenate[Caller, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Caller, P], Iterator[T]]:
+    """The same stream for callers that wait."""
+
+    @functools.wraps(call)
+    def streaming(client: Caller, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        answers = call(client, *args, **kwargs)
+        try:
+            while True:
+                try:
+                    answer = _run_through(anext(answers))
+                except StopAsyncIteration:
+                    return
+                yield answer
+        finally:
+            _run_through(answers.aclose())
+
+    return streaming
 
 
 class SegmentationClient(Caller):
     """A connection to one gateway; may be shared by threads.
 
-    Its arguments are those of `Caller`, and its calls those of `cpcsam.client_calls`.
+    Its arguments are those of `cpcsam.caller.Caller`, and its calls those of `cpcsam.client_calls`.
     """
 
     _connection: WaitingConnection
@@ -118,6 +174,8 @@ class SegmentationClient(Caller):
         self._connection.close()
 
     segment = _waiting(calls.segment)
+    ask = _waiting(calls.ask)
+    segment_stream = _streaming(calls.segment_stream)
     describe = _waiting(calls.describe)
     classes = _waiting(calls.classes)
     add_class = _waiting(calls.add_class)

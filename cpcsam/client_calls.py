@@ -6,15 +6,16 @@ it; that of waiting callers blocks instead, so that the coroutine runs through a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final, ParamSpec, Protocol, TypeVar
+import math
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 
 import grpc
 
-from cpcsam.channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.caller import HEALTHY, Caller
 from cpcsam.contract import MaskSelection
+from cpcsam.errors import CpcSamError
 from cpcsam.image_file import ImageLike
+from cpcsam.masks import MaskFormat
 from cpcsam.messages import (
     add_class_request,
     classes_of,
@@ -23,111 +24,23 @@ from cpcsam.messages import (
     segment_request,
 )
 from cpcsam.prompt import Prompt
-from cpcsam.questions import ClassSearch, Example
+from cpcsam.question_stream import QuestionStream
+from cpcsam.questions import ClassSearch, Everything, Example, Question
 from cpcsam.results import ClassInfo, Description, SegmentResult
 from cpcsam.retries import Attempts
-from cpcsam.sent_images import SentImages
 from cpcsam.status import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
-from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
 __all__ = [
-    "Caller",
-    "Connection",
     "add_class",
+    "ask",
     "classes",
     "describe",
     "healthy",
-    "open_stub",
     "remove_class",
     "segment",
+    "segment_stream",
 ]
-
-HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
-"""The standard health messages are one enum; spelled here, they need no further package."""
-HEALTHY: Final = b"\x08\x01"
-"""HealthCheckResponse with status SERVING, serialised."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class Connection(Protocol):
-    """How calls reach the gateway, and how they wait."""
-
-    async def call(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Ask once.
-
-        Raises:
-            grpc.RpcError: no answer.
-        """
-
-    async def pause(self, seconds: float) -> None:
-        """Wait."""
-
-    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do work that takes the processor or a disk some time."""
-
-
-def open_stub(channel: Any) -> Any:
-    """The service's methods by name, and `CheckHealth`, over a channel of either kind."""
-    stub: Any = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
-    stub.CheckHealth = channel.unary_unary(HEALTH_CHECK)
-    return stub
-
-
-class Caller:
-    """What all clients of a gateway have.
-
-    Calls are tried again, within their time, while the gateway cannot be reached or is full.
-
-    An image is sent once: asked about again, it is only named, and sent anew if the server has
-    forgotten it.
-
-    Args:
-        address: HOST:PORT of the gateway.
-        timeout_s: longest time for one call, tries again included.
-        retry: whether to try again at all.
-        token: bearer token, where the gateway asks for one.
-        tls: whether the gateway speaks TLS.
-        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
-
-    Raises:
-        ConfigError: the token or the file of certificates cannot be used.
-    """
-
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout_s: float = 60.0,
-        retry: bool = True,
-        token: str | None = None,
-        tls: bool = False,
-        ca: Path | None = None,
-    ) -> None:
-        self._endpoint = Endpoint(address, token, tls, ca)
-        self._timeout_s = timeout_s
-        self._retry = retry
-        self._sent = SentImages()
-        self._connection = self._connect(self._endpoint)
-
-    def _connect(self, endpoint: Endpoint) -> Connection:
-        raise NotImplementedError
-
-    async def _ask(self, method: str, request: Any) -> Any:
-        """Call until it succeeds, fails for good, or the time is over.
-
-        Raises:
-            CpcSamError: as `segment`.
-        """
-        attempts = Attempts(self._endpoint.address, self._timeout_s, self._retry)
-        while True:
-            try:
-                return await self._connection.call(method, request, attempts.remaining_s)
-            except grpc.RpcError as error:
-                pause_s = attempts.pause_after(error)
-            await self._connection.pause(pause_s)
 
 
 async def segment(
@@ -137,20 +50,17 @@ async def segment(
     *,
     classes: Sequence[str] = (),
     class_search: ClassSearch | None = None,
+    everything: Everything | None = None,
     mask_selection: MaskSelection = MaskSelection.SINGLE,
+    mask_format: MaskFormat = MaskFormat.COCO_RLE,
+    low_res_masks: bool = False,
+    tile_size: int = 0,
+    tile_overlap: float | None = None,
     request_id: str = "",
 ) -> SegmentResult:
-    """Segment what the prompts point at, or all entities of classes.
+    """Segment what prompts point at, all entities of classes, or everything.
 
-    Args:
-        client: that asks.
-        image: an array and a Pillow image are sent as PNG, bytes and files as they are. To ask
-            about an array again and again, encode it once with `encode_image`.
-        prompts: one for each entity.
-        classes: instead of prompts, names of classes that the server knows.
-        class_search: how their entities are looked for.
-        mask_selection: which masks answer a prompt.
-        request_id: appears in the answer and in the gateway's log.
+    The arguments are those of `Question`, where they are described.
 
     Raises:
         ContractError: the image, a prompt or a name is wrong.
@@ -161,22 +71,80 @@ async def segment(
         DeadlineError: no answer within timeout_s.
         ServingError: anything else went wrong in the service.
     """
-    request = segment_request(
-        prompts,
-        classes=classes,
-        class_search=class_search,
-        mask_selection=mask_selection,
-        request_id=request_id,
+    return await ask(
+        client,
+        Question(
+            image,
+            prompts,
+            classes=classes,
+            class_search=class_search,
+            everything=everything,
+            mask_selection=mask_selection,
+            mask_format=mask_format,
+            low_res_masks=low_res_masks,
+            tile_size=tile_size,
+            tile_overlap=tile_overlap,
+            request_id=request_id,
+        ),
     )
-    *named, last = await client._connection.aside(client._sent.ways, request, image)
+
+
+async def ask(client: Caller, question: Question) -> SegmentResult:
+    """Ask as `segment` does.
+
+    Raises:
+        CpcSamError: as `segment`.
+    """
+    request = segment_request(question)
+    *named, last = await client._connection.aside(client._sent.ways, request, question.image)
     for way in named:
         try:
-            return result_of(await client._ask("Segment", way), prompts)
+            return result_of(await client._call("Segment", way), question.prompts)
         except NotFoundError:
             client._sent.forget(way)
-    response: pb.SegmentResponse = await client._ask("Segment", last)
+    response: pb.SegmentResponse = await client._call("Segment", last)
     client._sent.answered(response)
-    return result_of(response, prompts)
+    return result_of(response, question.prompts)
+
+
+async def segment_stream(
+    client: Caller,
+    questions: Iterable[Question] | AsyncIterable[Question],
+    *,
+    timeout_s: float | None = None,
+) -> AsyncGenerator[SegmentResult | CpcSamError, None]:
+    """Ask about many images over one stream; yields the answers in the order of the questions.
+
+    Questions are taken no further ahead of the answers than the server allows, so there may be any
+    number of them. Each is bounded by the server's own time; a stream that breaks is not taken up
+    again.
+
+    Args:
+        client: that asks.
+        questions: one for each image; asyncio takes asynchronous iterables as well.
+        timeout_s: longest time for the whole stream; None for any.
+
+    Yields:
+        The answer, or the error of the one question that failed.
+
+    Raises:
+        CpcSamError: as `segment`, where the stream itself fails.
+    """
+    limit_s = math.inf if timeout_s is None else timeout_s
+    attempts = Attempts(client._endpoint.address, limit_s, retry=False)
+    stream = QuestionStream()
+    answers = client._connection.stream("SegmentStream", stream.take, questions, timeout_s)
+    try:
+        async for answer in answers:
+            client._sent.answered(answer.response)
+            for outcome in stream.outcomes(answer):
+                yield outcome
+        for outcome in stream.rest():
+            yield outcome
+    except grpc.RpcError as error:
+        raise attempts.failure(error) from error
+    finally:
+        await answers.aclose()
 
 
 async def describe(client: Caller) -> Description:
@@ -185,7 +153,7 @@ async def describe(client: Caller) -> Description:
     Raises:
         CpcSamError: as `segment`.
     """
-    return description_of(await client._ask("Describe", pb.DescribeRequest()))
+    return description_of(await client._call("Describe", pb.DescribeRequest()))
 
 
 async def classes(client: Caller) -> tuple[ClassInfo, ...]:
@@ -194,7 +162,7 @@ async def classes(client: Caller) -> tuple[ClassInfo, ...]:
     Raises:
         CpcSamError: as `segment`.
     """
-    return classes_of(await client._ask("ListClasses", pb.ListClassesRequest()))
+    return classes_of(await client._call("ListClasses", pb.ListClassesRequest()))
 
 
 async def add_class(
@@ -219,7 +187,7 @@ async def add_class(
         CpcSamError: as `segment`.
     """
     request = await client._connection.aside(add_class_request, name, examples, tile_size)
-    return classes_of(await client._ask("AddClass", request))
+    return classes_of(await client._call("AddClass", request))
 
 
 async def remove_class(client: Caller, name: str) -> tuple[ClassInfo, ...]:
@@ -232,7 +200,7 @@ async def remove_class(client: Caller, name: str) -> tuple[ClassInfo, ...]:
         NotFoundError: there is no such class.
         CpcSamError: as `add_class`.
     """
-    return classes_of(await client._ask("RemoveClass", pb.RemoveClassRequest(name=name)))
+    return classes_of(await client._call("RemoveClass", pb.RemoveClassRequest(name=name)))
 
 
 async def healthy(client: Caller) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import grpc
 
+from cpcsam.errors import CpcSamError
 from cpcsam.status import error_of_status
 
 __all__ = ["Attempts"]
@@ -51,10 +52,15 @@ class Attempts:
         pause_s = self._pause_s * random.uniform(0.5, 1.0) + (pushback_s or 0)
         again = status is grpc.StatusCode.UNAVAILABLE or pushback_s is not None
         if not (again and self._retry) or time.monotonic() + pause_s >= self._deadline:
-            told = self._told(status, error.details() or "")
-            raise error_of_status(status, told, pushback_s) from error
+            raise self.failure(error) from error
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         return pause_s
+
+    def failure(self, error: Any) -> CpcSamError:
+        """What to tell of the `grpc.RpcError` that ended the last attempt."""
+        status = error.code()
+        told = self._told(status, error.details() or "")
+        return error_of_status(status, told, _pushback_s(error))
 
     def _told(self, status: grpc.StatusCode, message: str) -> str:
         """The gateway's own words; where gRPC itself gave up, words of the same form."""
