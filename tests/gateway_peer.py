@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,14 +32,16 @@ def entity(box: pb.Box, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 class Peer(pb_grpc.SegmentationServicer):
-    """Answers at once and keeps the requests."""
+    """Answers and keeps the requests; `meet` lets so many come before it answers any."""
 
     def __init__(self) -> None:
+        self.meet = threading.Barrier(1)
         self.requests: list[pb.SegmentRequest] = []
         self.images: dict[str, bytes] = {}
 
     def Segment(self, request: pb.SegmentRequest, context: object) -> pb.SegmentResponse:  # noqa: N802
         self.requests.append(request)
+        self.meet.wait(30)
         code, message = self.refusal(request)
         if code:
             context.abort(code, message)  # type: ignore[attr-defined]
@@ -92,6 +95,11 @@ class Peer(pb_grpc.SegmentationServicer):
             image_id=image_id,
             cached=cached,
         )
+
+    def ListClasses(  # noqa: N802
+        self, request: pb.ListClassesRequest, context: object
+    ) -> pb.ListClassesResponse:
+        return pb.ListClassesResponse(classes=[pb.ClassInfo(name=name) for name in CLASSES])
 
     def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:  # noqa: N802
         return pb.DescribeResponse(
@@ -151,4 +159,5 @@ def peer_gateway() -> Iterator[tuple[str, Peer]]:
     try:
         yield f"127.0.0.1:{port}", peer
     finally:
+        peer.meet.abort()
         server.stop(None).wait()
