@@ -1,6 +1,7 @@
 """Python client of the gateway for asyncio.
 
-    from cpcsam.async_client import AsyncSegmentationClient, Prompt
+    from cpcsam.async_client import AsyncSegmentationClient
+    from cpcsam.client import Prompt
 
     async with AsyncSegmentationClient("127.0.0.1:50051") as client:
         click = Prompt.click(120, 80)
@@ -13,40 +14,26 @@ cancels the call in the gateway as well.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+)
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
 
 import grpc.aio
 
 from cpcsam import client_calls as calls
-from cpcsam.caller import Caller, MessagesOf, open_stub
+from cpcsam.caller import Caller, MessagesOf, closed_error, open_stub
 from cpcsam.channel import Endpoint
-from cpcsam.contract import MaskSelection
-from cpcsam.image_file import ImageId, ImageLike, encode_image
-from cpcsam.masks import Mask, MaskFormat
-from cpcsam.prompt import LowResMask, Prompt
-from cpcsam.questions import ClassSearch, Everything, Example, Question
-from cpcsam.results import ClassInfo, Description, SegmentResult
+from cpcsam.questions import Question
 
-__all__ = [
-    "AsyncSegmentationClient",
-    "ClassInfo",
-    "ClassSearch",
-    "Description",
-    "Everything",
-    "Example",
-    "ImageId",
-    "ImageLike",
-    "LowResMask",
-    "Mask",
-    "MaskFormat",
-    "MaskSelection",
-    "Prompt",
-    "Question",
-    "SegmentResult",
-    "encode_image",
-]
+__all__ = ["AsyncSegmentationClient"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,12 +45,14 @@ class AsyncConnection:
     def __init__(self, endpoint: Endpoint) -> None:
         endpoint.credentials()  # a wrong file is told at once
         self._endpoint = endpoint
+        self._closed = False
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Ask once."""
-        return await self._begin(method, request, timeout_s)
+        with self._told_if_closed():
+            return await self._begin(method, request, timeout_s)
 
     async def stream(
         self,
@@ -83,12 +72,13 @@ class AsyncConnection:
             except Exception as error:  # gRPC would only cancel the call
                 broken.append(error)
 
-        call = self._begin(method, requests(), timeout_s)
-        try:
-            async for answer in call:
-                yield answer
-        finally:
-            call.cancel()
+        with self._told_if_closed():
+            call = self._begin(method, requests(), timeout_s)
+            try:
+                async for answer in call:
+                    yield answer
+            finally:
+                call.cancel()
         if broken:
             raise broken[0]
 
@@ -107,8 +97,22 @@ class AsyncConnection:
         call = getattr(self._stub, method)
         return call(request, timeout=timeout_s, metadata=self._endpoint.metadata)
 
+    @contextmanager
+    def _told_if_closed(self) -> Iterator[None]:
+        """Where gRPC would cancel the task, as if somebody had, say what happened."""
+        if self._closed:
+            raise closed_error()
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._closed and task is not None and not task.cancelling():
+                raise closed_error() from None
+            raise
+
     async def close(self) -> None:
         """Close the connection; calls in work are cancelled."""
+        self._closed = True
         if self._channel is not None:
             await self._channel.close()
 

@@ -9,13 +9,14 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 import grpc
 
 from cpcsam.channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.errors import ServingError
 from cpcsam.questions import Question
 from cpcsam.retries import Attempts
 from cpcsam.sent_images import SentImages
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
-__all__ = ["HEALTHY", "Caller", "Connection", "MessagesOf", "open_stub"]
+__all__ = ["HEALTHY", "Caller", "Connection", "MessagesOf", "closed_error", "open_stub"]
 
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 """The standard health messages are one enum; spelled here, they need no further package."""
@@ -58,6 +59,11 @@ def open_stub(channel: Any) -> Any:
     stub: Any = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
     stub.CheckHealth = channel.unary_unary(HEALTH_CHECK)
     return stub
+
+
+def closed_error() -> ServingError:
+    """What a call on a closed client tells."""
+    return ServingError.of("client", got="a closed one", expected="an open one", fix="make another")
 
 
 class Caller:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpcsam.cli_options import Commands, add_connection, connect
 from cpcsam.cli_prompts import add_prompts
-from cpcsam.command import count, part
+from cpcsam.command import count, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
 
@@ -77,9 +77,9 @@ def add_to(commands: Commands) -> None:
     text = "everything that a grid of clicks hits"
     found.add_argument("--everything", action="store_true", help=text)
     text = "least predicted IoU of a mask, 0 to 1"
-    found.add_argument("--min-iou", type=part, metavar="X", help=text)
+    found.add_argument("--min-iou", type=share, metavar="X", help=text)
     text = "with --class: least probability of the class at a place, 0 to 1"
-    found.add_argument("--threshold", type=part, metavar="X", help=text)
+    found.add_argument("--threshold", type=share, metavar="X", help=text)
     text = "with --everything: clicks along each side of the grid"
     found.add_argument("--points-per-side", type=count, metavar="N", help=text)
     text = "with --everything: least pixels of a mask"
@@ -89,7 +89,7 @@ def add_to(commands: Commands) -> None:
     text = "look at overlapping tiles of so many pixels a side, enlarged (the whole image)"
     tiles.add_argument("--tile-size", type=count, default=0, metavar="N", help=text)
     text = "by which they overlap, as a part of their side"
-    tiles.add_argument("--tile-overlap", type=part, metavar="X", help=text)
+    tiles.add_argument("--tile-overlap", type=share, metavar="X", help=text)
 
     outputs = parser.add_argument_group("what is written")
     outputs.add_argument(

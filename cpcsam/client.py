@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from cpcsam import client_calls as calls
-from cpcsam.caller import Caller, MessagesOf, open_stub
+from cpcsam.caller import Caller, MessagesOf, closed_error, open_stub
 from cpcsam.channel import Endpoint
 from cpcsam.contract import MaskSelection
 from cpcsam.image_file import ImageId, ImageLike, encode_image
@@ -57,12 +57,13 @@ class WaitingConnection:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._metadata = endpoint.metadata
+        self._closed = False
         self._channel = endpoint.channel()
         self._stub = open_stub(self._channel)
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Ask once."""
-        return getattr(self._stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+        return self._begin(method, request, timeout_s)
 
     async def stream(
         self,
@@ -80,7 +81,7 @@ class WaitingConnection:
             except Exception as error:  # gRPC would only say that the iteration failed
                 broken.append(error)
 
-        call = getattr(self._stub, method)(requests(), timeout=timeout_s, metadata=self._metadata)
+        call = self._begin(method, requests(), timeout_s)
         try:
             for answer in call:
                 yield answer
@@ -97,8 +98,15 @@ class WaitingConnection:
         """Work here."""
         return work(*args, **kwargs)
 
+    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
+        if self._closed:
+            raise closed_error()
+        call = getattr(self._stub, method)
+        return call(request, timeout=timeout_s, metadata=self._metadata)
+
     def close(self) -> None:
         """Close the connection; calls in work are cancelled."""
+        self._closed = True
         self._channel.close()
 
 

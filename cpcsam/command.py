@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 from cpcsam.errors import CpcSamError
 
-__all__ = ["ArgumentParser", "count", "exit_code_of", "part", "port", "positive"]
+__all__ = ["ArgumentParser", "count", "exit_code_of", "port", "positive", "share"]
 
 EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
 """Modules that an extra brings, and the extra."""
@@ -82,7 +82,7 @@ def count(text: str) -> int:
     return int(text)
 
 
-def part(text: str) -> float:
+def share(text: str) -> float:
     """Argument type: a number from 0 to 1."""
     try:
         number = float(text)

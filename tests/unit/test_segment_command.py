@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -192,6 +194,23 @@ def test_quiet_says_nothing(
 ) -> None:
     assert segment(gateway, tmp_path / "out", images, *BOX, "--quiet") == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_a_bar(gateway: tuple[str, Peer], images: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    words = ["segment", images, *BOX, "--out", tmp_path / "out", "--address", gateway[0]]
+    with subprocess.Popen(
+        [sys.executable, "-m", "cpcsam", *map(str, words)], stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal ends with the process
+            while part := os.read(ours, 1000):
+                shown += part
+        told, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0 and told.count(b"1 mask (mean score 0.750)") == 3
+    assert b"0/3" in shown and b"3/3" in shown and b"image" in shown
 
 
 def test_what_every_image_would_meet_ends_the_run_at_once(
