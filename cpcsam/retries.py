@@ -58,9 +58,15 @@ class Attempts:
 
     def failure(self, error: Any) -> CpcSamError:
         """What to tell of the `grpc.RpcError` that ended the last attempt."""
-        status = error.code()
-        told = self._told(status, error.details() or "")
-        return error_of_status(status, told, _pushback_s(error))
+        status, message = error.code(), error.details() or ""
+        if status is grpc.StatusCode.INTERNAL and ": got " not in message and self._is_over:
+            # So gRPC's asyncio tells of a message that met the end of its stream's time.
+            status, message = grpc.StatusCode.DEADLINE_EXCEEDED, ""
+        return error_of_status(status, self._told(status, message), _pushback_s(error))
+
+    @property
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._deadline
 
     def _told(self, status: grpc.StatusCode, message: str) -> str:
         """The gateway's own words; where gRPC itself gave up, words of the same form."""

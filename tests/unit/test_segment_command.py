@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -198,6 +199,7 @@ def test_quiet_says_nothing(
 
 def test_a_terminal_shows_a_bar(gateway: tuple[str, Peer], images: Path, tmp_path: Path) -> None:
     ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     words = ["segment", images, *BOX, "--out", tmp_path / "out", "--address", gateway[0]]
     with subprocess.Popen(
         [sys.executable, "-m", "cpcsam", *map(str, words)], stdout=subprocess.PIPE, stderr=theirs
