@@ -7,13 +7,17 @@ entities grow. Sizes are (H, W), in pixels of the original image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["Tile", "tile_grid", "tiles_of", "touches_inner_side"]
+__all__ = ["TILE_OVERLAP", "Tile", "is_cut", "tile_grid", "tiles_of"]
+
+TILE_OVERLAP: Final = 0.25
+"""Of neighbouring tiles, as a part of their side, where nobody asks for another."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,15 @@ class Tile:
     def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The tile's pixels, a view of the image (H, W, ...)."""
         return image[self.top : self.bottom, self.left : self.right]
+
+    def within(self, outer: Tile) -> Tile:
+        """The same part, told in the image in which its frame is `outer`."""
+        return Tile(
+            outer.top + self.top,
+            outer.left + self.left,
+            outer.top + self.bottom,
+            outer.left + self.right,
+        )
 
     def shared_with(self, other: Tile) -> Tile | None:
         """The part that both tiles show; None where they are apart."""
@@ -94,22 +107,19 @@ def _starts(length: int, side: int, step: int) -> list[int]:
     return [round(index * (length - side) / steps) for index in range(steps + 1)]
 
 
-def touches_inner_side(
-    mask: NDArray[np.bool_], tile: Tile, size: tuple[int, int], margin: int = 1
-) -> bool:
-    """Tell whether a mask reaches a side of its tile that is not a side of the image.
+def is_cut(area: Tile, tile: Tile, size: tuple[int, int]) -> bool:
+    """Tell whether what a tile shows reaches a side of it that is not a side of the image.
 
     What does may go on in the next tile, so it is not a whole entity.
 
     Args:
-        mask: (H, W) bool, of the tile's size.
-        tile: where the mask lies.
+        area: in the image, within the tile and not empty.
+        tile: where it was found.
         size: (H, W) of the image.
-        margin: how many pixels from the side still count as touching.
     """
-    return bool(
-        (tile.top > 0 and mask[:margin].any())
-        or (tile.left > 0 and mask[:, :margin].any())
-        or (tile.bottom < size[0] and mask[-margin:].any())
-        or (tile.right < size[1] and mask[:, -margin:].any())
+    return (
+        0 < tile.top == area.top
+        or 0 < tile.left == area.left
+        or size[0] > tile.bottom == area.bottom
+        or size[1] > tile.right == area.right
     )

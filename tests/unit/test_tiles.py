@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cpcsam.errors import ConfigError
 from cpcsam.merging import FoundMask, label_map, merge_masks, suppress
-from cpcsam.tiles import Tile, tile_grid, touches_inner_side
+from cpcsam.tiles import Tile, is_cut, tile_grid
 
 SIZE = (96, 160)
 WHOLE = Tile(0, 0, *SIZE)
@@ -24,14 +24,15 @@ def seen_in(mask: np.ndarray, tile: Tile, score: float = 0.9, class_index: int =
     part = mask[tile.top : tile.bottom, tile.left : tile.right]
     rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    area = Tile(int(top), int(left), int(bottom), int(right)).within(tile)
     return FoundMask(
         class_index,
         score,
-        (float(tile.left + left), float(tile.top + top)),
-        Tile(tile.top + top, tile.left + left, tile.top + bottom, tile.left + right),
+        (float(area.left), float(area.top)),
+        area,
         part[top:bottom, left:right],
         tile,
-        touches_inner_side(part, tile, (mask.shape[0], mask.shape[1])),
+        is_cut(area, tile, (mask.shape[0], mask.shape[1])),
     )
 
 
