@@ -7,14 +7,16 @@ entities grow. Sizes are (H, W), in pixels of the original image.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["TILE_OVERLAP", "Tile", "is_cut", "tile_grid", "tiles_of"]
+__all__ = ["TILE_OVERLAP", "Tile", "is_cut", "tile_around", "tile_grid", "tiles_of"]
+
+Kind = TypeVar("Kind", bound=np.generic)
 
 TILE_OVERLAP: Final = 0.25
 """Of neighbouring tiles, as a part of their side, where nobody asks for another."""
@@ -34,7 +36,7 @@ class Tile:
         """(H, W)."""
         return self.bottom - self.top, self.right - self.left
 
-    def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def cut(self, image: NDArray[Kind]) -> NDArray[Kind]:
         """The tile's pixels, a view of the image (H, W, ...)."""
         return image[self.top : self.bottom, self.left : self.right]
 
@@ -97,6 +99,39 @@ def tiles_of(
     tiles = tile_grid(size, side, min(int(side * overlap), side - 1))
     count = min(len(tiles), max_tiles or len(tiles))
     return [tiles[index * len(tiles) // count] for index in range(count)]
+
+
+def tile_around(
+    size: tuple[int, int], side: int, overlap: float, needed: tuple[float, float, float, float]
+) -> Tile:
+    """Of the tiles of `tiles_of` that hold a box the one in whose middle it lies most.
+
+    Where none holds it, tiles of twice the side are taken, and so on up to the whole image.
+
+    Args:
+        size: (H, W) of the image.
+        side: of the tiles; 0 takes the whole image.
+        overlap: of neighbours, as a part of the side.
+        needed: the box, XYXY.
+    """
+    while 0 < side < max(size):
+        step = side - min(int(side * overlap), side - 1)
+        x = _best_start(size[1], side, step, needed[0], needed[2])
+        y = _best_start(size[0], side, step, needed[1], needed[3])
+        if x is not None and y is not None:
+            return Tile(y, x, min(y + side, size[0]), min(x + side, size[1]))
+        side *= 2
+    return Tile(0, 0, *size)
+
+
+def _best_start(length: int, side: int, step: int, first: float, last: float) -> int | None:
+    """Where along one axis the tile begins whose middle is nearest to that of first and last."""
+    holding = [
+        start for start in _starts(length, side, step) if start <= first and last <= start + side
+    ]
+    return min(
+        holding, key=lambda start: abs(2 * start + min(side, length) - first - last), default=None
+    )
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:
