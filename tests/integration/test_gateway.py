@@ -317,6 +317,12 @@ def test_describe(client: SegmentationClient, repository: Path) -> None:
         "cache_bytes": LIMITS.cache_bytes,
         "max_queue_seconds": LIMITS.max_queue_s,
         "max_tiles": LIMITS.max_tiles,
+        "max_clicks": LIMITS.max_clicks,
+        "stream_window": LIMITS.stream_window,
+        "max_seconds": 60,
+        "max_name_length": 128,
+        "max_examples": 64,
+        "max_entities": 4096,
     }
     assert set(told.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
     assert told.gateway_version == cpcsam.__version__
