@@ -80,6 +80,8 @@ def add_to(commands: Commands) -> None:
     found.add_argument("--min-iou", type=share, metavar="X", help=text)
     text = "with --class: least probability of the class at a place, 0 to 1"
     found.add_argument("--threshold", type=share, metavar="X", help=text)
+    text = "with --everything: least stability of a mask, 0 to 1"
+    found.add_argument("--min-stability", type=share, metavar="X", help=text)
     text = "with --everything: clicks along each side of the grid"
     found.add_argument("--points-per-side", type=count, metavar="N", help=text)
     text = "with --everything: least pixels of a mask"
@@ -190,6 +192,7 @@ def _question(args: argparse.Namespace) -> Question:
         ("--threshold", ("--class",)),
         ("--points-per-side", ("--everything",)),
         ("--min-area", ("--everything",)),
+        ("--min-stability", ("--everything",)),
         ("--min-iou", ("--class", "--everything")),
         ("--mask-input", ("prompts",)),
         ("--logits", ("prompts",)),
@@ -207,7 +210,10 @@ def _question(args: argparse.Namespace) -> Question:
         if args.classes
         else None,
         everything=Everything(
-            points_per_side=args.points_per_side, min_iou=args.min_iou, min_area=args.min_area
+            points_per_side=args.points_per_side,
+            min_iou=args.min_iou,
+            min_stability=args.min_stability,
+            min_area=args.min_area,
         )
         if args.everything
         else None,

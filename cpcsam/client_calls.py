@@ -115,9 +115,9 @@ async def segment_stream(
 ) -> AsyncGenerator[SegmentResult | CpcSamError, None]:
     """Ask about many images over one stream; yields the answers in the order of the questions.
 
-    Questions are taken no further ahead of the answers than the server allows, so there may be any
-    number of them. Each is bounded by the server's own time; a stream that breaks is not taken up
-    again.
+    Questions are taken no further ahead of the answers than the server reads and the connection
+    holds, so there may be any number of them. Each is bounded by the server's own time. A stream
+    that breaks is not taken up again.
 
     Args:
         client: that asks.
