@@ -29,10 +29,11 @@ test: $(READY) ## Run all tests, the real Triton server's among them
 	$(PY) -m pytest
 
 .PHONY: lint
-lint: $(READY) ## Check style and types
+lint: $(READY) ## Check style, types and that the API serves the last release's clients
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -m tools.proto_compatibility tools/released .
 
 .PHONY: pretrain
 pretrain: $(READY) ## Train the compact base anew: make pretrain [BBBC038=PATH]
@@ -97,8 +98,9 @@ ood: $(READY) ## Pretrain and train on fluorescence alone, test on tissue: make 
 	$(PY) -m benchmarks.comparison benchmarks/recipes/out_of_distribution.yaml $(SET) --data bbbc038v1=$(BBBC038)
 
 .PHONY: proto
-proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/segmentation.proto
-	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. --grpc_python_out=. cpcsam/v1/segmentation.proto
+proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/*.proto
+	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cpcsam/v1/*.proto
+	$(PY) -m grpc_tools.protoc --proto_path=. --grpc_python_out=. cpcsam/v1/segmentation.proto
 
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --generate-hashes \
   --allow-unsafe --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \

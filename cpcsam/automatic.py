@@ -1,9 +1,9 @@
-"""Every entity of every class of a vocabulary, prompted without annotators (DESIGN §2).
+"""Segmentation without annotators (DESIGN §2): every entity of every class, or everything.
 
 An image is shown in tiles; similarity maps give clicks and boxes; the model, with CaPL if it has
-it, turns them into masks; what the masks leave uncovered is clicked again; tiles are merged. The
-model stands behind two functions on numpy arrays, so torch and ONNX Runtime both fit; the gateway
-takes the same steps with Triton's answers.
+it, turns them into masks; what the masks leave uncovered is clicked again; tiles are merged. Where
+no class is known, a grid of clicks does. The model stands behind two functions on numpy arrays, so
+torch and ONNX Runtime both fit; the gateway takes the same steps with Triton's answers.
 """
 
 from __future__ import annotations
@@ -14,15 +14,32 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.contract import PROMPT_BUCKETS
+from cpcsam.contract import PROMPT_BUCKETS, PointLabel
+from cpcsam.everything import (
+    Candidate,
+    EverythingSettings,
+    View,
+    best_of_crops,
+    judge,
+    merged_tiles,
+    views_of,
+)
 from cpcsam.merging import FoundMask, merge_masks
 from cpcsam.proposals import GeneratedPrompts
 from cpcsam.tile_search import AutoSettings, BestMasks, ShownTile, search_tile
-from cpcsam.tiles import Tile, tiles_of
-from cpcsam.transforms import to_frame
+from cpcsam.tiles import TILE_OVERLAP, Tile, tiles_of
+from cpcsam.transforms import resize_coords, to_frame
 from cpcsam.vocabulary import Vocabulary
 
-__all__ = ["AutoSettings", "Encoder", "Model", "merge_found", "segment_image", "shown_tiles"]
+__all__ = [
+    "AutoSettings",
+    "Encoder",
+    "Model",
+    "merge_found",
+    "segment_everything",
+    "segment_image",
+    "shown_tiles",
+]
 
 MULTIMASK: Final = slice(1, None)
 """The masks that SAM offers for ambiguous prompts."""
@@ -103,6 +120,51 @@ def shown_tiles(
         frame, input_size = to_frame(part.cut(image), model.image_size)
         embeddings = model.encode(frame[None], np.array([input_size], np.int32))
         yield ShownTile(part, input_size, embeddings[0])
+
+
+def segment_everything(
+    image: NDArray[np.uint8],
+    model: Model,
+    settings: EverythingSettings | None = None,
+    tile: int = 0,
+    overlap: float = TILE_OVERLAP,
+) -> list[FoundMask]:
+    """Find everything in one image, as SAM's automatic mask generator does.
+
+    Args:
+        image: (H, W, 3) uint8, RGB, of any size.
+        model: the graphs.
+        settings: how to look; None takes the defaults.
+        tile: side of tiles, each with a grid of clicks, which then are merged; 0 looks at the
+            whole image and at the crops of the settings.
+        overlap: of neighbouring tiles, as a part of their side.
+
+    Returns:
+        Masks in the original image, best first.
+    """
+    settings = settings or EverythingSettings()
+    size = image.shape[0], image.shape[1]
+    views = views_of(size, settings, tile, overlap)
+    seen = [_look(view, image, model, settings) for view in views]
+    if tile:
+        return merged_tiles(views, seen, size, settings)
+    return [one.unpacked(size) for one in best_of_crops(seen, size, settings)]
+
+
+def _look(
+    view: View, image: NDArray[np.uint8], model: Model, settings: EverythingSettings
+) -> list[Candidate]:
+    frame, input_size = to_frame(view.part.cut(image), model.image_size)
+    embeddings = model.encode(frame[None], np.array([input_size], np.int32))
+    found: list[Candidate] = []
+    for start in range(0, len(view.clicks), PROMPT_BUCKETS[-1]):
+        clicks = view.clicks[start : start + PROMPT_BUCKETS[-1]]
+        coords = resize_coords(clicks, view.part.size, model.image_size)
+        labels = np.full((1, len(clicks), 1), PointLabel.FOREGROUND, np.int32)
+        masks, predicted = model.decode(embeddings, coords[None, :, None], labels)
+        answer = masks[0, :, MULTIMASK], predicted[0, :, MULTIMASK]
+        found += judge(view, clicks, answer, input_size, model.image_size, settings)
+    return found
 
 
 def _search(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import grpc
+import grpc.aio
 
 from cpcsam.errors import ConfigError
 
@@ -53,12 +54,28 @@ class Endpoint:
         Raises:
             ConfigError: the certificates cannot be read.
         """
-        credentials = self._credentials()
+        credentials = self.credentials()
         if credentials is None:
             return grpc.insecure_channel(self.address, options=OPTIONS)
         return grpc.secure_channel(self.address, credentials, options=OPTIONS)
 
-    def _credentials(self) -> grpc.ChannelCredentials | None:
+    def async_channel(self) -> grpc.aio.Channel:
+        """A connection for the event loop that runs.
+
+        Raises:
+            ConfigError: the certificates cannot be read.
+        """
+        credentials = self.credentials()
+        if credentials is None:
+            return grpc.aio.insecure_channel(self.address, options=OPTIONS)
+        return grpc.aio.secure_channel(self.address, credentials, options=OPTIONS)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """What TLS needs; None for plain text.
+
+        Raises:
+            ConfigError: the certificates cannot be read.
+        """
         if self.ca is None:
             return grpc.ssl_channel_credentials() if self.tls else None
         try:

@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 from cpcsam.errors import CpcSamError
 
-__all__ = ["ArgumentParser", "exit_code_of", "port", "positive"]
+__all__ = ["ArgumentParser", "count", "exit_code_of", "port", "positive", "share"]
 
 EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
 """Modules that an extra brings, and the extra."""
@@ -30,15 +30,16 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-def exit_code_of(command: Callable[[], None], prog: str) -> int:
+def exit_code_of(command: Callable[[], int | None], prog: str) -> int:
     """Run a command's work and tell its failure in one line on stderr.
 
     Args:
-        command: the work; whatever it imports of an extra, it imports when called.
+        command: the work; whatever it imports of an extra, it imports when called. Where it
+            returns a number, that is the exit code.
         prog: name to begin the line with.
     """
     try:
-        command()
+        return command() or 0
     except CpcSamError as error:
         return _fail(2, prog, str(error))
     except ModuleNotFoundError as error:
@@ -48,7 +49,6 @@ def exit_code_of(command: Callable[[], None], prog: str) -> int:
         return _fail(1, prog, f"{error.name} is not installed; pip install 'cpcsam[{extra}]'")
     except OSError as error:
         return _fail(2, prog, f"{error.filename or 'a file'}: {error.strerror or error}")
-    return 0
 
 
 def _fail(code: int, prog: str, message: str) -> int:
@@ -72,4 +72,22 @@ def positive(text: str) -> float:
         number = 0.0
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0")
+    return number
+
+
+def count(text: str) -> int:
+    """Argument type: a whole number from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Argument type: a number from 0 to 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
     return number

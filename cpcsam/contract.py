@@ -15,6 +15,7 @@ from typing import Final
 
 __all__ = [
     "DECODE",
+    "DECODE_WITH_MASK",
     "EMBED_DIM",
     "ENCODE",
     "ENSEMBLES",
@@ -200,22 +201,29 @@ SELECTED_LOW_RES_MASKS: Final = TensorSpec(
     "selected_low_res_masks", "float32", ("B", "P", "M", "4G", "4G")
 )
 
+STABILITY: Final = TensorSpec("stability", "float32", SCORES.dims)
+"""How little each selected mask changes with its threshold, 0 to 1 (STABILITY_OFFSET)."""
+
 ENCODE: Final = GraphSpec(
     "encode", (IMAGE_BYTES,), (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE), 1
 )
 DECODE: Final = GraphSpec(
     "decode",
     (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
-    (MASKS_RLE, SCORES, SELECTED_LOW_RES_MASKS),
+    (MASKS_RLE, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
     1,
 )
+DECODE_WITH_MASK: Final = GraphSpec(
+    "decode_with_mask", (*DECODE.inputs, MASK_INPUT), DECODE.outputs, 1
+)
+"""`decode` for prompts that all have a mask; the mask lies in the encoder's frame."""
 SEGMENT: Final = GraphSpec(
     "segment",
     (IMAGE_BYTES, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
     (*DECODE.outputs, *ENCODE.outputs),
     1,
 )
-ENSEMBLES: Final = (ENCODE, DECODE, SEGMENT)
+ENSEMBLES: Final = (ENCODE, DECODE, DECODE_WITH_MASK, SEGMENT)
 
 # What the ensembles run before and after the graphs. Tensors keep their names from step to step;
 # only the prompts change frame, so they change name.

@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.errors import ContractError
-from cpcsam.results import ImageId
 
-__all__ = ["ImageLike", "encode_image"]
+__all__ = ["ImageId", "ImageLike", "encode_image"]
+
+
+class ImageId(str):
+    """Names an image that the server has seen: the SHA-256 of its file, in hexadecimal."""
+
 
 ImageLike = NDArray[np.uint8] | Image.Image | bytes | ImageId | str | Path
 """An (H, W, 3) uint8 RGB array, a Pillow image, an encoded file's bytes, the path of a file, or the

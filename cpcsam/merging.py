@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -102,6 +103,8 @@ def merge_masks(
     tiles: Sequence[Tile],
     iou: float = NMS_IOU,
     inside: float = NMS_INSIDE,
+    *,
+    nested: bool = False,
 ) -> list[FoundMask]:
     """Unite what all tiles found, by vote.
 
@@ -115,6 +118,8 @@ def merge_masks(
         tiles: all tiles, also those in which nothing was found.
         iou: as for `suppress`; also what cut masks must agree by.
         inside: as for `suppress`.
+        nested: entities may lie in each other, as parts do, so being inside does not unite two; a
+            cut mask joins what it agrees with where both tiles look, be that cut or not.
 
     Returns:
         One mask an entity, best first; the score is the best mask's times the mean vote.
@@ -123,7 +128,9 @@ def merge_masks(
     for mask in sorted(found, key=lambda one: (one.cut, -one.score)):
         for group in groups:
             if group[0].class_index == mask.class_index and any(
-                _agree(member, mask, iou) or _same(member, mask, iou, inside) for member in group
+                _agree(member, mask, iou, nested)
+                or _same(member, mask, iou, math.inf if nested else inside)
+                for member in group
             ):
                 group.append(mask)
                 break
@@ -207,10 +214,11 @@ def _same(first: FoundMask, second: FoundMask, iou: float, inside: float) -> boo
     return shared > 0 and (shared >= iou * (sum(sizes) - shared) or shared >= inside * min(sizes))
 
 
-def _agree(first: FoundMask, second: FoundMask, iou: float) -> bool:
-    """Whether two cut masks show one entity from different tiles."""
+def _agree(first: FoundMask, second: FoundMask, iou: float, nested: bool) -> bool:
+    """Whether two masks, both cut or where nested either, show one entity from different tiles."""
     part = first.tile.shared_with(second.tile)
-    if not (first.cut and second.cut) or first.tile == second.tile or part is None:
+    cut = first.cut or second.cut if nested else first.cut and second.cut
+    if not cut or first.tile == second.tile or part is None:
         return False
     if first.area.shared_with(second.area) is None:
         return False

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from cpcsam.contract import MaskSelection, PointLabel
-from cpcsam.errors import ContractError
-from cpcsam.image_file import encode_image
-from cpcsam.prompt import Prompt
-from cpcsam.questions import ClassSearch, Example
-from cpcsam.results import ClassInfo, Description, ImageId, Mask, SegmentResult
+from cpcsam.contract import PointLabel
+from cpcsam.image_file import ImageId, encode_image
+from cpcsam.masks import Mask, MaskFormat, encode_run_lengths
+from cpcsam.prompt import XYXY, LowResMask, Prompt
+from cpcsam.questions import ClassSearch, Everything, Example, Question
+from cpcsam.results import ClassInfo, Description, SegmentResult
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = [
@@ -23,32 +23,26 @@ __all__ = [
     "segment_request",
 ]
 
+MASK_FORMATS: Final = frozenset(map(int, MaskFormat))
+"""A later server may know more."""
 
-def segment_request(
-    prompts: Sequence[Prompt] = (),
-    *,
-    classes: Sequence[str] = (),
-    class_search: ClassSearch | None = None,
-    mask_selection: MaskSelection = MaskSelection.SINGLE,
-    request_id: str = "",
-) -> pb.SegmentRequest:
-    """A request without its image; the arguments are those of `SegmentationClient.segment`.
 
-    Raises:
-        ContractError: `classes` is one string.
-    """
-    if isinstance(classes, str):
-        raise ContractError.of(
-            "classes", got=repr(classes), expected="a sequence of names", fix="put it in a list"
-        )
+def segment_request(question: Question) -> pb.SegmentRequest:
+    """A request without its image."""
     request = pb.SegmentRequest(
-        request_id=request_id,
-        prompts=[_prompt_message(prompt) for prompt in prompts],
-        mask_selection=pb.MaskSelection.Name(mask_selection.value),
-        classes=classes,
+        request_id=question.request_id,
+        prompts=[_prompt_message(prompt) for prompt in question.prompts],
+        mask_selection=pb.MaskSelection.Name(question.mask_selection.value),
+        classes=question.classes,
+        mask_format=pb.MaskFormat.Name(question.mask_format.value),
+        return_low_res_masks=question.low_res_masks,
+        tile_size=question.tile_size,
+        tile_overlap=question.tile_overlap,
     )
-    if class_search is not None:
-        request.class_search.CopyFrom(pb.ClassSearch(**class_search.given()))
+    if question.class_search is not None:
+        request.class_search.CopyFrom(pb.ClassSearch(**question.class_search.given()))
+    if question.everything is not None:
+        request.everything.CopyFrom(pb.Everything(**question.everything.given()))
     return request
 
 
@@ -60,11 +54,14 @@ def result_of(response: pb.SegmentResponse, prompts: Sequence[Prompt]) -> Segmen
         prompts: that were asked; where entities were found instead, their clicks take this place.
     """
     found = [result.found_at for result in response.results if result.HasField("found_at")]
+    size = (response.original_size.height, response.original_size.width)
     return SegmentResult(
         request_id=response.request_id,
-        original_size=(response.original_size.height, response.original_size.width),
+        original_size=size,
         prompts=tuple(prompts) or tuple(Prompt.click(point.x, point.y) for point in found),
-        masks=tuple(tuple(map(_mask, result.masks)) for result in response.results),
+        masks=tuple(
+            tuple(_mask(mask, size) for mask in result.masks) for result in response.results
+        ),
         model_name=response.model_name,
         model_version=response.model_version,
         timings_ms={
@@ -85,15 +82,25 @@ def description_of(response: pb.DescribeResponse) -> Description:
         model_version=response.model.version,
         model_size=response.model.size,
         image_size=response.model.image_size,
+        low_res_size=response.model.low_res_size,
+        digest=response.model.digest,
+        trained_model=response.model.trained_model,
+        mask_prompts=response.model.mask_prompts,
         limits={
             name: getattr(limits, name)
             for name in limits.DESCRIPTOR.fields_by_name
             if name != "image_formats"
         },
         image_formats=tuple(limits.image_formats),
+        mask_formats=tuple(
+            MaskFormat(form) for form in map(int, response.mask_formats) if form in MASK_FORMATS
+        ),
         gateway_version=response.gateway_version,
         triton_version=response.triton_version,
         classes=tuple(response.classes),
+        everything=Everything.of_message(response.everything),
+        class_search=ClassSearch.of_message(response.class_search),
+        tile_overlap=response.tile_overlap,
     )
 
 
@@ -120,33 +127,55 @@ def _example(example: Example) -> pb.Example:
     return pb.Example(
         image_bytes=encode_image(example.image),
         entities=[
-            pb.CocoRle(
-                size=pb.Size(height=height, width=width),
-                counts=coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))["counts"].decode(),
-            )
+            pb.CocoRle(size=pb.Size(height=height, width=width), counts=encode_run_lengths(mask))
             for mask in masks
         ],
     )
 
 
 def _prompt_message(prompt: Prompt) -> pb.Prompt:
-    points = [
-        pb.Point(x=x, y=y, background=label == PointLabel.BACKGROUND)
-        for (x, y), label in zip(prompt.point_coords, prompt.point_labels, strict=True)
-    ]
-    if prompt.box is None:
-        return pb.Prompt(points=points)
-    x0, y0, x1, y1 = prompt.box
-    return pb.Prompt(points=points, box=pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    message = pb.Prompt(
+        points=[
+            pb.Point(x=x, y=y, background=label == PointLabel.BACKGROUND)
+            for (x, y), label in zip(prompt.point_coords, prompt.point_labels, strict=True)
+        ]
+    )
+    if prompt.box is not None:
+        message.box.CopyFrom(_box_message(prompt.box))
+    if prompt.mask_input is not None:
+        message.mask_input.logits = prompt.mask_input.content
+        if prompt.mask_input.part is not None:
+            message.mask_input.part.CopyFrom(_box_message(prompt.mask_input.part))
+    return message
 
 
-def _mask(message: pb.Mask) -> Mask:
-    rle, box = message.coco_rle, message.box
+def _box_message(box: XYXY) -> pb.Box:
+    x0, y0, x1, y1 = box
+    return pb.Box(x0=x0, y0=y0, x1=x1, y1=y1)
+
+
+def _mask(message: pb.Mask, size: tuple[int, int]) -> Mask:
+    low_res = message.low_res_mask
+    rings = [ring.coordinates for ring in message.polygons.rings]
     return Mask(
-        size=(rle.size.height, rle.size.width),
-        counts=rle.counts,
+        size=size,
+        counts=message.coco_rle.counts,
         score=message.score,
-        box=(box.x0, box.y0, box.x1, box.y1),
+        box=_xyxy(message.box),
         area=message.area,
         label=message.label,
+        stability=message.stability,
+        png=message.png,
+        rings=tuple(tuple(zip(ring[::2], ring[1::2], strict=True)) for ring in rings)
+        if message.HasField("polygons")
+        else None,
+        low_res_mask=LowResMask(
+            low_res.logits, _xyxy(low_res.part) if low_res.HasField("part") else None
+        )
+        if message.HasField("low_res_mask")
+        else None,
     )
+
+
+def _xyxy(box: pb.Box) -> XYXY:
+    return box.x0, box.y0, box.x1, box.y1

@@ -1,22 +1,40 @@
-"""What callers of a client may ask beside prompts, as plain values."""
+"""What callers of a client may ask, as plain values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.contract import MaskSelection
 from cpcsam.errors import ContractError
 from cpcsam.image_file import ImageLike
+from cpcsam.masks import MaskFormat
+from cpcsam.prompt import Prompt
 
-__all__ = ["ClassSearch", "Example"]
+__all__ = ["ClassSearch", "Everything", "Example", "Question"]
+
+
+class _Settings:
+    """Values of which those that are None are left to the server."""
+
+    def given(self) -> dict[str, Any]:
+        """What is not left to the server."""
+        values = asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def of_message(cls, message: Any) -> Self:
+        """The values that a message of the API gives."""
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: getattr(message, name) for name in names if message.HasField(name)})
 
 
 @dataclass(frozen=True)
-class ClassSearch:
+class ClassSearch(_Settings):
     """How entities of classes are looked for; None leaves it to the server.
 
     Attributes:
@@ -31,9 +49,83 @@ class ClassSearch:
     min_iou: float | None = None
     overlap: float | None = None
 
-    def given(self) -> dict[str, float]:
-        """What is not left to the server."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+
+@dataclass(frozen=True)
+class Everything(_Settings):
+    """How everything is found, as by SAM's automatic mask generator; None leaves it to the server.
+
+    Attributes:
+        points_per_side: clicks along each side of the grid.
+        min_iou: masks with a predicted IoU up to this are dropped, 0 to 1.
+        min_stability: masks with a lower stability are dropped, 0 to 1.
+        stability_offset: by which the threshold moves up and down to tell the stability.
+        max_box_iou: of two masks whose boxes have a larger IoU, only the better one stays, 0 to 1.
+        crop_layers: of crops that are looked at beside the whole image: layer i has (2^i)^2.
+        crop_overlap: of crops, as a part of the image's shorter side, 0 to below 1.
+        crop_points_divisor: layer i has points_per_side / crop_points_divisor^i clicks a side.
+        max_crop_box_iou: as max_box_iou, for masks of different crops.
+        min_area: least pixels of a mask.
+    """
+
+    points_per_side: int | None = None
+    min_iou: float | None = None
+    min_stability: float | None = None
+    stability_offset: float | None = None
+    max_box_iou: float | None = None
+    crop_layers: int | None = None
+    crop_overlap: float | None = None
+    crop_points_divisor: int | None = None
+    max_crop_box_iou: float | None = None
+    min_area: int | None = None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to segment in one image: what prompts point at, entities of classes, or everything.
+
+    Attributes:
+        image: an array and a Pillow image are sent as PNG, bytes and files as they are. To ask
+            about an array again and again, encode it once with `encode_image`.
+        prompts: one for each entity.
+        classes: instead of prompts, names of classes that the server knows.
+        class_search: how their entities are looked for.
+        everything: instead of both, everything that a grid of clicks hits; `Everything()` leaves
+            it to the server how.
+        mask_selection: which masks answer a prompt.
+        mask_format: in which form they come.
+        low_res_masks: whether to bring logits as well, for further prompts; for prompts alone.
+        tile_size: side of the overlapping tiles in which a large image is looked at, in pixels; 0
+            looks at the whole image. Classes have the one that they were taught with.
+        tile_overlap: of neighbouring tiles, as a part of their side, 0 to below 1; None leaves it
+            to the server.
+        request_id: appears in the answer and in the gateway's log.
+
+    Raises:
+        ContractError: `classes` is one string.
+    """
+
+    image: ImageLike
+    prompts: Sequence[Prompt] = ()
+    _: KW_ONLY
+    classes: Sequence[str] = ()
+    class_search: ClassSearch | None = None
+    everything: Everything | None = None
+    mask_selection: MaskSelection = MaskSelection.SINGLE
+    mask_format: MaskFormat = MaskFormat.COCO_RLE
+    low_res_masks: bool = False
+    tile_size: int = 0
+    tile_overlap: float | None = None
+    request_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a string, which is a sequence of names too."""
+        if isinstance(self.classes, str):
+            raise ContractError.of(
+                "classes",
+                got=repr(self.classes),
+                expected="a sequence of names",
+                fix="put it in a list",
+            )
 
 
 @dataclass(frozen=True)

@@ -1,58 +1,16 @@
-"""Masks as the client's callers see them, and their JSON form.
-
-Boxes are XYXY, in pixels of the original image; sizes are (H, W).
-"""
+"""Answers as the clients' callers see them; sizes are (H, W)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
+from cpcsam.image_file import ImageId
+from cpcsam.masks import Mask, MaskFormat
+from cpcsam.prompt import Prompt
+from cpcsam.questions import ClassSearch, Everything
 
-from cpcsam.prompt import XYXY, Prompt
-
-__all__ = ["ClassInfo", "Description", "ImageId", "Mask", "SegmentResult", "coco_annotations"]
-
-
-class ImageId(str):
-    """Names an image that the server has seen: the SHA-256 of its file, in hexadecimal."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """One mask of a prompt.
-
-    Attributes:
-        size: (H, W) of the original image.
-        counts: COCO compressed run lengths.
-        score: predicted IoU with the entity.
-        box: XYXY, the smallest box that holds the mask; all zero for an empty mask.
-        area: pixels in the mask.
-        label: name of the class, where classes were asked for.
-    """
-
-    size: tuple[int, int]
-    counts: str
-    score: float
-    box: XYXY
-    area: int
-    label: str = ""
-
-    @cached_property
-    def array(self) -> NDArray[np.bool_]:
-        """The mask, (H, W) bool; decoded at the first use and then kept."""
-        decoded: NDArray[np.uint8] = coco_mask.decode(self.rle)
-        return decoded.astype(bool)
-
-    @property
-    def rle(self) -> dict[str, Any]:
-        """The mask as `pycocotools.mask` and COCO's JSON spell it."""
-        return {"size": list(self.size), "counts": self.counts}
+__all__ = ["ClassInfo", "Description", "Mask", "SegmentResult"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +39,12 @@ class SegmentResult:
     image_id: ImageId = ImageId("")
     cached: bool = False
 
+    def each(self) -> Iterator[tuple[int, Prompt, Mask]]:
+        """All masks in a row, each with its prompt and that one's index."""
+        for index, (prompt, masks) in enumerate(zip(self.prompts, self.masks, strict=True)):
+            for mask in masks:
+                yield index, prompt, mask
+
 
 @dataclass(frozen=True)
 class ClassInfo:
@@ -104,54 +68,35 @@ class Description:
         model_version: the version of it that answers.
         model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
         image_size: side of the square that images are resized into, in pixels.
+        low_res_size: rows and columns of a LowResMask.
+        digest: SHA-256 of the exported model.
+        trained_model: SHA-256 of the run or base that it was exported from.
+        mask_prompts: whether prompts may have a mask_input.
         limits: name of each numeric limit and its value, such as `max_prompts`.
         image_formats: names of the accepted encodings.
+        mask_formats: in which masks can be returned.
         gateway_version: version of the gateway.
         triton_version: version of the Triton server behind it.
         classes: names of the caller's classes.
+        everything: what is taken where a request does not say it.
+        class_search: likewise.
+        tile_overlap: likewise.
     """
 
     model_name: str
     model_version: str
     model_size: str
     image_size: int
-    limits: dict[str, int]
+    low_res_size: int
+    digest: str
+    trained_model: str
+    mask_prompts: bool
+    limits: dict[str, int | float]
     image_formats: tuple[str, ...]
+    mask_formats: tuple[MaskFormat, ...]
     gateway_version: str
     triton_version: str
     classes: tuple[str, ...]
-
-
-def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:
-    """List the masks as COCO annotations, ready for JSON.
-
-    Each has `id` (from 1), `segmentation` (`size` and `counts`), `bbox` (XYWH, as COCO has it),
-    `area`, `score`, `prompt_index` (from 0) and `prompt` (`point_coords`, `point_labels`, `box`).
-    """
-    return [
-        {
-            "id": number,
-            "segmentation": mask.rle,
-            "bbox": _xywh(mask.box),
-            "area": mask.area,
-            "score": mask.score,
-            "prompt_index": index,
-            "prompt": {
-                "point_coords": [list(point) for point in prompt.point_coords],
-                "point_labels": list(prompt.point_labels),
-                "box": None if prompt.box is None else list(prompt.box),
-            },
-        }
-        for number, (index, prompt, mask) in enumerate(_flat(result), start=1)
-    ]
-
-
-def _flat(result: SegmentResult) -> Iterable[tuple[int, Prompt, Mask]]:
-    for index, (prompt, masks) in enumerate(zip(result.prompts, result.masks, strict=True)):
-        for mask in masks:
-            yield index, prompt, mask
-
-
-def _xywh(box: XYXY) -> list[float]:
-    x0, y0, x1, y1 = box
-    return [x0, y0, x1 - x0, y1 - y0]
+    everything: Everything
+    class_search: ClassSearch
+    tile_overlap: float

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import grpc
 
+from cpcsam.errors import CpcSamError
 from cpcsam.status import error_of_status
 
 __all__ = ["Attempts"]
@@ -51,10 +52,21 @@ class Attempts:
         pause_s = self._pause_s * random.uniform(0.5, 1.0) + (pushback_s or 0)
         again = status is grpc.StatusCode.UNAVAILABLE or pushback_s is not None
         if not (again and self._retry) or time.monotonic() + pause_s >= self._deadline:
-            told = self._told(status, error.details() or "")
-            raise error_of_status(status, told, pushback_s) from error
+            raise self.failure(error) from error
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
         return pause_s
+
+    def failure(self, error: Any) -> CpcSamError:
+        """What to tell of the `grpc.RpcError` that ended the last attempt."""
+        status, message = error.code(), error.details() or ""
+        if status is grpc.StatusCode.INTERNAL and ": got " not in message and self._is_over:
+            # So gRPC's asyncio tells of a message that met the end of its stream's time.
+            status, message = grpc.StatusCode.DEADLINE_EXCEEDED, ""
+        return error_of_status(status, self._told(status, message), _pushback_s(error))
+
+    @property
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._deadline
 
     def _told(self, status: grpc.StatusCode, message: str) -> str:
         """The gateway's own words; where gRPC itself gave up, words of the same form."""

@@ -6,11 +6,10 @@ import hashlib
 from collections import OrderedDict
 from typing import Final
 
-from cpcsam.image_file import ImageLike, encode_image
-from cpcsam.results import ImageId
+from cpcsam.image_file import ImageId, ImageLike, encode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 
-__all__ = ["SentImages"]
+__all__ = ["SentImages", "with_image"]
 
 REMEMBERED_IMAGES: Final = 4096
 
@@ -31,12 +30,11 @@ class SentImages:
         Raises:
             ContractError: the image cannot be sent.
         """
+        sent = with_image(request, image)
         if isinstance(image, ImageId):
-            return [_with(request, image_id=image)]
-        content = encode_image(image)
-        image_id = hashlib.sha256(content).hexdigest()
-        sent = _with(request, image_bytes=content)
-        return [_with(request, image_id=image_id), sent] if image_id in self._ids else [sent]
+            return [sent]
+        image_id = ImageId(hashlib.sha256(sent.image_bytes).hexdigest())
+        return [with_image(request, image_id), sent] if image_id in self._ids else [sent]
 
     def answered(self, response: pb.SegmentResponse) -> None:
         """Remember an image that was answered about."""
@@ -49,7 +47,16 @@ class SentImages:
         self._ids.pop(request.image_id, None)
 
 
-def _with(request: pb.SegmentRequest, **image: str | bytes) -> pb.SegmentRequest:
-    copy = pb.SegmentRequest(**image)  # type: ignore[arg-type]
-    copy.MergeFrom(request)
+def with_image(request: pb.SegmentRequest, image: ImageLike) -> pb.SegmentRequest:
+    """A copy of a request, with its image.
+
+    Raises:
+        ContractError: the image cannot be sent.
+    """
+    copy = pb.SegmentRequest()
+    copy.CopyFrom(request)
+    if isinstance(image, ImageId):
+        copy.image_id = image
+    else:
+        copy.image_bytes = encode_image(image)
     return copy

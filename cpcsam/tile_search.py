@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, PATCH_SIZE
 from cpcsam.merging import FoundMask, suppress
+from cpcsam.placing import place_mask
 from cpcsam.proposals import GeneratedPrompts, prompts_from_similarity
 from cpcsam.ranges import require_range
-from cpcsam.tiles import Tile, touches_inner_side
-from cpcsam.transforms import stability_score, upscale_masks
+from cpcsam.tiles import Tile, is_cut
 
 __all__ = ["AutoSettings", "BestMasks", "Search", "ShownTile", "search_tile", "shown_cells"]
 
@@ -195,13 +195,10 @@ def _in_image(
     """A tile's mask in the original image; None where less than min_area remains."""
     tile, input_size = shown.tile, shown.input_size
     image_size = shown.image_embeddings.shape[-1] * PATCH_SIZE
-    upscaled = upscale_masks(logits, input_size, tile.size, image_size)
-    mask = upscaled > MASK_THRESHOLD
-    if int(mask.sum()) < min_area:
+    placed = place_mask(logits, input_size, tile.size, image_size)
+    if int(placed.mask.sum()) < max(min_area, 1):
         return None
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    area = Tile(tile.top + top, tile.left + left, tile.top + bottom, tile.left + right)
+    area = placed.area.within(tile)
     x = tile.left + float(click[0]) * tile.size[1] / input_size[1]
     y = tile.top + float(click[1]) * tile.size[0] / input_size[0]
     return FoundMask(
@@ -209,8 +206,8 @@ def _in_image(
         score=float(score),
         click=(x, y),
         area=area,
-        mask=np.ascontiguousarray(mask[top:bottom, left:right]),
+        mask=placed.mask,
         tile=tile,
-        cut=touches_inner_side(mask, tile, size),
-        stability=stability_score(upscaled),
+        cut=is_cut(area, tile, size),
+        stability=placed.stability,
     )

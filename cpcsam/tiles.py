@@ -7,13 +7,19 @@ entities grow. Sizes are (H, W), in pixels of the original image.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["Tile", "tile_grid", "tiles_of", "touches_inner_side"]
+__all__ = ["TILE_OVERLAP", "Tile", "is_cut", "tile_around", "tile_grid", "tiles_of"]
+
+Kind = TypeVar("Kind", bound=np.generic)
+
+TILE_OVERLAP: Final = 0.25
+"""Of neighbouring tiles, as a part of their side, where nobody asks for another."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,18 @@ class Tile:
         """(H, W)."""
         return self.bottom - self.top, self.right - self.left
 
-    def cut(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def cut(self, image: NDArray[Kind]) -> NDArray[Kind]:
         """The tile's pixels, a view of the image (H, W, ...)."""
         return image[self.top : self.bottom, self.left : self.right]
+
+    def within(self, outer: Tile) -> Tile:
+        """The same part, told in the image in which its frame is `outer`."""
+        return Tile(
+            outer.top + self.top,
+            outer.left + self.left,
+            outer.top + self.bottom,
+            outer.left + self.right,
+        )
 
     def shared_with(self, other: Tile) -> Tile | None:
         """The part that both tiles show; None where they are apart."""
@@ -86,6 +101,39 @@ def tiles_of(
     return [tiles[index * len(tiles) // count] for index in range(count)]
 
 
+def tile_around(
+    size: tuple[int, int], side: int, overlap: float, needed: tuple[float, float, float, float]
+) -> Tile:
+    """Of the tiles of `tiles_of` that hold a box the one in whose middle it lies most.
+
+    Where none holds it, tiles of twice the side are taken, and so on up to the whole image.
+
+    Args:
+        size: (H, W) of the image.
+        side: of the tiles; 0 takes the whole image.
+        overlap: of neighbours, as a part of the side.
+        needed: the box, XYXY.
+    """
+    while 0 < side < max(size):
+        step = side - min(int(side * overlap), side - 1)
+        x = _best_start(size[1], side, step, needed[0], needed[2])
+        y = _best_start(size[0], side, step, needed[1], needed[3])
+        if x is not None and y is not None:
+            return Tile(y, x, min(y + side, size[0]), min(x + side, size[1]))
+        side *= 2
+    return Tile(0, 0, *size)
+
+
+def _best_start(length: int, side: int, step: int, first: float, last: float) -> int | None:
+    """Where along one axis the tile begins whose middle is nearest to that of first and last."""
+    holding = [
+        start for start in _starts(length, side, step) if start <= first and last <= start + side
+    ]
+    return min(
+        holding, key=lambda start: abs(2 * start + min(side, length) - first - last), default=None
+    )
+
+
 def _starts(length: int, side: int, step: int) -> list[int]:
     """Where tiles begin along one axis; the last one ends with the image."""
     if length <= side:
@@ -94,22 +142,19 @@ def _starts(length: int, side: int, step: int) -> list[int]:
     return [round(index * (length - side) / steps) for index in range(steps + 1)]
 
 
-def touches_inner_side(
-    mask: NDArray[np.bool_], tile: Tile, size: tuple[int, int], margin: int = 1
-) -> bool:
-    """Tell whether a mask reaches a side of its tile that is not a side of the image.
+def is_cut(area: Tile, tile: Tile, size: tuple[int, int]) -> bool:
+    """Tell whether what a tile shows reaches a side of it that is not a side of the image.
 
     What does may go on in the next tile, so it is not a whole entity.
 
     Args:
-        mask: (H, W) bool, of the tile's size.
-        tile: where the mask lies.
+        area: in the image, within the tile and not empty.
+        tile: where it was found.
         size: (H, W) of the image.
-        margin: how many pixels from the side still count as touching.
     """
-    return bool(
-        (tile.top > 0 and mask[:margin].any())
-        or (tile.left > 0 and mask[:, :margin].any())
-        or (tile.bottom < size[0] and mask[-margin:].any())
-        or (tile.right < size[1] and mask[:, -margin:].any())
+    return (
+        0 < tile.top == area.top
+        or 0 < tile.left == area.left
+        or size[0] > tile.bottom == area.bottom
+        or size[1] > tile.right == area.right
     )

@@ -16,20 +16,18 @@ from PIL import Image, ImageOps
 
 from cpcsam.contract import (
     LOW_RES_FACTOR,
-    MASK_THRESHOLD,
     MAX_PIXELS,
-    STABILITY_OFFSET,
     grid_size,
 )
 from cpcsam.errors import ContractError, CpcSamError
 
 __all__ = [
+    "axis_matrices",
     "decode_image",
     "input_size_of",
     "pad_image",
     "resize_coords",
     "resize_image",
-    "stability_score",
     "to_frame",
     "upscale_masks",
 ]
@@ -222,24 +220,17 @@ def upscale_masks(
         view of a (..., W, H) array, the order in which COCO runs are counted.
     """
     low_res = LOW_RES_FACTOR * grid_size(image_size)
-    rows = _axis_matrix(low_res, image_size, input_size[0], original_size[0])
-    columns = _axis_matrix(low_res, image_size, input_size[1], original_size[1])
+    rows, columns = axis_matrices(low_res, image_size, input_size, original_size)
     transposed: NDArray[np.float32] = columns @ np.swapaxes(low_res_masks, -1, -2) @ rows.T
     return np.swapaxes(transposed, -1, -2)
 
 
-def stability_score(logits: NDArray[np.float32]) -> float:
-    """How little a mask changes with its threshold (SAM's `calculate_stability_score`).
-
-    Args:
-        logits: of one mask, in the original image.
-
-    Returns:
-        IoU of the masks at STABILITY_OFFSET above and below MASK_THRESHOLD; 0 where both are empty.
-    """
-    inner = int((logits > MASK_THRESHOLD + STABILITY_OFFSET).sum())
-    outer = int((logits > MASK_THRESHOLD - STABILITY_OFFSET).sum())
-    return inner / outer if outer else 0.0
+def axis_matrices(
+    low_res: int, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What `upscale_masks` multiplies rows and columns with: (H, low_res) and (W, low_res)."""
+    rows = _axis_matrix(low_res, image_size, input_size[0], original_size[0])
+    return rows, _axis_matrix(low_res, image_size, input_size[1], original_size[1])
 
 
 @lru_cache(maxsize=16)

@@ -15,9 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cpcsam.artifact import write_atomic
+from cpcsam.coco import coco_annotations
+from cpcsam.masks import Mask
 from cpcsam.overlay import draw_overlay
 from cpcsam.prompt import Prompt
-from cpcsam.results import Mask, SegmentResult, coco_annotations
+from cpcsam.results import SegmentResult
 
 __all__ = ["COMPARED", "conclusion", "enlarged_overlay", "write_report"]
 

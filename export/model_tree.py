@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from cpcsam.artifact import Manifest
+from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from export.triton_config import SERVED_GRAPHS, RepositoryConfig, Target, config_text, model_configs
+from export.triton_config import RepositoryConfig, Target, config_text, model_configs
 
 __all__ = ["SOURCE_KIND", "ModelTree", "model_files", "plan_tree", "write_files"]
 
@@ -95,7 +96,7 @@ def _graph_files(source: Path, manifest: Manifest, target: Target, version: int)
     """Names in the source by path: graphs as model.onnx or model.plan, weights as they are."""
     suffix = SOURCE_SUFFIX[target]
     found = {}
-    for graph in SERVED_GRAPHS:
+    for graph in GRAPHS:
         name = f"{graph.name}{suffix}"
         if name not in manifest.files:
             raise ArtifactError.of(

@@ -20,15 +20,19 @@ from tritonclient.grpc.model_config_pb2 import (
 
 from cpcsam.contract import (
     DECODE,
+    DECODE_WITH_MASK,
     ENCODE,
+    GRAPHS,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
     MASK_DECODER,
+    MASK_DECODER_WITH_MASK,
     MAX_PIXELS,
     POINT_COORDS,
     POSTPROCESS,
     PREPROCESS,
     PROMPT_ENCODER,
+    PROMPT_ENCODER_WITH_MASK,
     RETURN_EMBEDDINGS,
     RETURNED_EMBEDDINGS,
     SCALE_PROMPTS,
@@ -40,11 +44,10 @@ from cpcsam.contract import (
 )
 from export.profiles import profiles_of
 
-__all__ = ["SERVED_GRAPHS", "RepositoryConfig", "Target", "config_text", "model_configs"]
+__all__ = ["RepositoryConfig", "Target", "config_text", "model_configs"]
 
 Target: TypeAlias = Literal["cpu", "gpu"]
 
-SERVED_GRAPHS: Final = (IMAGE_ENCODER, PROMPT_ENCODER, MASK_DECODER)
 INSTANCES: Final = {PREPROCESS: 2, SCALE_PROMPTS: 1, POSTPROCESS: 2, RETURN_EMBEDDINGS: 1}
 """Processes of each step; images and masks may be large, so two clients do not wait in turn."""
 
@@ -52,6 +55,12 @@ DECODE_STEPS: Final = (SCALE_PROMPTS, PROMPT_ENCODER, MASK_DECODER, POSTPROCESS)
 ENSEMBLE_STEPS: Final = {
     ENCODE: (PREPROCESS, IMAGE_ENCODER),
     DECODE: DECODE_STEPS,
+    DECODE_WITH_MASK: (
+        SCALE_PROMPTS,
+        PROMPT_ENCODER_WITH_MASK,
+        MASK_DECODER_WITH_MASK,
+        POSTPROCESS,
+    ),
     SEGMENT: (PREPROCESS, IMAGE_ENCODER, *DECODE_STEPS, RETURN_EMBEDDINGS),
 }
 ENCODER_EMBEDDINGS: Final = "encoder_embeddings"
@@ -106,7 +115,7 @@ def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
     """Configurations of every model of the repository, by name."""
     image_size = repository.image_size
     configs = [_step(spec, image_size) for spec in STEPS]
-    configs += [_graph(spec, repository) for spec in SERVED_GRAPHS]
+    configs += [_graph(spec, repository) for spec in GRAPHS]
     configs += [_ensemble(spec, image_size, steps) for spec, steps in ENSEMBLE_STEPS.items()]
     if repository.target == "gpu":
         # The server of the wheel, which the cpu target must suit, has no histograms and refuses
@@ -206,7 +215,7 @@ def _ensemble(spec: GraphSpec, image_size: int, steps: Sequence[GraphSpec]) -> M
 
 def _wire(ensemble: GraphSpec, step: GraphSpec, name: str) -> str:
     """The ensemble's tensor behind an input or output of a step; nearly always its namesake."""
-    if step is PROMPT_ENCODER and name == POINT_COORDS.name:
+    if step in (PROMPT_ENCODER, PROMPT_ENCODER_WITH_MASK) and name == POINT_COORDS.name:
         return SCALED_POINT_COORDS.name
     if step is RETURN_EMBEDDINGS and name == RETURNED_EMBEDDINGS.name:
         return IMAGE_EMBEDDINGS.name

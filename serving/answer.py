@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterable, Sequence
 
-from pycocotools import mask as coco_mask
+import numpy as np
+from PIL import Image
 
+from cpcsam.errors import CpcSamError
 from cpcsam.merging import FoundMask
+from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.prompting import PromptedMasks
-from serving.run_lengths import rle_of_part
+from serving.outlines import rings_of
+from serving.prompting import PromptedMasks, PromptMasks
+from serving.run_lengths import area_of_rle, mask_from_rle, pixels_of_rle, rle_of_part
+from serving.status_details import status_message
 
-__all__ = ["found_response", "mask_message", "prompted_response"]
+__all__ = ["found_response", "mask_message", "prompted_response", "stream_response"]
+
+FORMATS = pb.MaskFormat
 
 
-def prompted_response(found: PromptedMasks, size: tuple[int, int]) -> pb.SegmentResponse:
-    """Put the answers of all chunks together, in order.
+def prompted_response(
+    found: PromptedMasks, size: tuple[int, int], form: pb.MaskFormat
+) -> pb.SegmentResponse:
+    """One result for each prompt, in order.
 
     Args:
         found: the masks of prompts.
         size: (H, W) of the image.
+        form: in which masks are wanted.
     """
     return pb.SegmentResponse(
         cached=found.cached,
         original_size=_size(size),
-        results=[
-            pb.PromptResult(
-                masks=[
-                    mask_message(mask_counts, float(score), size)
-                    for mask_counts, score in zip(counts, scores, strict=True)
-                ]
-            )
-            for chunk in found.chunks
-            for counts, scores in zip(chunk.counts, chunk.scores, strict=True)
-        ],
+        results=[_result(one, size, form) for one in found.prompts],
     )
 
 
 def found_response(
-    found: Sequence[FoundMask], names: Sequence[str], size: tuple[int, int], cached: bool
+    found: Iterable[FoundMask],
+    names: Sequence[str],
+    size: tuple[int, int],
+    cached: bool,
+    form: pb.MaskFormat,
 ) -> pb.SegmentResponse:
     """One result for each entity that was found.
 
@@ -47,26 +53,72 @@ def found_response(
         names: of the classes, by their index.
         size: (H, W) of the image.
         cached: whether nothing had to be encoded.
+        form: in which masks are wanted.
     """
     response = pb.SegmentResponse(cached=cached, original_size=_size(size))
     for one in found:
-        message = mask_message(rle_of_part(one.mask, one.area, size), one.score, size)
+        message = mask_message(rle_of_part(one.mask, one.area, size), size, form)
+        message.score, message.stability = one.score, one.stability
         message.label = names[one.class_index]
         x, y = one.click
         response.results.add(masks=[message], found_at=pb.Point(x=x, y=y))
     return response
 
 
-def mask_message(counts: bytes, score: float, size: tuple[int, int]) -> pb.Mask:
-    """One mask with its box (XYXY, zero where it is empty) and area, read off the run lengths."""
-    rle = {"size": list(size), "counts": counts}
-    x, y, width, height = (float(value) for value in coco_mask.toBbox(rle))
-    return pb.Mask(
-        coco_rle=pb.CocoRle(size=_size(size), counts=counts.decode("ascii")),
-        score=score,
-        box=pb.Box(x0=x, y0=y, x1=x + width, y1=y + height),
-        area=int(coco_mask.area(rle)),
+def stream_response(
+    request_id: str, outcome: pb.SegmentResponse | CpcSamError
+) -> pb.SegmentStreamResponse:
+    """The answer to one request of a stream, or what gRPC would tell of its failure."""
+    if not isinstance(outcome, CpcSamError):
+        return pb.SegmentStreamResponse(request_id=request_id, response=outcome)
+    status = status_message(outcome)
+    failure = pb.Failure(
+        code=status.code, message=status.message, details=status.SerializeToString()
     )
+    return pb.SegmentStreamResponse(request_id=request_id, failure=failure)
+
+
+def mask_message(counts: bytes, size: tuple[int, int], form: pb.MaskFormat) -> pb.Mask:
+    """One mask with what can be read off its run lengths: box and area.
+
+    Args:
+        counts: COCO run lengths.
+        size: (H, W) of the image.
+        form: in which the mask is wanted.
+    """
+    area = area_of_rle(counts, size)
+    message = pb.Mask(box=pb.Box() if area is None else _box(area))
+    message.area = pixels_of_rle(counts, size)
+    if form == FORMATS.MASK_FORMAT_COCO_RLE:
+        message.coco_rle.CopyFrom(pb.CocoRle(size=_size(size), counts=counts.decode("ascii")))
+    elif form == FORMATS.MASK_FORMAT_PNG:
+        file = io.BytesIO()
+        Image.fromarray(mask_from_rle(counts, size)).save(file, "PNG")
+        message.png = file.getvalue()
+    elif form == FORMATS.MASK_FORMAT_POLYGONS:
+        message.polygons.SetInParent()
+        if area is not None:
+            for ring in rings_of(area.cut(mask_from_rle(counts, size))):
+                corners = np.array(ring) + (area.left, area.top)
+                message.polygons.rings.add(coordinates=corners.ravel().tolist())
+    return message
+
+
+def _result(masks: PromptMasks, size: tuple[int, int], form: pb.MaskFormat) -> pb.PromptResult:
+    result = pb.PromptResult()
+    for index, counts in enumerate(masks.counts):
+        message = mask_message(counts, size, form)
+        message.score, message.stability = masks.scores[index], masks.stability[index]
+        if masks.low_res_masks is not None:
+            message.low_res_mask.logits = masks.low_res_masks[index].astype("<f4").tobytes()
+            if masks.part.size != size:
+                message.low_res_mask.part.CopyFrom(_box(masks.part))
+        result.masks.append(message)
+    return result
+
+
+def _box(area: Tile) -> pb.Box:
+    return pb.Box(x0=area.left, y0=area.top, x1=area.right, y1=area.bottom)
 
 
 def _size(size: tuple[int, int]) -> pb.Size:

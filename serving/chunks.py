@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel, bucket
+from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.validation import slots_of
+from serving.prompt_checks import slots_of
 
-__all__ = ["PromptChunk", "chunk_prompts"]
+__all__ = ["PromptChunk", "chunk_prompts", "chunk_tensors"]
+
+Slots = list[tuple[float, float, PointLabel]]
 
 
 @dataclass(frozen=True)
@@ -25,34 +28,74 @@ class PromptChunk:
 
     Attributes:
         count: how many of the P prompts are real; they come first.
-        point_coords: (1, P, N, 2) float32, (X, Y) pixels of the original image.
+        point_coords: (1, P, N, 2) float32, (X, Y) pixels of the image or tile.
         point_labels: (1, P, N) int32, -1 in empty slots.
+        mask_input: (1, P, 1, 4G, 4G) float32 logits, where every prompt has a mask.
     """
 
     count: int
     point_coords: NDArray[np.float32]
     point_labels: NDArray[np.int32]
+    mask_input: NDArray[np.float32] | None = None
 
 
-def chunk_prompts(prompts: Sequence[pb.Prompt]) -> list[PromptChunk]:
-    """Cut checked prompts into padded chunks, in order."""
+def chunk_prompts(prompts: Sequence[pb.Prompt], tile: Tile) -> list[PromptChunk]:
+    """Cut checked prompts, all with a mask or none, into padded chunks, in order.
+
+    Args:
+        prompts: in the image's frame.
+        tile: the part of the image that is shown.
+    """
     size = PROMPT_BUCKETS[-1]
-    return [_chunk(prompts[start : start + size]) for start in range(0, len(prompts), size)]
+    return [_chunk(prompts[start : start + size], tile) for start in range(0, len(prompts), size)]
 
 
-def _chunk(prompts: Sequence[pb.Prompt]) -> PromptChunk:
-    rows = bucket(len(prompts), PROMPT_BUCKETS)
-    columns = bucket(max(map(slots_of, prompts)), POINT_BUCKETS)
-    point_coords = np.zeros((1, rows, columns, 2), np.float32)
-    point_labels = np.full((1, rows, columns), PointLabel.EMPTY, np.int32)
-    for row, prompt in enumerate(prompts):
-        for column, (x, y, label) in enumerate(_slots(prompt)):
-            point_coords[0, row, column] = x, y
-            point_labels[0, row, column] = label
-    return PromptChunk(len(prompts), point_coords, point_labels)
+def chunk_tensors(
+    point_coords: NDArray[np.float32], point_labels: NDArray[np.int32]
+) -> list[PromptChunk]:
+    """Cut prompts that are tensors already, (P, N, 2) and (P, N), into padded chunks, in order."""
+    size = PROMPT_BUCKETS[-1]
+    return [
+        _padded(point_coords[start : start + size], point_labels[start : start + size])
+        for start in range(0, len(point_labels), size)
+    ]
 
 
-def _slots(prompt: pb.Prompt) -> list[tuple[float, float, PointLabel]]:
+def _chunk(prompts: Sequence[pb.Prompt], tile: Tile) -> PromptChunk:
+    slots = [_slots(prompt) for prompt in prompts]
+    shape = len(prompts), max(map(slots_of, prompts))
+    point_coords = np.zeros((*shape, 2), np.float32)
+    point_labels = np.full(shape, PointLabel.EMPTY, np.int32)
+    for row, filled in enumerate(slots):
+        for column, (x, y, label) in enumerate(filled):
+            point_coords[row, column] = x - tile.left, y - tile.top
+            point_labels[row, column] = label
+    masks = None
+    if prompts[0].HasField("mask_input"):
+        masks = np.stack([np.frombuffer(one.mask_input.logits, "<f4") for one in prompts])
+    return _padded(point_coords, point_labels, masks)
+
+
+def _padded(
+    point_coords: NDArray[np.float32],
+    point_labels: NDArray[np.int32],
+    masks: NDArray[np.float32] | None = None,
+) -> PromptChunk:
+    """A chunk of (P, N, 2), (P, N) and (P, 4G * 4G)."""
+    count, slots = point_labels.shape
+    rows, columns = bucket(count, PROMPT_BUCKETS), bucket(slots, POINT_BUCKETS)
+    more = ((0, rows - count), (0, columns - slots))
+    coords = np.pad(point_coords, (*more, (0, 0)))[None]
+    labels = np.pad(point_labels, more, constant_values=PointLabel.EMPTY)[None]
+    mask_input = None
+    if masks is not None:
+        side = round(masks.shape[1] ** 0.5)
+        square = masks.reshape(1, count, 1, side, side)
+        mask_input = np.pad(square, ((0, 0), more[0], *((0, 0),) * 3))
+    return PromptChunk(count, coords, labels, mask_input)
+
+
+def _slots(prompt: pb.Prompt) -> Slots:
     """Points first, then the box's corners, as official SAM orders them."""
     slots = [
         (point.x, point.y, PointLabel.BACKGROUND if point.background else PointLabel.FOREGROUND)

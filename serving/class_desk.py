@@ -24,7 +24,7 @@ from serving.run_lengths import mask_from_rle
 from serving.together import all_of
 from serving.vocabulary_store import VocabularyStore
 
-__all__ = ["ClassDesk"]
+__all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "ClassDesk"]
 
 MAX_NAME_LENGTH: Final = 128
 MAX_EXAMPLES: Final = 64

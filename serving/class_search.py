@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from cpcsam.automatic import merge_found
-from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, MaskSelection, PointLabel, bucket
+from cpcsam.contract import MaskSelection
 from cpcsam.merging import FoundMask
 from cpcsam.proposals import GeneratedPrompts
 from cpcsam.status import LimitError
@@ -17,7 +17,7 @@ from cpcsam.tile_search import AutoSettings, BestMasks, Search, ShownTile, searc
 from cpcsam.tiles import Tile, tiles_of
 from cpcsam.vocabulary import Vocabulary
 from serving.call import Call
-from serving.chunks import PromptChunk
+from serving.chunks import chunk_tensors
 from serving.embedder import Embedder
 from serving.images import RequestImage
 from serving.together import all_of
@@ -89,7 +89,7 @@ class ClassSearch:
         answers = await all_of(
             [
                 partial(decode, encoded, chunk, MaskSelection.BEST, call)
-                for chunk in _chunks(prompts)
+                for chunk in chunk_tensors(prompts.point_coords, prompts.point_labels)
             ]
         )
         return BestMasks(
@@ -123,21 +123,3 @@ def _advance(search: Search, answer: BestMasks | None) -> GeneratedPrompts | lis
     except StopIteration as end:
         found: list[FoundMask] = end.value
         return found
-
-
-def _chunks(prompts: GeneratedPrompts) -> list[PromptChunk]:
-    """Generated prompts as padded chunks, in order."""
-    size = PROMPT_BUCKETS[-1]
-    chunks = []
-    for start in range(0, len(prompts), size):
-        labels = prompts.point_labels[start : start + size]
-        rows = bucket(len(labels), PROMPT_BUCKETS)
-        columns = bucket(labels.shape[1], POINT_BUCKETS)
-        point_coords = np.zeros((1, rows, columns, 2), np.float32)
-        point_labels = np.full((1, rows, columns), PointLabel.EMPTY, np.int32)
-        point_coords[0, : len(labels), : labels.shape[1]] = prompts.point_coords[
-            start : start + size
-        ]
-        point_labels[0, : len(labels), : labels.shape[1]] = labels
-        chunks.append(PromptChunk(len(labels), point_coords, point_labels))
-    return chunks

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from serving.triton_client import TritonClient
 __all__ = ["Embedder", "TiledImage"]
 
 Pixels = NDArray[np.uint8]
+EncodeWhole = Callable[[bytes], Awaitable[Encoded]]
 
 
 class Embedder:
@@ -69,14 +71,21 @@ class TiledImage:
         if self._release is not None:
             self._release()
 
-    async def embed(self, tile: Tile) -> Encoded:
+    async def embed(self, tile: Tile, encode_whole: EncodeWhole | None = None) -> Encoded:
         """The embedding of a tile, whose masks then have the tile's size.
+
+        Args:
+            tile: the part, or the whole image.
+            encode_whole: embeds the whole image, and does more at that; None only embeds.
 
         Raises:
             CpcSamError: as `TritonClient.encode`.
         """
         if tile == Tile(0, 0, *self._image.size):
-            return await self._embedder.cache.get(self._image.key, self._encode_whole)
+            encode = encode_whole or partial(self._embedder.triton.encode, call=self._call)
+            return await self._embedder.cache.get(
+                self._image.key, lambda: self._encode_whole(encode)
+            )
         return await self._embedder.cache.get(
             replace(self._image.key, tile=tile), lambda: self._encode(tile)
         )
@@ -87,9 +96,9 @@ class TiledImage:
         height, width = (int(side) for side in encoded.input_size[0])
         return ShownTile(tile, (height, width), encoded.image_embeddings[0])
 
-    async def _encode_whole(self) -> Encoded:
+    async def _encode_whole(self, encode: EncodeWhole) -> Encoded:
         self.cached = False
-        return await self._embedder.triton.encode(self._image.require_content(), self._call)
+        return await encode(self._image.require_content())
 
     async def _encode(self, tile: Tile) -> Encoded:
         self.cached = False

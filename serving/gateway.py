@@ -35,6 +35,7 @@ from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
 from serving.embedder import Embedder
 from serving.embedding_cache import EmbeddingCache
+from serving.everything import EverythingSearch
 from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
 from serving.images import ImageDesk
 from serving.metrics import Metrics, serve_metrics
@@ -132,7 +133,9 @@ def _service(
     embedder = Embedder(triton, cache, admission, limits)
     store = VocabularyStore(config.classes, config.vocabulary)
     classes = ClassDesk(store, images, embedder)
-    segmenting = Segmenting(triton, Prompting(triton, cache), ClassSearch(embedder), classes)
+    segmenting = Segmenting(
+        triton, Prompting(embedder), ClassSearch(embedder), EverythingSearch(embedder), classes
+    )
     return SegmentationService(rpc, admission, triton, images, segmenting, classes, limits, metrics)
 
 

@@ -79,6 +79,8 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         ("max_in_flight", "requests in work at once, those that wait included"),
         ("max_concurrent", "calls that Triton gets at once"),
         ("max_tiles", "tiles in which one image is shown"),
+        ("max_clicks", "clicks of a request for everything"),
+        ("stream_window", "requests of a stream that are read ahead of its answers"),
         ("cache_bytes", "bytes of embeddings kept for follow-up requests"),
     ):
         option = f"--{name.replace('_', '-')}"
@@ -136,6 +138,8 @@ def config_of(args: argparse.Namespace, triton: str) -> GatewayConfig:
             max_concurrent=args.max_concurrent,
             max_queue_s=args.max_queue,
             max_tiles=args.max_tiles,
+            max_clicks=args.max_clicks,
+            stream_window=args.stream_window,
             cache_bytes=args.cache_bytes,
         ),
         max_seconds=args.max_seconds,

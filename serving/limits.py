@@ -33,6 +33,8 @@ class Limits:
         max_concurrent: calls that Triton gets at once; others wait for their turn.
         max_queue_s: how long a request may wait for its first turn.
         max_tiles: in which one image is shown.
+        max_clicks: of everything in one request.
+        stream_window: requests of one stream that are read ahead of its answers.
         cache_bytes: of the embeddings that are kept; 0 keeps none.
 
     Raises:
@@ -47,6 +49,8 @@ class Limits:
     max_concurrent: int = 2 * ENCODER_MAX_BATCH
     max_queue_s: float = 5.0
     max_tiles: int = 1024
+    max_clicks: int = 4096
+    stream_window: int = ENCODER_MAX_BATCH
     cache_bytes: int = 512 * 1024 * 1024
 
     def __post_init__(self) -> None:

@@ -13,19 +13,20 @@ from cpcsam.contract import (
     IOU_PREDICTIONS,
     LOW_RES_MASKS,
     MASK_SELECTION,
-    MASK_THRESHOLD,
     MASKS_RLE,
     ORIGINAL_SIZE,
     POINT_LABELS,
     RETURNED_EMBEDDINGS,
     SCORES,
     SELECTED_LOW_RES_MASKS,
+    STABILITY,
     MaskSelection,
     PointLabel,
 )
 from cpcsam.errors import ContractError
-from cpcsam.transforms import input_size_of, upscale_masks
-from serving.run_lengths import rle_from_mask
+from cpcsam.placing import NOWHERE, place_mask
+from cpcsam.transforms import input_size_of
+from serving.run_lengths import rle_of_part
 from serving.step import Execute, Request, Settings, Tensors, each
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 
 MULTIMASK: Final = slice(1, None)
 """The masks that SAM offers for ambiguous prompts."""
+NO_PIXEL: Final = np.zeros((0, 0), bool)
 
 
 def open_postprocess(settings: Settings) -> Execute:
@@ -60,8 +62,8 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
         max_pixels: the largest original_size.
 
     Returns:
-        scores (1, P, M); if wanted, selected_low_res_masks (1, P, M, 4G, 4G) and masks_rle
-        (1, P, M). A prompt without any point is padding: its masks are empty, its scores 0.
+        What is wanted of scores, masks_rle and stability (1, P, M) and of selected_low_res_masks
+        (1, P, M, 4G, 4G). A prompt without any point is padding: its masks are empty, its scores 0.
 
     Raises:
         ContractError: an unknown mask_selection, or sizes that do not belong together.
@@ -77,10 +79,11 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
     answer: dict[str, NDArray[Any]] = {SCORES.name: scores[None]}
     if SELECTED_LOW_RES_MASKS.name in request.outputs:
         answer[SELECTED_LOW_RES_MASKS.name] = np.ascontiguousarray(masks)[None]
-    if MASKS_RLE.name in request.outputs:
+    if not request.outputs.isdisjoint((MASKS_RLE.name, STABILITY.name)):
         sizes = _sizes(tensors, image_size, max_pixels)
-        answer[MASKS_RLE.name] = _run_lengths(masks, padding, *sizes, image_size)[None]
-    return answer
+        counts, stability = _in_image(masks, padding, *sizes, image_size)
+        answer |= {MASKS_RLE.name: counts[None], STABILITY.name: stability[None]}
+    return {name: array for name, array in answer.items() if name in request.outputs}
 
 
 def select_masks(
@@ -139,19 +142,19 @@ def _sizes(
     return expected, (height, width)
 
 
-def _run_lengths(
+def _in_image(
     masks: NDArray[np.float32],
     padding: NDArray[np.bool_],
     input_size: tuple[int, int],
     original_size: tuple[int, int],
     image_size: int,
-) -> NDArray[np.object_]:
-    """(P, M) run lengths; one mask at a time, for in the original image each may be large."""
-    counts = np.empty(masks.shape[:2], object)
+) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
+    """(P, M) run lengths and stability; one mask at a time, for in the image each may be large."""
+    counts = np.full(masks.shape[:2], rle_of_part(NO_PIXEL, NOWHERE, original_size), object)
+    stability = np.zeros(masks.shape[:2], np.float32)
     for index in np.ndindex(counts.shape):
-        if padding[index[0]]:
-            counts[index] = rle_from_mask(np.zeros(original_size, bool))
-        else:
-            logits = upscale_masks(masks[index], input_size, original_size, image_size)
-            counts[index] = rle_from_mask(logits > MASK_THRESHOLD)
-    return counts
+        if not padding[index[0]]:
+            placed = place_mask(masks[index], input_size, original_size, image_size)
+            counts[index] = rle_of_part(placed.mask, placed.area, original_size)
+            stability[index] = placed.stability
+    return counts, stability

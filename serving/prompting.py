@@ -2,83 +2,193 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cpcsam.contract import DECODER_MAX_BATCH
+from cpcsam.tiles import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.call import Call
-from serving.chunks import chunk_prompts
-from serving.embedding_cache import EmbeddingCache
+from serving.chunks import PromptChunk, chunk_prompts
+from serving.embedder import Embedder, TiledImage
 from serving.images import RequestImage
+from serving.prompt_checks import needed_box, part_of
+from serving.run_lengths import area_of_rle, mask_from_rle, rle_of_part
 from serving.together import all_of
 from serving.triton_answers import ChunkMasks, Encoded
-from serving.triton_client import TritonClient
 
-__all__ = ["PromptedMasks", "Prompting"]
+__all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
 
 CONCURRENT_CHUNKS: Final = DECODER_MAX_BATCH
 """Chunks of one request that decode at once: as many as one decoder batch holds."""
 
 
 @dataclass(frozen=True)
-class PromptedMasks:
-    """Masks of all prompts.
+class PromptMasks:
+    """The M masks of one prompt.
 
     Attributes:
-        chunks: in the prompts' order.
-        cached: whether nothing had to be encoded.
+        part: of the image, that was shown to the model.
+        counts: (M,) COCO run lengths in the whole image, as bytes.
+        scores: (M,), predicted IoU.
+        stability: (M,).
+        low_res_masks: (M, 4G, 4G) logits of the part, where they were asked for.
     """
 
-    chunks: Sequence[ChunkMasks]
+    part: Tile
+    counts: Sequence[bytes]
+    scores: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    low_res_masks: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class PromptedMasks:
+    """Masks of all prompts, in order, and whether nothing had to be encoded."""
+
+    prompts: Sequence[PromptMasks]
     cached: bool
 
 
 class Prompting:
     """Answers prompts for one gateway."""
 
-    def __init__(self, triton: TritonClient, cache: EmbeddingCache) -> None:
-        self._triton = triton
-        self._cache = cache
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
 
     async def masks(
-        self,
-        image: RequestImage,
-        prompts: Sequence[pb.Prompt],
-        mask_selection: int,
-        call: Call,
+        self, image: RequestImage, request: pb.SegmentRequest, call: Call
     ) -> PromptedMasks:
         """Answer checked prompts.
 
         Args:
             image: that they point into.
-            prompts: in the original image's frame.
-            mask_selection: a value of `MaskSelection`.
+            request: what is asked for.
             call: who asks, and until when.
 
         Raises:
             NotFoundError: the image was only named, and is not known any more.
             CpcSamError: as `TritonClient.segment`.
         """
-        chunks = chunk_prompts(prompts)
+        async with self._embedder.tiled(image, call) as tiled:
+            asked = _Prompts(self._embedder, image, request, call, tiled)
+            return PromptedMasks(await asked.answer(), tiled.cached)
+
+
+class _Prompts:
+    """The prompts of one request."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        image: RequestImage,
+        request: pb.SegmentRequest,
+        call: Call,
+        tiled: TiledImage,
+    ) -> None:
+        self._triton = embedder.triton
+        self._image = image
+        self._request = request
+        self._call = call
+        self._tiled = tiled
+        self._whole = Tile(0, 0, *image.size)
+
+    async def answer(self) -> list[PromptMasks]:
+        """Show each prompt in a part of the image, in a larger one while that cuts its mask."""
+        prompts = self._request.prompts
+        parts = {index: self._part(prompt) for index, prompt in enumerate(prompts)}
+        answers: dict[int, PromptMasks] = {}
+        while parts:
+            shown: dict[Tile, list[int]] = {}
+            for index, part in parts.items():
+                shown.setdefault(part, []).append(index)
+            answers |= dict(
+                pair
+                for pairs in await all_of(
+                    [partial(self._show, part, indices) for part, indices in shown.items()]
+                )
+                for pair in pairs
+            )
+            parts = {
+                index: self._part(prompts[index], side=2 * max(part.size))
+                for index, part in parts.items()
+                if self._is_cut(prompts[index], answers[index])
+            }
+        return [answers[index] for index in range(len(prompts))]
+
+    def _part(self, prompt: pb.Prompt, side: int | None = None) -> Tile:
+        """The part of the image in which a prompt is shown, in tiles of the request or larger."""
+        if prompt.HasField("mask_input"):
+            return part_of(prompt.mask_input, self._image.size)
+        request = self._request
+        overlap = request.tile_overlap if request.HasField("tile_overlap") else TILE_OVERLAP
+        side = request.tile_size if side is None else side
+        return tile_around(self._image.size, side, overlap, needed_box(prompt))
+
+    def _is_cut(self, prompt: pb.Prompt, masks: PromptMasks) -> bool:
+        if masks.part == self._whole or prompt.HasField("mask_input"):
+            return False
+        area = area_of_rle(masks.counts[int(masks.scores.argmax())], self._image.size)
+        return area is not None and is_cut(area, masks.part, self._image.size)
+
+    async def _show(self, part: Tile, indices: Sequence[int]) -> list[tuple[int, PromptMasks]]:
+        """Masks of the prompts that are shown in one part."""
+        prompts = self._request.prompts
+        by_mask = [
+            [index for index in indices if prompts[index].HasField("mask_input") == wanted]
+            for wanted in (False, True)
+        ]
+        chunks = [
+            chunk
+            for group in by_mask
+            for chunk in chunk_prompts([prompts[index] for index in group], part)
+        ]
+        found = await self._decode(part, chunks)
+        told = await asyncio.to_thread(_in_image, found, part, self._image.size)
+        return list(zip((index for group in by_mask for index in group), told, strict=True))
+
+    async def _decode(self, part: Tile, chunks: Sequence[PromptChunk]) -> list[ChunkMasks]:
+        selection, low_res = self._request.mask_selection, self._request.return_low_res_masks
         answered: list[ChunkMasks] = []
 
-        async def encode() -> Encoded:
+        async def encode_and_answer(content: bytes) -> Encoded:
             # One call for the image and the first chunk; whoever joins decodes all of its own.
-            content = image.require_content()
-            masks, encoded = await self._triton.segment(content, chunks[0], mask_selection, call)
+            masks, encoded = await self._triton.segment(
+                content, chunks[0], selection, self._call, low_res=low_res
+            )
             answered.append(masks)
             return encoded
 
-        encoded = await self._cache.get(image.key, encode)
-        cached = not answered
+        together = part == self._whole and chunks[0].mask_input is None
+        encoded = await self._tiled.embed(part, encode_and_answer if together else None)
         answered += await all_of(
             [
-                partial(self._triton.decode, encoded, chunk, mask_selection, call)
+                partial(self._triton.decode, encoded, chunk, selection, self._call, low_res=low_res)
                 for chunk in chunks[len(answered) :]
             ],
             CONCURRENT_CHUNKS,
         )
-        return PromptedMasks(answered, cached)
+        return answered
+
+
+def _in_image(chunks: Sequence[ChunkMasks], part: Tile, size: tuple[int, int]) -> list[PromptMasks]:
+    """Take the chunks apart, and tell masks of a part as masks of the image."""
+    told = []
+    for chunk in chunks:
+        for row, counts in enumerate(chunk.counts):
+            if part.size != size:
+                masks = [mask_from_rle(one, part.size) for one in counts]
+                counts = [rle_of_part(mask, part, size) for mask in masks]
+            low_res_masks = None if chunk.low_res_masks is None else chunk.low_res_masks[row]
+            told.append(
+                PromptMasks(
+                    part, list(counts), chunk.scores[row], chunk.stability[row], low_res_masks
+                )
+            )
+    return told

@@ -36,7 +36,7 @@ class RpcRunner:
     def __init__(self, access: Access, metrics: Metrics, max_seconds: float) -> None:
         self._access = access
         self._metrics = metrics
-        self._max_seconds = max_seconds
+        self.max_seconds = max_seconds
 
     async def answer(
         self,
@@ -45,19 +45,35 @@ class RpcRunner:
         work: Callable[[Call], Awaitable[Response]],
         context: Any,
     ) -> Response:
-        """Do the work within the caller's deadline; turn errors into statuses; count and log.
+        """Answer a call, or end it with the status of what went wrong; see `attempt`."""
+        outcome = await self.attempt(method, request_id, work, context)
+        if isinstance(outcome, CpcSamError):
+            details = trailing_metadata(outcome)
+            await context.abort(status_of_error(outcome), str(outcome), details)
+            raise AssertionError("abort raises")
+        return outcome
+
+    async def attempt(
+        self,
+        method: str,
+        request_id: str,
+        work: Callable[[Call], Awaitable[Response]],
+        context: Any,
+    ) -> Response | CpcSamError:
+        """Do the work within the caller's deadline; count and log.
 
         Args:
             method: name of the call.
             request_id: as the caller chose it.
             work: what to do.
             context: of the call, as gRPC gives it.
+
+        Returns:
+            The answer, or why there is none.
         """
         watch = Stopwatch()
         remaining_s = context.time_remaining()
-        timeout_s = (
-            self._max_seconds if remaining_s is None else min(self._max_seconds, remaining_s)
-        )
+        timeout_s = self.max_seconds if remaining_s is None else min(self.max_seconds, remaining_s)
         code = grpc.StatusCode.CANCELLED  # stays where the caller gives up
         failure: CpcSamError | None = None
         try:
@@ -83,8 +99,7 @@ class RpcRunner:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             self._metrics.request_seconds.labels(method, code.name).observe(watch.seconds)
             LOG.info("%s %r: %s, %.1f ms", method, request_id, code.name, watch.seconds * 1e3)
-        await context.abort(code, str(failure), trailing_metadata(failure))
-        raise AssertionError("abort raises")
+        return failure
 
     def _count_refusal(self, error: CpcSamError) -> None:
         if isinstance(error, ContractError | LimitError):

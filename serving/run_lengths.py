@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 from cpcsam.errors import ContractError
 from cpcsam.tiles import Tile
 
-__all__ = ["mask_from_rle", "rle_from_mask", "rle_of_part"]
+__all__ = ["area_of_rle", "mask_from_rle", "pixels_of_rle", "rle_from_mask", "rle_of_part"]
 
 
 def rle_from_mask(mask: NDArray[np.bool_]) -> bytes:
@@ -53,6 +53,17 @@ def _runs(counts: bytes) -> list[int] | None:
         runs.append(value + runs[-2] if len(runs) > 2 else value)
         value = shift = 0
     return None if shift else runs
+
+
+def area_of_rle(counts: bytes, size: tuple[int, int]) -> Tile | None:
+    """The smallest box around the mask of run lengths; None where it is empty."""
+    x, y, width, height = map(int, coco_mask.toBbox({"counts": counts, "size": list(size)}))
+    return Tile(y, x, y + height, x + width) if width else None
+
+
+def pixels_of_rle(counts: bytes, size: tuple[int, int]) -> int:
+    """How many pixels the mask of run lengths has."""
+    return int(coco_mask.area({"counts": counts, "size": list(size)}))
 
 
 def rle_of_part(part: NDArray[np.bool_], area: Tile, size: tuple[int, int]) -> bytes:

@@ -1,22 +1,30 @@
-"""From a checked request to its answer: by prompts, or by the names of classes."""
+"""From a checked request to its answer: by prompts, by the names of classes, or everything."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from cpcsam.contract import SEGMENT
 from cpcsam.errors import ConfigError, ContractError
+from cpcsam.everything import EverythingSettings
 from cpcsam.tile_search import AutoSettings
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.answer import found_response, prompted_response
 from serving.call import Call
 from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
+from serving.everything import EverythingSearch
 from serving.images import RequestImage
 from serving.prompting import Prompting
 from serving.triton_client import TritonClient
 
 __all__ = ["Segmenting"]
+
+Settings = TypeVar("Settings", AutoSettings, EverythingSettings)
 
 
 class Segmenting:
@@ -27,11 +35,13 @@ class Segmenting:
         triton: TritonClient,
         prompting: Prompting,
         search: ClassSearch,
+        everything: EverythingSearch,
         classes: ClassDesk,
     ) -> None:
         self._triton = triton
         self._prompting = prompting
         self._search = search
+        self._everything = everything
         self._classes = classes
 
     async def answer(
@@ -44,11 +54,17 @@ class Segmenting:
         """
         if request.classes:
             response = await self._by_class(request, image, call)
-        else:
-            found = await self._prompting.masks(
-                image, request.prompts, request.mask_selection, call
+        elif request.HasField("everything"):
+            settings = _settings(EverythingSettings, "everything", request.everything)
+            found, cached = await self._everything.find(image, request, settings, call)
+            response = await asyncio.to_thread(
+                found_response, found, ("",), image.size, cached, request.mask_format
             )
-            response = prompted_response(found, image.size)
+        else:
+            prompted = await self._prompting.masks(image, request, call)
+            response = await asyncio.to_thread(
+                prompted_response, prompted, image.size, request.mask_format
+            )
         facts = await self._triton.facts(call.remaining_s)
         response.model_name, response.model_version = SEGMENT.name, facts.model_version
         return response
@@ -61,18 +77,19 @@ class Segmenting:
         unknown = [name for name in request.classes if name not in known]
         if unknown or vocabulary is None:
             raise _unknown(unknown[0], known)
-        found, cached = await self._search.find(
-            image, vocabulary, request.classes, _settings(request), call
+        settings = _settings(AutoSettings, "class_search", request.class_search)
+        found, cached = await self._search.find(image, vocabulary, request.classes, settings, call)
+        return await asyncio.to_thread(
+            found_response, found, vocabulary.names, image.size, cached, request.mask_format
         )
-        return found_response(found, vocabulary.names, image.size, cached)
 
 
-def _settings(request: pb.SegmentRequest) -> AutoSettings:
-    given = {field.name: float(value) for field, value in request.class_search.ListFields()}
+def _settings(kind: Callable[..., Settings], where: str, given: Message) -> Settings:
+    """Settings with the fields that a message sets."""
     try:
-        return AutoSettings(**given)  # type: ignore[arg-type]
+        return kind(**{field.name: value for field, value in given.ListFields()})
     except ConfigError as error:
-        raise ContractError(f"class_search.{error}") from error
+        raise ContractError(f"{where}.{error}") from error
 
 
 def _unknown(name: str, known: Sequence[str]) -> ContractError:

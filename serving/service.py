@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
-import cpcsam
-from cpcsam.contract import SEGMENT
-from cpcsam.transforms import IMAGE_FORMATS
+from cpcsam.status import FullError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.admission import Admission
+from serving.admission import Admission, Ticket
+from serving.answer import stream_response
 from serving.call import Call
 from serving.class_desk import ClassDesk
+from serving.description import description
 from serving.images import ImageDesk
-from serving.limits import MAX_POINT_SLOTS, Limits
+from serving.limits import Limits
 from serving.metrics import Metrics, Stopwatch
+from serving.prompt_checks import check_prompts
 from serving.rpc import RpcRunner
 from serving.segmenting import Segmenting
+from serving.stream import answered_in_order
 from serving.triton_client import TritonClient
-from serving.validation import check_prompts, check_request
+from serving.validation import check_request
 
 __all__ = ["SegmentationService"]
 
@@ -52,6 +58,25 @@ class SegmentationService(pb_grpc.SegmentationServicer):
             "Segment", request.request_id, lambda call: self._segment(request, call), context
         )
 
+    async def SegmentStream(  # noqa: N802
+        self, requests: AsyncIterator[pb.SegmentRequest], context: Any
+    ) -> AsyncIterator[pb.SegmentStreamResponse]:
+        """Answer each request of a stream as Segment does, in order."""
+
+        async def answer(request: pb.SegmentRequest) -> pb.SegmentStreamResponse:
+            outcome = await self._rpc.attempt(
+                "SegmentStream",
+                request.request_id,
+                lambda call: self._segment_patiently(request, call),
+                context,
+            )
+            return stream_response(request.request_id, outcome)
+
+        answers = answered_in_order(requests, answer, self._limits.stream_window)
+        async with aclosing(answers):
+            async for response in answers:
+                yield response
+
     async def Describe(self, request: pb.DescribeRequest, context: Any) -> pb.DescribeResponse:  # noqa: N802
         """Answer with the model, the limits, the versions and the classes."""
         return await self._rpc.answer("Describe", "", self._describe, context)
@@ -84,13 +109,26 @@ class SegmentationService(pb_grpc.SegmentationServicer):
             context,
         )
 
+    async def _segment_patiently(
+        self, request: pb.SegmentRequest, call: Call
+    ) -> pb.SegmentResponse:
+        """Segment, and where the server is full try again until the time of the call is over."""
+        while True:
+            try:
+                return await self._segment(request, call)
+            except FullError as error:
+                await asyncio.sleep(error.retry_s)
+                call = replace(call, ticket=Ticket(call.ticket.client))
+
     async def _segment(self, request: pb.SegmentRequest, call: Call) -> pb.SegmentResponse:
         total = Stopwatch()
         with self._admission.place(call.ticket):
             with self._metrics.stage("validate") as validate:
                 check_request(request, self._limits)
                 image = await self._images.open(request, call)
-                check_prompts(request.prompts, image.size)
+                facts = await self._triton.facts(call.remaining_s)
+                low_res_size = facts.low_res_size if facts.mask_prompts else 0
+                check_prompts(request.prompts, image.size, low_res_size)
             with self._metrics.stage("triton") as triton:
                 response = await self._segmenting.answer(request, image, call)
             self._metrics.prompts.inc(len(request.prompts))
@@ -102,27 +140,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         return response
 
     async def _describe(self, call: Call) -> pb.DescribeResponse:
-        triton = await self._triton.facts(call.remaining_s)
+        facts = await self._triton.facts(call.remaining_s)
         vocabulary = await self._classes.vocabulary(call)
-        return pb.DescribeResponse(
-            model=pb.Model(
-                name=SEGMENT.name,
-                version=triton.model_version,
-                size=triton.model_size,
-                image_size=triton.image_size,
-            ),
-            limits=pb.Limits(
-                max_image_bytes=self._limits.max_image_bytes,
-                max_pixels=self._limits.max_pixels,
-                max_prompts=self._limits.max_prompts,
-                max_points=MAX_POINT_SLOTS,
-                max_in_flight=self._limits.max_in_flight,
-                image_formats=IMAGE_FORMATS,
-                cache_bytes=self._limits.cache_bytes,
-                max_queue_seconds=self._limits.max_queue_s,
-                max_tiles=self._limits.max_tiles,
-            ),
-            gateway_version=cpcsam.__version__,
-            triton_version=triton.triton_version,
-            classes=[] if vocabulary is None else vocabulary.names,
-        )
+        names = () if vocabulary is None else vocabulary.names
+        return description(facts, self._limits, self._rpc.max_seconds, names)

@@ -12,9 +12,13 @@ from tritonclient.grpc import InferResult
 from cpcsam.contract import (
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
+    LOW_RES_FACTOR,
     MASKS_RLE,
     ORIGINAL_SIZE,
     SCORES,
+    SELECTED_LOW_RES_MASKS,
+    STABILITY,
+    grid_size,
 )
 from cpcsam.errors import ServingError
 from serving.chunks import PromptChunk
@@ -29,10 +33,14 @@ class ChunkMasks:
     Attributes:
         counts: (P, M) COCO run lengths, as bytes.
         scores: (P, M) float32, predicted IoU.
+        stability: (P, M) float32.
+        low_res_masks: (P, M, 4G, 4G) float32 logits, where they were asked for.
     """
 
     counts: NDArray[np.object_]
     scores: NDArray[np.float32]
+    stability: NDArray[np.float32]
+    low_res_masks: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ class TritonFacts:
         model_digest: tells one exported model from another.
         trained_model: digest of the run or base that it was exported from, by which vocabularies
             know it.
+        mask_prompts: whether prompts may have masks.
     """
 
     triton_version: str
@@ -75,6 +84,12 @@ class TritonFacts:
     image_size: int
     model_digest: str
     trained_model: str
+    mask_prompts: bool
+
+    @property
+    def low_res_size(self) -> int:
+        """Rows and columns of a mask's logits, 4G."""
+        return LOW_RES_FACTOR * grid_size(self.image_size)
 
 
 def output(result: InferResult, name: str) -> NDArray[Any]:
@@ -94,11 +109,17 @@ def output(result: InferResult, name: str) -> NDArray[Any]:
     return array
 
 
-def masks_of(result: InferResult, chunk: PromptChunk) -> ChunkMasks:
-    """Masks without the batch dimension and the padding prompts."""
+def masks_of(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMasks:
+    """Masks, with their logits if wanted, without the batch dimension and the padding prompts."""
+
+    def real(name: str) -> NDArray[Any]:
+        return output(result, name)[0, : chunk.count]
+
     return ChunkMasks(
-        counts=output(result, MASKS_RLE.name)[0, : chunk.count],
-        scores=output(result, SCORES.name)[0, : chunk.count],
+        counts=real(MASKS_RLE.name),
+        scores=real(SCORES.name),
+        stability=real(STABILITY.name),
+        low_res_masks=real(SELECTED_LOW_RES_MASKS.name) if low_res else None,
     )
 
 

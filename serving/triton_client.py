@@ -19,12 +19,14 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cpcsam.contract import (
     DECODE,
+    DECODE_WITH_MASK,
     ENCODE,
     IMAGE,
     IMAGE_BYTES,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
     INPUT_SIZE,
+    MASK_INPUT,
     MASK_SELECTION,
     MASKS_RLE,
     ORIGINAL_SIZE,
@@ -33,6 +35,7 @@ from cpcsam.contract import (
     SCORES,
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
+    STABILITY,
 )
 from serving.admission import Admission
 from serving.call import Call
@@ -50,7 +53,7 @@ from serving.triton_errors import error_of_triton
 
 __all__ = ["TritonClient", "is_cancellable"]
 
-ANSWERS: Final = (MASKS_RLE.name, SCORES.name)
+ANSWERS: Final = (MASKS_RLE.name, SCORES.name, STABILITY.name)
 ENCODED: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
 PROBE_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 10.0
@@ -107,10 +110,11 @@ class TritonClient:
 
     async def _ask(self, timeout_s: float) -> TritonFacts:
         try:
-            server, segment, encoder = await asyncio.gather(
+            server, segment, encoder, mask_prompts = await asyncio.gather(
                 self._client.get_server_metadata(client_timeout=timeout_s),
                 self._client.get_model_metadata(SEGMENT.name, client_timeout=timeout_s),
                 self._client.get_model_config(IMAGE_ENCODER.name, client_timeout=timeout_s),
+                self._client.is_model_ready(DECODE_WITH_MASK.name, client_timeout=timeout_s),
             )
         except InferenceServerException as error:
             raise error_of_triton(error, self._address) from error
@@ -122,18 +126,26 @@ class TritonClient:
             image_size=encoder.config.input[0].dims[-1],
             model_digest=digest,
             trained_model=encoder.config.parameters["trained_model"].string_value or digest,
+            mask_prompts=bool(mask_prompts),
         )
 
     async def segment(
-        self, image_bytes: bytes, chunk: PromptChunk, mask_selection: int, call: Call
+        self,
+        image_bytes: bytes,
+        chunk: PromptChunk,
+        mask_selection: int,
+        call: Call,
+        *,
+        low_res: bool = False,
     ) -> tuple[ChunkMasks, Encoded]:
-        """Encode an image and answer a chunk of prompts.
+        """Encode an image and answer a chunk of prompts without masks.
 
         Args:
             image_bytes: the encoded image.
             chunk: padded prompts in the original image's frame.
             mask_selection: a value of `MaskSelection`.
             call: who asks, and until when.
+            low_res: whether the logits are wanted.
 
         Returns:
             The masks, and what `decode` needs for further chunks.
@@ -146,15 +158,27 @@ class TritonClient:
             _input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_)),
             *_prompt_inputs(chunk, mask_selection),
         ]
-        result = await self._infer(SEGMENT.name, inputs, (*ANSWERS, *ENCODED), call)
-        return masks_of(result, chunk), encoded_of(result)
+        outputs = (*_answers(low_res), *ENCODED)
+        result = await self._infer(SEGMENT.name, inputs, outputs, call)
+        return masks_of(result, chunk, low_res), encoded_of(result)
 
     async def decode(
-        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
+        self,
+        encoded: Encoded,
+        chunk: PromptChunk,
+        mask_selection: int,
+        call: Call,
+        *,
+        low_res: bool = False,
     ) -> ChunkMasks:
-        """Answer a further chunk of prompts of an encoded image; see `segment`."""
+        """Answer a chunk of prompts, with masks or without, of an encoded image; see `segment`."""
         inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
-        return masks_of(await self._infer(DECODE.name, inputs, ANSWERS, call), chunk)
+        model = DECODE
+        if chunk.mask_input is not None:
+            model = DECODE_WITH_MASK
+            inputs.append(_input(MASK_INPUT.name, chunk.mask_input))
+        result = await self._infer(model.name, inputs, _answers(low_res), call)
+        return masks_of(result, chunk, low_res)
 
     async def decode_logits(
         self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
@@ -211,6 +235,10 @@ def is_cancellable(version: str) -> bool:
     """Whether a Triton of this version survives that calls are broken off."""
     numbers = version.split(".")[:2]
     return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE
+
+
+def _answers(low_res: bool) -> tuple[str, ...]:
+    return (*ANSWERS, SELECTED_LOW_RES_MASKS.name) if low_res else ANSWERS
 
 
 def _encoded_inputs(encoded: Encoded) -> list[InferInput]:

@@ -7,10 +7,8 @@ over a limit a LimitError; both name the field at fault.
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
-from collections.abc import Sequence
 from typing import Final
 
 from PIL import ExifTags, Image
@@ -20,9 +18,9 @@ from cpcsam.errors import ContractError
 from cpcsam.status import LimitError
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.limits import MAX_POINT_SLOTS, MAX_REQUEST_ID_LENGTH, Limits
+from serving.limits import MAX_REQUEST_ID_LENGTH, Limits
 
-__all__ = ["check_prompts", "check_request", "original_size_of", "slots_of"]
+__all__ = ["check_image_id", "check_request", "original_size_of"]
 
 IMAGE_ID: Final = re.compile("[0-9a-f]{64}")
 SIDEWAYS: Final = (5, 6, 7, 8)
@@ -50,13 +48,24 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             expected=", ".join(f"{choice.value} ({choice.name})" for choice in MaskSelection),
             fix="choose one of them",
         )
-    if bool(request.prompts) == bool(request.classes):
-        raise ContractError.of(
-            "prompts and classes",
-            got="both" if request.prompts else "none",
-            expected="one of them",
-            fix="ask for what the prompts point at, or for the entities of classes",
+    asked = [
+        name
+        for name, wanted in (
+            ("prompts", request.prompts),
+            ("classes", request.classes),
+            ("everything", request.HasField("everything")),
         )
+        if wanted
+    ]
+    if len(asked) != 1:
+        raise ContractError.of(
+            "prompts, classes and everything",
+            got=" and ".join(asked) or "none",
+            expected="one of them",
+            fix="ask for what prompts point at, for the entities of classes or for everything",
+        )
+    _check_answer_form(request)
+    _check_tiles(request)
     for what in ("prompts", "classes"):
         count = len(getattr(request, what))
         if count > limits.max_prompts:
@@ -68,7 +77,54 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             )
 
 
+def _check_answer_form(request: pb.SegmentRequest) -> None:
+    if request.mask_format not in pb.MaskFormat.values():
+        raise ContractError.of(
+            "mask_format",
+            got=request.mask_format,
+            expected=", ".join(f"{number} ({name})" for name, number in pb.MaskFormat.items()),
+            fix="choose one of them",
+        )
+    if request.return_low_res_masks and not request.prompts:
+        raise ContractError.of(
+            "return_low_res_masks",
+            got="a request without prompts",
+            expected="one with prompts, as other masks are put together from several",
+            fix="leave it out",
+        )
+
+
+def _check_tiles(request: pb.SegmentRequest) -> None:
+    for name in ("tile_size", "tile_overlap"):
+        if request.classes and name in {field.name for field, _ in request.ListFields()}:
+            raise ContractError.of(
+                name,
+                got=f"{getattr(request, name):g} with classes",
+                expected="none, as a class has the tiles that it was taught with",
+                fix="leave it out, or set class_search.overlap",
+            )
+    if not 0 <= request.tile_overlap < 1:  # also true of NaN
+        raise ContractError.of(
+            "tile_overlap",
+            got=request.tile_overlap,
+            expected="from 0 to below 1",
+            fix="correct the value",
+        )
+    if request.tile_size and request.everything.crop_layers:
+        raise ContractError.of(
+            "tile_size",
+            got=f"{request.tile_size} and {request.everything.crop_layers} crop_layers",
+            expected="one of them",
+            fix="leave one of them out",
+        )
+
+
 def check_image_id(image_id: str) -> None:
+    """Refuse what cannot be an image_id.
+
+    Raises:
+        ContractError: it is not 64 lower-case hexadecimal digits.
+    """
     if not IMAGE_ID.fullmatch(image_id):
         raise ContractError.of(
             "image_id",
@@ -135,66 +191,3 @@ def _too_many_pixels(got: str, limits: Limits) -> Exception:
         expected=f"at most {limits.max_pixels} (width times height)",
         fix="shrink the image or cut it into tiles",
     )
-
-
-def check_prompts(prompts: Sequence[pb.Prompt], original_size: tuple[int, int]) -> None:
-    """Check every prompt against the image it points into.
-
-    Args:
-        prompts: the request's prompts.
-        original_size: (H, W) of the upright image.
-
-    Raises:
-        ContractError: a prompt without points or box, with too many points, a coordinate that is
-            not finite or outside the image, or an empty box. It names the first one.
-    """
-    for index, prompt in enumerate(prompts):
-        _check_prompt(f"prompts[{index}]", prompt, original_size)
-
-
-def slots_of(prompt: pb.Prompt) -> int:
-    """Point slots that a prompt takes in the tensors: one a point, two for a box."""
-    return len(prompt.points) + (2 if prompt.HasField("box") else 0)
-
-
-def _check_prompt(where: str, prompt: pb.Prompt, original_size: tuple[int, int]) -> None:
-    slots = slots_of(prompt)
-    if slots == 0:
-        raise ContractError.of(
-            where, got="no points and no box", expected="at least one of them", fix="add a point"
-        )
-    if slots > MAX_POINT_SLOTS:
-        raise ContractError.of(
-            where,
-            got=f"{slots} point slots (a box takes 2)",
-            expected=f"at most {MAX_POINT_SLOTS}",
-            fix="leave out points",
-        )
-    height, width = original_size
-    for index, point in enumerate(prompt.points):
-        if not (0 <= point.x < width and 0 <= point.y < height):  # also true of NaN
-            raise ContractError.of(
-                f"{where}.points[{index}]",
-                got=_numbers(point.x, point.y),
-                expected=f"0 <= x < {width} and 0 <= y < {height}",
-                fix="give pixels of the upright original image as (x, y)",
-            )
-    if prompt.HasField("box"):
-        _check_box(f"{where}.box", prompt.box, original_size)
-
-
-def _check_box(where: str, box: pb.Box, original_size: tuple[int, int]) -> None:
-    height, width = original_size
-    if not (0 <= box.x0 < box.x1 <= width and 0 <= box.y0 < box.y1 <= height):
-        raise ContractError.of(
-            where,
-            got=_numbers(box.x0, box.y0, box.x1, box.y1),
-            expected=f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}",
-            fix="give the corners as (x0, y0, x1, y1) in pixels of the upright original image",
-        )
-
-
-def _numbers(*values: float) -> str:
-    """Numbers as the caller wrote them: float32 shows 0.1 as 0.1."""
-    shown = (f"{value:.7g}" if math.isfinite(value) else str(value) for value in values)
-    return f"({', '.join(shown)})"

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from cpcsam.artifact import read_manifest, write_atomic
 from cpcsam.automatic import AutoSettings, Model, segment_image
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from cpcsam.merging import FoundMask
 from cpcsam.model.sam import CpcSam
@@ -28,7 +28,6 @@ from training.source_options import (
     add_model_options,
     add_source_options,
     require_model,
-    share,
     source_of,
 )
 from training.sources import read_source

@@ -10,7 +10,7 @@ from cpcsam.command import ArgumentParser
 from training.datasets.protocol import Classes, Part
 from training.sources import SourceConfig
 
-__all__ = ["add_model_options", "add_source_options", "require_model", "share", "source_of"]
+__all__ = ["add_model_options", "add_source_options", "require_model", "source_of"]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -68,14 +68,3 @@ def _region(text: str) -> tuple[int, int, int, int]:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected X0,Y0,X1,Y1 in pixels")
     x0, y0, x1, y1 = map(int, parts)
     return x0, y0, x1, y1
-
-
-def share(text: str) -> float:
-    """Argument type: a number from 0 to 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
-    return number

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cpcsam.artifact import read_manifest
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from cpcsam.vocabulary import (
     BACKGROUND,
@@ -24,7 +24,6 @@ from training.source_options import (
     add_model_options,
     add_source_options,
     require_model,
-    share,
     source_of,
 )
 from training.sources import read_source

@@ -22,59 +22,39 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from cpcsam.v1 import classes_pb2 as cpcsam_dot_v1_dot_classes__pb2
+from cpcsam.v1 import description_pb2 as cpcsam_dot_v1_dot_description__pb2
+from cpcsam.v1 import masks_pb2 as cpcsam_dot_v1_dot_masks__pb2
+from cpcsam.v1 import search_pb2 as cpcsam_dot_v1_dot_search__pb2
 
+from cpcsam.v1.classes_pb2 import *
+from cpcsam.v1.description_pb2 import *
+from cpcsam.v1.masks_pb2 import *
+from cpcsam.v1.search_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63pcsam/v1/segmentation.proto\x12\tcpcsam.v1\"\xed\x01\n\x0eSegmentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\x0bimage_bytes\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\"\n\x07prompts\x18\x08 \x03(\x0b\x32\x11.cpcsam.v1.Prompt\x12\x30\n\x0emask_selection\x18\t \x01(\x0e\x32\x18.cpcsam.v1.MaskSelection\x12\x0f\n\x07\x63lasses\x18\n \x03(\t\x12,\n\x0c\x63lass_search\x18\x0b \x01(\x0b\x32\x16.cpcsam.v1.ClassSearchB\x07\n\x05image\"\xa7\x01\n\x0b\x43lassSearch\x12\x16\n\tthreshold\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x1b\n\x0emin_similarity\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07min_iou\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x14\n\x07overlap\x18\x04 \x01(\x02H\x03\x88\x01\x01\x42\x0c\n\n_thresholdB\x11\n\x0f_min_similarityB\n\n\x08_min_iouB\n\n\x08_overlap\"T\n\x06Prompt\x12 \n\x06points\x18\x01 \x03(\x0b\x32\x10.cpcsam.v1.Point\x12 \n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.BoxH\x00\x88\x01\x01\x42\x06\n\x04_box\"1\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x12\n\nbackground\x18\x03 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x02\x12\n\n\x02y0\x18\x02 \x01(\x02\x12\n\n\x02x1\x18\x03 \x01(\x02\x12\n\n\x02y1\x18\x04 \x01(\x02\"\xe9\x01\n\x0fSegmentResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\roriginal_size\x18\x02 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.cpcsam.v1.PromptResult\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12#\n\x07timings\x18\x06 \x01(\x0b\x32\x12.cpcsam.v1.Timings\x12\x10\n\x08image_id\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"R\n\x0cPromptResult\x12\x1e\n\x05masks\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Mask\x12\"\n\x08\x66ound_at\x18\x02 \x01(\x0b\x32\x10.cpcsam.v1.Point\"\x81\x01\n\x04Mask\x12&\n\x08\x63oco_rle\x18\x01 \x01(\x0b\x32\x12.cpcsam.v1.CocoRleH\x00\x12\r\n\x05score\x18\x08 \x01(\x02\x12\x1b\n\x03\x62ox\x18\t \x01(\x0b\x32\x0e.cpcsam.v1.Box\x12\x0c\n\x04\x61rea\x18\n \x01(\x04\x12\r\n\x05label\x18\x0c \x01(\tB\x08\n\x06\x66ormat\"8\n\x07\x43ocoRle\x12\x1d\n\x04size\x18\x01 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\t\"C\n\x07Timings\x12\x13\n\x0bvalidate_ms\x18\x01 \x01(\x02\x12\x11\n\ttriton_ms\x18\x02 \x01(\x02\x12\x10\n\x08total_ms\x18\x03 \x01(\x02\"\x11\n\x0f\x44\x65scribeRequest\"\x98\x01\n\x10\x44\x65scribeResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.cpcsam.v1.Model\x12!\n\x06limits\x18\x02 \x01(\x0b\x32\x11.cpcsam.v1.Limits\x12\x17\n\x0fgateway_version\x18\x03 \x01(\t\x12\x16\n\x0etriton_version\x18\x04 \x01(\t\x12\x0f\n\x07\x63lasses\x18\x05 \x03(\t\"H\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\t\x12\x12\n\nimage_size\x18\x04 \x01(\r\"\xcf\x01\n\x06Limits\x12\x17\n\x0fmax_image_bytes\x18\x01 \x01(\x04\x12\x12\n\nmax_pixels\x18\x02 \x01(\x04\x12\x13\n\x0bmax_prompts\x18\x03 \x01(\r\x12\x12\n\nmax_points\x18\x04 \x01(\r\x12\x15\n\rmax_in_flight\x18\x05 \x01(\r\x12\x15\n\rimage_formats\x18\x06 \x03(\t\x12\x13\n\x0b\x63\x61\x63he_bytes\x18\x07 \x01(\x04\x12\x19\n\x11max_queue_seconds\x18\x08 \x01(\x02\x12\x11\n\tmax_tiles\x18\t \x01(\r\"\x14\n\x12ListClassesRequest\"O\n\x13ListClassesResponse\x12%\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x14.cpcsam.v1.ClassInfo\x12\x11\n\ttile_size\x18\x02 \x01(\r\"-\n\tClassInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nprototypes\x18\x02 \x01(\r\"X\n\x0f\x41\x64\x64\x43lassRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08\x65xamples\x18\x02 \x03(\x0b\x32\x12.cpcsam.v1.Example\x12\x11\n\ttile_size\x18\x03 \x01(\r\"c\n\x07\x45xample\x12\x15\n\x0bimage_bytes\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12$\n\x08\x65ntities\x18\x08 \x03(\x0b\x32\x12.cpcsam.v1.CocoRleB\x07\n\x05image\"\"\n\x12RemoveClassRequest\x12\x0c\n\x04name\x18\x01 \x01(\t*[\n\rMaskSelection\x12\x19\n\x15MASK_SELECTION_SINGLE\x10\x00\x12\x17\n\x13MASK_SELECTION_BEST\x10\x01\x12\x16\n\x12MASK_SELECTION_ALL\x10\x02\x32\xf9\x02\n\x0cSegmentation\x12@\n\x07Segment\x12\x19.cpcsam.v1.SegmentRequest\x1a\x1a.cpcsam.v1.SegmentResponse\x12\x43\n\x08\x44\x65scribe\x12\x1a.cpcsam.v1.DescribeRequest\x1a\x1b.cpcsam.v1.DescribeResponse\x12L\n\x0bListClasses\x12\x1d.cpcsam.v1.ListClassesRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12\x46\n\x08\x41\x64\x64\x43lass\x12\x1a.cpcsam.v1.AddClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12L\n\x0bRemoveClass\x12\x1d.cpcsam.v1.RemoveClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63pcsam/v1/segmentation.proto\x12\tcpcsam.v1\x1a\x17\x63pcsam/v1/classes.proto\x1a\x1b\x63pcsam/v1/description.proto\x1a\x15\x63pcsam/v1/masks.proto\x1a\x16\x63pcsam/v1/search.proto\"\xa1\x03\n\x0eSegmentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\x0bimage_bytes\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\"\n\x07prompts\x18\x08 \x03(\x0b\x32\x11.cpcsam.v1.Prompt\x12\x30\n\x0emask_selection\x18\t \x01(\x0e\x32\x18.cpcsam.v1.MaskSelection\x12\x0f\n\x07\x63lasses\x18\n \x03(\t\x12,\n\x0c\x63lass_search\x18\x0b \x01(\x0b\x32\x16.cpcsam.v1.ClassSearch\x12)\n\neverything\x18\x0c \x01(\x0b\x32\x15.cpcsam.v1.Everything\x12*\n\x0bmask_format\x18\r \x01(\x0e\x32\x15.cpcsam.v1.MaskFormat\x12\x1c\n\x14return_low_res_masks\x18\x0e \x01(\x08\x12\x11\n\ttile_size\x18\x0f \x01(\r\x12\x19\n\x0ctile_overlap\x18\x10 \x01(\x02H\x01\x88\x01\x01\x42\x07\n\x05imageB\x0f\n\r_tile_overlap\"\x7f\n\x06Prompt\x12 \n\x06points\x18\x01 \x03(\x0b\x32\x10.cpcsam.v1.Point\x12 \n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.BoxH\x00\x88\x01\x01\x12)\n\nmask_input\x18\x03 \x01(\x0b\x32\x15.cpcsam.v1.LowResMaskB\x06\n\x04_box\"\x8d\x01\n\x15SegmentStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.cpcsam.v1.SegmentResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.cpcsam.v1.FailureH\x00\x42\t\n\x07outcome\"9\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"\xe9\x01\n\x0fSegmentResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\roriginal_size\x18\x02 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.cpcsam.v1.PromptResult\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12#\n\x07timings\x18\x06 \x01(\x0b\x32\x12.cpcsam.v1.Timings\x12\x10\n\x08image_id\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08\"R\n\x0cPromptResult\x12\x1e\n\x05masks\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Mask\x12\"\n\x08\x66ound_at\x18\x02 \x01(\x0b\x32\x10.cpcsam.v1.Point\"C\n\x07Timings\x12\x13\n\x0bvalidate_ms\x18\x01 \x01(\x02\x12\x11\n\ttriton_ms\x18\x02 \x01(\x02\x12\x10\n\x08total_ms\x18\x03 \x01(\x02*[\n\rMaskSelection\x12\x19\n\x15MASK_SELECTION_SINGLE\x10\x00\x12\x17\n\x13MASK_SELECTION_BEST\x10\x01\x12\x16\n\x12MASK_SELECTION_ALL\x10\x02\x32\xcb\x03\n\x0cSegmentation\x12@\n\x07Segment\x12\x19.cpcsam.v1.SegmentRequest\x1a\x1a.cpcsam.v1.SegmentResponse\x12P\n\rSegmentStream\x12\x19.cpcsam.v1.SegmentRequest\x1a .cpcsam.v1.SegmentStreamResponse(\x01\x30\x01\x12\x43\n\x08\x44\x65scribe\x12\x1a.cpcsam.v1.DescribeRequest\x1a\x1b.cpcsam.v1.DescribeResponse\x12L\n\x0bListClasses\x12\x1d.cpcsam.v1.ListClassesRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12\x46\n\x08\x41\x64\x64\x43lass\x12\x1a.cpcsam.v1.AddClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12L\n\x0bRemoveClass\x12\x1d.cpcsam.v1.RemoveClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponseP\x00P\x01P\x02P\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cpcsam.v1.segmentation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MASKSELECTION']._serialized_start=2098
-  _globals['_MASKSELECTION']._serialized_end=2189
-  _globals['_SEGMENTREQUEST']._serialized_start=44
-  _globals['_SEGMENTREQUEST']._serialized_end=281
-  _globals['_CLASSSEARCH']._serialized_start=284
-  _globals['_CLASSSEARCH']._serialized_end=451
-  _globals['_PROMPT']._serialized_start=453
-  _globals['_PROMPT']._serialized_end=537
-  _globals['_POINT']._serialized_start=539
-  _globals['_POINT']._serialized_end=588
-  _globals['_BOX']._serialized_start=590
-  _globals['_BOX']._serialized_end=643
-  _globals['_SEGMENTRESPONSE']._serialized_start=646
-  _globals['_SEGMENTRESPONSE']._serialized_end=879
-  _globals['_SIZE']._serialized_start=881
-  _globals['_SIZE']._serialized_end=918
-  _globals['_PROMPTRESULT']._serialized_start=920
-  _globals['_PROMPTRESULT']._serialized_end=1002
-  _globals['_MASK']._serialized_start=1005
-  _globals['_MASK']._serialized_end=1134
-  _globals['_COCORLE']._serialized_start=1136
-  _globals['_COCORLE']._serialized_end=1192
-  _globals['_TIMINGS']._serialized_start=1194
-  _globals['_TIMINGS']._serialized_end=1261
-  _globals['_DESCRIBEREQUEST']._serialized_start=1263
-  _globals['_DESCRIBEREQUEST']._serialized_end=1280
-  _globals['_DESCRIBERESPONSE']._serialized_start=1283
-  _globals['_DESCRIBERESPONSE']._serialized_end=1435
-  _globals['_MODEL']._serialized_start=1437
-  _globals['_MODEL']._serialized_end=1509
-  _globals['_LIMITS']._serialized_start=1512
-  _globals['_LIMITS']._serialized_end=1719
-  _globals['_LISTCLASSESREQUEST']._serialized_start=1721
-  _globals['_LISTCLASSESREQUEST']._serialized_end=1741
-  _globals['_LISTCLASSESRESPONSE']._serialized_start=1743
-  _globals['_LISTCLASSESRESPONSE']._serialized_end=1822
-  _globals['_CLASSINFO']._serialized_start=1824
-  _globals['_CLASSINFO']._serialized_end=1869
-  _globals['_ADDCLASSREQUEST']._serialized_start=1871
-  _globals['_ADDCLASSREQUEST']._serialized_end=1959
-  _globals['_EXAMPLE']._serialized_start=1961
-  _globals['_EXAMPLE']._serialized_end=2060
-  _globals['_REMOVECLASSREQUEST']._serialized_start=2062
-  _globals['_REMOVECLASSREQUEST']._serialized_end=2096
-  _globals['_SEGMENTATION']._serialized_start=2192
-  _globals['_SEGMENTATION']._serialized_end=2569
+  _globals['_MASKSELECTION']._serialized_start=1285
+  _globals['_MASKSELECTION']._serialized_end=1376
+  _globals['_SEGMENTREQUEST']._serialized_start=145
+  _globals['_SEGMENTREQUEST']._serialized_end=562
+  _globals['_PROMPT']._serialized_start=564
+  _globals['_PROMPT']._serialized_end=691
+  _globals['_SEGMENTSTREAMRESPONSE']._serialized_start=694
+  _globals['_SEGMENTSTREAMRESPONSE']._serialized_end=835
+  _globals['_FAILURE']._serialized_start=837
+  _globals['_FAILURE']._serialized_end=894
+  _globals['_SEGMENTRESPONSE']._serialized_start=897
+  _globals['_SEGMENTRESPONSE']._serialized_end=1130
+  _globals['_PROMPTRESULT']._serialized_start=1132
+  _globals['_PROMPTRESULT']._serialized_end=1214
+  _globals['_TIMINGS']._serialized_start=1216
+  _globals['_TIMINGS']._serialized_end=1283
+  _globals['_SEGMENTATION']._serialized_start=1379
+  _globals['_SEGMENTATION']._serialized_end=1838
 # @@protoc_insertion_point(module_scope)

@@ -3,6 +3,8 @@
 import grpc
 import warnings
 
+from cpcsam.v1 import classes_pb2 as cpcsam_dot_v1_dot_classes__pb2
+from cpcsam.v1 import description_pb2 as cpcsam_dot_v1_dot_description__pb2
 from cpcsam.v1 import segmentation_pb2 as cpcsam_dot_v1_dot_segmentation__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
@@ -42,25 +44,30 @@ class SegmentationStub:
                 request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentResponse.FromString,
                 _registered_method=True)
+        self.SegmentStream = channel.stream_stream(
+                '/cpcsam.v1.Segmentation/SegmentStream',
+                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentStreamResponse.FromString,
+                _registered_method=True)
         self.Describe = channel.unary_unary(
                 '/cpcsam.v1.Segmentation/Describe',
-                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeRequest.SerializeToString,
-                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeResponse.FromString,
+                request_serializer=cpcsam_dot_v1_dot_description__pb2.DescribeRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_description__pb2.DescribeResponse.FromString,
                 _registered_method=True)
         self.ListClasses = channel.unary_unary(
                 '/cpcsam.v1.Segmentation/ListClasses',
-                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesRequest.SerializeToString,
-                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+                request_serializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.FromString,
                 _registered_method=True)
         self.AddClass = channel.unary_unary(
                 '/cpcsam.v1.Segmentation/AddClass',
-                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.AddClassRequest.SerializeToString,
-                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+                request_serializer=cpcsam_dot_v1_dot_classes__pb2.AddClassRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.FromString,
                 _registered_method=True)
         self.RemoveClass = channel.unary_unary(
                 '/cpcsam.v1.Segmentation/RemoveClass',
-                request_serializer=cpcsam_dot_v1_dot_segmentation__pb2.RemoveClassRequest.SerializeToString,
-                response_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+                request_serializer=cpcsam_dot_v1_dot_classes__pb2.RemoveClassRequest.SerializeToString,
+                response_deserializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.FromString,
                 _registered_method=True)
 
 
@@ -71,7 +78,21 @@ class SegmentationServicer:
     """
 
     def Segment(self, request, context):
-        """Segments one image: for each prompt the masks of what it points at, or all entities of classes.
+        """Segments one image: for each prompt the masks of what it points at, all entities of classes, or
+        everything.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SegmentStream(self, request_iterator, context):
+        """Segments many images: each request is answered as by Segment, in the order of the requests. A
+        request that fails is answered by its error, and the stream goes on. The server reads at most
+        limits.stream_window requests ahead of its answers; whoever sends more waits, by HTTP/2's flow
+        control, and whoever never reads answers is not read from. A deadline is that of the whole
+        stream; without one it may last as long as it likes. Each request has the server's own limit
+        of time, its turn and its place among others, as in Segment, and where all places are taken it
+        waits for one, as long as a request may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,25 +135,30 @@ def add_SegmentationServicer_to_server(servicer, server):
                     request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentRequest.FromString,
                     response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentResponse.SerializeToString,
             ),
+            'SegmentStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SegmentStream,
+                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.SegmentStreamResponse.SerializeToString,
+            ),
             'Describe': grpc.unary_unary_rpc_method_handler(
                     servicer.Describe,
-                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeRequest.FromString,
-                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.DescribeResponse.SerializeToString,
+                    request_deserializer=cpcsam_dot_v1_dot_description__pb2.DescribeRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_description__pb2.DescribeResponse.SerializeToString,
             ),
             'ListClasses': grpc.unary_unary_rpc_method_handler(
                     servicer.ListClasses,
-                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesRequest.FromString,
-                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.SerializeToString,
+                    request_deserializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.SerializeToString,
             ),
             'AddClass': grpc.unary_unary_rpc_method_handler(
                     servicer.AddClass,
-                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.AddClassRequest.FromString,
-                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.SerializeToString,
+                    request_deserializer=cpcsam_dot_v1_dot_classes__pb2.AddClassRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.SerializeToString,
             ),
             'RemoveClass': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveClass,
-                    request_deserializer=cpcsam_dot_v1_dot_segmentation__pb2.RemoveClassRequest.FromString,
-                    response_serializer=cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.SerializeToString,
+                    request_deserializer=cpcsam_dot_v1_dot_classes__pb2.RemoveClassRequest.FromString,
+                    response_serializer=cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +202,33 @@ class Segmentation:
             _registered_method=True)
 
     @staticmethod
+    def SegmentStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/cpcsam.v1.Segmentation/SegmentStream',
+            cpcsam_dot_v1_dot_segmentation__pb2.SegmentRequest.SerializeToString,
+            cpcsam_dot_v1_dot_segmentation__pb2.SegmentStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Describe(request,
             target,
             options=(),
@@ -190,8 +243,8 @@ class Segmentation:
             request,
             target,
             '/cpcsam.v1.Segmentation/Describe',
-            cpcsam_dot_v1_dot_segmentation__pb2.DescribeRequest.SerializeToString,
-            cpcsam_dot_v1_dot_segmentation__pb2.DescribeResponse.FromString,
+            cpcsam_dot_v1_dot_description__pb2.DescribeRequest.SerializeToString,
+            cpcsam_dot_v1_dot_description__pb2.DescribeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -217,8 +270,8 @@ class Segmentation:
             request,
             target,
             '/cpcsam.v1.Segmentation/ListClasses',
-            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesRequest.SerializeToString,
-            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+            cpcsam_dot_v1_dot_classes__pb2.ListClassesRequest.SerializeToString,
+            cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -244,8 +297,8 @@ class Segmentation:
             request,
             target,
             '/cpcsam.v1.Segmentation/AddClass',
-            cpcsam_dot_v1_dot_segmentation__pb2.AddClassRequest.SerializeToString,
-            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+            cpcsam_dot_v1_dot_classes__pb2.AddClassRequest.SerializeToString,
+            cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -271,8 +324,8 @@ class Segmentation:
             request,
             target,
             '/cpcsam.v1.Segmentation/RemoveClass',
-            cpcsam_dot_v1_dot_segmentation__pb2.RemoveClassRequest.SerializeToString,
-            cpcsam_dot_v1_dot_segmentation__pb2.ListClassesResponse.FromString,
+            cpcsam_dot_v1_dot_classes__pb2.RemoveClassRequest.SerializeToString,
+            cpcsam_dot_v1_dot_classes__pb2.ListClassesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,7 +15,13 @@ SERVING = sorted(
     for path in (ROOT / "serving").glob("*.py")
     if path.stem != "__init__" and f"serving.{path.stem}" not in NEEDS_TRITONS_BACKEND
 )
-CLIENT = ["cpcsam.cli", "cpcsam.client", "cpcsam.overlay", "cpcsam.v1.segmentation_pb2_grpc"]
+CLIENT = [
+    "cpcsam.async_client",
+    "cpcsam.cli",
+    "cpcsam.client",
+    "cpcsam.overlay",
+    "cpcsam.v1.segmentation_pb2_grpc",
+]
 OTHER_STAGES = ["torch", "torchvision", "segment_anything", "peft", "training", "export"]
 
 

@@ -6,13 +6,13 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from cpcsam.contract import ENSEMBLES, IMAGE_ENCODER, STEPS, GraphSpec, TensorSpec
+from cpcsam.contract import ENSEMBLES, GRAPHS, IMAGE_ENCODER, STEPS, GraphSpec, TensorSpec
 from export.repository import COMMITTED, COMMITTED_MODEL, write_configs
-from export.triton_config import SERVED_GRAPHS, RepositoryConfig, model_configs
+from export.triton_config import RepositoryConfig, model_configs
 
 CPU, GPU = COMMITTED / "cpu", COMMITTED / "gpu"
-MODELS = [*SERVED_GRAPHS, *STEPS, *ENSEMBLES]
-GRAPH_NAMES = [graph.name for graph in SERVED_GRAPHS]
+MODELS = [*GRAPHS, *STEPS, *ENSEMBLES]
+GRAPH_NAMES = [graph.name for graph in GRAPHS]
 DTYPES = {
     DataType.TYPE_FP32: "float32",
     DataType.TYPE_INT32: "int32",
@@ -35,7 +35,7 @@ def files(tree: Path) -> dict[str, bytes]:
 
 
 def test_committed_trees_are_what_the_contract_generates(tmp_path: Path) -> None:
-    for name in [spec.name for spec in (*SERVED_GRAPHS, *STEPS)]:
+    for name in [spec.name for spec in (*GRAPHS, *STEPS)]:
         shim = tmp_path / "cpu" / name / "1" / "model.py"
         shim.parent.mkdir(parents=True)
         shim.write_bytes((CPU / name / "1" / "model.py").read_bytes())

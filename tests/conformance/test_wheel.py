@@ -52,7 +52,7 @@ def files_below(folder: Path) -> set[str]:
 def test_content_is_the_package(unpacked: Path) -> None:
     packed = files_below(unpacked / "cpcsam")
     assert packed == files_below(ROOT / "cpcsam")
-    assert {"cpcsam/py.typed", "cpcsam/v1/segmentation.proto"} <= packed
+    assert {"cpcsam/py.typed", "cpcsam/v1/segmentation.proto", "cpcsam/v1/masks.proto"} <= packed
     assert {path.name for path in unpacked.iterdir()} == {"cpcsam", "cpcsam-0.1.0.dist-info"}
 
 
@@ -77,3 +77,26 @@ def test_bare_import_needs_nothing(unpacked: Path) -> None:
         [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
     )
     assert Path(done.stdout.strip()) == unpacked / "cpcsam" / "__init__.py"
+
+
+def test_the_clients_and_the_command_need_no_torch(unpacked: Path) -> None:
+    modules = sorted(
+        f"cpcsam.{path.stem}"
+        for pattern in ("*client*.py", "cli*.py", "coco.py", "detections.py", "segment_files.py")
+        for path in (unpacked / "cpcsam").glob(pattern)
+    )
+    assert {"cpcsam.async_client", "cpcsam.client", "cpcsam.cli_segment"} <= set(modules)
+    script = (
+        f"import importlib, sys; sys.path.insert(0, {str(unpacked)!r})\n"
+        "for name in ('torch', 'torchvision', 'onnxruntime', 'tritonclient', 'serving'):\n"
+        "    sys.modules[name] = None\n"
+        f"for name in {modules!r}:\n"
+        f"    assert importlib.import_module(name).__file__.startswith({str(unpacked)!r})\n"
+        "from cpcsam.cli import main\n"
+        "main(['segment', '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")

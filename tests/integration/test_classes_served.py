@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
 from cpcsam.automatic import segment_image
+from cpcsam.cli import main as cli
 from cpcsam.client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
 from cpcsam.results import SegmentResult
@@ -240,6 +243,33 @@ def test_too_many_tiles_and_unknown_names_are_refused(user: SegmentationClient) 
             classes=["nucleus"],
             class_search=ClassSearch(overlap=1.0),
         )
+
+
+def test_the_command_line_teaches_lists_uses_and_forgets(
+    address: str, nuclei: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token, image, labels = (tmp_path / name for name in ("token", "cells.png", "labels.png"))
+    token.write_text("other\n")
+    part = cut_region(nuclei, SUPPORT[0])
+    Image.fromarray(part.image).save(image)
+    Image.fromarray(part.instances.astype(np.uint16)).save(labels)
+    gateway = ["--address", address, "--token-file", str(token)]
+    example = ["--example", str(image), str(labels), "--tile-size", "100"]
+    assert cli(["classes", "add", "cell", *example, *gateway]) == 0
+    assert cli(["classes", "list", *gateway]) == 0
+    added, listed = capsys.readouterr().out.splitlines()
+    assert added == listed and added.startswith("cell\t")
+    out = tmp_path / "out"
+    assert cli(["segment", str(image), "--class", "cell", "--out", str(out), *gateway]) == 0
+    found = json.loads((out / "cells/masks.json").read_text())
+    assert found["categories"] == [{"id": 1, "name": "cell"}] and len(found["annotations"]) > 5
+    capsys.readouterr()
+    assert cli(["segment", str(image), "--class", "dog", "--out", str(out), *gateway]) == 2
+    assert capsys.readouterr().err.startswith("cpcsam segment: --class: got dog, expected cell;")
+    assert cli(["classes", "add", "cell", *example, *gateway]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert cli(["classes", "remove", "cell", *gateway]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_without_a_folder_nobody_teaches(shipped: TritonServer, examples: list[Example]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -182,7 +183,7 @@ BAD = {
         ContractError,
         "original_size: got 1 x 2000",
     ),
-    "no prompt": (picture(), [], ContractError, "prompts and classes: got none"),
+    "no prompt": (picture(), [], ContractError, "prompts, classes and everything: got none"),
     "49 prompts": (picture(), clicks(49), LimitError, "prompts: got 49, expected at most 48"),
     "10,000 prompts": (picture(), clicks(10_000), LimitError, "prompts: got 10000"),
     "empty prompt": (picture(), [Prompt()], ContractError, r"prompts\[0\]: got no points"),
@@ -316,6 +317,12 @@ def test_describe(client: SegmentationClient, repository: Path) -> None:
         "cache_bytes": LIMITS.cache_bytes,
         "max_queue_seconds": LIMITS.max_queue_s,
         "max_tiles": LIMITS.max_tiles,
+        "max_clicks": LIMITS.max_clicks,
+        "stream_window": LIMITS.stream_window,
+        "max_seconds": 60,
+        "max_name_length": 128,
+        "max_examples": 64,
+        "max_entities": 4096,
     }
     assert set(told.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
     assert told.gateway_version == cpcsam.__version__
@@ -402,8 +409,8 @@ def test_the_command_line_end_to_end(gateway: Gateway, tmp_path: Path) -> None:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["masks.json", "overlay.png"]
-    annotations = json.loads((out / "masks.json").read_text())
+    assert sorted(path.name for path in out.rglob("*.*")) == ["masks.json", "overlay.png"]
+    annotations = json.loads((out / "image/masks.json").read_text())["annotations"]
     assert [entry["prompt_index"] for entry in annotations] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert annotations[0]["prompt"] == {
         "point_coords": [[20, 30], [90, 5]],
@@ -413,10 +420,10 @@ def test_the_command_line_end_to_end(gateway: Gateway, tmp_path: Path) -> None:
     for entry in annotations:
         mask = coco_mask.decode(entry["segmentation"])
         assert mask.shape == (HEIGHT, WIDTH) and mask.sum() == entry["area"]
-    with Image.open(out / "overlay.png") as overlay:
+    with Image.open(out / "image/overlay.png") as overlay:
         assert overlay.size == (WIDTH, HEIGHT)
         assert (np.array(overlay) != picture()).any()
-    assert f"{out / 'overlay.png'}" in done.stdout and "prompt 2: score " in done.stdout
+    assert re.fullmatch(rf"{image}: 9 masks \(mean score [\d.-]+\), {out / 'image'}\n", done.stdout)
 
 
 def test_the_command_line_tells_the_servers_error_and_writes_nothing(
@@ -437,7 +444,7 @@ def test_the_command_line_tells_the_servers_error_and_writes_nothing(
     )
     assert done.returncode == 2 and done.stdout == "" and not out.exists()
     assert done.stderr == (
-        "cpcsam segment: prompts[0].points[0]: got (500, 3), expected 0 <= x < 100 and "
+        f"cpcsam segment: {image}: prompts[0].points[0]: got (500, 3), expected 0 <= x < 100 and "
         "0 <= y < 60; give pixels of the upright original image as (x, y)\n"
     )
 

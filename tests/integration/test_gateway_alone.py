@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,33 +27,15 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits
+from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 CLICK = [Prompt.click(3, 4)]
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def config(triton: str, **options: object) -> GatewayConfig:
     return GatewayConfig(triton=triton, port=0, metrics_port=0, **options)  # type: ignore[arg-type]
-
-
-def metric(gateway: Gateway, line: str) -> float | None:
-    with urllib.request.urlopen(gateway.metrics_url, timeout=5) as answer:
-        found = re.search(rf"^{re.escape(line)} (\S+)$", answer.read().decode(), re.MULTILINE)
-    return float(found[1]) if found else None
-
-
-def wait_for(gateway: Gateway, line: str, value: float) -> None:
-    deadline = time.monotonic() + 10
-    while (found := metric(gateway, line)) != value:
-        assert time.monotonic() < deadline, f"{line} stays at {found}, expected {value}"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +47,11 @@ def without_triton() -> Iterator[Gateway]:
 @pytest.fixture(scope="module")
 def silent() -> Iterator[Gateway]:
     """A gateway whose Triton takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        triton = f"127.0.0.1:{listener.getsockname()[1]}"
-        with gateway_in_background(config(triton, limits=Limits(max_in_flight=2))) as gateway:
-            yield gateway
+    with (
+        silent_triton() as triton,
+        gateway_in_background(config(triton, limits=Limits(max_in_flight=2))) as gateway,
+    ):
+        yield gateway
 
 
 def test_triton_away_is_unavailable(without_triton: Gateway) -> None:
@@ -109,7 +90,7 @@ def test_bad_requests_are_refused_without_triton(without_triton: Gateway) -> Non
             stub.Segment(pb.SegmentRequest(), timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details().startswith(
-        "prompts and classes: got none, expected one of them; "
+        "prompts, classes and everything: got none, expected one of them; "
     )
 
 
@@ -154,14 +135,13 @@ def test_a_full_gateway_refuses_at_once_and_a_cancelled_request_frees_its_place(
 
 
 def test_a_request_without_deadline_ends_too() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        triton = f"127.0.0.1:{listener.getsockname()[1]}"
-        with (
-            gateway_in_background(config(triton, max_seconds=0.3)) as gateway,
-            grpc.insecure_channel(gateway.address) as channel,
-            pytest.raises(grpc.RpcError) as caught,
-        ):
-            pb_grpc.SegmentationStub(channel).Describe(pb.DescribeRequest())
+    with (
+        silent_triton() as triton,
+        gateway_in_background(config(triton, max_seconds=0.3)) as gateway,
+        grpc.insecure_channel(gateway.address) as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        pb_grpc.SegmentationStub(channel).Describe(pb.DescribeRequest())
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -235,8 +215,7 @@ def test_the_command_stops_when_it_is_told_to(number: signal.Signals) -> None:
 
 
 def test_requests_in_work_are_let_finish_when_the_gateway_stops() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        triton = f"127.0.0.1:{listener.getsockname()[1]}"
+    with silent_triton() as triton, ThreadPoolExecutor(1) as pool:
         with gateway_in_background(config(triton, max_seconds=1.5, grace_s=10)) as gateway:
             client = SegmentationClient(gateway.address, timeout_s=20)
             answer = pool.submit(client.segment, IMAGE, CLICK)

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from cpcsam.contract import ENSEMBLES, STEPS
+from cpcsam.contract import ENSEMBLES, GRAPHS, STEPS
 from cpcsam.versions import list_versions, roll_back
 from export.repository import build_repository
-from export.triton_config import SERVED_GRAPHS
 from serving.triton import TritonServer, launch_triton
 from tests.integration.conftest import export_shipped_base
 from tests.integration.tiny_graphs import publish_tiny_graphs
@@ -19,7 +18,7 @@ from tests.integration.triton_calls import infer, noise_png, segment_inputs
 
 pytestmark = pytest.mark.triton
 
-MODELS = [spec.name for spec in (*SERVED_GRAPHS, *STEPS, *ENSEMBLES)]
+MODELS = [spec.name for spec in (*GRAPHS, *STEPS, *ENSEMBLES)]
 INPUTS = segment_inputs(noise_png(90, 140), [[[20.0, 30.0]]])
 
 

@@ -16,9 +16,11 @@ from cpcsam.contract import (
     IMAGE_ENCODER,
     LOW_RES_FACTOR,
     MASK_DECODER,
+    MASK_DECODER_WITH_MASK,
     NUM_MASKS,
     PATCH_SIZE,
     PROMPT_ENCODER,
+    PROMPT_ENCODER_WITH_MASK,
     GraphSpec,
     TensorSpec,
     grid_size,
@@ -29,7 +31,7 @@ DTYPES = {"float32": TensorProto.FLOAT, "int32": TensorProto.INT32, "uint8": Ten
 
 
 def publish_tiny_graphs(out: Path, image_size: int = 256, seed: int = 0) -> None:
-    """Write an artifact of kind `onnx` with the three graphs that the repository serves."""
+    """Write an artifact of kind `onnx` with the graphs that the repository serves."""
     rng = np.random.default_rng(seed)
     grid = grid_size(image_size)
     with publish(out, "onnx", config={"model_size": "tiny", "image_size": image_size}) as staging:
@@ -37,6 +39,8 @@ def publish_tiny_graphs(out: Path, image_size: int = 256, seed: int = 0) -> None
             (IMAGE_ENCODER, *_encoder(rng)),
             (PROMPT_ENCODER, *_prompt_encoder(rng)),
             (MASK_DECODER, *_decoder(grid)),
+            (PROMPT_ENCODER_WITH_MASK, *_prompt_encoder_with_mask(rng, grid)),
+            (MASK_DECODER_WITH_MASK, *_decoder(grid, with_mask=True)),
         ):
             onnx.save(_model(graph, nodes, constants, image_size), staging / f"{graph.name}.onnx")
 
@@ -131,8 +135,32 @@ def _prompt_encoder(
     return nodes, constants
 
 
-def _decoder(grid: int) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
-    """The valid tokens' sum against the embeddings, centred, in finer cells, at four scales."""
+def _prompt_encoder_with_mask(
+    rng: np.random.Generator, grid: int
+) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+    """The same, and the mask's mean in each cell along one direction."""
+    nodes, constants = _prompt_encoder(rng)
+    nodes += [
+        helper.make_node("Reshape", ["mask_input", "cells"], ["split"]),
+        helper.make_node("ReduceMean", ["split", "within_cells"], ["means"], keepdims=0),
+        helper.make_node("Unsqueeze", ["means", "two"], ["mean_map"]),
+        helper.make_node("Unsqueeze", ["direction", "one_two"], ["direction_map"]),
+        helper.make_node("Mul", ["mean_map", "direction_map"], ["dense_embeddings"]),
+    ]
+    constants |= {
+        "cells": np.array([0, 0, grid, LOW_RES_FACTOR, grid, LOW_RES_FACTOR]),
+        "within_cells": np.array([3, 5]),
+    }
+    return nodes, constants
+
+
+def _decoder(
+    grid: int, with_mask: bool = False
+) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
+    """The valid tokens' sum against the embeddings, centred, in finer cells, at four scales.
+
+    With a mask, the size of its dense embeddings is added.
+    """
     nodes = [
         helper.make_node("Unsqueeze", ["token_mask", "last"], ["weights"]),
         helper.make_node("Mul", ["sparse_embeddings", "weights"], ["valid_tokens"]),
@@ -141,7 +169,15 @@ def _decoder(grid: int) -> tuple[list[onnx.NodeProto], dict[str, NDArray[Any]]]:
         helper.make_node("MatMul", ["pooled", "pixels"], ["correlation"]),
         helper.make_node("ReduceMean", ["correlation", "last"], ["mean"]),
         helper.make_node("Sub", ["correlation", "mean"], ["centred"]),
-        helper.make_node("Reshape", ["centred", "square"], ["coarse"]),
+        helper.make_node("Reshape", ["centred", "square"], ["prompted"]),
+        *(
+            [
+                helper.make_node("ReduceL2", ["dense_embeddings", "two"], ["given"], keepdims=0),
+                helper.make_node("Add", ["prompted", "given"], ["coarse"]),
+            ]
+            if with_mask
+            else [helper.make_node("Identity", ["prompted"], ["coarse"])]
+        ),
         helper.make_node("MatMul", ["tall", "coarse"], ["rows"]),
         helper.make_node("MatMul", ["rows", "wide"], ["fine"]),
         helper.make_node("Unsqueeze", ["fine", "two"], ["fine_masks"]),

@@ -7,12 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
+from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.chunks import chunk_prompts
+from serving.chunks import chunk_prompts, chunk_tensors
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
+WHOLE = Tile(0, 0, 500, 500)
 coordinates = st.floats(0, 500, width=32)
 points = st.builds(pb.Point, x=coordinates, y=coordinates, background=st.booleans())
 corners = st.builds(pb.Box, x0=coordinates, y0=coordinates, x1=coordinates, y1=coordinates)
@@ -36,7 +38,7 @@ def slots(prompt: pb.Prompt) -> list[tuple[float, float, int]]:
 @UNHURRIED
 @given(prompts)
 def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.Prompt]) -> None:
-    chunks = chunk_prompts(asked)
+    chunks = chunk_prompts(asked, WHOLE)
     assert [chunk.count for chunk in chunks[:-1]] == [PROMPT_BUCKETS[-1]] * (len(chunks) - 1)
     assert sum(chunk.count for chunk in chunks) == len(asked)
     rows = iter(asked)
@@ -62,11 +64,36 @@ def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.
 def test_buckets_are_the_smallest_that_hold() -> None:
     def shape(*counts: int) -> tuple[int, ...]:
         asked = [pb.Prompt(points=[pb.Point(x=1, y=1)] * count) for count in counts]
-        return chunk_prompts(asked)[0].point_labels.shape
+        return chunk_prompts(asked, WHOLE)[0].point_labels.shape
 
     assert shape(1) == (1, 1, 1)
     assert shape(1, 3) == (1, 4, 4)
     assert shape(*[1] * 5) == (1, 16, 1)
     assert shape(9, 2) == (1, 4, 16)
     box_alone = pb.Prompt(box=pb.Box(x0=0, y0=0, x1=1, y1=1))
-    assert chunk_prompts([box_alone])[0].point_labels.tolist() == [[[2, 3]]]
+    assert chunk_prompts([box_alone], WHOLE)[0].point_labels.tolist() == [[[2, 3]]]
+
+
+def test_masks_are_padded_with_their_prompts_and_points_move_into_the_tile() -> None:
+    logits = np.arange(3 * 16, dtype="<f4").reshape(3, 16)
+    asked = [
+        pb.Prompt(points=[pb.Point(x=30, y=9)], mask_input=pb.LowResMask(logits=row.tobytes()))
+        for row in logits
+    ]
+    (chunk,) = chunk_prompts(asked, Tile(5, 20, 50, 60))
+    assert chunk.point_coords[0, :3, 0].tolist() == [[10, 4]] * 3
+    assert chunk.mask_input is not None and chunk.mask_input.shape == (1, 4, 1, 4, 4)
+    assert np.array_equal(chunk.mask_input[0, :3].reshape(3, 16), logits)
+    assert not chunk.mask_input[0, 3].any()
+
+
+def test_tensors_become_the_chunks_that_prompts_become() -> None:
+    asked = [pb.Prompt(points=[pb.Point(x=index, y=2 * index)]) for index in range(19)]
+    coords = np.array([[[index, 2 * index]] for index in range(19)], np.float32)
+    expected = chunk_prompts(asked, WHOLE)
+    for mine, theirs in zip(
+        chunk_tensors(coords, np.ones((19, 1), np.int32)), expected, strict=True
+    ):
+        assert mine.count == theirs.count
+        assert np.array_equal(mine.point_coords, theirs.point_coords)
+        assert np.array_equal(mine.point_labels, theirs.point_labels)

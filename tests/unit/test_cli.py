@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from cpcsam.cli import _parser, main
+from cpcsam.cli_classes import _read_labels
 from cpcsam.command import exit_code_of
+from cpcsam.errors import DataError
 from cpcsam.prompt import Prompt
+from tests.gateway_peer import peer_gateway
 
 
 def prompts(*options: str) -> tuple[Prompt, ...]:
@@ -52,6 +60,31 @@ def free_port() -> int:
         (["segment", "x.png"], "prompts: got none"),
         (["segment", "nowhere.png", "--click", "1,2"], "nowhere.png: got No such file"),
         (["segment"], "IMAGE"),
+        (
+            ["segment", "x.png", "--everything", "--click", "1,2"],
+            "got prompts and --every",
+        ),
+        (
+            ["segment", "x.png", "--click", "1,2", "--min-area", "9"],
+            "--min-area: got prompts",
+        ),
+        (
+            ["segment", "x.png", "--class", "a", "--logits"],
+            "--logits: got --class, expected",
+        ),
+        (
+            ["segment", "x.png", "--everything", "--min-iou", "2"],
+            "got '2', expected a number",
+        ),
+        (["segment", "x.png", "--everything", "--jobs", "0"], "got '0', expected a whole number"),
+        (
+            ["segment", "x.png", "--click", "1,2", "--mask-input", "nowhere.npz"],
+            "nowhere.npz: got No such file or directory, expected a logits.npz",
+        ),
+        (["classes"], "list|add|remove"),
+        (["classes", "add", "cell"], "--example"),
+        (["classes", "add", "cell", "--example", "x.png"], "expected 2 arguments"),
+        (["classes", "add", "cell", "--example", "x.png", "no.png"], "no.png: got No such file"),
         (["segment", "x.png", "--mask-selection", "some"], "invalid choice: 'some'"),
         (["status", "--timeout", "0"], "got '0', expected a number above 0"),
         (["status", "--timeout", "nan"], "expected a number above 0"),
@@ -78,12 +111,17 @@ def test_a_gateway_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]
     assert f"{address}: got" in (told := capsys.readouterr().err) and told.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["segment", "--help"], ["status", "--help"]])
-def test_help_has_examples(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    ["", "segment", "status", "classes", "classes list", "classes add", "classes remove"],
+)
+def test_help_has_examples(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        main(argv)
+        main([*words.split(), "--help"])
     assert stopped.value.code == 0
-    assert "examples:\n  cpcsam " in capsys.readouterr().out
+    assert f"examples:\n  cpcsam {words.partition(' ')[0]}" in (told := capsys.readouterr().out)
+    for line in re.findall(r"^  cpcsam (.*)$", told, re.M):
+        _parser().parse_args(shlex.split(line.partition("   ")[0]))
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,3 +152,45 @@ def test_modules_of_no_extra_are_not_hidden() -> None:
 
     with pytest.raises(ModuleNotFoundError):
         exit_code_of(work, "cpcsam")
+
+
+@pytest.mark.parametrize(
+    ("mode", "dtype", "expected"),
+    [("L", np.uint8, [0, 7, 200]), ("I;16", np.uint16, [0, 7, 60_000]), ("1", bool, [0, 1, 1])],
+)
+def test_label_images_are_read_as_they_are(
+    mode: str, dtype: type, expected: list[int], tmp_path: Path
+) -> None:
+    Image.fromarray(np.array([expected], dtype)).save(tmp_path / "labels.png")
+    with Image.open(tmp_path / "labels.png") as picture:
+        assert picture.mode == mode
+    labels = _read_labels(tmp_path / "labels.png")
+    assert labels.tolist() == [expected] and np.issubdtype(labels.dtype, np.integer)
+
+
+def test_pictures_that_are_no_label_image_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "x.png"
+    for content, got in (
+        (np.zeros((2, 3, 3), np.uint8), r"uint8 of shape \(2, 3, 3\)"),
+        (np.zeros((2, 3), np.uint8), "background alone"),
+    ):
+        Image.fromarray(content).save(file)
+        with pytest.raises(DataError, match=f"x.png: got {got}, expected a grey picture"):
+            _read_labels(file)
+    file.write_text("text")
+    with pytest.raises(DataError, match="x.png: got no picture"):
+        _read_labels(file)
+
+
+def test_status_tells_all_that_the_server_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    with peer_gateway() as (address, _):
+        assert main(["status", "--address", address, "--json"]) == 2  # it has no health service
+        told = capsys.readouterr()
+        known = json.loads(told.out)
+        assert main(["status", "--address", address]) == 2
+    assert told.err.startswith("cpcsam status: health: got not serving")
+    assert not known["healthy"] and known["limits"]["max_clicks"] == 1024
+    assert known["everything"]["points_per_side"] == 32
+    assert known["mask_formats"] == ["COCO_RLE", "PNG", "POLYGONS", "NONE"]
+    printed = capsys.readouterr().out
+    assert "classes   nucleus, cell\n" in printed and "limit     max_seconds 60.5\n" in printed

@@ -14,21 +14,18 @@ from PIL import Image
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.status import LimitError
+from cpcsam.tiles import Tile
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.limits import MAX_POINT_SLOTS, Limits
-from serving.validation import (
-    check_image_id,
-    check_prompts,
-    check_request,
-    original_size_of,
-    slots_of,
-)
+from serving.prompt_checks import check_prompts, needed_box, part_of, slots_of
+from serving.validation import check_image_id, check_request, original_size_of
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
 HEIGHT, WIDTH = 40, 60
+SIZE, LOW = (HEIGHT, WIDTH), 4
 LIMITS = Limits(max_image_bytes=100_000, max_pixels=10_000, max_prompts=5, max_in_flight=1)
 FORM = r".*: got .+, expected .+; .+"
 
@@ -47,6 +44,14 @@ def click(x: float, y: float) -> pb.Prompt:
     return pb.Prompt(points=[pb.Point(x=x, y=y)])
 
 
+def masked(logits: bytes = bytes(4 * LOW * LOW), part: tuple[float, ...] = ()) -> pb.Prompt:
+    """A prompt at (5, 6) with a mask."""
+    mask = pb.LowResMask(logits=logits)
+    if part:
+        mask.part.CopyFrom(box(*part).box)
+    return pb.Prompt(points=[pb.Point(x=5, y=6)], mask_input=mask)
+
+
 def box(*corners: float) -> pb.Prompt:
     return pb.Prompt(box=pb.Box(**dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True))))
 
@@ -57,6 +62,7 @@ def request(**fields: object) -> pb.SegmentRequest:
     )
 
 
+EVERYTHING = {"prompts": [], "everything": pb.Everything()}
 inside_x = st.floats(0, WIDTH, width=32, exclude_max=True)
 inside_y = st.floats(0, HEIGHT, width=32, exclude_max=True)
 points = st.builds(pb.Point, x=inside_x, y=inside_y, background=st.booleans())
@@ -74,17 +80,17 @@ def boxes(draw: st.DrawFn) -> pb.Box:
 @UNHURRIED
 @given(st.lists(points, min_size=1, max_size=MAX_POINT_SLOTS - 2), st.none() | boxes())
 def test_prompts_inside_the_image_pass(clicks: list[pb.Point], around: pb.Box | None) -> None:
-    check_prompts([pb.Prompt(points=clicks, box=around)], (HEIGHT, WIDTH))
+    check_prompts([pb.Prompt(points=clicks, box=around)], SIZE, LOW)
 
 
 @UNHURRIED
 @given(any_float, any_float)
 def test_a_point_passes_exactly_when_it_lies_in_the_image(x: float, y: float) -> None:
     if 0 <= x < WIDTH and 0 <= y < HEIGHT:
-        check_prompts([click(x, y)], (HEIGHT, WIDTH))
+        check_prompts([click(x, y)], SIZE, LOW)
     else:
         with pytest.raises(ContractError, match=rf"^prompts\[1\]\.points\[0\]{FORM}"):
-            check_prompts([click(0, 0), click(x, y)], (HEIGHT, WIDTH))
+            check_prompts([click(0, 0), click(x, y)], SIZE, LOW)
 
 
 @UNHURRIED
@@ -94,18 +100,18 @@ def test_a_box_passes_exactly_when_it_is_not_empty_and_in_the_image(
 ) -> None:
     x0, y0, x1, y1 = corners
     if 0 <= x0 < x1 <= WIDTH and 0 <= y0 < y1 <= HEIGHT:
-        check_prompts([box(*corners)], (HEIGHT, WIDTH))
+        check_prompts([box(*corners)], SIZE, LOW)
     else:
         with pytest.raises(ContractError, match=rf"^prompts\[0\]\.box{FORM}"):
-            check_prompts([box(*corners)], (HEIGHT, WIDTH))
+            check_prompts([box(*corners)], SIZE, LOW)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_are_shown(value: float) -> None:
     with pytest.raises(ContractError, match=rf"got \({value}, 3\)"):
-        check_prompts([click(value, 3)], (HEIGHT, WIDTH))
+        check_prompts([click(value, 3)], SIZE, LOW)
     with pytest.raises(ContractError, match=rf"got \(0, 0, {value}, 3\)"):
-        check_prompts([box(0, 0, value, 3)], (HEIGHT, WIDTH))
+        check_prompts([box(0, 0, value, 3)], SIZE, LOW)
 
 
 @UNHURRIED
@@ -117,15 +123,53 @@ def test_point_slots_are_bounded(count: int, with_box: bool) -> None:
     )
     assert slots_of(prompt) == count + 2 * with_box
     if 1 <= slots_of(prompt) <= MAX_POINT_SLOTS:
-        check_prompts([prompt], (HEIGHT, WIDTH))
+        check_prompts([prompt], SIZE, LOW)
     else:
         with pytest.raises(ContractError, match=FORM):
-            check_prompts([prompt], (HEIGHT, WIDTH))
+            check_prompts([prompt], SIZE, LOW)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "part"),
+    [(masked(), (0, 0, HEIGHT, WIDTH)), (masked(part=(5, 0, 30, 7)), (0, 5, 7, 30))],
+)
+def test_a_mask_shows_the_image_or_a_part(prompt: pb.Prompt, part: tuple[int, ...]) -> None:
+    check_prompts([prompt], SIZE, LOW)
+    assert part_of(prompt.mask_input, SIZE) == Tile(*part)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "low_res_size", "what"),
+    [
+        (masked(b"0000"), LOW, r"mask_input\.logits: got 4 bytes, expected 4 rows"),
+        (masked(), 0, r"mask_input\.logits: got 64 bytes, expected no mask"),
+        (masked(struct.pack("<16f", *[math.nan] * 16)), LOW, "got a value that is NaN or infinite"),
+        (masked(part=(0, 0, 70, 7)), LOW, r"mask_input\.part: got \(0, 0, 70, 7\)"),
+        (masked(part=(0.5, 0, 30, 9)), LOW, r"mask_input\.part: .*whole pixels around \(5, 6, 5"),
+        (masked(part=(6, 0, 30, 9)), LOW, "expected whole pixels around"),
+    ],
+)
+def test_each_bad_mask_is_named(prompt: pb.Prompt, low_res_size: int, what: str) -> None:
+    with pytest.raises(ContractError, match=what) as caught:
+        check_prompts([click(1, 2), prompt], SIZE, low_res_size)
+    assert caught.match(rf"^prompts\[1\]\.mask_input{FORM}")
+
+
+@UNHURRIED
+@given(st.lists(points, min_size=1), st.none() | boxes())
+def test_a_prompt_needs_the_box_around_all_of_it(
+    clicks: list[pb.Point], around: pb.Box | None
+) -> None:
+    x0, y0, x1, y1 = needed_box(pb.Prompt(points=clicks, box=around))
+    assert all(x0 <= point.x <= x1 and y0 <= point.y <= y1 for point in clicks)
+    if around is not None:
+        assert x0 <= around.x0 and y0 <= around.y0 and around.x1 <= x1 and around.y1 <= y1
 
 
 def test_a_good_request_passes() -> None:
     check_request(request(), LIMITS)
     check_request(request(prompts=[], classes=["nucleus"]), LIMITS)
+    check_request(request(**EVERYTHING, tile_size=64, tile_overlap=0.5), LIMITS)
     assert original_size_of(image_file(), LIMITS) == (HEIGHT, WIDTH)
     check_image_id("0123456789abcdef" * 4)
 
@@ -140,12 +184,23 @@ def test_an_image_id_that_cannot_be_one_is_named(image_id: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "kind", "what"),
     [
-        ({"prompts": []}, ContractError, "prompts and classes: got none"),
-        ({"classes": ["nucleus"]}, ContractError, "prompts and classes: got both"),
+        ({"prompts": []}, ContractError, "prompts, classes and everything: got none"),
+        ({"classes": ["nucleus"]}, ContractError, "got prompts and classes, expected one"),
         ({"prompts": [click(1, 2)] * 6}, LimitError, "prompts: got 6, expected at most 5"),
         ({"prompts": [], "classes": ["x"] * 6}, LimitError, "classes: got 6, expected at most 5"),
         ({"mask_selection": 7}, ContractError, "mask_selection: got 7"),
         ({"request_id": "x" * 129}, ContractError, "request_id: got 129 characters"),
+        ({"everything": pb.Everything()}, ContractError, "got prompts and everything"),
+        ({"mask_format": 9}, ContractError, "mask_format: got 9"),
+        ({"prompts": [], "classes": ["x"], "tile_size": 64}, ContractError, "tile_size: got 64"),
+        ({"tile_overlap": 1.0}, ContractError, "tile_overlap: got 1"),
+        ({"tile_overlap": math.nan}, ContractError, "tile_overlap: got nan"),
+        (EVERYTHING | {"return_low_res_masks": True}, ContractError, "return_low_res_masks: got"),
+        (
+            {"prompts": [], "everything": pb.Everything(crop_layers=1), "tile_size": 64},
+            ContractError,
+            "tile_size: got 64 and 1 crop_layers",
+        ),
     ],
 )
 def test_each_bad_request_is_named(

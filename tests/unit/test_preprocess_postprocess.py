@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpcsam.contract import DECODE, MASKS_RLE, MAX_PIXELS, SELECTED_LOW_RES_MASKS, MaskSelection
+from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.transforms import input_size_of, upscale_masks
 from serving.postprocess import postprocess
@@ -116,10 +116,21 @@ def test_padding_prompts_have_empty_masks_and_no_score() -> None:
     )
 
 
-@pytest.mark.parametrize("output", [MASKS_RLE.name, SELECTED_LOW_RES_MASKS.name])
+@pytest.mark.parametrize("output", DECODE.output_names)
 def test_only_wanted_outputs_are_made(output: str) -> None:
     asked = Request(decoded().tensors, frozenset({output}))
-    assert run(asked).keys() == {"scores", output}
+    assert run(asked).keys() == {output}
+
+
+def test_stability_is_told_of_each_mask() -> None:
+    asked = decoded(MaskSelection.ALL)
+    stability = run(asked)["stability"]
+    assert stability.shape == (1, 2, 3) and not stability[0, 1].any()
+    for index in range(3):
+        low_res_masks = asked.tensors["low_res_masks"][0, 0, 1 + index]
+        logits = upscale_masks(low_res_masks, (256, 171), ORIGINAL_SIZE, SIDE)
+        expected = (logits > 1).sum() / (logits > -1).sum()
+        assert stability[0, 0, index] == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_unknown_selection_is_refused() -> None:

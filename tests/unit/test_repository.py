@@ -7,10 +7,10 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from cpcsam.artifact import publish, read_manifest, sha256_file
+from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
 from cpcsam.versions import list_versions
 from export.repository import build_repository, main
-from export.triton_config import SERVED_GRAPHS
 
 CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
@@ -18,7 +18,7 @@ CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 def artifact(path: Path, kind: str, suffix: str, **config: object) -> Path:
     """An artifact whose graphs hold their names; the encoder's weights lie in a second file."""
     with publish(path, kind, config=CONFIG | config) as staging:
-        for graph in SERVED_GRAPHS:
+        for graph in GRAPHS:
             (staging / f"{graph.name}{suffix}").write_text(graph.name)
         (staging / f"image_encoder{suffix}.data").write_text("weights")
     return path
@@ -37,7 +37,7 @@ def test_graphs_are_copied_beside_their_configuration(
     source = artifact(tmp_path / "source", kind, suffix)
     version = build_repository(source, tmp_path / "out", target=target, threads=3)
     assert version == tmp_path / "out" / "1"
-    for graph in SERVED_GRAPHS:
+    for graph in GRAPHS:
         folder = version / graph.name / "1"
         assert (folder / f"model{suffix}").read_text() == graph.name
         assert (folder / "model.py").exists() == (target == "cpu")

@@ -11,9 +11,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cpcsam.client import encode_image
+from cpcsam.coco import coco_annotations
 from cpcsam.errors import ContractError
+from cpcsam.masks import Mask
 from cpcsam.prompt import Prompt
-from cpcsam.results import Mask, SegmentResult, coco_annotations
+from cpcsam.results import SegmentResult
 from cpcsam.transforms import decode_image
 
 

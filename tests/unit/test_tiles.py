@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cpcsam.errors import ConfigError
 from cpcsam.merging import FoundMask, label_map, merge_masks, suppress
-from cpcsam.tiles import Tile, tile_grid, touches_inner_side
+from cpcsam.tiles import Tile, is_cut, tile_around, tile_grid, tiles_of
 
 SIZE = (96, 160)
 WHOLE = Tile(0, 0, *SIZE)
@@ -24,14 +24,15 @@ def seen_in(mask: np.ndarray, tile: Tile, score: float = 0.9, class_index: int =
     part = mask[tile.top : tile.bottom, tile.left : tile.right]
     rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
     top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    area = Tile(int(top), int(left), int(bottom), int(right)).within(tile)
     return FoundMask(
         class_index,
         score,
-        (float(tile.left + left), float(tile.top + top)),
-        Tile(tile.top + top, tile.left + left, tile.top + bottom, tile.left + right),
+        (float(area.left), float(area.top)),
+        area,
         part[top:bottom, left:right],
         tile,
-        touches_inner_side(part, tile, (mask.shape[0], mask.shape[1])),
+        is_cut(area, tile, (mask.shape[0], mask.shape[1])),
     )
 
 
@@ -158,3 +159,33 @@ def test_earlier_masks_keep_shared_pixels_in_the_label_map() -> None:
     labels = label_map([seen_in(first, WHOLE), seen_in(second, WHOLE)], SIZE)
     assert ((labels == 1) == first).all()
     assert ((labels == 2) == (second & ~first)).all()
+
+
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.integers(1, 130),
+    st.floats(0, 0.9),
+    st.tuples(*[st.floats(0, 1)] * 4),
+)
+@settings(max_examples=150, deadline=None)
+def test_the_tile_around_a_prompt_holds_it_in_its_middle(
+    size: tuple[int, int], side: int, overlap: float, places: tuple[float, ...]
+) -> None:
+    x0, x1 = sorted(place * size[1] for place in places[:2])
+    y0, y1 = sorted(place * size[0] for place in places[2:])
+    tile = tile_around(size, side, overlap, (x0, y0, x1, y1))
+    assert tile.left <= x0 <= x1 <= tile.right and tile.top <= y0 <= y1 <= tile.bottom
+    if tile == Tile(0, 0, *size):
+        return
+    drawn = max(tile.size)
+    assert drawn in (side * 2**power for power in range(10))
+    others = tiles_of(size, drawn, overlap)
+    assert tile in others
+
+    def distance(one: Tile) -> float:
+        return abs(one.left + one.right - x0 - x1)
+
+    holding = [
+        t for t in others if t.left <= x0 and x1 <= t.right and t.top <= y0 <= y1 <= t.bottom
+    ]
+    assert distance(tile) == min(map(distance, holding))

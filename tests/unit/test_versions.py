@@ -14,10 +14,10 @@ from threading import Thread
 import pytest
 
 from cpcsam.artifact import publish, read_manifest
+from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
 from cpcsam.versions import current_version, list_versions, resolve_version, writing
 from export.repository import build_repository, main
-from export.triton_config import SERVED_GRAPHS
 
 CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}
 """Audit events of Python before a name in the file system changes or a file is copied."""
@@ -25,7 +25,7 @@ CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shut
 
 def graphs(path: Path, content: str) -> Path:
     with publish(path, "onnx", config={"model_size": "vit_t", "image_size": 256}) as staging:
-        for graph in SERVED_GRAPHS:
+        for graph in GRAPHS:
             (staging / f"{graph.name}.onnx").write_text(content)
     return path
 

@@ -1,0 +1,70 @@
+"""What the gateway tells of itself: the model, the limits, and the values of what is not set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import cpcsam
+from cpcsam.contract import SEGMENT
+from cpcsam.everything import EverythingSettings
+from cpcsam.tile_search import AutoSettings
+from cpcsam.tiles import TILE_OVERLAP
+from cpcsam.transforms import IMAGE_FORMATS
+from cpcsam.v1 import segmentation_pb2 as pb
+from serving.class_desk import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
+from serving.limits import MAX_POINT_SLOTS, Limits
+from serving.triton_answers import TritonFacts
+
+__all__ = ["description"]
+
+
+def description(
+    facts: TritonFacts, limits: Limits, max_seconds: float, classes: Sequence[str]
+) -> pb.DescribeResponse:
+    """The answer to Describe.
+
+    Args:
+        facts: what Triton says.
+        limits: what is accepted at most.
+        max_seconds: longest time for a request.
+        classes: names of the caller's classes.
+    """
+    search = asdict(AutoSettings())
+    named = {field.name for field in pb.ClassSearch.DESCRIPTOR.fields}
+    return pb.DescribeResponse(
+        model=pb.Model(
+            name=SEGMENT.name,
+            version=facts.model_version,
+            size=facts.model_size,
+            image_size=facts.image_size,
+            low_res_size=facts.low_res_size,
+            digest=facts.model_digest,
+            trained_model=facts.trained_model,
+            mask_prompts=facts.mask_prompts,
+        ),
+        limits=pb.Limits(
+            max_image_bytes=limits.max_image_bytes,
+            max_pixels=limits.max_pixels,
+            max_prompts=limits.max_prompts,
+            max_points=MAX_POINT_SLOTS,
+            max_in_flight=limits.max_in_flight,
+            image_formats=IMAGE_FORMATS,
+            cache_bytes=limits.cache_bytes,
+            max_queue_seconds=limits.max_queue_s,
+            max_tiles=limits.max_tiles,
+            max_clicks=limits.max_clicks,
+            stream_window=limits.stream_window,
+            max_seconds=max_seconds,
+            max_name_length=MAX_NAME_LENGTH,
+            max_examples=MAX_EXAMPLES,
+            max_entities=MAX_ENTITIES,
+        ),
+        gateway_version=cpcsam.__version__,
+        triton_version=facts.triton_version,
+        classes=classes,
+        mask_formats=pb.MaskFormat.keys(),
+        everything=pb.Everything(**asdict(EverythingSettings())),
+        class_search=pb.ClassSearch(**{name: search[name] for name in named}),
+        tile_overlap=TILE_OVERLAP,
+    )

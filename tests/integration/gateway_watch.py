@@ -1,0 +1,38 @@
+"""Looking at a gateway from outside, and Tritons that it can do nothing with."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from serving.gateway import Gateway
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def silent_triton() -> Iterator[str]:
+    """The address of a Triton that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def metric(gateway: Gateway, line: str) -> float | None:
+    with urllib.request.urlopen(gateway.metrics_url, timeout=5) as answer:
+        found = re.search(rf"^{re.escape(line)} (\S+)$", answer.read().decode(), re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def wait_for(gateway: Gateway, line: str, value: float) -> None:
+    deadline = time.monotonic() + 10
+    while (found := metric(gateway, line)) != value:
+        assert time.monotonic() < deadline, f"{line} stays at {found}, expected {value}"
+        time.sleep(0.02)

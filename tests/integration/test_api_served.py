@@ -1,0 +1,268 @@
+"""The API over the real Triton and the shipped base answers what official SAM answers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+
+from cpcsam.checkpoint import load_base
+from cpcsam.model.sam import CpcSam
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.background import gateway_in_background
+from serving.gateway_config import GatewayConfig
+from serving.limits import Limits
+from serving.run_lengths import mask_from_rle
+from serving.triton import TritonServer
+from tests.picture_files import Pixels, photograph, picture_files
+from training.metrics import iou_score
+
+pytestmark = pytest.mark.triton
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-4
+FILES = picture_files()
+CLICK = pb.Prompt(points=[pb.Point(x=20, y=40), pb.Point(x=25, y=10, background=True)])
+POINTS, LABELS = np.array([[20.0, 40.0], [25.0, 10.0]]), np.array([1, 0])
+LENIENT = pb.Everything(points_per_side=12, min_iou=0.4, min_stability=0.4)
+Call = Callable[..., pb.SegmentResponse]
+
+
+@pytest.fixture(scope="module")
+def stub(shipped: TritonServer) -> Iterator[pb_grpc.SegmentationStub]:
+    """The API of a gateway over the shipped base."""
+    config = GatewayConfig(
+        triton=shipped.grpc_url, port=0, metrics_port=0, limits=Limits(max_clicks=600, max_tiles=40)
+    )
+    with (
+        gateway_in_background(config) as gateway,
+        grpc.insecure_channel(gateway.address) as channel,
+    ):
+        yield pb_grpc.SegmentationStub(channel)
+
+
+@pytest.fixture(scope="module")
+def segment(stub: pb_grpc.SegmentationStub) -> Call:
+    def call(image: Pixels | bytes, **fields: object) -> pb.SegmentResponse:
+        data = image if isinstance(image, bytes) else png(image)
+        return stub.Segment(pb.SegmentRequest(image_bytes=data, **fields), timeout=300)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model() -> CpcSam:
+    return load_base(ROOT / "weights/vit_t")
+
+
+def png(image: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def array_of(mask: pb.Mask) -> np.ndarray:
+    size = mask.coco_rle.size.height, mask.coco_rle.size.width
+    return mask_from_rle(mask.coco_rle.counts.encode(), size)
+
+
+def logits_of(mask: pb.Mask) -> np.ndarray:
+    values = np.frombuffer(mask.low_res_mask.logits, "<f4").copy()
+    return values.reshape(round(len(values) ** 0.5), -1)
+
+
+def refused(call: Callable[[], object], told: str) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError, match=told) as caught:
+        call()
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_image_files_of_every_kind_are_answered_as_by_official_predictor(
+    segment: Call, model: CpcSam, kind: str
+) -> None:
+    data, pixels = FILES[kind]
+    response = segment(
+        data,
+        prompts=[CLICK],
+        mask_selection=pb.MASK_SELECTION_ALL,
+        return_low_res_masks=True,
+    )
+    predictor = SamPredictor(model.sam)
+    predictor.set_image(np.ascontiguousarray(pixels))
+    masks, scores, logits = predictor.predict(point_coords=POINTS, point_labels=LABELS)
+    for found, mask, score, low_res in zip(
+        response.results[0].masks, masks, scores, logits, strict=True
+    ):
+        assert (array_of(found) != mask).mean() <= 1e-3
+        assert found.score == pytest.approx(float(score), abs=TOLERANCE)
+        assert np.abs(logits_of(found) - low_res).max() <= TOLERANCE * np.abs(logits).max()
+
+
+def test_an_answers_logits_are_improved_as_by_official_predictor(
+    segment: Call, model: CpcSam
+) -> None:
+    """Prompts with and without a mask in one request, in order."""
+    picture = photograph(75, 111)
+    given = segment(picture, prompts=[CLICK], return_low_res_masks=True).results[0].masks[0]
+    box = pb.Box(x0=10, y0=20, x1=60, y1=70)
+    refined = pb.Prompt(points=CLICK.points, box=box, mask_input=given.low_res_mask)
+    plain = pb.Prompt(points=CLICK.points, box=box)
+    asked = [refined, plain] * 9
+    response = segment(picture, prompts=asked, return_low_res_masks=True)
+    predictor = SamPredictor(model.sam)
+    predictor.set_image(picture)
+    for index, mask_input in ((0, logits_of(given)[None]), (1, None)):
+        masks, _, logits = predictor.predict(
+            point_coords=POINTS,
+            point_labels=LABELS,
+            box=np.array([10, 20, 60, 70]),
+            mask_input=mask_input,
+            multimask_output=False,
+        )
+        for result in response.results[index::2]:
+            (found,) = result.masks
+            assert np.abs(logits_of(found) - logits[0]).max() <= TOLERANCE * np.abs(logits).max()
+            assert (array_of(found) != masks[0]).mean() <= 1e-3
+    differ = logits_of(response.results[0].masks[0]) - logits_of(response.results[1].masks[0])
+    assert np.abs(differ).max() > 0.1, "the mask must matter"
+
+
+def test_every_format_tells_the_same_mask(segment: Call) -> None:
+    picture = photograph(75, 111)
+    answers = {
+        form: segment(picture, prompts=[CLICK], mask_format=form).results[0].masks[0]
+        for form in pb.MaskFormat.values()
+    }
+    expected = array_of(answers[pb.MASK_FORMAT_COCO_RLE])
+    with Image.open(io.BytesIO(answers[pb.MASK_FORMAT_PNG].png)) as image:
+        assert np.array_equal(np.array(image), expected)
+    outline = answers[pb.MASK_FORMAT_POLYGONS].polygons
+    surface = 0.0
+    for ring in outline.rings:
+        x, y = np.array(ring.coordinates).reshape(-1, 2).T
+        surface += float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
+    assert surface == expected.sum() > 0
+    for mask in answers.values():
+        assert (mask.area, mask.box) == (expected.sum(), answers[pb.MASK_FORMAT_NONE].box)
+        assert 0 <= mask.stability <= 1 and not mask.HasField("low_res_mask")
+    assert answers[pb.MASK_FORMAT_NONE].WhichOneof("format") is None
+
+
+@pytest.mark.parametrize("crop_layers", [0, 1])
+def test_everything_is_what_the_official_generator_finds(
+    segment: Call, model: CpcSam, crop_layers: int
+) -> None:
+    picture = photograph(201, 220)
+    asked = pb.Everything(crop_layers=crop_layers, crop_points_divisor=2)
+    asked.MergeFrom(LENIENT)
+    response = segment(picture, everything=asked)
+    generator = SamAutomaticMaskGenerator(
+        model.sam,
+        points_per_side=12,
+        pred_iou_thresh=0.4,
+        stability_score_thresh=0.4,
+        crop_n_layers=crop_layers,
+        crop_n_points_downscale_factor=2,
+    )
+    expected = generator.generate(picture)
+    assert all(len(result.masks) == 1 for result in response.results)
+    found = [result.masks[0] for result in response.results]
+    arrays = [array_of(mask) for mask in found]
+    same = 0
+    for one in expected:
+        scores = [iou_score(array, one["segmentation"]) for array in arrays]
+        best = found[int(np.argmax(scores))]
+        if max(scores) >= 0.99:
+            same += 1
+            assert best.score == pytest.approx(one["predicted_iou"], abs=1e-3)
+            assert best.stability == pytest.approx(one["stability_score"], abs=1e-2)
+    assert len(expected) > 20
+    assert same >= 0.98 * len(expected)
+    assert len(found) == pytest.approx(len(expected), rel=0.05)
+    scores = [mask.score for mask in found]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_everything_in_tiles_is_merged(segment: Call) -> None:
+    picture = photograph(150, 200)
+    asked = pb.Everything(points_per_side=6, min_iou=0.4, min_stability=0.4)
+    response = segment(picture, everything=asked, tile_size=100, mask_format=pb.MASK_FORMAT_NONE)
+    again = segment(picture, everything=asked, tile_size=100)
+    assert again.cached and not response.cached and len(response.results) > 5
+    assert [r.masks[0].box for r in again.results] == [r.masks[0].box for r in response.results]
+    assert any(one.masks[0].box.x0 < 100 < one.masks[0].box.x1 for one in again.results)
+
+
+def test_a_prompt_is_answered_in_a_tile_around_it(segment: Call) -> None:
+    """As in the tile alone; and in a larger one where the tile would cut the mask."""
+    picture = photograph(240, 240)
+    prompt = pb.Prompt(box=pb.Box(x0=70, y0=75, x1=100, y1=110))
+    tiled = segment(
+        picture, prompts=[prompt], tile_size=96, tile_overlap=0.5, return_low_res_masks=True
+    )
+    (mask,) = tiled.results[0].masks
+    part = mask.low_res_mask.part
+    assert (part.x0, part.y0, part.x1, part.y1) == (48, 48, 144, 144)
+    shifted = pb.Prompt(box=pb.Box(x0=22, y0=27, x1=52, y1=62))
+    alone = segment(np.ascontiguousarray(picture[48:144, 48:144]), prompts=[shifted])
+    expected = np.pad(array_of(alone.results[0].masks[0]), ((48, 96), (48, 96)))
+    assert iou_score(array_of(mask), expected) >= 0.999
+    follow_up = pb.Prompt(points=[pb.Point(x=85, y=90)], mask_input=mask.low_res_mask)
+    again = segment(picture, prompts=[follow_up], return_low_res_masks=True)
+    assert again.cached and again.results[0].masks[0].low_res_mask.part == part
+
+    background = pb.Prompt(points=[pb.Point(x=5, y=5)], box=pb.Box(x1=60, y1=60))
+    large = pb.Prompt(box=pb.Box(x0=3, y0=3, x1=235, y1=236))
+    for asked in (background, large):
+        whole = segment(picture, prompts=[asked], return_low_res_masks=True)
+        tiled = segment(picture, prompts=[asked], tile_size=64, return_low_res_masks=True)
+        (mask,) = tiled.results[0].masks
+        if mask.low_res_mask.HasField("part"):
+            part = mask.low_res_mask.part
+            assert mask.box.x1 < part.x1 and mask.box.y1 < part.y1
+        else:
+            assert mask.coco_rle == whole.results[0].masks[0].coco_rle
+
+
+def test_too_much_is_refused_by_name(segment: Call) -> None:
+    picture = photograph(90, 90)
+    exhausted, invalid = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT
+    for fields, told, code in (
+        ({"everything": pb.Everything()}, "everything, clicks: got 1024", exhausted),
+        ({"everything": pb.Everything(points_per_side=2**31)}, "clicks: got 4611", exhausted),
+        ({"everything": pb.Everything(crop_layers=3)}, "everything, crops: got 85", exhausted),
+        ({"everything": pb.Everything(), "tile_size": 8}, "tiles: got an image of", exhausted),
+        ({"everything": pb.Everything(min_iou=2)}, r"everything\.min_iou: got 2", invalid),
+        ({"everything": pb.Everything(crop_layers=99)}, r"everything\.crop_layers", invalid),
+        (
+            {"prompts": [pb.Prompt(points=CLICK.points, mask_input=pb.LowResMask(logits=b"1"))]},
+            r"mask_input\.logits: got 1 bytes, expected 64 rows",
+            invalid,
+        ),
+    ):
+        assert refused(lambda given=fields: segment(picture, **given), told) is code
+
+
+def test_a_server_tells_what_it_offers(stub: pb_grpc.SegmentationStub) -> None:
+    told = stub.Describe(pb.DescribeRequest(), timeout=30)
+    assert (told.model.low_res_size, told.model.mask_prompts) == (64, True)
+    assert len(told.model.digest) == len(told.model.trained_model) == 64
+    assert list(told.mask_formats) == list(pb.MaskFormat.values())
+    assert (told.limits.max_clicks, told.limits.max_tiles) == (600, 40)
+    assert (told.limits.stream_window, told.limits.max_seconds) == (8, 60)
+    everything = told.everything
+    assert (everything.points_per_side, everything.crop_layers) == (32, 0)
+    assert everything.min_iou == pytest.approx(0.88)
+    assert {field.name for field, _ in everything.ListFields()} == {
+        field.name for field in pb.Everything.DESCRIPTOR.fields
+    }
+    assert told.class_search.overlap == 0.5 and told.tile_overlap == 0.25

@@ -1,0 +1,90 @@
+"""A stream is answered in order, a few at a time, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+
+from serving.stream import answered_in_order
+
+WINDOW = 3
+
+
+class Source:
+    """Requests 0, 1, 2, ... that tells how many were read."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.read = 0
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        for number in range(self.count):
+            self.read += 1
+            yield number
+
+
+async def settled() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_answers_keep_the_order_whatever_is_ready_first() -> None:
+    running = most = 0
+
+    async def answer(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.002 * (5 - number % 5))
+        running -= 1
+        return 10 * number
+
+    answers = answered_in_order(aiter(Source(20)), answer, WINDOW)
+    assert [one async for one in answers] == [10 * number for number in range(20)]
+    assert most == WINDOW
+
+
+async def test_no_more_is_read_than_the_window_ahead() -> None:
+    source = Source(20)
+
+    async def answer(number: int) -> int:
+        return number
+
+    async with aclosing(answered_in_order(aiter(source), answer, WINDOW)) as answers:
+        for taken in range(1, 6):
+            assert await anext(answers) == taken - 1
+            await settled()
+            assert source.read == taken + WINDOW - 1
+
+
+async def test_what_is_in_work_ends_with_the_stream() -> None:
+    ended: list[int] = []
+
+    async def answer(number: int) -> int:
+        try:
+            await asyncio.sleep(0 if number == 0 else 60)
+        finally:
+            ended.append(number)
+        return number
+
+    async with aclosing(answered_in_order(aiter(Source(9)), answer, WINDOW)) as answers:
+        assert await anext(answers) == 0
+        await settled()
+    assert sorted(ended) == [0, 1, 2]
+
+
+async def test_an_error_of_the_source_comes_after_the_answers() -> None:
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise ConnectionError("gone")
+
+    async def answer(number: int) -> int:
+        return number
+
+    answers = answered_in_order(broken(), answer, WINDOW)
+    assert await anext(answers) == 1
+    with pytest.raises(ConnectionError, match="gone"):
+        await anext(answers)

@@ -1,0 +1,217 @@
+"""What the clients send and make of answers, against a peer that speaks the API over real gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from cpcsam.async_client import AsyncSegmentationClient
+from cpcsam.client import (
+    ClassSearch,
+    Everything,
+    LowResMask,
+    MaskFormat,
+    Prompt,
+    Question,
+    SegmentationClient,
+    encode_image,
+)
+from cpcsam.errors import ContractError, CpcSamError
+from cpcsam.results import SegmentResult
+from cpcsam.status import DeadlineError, NotFoundError, UnavailableError
+from cpcsam.v1 import segmentation_pb2 as pb
+from tests.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gateway
+
+IMAGE = encode_image(np.zeros((12, 16, 3), np.uint8))
+BOX = (2.0, 3.0, 9.0, 10.0)
+ENTITY = entity(pb.Box(x0=2, y0=3, x1=9, y1=10), (12, 16))
+ASKED = [Prompt(box=BOX)]
+
+Outcome = SegmentResult | CpcSamError
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[str, Peer]]:
+    with peer_gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def client(gateway: tuple[str, Peer]) -> Iterator[SegmentationClient]:
+    with SegmentationClient(gateway[0], timeout_s=30) as connected:
+        yield connected
+
+
+def known_arguments(message: Any) -> set[str]:
+    return {field.name for field, _ in message.ListFields()}
+
+
+@pytest.mark.parametrize("form", list(MaskFormat)[:3])
+def test_every_form_holds_the_same_mask(client: SegmentationClient, form: MaskFormat) -> None:
+    ((mask,),) = client.segment(IMAGE, ASKED, mask_format=form).masks
+    assert (bool(mask.counts), bool(mask.png), mask.rings is not None) == (
+        form is MaskFormat.COCO_RLE,
+        form is MaskFormat.PNG,
+        form is MaskFormat.POLYGONS,
+    )
+    assert mask.array.dtype == np.bool_ and (mask.array == ENTITY).all()
+    assert mask.array is mask.array
+    assert (coco_mask.decode(mask.rle) == ENTITY).all()
+    assert (mask.score, mask.stability, mask.area, mask.box) == (0.75, 0.5, 48, BOX)
+
+
+def test_a_mask_without_pixels_says_so(client: SegmentationClient) -> None:
+    ((mask,),) = client.segment(IMAGE, ASKED, mask_format=MaskFormat.NONE).masks
+    assert mask.area == 48
+    for use in ("array", "rle"):
+        with pytest.raises(ContractError, match="mask: got no pixels.*ask for another mask_format"):
+            getattr(mask, use)
+
+
+def test_logits_come_back_as_an_array_and_are_given_back_unchanged(
+    client: SegmentationClient, gateway: tuple[str, Peer]
+) -> None:
+    ((mask,),) = client.segment(IMAGE, ASKED, low_res_masks=True).masks
+    assert mask.low_res_mask is not None and mask.low_res_mask.part is None
+    assert (mask.low_res_mask.logits == LOW_RES).all()
+    assert LowResMask.of_logits(LOW_RES.astype(np.float64)) == mask.low_res_mask
+    ((tiled,),) = client.segment(IMAGE, ASKED, low_res_masks=True, tile_size=8).masks
+    assert tiled.low_res_mask is not None and tiled.low_res_mask.part == (0, 0, 8, 8)
+    client.segment(IMAGE, [Prompt(box=BOX, mask_input=tiled.low_res_mask)], tile_size=8)
+    sent = gateway[1].requests[-1].prompts[0].mask_input
+    assert np.frombuffer(sent.logits, "<f4").tolist() == LOW_RES.ravel().tolist()
+    assert (sent.part.x0, sent.part.y0, sent.part.x1, sent.part.y1) == (0, 0, 8, 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"123", bytes(4 * 15)])
+def test_what_is_no_square_of_logits_is_refused(content: bytes) -> None:
+    with pytest.raises(ContractError, match=r"low_res_mask: got \d+ bytes, expected a square"):
+        LowResMask(content)
+    with pytest.raises(ContractError, match=r"got shape \(3, 4\)"):
+        LowResMask.of_logits(np.zeros((3, 4)))
+
+
+def test_only_what_was_said_is_sent(client: SegmentationClient, gateway: tuple[str, Peer]) -> None:
+    client.segment(IMAGE, ASKED)
+    assert known_arguments(gateway[1].requests[-1]) == {"image_bytes", "prompts"}
+    everything = Everything(points_per_side=8, min_area=5)
+    client.segment(IMAGE, everything=everything, tile_size=100, tile_overlap=0.0)
+    sent = gateway[1].requests[-1]
+    assert known_arguments(sent) == {"image_id", "everything", "tile_size", "tile_overlap"}
+    assert known_arguments(sent.everything) == {"points_per_side", "min_area"}
+    client.segment(IMAGE, everything=Everything())
+    assert gateway[1].requests[-1].HasField("everything")
+    client.segment(IMAGE, classes=["cell"], class_search=ClassSearch(min_iou=0.0))
+    assert known_arguments(gateway[1].requests[-1].class_search) == {"min_iou"}
+
+
+def test_what_was_found_has_a_click_and_a_label(client: SegmentationClient) -> None:
+    found = client.segment(IMAGE, everything=Everything())
+    assert found.prompts == (Prompt.click(1, 1), Prompt.click(8, 2))
+    labelled = client.ask(Question(IMAGE, classes=["cell", "nucleus"]))
+    assert [mask.label for _, _, mask in labelled.each()] == ["cell", "nucleus"]
+
+
+def test_all_that_a_server_says_of_itself_is_told(client: SegmentationClient) -> None:
+    told = client.describe()
+    assert (told.low_res_size, told.mask_prompts, told.tile_overlap) == (8, True, 0.125)
+    assert (told.digest, told.trained_model) == ("d" * 64, "t" * 64)
+    assert told.mask_formats == tuple(MaskFormat)
+    assert told.everything == Everything(points_per_side=32, min_iou=0.5)
+    assert told.class_search == ClassSearch(threshold=0.25)
+    assert told.limits["stream_window"] == 4 and told.limits["max_seconds"] == 60.5
+    assert told.classes == CLASSES
+
+
+async def outcomes(kind: type[Any], address: str, questions: Any, **options: Any) -> list[Outcome]:
+    """All of a stream, by either client."""
+    if kind is SegmentationClient:
+        with SegmentationClient(address) as waiting:
+            return list(waiting.segment_stream(questions, **options))
+    async with AsyncSegmentationClient(address) as suspending:
+        return [one async for one in suspending.segment_stream(questions, **options)]
+
+
+KINDS = pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])
+
+
+@KINDS
+async def test_a_stream_answers_in_order_and_outlives_what_fails(
+    kind: type[Any], gateway: tuple[str, Peer]
+) -> None:
+    questions = [
+        Question("nowhere.png", ASKED),
+        Question(IMAGE, ASKED, request_id="a"),
+        Question(b"broken", ASKED),
+        *(Question(IMAGE, ASKED * count, request_id=f"n{count}") for count in range(1, 30)),
+        Question("nowhere.png", ASKED),
+    ]
+    lost, first, broken, *many, last = await outcomes(kind, gateway[0], iter(questions))
+    for error in (lost, last):
+        assert isinstance(error, ContractError) and "nowhere.png: got No such file" in str(error)
+    assert type(broken) is ContractError
+    assert str(broken) == "image_bytes: got text, expected x; send a PNG"
+    assert isinstance(first, SegmentResult) and first.request_id == "a"
+    assert [one.request_id for one in many] == [f"n{count}" for count in range(1, 30)]
+    assert [len(one.masks) for one in many] == list(range(1, 30))
+    assert (many[3].masks[2][0].array == ENTITY).all() and many[3].prompts == tuple(ASKED * 4)
+
+
+@KINDS
+async def test_a_stream_that_breaks_says_so_after_what_was_answered(
+    kind: type[Any], gateway: tuple[str, Peer]
+) -> None:
+    questions = [Question(IMAGE, ASKED), Question(IMAGE, ASKED, request_id="break")]
+    with pytest.raises(UnavailableError, match="got going away, expected a gateway that answers"):
+        await outcomes(kind, gateway[0], questions)
+
+
+@KINDS
+async def test_an_error_of_the_callers_own_iterable_is_raised(
+    kind: type[Any], gateway: tuple[str, Peer]
+) -> None:
+    def questions() -> Iterator[Question]:
+        yield Question(IMAGE, ASKED)
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await outcomes(kind, gateway[0], questions())
+
+
+@KINDS
+async def test_a_stream_has_a_deadline(kind: type[Any], gateway: tuple[str, Peer]) -> None:
+    with pytest.raises(DeadlineError, match="expected an answer within 0.001 s"):
+        await outcomes(kind, gateway[0], [Question(IMAGE, ASKED)] * 1000, timeout_s=0.001)
+
+
+def test_a_stream_may_be_left_early(client: SegmentationClient) -> None:
+    endless = (Question(IMAGE, ASKED) for _ in iter(int, 1))
+    for outcome in client.segment_stream(endless):
+        assert isinstance(outcome, SegmentResult)
+        break
+    assert client.segment(IMAGE, ASKED).masks  # the connection is as good as before
+
+
+async def test_asyncio_takes_asynchronous_questions(gateway: tuple[str, Peer]) -> None:
+    async def questions() -> AsyncIterator[Question]:
+        for _ in range(3):
+            yield Question(IMAGE, ASKED)
+
+    got = await outcomes(AsyncSegmentationClient, gateway[0], questions())
+    assert [type(one) for one in got] == [SegmentResult] * 3
+
+
+def test_an_image_that_a_stream_brought_is_known(
+    client: SegmentationClient, gateway: tuple[str, Peer]
+) -> None:
+    list(client.segment_stream([Question(IMAGE, ASKED)]))
+    assert client.segment(IMAGE, ASKED).cached
+    assert gateway[1].requests[-1].image_id and not gateway[1].requests[-1].image_bytes
+    gateway[1].images.clear()
+    assert not client.segment(IMAGE, ASKED).cached
+    with pytest.raises(NotFoundError):
+        client.segment(type(client.segment(IMAGE, ASKED).image_id)("0" * 64), ASKED)

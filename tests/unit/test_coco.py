@@ -1,0 +1,85 @@
+"""Datasets are what pycocotools reads, and merging keeps every mask with its image and name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from cpcsam.coco import coco_dataset, merge_coco
+from cpcsam.errors import ContractError
+from cpcsam.masks import Mask, encode_run_lengths
+from cpcsam.prompt import Prompt
+from cpcsam.results import SegmentResult
+
+SIZE = (20, 30)
+
+
+def mask_of(x: int, label: str = "", score: float = 0.5) -> Mask:
+    array = np.zeros(SIZE, bool)
+    array[2:9, x : x + 4] = True
+    counts, box = encode_run_lengths(array), (float(x), 2.0, float(x + 4), 9.0)
+    return Mask(SIZE, counts, score, box, int(array.sum()), label)
+
+
+def result_of(*masks: Mask) -> SegmentResult:
+    prompts = tuple(Prompt.click(mask.box[0], mask.box[1]) for mask in masks)
+    return SegmentResult("", SIZE, prompts, tuple((mask,) for mask in masks), "segment", "3", {})
+
+
+def read(dataset: object, folder: Path) -> COCO:
+    file = folder / "dataset.json"
+    file.write_text(json.dumps(dataset))
+    return COCO(str(file))
+
+
+def test_pycocotools_reads_a_dataset_and_finds_the_masks(tmp_path: Path) -> None:
+    result = result_of(mask_of(3, "cell"), mask_of(9, "nucleus", 0.75), mask_of(20, "cell"))
+    coco = read(coco_dataset("a/b.png", result), tmp_path)
+    assert coco.loadImgs(1) == [{"id": 1, "file_name": "a/b.png", "height": 20, "width": 30}]
+    names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
+    annotations = coco.loadAnns(coco.getAnnIds(imgIds=1))
+    assert [names[one["category_id"]] for one in annotations] == ["cell", "nucleus", "cell"]
+    for annotation, (_, _, mask) in zip(annotations, result.each(), strict=True):
+        assert (coco.annToMask(annotation).astype(bool) == mask.array).all()
+        assert annotation["score"] == mask.score and annotation["area"] == 28
+        assert annotation["bbox"] == [mask.box[0], 2, 4, 7]
+
+
+def test_a_dataset_can_be_truth_and_answer_of_cocos_own_evaluation(tmp_path: Path) -> None:
+    coco = read(coco_dataset("x.png", result_of(mask_of(3), mask_of(12))), tmp_path)
+    evaluation = COCOeval(coco, coco.loadRes(coco.dataset["annotations"]), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+
+
+def test_merging_numbers_anew_and_joins_categories(tmp_path: Path) -> None:
+    first = coco_dataset("one.png", result_of(mask_of(3, "cell"), mask_of(9, "nucleus")))
+    second = coco_dataset("two.png", result_of(mask_of(5, "nucleus"), mask_of(20)))
+    nothing = coco_dataset("none.png", result_of())
+    coco = read(merge_coco([first, nothing, merge_coco([second])]), tmp_path)
+    assert [image["file_name"] for image in coco.loadImgs([1, 2, 3])] == [
+        "one.png",
+        "none.png",
+        "two.png",
+    ]
+    names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
+    assert list(names.values()) == ["cell", "nucleus", "entity"]
+    told = [
+        (one["image_id"], names[one["category_id"]], one["bbox"][0])
+        for one in coco.loadAnns(coco.getAnnIds())
+    ]
+    assert told == [(1, "cell", 3), (1, "nucleus", 9), (3, "nucleus", 5), (3, "entity", 20)]
+    assert len(set(coco.getAnnIds())) == 4
+
+
+def test_masks_without_pixels_cannot_be_written() -> None:
+    bare = Mask(SIZE, "", 0.5, (0, 0, 1, 1), 1)
+    with pytest.raises(ContractError, match="ask for another mask_format"):
+        coco_dataset("x.png", result_of(bare))

@@ -1,0 +1,52 @@
+"""A mask that is upscaled where it reaches alone is the mask that is upscaled whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpcsam.placing import NOWHERE, place_mask
+from cpcsam.transforms import input_size_of, upscale_masks
+
+SIDE, LOW = 256, 64
+sizes = st.tuples(st.integers(20, 300), st.integers(20, 300))
+
+
+def blob(seed: int) -> np.ndarray:
+    """(LOW, LOW) logits of one entity somewhere, -8 far from it."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:LOW, :LOW]
+    centre, radius = rng.uniform(0, LOW, 2), rng.uniform(1, 30)
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    noise = rng.normal(size=(LOW, LOW))
+    return np.maximum(radius - distance + noise, -8).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), sizes, st.floats(0.1, 4))
+def test_only_where_it_reaches_is_as_everywhere(
+    seed: int, size: tuple[int, int], offset: float
+) -> None:
+    low_res_mask, input_size = blob(seed), input_size_of(size, SIDE)
+    placed = place_mask(low_res_mask, input_size, size, SIDE, offset)
+    logits = upscale_masks(low_res_mask, input_size, size, SIDE)
+    whole = np.zeros(size, bool)
+    area = placed.area
+    whole[area.top : area.bottom, area.left : area.right] = placed.mask
+    assert placed.mask.shape == area.size
+    sure = np.abs(logits) > 1e-4
+    assert np.array_equal(whole & sure, (logits > 0) & sure)
+    if placed.mask.any():
+        assert placed.mask[[0, -1]].any(1).all() and placed.mask[:, [0, -1]].any(0).all()
+        stability = (logits > offset).sum() / (logits > -offset).sum()
+        assert placed.stability == pytest.approx(stability, abs=1e-3)
+    else:
+        assert (area, placed.stability) == (NOWHERE, 0.0)
+
+
+def test_an_empty_mask_lies_nowhere() -> None:
+    for value in (-9.0, -0.5):
+        placed = place_mask(np.full((LOW, LOW), value, np.float32), (256, 200), (90, 70), SIDE)
+        assert (placed.area, placed.mask.shape, placed.stability) == (NOWHERE, (0, 0), 0.0)
