@@ -99,3 +99,8 @@ def test_entities_are_told_with_their_class_and_place() -> None:
     assert (result.found_at.x, result.found_at.y) == (2.5, 1.5)
     decoded = coco_mask.decode({"size": [5, 6], "counts": mask.coco_rle.counts})
     assert (decoded[1:3, 2:4] == part).all() and decoded.sum() == 3
+    (outlined,) = found_response(
+        [found], ("ring", "disc"), (5, 6), False, pb.MASK_FORMAT_POLYGONS
+    ).results
+    (ring,) = outlined.masks[0].polygons.rings
+    assert list(ring.coordinates) == [2, 1, 3, 1, 3, 2, 4, 2, 4, 3, 2, 3]

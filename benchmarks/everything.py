@@ -1,0 +1,175 @@
+"""Measure how fast everything is found through the real Triton, beside the official generator."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything import SamAutomaticMaskGenerator
+
+from cpcsam.artifact import write_atomic
+from cpcsam.checkpoint import load_base
+from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.errors import ConfigError
+from cpcsam.transforms import decode_image
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from cpcsam.versions import resolve_version
+from export.scenes import packaged_images
+from serving.background import gateway_in_background
+from serving.gateway_config import GatewayConfig
+from serving.limits import Limits
+from serving.run_lengths import mask_from_rle
+from serving.triton import launch_triton
+
+__all__ = ["main"]
+
+PROG = "python -m benchmarks.everything"
+EXAMPLES = """examples:
+  python -m benchmarks.everything                                a photograph of 512 x 512
+  python -m benchmarks.everything --points 16 --rounds 1         a quick look
+
+build/repository must serve the base, which `make export` exports from build/merged. The two take
+turns. Ours includes gRPC, the gateway, Triton and encoding; nothing is cached between rounds, as
+each sends the image with other bytes behind its end.
+"""
+SAME_IOU = 0.99
+Mask = NDArray[np.bool_]
+Result = TypeVar("Result")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when the result is written, 2 after an error."""
+    parser = ArgumentParser(
+        prog=PROG,
+        description=(__doc__ or ""),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--image",
+        type=Path,
+        default=packaged_images()[1],
+        metavar="FILE",
+        help="what to look in (scikit-image's astronaut)",
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("build/repository"),
+        metavar="DIR",
+        help="what to serve (%(default)s)",
+    )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=Path("weights/vit_t"),
+        metavar="DIR",
+        help="the same in torch (%(default)s)",
+    )
+    parser.add_argument(
+        "--points", type=int, default=32, metavar="N", help="clicks a side (%(default)s)"
+    )
+    for name in ("min-iou", "min-stability"):
+        text = "of the masks that stay (%(default)s)"
+        parser.add_argument(f"--{name}", type=float, default=0.5, metavar="X", help=text)
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="of which the median counts (%(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/everything.json"), metavar="FILE", help="the result"
+    )
+    args = parser.parse_args(argv)
+    return exit_code_of(lambda: _run(args), PROG)
+
+
+def _run(args: argparse.Namespace) -> None:
+    try:
+        image = decode_image(args.image.read_bytes())
+    except OSError as error:
+        raise ConfigError.of(
+            "--image", got=str(error), expected="a readable image", fix="correct the path"
+        ) from error
+    result = _measure(args, image)
+    write_atomic(args.out, (json.dumps(result, indent=2) + "\n").encode())
+    print(json.dumps(result, indent=2))
+
+
+def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, object]:
+    official = SamAutomaticMaskGenerator(
+        load_base(args.base).sam,
+        points_per_side=args.points,
+        pred_iou_thresh=args.min_iou,
+        stability_score_thresh=args.min_stability,
+    )
+    asked = pb.Everything(
+        points_per_side=args.points, min_iou=args.min_iou, min_stability=args.min_stability
+    )
+    png = io.BytesIO()
+    Image.fromarray(image).save(png, "PNG")
+    times: dict[str, list[float]] = {"official": [], "served": []}
+    limits = Limits(max_clicks=max(args.points**2, 1))
+    expected: list[dict[str, Any]] = []
+    found = pb.SegmentResponse()
+    with launch_triton(resolve_version(args.repository)) as triton:
+        config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, limits=limits)
+        with (
+            gateway_in_background(config) as gateway,
+            grpc.insecure_channel(
+                gateway.address, options=[("grpc.max_receive_message_length", -1)]
+            ) as channel,
+        ):
+            stub = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
+            for turn in range(args.rounds + 1):  # the first of each warms up
+                data = png.getvalue() + bytes([turn % 256])
+                request = pb.SegmentRequest(image_bytes=data, everything=asked)
+                expected = _timed(times["official"], lambda: official.generate(image))
+                found = _timed(times["served"], partial(stub.Segment, request))
+    size = image.shape[0], image.shape[1]
+    masks = [mask_from_rle(one.masks[0].coco_rle.counts.encode(), size) for one in found.results]
+    same = [_best_iou(one["segmentation"], masks) >= SAME_IOU for one in expected]
+    seconds = {name: median(taken[1:]) for name, taken in times.items()}
+    return {
+        "image": list(size),
+        "clicks": args.points**2,
+        "official_masks": len(expected),
+        "found_masks": len(masks),
+        "found_share": sum(same) / len(same) if same else None,
+        "official_s": round(seconds["official"], 3),
+        "served_s": round(seconds["served"], 3),
+        "ratio": round(seconds["official"] / seconds["served"], 2),
+        "rounds": args.rounds,
+        "machine": platform.machine(),
+    }
+
+
+def _timed(times: list[float], work: Callable[[], Result]) -> Result:
+    started = perf_counter()
+    result = work()
+    times.append(perf_counter() - started)
+    return result
+
+
+def _best_iou(mask: Mask, others: Sequence[Mask]) -> float:
+    return max((float((mask & one).sum() / (mask | one).sum()) for one in others), default=0.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
