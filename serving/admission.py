@@ -112,7 +112,7 @@ class Admission:
 
     async def _take(self, slots: FairSlots, ticket: Ticket) -> None:
         if ticket.begun:
-            await slots.acquire(ticket.client)
+            await slots.acquire(ticket.client, begun=True)
             return
         limit_s = self._limits.max_queue_s
         try:

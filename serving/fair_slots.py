@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from bisect import insort
+from collections import Counter
+from itertools import count
 
 __all__ = ["FairSlots"]
+
+Waiting = tuple[bool, int, asyncio.Future[None]]
+"""Whether it is new, its number, by which equals are ordered, and what ends the wait."""
 
 
 class FairSlots:
     """At most so many holders at once; a free slot goes to the client that holds the fewest.
 
-    Of clients that hold equally many, the one goes first whose last turn is longest ago. One
-    client's own requests are served in their order. To be used inside one event loop.
+    Of clients that hold equally many, the one goes first whose last turn is longest ago; newcomers
+    do not overtake those who wait. One client's own requests are served in their order, but what
+    has begun is finished first. To be used inside one event loop.
 
     Args:
-        count: of slots.
+        slots: how many there are.
     """
 
-    def __init__(self, count: int) -> None:
-        self._free = count
+    def __init__(self, slots: int) -> None:
+        self._free = slots
         self._held: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._asked = count()
+        self._waiting: dict[str, list[Waiting]] = {}
         self._turns = 0
         self._last_turn: dict[str, int] = {}
 
@@ -30,10 +37,18 @@ class FairSlots:
         """How many wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
-    async def acquire(self, client: str) -> None:
-        """Take a slot, sooner or later."""
+    async def acquire(self, client: str, *, begun: bool = False) -> None:
+        """Take a slot, sooner or later.
+
+        Args:
+            client: who asks.
+            begun: whether it is for a request that has had slots before.
+        """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(turn)
+        waiting = (not begun, next(self._asked), turn)
+        insort(self._waiting.setdefault(client, []), waiting)
+        # A newcomer stands behind all who wait, but for the one who was served last.
+        self._last_turn.setdefault(client, self._turns - 1)
         self._grant()
         try:
             await turn
@@ -41,7 +56,7 @@ class FairSlots:
             if turn.done() and not turn.cancelled():  # granted in the same moment
                 self.release(client)
             else:
-                self._leave(client, turn)
+                self._leave(client, waiting)
             raise
 
     def release(self, client: str) -> None:
@@ -54,23 +69,24 @@ class FairSlots:
     def _grant(self) -> None:
         while self._free and self._waiting:
             client = min(self._waiting, key=self._rank)
-            turn = self._waiting[client][0]
+            first = self._waiting[client][0]
+            turn = first[-1]
             if not turn.cancelled():
                 self._free -= 1
                 self._held[client] += 1
                 self._turns += 1
                 self._last_turn[client] = self._turns
                 turn.set_result(None)
-            self._leave(client, turn)
+            self._leave(client, first)
 
     def _rank(self, client: str) -> tuple[int, int]:
-        return self._held[client], self._last_turn.get(client, 0)
+        return self._held[client], self._last_turn[client]
 
-    def _leave(self, client: str, turn: asyncio.Future[None]) -> None:
+    def _leave(self, client: str, waiting: Waiting) -> None:
         """Take a request out of the queue, where it may have been already."""
-        queue = self._waiting.get(client, deque())
-        if turn in queue:
-            queue.remove(turn)
+        queue = self._waiting.get(client, [])
+        if waiting in queue:
+            queue.remove(waiting)
             if not queue:
                 del self._waiting[client]
         self._forget(client)

@@ -54,6 +54,48 @@ async def test_who_holds_equally_many_take_turns() -> None:
     assert order == list("abcabab") and not slots.waiting
 
 
+async def test_newcomers_do_not_overtake_who_waits() -> None:
+    """However many come and go meanwhile, the one who waits is at most one round away."""
+    slots, order = FairSlots(1), []
+
+    async def ask(client: str) -> None:
+        await slots.acquire(client)
+        order.append(client)
+
+    await slots.acquire("large")
+    slots.release("large")
+    await slots.acquire("other")
+    tasks = [asyncio.create_task(ask(client)) for client in ("large", "new-0")]
+    await settle()
+    holder = "other"
+    for number in range(1, 6):
+        tasks.append(asyncio.create_task(ask(f"new-{number}")))
+        await settle()
+        slots.release(holder)
+        await settle()
+        holder = order[-1]
+    assert order[0] == "large" and order[1:] == [f"new-{number}" for number in range(4)]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
+    slots, order = FairSlots(1), []
+    await slots.acquire("a")
+
+    async def ask(name: str, begun: bool) -> None:
+        await slots.acquire("a", begun=begun)
+        order.append(name)
+        slots.release("a")
+
+    asked = [("new-0", False), ("begun-0", True), ("new-1", False), ("begun-1", True)]
+    tasks = [asyncio.create_task(ask(*one)) for one in asked]
+    await settle()
+    slots.release("a")
+    await asyncio.gather(*tasks)
+    assert order == ["begun-0", "begun-1", "new-0", "new-1"]
+
+
 async def test_who_gives_up_while_waiting_takes_nothing() -> None:
     slots = FairSlots(1)
     await slots.acquire("a")
