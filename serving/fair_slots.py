@@ -9,23 +9,26 @@ from itertools import count
 
 __all__ = ["FairSlots"]
 
-Waiting = tuple[bool, int, asyncio.Future[None]]
-"""Whether it is new, its number, by which equals are ordered, and what ends the wait."""
+SECOND, FURTHER, FIRST = range(3)
+"""Turns of a request, as one client's own are ordered."""
+Waiting = tuple[int, int, asyncio.Future[None]]
+"""Which turn, a number by which equals are ordered, and what ends the wait."""
 
 
 class FairSlots:
     """At most so many holders at once; a free slot goes to the client that holds the fewest.
 
     Of clients that hold equally many, the one goes first whose last turn is longest ago; newcomers
-    do not overtake those who wait. One client's own requests are served in their order, but what
-    has begun is finished first. To be used inside one event loop.
+    do not overtake those who wait. A request's second turn goes before first ones, for few requests
+    take more, and what is half done is lost if it comes too late. One client's own requests are
+    served in their order, those that have begun first. To be used inside one event loop.
 
     Args:
         slots: how many there are.
     """
 
     def __init__(self, slots: int) -> None:
-        self._free = slots
+        self._slots = self._free = slots
         self._held: Counter[str] = Counter()
         self._asked = count()
         self._waiting: dict[str, list[Waiting]] = {}
@@ -37,15 +40,27 @@ class FairSlots:
         """How many wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
-    async def acquire(self, client: str, *, begun: bool = False) -> None:
+    @property
+    def held(self) -> int:
+        """How many slots are taken."""
+        return self._slots - self._free
+
+    def resize(self, slots: int) -> None:
+        """Change how many there are; who holds one too many keeps it."""
+        self._free += slots - self._slots
+        self._slots = slots
+        self._grant()
+
+    async def acquire(self, client: str, turns: int = 0) -> None:
         """Take a slot, sooner or later.
 
         Args:
             client: who asks.
-            begun: whether it is for a request that has had slots before.
+            turns: that the same request has had before.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = (not begun, next(self._asked), turn)
+        standing = (FIRST, SECOND, FURTHER)[min(turns, 2)]
+        waiting = (standing, next(self._asked), turn)
         insort(self._waiting.setdefault(client, []), waiting)
         # A newcomer stands behind all who wait, but for the one who was served last.
         self._last_turn.setdefault(client, self._turns - 1)
@@ -67,7 +82,7 @@ class FairSlots:
         self._forget(client)
 
     def _grant(self) -> None:
-        while self._free and self._waiting:
+        while self._free > 0 and self._waiting:
             client = min(self._waiting, key=self._rank)
             first = self._waiting[client][0]
             turn = first[-1]
@@ -79,8 +94,9 @@ class FairSlots:
                 turn.set_result(None)
             self._leave(client, first)
 
-    def _rank(self, client: str) -> tuple[int, int]:
-        return self._held[client], self._last_turn[client]
+    def _rank(self, client: str) -> tuple[int, bool, int]:
+        standing, *_ = self._waiting[client][0]
+        return self._held[client], standing != SECOND, self._last_turn[client]
 
     def _leave(self, client: str, waiting: Waiting) -> None:
         """Take a request out of the queue, where it may have been already."""

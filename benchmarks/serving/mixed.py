@@ -24,7 +24,7 @@ from benchmarks.serving.load import (
     statuses,
 )
 from benchmarks.serving.logits import logits_of, probe
-from benchmarks.serving.stack import encoder_runs, gateway_metric
+from benchmarks.serving.stack import compute_seconds, encoder_runs, gateway_metric
 from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -75,12 +75,13 @@ async def _run(
         ]
         async with InferenceServerClient(running.triton) as triton:
             logits = [await logits_of(triton, task) for task in tqdm(tasks, desc="logits alone")]
-            before = encoder_runs(running)
+            before, computed = encoder_runs(running), compute_seconds(running)
             outcomes, differences = await asyncio.gather(
                 repeating(stubs, draw, seconds, TIMEOUT_S),
                 probe(triton, tasks, logits, seconds, PROBES),
             )
     encoder = encoder_runs(running).since(before)
+    compute = {name: value - computed[name] for name, value in compute_seconds(running).items()}
     answered = [outcome for outcome in outcomes if outcome.response is not None]
     other = sum(outcome.status not in ("OK", FULL) for outcome in outcomes)
     worst = [_worst(outcome, alone[outcome.label]) for outcome in answered]
@@ -100,6 +101,7 @@ async def _run(
         "logit_relative_difference_max": max(differences),
         "encoder": asdict(encoder),
         "encoder_mean_batch": encoder.images / encoder.batches,
+        "compute_share": {name: value / sum(compute.values()) for name, value in compute.items()},
         "cache_lookups": {
             name: gateway_metric(running, "cpcsam_cache_lookups_total", outcome=name)
             for name in ("hit", "miss", "joined")

@@ -35,9 +35,7 @@ def _section(name: str, result: Mapping[str, Any]) -> list[str]:
         Check(**{key: value for key, value in check.items() if key != "holds"})
         for check in result["checks"]
     ]
-    figures = {
-        key: value for key, value in result["figures"].items() if not isinstance(value, list)
-    }
+    figures = _brief(result["figures"])
     return [
         f"## {name}",
         "",
@@ -50,6 +48,15 @@ def _section(name: str, result: Mapping[str, Any]) -> list[str]:
         "",
         *(f"- {key}: {_text(value)}" for key, value in figures.items()),
     ]
+
+
+def _brief(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is listed one by one."""
+    return {
+        key: _brief(value) if isinstance(value, Mapping) else value
+        for key, value in figures.items()
+        if not isinstance(value, list) and key != "per_image"
+    }
 
 
 def _text(value: Any) -> str:

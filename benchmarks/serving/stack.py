@@ -11,10 +11,17 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 
-from cpcsam.contract import IMAGE_ENCODER
+from cpcsam.contract import ENSEMBLES, IMAGE_ENCODER
 from demo.commands import Service, run_stage, serve
 
-__all__ = ["EncoderRuns", "encoder_runs", "gateway_metric", "repository_of", "service"]
+__all__ = [
+    "EncoderRuns",
+    "compute_seconds",
+    "encoder_runs",
+    "gateway_metric",
+    "repository_of",
+    "service",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,18 @@ def encoder_runs(running: Service) -> EncoderRuns:
     with InferenceServerClient(running.triton) as asked:
         (model,) = asked.get_inference_statistics(IMAGE_ENCODER.name).model_stats
         return EncoderRuns(int(model.inference_count), int(model.execution_count))
+
+
+def compute_seconds(running: Service) -> dict[str, float]:
+    """Seconds that each of Triton's models has computed so far, ensembles left out."""
+    with InferenceServerClient(running.triton) as asked:
+        models = asked.get_inference_statistics().model_stats
+    ensembles = {spec.name for spec in ENSEMBLES}
+    return {
+        model.name: model.inference_stats.compute_infer.ns / 1e9
+        for model in models
+        if model.name not in ensembles
+    }
 
 
 def gateway_metric(running: Service, name: str, **labels: str) -> float:

@@ -83,17 +83,48 @@ async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
     slots, order = FairSlots(1), []
     await slots.acquire("a")
 
-    async def ask(name: str, begun: bool) -> None:
-        await slots.acquire("a", begun=begun)
+    async def ask(name: str, turns: int) -> None:
+        await slots.acquire("a", turns)
         order.append(name)
         slots.release("a")
 
-    asked = [("new-0", False), ("begun-0", True), ("new-1", False), ("begun-1", True)]
+    asked = [("new-0", 0), ("begun-0", 2), ("new-1", 0), ("begun-1", 5)]
     tasks = [asyncio.create_task(ask(*one)) for one in asked]
     await settle()
     slots.release("a")
     await asyncio.gather(*tasks)
     assert order == ["begun-0", "begun-1", "new-0", "new-1"]
+
+
+async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() -> None:
+    slots, order = FairSlots(1), []
+    await slots.acquire("x")
+
+    async def ask(client: str, turns: int) -> None:
+        await slots.acquire(client, turns)
+        order.append(client)
+        slots.release(client)
+
+    asked = [("new", 0), ("third", 2), ("second", 1)]
+    tasks = [asyncio.create_task(ask(*one)) for one in asked]
+    await settle()
+    slots.release("x")
+    await asyncio.gather(*tasks)
+    assert order == ["second", "new", "third"]
+
+
+async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
+    slots = FairSlots(2)
+    await slots.acquire("a")
+    await slots.acquire("b")
+    slots.resize(1)
+    waiting = [asyncio.create_task(slots.acquire("c")) for _ in range(2)]
+    slots.release("a")
+    await settle()
+    assert slots.held == 1 and slots.waiting == 2
+    slots.resize(3)
+    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+    assert slots.held == 3
 
 
 async def test_who_gives_up_while_waiting_takes_nothing() -> None:
