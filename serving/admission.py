@@ -5,7 +5,7 @@ client has taken more than others, its newest request that still waits makes roo
 call to Triton takes one of few slots, which are shared evenly, as does each image that the gateway
 decodes; a request that gets none within the queue's time limit is refused. So none can starve
 another, by many requests or by a large one. Where Triton is slow, it gets fewer calls at once, so
-that no long time is spent in its queues either.
+that they spend less time in its own queues than they may in this one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["Admission", "Ticket"]
 
 LEARNING_RATE = 0.1
 SHORTEST_RETRY_S = 0.1
-QUEUED_AT_TRITON = 0.5
-"""Part of the queue's time limit that calls to Triton may take when it is busy."""
+AT_TRITON = 0.5
+"""Part of the queue's time limit in which Triton should answer a call."""
 DECODED_AT_ONCE = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
 
@@ -115,7 +115,7 @@ class Admission:
             each_s: a call's time, shared by the calls that were in work when it began.
         """
         self._each_s += (LEARNING_RATE if self._each_s else 1.0) * (each_s - self._each_s)
-        fitting = int(QUEUED_AT_TRITON * self._limits.max_queue_s / max(self._each_s, 1e-6))
+        fitting = int(AT_TRITON * self._limits.max_queue_s / max(self._each_s, 1e-6))
         self._calls.resize(min(max(fitting, 1), self._limits.max_concurrent))
 
     async def image(self, ticket: Ticket) -> Callable[[], None]:
@@ -138,7 +138,7 @@ class Admission:
             raise self._full(
                 "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
             ) from None
-        ticket.turns = 1
+        ticket.turns += 1
 
     def _make_room(self, client: str) -> None:
         """Drop a request of a client that has more places than this one would have."""

@@ -61,7 +61,7 @@ def _followup(options: argparse.Namespace) -> Found:
         if options.model == "vit_t"
         else random_repository(options.model, followup.IMAGE_SIZE, options.build / options.model)
     )
-    with service(repository, options.build) as running:
+    with service(repository, options.build, *followup.PATIENT) as running:
         return followup.run(running, ratio=options.model != "vit_t")
 
 

@@ -18,14 +18,16 @@ from cpcsam.contract import MaskSelection
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
 
-__all__ = ["IMAGE_SIZE", "run"]
+__all__ = ["IMAGE_SIZE", "PATIENT", "run"]
 
 IMAGE_SIZE: Final = 1024
-IMAGES: Final = 6
+IMAGES: Final = 4
 FOLLOW_UPS: Final = 10
 """Of each image: half of them send the file again, half only name it."""
 TOGETHER: Final = 8
-TIMEOUT_S: Final = 120.0
+TIMEOUT_S: Final = 600.0
+PATIENT: Final = ("--max-seconds", f"{TIMEOUT_S:g}", "--max-queue", f"{TIMEOUT_S:g}")
+"""Options of the service: what is measured is time, whatever it is on a busy machine."""
 SHARE: Final = 1 / 20
 
 

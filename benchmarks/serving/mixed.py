@@ -24,16 +24,17 @@ from benchmarks.serving.load import (
     statuses,
 )
 from benchmarks.serving.logits import logits_of, probe
-from benchmarks.serving.stack import compute_seconds, encoder_runs, gateway_metric
+from benchmarks.serving.stack import compute_seconds, cores_of, encoder_runs, gateway_metric
 from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most
+from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
 
 __all__ = ["run"]
 
 TASKS: Final = 64
-PROBES: Final = 4
+PROBES: Final = 1
 """Further clients, who ask Triton itself for logits meanwhile."""
 REPEATED: Final = 0.25
 """Share of the requests whose image the gateway may know; the others bring a new file."""
@@ -75,11 +76,16 @@ async def _run(
         ]
         async with InferenceServerClient(running.triton) as triton:
             logits = [await logits_of(triton, task) for task in tqdm(tasks, desc="logits alone")]
+            if lost := [outcome for outcome in alone if outcome.response is None]:
+                raise ServingError.of(
+                    "a request alone", got=lost[0].status, expected="an answer", fix="try again"
+                )
             before, computed = encoder_runs(running), compute_seconds(running)
-            outcomes, differences = await asyncio.gather(
-                repeating(stubs, draw, seconds, TIMEOUT_S),
-                probe(triton, tasks, logits, seconds, PROBES),
-            )
+            with cores_of(running) as cores:
+                outcomes, differences = await asyncio.gather(
+                    repeating(stubs, draw, seconds, TIMEOUT_S),
+                    probe(triton, tasks, logits, seconds, PROBES),
+                )
     encoder = encoder_runs(running).since(before)
     compute = {name: value - computed[name] for name, value in compute_seconds(running).items()}
     answered = [outcome for outcome in outcomes if outcome.response is not None]
@@ -89,6 +95,7 @@ async def _run(
     figures = {
         "requests": len(outcomes),
         "statuses": statuses(outcomes),
+        "cores_that_it_got": cores[0],
         "answers_a_second": rate(outcomes),
         "prompts_answered": sum(len(tasks[outcome.label].prompts) for outcome in answered),
         "latency_s": percentiles([outcome.seconds for outcome in answered]),

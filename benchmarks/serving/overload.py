@@ -17,7 +17,7 @@ from benchmarks.serving.load import (
     repeating,
     statuses,
 )
-from benchmarks.serving.stack import encoder_runs, gateway_metric
+from benchmarks.serving.stack import cores_of, encoder_runs, gateway_metric
 from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_most
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -65,7 +65,8 @@ async def _run(
         measured = await repeating(stubs[:CLIENTS], draw, seconds / 3, TIMEOUT_S)
         capacity = rate(measured)
         before = encoder_runs(running)
-        outcomes = await arriving(stubs, draw, FACTOR * capacity, seconds, TIMEOUT_S)
+        with cores_of(running) as cores:
+            outcomes = await arriving(stubs, draw, FACTOR * capacity, seconds, TIMEOUT_S)
         encoder = encoder_runs(running).since(before)
         # What was refused has left nothing behind.
         afterwards = await ask(stubs[0], *draw(0), TIMEOUT_S)
@@ -76,6 +77,7 @@ async def _run(
     other = [outcome for outcome in outcomes if outcome.status not in ("OK", *REFUSALS)]
     figures = {
         "queue_limit_s": queue_s,
+        "cores_that_it_got": cores[0],
         "capacity_a_second": capacity,
         "capacity_statuses": statuses(measured),
         "offered_a_second": len(outcomes) / seconds,

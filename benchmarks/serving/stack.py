@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +13,14 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 
+from benchmarks.serving.ports import processes_below
 from cpcsam.contract import ENSEMBLES, IMAGE_ENCODER
 from demo.commands import Service, run_stage, serve
 
 __all__ = [
     "EncoderRuns",
     "compute_seconds",
+    "cores_of",
     "encoder_runs",
     "gateway_metric",
     "repository_of",
@@ -46,6 +50,23 @@ def encoder_runs(running: Service) -> EncoderRuns:
     with InferenceServerClient(running.triton) as asked:
         (model,) = asked.get_inference_statistics(IMAGE_ENCODER.name).model_stats
         return EncoderRuns(int(model.inference_count), int(model.execution_count))
+
+
+@contextmanager
+def cores_of(running: Service) -> Iterator[list[float]]:
+    """Yield a list that holds, after the block, how many cores the service had while it ran."""
+    found: list[float] = []
+    started, spent = time.monotonic(), _cpu_seconds(running)
+    yield found
+    found.append((_cpu_seconds(running) - spent) / (time.monotonic() - started))
+
+
+def _cpu_seconds(running: Service) -> float:
+    ticks = 0
+    for process in processes_below(running.pid):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def compute_seconds(running: Service) -> dict[str, float]:
