@@ -24,7 +24,7 @@ __all__ = ["Admission", "Ticket"]
 
 LEARNING_RATE = 0.1
 SHORTEST_RETRY_S = 0.1
-AT_TRITON = 0.5
+AT_TRITON = 0.4
 """Part of the queue's time limit in which Triton should answer a call."""
 DECODED_AT_ONCE = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""

@@ -45,7 +45,7 @@ Found = tuple[dict[str, Any], list[Check]]
 
 
 def _mixed(options: argparse.Namespace) -> Found:
-    with service(_repository(options), options.build) as running:
+    with service(_repository(options), options.build, *mixed.PATIENT) as running:
         return mixed.run(running, options.clients, options.seconds)
 
 

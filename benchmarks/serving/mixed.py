@@ -31,14 +31,16 @@ from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
 
-__all__ = ["run"]
+__all__ = ["PATIENT", "run"]
 
 TASKS: Final = 64
 PROBES: Final = 1
 """Further clients, who ask Triton itself for logits meanwhile."""
 REPEATED: Final = 0.25
 """Share of the requests whose image the gateway may know; the others bring a new file."""
-TIMEOUT_S: Final = 60.0
+TIMEOUT_S: Final = 120.0
+PATIENT: Final = ("--max-seconds", f"{TIMEOUT_S:g}", "--max-queue", "30")
+"""Options of the service, so that a busy machine refuses nobody here."""
 FULL: Final = "RESOURCE_EXHAUSTED"
 SCORES: Final = 1e-4
 
@@ -47,7 +49,7 @@ def run(running: Service, clients: int, seconds: float) -> tuple[dict[str, Any],
     """Ask everything alone, then all at once.
 
     Args:
-        running: the service, with its default limits.
+        running: the service.
         clients: at once.
         seconds: how long they ask.
 

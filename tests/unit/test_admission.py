@@ -170,7 +170,7 @@ def test_errors_carry_details_that_programs_can_read() -> None:
 
 
 async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
-    """Each call takes 0.1 s of it, however many there are: two fit into half of 0.5 s."""
+    """Each call takes 0.1 s of it, however many there are: two fit into 0.4 of 0.5 s."""
     admission = Admission(Limits(max_concurrent=8, max_queue_s=0.5), Metrics())
     triton, at_once = asyncio.Lock(), 0
     most: list[int] = []
