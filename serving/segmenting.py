@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from cpcsam.contract import SEGMENT
@@ -49,8 +48,7 @@ class Segmenting:
             found = await self._prompting.masks(
                 image, request.prompts, request.mask_selection, call
             )
-            # A millisecond a mask: in the event loop, many of them would hold up everybody.
-            response = await asyncio.to_thread(prompted_response, found, image.size)
+            response = prompted_response(found, image.size)
         facts = await self._triton.facts(call.remaining_s)
         response.model_name, response.model_version = SEGMENT.name, facts.model_version
         return response
@@ -66,7 +64,7 @@ class Segmenting:
         found, cached = await self._search.find(
             image, vocabulary, request.classes, _settings(request), call
         )
-        return await asyncio.to_thread(found_response, found, vocabulary.names, image.size, cached)
+        return found_response(found, vocabulary.names, image.size, cached)
 
 
 def _settings(request: pb.SegmentRequest) -> AutoSettings:
