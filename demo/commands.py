@@ -29,11 +29,23 @@ class DemoError(CpcSamError):
 
 @dataclass(frozen=True)
 class Service:
-    """Addresses of a running service."""
+    """A running service.
+
+    Attributes:
+        gateway: HOST:PORT of the API.
+        triton: HOST:PORT of Triton's gRPC.
+        gateway_metrics_url: the gateway's Prometheus page.
+        triton_metrics_url: Triton's.
+        pid: of the command that runs both.
+        log: what both write, but for Triton's own log.
+    """
 
     gateway: str
+    triton: str
     gateway_metrics_url: str
     triton_metrics_url: str
+    pid: int
+    log: Path
 
 
 def run_stage(title: str, module: str, *arguments: str | Path) -> float:
@@ -58,17 +70,19 @@ def run_stage(title: str, module: str, *arguments: str | Path) -> float:
 
 
 @contextmanager
-def serve(repository: Path, log: Path) -> Iterator[Service]:
+def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service]:
     """Run the service on free ports while the block runs; afterwards nothing of it is left.
 
     Args:
         repository: the model repository.
         log: gets the service's standard error.
+        options: further ones of `serving.serve`.
 
     Raises:
         ServingError: it did not start; the cause is in the message.
     """
     words = ["serving.serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0"]
+    words += map(str, options)
     print(f"\n── Serve\n   python -m {' '.join(words)}", flush=True)
     with (
         log.open("w") as errors,
@@ -84,16 +98,17 @@ def _addresses(process: subprocess.Popen[str], stdout: IO[str], log: Path) -> Se
     """Read the addresses that the service prints once it serves."""
     deadline = threading.Timer(START_TIMEOUT_S, process.kill)
     deadline.start()
-    found: dict[str, list[str]] = {"gateway": [], "metrics": []}
+    found: dict[str, list[str]] = {"gateway": [], "triton": [], "metrics": []}
     for line in stdout:
         print(f"   {line}", end="", flush=True)
-        word = re.match(r"(gateway|metrics)\s+(\S+)", line)
+        word = re.match(r"(gateway|triton|metrics)\s+(\S+)", line)
         if word:
             found[word[1]].append(word[2])
         if found["gateway"] and len(found["metrics"]) == 2:
             deadline.cancel()
             triton_metrics, gateway_metrics = found["metrics"]
-            return Service(found["gateway"][0], gateway_metrics, triton_metrics)
+            (gateway,), (triton,) = found["gateway"], found["triton"]
+            return Service(gateway, triton, gateway_metrics, triton_metrics, process.pid, log)
     deadline.cancel()
     last = deque(log.read_text().splitlines(), SHOWN_LINES)
     raise ServingError.of(

@@ -4,7 +4,8 @@ Every request in work has a place; there are so many, and one more is refused at
 client has taken more than others, its newest request that still waits makes room for theirs. Each
 call to Triton takes one of few slots, which are shared evenly, as does each image that the gateway
 decodes; a request that gets none within the queue's time limit is refused. So none can starve
-another, by many requests or by a large one.
+another, by many requests or by a large one. Where Triton is slow, it gets fewer calls at once, so
+that they spend less time in its own queues than they may in this one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ __all__ = ["Admission", "Ticket"]
 
 LEARNING_RATE = 0.1
 SHORTEST_RETRY_S = 0.1
+AT_TRITON = 0.4
+"""Part of the queue's time limit in which Triton should answer a call."""
 DECODED_AT_ONCE = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
 
@@ -36,7 +39,7 @@ class Ticket:
 
     def __init__(self, client: str) -> None:
         self.client = client
-        self.begun = False
+        self.turns = 0
         self._queueing: asyncio.Timeout | None = None
 
     @property
@@ -68,7 +71,7 @@ class Admission:
         self._calls = FairSlots(limits.max_concurrent)
         self._images = FairSlots(DECODED_AT_ONCE)
         self._places: dict[str, list[Ticket]] = {}
-        self._held_s = SHORTEST_RETRY_S
+        self._each_s = 0.0
 
     @contextmanager
     def place(self, ticket: Ticket) -> Iterator[None]:
@@ -97,13 +100,23 @@ class Admission:
             FullError: the request's first slot did not come in time.
         """
         await self._take(self._calls, ticket)
-        started = monotonic()
+        started, together = monotonic(), self._calls.held
 
         def release() -> None:
-            self._held_s += LEARNING_RATE * (monotonic() - started - self._held_s)
+            self._learn((monotonic() - started) / together)
             self._calls.release(ticket.client)
 
         return release
+
+    def _learn(self, each_s: float) -> None:
+        """Give Triton as many calls as it answers in a part of the queue's time limit.
+
+        Args:
+            each_s: a call's time, shared by the calls that were in work when it began.
+        """
+        self._each_s += (LEARNING_RATE if self._each_s else 1.0) * (each_s - self._each_s)
+        fitting = int(AT_TRITON * self._limits.max_queue_s / max(self._each_s, 1e-6))
+        self._calls.resize(min(max(fitting, 1), self._limits.max_concurrent))
 
     async def image(self, ticket: Ticket) -> Callable[[], None]:
         """Take a slot for the pixels of an image; see `call`."""
@@ -111,8 +124,9 @@ class Admission:
         return lambda: self._images.release(ticket.client)
 
     async def _take(self, slots: FairSlots, ticket: Ticket) -> None:
-        if ticket.begun:
-            await slots.acquire(ticket.client)
+        if ticket.turns:
+            await slots.acquire(ticket.client, ticket.turns)
+            ticket.turns += 1
             return
         limit_s = self._limits.max_queue_s
         try:
@@ -124,7 +138,7 @@ class Admission:
             raise self._full(
                 "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
             ) from None
-        ticket.begun = True
+        ticket.turns += 1
 
     def _make_room(self, client: str) -> None:
         """Drop a request of a client that has more places than this one would have."""
@@ -150,6 +164,6 @@ class Admission:
 
     def _full(self, what: str, *, got: str, expected: str) -> FullError:
         error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
-        turns = 1 + self._calls.waiting / self._limits.max_concurrent
-        error.retry_s = min(max(self._held_s * turns, SHORTEST_RETRY_S), self._limits.max_queue_s)
+        ahead_s = self._each_s * (self._calls.held + self._calls.waiting)
+        error.retry_s = min(max(ahead_s, SHORTEST_RETRY_S), self._limits.max_queue_s)
         return error

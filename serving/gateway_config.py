@@ -77,7 +77,7 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         ("max_pixels", "pixels of an image"),
         ("max_prompts", "prompts of a request"),
         ("max_in_flight", "requests in work at once, those that wait included"),
-        ("max_concurrent", "calls that Triton gets at once"),
+        ("max_concurrent", "calls that Triton gets at once, fewer where it is slow"),
         ("max_tiles", "tiles in which one image is shown"),
         ("max_clicks", "clicks of a request for everything"),
         ("stream_window", "requests of a stream that are read ahead of its answers"),

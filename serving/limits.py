@@ -30,7 +30,8 @@ class Limits:
         max_prompts: prompts of a request.
         max_in_flight: requests in work, those that wait for their turn included; one more is
             refused.
-        max_concurrent: calls that Triton gets at once; others wait for their turn.
+        max_concurrent: calls that Triton gets at once, fewer where it is slow; others wait for
+            their turn.
         max_queue_s: how long a request may wait for its first turn.
         max_tiles: in which one image is shown.
         max_clicks: of everything in one request.

@@ -6,18 +6,18 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.status import AuthenticationError
 from serving.tokens import USER, digest_of
@@ -94,29 +94,6 @@ def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: sign
     wait_until_gone(tmp_path / "triton.log")
 
 
-def listening(processes: Collection[int]) -> set[int]:
-    """TCP ports on which these processes listen, at whatever address."""
-    inodes = set()
-    for process in processes:
-        for file in Path(f"/proc/{process}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                inodes.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
-    rows = [
-        line.split()
-        for table in ("tcp", "tcp6")
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
-    ]
-    return {
-        int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A" and row[9] in inodes
-    }
-
-
-def answers(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(2)
-        return probe.connect_ex((host, port)) == 0
-
-
 def test_only_gateway_and_metrics_are_reached_from_elsewhere(
     repository: Path, tmp_path: Path
 ) -> None:
@@ -136,8 +113,9 @@ def test_only_gateway_and_metrics_are_reached_from_elsewhere(
         assert process.stdout is not None
         metrics = next(line for line in process.stdout if line.startswith("metrics"))
         published = {int(text.rpartition(":")[2].split("/")[0]) for text in (address, metrics)}
-        found = listening({process.pid, *tritons(tmp_path / "triton.log")})
-        assert published < found and len(found) == 5, "Triton has three ports of its own"
+        found = {one.port: one.address for one in listeners(processes_below(process.pid))}
+        assert published < found.keys() and len(found) == 5, "Triton has three ports of its own"
+        assert {found[port] for port in found.keys() - published} == {"127.0.0.1"}
         assert {port for port in found if answers("127.0.0.2", port)} == published
         gateway = f"127.0.0.2:{address.rpartition(':')[2]}"
         reach = partial(SegmentationClient, gateway, ca=files.certificate, timeout_s=30)

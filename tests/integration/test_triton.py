@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.serving.scan import CLOSED_CALLS, CLOSED_PATHS
 from cpcsam.contract import DECODE, ENCODE, ENCODER_MAX_BATCH, ENSEMBLES, IMAGE_ENCODER, SEGMENT
 from cpcsam.transforms import upscale_masks
 from serving.run_lengths import mask_from_rle
@@ -107,21 +108,7 @@ def test_a_bad_request_gets_an_error_and_the_server_goes_on(
     assert infer(client, "segment", segment_inputs(WIDE, ONE_PROMPT), ["scores"])
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda client: client.load_model("segment"),
-        lambda client: client.unload_model("segment"),
-        lambda client: client.get_model_repository_index(),
-        lambda client: client.register_system_shared_memory("region", "/region", 64),
-        lambda client: client.get_system_shared_memory_status(),
-        lambda client: client.get_cuda_shared_memory_status(),
-        lambda client: client.update_trace_settings(settings={"trace_level": "TIMESTAMPS"}),
-        lambda client: client.get_trace_settings(),
-        lambda client: client.update_log_settings({"log_verbose_level": 1}),
-        lambda client: client.get_log_settings(),
-    ],
-)
+@pytest.mark.parametrize("call", CLOSED_CALLS.values(), ids=CLOSED_CALLS)
 def test_administration_is_closed(
     client: InferenceServerClient, call: Callable[[InferenceServerClient], object]
 ) -> None:
@@ -129,16 +116,7 @@ def test_administration_is_closed(
         call(client)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "repository/index",
-        "repository/models/segment/unload",
-        "systemsharedmemory/status",
-        "trace/setting",
-        "logging",
-    ],
-)
+@pytest.mark.parametrize("path", CLOSED_PATHS)
 def test_administration_is_closed_over_http(triton: TritonServer, path: str) -> None:
     method = "POST" if path.startswith("repository") else "GET"
     asked = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)

@@ -167,3 +167,33 @@ def test_errors_carry_details_that_programs_can_read() -> None:
     away = dict(trailing_metadata(UnavailableError("a: b")))
     status = status_pb2.Status.FromString(bytes(away["grpc-status-details-bin"]))
     assert (status.code, len(status.details)) == (14, 1)
+
+
+async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
+    """Each call takes 0.1 s of it, however many there are: two fit into 0.4 of 0.5 s."""
+    admission = Admission(Limits(max_concurrent=8, max_queue_s=0.5), Metrics())
+    triton, at_once = asyncio.Lock(), 0
+    most: list[int] = []
+
+    async def request(client: str) -> None:
+        nonlocal at_once
+        ticket = Ticket(client)
+        with admission.place(ticket):
+            release = await admission.call(ticket)
+            at_once += 1
+            most.append(at_once)
+            async with triton:
+                await asyncio.sleep(0.1)
+            at_once -= 1
+            release()
+
+    async def ask_again(client: str) -> None:
+        until = time.monotonic() + 4
+        while time.monotonic() < until:
+            try:
+                await request(client)
+            except FullError:
+                await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(ask_again(f"client-{number}") for number in range(12)))
+    assert max(most[:8]) == 8 and max(most[-8:]) <= 3

@@ -54,6 +54,79 @@ async def test_who_holds_equally_many_take_turns() -> None:
     assert order == list("abcabab") and not slots.waiting
 
 
+async def test_newcomers_do_not_overtake_who_waits() -> None:
+    """However many come and go meanwhile, the one who waits is at most one round away."""
+    slots, order = FairSlots(1), []
+
+    async def ask(client: str) -> None:
+        await slots.acquire(client)
+        order.append(client)
+
+    await slots.acquire("large")
+    slots.release("large")
+    await slots.acquire("other")
+    tasks = [asyncio.create_task(ask(client)) for client in ("large", "new-0")]
+    await settle()
+    holder = "other"
+    for number in range(1, 6):
+        tasks.append(asyncio.create_task(ask(f"new-{number}")))
+        await settle()
+        slots.release(holder)
+        await settle()
+        holder = order[-1]
+    assert order[0] == "large" and order[1:] == [f"new-{number}" for number in range(4)]
+    for task in tasks:
+        task.cancel()
+
+
+async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
+    slots, order = FairSlots(1), []
+    await slots.acquire("a")
+
+    async def ask(name: str, turns: int) -> None:
+        await slots.acquire("a", turns)
+        order.append(name)
+        slots.release("a")
+
+    asked = [("new-0", 0), ("begun-0", 2), ("new-1", 0), ("begun-1", 5)]
+    tasks = [asyncio.create_task(ask(*one)) for one in asked]
+    await settle()
+    slots.release("a")
+    await asyncio.gather(*tasks)
+    assert order == ["begun-0", "begun-1", "new-0", "new-1"]
+
+
+async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() -> None:
+    slots, order = FairSlots(1), []
+    await slots.acquire("x")
+
+    async def ask(client: str, turns: int) -> None:
+        await slots.acquire(client, turns)
+        order.append(client)
+        slots.release(client)
+
+    asked = [("new", 0), ("third", 2), ("second", 1)]
+    tasks = [asyncio.create_task(ask(*one)) for one in asked]
+    await settle()
+    slots.release("x")
+    await asyncio.gather(*tasks)
+    assert order == ["second", "new", "third"]
+
+
+async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
+    slots = FairSlots(2)
+    await slots.acquire("a")
+    await slots.acquire("b")
+    slots.resize(1)
+    waiting = [asyncio.create_task(slots.acquire("c")) for _ in range(2)]
+    slots.release("a")
+    await settle()
+    assert slots.held == 1 and slots.waiting == 2
+    slots.resize(3)
+    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+    assert slots.held == 3
+
+
 async def test_who_gives_up_while_waiting_takes_nothing() -> None:
     slots = FairSlots(1)
     await slots.acquire("a")

@@ -1,0 +1,1 @@
+"""The served system under load: the real Triton and gateway, on loopback."""

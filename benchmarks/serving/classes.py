@@ -1,0 +1,174 @@
+"""Scenario `classes`: over gRPC they score what evaluation scores; a taught one stays."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from benchmarks.serving.stack import service
+from benchmarks.serving.verdict import Check, at_least, at_most
+from cpcsam.client import Example, SegmentationClient
+from cpcsam.merging import FoundMask
+from cpcsam.results import SegmentResult
+from cpcsam.tiles import Tile
+from cpcsam.vocabulary_file import load_vocabulary
+from demo.commands import run_stage
+from training.data import ENTITY, Sample, read_bbbc038
+from training.evaluate_auto import evaluate_auto
+from training.graphs import TorchGraphs, open_model, support_set
+from training.scoring import score_segmentation
+
+__all__ = ["run"]
+
+NAME: Final = "nucleus"
+TILE: Final = 128
+SUPPORT: Final = 0.1
+TAUGHT: Final = 3
+"""Annotated images of AddClass."""
+SCORED: Final = 8
+"""Images on which a taught class is scored."""
+TIMEOUT_S: Final = 600.0
+DICE_POINTS: Final = 0.5
+
+
+def run(
+    repository: Path, build: Path, base: Path, data: Path, count: int | None
+) -> tuple[dict[str, Any], list[Check]]:
+    """Score the validation images by both ways, then teach, ask, restart and ask again.
+
+    Args:
+        repository: of the base.
+        build: for the vocabulary and the logs.
+        base: for the evaluation.
+        data: folder of BBBC038v1.
+        count: take only so many images; None takes all.
+
+    Returns:
+        Figures, and what must hold.
+    """
+    samples = read_bbbc038(data, data / "val.txt")[:count]
+    evaluated = _evaluate(build, base, data, samples)
+    limit = ("--max-seconds", f"{TIMEOUT_S:g}")
+    vocabulary = ("--vocabulary", build / "vocabulary")
+    with service(repository, build, *vocabulary, *limit) as running:
+        served = _score(running.gateway, samples)
+    taught = _teach(repository, build, limit, data, samples[:SCORED])
+    difference = 100 * abs(served["dice"] - evaluated["dice"])
+    figures = {
+        "images": len(samples),
+        "evaluated": evaluated,
+        "served": served,
+        "dice_difference_points": difference,
+        "per_image_dice_difference_points_max": 100
+        * max(abs(one - evaluated["per_image"][name]) for name, one in served["per_image"].items()),
+        "taught": taught,
+    }
+    return figures, [
+        at_most("difference in Dice to evaluate_auto, points", difference, DICE_POINTS),
+        at_least("Dice of a class taught by three images", taught["dice"], 0.5),
+        at_most("images whose masks differ after a restart", taught["changed"], 0),
+    ]
+
+
+def _evaluate(build: Path, base: Path, data: Path, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Build the vocabulary and score with torch, as `training.evaluate_auto` does."""
+    run_stage(
+        "Vocabulary",
+        "training.vocabulary",
+        *("build", "--base", base, "--bbbc038", data, "--ids", "train.txt"),
+        *("--share", str(SUPPORT), "--seed", "0", "--tile", str(TILE)),
+        *("--name", f"{ENTITY}={NAME}", "--out", build / "vocabulary"),
+    )
+    model, digest = open_model(base, None)
+    vocabulary = load_vocabulary(build / "vocabulary", digest)
+    started = time.monotonic()
+    shown = tqdm(samples, desc="evaluated")
+    scores = evaluate_auto(TorchGraphs(model), vocabulary, shown, names={NAME: ENTITY})
+    return _brief(scores, time.monotonic() - started)
+
+
+def _score(gateway: str, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Score what the service finds."""
+    with SegmentationClient(gateway, timeout_s=TIMEOUT_S) as client:
+
+        def segment(sample: Sample) -> list[FoundMask]:
+            return _found(client.segment(sample.image, classes=[NAME]))
+
+        started = time.monotonic()
+        scores = score_segmentation(segment, [NAME], tqdm(samples, desc="served"), [ENTITY])
+    return _brief(scores, time.monotonic() - started)
+
+
+def _teach(
+    repository: Path,
+    build: Path,
+    limit: tuple[str, str],
+    data: Path,
+    samples: Sequence[Sample],
+) -> dict[str, Any]:
+    """Teach a class, use it at once, and again after the whole service was restarted."""
+    train = read_bbbc038(data, data / "train.txt")
+    support = support_set(train, TAUGHT / len(train), seed=0)
+    examples = [Example(sample.image, sample.instances) for sample in support]
+
+    def with_client(work: Callable[[SegmentationClient], dict[str, Any]]) -> dict[str, Any]:
+        with (
+            service(repository, build, "--classes", kept, *limit) as running,
+            SegmentationClient(running.gateway, timeout_s=TIMEOUT_S) as client,
+        ):
+            return work(client)
+
+    def ask(client: SegmentationClient) -> dict[str, Any]:
+        masks: dict[str, list[str]] = {}
+
+        def segment(sample: Sample) -> list[FoundMask]:
+            result = client.segment(sample.image, classes=[NAME])
+            masks[sample.name] = [mask.counts for (mask,) in result.masks]
+            return _found(result)
+
+        scores = score_segmentation(segment, [NAME], tqdm(samples, desc="taught"), [ENTITY])
+        return {"dice": scores["dice"], "masks": masks}
+
+    def teach(client: SegmentationClient) -> dict[str, Any]:
+        started = time.monotonic()
+        (known,) = client.add_class(NAME, examples, tile_size=TILE)
+        seconds = time.monotonic() - started
+        return {**ask(client), "seconds": seconds, "prototypes": known.prototypes}
+
+    with TemporaryDirectory(dir=build) as folder:
+        kept = Path(folder)
+        before = with_client(teach)
+        after = with_client(ask)
+    changed = sum(before["masks"][name] != masks for name, masks in after["masks"].items())
+    return {
+        "examples": len(examples),
+        "prototypes": before["prototypes"],
+        "teaching_s": round(before["seconds"], 1),
+        "images": len(samples),
+        "dice": before["dice"],
+        "dice_after_a_restart": after["dice"],
+        "changed": changed,
+    }
+
+
+def _found(result: SegmentResult) -> list[FoundMask]:
+    """The answer as evaluation takes it."""
+    whole = Tile(0, 0, *result.original_size)
+    return [
+        FoundMask(0, mask.score, prompt.point_coords[0], whole, mask.array, whole, cut=False)
+        for prompt, (mask,) in zip(result.prompts, result.masks, strict=True)
+    ]
+
+
+def _brief(scores: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {
+        **{key: scores[key] for key in ("dice", "iou", "ap50")},
+        "found": sum(row["found"] for row in scores["per_image"]),
+        "seconds": round(seconds, 1),
+        "per_image": {row["name"]: row["dice"] for row in scores["per_image"]},
+    }

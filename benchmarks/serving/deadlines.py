@@ -1,0 +1,195 @@
+"""Scenario `deadlines`: whoever is out of time, or has gone, leaves at once and frees the place."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+from tqdm import tqdm
+
+from benchmarks.serving.load import Outcome, ask, connections, percentiles, repeating, statuses
+from benchmarks.serving.stack import gateway_metric, service
+from benchmarks.serving.tasks import draw_tasks
+from benchmarks.serving.verdict import Check, at_least, at_most
+from cpcsam.v1 import segmentation_pb2 as pb
+from demo.commands import Service
+from serving.limits import Limits
+
+__all__ = ["ended_at", "run"]
+
+TASKS: Final = 64
+BUSY: Final = 24
+"""Clients that keep the service busy, with patience."""
+HURRIED: Final = 16
+"""Clients whose time runs out, and as many who give up."""
+SHORTEST_S, LONGEST_S = 0.02, 2.0
+PATIENCE_S: Final = 60.0
+LATE_S: Final = 0.1
+PLACES: Final = 8
+ROUNDS: Final = 25
+TAKEN_S: Final = 0.5
+"""How long the places of a round stay taken."""
+FULL: Final = "RESOURCE_EXHAUSTED"
+LOGGED: Final = re.compile(
+    r"^(?P<date>\S+ \S+),(?P<ms>\d+) INFO \S+ Segment '(?P<id>[^']+)': (?P<status>\w+), ", re.M
+)
+
+
+def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], list[Check]]:
+    """Measure lateness under load, then whether places are free at once.
+
+    Args:
+        repository: to serve.
+        build: for logs.
+        seconds: of load.
+
+    Returns:
+        Figures, and what must hold.
+    """
+    with service(repository, build) as running:
+        due, outcomes = asyncio.run(_hurry(running, seconds))
+        left = gateway_metric(running, "cpcsam_in_flight_requests")
+    ends = ended_at(running.log.read_text())
+    late = {
+        kind: [
+            max(0.0, ends[name][0] - moment)
+            for name, moment in due.items()
+            if name.startswith(kind) and name in ends
+        ]
+        for kind in ("expiring", "cancelled")
+    }
+    places = ("--max-in-flight", str(PLACES), "--max-concurrent", "2")
+    with service(repository, build, *places) as running:
+        full, refused = asyncio.run(_refill(running))
+    seen = [status for name, (_, status) in ends.items() if name in due]
+    figures = {
+        "requests": len(due),
+        "seen_by_the_gateway": len(seen),
+        "ends_at_the_gateway": {status: seen.count(status) for status in sorted(set(seen))},
+        "patient_clients": statuses(outcomes),
+        "late_ms": {
+            kind: percentiles([1e3 * value for value in values], digits=1)
+            for kind, values in late.items()
+        },
+        "late_over_100_ms": {
+            kind: sum(value > LATE_S for value in values) for kind, values in late.items()
+        },
+        "in_flight_afterwards": left,
+        "places": PLACES,
+        "rounds_of_places": ROUNDS,
+    }
+    return figures, [
+        at_most("latest end after the deadline, ms", 1e3 * max(late["expiring"]), 1e3 * LATE_S),
+        at_most("latest end after a cancellation, ms", 1e3 * max(late["cancelled"]), 1e3 * LATE_S),
+        at_most("requests in work afterwards", left, 0),
+        at_least(f"of {ROUNDS} times that all places were taken, one more refused", full, ROUNDS),
+        at_most(f"refused of {ROUNDS * PLACES} that took freed places", refused, 0),
+    ]
+
+
+async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], list[Outcome]]:
+    """Put hurried clients among patient ones.
+
+    Returns:
+        When each hurried request has to be gone, in seconds since the epoch, by its id; and what
+        became of the patient ones.
+    """
+    tasks, rng = draw_tasks(TASKS, seed=3), random.Random(3)
+    numbers = iter(range(10**9))
+    due: dict[str, float] = {}
+
+    def draw(_: int) -> tuple[int, pb.SegmentRequest]:
+        number = next(numbers)
+        return number, tasks[number % len(tasks)].request(number)
+
+    async def hurry(stub: Any, kind: str) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            number, wait_s = next(numbers), rng.uniform(SHORTEST_S, LONGEST_S)
+            name = f"{kind}-{number}"
+            request = tasks[number % len(tasks)].request(number, name)
+            if kind == "expiring":
+                due[name] = time.time() + wait_s
+                await ask(stub, number, request, wait_s)
+            else:
+                call = stub.Segment(request, timeout=PATIENCE_S)
+                await asyncio.wait([asyncio.ensure_future(_answer(call))], timeout=wait_s)
+                if not call.done():
+                    due[name] = time.time()
+                    call.cancel()
+
+    async with connections(running.gateway, BUSY + 2 * HURRIED) as stubs:
+        hurried = [
+            hurry(stub, "expiring" if index % 2 else "cancelled")
+            for index, stub in enumerate(stubs[BUSY:])
+        ]
+        outcomes, _ = await asyncio.gather(
+            repeating(stubs[:BUSY], draw, seconds, PATIENCE_S), asyncio.gather(*hurried)
+        )
+    await asyncio.sleep(10 * LATE_S)
+    return due, outcomes
+
+
+async def _answer(call: Any) -> None:
+    try:
+        await call
+    except (grpc.aio.AioRpcError, asyncio.CancelledError):
+        return
+
+
+async def _refill(running: Service) -> tuple[int, int]:
+    """Fill all places, leave them by a cancellation or a deadline, and fill them anew.
+
+    Between leaving and coming lie the 100 ms that leaving may take.
+
+    Returns:
+        In how many rounds one more was refused while all places were taken; and how many of those
+        that came afterwards were.
+    """
+    tasks = draw_tasks(TASKS, seed=4, prompts=(Limits.max_prompts,))
+    copies, full, refused = iter(range(10**9)), 0, 0
+
+    def request() -> pb.SegmentRequest:
+        copy = next(copies)
+        return tasks[copy % len(tasks)].request(copy)
+
+    async with connections(running.gateway, 2 * PLACES) as stubs:
+        for turn in tqdm(range(ROUNDS), desc="rounds"):
+            leave_at = time.monotonic() + TAKEN_S
+            patience_s = TAKEN_S if turn % 2 else PATIENCE_S
+            first = [stub.Segment(request(), timeout=patience_s) for stub in stubs[:PLACES]]
+            ends = [asyncio.ensure_future(_answer(call)) for call in first]
+            await asyncio.sleep(TAKEN_S / 2)
+            full += (await ask(stubs[-1], 0, request(), TAKEN_S / 2)).status == FULL
+            await asyncio.sleep(leave_at - time.monotonic())
+            for call in first:
+                call.cancel()
+            await asyncio.sleep(LATE_S)
+            second = [ask(stub, 0, request(), TAKEN_S) for stub in stubs[PLACES:]]
+            refused += sum(one.status == FULL for one in await asyncio.gather(*second))
+            await asyncio.gather(*ends)
+            await asyncio.sleep(LATE_S)
+    return full, refused
+
+
+def ended_at(log: str) -> dict[str, tuple[float, str]]:
+    """When the gateway was done with each named request, and its status.
+
+    Args:
+        log: of the gateway, whose lines bear local time to the millisecond.
+
+    Returns:
+        Seconds since the epoch and the status, by request id.
+    """
+    return {
+        line["id"]: (
+            time.mktime(time.strptime(line["date"], "%Y-%m-%d %H:%M:%S")) + int(line["ms"]) / 1e3,
+            line["status"],
+        )
+        for line in LOGGED.finditer(log)
+    }

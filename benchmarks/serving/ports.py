@@ -1,0 +1,92 @@
+"""Which processes listen on which addresses, and whether a port answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["Listener", "answers", "listeners", "outside_address", "processes_below"]
+
+LISTEN: Final = "0A"
+"""State of a socket in /proc/net/tcp."""
+MAPPED: Final = bytes(10) + b"\xff\xff"
+"""What an IPv6 socket writes before an IPv4 address."""
+ELSEWHERE: Final = ("192.0.2.1", 9)
+"""An address of documentation; a UDP socket that is connected to it sends nothing."""
+
+
+@dataclass(frozen=True, order=True)
+class Listener:
+    """A TCP socket that accepts connections.
+
+    Attributes:
+        port: its number.
+        address: at which it listens.
+        process: name of the process.
+    """
+
+    port: int
+    address: str
+    process: str
+
+
+def processes_below(parent: int) -> set[int]:
+    """A process and all that it and its children have started."""
+    found = {parent}
+    for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in children.read_text().split():
+                found |= processes_below(int(child))
+    return found
+
+
+def listeners(processes: Collection[int]) -> list[Listener]:
+    """The sockets on which these processes listen."""
+    owners = {}
+    for process in processes:
+        with suppress(OSError):
+            name = Path(f"/proc/{process}/comm").read_text().strip()
+            for file in Path(f"/proc/{process}/fd").iterdir():
+                with suppress(OSError):
+                    owners[os.readlink(file)] = name
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    found = {
+        Listener(int(port, 16), _address(address), owners[f"socket:[{row[9]}]"])
+        for row in rows
+        for address, _, port in [row[1].partition(":")]
+        if row[3] == LISTEN and f"socket:[{row[9]}]" in owners
+    }
+    return sorted(found)
+
+
+def _address(text: str) -> str:
+    """An address as the kernel prints it: words of four bytes in the machine's order."""
+    words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
+    packed = b"".join(words).removeprefix(MAPPED)
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether a connection is accepted."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex((host, port)) == 0
+
+
+def outside_address() -> str:
+    """This machine's address as others see it; without a network one that loopback lacks."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(ELSEWHERE)
+        except OSError:
+            return "127.0.0.2"
+        return str(probe.getsockname()[0])

@@ -1,0 +1,52 @@
+"""A repository over random weights: what matters is how long its graphs take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from segment_anything import sam_model_registry
+
+from cpcsam.artifact import publish
+from cpcsam.checkpoint import load_base
+from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
+from cpcsam.model.fuse import fuse
+from export.exportable import exportable
+from export.repository import build_repository
+from export.tracing import onnx_from_torch
+
+__all__ = ["random_repository"]
+
+SPREAD = 0.02
+
+
+def random_repository(model_size: str, image_size: int, build: Path) -> Path:
+    """Export random weights in the official checkpoint's layout; they are not compared with torch.
+
+    Args:
+        model_size: vit_b, vit_l or vit_h.
+        image_size: side S of the encoder's frame.
+        build: folder for all that is made; a finished repository in it stays.
+
+    Returns:
+        The repository.
+    """
+    repository = build / "repository"
+    if repository.is_dir():
+        return repository
+    build.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    sam = sam_model_registry[model_size]()
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            if not parameter.any():
+                parameter.normal_(std=SPREAD)
+    torch.save(sam.state_dict(), build / "random.pth")
+    del sam
+    model = exportable(fuse(load_base(build / "random.pth", model_size, image_size)))
+    config = {"model_size": model_size, "image_size": image_size}
+    with publish(build / "onnx", "onnx", config=config) as staging:
+        for graph in (IMAGE_ENCODER, PROMPT_ENCODER, MASK_DECODER):
+            onnx_from_torch(model, graph, staging / f"{graph.name}.onnx", config)
+    build_repository(build / "onnx", repository)
+    return repository

@@ -1,0 +1,120 @@
+"""The service as `make serve` runs it, over a repository made here, and its counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.grpc import InferenceServerClient
+
+from benchmarks.serving.ports import processes_below
+from cpcsam.contract import ENSEMBLES, IMAGE_ENCODER
+from demo.commands import Service, run_stage, serve
+
+__all__ = [
+    "EncoderRuns",
+    "compute_seconds",
+    "cores_of",
+    "encoder_runs",
+    "gateway_metric",
+    "repository_of",
+    "service",
+]
+
+
+@dataclass(frozen=True)
+class EncoderRuns:
+    """Triton's counters of the encoder.
+
+    Attributes:
+        images: that it has seen.
+        batches: in which they came.
+    """
+
+    images: int
+    batches: int
+
+    def since(self, before: EncoderRuns) -> EncoderRuns:
+        """What has been added."""
+        return EncoderRuns(self.images - before.images, self.batches - before.batches)
+
+
+def encoder_runs(running: Service) -> EncoderRuns:
+    """Ask Triton for its counters."""
+    with InferenceServerClient(running.triton) as asked:
+        (model,) = asked.get_inference_statistics(IMAGE_ENCODER.name).model_stats
+        return EncoderRuns(int(model.inference_count), int(model.execution_count))
+
+
+@contextmanager
+def cores_of(running: Service) -> Iterator[list[float]]:
+    """Yield a list that holds, after the block, how many cores the service had while it ran."""
+    found: list[float] = []
+    started, spent = time.monotonic(), _cpu_seconds(running)
+    yield found
+    found.append((_cpu_seconds(running) - spent) / (time.monotonic() - started))
+
+
+def _cpu_seconds(running: Service) -> float:
+    ticks = 0
+    for process in processes_below(running.pid):
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def compute_seconds(running: Service) -> dict[str, float]:
+    """Seconds that each of Triton's models has computed so far, ensembles left out."""
+    with InferenceServerClient(running.triton) as asked:
+        models = asked.get_inference_statistics().model_stats
+    ensembles = {spec.name for spec in ENSEMBLES}
+    return {
+        model.name: model.inference_stats.compute_infer.ns / 1e9
+        for model in models
+        if model.name not in ensembles
+    }
+
+
+def gateway_metric(running: Service, name: str, **labels: str) -> float:
+    """A sample of the gateway's Prometheus page; 0 if it is not there."""
+    with urlopen(running.gateway_metrics_url, timeout=10) as page:
+        families = list(text_string_to_metric_families(page.read().decode()))
+    return next(
+        (
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and sample.labels == labels
+        ),
+        0.0,
+    )
+
+
+def repository_of(base: Path, build: Path) -> Path:
+    """Export a base by the commands of `make export`; what is there and unchanged stays."""
+    repository = build / "repository"
+    run_stage("Merge", "export.merge", "--base", base, "--out", build / "merged")
+    run_stage("Export", "export.to_onnx", "--merged", build / "merged", "--out", build / "onnx")
+    run_stage(
+        "Publish",
+        "export.repository",
+        "publish",
+        *("--onnx", build / "onnx", "--out", repository),
+    )
+    return repository
+
+
+@contextmanager
+def service(repository: Path, build: Path, *options: str | Path) -> Iterator[Service]:
+    """Run Triton and the gateway on loopback while the block runs."""
+    build.mkdir(parents=True, exist_ok=True)
+    with serve(
+        repository, build / "serve.log", "--triton-log", build / "triton.log", *options
+    ) as running:
+        yield running
