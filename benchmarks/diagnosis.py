@@ -148,7 +148,7 @@ def probe(features: Array, wrong: NDArray[np.bool_], unseen: Array) -> Array:
         for _ in range(PROBE_STEPS):
             loss = nn.functional.binary_cross_entropy_with_logits(network(inputs)[:, 0], labels)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         scores += network.eval()(tested)[:, 0].detach() / PROBES
     return scores.double().numpy()
