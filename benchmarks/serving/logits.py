@@ -21,6 +21,7 @@ from cpcsam.contract import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
+from cpcsam.tiles import Tile
 from serving.chunks import chunk_prompts
 
 __all__ = ["Logits", "logits_of", "probe", "relative_difference"]
@@ -31,7 +32,7 @@ TIMEOUT_S = 120.0
 
 async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
     """The logits of a task's first prompts, as many as fit into one call, (P, M, 4G, 4G)."""
-    chunk = chunk_prompts(task.request(0).prompts)[0]
+    chunk = chunk_prompts(task.request(0).prompts, Tile(0, 0, *task.size))[0]
     arrays = {
         IMAGE_BYTES.name: np.array([[task.image_bytes]], np.object_),
         MASK_SELECTION.name: np.array([[task.mask_selection]], np.int32),

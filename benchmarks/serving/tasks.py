@@ -13,6 +13,7 @@ from PIL import Image
 from cpcsam.contract import MaskSelection
 from cpcsam.messages import segment_request
 from cpcsam.prompt import Prompt
+from cpcsam.questions import Question
 from cpcsam.v1 import segmentation_pb2 as pb
 from export.scenes import packaged_images
 
@@ -50,10 +51,12 @@ class Task:
 
     def request(self, copy: int, request_id: str = "") -> pb.SegmentRequest:
         """The question about a copy of the image."""
-        request = segment_request(
-            self.prompts, mask_selection=self.mask_selection, request_id=request_id
+        image = self.file(copy)
+        question = Question(
+            image, self.prompts, mask_selection=self.mask_selection, request_id=request_id
         )
-        request.image_bytes = self.file(copy)
+        request = segment_request(question)
+        request.image_bytes = image
         return request
 
 

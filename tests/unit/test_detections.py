@@ -1,4 +1,4 @@
-"""What supervision is given has the shapes that it documents; it takes them, where it is there."""
+"""What supervision is given has the shapes that it documents, and it takes them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import supervision
 
 from cpcsam.detections import detection_arrays, detections_of
 from cpcsam.errors import ConfigError, ContractError
@@ -47,9 +48,6 @@ def test_without_supervision_the_install_command_is_told(monkeypatch: pytest.Mon
 
 
 def test_supervision_takes_them() -> None:
-    supervision = pytest.importorskip(
-        "supervision", reason="supervision, which is optional, is not installed"
-    )
     detections = detections_of(RESULT)
     assert isinstance(detections, supervision.Detections) and len(detections) == 3
     assert detections.area.tolist() == [28, 28, 28]
