@@ -17,7 +17,8 @@ from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most, machine, write_verdict
 from cpcsam.transforms import decode_image
 from serving.limits import Limits
-from serving.validation import check_prompts, check_request, original_size_of
+from serving.prompt_checks import check_prompts
+from serving.validation import check_request, original_size_of
 
 
 def outcome(status: str, asked_at: float, seconds: float) -> Outcome:
@@ -33,7 +34,7 @@ def test_tasks_are_valid_distinct_and_decided_by_their_seed() -> None:
         request = task.request(0)
         check_request(request, Limits())
         assert original_size_of(request.image_bytes, Limits()) == task.size
-        check_prompts(request.prompts, task.size)
+        check_prompts(request.prompts, task.size, 64)
 
 
 def test_a_copy_is_another_file_of_the_same_pixels() -> None:
