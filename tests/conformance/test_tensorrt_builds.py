@@ -58,7 +58,8 @@ def test_every_graph_builds_into_an_artifact_that_can_be_published(
     assert not build_engines(graphs, out, trt=trt, gpu=GPU, options=RTX_OPTIONS)
     judged = tmp_path / "judged"  # by export.check_engines, which needs a GPU
     with publish(judged, "engine", parents=manifest.parents, config=manifest.config) as staging:
-        shutil.copytree(out, staging, dirs_exist_ok=True)
+        skipped = shutil.ignore_patterns(MANIFEST_NAME)
+        shutil.copytree(out, staging, dirs_exist_ok=True, ignore=skipped)
     build_repository(judged, tmp_path / "store", target="gpu")
     version, published = open_repository(tmp_path / "store")
     check_engines(version, published, tensorrt="1.7.1", gpus=[GPU])

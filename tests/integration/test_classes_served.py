@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,7 @@ from cpcsam.status import (
 )
 from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from cpcsam.versions import resolve_version
 from cpcsam.vocabulary_file import load_vocabulary
 from demo.scene import load_scene
@@ -227,8 +230,10 @@ def test_what_can_teach_nothing_is_named_and_changes_nothing(
             name="x",
             examples=[pb.Example(image_bytes=encode_image(image), entities=[entity])],
         )
-        with pytest.raises(ContractError, match="run lengths: got 2 bytes that do not fill 40 x"):
-            editor._call(editor._stub.AddClass, request)
+        with grpc.insecure_channel(address) as channel:
+            stub: Any = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
+            with pytest.raises(grpc.RpcError, match="got 2 bytes that do not fill 40 x"):
+                stub.AddClass(request, metadata=[("authorization", "Bearer editor")])
         assert [known.name for known in editor.classes()] == ["nucleus"]
 
 
