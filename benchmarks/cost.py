@@ -6,7 +6,6 @@ import argparse
 import json
 import multiprocessing
 import platform
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from benchmarks.arm_runs import read_split
 from benchmarks.arms import SHOTS, Arm
+from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
 from cpcsam.command import ArgumentParser, exit_code_of
@@ -78,11 +78,6 @@ class Cost:
         return float(np.mean(self.step_s))
 
 
-def _rss_peak_mib() -> float:
-    """Peak resident memory of this process; Linux counts it in kibibytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def measure(arm: Arm, base: Path, steps: int) -> Cost:
     """Train for some steps in this process, on one thread, as `benchmarks.calibration` does.
 
@@ -102,7 +97,7 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
         split.train, learner.model.image_size, batch, seed=SEED, steps=WARM_UP + steps
     )
     bilevel = replace(arm.bilevel, losses=arm.losses)
-    before, step_s, draw_s = _rss_peak_mib(), [], []
+    before, step_s, draw_s = rss_peak_bytes() / 2**20, [], []
     for step in range(WARM_UP + steps):
         started = time.process_time()
         halves = batches[step]
@@ -116,7 +111,7 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
         tuple(step_s[WARM_UP:]),
         float(np.mean(draw_s[WARM_UP:])),
         before,
-        _rss_peak_mib(),
+        rss_peak_bytes() / 2**20,
     )
 
 

@@ -6,13 +6,14 @@ It imports no torch, so that its peak of resident memory is the engine's.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+
+from benchmarks.memory import rss_peak_bytes
 
 __all__ = ["run"]
 
@@ -47,11 +48,10 @@ def run(file: Path, image_size: int, rounds: int, threads: int, arena: bool) -> 
         session.run(None, feeds)
         wall.append(time.perf_counter() - started)
         cpu.append(time.process_time() - spent)
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "wall_s": wall[WARM_UP:],
         "cpu_s": cpu[WARM_UP:],
-        "rss_peak_gb": peak_kib * 1024 / 1e9,
+        "rss_peak_gb": rss_peak_bytes() / 1e9,
     }
 
 
