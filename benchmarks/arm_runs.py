@@ -1,4 +1,4 @@
-"""One run of `benchmarks.calibration`: an arm trained for some CPU minutes, and its scores."""
+"""One run of `benchmarks.calibration`: an arm trained within a budget, and its scores."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ __all__ = [
     "prepare",
     "read_split",
     "run",
+    "scores_of",
     "take_step",
     "train",
 ]
@@ -157,9 +158,20 @@ def noisy_dice(model: CpcSam, samples: Sequence[Sample], strength: float) -> flo
         low_res_masks, _ = model.decode_masks(
             embeddings, *model.encode_prompts(embeddings, asked.point_coords, asked.point_labels)
         )
-        masks = to_size(low_res_masks[0, :, :1], model.image_size, len(sample.instances))[:, 0]
-        scores += [dice_score(*pair) for pair in zip(masks, asked.truths, strict=True)]
+        scores += scores_of(low_res_masks, asked, model.image_size)
     return float(np.mean(scores))
+
+
+def scores_of(low_res_masks: Tensor, asked: Asked, image_size: int) -> list[float]:
+    """Dice of mask 0 of each prompt, in the sample.
+
+    Args:
+        low_res_masks: (1, P, 4, 4G, 4G) logits.
+        asked: what was prompted.
+        image_size: side S of the encoder's frame.
+    """
+    masks = to_size(low_res_masks[0, :, :1], image_size, asked.truths.shape[-1])[:, 0]
+    return [dice_score(*pair) for pair in zip(masks, asked.truths, strict=True)]
 
 
 def run(

@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from cpcsam.artifact import write_atomic
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.errors import ConfigError
 from cpcsam.model.fuse import fuse
@@ -124,12 +124,6 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
@@ -137,14 +131,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=1024, help="(default: %(default)s)")
     parser.add_argument(
         "--queries",
-        type=_count,
+        type=count,
         nargs="+",
         default=[4096, 1024, 512, 256],
         metavar="N",
         help="at once (default: 4096 1024 512 256)",
     )
-    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="(default: 3)")
-    parser.add_argument("--threads", type=_count, default=1, metavar="N", help="(default: 1)")
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="(default: 3)")
+    parser.add_argument("--threads", type=count, default=1, metavar="N", help="(default: 1)")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/attention"), metavar="DIR"
     )

@@ -21,7 +21,7 @@ from benchmarks.calibration_report import write_report
 from benchmarks.tempo import steps_of
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
-from cpcsam.command import ArgumentParser, exit_code_of, positive
+from cpcsam.command import ArgumentParser, count, exit_code_of, positive
 from training.methods.interface import Budget
 
 __all__ = ["main"]
@@ -130,7 +130,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--steps",
-        type=int,
+        type=count,
         metavar="N",
         help="on a busy machine, instead of minutes: so many of the arm `groups`, and of the "
         "others as many as take its time, measured in turns",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import platform
@@ -22,7 +21,7 @@ from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, count, exit_code_of
 from training.batches import BatchConfig, StepBatches
 from training.bilevel import BilevelConfig, bilevel_step
 from training.learner import ModelConfig, OptimizerConfig, new_learner
@@ -164,18 +163,12 @@ def _write_report(costs: Sequence[Cost], base: Path, steps: int, out: Path) -> s
     return markdown
 
 
-def _steps(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="DIR")
     parser.add_argument(
-        "--steps", type=_steps, default=10, metavar="N", help="of each (default: 10)"
+        "--steps", type=count, default=10, metavar="N", help="of each (default: 10)"
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cost"), metavar="DIR")
     options = parser.parse_args(arguments)

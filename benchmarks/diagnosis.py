@@ -17,7 +17,7 @@ from scipy import stats
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.arm_runs import Asked, ask, read_split, train
+from benchmarks.arm_runs import Asked, ask, read_split, scores_of, train
 from benchmarks.arms import CORE, SHOTS
 from benchmarks.confounded import scene
 from cpcsam.artifact import write_atomic
@@ -30,7 +30,6 @@ from cpcsam.model.sam import CpcSam
 from training.data import Sample
 from training.losses import IOU_TOKENS, area_average
 from training.methods.interface import Budget
-from training.metrics import dice_score, to_size
 
 __all__ = ["main"]
 
@@ -87,19 +86,17 @@ def answers_of(model: CpcSam, samples: Sequence[Sample], strength: float) -> Ans
         samples: square samples.
         strength: of the annotators' carelessness.
     """
-    rows = [_look(model, sample, ask(sample, model.image_size, strength)) for sample in samples]
+    rows = [_look(model, ask(sample, model.image_size, strength)) for sample in samples]
     return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
-def _look(model: CpcSam, sample: Sample, asked: Asked) -> tuple[NDArray[Any], ...]:
+def _look(model: CpcSam, asked: Asked) -> tuple[NDArray[Any], ...]:
     size = torch.full((1, 2), model.image_size, dtype=torch.int32)
     embeddings = model.encode_image(asked.image, size)
     sparse, token_mask = model.encode_prompts(embeddings, asked.point_coords, asked.point_labels)
     trace = DecoderTrace()
     masks, _ = model.decode_masks(embeddings, sparse, token_mask, None, trace)
-    shown = to_size(masks[0, :, :1], model.image_size, len(sample.instances))[:, 0]
-    dice = np.array([dice_score(*pair) for pair in zip(shown, asked.truths, strict=True)])
-
+    dice = np.array(scores_of(masks, asked, model.image_size))
     maps = torch.stack([layer[0, :, :, IOU_TOKENS].mean(1) for layer in trace.attention_maps])
     cells = area_average(torch.from_numpy(asked.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
     plain = model.embed_points(asked.point_coords, asked.point_labels)[0, :, 0]
@@ -215,8 +212,7 @@ def _figures(careless: Answers, accurate: Answers) -> dict[str, float]:
         "change_missed_click": float(careless.change[careless.missed].mean()),
         "change_click_on_entity": float(careless.change[hit].mean()),
         "change_separates": separability(
-            np.concatenate([careless.change[careless.missed], careless.change[hit]]),
-            np.arange(careless.missed.sum() + hit.sum()) < careless.missed.sum(),
+            careless.change[careless.clicked], careless.missed[careless.clicked]
         ),
         "bias": float(careless.bias.mean()),
     }

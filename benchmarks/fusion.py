@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cpcsam.artifact import write_atomic
 from cpcsam.checkpoint import base_digest, load_base
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import EMBED_DIM, MASK_DECODER, PROMPT_ENCODER, grid_size
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import fuse
@@ -190,25 +190,19 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command."""
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="PATH")
     parser.add_argument(
         "--prompts",
-        type=_count,
+        type=count,
         nargs="+",
         default=[1, 4, 16],
         metavar="P",
         help="(default: 1 4 16)",
     )
-    parser.add_argument("--rounds", type=_count, default=40, metavar="N", help="(default: 40)")
+    parser.add_argument("--rounds", type=count, default=40, metavar="N", help="(default: 40)")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/fusion.json"), metavar="FILE"
     )

@@ -76,9 +76,9 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """Argument type: a whole number from 1 on."""
+    """Argument type: a whole number above 0."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
     return int(text)
 
 

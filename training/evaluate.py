@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import torch
 
 from cpcsam.artifact import read_manifest, write_atomic
 from cpcsam.checkpoint import load_base, load_run
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
 from cpcsam.model.capl import sample_embeddings
@@ -146,19 +145,13 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
-
-
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
     add_model_options(parser)
     add_source_options(parser)
     parser.add_argument(
         "--window",
-        type=_pixels,
+        type=count,
         default=128,
         metavar="PX",
         help="side of the squares (default: 128)",
@@ -169,7 +162,7 @@ def _parser() -> ArgumentParser:
         help="one square around every entity instead of a regular grid of squares",
     )
     parser.add_argument(
-        "--min-area", type=_pixels, default=30, metavar="PX", help="smallest entity (default: 30)"
+        "--min-area", type=count, default=30, metavar="PX", help="smallest entity (default: 30)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the scores as JSON")
     return parser

@@ -13,7 +13,7 @@ from benchmarks.serving.random_model import random_repository
 from benchmarks.serving.report import write_report
 from benchmarks.serving.stack import repository_of, service
 from benchmarks.serving.verdict import Check, machine, write_verdict
-from cpcsam.command import ArgumentParser, exit_code_of, positive
+from cpcsam.command import ArgumentParser, count, exit_code_of, positive
 from cpcsam.errors import ConfigError
 from serving.limits import Limits
 
@@ -106,12 +106,6 @@ def _name(scenario: str, options: argparse.Namespace) -> str:
     return scenario
 
 
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
-
-
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
@@ -122,13 +116,13 @@ def _parser() -> ArgumentParser:
     add("--build", type=Path, default=Path("build/serving"), metavar="DIR", help="for repositories")
     add("--out", type=Path, default=Path("benchmarks/results/serving"), metavar="DIR")
     add("--seconds", type=positive, default=60.0, metavar="S", help="of load (%(default)s)")
-    add("--clients", type=_whole, default=64, metavar="N", help="of mixed (%(default)s)")
+    add("--clients", type=count, default=64, metavar="N", help="of mixed (%(default)s)")
     text = "of overload, seconds (%(default)s)"
     add("--max-queue", type=positive, default=Limits.max_queue_s, metavar="S", help=text)
     text = "of followup; vit_b has random weights (%(default)s)"
     add("--model", choices=("vit_t", "vit_b"), default="vit_t", help=text)
     add("--bbbc038", type=Path, metavar="DIR", help="of classes: folder of BBBC038v1")
-    add("--images", type=_whole, metavar="N", help="of classes: only the first N of val.txt")
+    add("--images", type=count, metavar="N", help="of classes: only the first N of val.txt")
     return parser
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cpcsam.artifact import write_atomic
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.errors import DataError
 from training.data import Sample
 from training.datasets.items import Findings, Item
@@ -82,10 +81,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, metavar="DIR", help="for the pictures (default: out/datasets/NAME)"
     )
     check.add_argument(
-        "--limit", type=_count, metavar="N", help="read N images, evenly spread (default: all)"
+        "--limit", type=count, metavar="N", help="read N images, evenly spread (default: all)"
     )
     check.add_argument(
-        "--workers", type=_count, metavar="N", help="processes that read (default: all cores)"
+        "--workers", type=count, metavar="N", help="processes that read (default: all cores)"
     )
     options = parser.parse_args(arguments)
     broken: list[str] = []
@@ -98,12 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
 
     code = exit_code_of(command, PROG)
     return 2 if broken else code
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return int(text)
 
 
 def _check(
