@@ -15,7 +15,6 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelInstanceGroup,
     ModelMetrics,
     ModelOutput,
-    ModelQueuePolicy,
 )
 
 from cpcsam.contract import (
@@ -67,15 +66,8 @@ ENCODER_EMBEDDINGS: Final = "encoder_embeddings"
 """`image_embeddings` inside `segment`, before RETURN_EMBEDDINGS hands them out."""
 
 ENCODER_QUEUE_DELAY_US: Final = 2000
-"""How long an image waits for others: the encoder is the bottleneck, no other model waits."""
-
-QUEUE_POLICY: Final = ModelQueuePolicy(
-    timeout_action=ModelQueuePolicy.REJECT,
-    default_timeout_microseconds=3_600_000_000,
-    allow_timeout_override=True,
-)
-"""A request whose time is over leaves the queue without costing a run. A request's own timeout
-counts only where it is shorter than the default."""
+"""How long an image waits for others; no other model waits. No queue has a time limit: with one,
+Triton before core pull request 509 miscounts who waits, and requests lie for 500 ms and more."""
 
 LATENCY_FAMILY: Final = "nv_inference_first_response_histogram_ms"
 LATENCY_BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
@@ -173,7 +165,6 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     config.dynamic_batching.max_queue_delay_microseconds = (
         ENCODER_QUEUE_DELAY_US if spec is IMAGE_ENCODER else 0
     )
-    config.dynamic_batching.default_queue_policy.CopyFrom(QUEUE_POLICY)
     _set_parameters(
         config,
         image_size=repository.image_size,

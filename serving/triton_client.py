@@ -220,7 +220,6 @@ class TritonClient:
                     inputs,
                     outputs=[InferRequestedOutput(name) for name in outputs],
                     request_id=call.request_id,
-                    timeout=max(1, round(call.remaining_s * 1e6)),  # microseconds
                     client_timeout=call.remaining_s if cancellable else None,
                 )
             except InferenceServerException as error:

@@ -82,6 +82,15 @@ def test_only_the_encoder_waits_for_company() -> None:
     assert set(delays.values()) == {0}
 
 
+@pytest.mark.parametrize("tree", [CPU, GPU])
+def test_no_queue_has_a_time_limit(tree: Path) -> None:
+    """Triton's batcher stalls for 500 ms and more where one has: core pull request 509."""
+    for name in GRAPH_NAMES:
+        batching = committed(tree, name).dynamic_batching
+        policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
+        assert not any(policy.default_timeout_microseconds for policy in policies)
+
+
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
 def test_ensembles_connect_tensors_of_equal_type_and_shape(spec: GraphSpec) -> None:
     configs = model_configs(RepositoryConfig("vit_b", 1024, "cpu"))
