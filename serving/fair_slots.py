@@ -7,8 +7,10 @@ from bisect import insort
 from collections import Counter
 from itertools import count
 
-__all__ = ["FairSlots"]
+__all__ = ["GROUPS", "FairSlots"]
 
+GROUPS = 4
+"""In how many parts the slots are given out while more requests wait than can have one."""
 SECOND, FURTHER, FIRST = range(3)
 """Turns of a request, as one client's own are ordered."""
 Waiting = tuple[int, int, asyncio.Future[None]]
@@ -21,7 +23,11 @@ class FairSlots:
     Of clients that hold equally many, the one goes first whose last turn is longest ago; newcomers
     do not overtake those who wait. A request's second turn goes before first ones, for few requests
     take more, and what is half done is lost if it comes too late. One client's own requests are
-    served in their order, those that have begun first. To be used inside one event loop.
+    served in their order, those that have begun first.
+
+    While more wait than are free, slots are given out a quarter of them at a time: calls that begin
+    together reach the steps of the pipeline together, and share batches there. To be used inside
+    one event loop.
 
     Args:
         slots: how many there are.
@@ -72,6 +78,7 @@ class FairSlots:
                 self.release(client)
             else:
                 self._leave(client, waiting)
+                self._grant()  # what is free may be enough for the others
             raise
 
     def release(self, client: str) -> None:
@@ -82,6 +89,8 @@ class FairSlots:
         self._forget(client)
 
     def _grant(self) -> None:
+        if self._free < min(self.waiting, max(1, self._slots // GROUPS)):
+            return
         while self._free > 0 and self._waiting:
             client = min(self._waiting, key=self._rank)
             first = self._waiting[client][0]

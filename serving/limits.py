@@ -7,6 +7,7 @@ from typing import Final
 
 from cpcsam.contract import ENCODER_MAX_BATCH, MAX_PIXELS, POINT_BUCKETS
 from cpcsam.errors import ConfigError
+from serving.fair_slots import GROUPS
 
 __all__ = ["MAX_POINT_SLOTS", "MAX_REQUEST_ID_LENGTH", "PROMPT_BYTES", "Limits"]
 
@@ -47,7 +48,7 @@ class Limits:
     max_pixels: int = MAX_PIXELS
     max_prompts: int = 256
     max_in_flight: int = 64
-    max_concurrent: int = 2 * ENCODER_MAX_BATCH
+    max_concurrent: int = GROUPS * ENCODER_MAX_BATCH
     max_queue_s: float = 5.0
     max_tiles: int = 1024
     max_clicks: int = 4096

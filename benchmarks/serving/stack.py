@@ -75,7 +75,7 @@ def compute_seconds(running: Service) -> dict[str, float]:
         models = asked.get_inference_statistics().model_stats
     ensembles = {spec.name for spec in ENSEMBLES}
     return {
-        model.name: model.inference_stats.compute_infer.ns / 1e9
+        model.name: sum(batch.compute_infer.ns for batch in model.batch_stats) / 1e9
         for model in models
         if model.name not in ensembles
     }

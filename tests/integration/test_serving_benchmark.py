@@ -21,7 +21,7 @@ def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_company_changes_no_answer(running: Service) -> None:
-    figures, checks = mixed.run(running, clients=12, seconds=3)
+    figures, checks = mixed.run(running, clients=48, seconds=8)
     assert figures["requests"] >= 12 and figures["logit_answers"] >= 1
     assert figures["statuses"].keys() <= {"OK", "RESOURCE_EXHAUSTED"}
     assert figures["cache_lookups"]["miss"] > 0

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.fair_slots import FairSlots
+from serving.fair_slots import GROUPS, FairSlots
 
 
 async def settle() -> None:
@@ -127,6 +127,36 @@ async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
     assert slots.held == 3
 
 
+async def test_slots_are_given_out_in_groups_while_more_wait() -> None:
+    slots = FairSlots(2 * GROUPS)
+    for _ in range(2 * GROUPS):
+        await slots.acquire("a")
+    waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(3)]
+    await settle()
+    slots.release("a")
+    await settle()
+    assert slots.held == 2 * GROUPS - 1 and slots.waiting == 3
+    slots.release("a")
+    await settle()
+    assert slots.held == 2 * GROUPS and slots.waiting == 1
+    slots.release("a")  # one waits, one is free
+    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+
+
+async def test_who_gives_up_while_waiting_leaves_the_free_slots_to_the_others() -> None:
+    slots = FairSlots(2 * GROUPS)
+    for _ in range(2 * GROUPS):
+        await slots.acquire("a")
+    waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(2)]
+    await settle()
+    slots.release("a")
+    await settle()
+    assert slots.waiting == 2
+    waiting[0].cancel()
+    await asyncio.wait_for(waiting[1], 1)
+    assert slots.held == 2 * GROUPS
+
+
 async def test_who_gives_up_while_waiting_takes_nothing() -> None:
     slots = FairSlots(1)
     await slots.acquire("a")
@@ -143,7 +173,7 @@ async def test_who_gives_up_while_waiting_takes_nothing() -> None:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(
-    st.integers(1, 4),
+    st.integers(1, 8),
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=30),
 )
 def test_slots_are_conserved(count: int, asked: list[tuple[str, int, bool]]) -> None:
