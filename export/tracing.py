@@ -18,6 +18,7 @@ from cpcsam.contract import GraphSpec, TensorSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
 from export.graphs import GraphModule
+from export.shapes_alone import shapes_alone
 
 __all__ = ["OPSET", "label", "onnx_from_torch", "save"]
 
@@ -57,7 +58,12 @@ def onnx_from_torch(
         for tensor in (*graph.inputs, *graph.outputs)
     }
     try:
-        with TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        with (
+            TemporaryDirectory() as folder,
+            warnings.catch_warnings(),
+            torch.no_grad(),
+            shapes_alone(),
+        ):
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             warnings.simplefilter("ignore", DeprecationWarning)
             traced = Path(folder) / file.name
