@@ -26,14 +26,11 @@ def random_repository(model_size: str, image_size: int, build: Path) -> Path:
     Args:
         model_size: vit_b, vit_l or vit_h.
         image_size: side S of the encoder's frame.
-        build: folder for all that is made; a finished repository in it stays.
+        build: folder for all that is made.
 
     Returns:
         The repository.
     """
-    repository = build / "repository"
-    if repository.is_dir():
-        return repository
     build.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     sam = sam_model_registry[model_size]()
@@ -48,5 +45,5 @@ def random_repository(model_size: str, image_size: int, build: Path) -> Path:
     with publish(build / "onnx", "onnx", config=config) as staging:
         for graph in (IMAGE_ENCODER, PROMPT_ENCODER, MASK_DECODER):
             onnx_from_torch(model, graph, staging / f"{graph.name}.onnx", config)
-    build_repository(build / "onnx", repository)
-    return repository
+    build_repository(build / "onnx", build / "repository")
+    return build / "repository"
