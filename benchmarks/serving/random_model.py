@@ -9,7 +9,7 @@ from segment_anything import sam_model_registry
 
 from cpcsam.artifact import publish
 from cpcsam.checkpoint import load_base
-from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
+from cpcsam.contract import GRAPHS
 from cpcsam.model.fuse import fuse
 from export.exportable import exportable
 from export.repository import build_repository
@@ -43,7 +43,7 @@ def random_repository(model_size: str, image_size: int, build: Path) -> Path:
     model = exportable(fuse(load_base(build / "random.pth", model_size, image_size)))
     config = {"model_size": model_size, "image_size": image_size}
     with publish(build / "onnx", "onnx", config=config) as staging:
-        for graph in (IMAGE_ENCODER, PROMPT_ENCODER, MASK_DECODER):
+        for graph in GRAPHS:
             onnx_from_torch(model, graph, staging / f"{graph.name}.onnx", config)
     build_repository(build / "onnx", build / "repository")
     return build / "repository"
