@@ -16,6 +16,16 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def two_a_group(waiting: int) -> tuple[FairSlots, list[asyncio.Task[None]]]:
+    """Slots that "a" holds all of, and as many requests of "b" that wait."""
+    slots = FairSlots(2 * GROUPS)
+    for _ in range(2 * GROUPS):
+        await slots.acquire("a")
+    tasks = [asyncio.create_task(slots.acquire("b")) for _ in range(waiting)]
+    await settle()
+    return slots, tasks
+
+
 async def test_a_newcomer_gets_the_next_slot_however_many_another_asked_for() -> None:
     slots, order = FairSlots(2), []
 
@@ -128,11 +138,7 @@ async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
 
 
 async def test_slots_are_given_out_in_groups_while_more_wait() -> None:
-    slots = FairSlots(2 * GROUPS)
-    for _ in range(2 * GROUPS):
-        await slots.acquire("a")
-    waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(3)]
-    await settle()
+    slots, waiting = await two_a_group(waiting=3)
     slots.release("a")
     await settle()
     assert slots.held == 2 * GROUPS - 1 and slots.waiting == 3
@@ -144,11 +150,7 @@ async def test_slots_are_given_out_in_groups_while_more_wait() -> None:
 
 
 async def test_who_gives_up_while_waiting_leaves_the_free_slots_to_the_others() -> None:
-    slots = FairSlots(2 * GROUPS)
-    for _ in range(2 * GROUPS):
-        await slots.acquire("a")
-    waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(2)]
-    await settle()
+    slots, waiting = await two_a_group(waiting=2)
     slots.release("a")
     await settle()
     assert slots.waiting == 2
