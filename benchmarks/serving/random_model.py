@@ -9,11 +9,9 @@ from segment_anything import sam_model_registry
 
 from cpcsam.artifact import publish
 from cpcsam.checkpoint import load_base
-from cpcsam.contract import GRAPHS
 from cpcsam.model.fuse import fuse
-from export.exportable import exportable
+from export.check_tensorrt import trace_graphs
 from export.repository import build_repository
-from export.tracing import onnx_from_torch
 
 __all__ = ["random_repository"]
 
@@ -40,10 +38,9 @@ def random_repository(model_size: str, image_size: int, build: Path) -> Path:
                 parameter.normal_(std=SPREAD)
     torch.save(sam.state_dict(), build / "random.pth")
     del sam
-    model = exportable(fuse(load_base(build / "random.pth", model_size, image_size)))
+    model = fuse(load_base(build / "random.pth", model_size, image_size))
     config = {"model_size": model_size, "image_size": image_size}
     with publish(build / "onnx", "onnx", config=config) as staging:
-        for graph in GRAPHS:
-            onnx_from_torch(model, graph, staging / f"{graph.name}.onnx", config)
+        trace_graphs(model, staging, "fp32")
     build_repository(build / "onnx", build / "repository")
     return build / "repository"
