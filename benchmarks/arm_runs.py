@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from training.batches import BatchConfig, Halves, StepBatches
 from training.bilevel import BilevelConfig, bilevel_step
 from training.data import Sample, entity_windows, read_bbbc038
 from training.learner import Learner, OptimizerConfig, new_learner
-from training.methods.interface import Budget, Spent
+from training.methods.interface import Budget, Spent, train_within
 from training.metrics import dice_score, to_size
 from training.prompts import sample_prompt
 
@@ -233,16 +233,16 @@ def train(
     Returns:
         The learner and what it spent.
     """
-    spent = Spent()
     learner, batches, bilevel, optimizer = prepare(arm, split, base, seed)
-    while (progress := budget.progress(spent)) < 1:
-        look(learner, progress)
-        halves = batches[learner.step]
-        started = time.process_time()
+
+    def step(halves: Halves, progress: float) -> None:
         learner.set_learning_rates(optimizer, min(1.0, progress + 1e-3))
         take_step(learner, halves, bilevel)
-        spent = Spent(learner.step, spent.seconds + time.process_time() - started)
-    look(learner, 1.0)
+
+    drawn = (batches[index] for index in itertools.count())
+    spent = train_within(
+        budget, drawn, step, torch.device("cpu"), lambda progress: look(learner, progress)
+    )
     return learner, spent
 
 

@@ -9,22 +9,21 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.arm_runs import read_split
+from benchmarks.arm_runs import prepare, read_split, take_step
 from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifact import write_atomic
-from cpcsam.checkpoint import base_digest, load_base
+from cpcsam.checkpoint import base_digest
 from cpcsam.command import ArgumentParser, count, exit_code_of
-from training.batches import BatchConfig, StepBatches
-from training.bilevel import BilevelConfig, bilevel_step
-from training.learner import ModelConfig, OptimizerConfig, new_learner
+from training.bilevel import BilevelConfig
+from training.learner import ModelConfig
 
 __all__ = ["STRATEGIES", "Cost", "main", "measure"]
 
@@ -86,22 +85,13 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
         steps: that count; `WARM_UP` more come before them.
     """
     torch.set_num_threads(1)
-    optimizer = OptimizerConfig(lr=arm.lr, lr_capl=arm.lr)
-    learner = new_learner(load_base(base), arm.model, optimizer, seed=SEED, bf16=True)
-    split = read_split(SEED, SHOTS["standard"])
-    batch = BatchConfig(
-        images=2, entities=3, groups=arm.groups, styles=arm.styles, augment=split.augment
-    )
-    batches = StepBatches(
-        split.train, learner.model.image_size, batch, seed=SEED, steps=WARM_UP + steps
-    )
-    bilevel = replace(arm.bilevel, losses=arm.losses)
+    learner, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
     before, step_s, draw_s = rss_peak_bytes() / 2**20, [], []
     for step in range(WARM_UP + steps):
         started = time.process_time()
         halves = batches[step]
         drawn = time.process_time()
-        bilevel_step(learner.forward, learner.theta, learner.phi, halves, bilevel)
+        take_step(learner, halves, bilevel)
         step_s.append(time.process_time() - started)
         draw_s.append(drawn - started)
     return Cost(

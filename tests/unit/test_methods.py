@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from training.augment import AugmentConfig
 from training.data import ENTITY, Sample
 from training.learner import PROMPT_EMBEDDING, new_learner
 from training.methods.entities import split_touching, typical_radius
-from training.methods.interface import Budget, Fitted, Spent, Task
+from training.methods.interface import Budget, Fitted, Spent, Task, train_within
 from training.methods.registry import METHODS
 from training.methods.sam import SamMethod, halves_of
 from training.methods.semantic import SemanticMethod
@@ -179,6 +180,23 @@ def test_an_annotator_prompts_every_entity(task: Task) -> None:
         scores = scores_of(fitted)
         assert scores["classes"][ENTITY]["found"] == 8  # type: ignore[index]
         assert scores["dice"] > 0.8
+
+
+def test_who_looks_on_sees_every_share_and_is_not_counted() -> None:
+    seen: list[float] = []
+
+    def busy(progress: float) -> None:
+        seen.append(progress)
+        until = time.process_time() + 0.05
+        while time.process_time() < until:
+            pass
+
+    spent = train_within(
+        Budget(steps=4), iter(range(9)), lambda batch, progress: None, torch.device("cpu"), busy
+    )
+    assert seen == [0, 0.25, 0.5, 0.75, 1]
+    assert spent.steps == 4
+    assert spent.seconds < 0.05
 
 
 def test_a_budget_ends_by_time_or_steps() -> None:

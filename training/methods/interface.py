@@ -122,6 +122,7 @@ def train_within(
     batches: Iterable[T],
     step: Callable[[T, float], None],
     device: torch.device,
+    look: Callable[[float], None] = lambda progress: None,
 ) -> Spent:
     """Take training steps until the budget is spent.
 
@@ -130,15 +131,18 @@ def train_within(
         batches: as many as are needed, on the device.
         step: trains on a batch; also told the share of the training that is done.
         device: where it computes, which decides the clock.
+        look: called before every step, and at the end, with that share; not counted.
     """
     spent, drawn = Spent(), iter(batches)
     with tqdm(desc="train", unit="step", leave=False) as bar:
         while (progress := budget.progress(spent)) < 1:
+            look(progress)
             batch = next(drawn)
             started = _clock(device)
             step(batch, progress)
             spent = Spent(spent.steps + 1, spent.seconds + _clock(device) - started)
             bar.update()
+    look(1.0)
     return spent
 
 
