@@ -16,15 +16,16 @@ from torch import Tensor
 from benchmarks.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
 from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
-from cpcsam.checkpoint import base_digest, load_base
+from cpcsam.base import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.augment import AugmentConfig, whole_window
 from training.batches import BatchConfig, Halves, StepBatches
 from training.bilevel import BilevelConfig, bilevel_step
 from training.data import Sample, entity_windows, read_bbbc038
-from training.learner import Learner, OptimizerConfig, new_learner
+from training.learner import Learner, new_learner
 from training.methods.interface import Budget, Spent, train_within
 from training.metrics import dice_score, to_size
+from training.optimizer import OptimizerConfig
 from training.prompts import sample_prompt
 
 __all__ = [

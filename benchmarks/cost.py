@@ -20,7 +20,7 @@ from benchmarks.arm_runs import prepare, read_split, take_step
 from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifact import write_atomic
-from cpcsam.checkpoint import base_digest
+from cpcsam.base import base_digest
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from training.bilevel import BilevelConfig
 from training.learner import ModelConfig

@@ -21,7 +21,7 @@ from benchmarks.arm_runs import Asked, ask, read_split, scores_of, train
 from benchmarks.arms import CORE, SHOTS
 from benchmarks.confounded import scene
 from cpcsam.artifact import write_atomic
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
 from cpcsam.model.capl import sample_embeddings

@@ -21,7 +21,7 @@ from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 
 from cpcsam.artifact import write_atomic
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 from cpcsam.transforms import decode_image

@@ -1,4 +1,4 @@
-"""Weights on disk: bases, training runs and merged models, read and written as artifacts.
+"""Weights on disk: training runs and merged models, beside the bases of `cpcsam.base`.
 
 | kind         | file                  | holds                                                |
 |--------------|-----------------------|------------------------------------------------------|
@@ -14,131 +14,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import torch
-from torch import Tensor
-
-from cpcsam.artifact import publish, read_manifest, sha256_file
-from cpcsam.errors import ArtifactError
+from cpcsam.artifact import publish, read_manifest
+from cpcsam.base import MODEL_FILE, base_digest, load_base, sizes_of
+from cpcsam.config import from_dict
+from cpcsam.errors import ArtifactError, ConfigError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import FusedCpcSam, build_merged
-from cpcsam.model.layout import recognise, resize_positions
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
-from cpcsam.model.official import by_digest, named_if_official, warn_if_damaged
+from cpcsam.model.official import by_digest
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
-from cpcsam.model.state import (
-    cpu_state,
-    fill,
-    read_pth,
-    read_safetensors,
-    require_finite,
-    require_fit,
-    write_safetensors,
-)
+from cpcsam.model.state import cpu_state, fill, read_safetensors, require_finite, write_safetensors
 
-__all__ = [
-    "MODEL_FILE",
-    "TRAINED_FILE",
-    "base_digest",
-    "inspect_base",
-    "load_base",
-    "load_merged",
-    "load_run",
-    "save_base",
-    "save_merged",
-    "save_run",
-]
+__all__ = ["TRAINED_FILE", "load_merged", "load_run", "save_merged", "save_run"]
 
-MODEL_FILE: Final = "model.safetensors"
 TRAINED_FILE: Final = "trained.safetensors"
 
 Config = TypeVar("Config", CaplConfig, LoraConfig)
-
-
-def load_base(path: Path, model_size: str | None = None, image_size: int | None = None) -> CpcSam:
-    """Load a SAM without CaPL, in float32 and evaluation mode.
-
-    Args:
-        path: an artifact of kind `checkpoint`, or an official `sam_vit_{b,l,h}_*.pth`.
-        model_size: refuse any other size; None accepts what the file holds.
-        image_size: side S in pixels; positional embeddings are interpolated where the file's
-            differs. None keeps the file's.
-
-    Raises:
-        ArtifactError: missing, altered or cut short, not SAM's layout, or not `model_size`.
-        ConfigError: an `image_size` that the contract does not know.
-    """
-    with named_if_official(path):
-        state, found_size, found_image_size = _read_base(path)
-        if model_size is not None and found_size != model_size:
-            raise ArtifactError.of(
-                str(path),
-                got=found_size,
-                expected=model_size,
-                fix="give another base or model_size",
-            )
-        sam = build_sam(found_size, image_size or found_image_size)
-        resized = resize_positions(state, found_size, image_size or found_image_size)
-        fill(sam, resized, str(path))
-    warn_if_damaged(path)
-    return CpcSam(sam).eval()
-
-
-def inspect_base(path: Path) -> tuple[str, int]:
-    """Tell (model_size, image_size) of a base, checking every tensor's name and shape.
-
-    Args:
-        path: as for `load_base`.
-
-    Raises:
-        ArtifactError: as `load_base`.
-        ConfigError: an image size that the contract does not know.
-    """
-    with named_if_official(path):
-        state, model_size, image_size = _read_base(path)
-        with torch.device("meta"):
-            wanted = build_sam(model_size, image_size).state_dict()
-        require_fit(state, wanted, str(path))
-    return model_size, image_size
-
-
-def save_base(
-    model: CpcSam,
-    path: Path,
-    *,
-    config: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-    parents: Mapping[str, str] | None = None,
-) -> None:
-    """Publish the model's SAM as an artifact of kind `checkpoint`, in float16.
-
-    Args:
-        model: its CaPL, if any, is left out.
-        path: the artifact's directory.
-        config: the recipe; model_size and image_size are added.
-        metrics: measured figures.
-        parents: digests of what it was made from.
-
-    Raises:
-        ArtifactError: LoRA is still injected, or a weight is not finite in float16.
-    """
-    state = {name: tensor.half() for name, tensor in cpu_state(model.sam).items()}
-    require_finite(state, str(path))
-    full_config = {**(config or {}), **_sizes(model, state, str(path))}
-    with publish(
-        path, "checkpoint", parents=parents, config=full_config, metrics=dict(metrics or {})
-    ) as staging:
-        write_safetensors(state, staging / MODEL_FILE)
-
-
-def base_digest(path: Path) -> str:
-    """SHA-256 of a base's weights file: the name by which later stages know the base."""
-    file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise ArtifactError.of(
-            str(file), got="no such file", expected="a base's weights", fix="give the base's path"
-        )
-    return sha256_file(file)
 
 
 def save_run(
@@ -179,7 +70,7 @@ def save_run(
     name = {} if official is None else {"official": official.file_name}
     full_config = {
         **(config or {}),
-        **_sizes(model, cpu_state(model.sam), str(path)),
+        **sizes_of(model, str(path)),
         "base": {"path": str(base), "sha256": digest, **name},
         "lora": asdict(lora),
         "capl": None if model.capl is None else asdict(model.capl.config),
@@ -223,7 +114,7 @@ def load_run(path: Path, base: Path | None = None) -> CpcSam:
             fix="give the base that the run was trained on",
         )
     model = load_base(base, image_size=_entry(config, "image_size", path))
-    inject_lora(model, _lora_config(config, path))
+    inject_lora(model, _recorded(LoraConfig, config, "lora", path))
     capl = _capl_config(config, path)
     model.capl = None if capl is None else CaPL(capl)
     trained = read_safetensors(path / TRAINED_FILE)
@@ -258,7 +149,7 @@ def save_merged(
     require_finite(state, str(path))
     full_config = {
         **(config or {}),
-        **_sizes(model, cpu_state(model.sam), str(path)),
+        **sizes_of(model, str(path)),
         "capl": None if model.fused_config is None else asdict(model.fused_config),
     }
     with publish(
@@ -283,21 +174,6 @@ def load_merged(path: Path) -> FusedCpcSam:
     return model.requires_grad_(False).eval()
 
 
-def _read_base(path: Path) -> tuple[dict[str, Tensor], str, int]:
-    """Read (state, model_size, image_size) of an artifact or an official file."""
-    if path.is_dir():
-        read_manifest(path, "checkpoint")
-        state = read_safetensors(path / MODEL_FILE)
-    else:
-        state = read_pth(path)
-    return state, *recognise(state, str(path))
-
-
-def _sizes(model: CpcSam, state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    plain = {name.replace(".base_layer", ""): tensor for name, tensor in state.items()}
-    return {"model_size": recognise(plain, source)[0], "image_size": model.image_size}
-
-
 def _entry(config: Mapping[str, Any], name: str, path: Path) -> Any:
     try:
         return config[name]
@@ -311,25 +187,12 @@ def _entry(config: Mapping[str, Any], name: str, path: Path) -> Any:
 
 
 def _capl_config(config: Mapping[str, Any], path: Path) -> CaplConfig | None:
-    fields = _entry(config, "capl", path)
-    return None if fields is None else _construct(CaplConfig, fields, path)
+    absent = _entry(config, "capl", path) is None
+    return None if absent else _recorded(CaplConfig, config, "capl", path)
 
 
-def _lora_config(config: Mapping[str, Any], path: Path) -> LoraConfig:
-    fields = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in _entry(config, "lora", path).items()
-    }
-    return _construct(LoraConfig, fields, path)
-
-
-def _construct(cls: type[Config], fields: Mapping[str, Any], path: Path) -> Config:
+def _recorded(cls: type[Config], config: Mapping[str, Any], name: str, path: Path) -> Config:
     try:
-        return cls(**fields)
-    except TypeError as error:
-        raise ArtifactError.of(
-            f"{path}/manifest.json",
-            got=f"{cls.__name__} with {sorted(fields)}",
-            expected=f"the fields of {cls.__name__}",
-            fix="make the artifact anew with this version",
-        ) from error
+        return from_dict(cls, _entry(config, name, path), name)
+    except ConfigError as error:
+        raise ArtifactError(f"{path}/manifest.json: {error}") from error

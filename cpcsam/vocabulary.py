@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.prototypes import cluster, fit_logistic, log_mean_exp, sigmoid, whitening
+from cpcsam.ranges import require_range
 
 __all__ = [
     "BACKGROUND",
@@ -52,16 +53,10 @@ class VocabularyConfig:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
-        for name, valid, expected in (
-            ("prototypes", self.prototypes >= 1, "at least 1"),
-            ("background", self.background >= 1, "at least 1"),
-            ("shrinkage", 0 < self.shrinkage <= 1, "above 0 and at most 1"),
-            ("sharpness", self.sharpness > 0, "above 0"),
-        ):
-            if not valid:
-                raise ConfigError.of(
-                    name, got=getattr(self, name), expected=expected, fix="correct the value"
-                )
+        require_range("prototypes", self.prototypes, 1)
+        require_range("background", self.background, 1)
+        require_range("shrinkage", self.shrinkage, 0, 1, above=True)
+        require_range("sharpness", self.sharpness, 0, above=True)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import build_sam
 from training.batches import BatchConfig, Halves, StepBatches
 from training.data import Sample
-from training.learner import Learner, ModelConfig, OptimizerConfig, new_learner
+from training.learner import Learner, ModelConfig, new_learner
+from training.optimizer import OptimizerConfig
 
 from .model_factory import fill_with_noise, noisy_sam
 

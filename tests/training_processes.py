@@ -16,14 +16,15 @@ from typing import Any
 
 import torch
 
-from cpcsam.checkpoint import save_base
+from cpcsam.base import save_base
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.capl import CaplConfig
 from tests.model_factory import noisy_sam
 from tests.training_factory import discs, write_pair
 from training.batches import BatchConfig
 from training.distributed import process_group, process_rank
-from training.learner import ModelConfig, OptimizerConfig
+from training.learner import ModelConfig
+from training.optimizer import OptimizerConfig
 from training.session import TrainResult, train
 from training.settings import TrainConfig
 from training.sources import DataConfig, SourceConfig

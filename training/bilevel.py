@@ -9,8 +9,7 @@ training half-batch with φ frozen.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,18 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from cpcsam.errors import TrainingError
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
 from cpcsam.ranges import require_range
 from training.batches import Halves, PromptBatch
-from training.distributed import average_
 from training.losses import CaplTerms, LossConfig, SamTerms, capl_terms, sam_terms
+from training.optimizer import Group
 
 __all__ = [
     "BilevelConfig",
     "Forward",
-    "Group",
     "Predictions",
     "bilevel_step",
     "capl_objective",
@@ -187,62 +184,6 @@ def unroll(
             for (name, value), gradient in zip(current.items(), gradients, strict=True)
         }
     return adapted
-
-
-@dataclass(frozen=True)
-class Group:
-    """θ or φ: parameters by name with the optimiser that updates them."""
-
-    parameters: Mapping[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    clip_norm: float
-
-    def apply(
-        self,
-        objective: Callable[[PromptBatch], SamTerms | CaplTerms],
-        chunks: Sequence[PromptBatch],
-        what: str,
-    ) -> dict[str, float]:
-        """Take one optimiser step down an objective's mean over chunks and over processes.
-
-        Args:
-            objective: the loss of a chunk, with its terms.
-            chunks: this process's share of a half-batch, in parts of as many images each.
-            what: name of the loss, for errors.
-
-        Returns:
-            The means of the terms by name, and `gradient`, its norm before clipping.
-
-        Raises:
-            TrainingError: loss or gradient is not finite; nothing was updated.
-        """
-        parameters = list(self.parameters.values())
-        means: list[Tensor] = []
-        names: list[str] = []
-        for chunk in chunks:
-            terms = vars(objective(chunk))
-            names = list(terms)
-            gradients = torch.autograd.grad(terms["total"], parameters, materialize_grads=True)
-            parts = *gradients, torch.stack([term.detach() for term in terms.values()])
-            shares = [part / len(chunks) for part in parts]
-            means = list(map(torch.add, means, shares)) if means else shares
-        average_(means)
-        *mean_gradients, mean_terms = means
-        figures = dict(zip(names, mean_terms.tolist(), strict=True))
-        norm = float(torch.stack([gradient.norm() for gradient in mean_gradients]).norm())
-        if not (math.isfinite(figures["total"]) and math.isfinite(norm)):
-            raise TrainingError.of(
-                f"{what} loss",
-                got=f"{figures['total']} with a gradient of norm {norm}",
-                expected="finite numbers",
-                fix="lower optimizer.lr or optimizer.lr_capl, or use precision=float32",
-            )
-        scale = min(1.0, self.clip_norm / max(norm, 1e-12))
-        for parameter, gradient in zip(parameters, mean_gradients, strict=True):
-            parameter.grad = gradient * scale
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**figures, "gradient": norm}
 
 
 def bilevel_step(

@@ -100,7 +100,7 @@ def verify(file: Path, official: Mapping[str, OfficialCheckpoint] = OFFICIAL) ->
         ArtifactError: it cannot be used, or has an official name and other content.
         ConfigError: an image size that the contract does not know.
     """
-    from cpcsam.checkpoint import base_digest, inspect_base  # torch: the rest needs none
+    from cpcsam.base import base_digest, inspect_base  # torch: the rest needs none
 
     known = identify(file, official) if file.is_file() else None
     if known is not None:

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from cpcsam.artifact import read_manifest, write_atomic
-from cpcsam.checkpoint import load_base, load_run
+from cpcsam.base import load_base
+from cpcsam.checkpoint import load_run
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError

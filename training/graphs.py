@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from cpcsam.artifact import MANIFEST_NAME, sha256_file
 from cpcsam.automatic import Model, shown_tiles
-from cpcsam.checkpoint import base_digest, load_base, load_run
+from cpcsam.base import base_digest, load_base
+from cpcsam.checkpoint import load_run
 from cpcsam.errors import ContractError, DataError
 from cpcsam.examples import MAX_TILES, ExampleCollector
 from cpcsam.model.sam import CpcSam

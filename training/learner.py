@@ -1,33 +1,29 @@
-"""Who learns: the model prepared for training, its parameters θ and φ, and their optimisers."""
+"""Who learns: the model prepared for training, and its parameters θ and φ."""
 
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from cpcsam.artifact import write_atomic
 from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
-from cpcsam.ranges import require_range
 from training.adapters import is_adapter_parameter
-from training.bilevel import Forward, Group
+from training.bilevel import Forward
+from training.optimizer import Group, OptimizerConfig, new_group, schedule
 
 __all__ = [
     "UNFREEZE",
     "Learner",
     "ModelConfig",
-    "OptimizerConfig",
     "new_learner",
-    "schedule",
 ]
 
 UNFREEZE = (
@@ -72,40 +68,6 @@ class ModelConfig:
                 expected="0 with full_finetuning",
                 fix="set model.lora.rank=0",
             )
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Adam for θ and for φ, and their common schedule.
-
-    Weight decay is decoupled (AdamW): inside the gradient a decay of 0.1 would drown the losses'
-    own, which are means of small numbers.
-
-    Attributes:
-        lr: peak learning rate of θ.
-        lr_capl: peak learning rate of φ.
-        betas: Adam's moving averages.
-        weight_decay: of matrices; biases and norms are not decayed.
-        warmup: share of the run during which the learning rates rise.
-        final: share of the peak that the cosine ends at.
-        clip_norm: largest norm of a group's gradient.
-    """
-
-    lr: float = 5e-3
-    lr_capl: float = 5e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.1
-    warmup: float = 0.05
-    final: float = 0.0
-    clip_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse rates that cannot train."""
-        for name in ("lr", "lr_capl", "clip_norm"):
-            require_range(f"optimizer.{name}", getattr(self, name), 0, above=True)
-        for name in ("warmup", "final"):
-            require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
-        require_range("optimizer.weight_decay", self.weight_decay, 0)
 
 
 @dataclass
@@ -213,19 +175,6 @@ def _require_same(saved: Any, config: Any, where: str = "") -> None:
         )
 
 
-def schedule(config: OptimizerConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine from 1 to `final`.
-
-    Args:
-        config: warmup and final.
-        progress: share of the run that is done, in [0, 1].
-    """
-    if progress < config.warmup:
-        return progress / config.warmup
-    cosine = 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
-    return config.final + (1 - config.final) * cosine
-
-
 def new_learner(
     model: CpcSam,
     config: ModelConfig,
@@ -277,8 +226,8 @@ def new_learner(
         )
     return Learner(
         Forward(model, bf16=bf16),
-        _group(theta, optimizer, optimizer.lr),
-        _group(phi, optimizer, optimizer.lr_capl),
+        new_group(theta, optimizer, optimizer.lr),
+        new_group(phi, optimizer, optimizer.lr_capl),
     )
 
 
@@ -289,13 +238,3 @@ def _require_part(model: CpcSam, part: str) -> str:
             "model.unfreeze", got=part, expected=" | ".join(parts), fix="choose among them"
         )
     return part
-
-
-def _group(parameters: dict[str, nn.Parameter], config: OptimizerConfig, lr: float) -> Group:
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return Group(parameters, torch.optim.AdamW(groups, lr=lr, betas=config.betas), config.clip_norm)

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cpcsam.artifact import read_manifest
-from cpcsam.checkpoint import base_digest, load_base, save_base
+from cpcsam.base import base_digest, load_base, save_base
 from cpcsam.config import load_config, to_dict
 from cpcsam.errors import CpcSamError, TrainingError
 from cpcsam.model.sam import CpcSam

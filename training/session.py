@@ -15,7 +15,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cpcsam.checkpoint import load_base, save_run
+from cpcsam.base import load_base
+from cpcsam.checkpoint import save_run
 from cpcsam.errors import ConfigError
 from training.batches import Halves, StepBatches
 from training.bilevel import bilevel_step

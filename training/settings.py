@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cpcsam.checkpoint import base_digest
+from cpcsam.base import base_digest
 from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError
 from training.batches import BatchConfig
 from training.bilevel import BilevelConfig
 from training.data import Sample, digest_samples
 from training.datasets.items import LazySamples
-from training.learner import ModelConfig, OptimizerConfig
+from training.learner import ModelConfig
+from training.optimizer import OptimizerConfig
 from training.sources import DataConfig
 
 __all__ = ["TrainConfig", "run_record"]

@@ -8,7 +8,7 @@ import torch
 from segment_anything import sam_model_registry
 
 from cpcsam.artifact import publish
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.model.fuse import fuse
 from export.check_tensorrt import trace_graphs
 from export.repository import build_repository

@@ -10,7 +10,7 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
 from cpcsam.model.fuse import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam

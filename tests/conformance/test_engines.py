@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from cpcsam.artifact import MANIFEST_NAME, publish, read_manifest, sha256_file
-from cpcsam.checkpoint import load_base, load_merged, save_merged
+from cpcsam.base import load_base
+from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, GraphSpec
 from cpcsam.errors import ArtifactError, CpcSamError, ExportError
 from cpcsam.model.fuse import fuse

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cpcsam.artifact import Manifest, read_manifest
-from cpcsam.checkpoint import load_base, save_base, save_run
+from cpcsam.base import load_base, save_base
+from cpcsam.checkpoint import save_run
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.versions import resolve_version

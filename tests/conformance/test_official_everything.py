@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator
 
 from cpcsam.automatic import segment_everything
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.everything import EverythingSettings
 from cpcsam.model.sam import CpcSam
 from cpcsam.tiles import Tile

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from segment_anything import SamPredictor
 
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.model.sam import CpcSam
 from serving.postprocess import postprocess

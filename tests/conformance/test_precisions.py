@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto
 
 from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.checkpoint import load_base, load_merged, save_merged
+from cpcsam.base import load_base
+from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.fuse import fuse

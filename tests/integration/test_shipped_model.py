@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.contract import MASK_THRESHOLD
 from cpcsam.transforms import (

@@ -16,7 +16,8 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 
 from cpcsam.artifact import read_manifest, sha256_file
-from cpcsam.checkpoint import inspect_base, load_base, save_base, save_run
+from cpcsam.base import inspect_base, load_base, save_base
+from cpcsam.checkpoint import save_run
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError, ConfigError
 from cpcsam.model.layout import recognise, resize_positions

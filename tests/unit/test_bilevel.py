@@ -19,7 +19,8 @@ from training.bilevel import (
     sam_objective,
     unroll,
 )
-from training.learner import Learner, ModelConfig, OptimizerConfig
+from training.learner import Learner, ModelConfig
+from training.optimizer import OptimizerConfig
 
 CONFIGS = Path(__file__).parents[2] / "training/configs"
 CONFIG = BilevelConfig()

@@ -19,7 +19,8 @@ from cpcsam.model.sizes import build_sam
 from tests.model_factory import fill_with_noise, noisy_cpcsam
 from tests.training_factory import tiny_halves
 from training.bilevel import BilevelConfig, bilevel_step
-from training.learner import ModelConfig, OptimizerConfig, new_learner
+from training.learner import ModelConfig, new_learner
+from training.optimizer import OptimizerConfig
 
 KINDS = ["points", "boxes", "masks", "all"]
 

@@ -12,17 +12,8 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 
 from cpcsam.artifact import read_manifest
-from cpcsam.checkpoint import (
-    MODEL_FILE,
-    TRAINED_FILE,
-    base_digest,
-    load_base,
-    load_merged,
-    load_run,
-    save_base,
-    save_merged,
-    save_run,
-)
+from cpcsam.base import MODEL_FILE, base_digest, load_base, save_base
+from cpcsam.checkpoint import TRAINED_FILE, load_merged, load_run, save_merged, save_run
 from cpcsam.errors import ArtifactError, ConfigError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import fuse
@@ -231,6 +222,16 @@ def test_run_finds_its_base_where_it_is_now(base: Path, tmp_path: Path) -> None:
     save_base(noisy_sam(seed=9), tmp_path / "other")
     with pytest.raises(ArtifactError, match="the base that the run was trained on"):
         load_run(tmp_path / "run", base=tmp_path / "other")
+
+
+def test_a_configuration_of_another_version_is_named(base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    save_run(trained_model(base), run, base=base, lora=LoraConfig())
+    manifest = run / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"hidden_dim":', '"hidden_width":'))
+    expected = rf"{manifest}: capl.hidden_width: got an unknown key, expected hidden_dim; "
+    with pytest.raises(ArtifactError, match=expected):
+        load_run(run)
 
 
 def test_run_that_diverged_is_refused(base: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.checkpoint import save_base
+from cpcsam.base import save_base
 from cpcsam.model.official import OFFICIAL, OfficialCheckpoint
 from tests.model_factory import noisy_sam
 from training.checkpoints import fetch, main

@@ -37,7 +37,8 @@ from training.distributed import (
     process_group,
     training_device,
 )
-from training.learner import Learner, OptimizerConfig
+from training.learner import Learner
+from training.optimizer import OptimizerConfig
 from training.recompute import recompute_blocks
 from training.session import train
 from training.settings import TrainConfig

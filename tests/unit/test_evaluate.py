@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.checkpoint import save_base, save_run
+from cpcsam.base import save_base
+from cpcsam.checkpoint import save_run
 from cpcsam.errors import DataError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora

@@ -13,7 +13,8 @@ from pycocotools.cocoeval import COCOeval
 
 from cpcsam.artifact import sha256_file
 from cpcsam.automatic import AutoSettings, segment_image
-from cpcsam.checkpoint import save_base, save_run
+from cpcsam.base import save_base
+from cpcsam.checkpoint import save_run
 from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.merging import FoundMask

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import DataError, ExportError
 from cpcsam.model.fuse import FusedCpcSam, fuse

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.checkpoint import load_base, load_run, save_base, save_run
+from cpcsam.base import load_base, save_base
+from cpcsam.checkpoint import load_run, save_run
 from cpcsam.errors import ArtifactError, ConfigError, TrainingError
 from cpcsam.model.fuse import fuse
 from cpcsam.model.lora import LoraConfig, is_lora_parameter
@@ -15,7 +16,8 @@ from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner
 from training.batches import PromptBatch
 from training.bilevel import BilevelConfig, Forward, bilevel_step
-from training.learner import Learner, ModelConfig, OptimizerConfig, new_learner, schedule
+from training.learner import Learner, ModelConfig, new_learner
+from training.optimizer import OptimizerConfig, schedule
 
 FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.checkpoint import base_digest, load_base, load_merged, save_base, save_run
+from cpcsam.base import base_digest, load_base, save_base
+from cpcsam.checkpoint import load_merged, save_run
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fuse import fuse

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
 from tests.training_factory import DISCS, discs

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cpcsam.artifact import read_manifest
-from cpcsam.checkpoint import base_digest, load_base
+from cpcsam.base import base_digest, load_base
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
 from training.augment import AugmentConfig

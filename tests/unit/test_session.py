@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from cpcsam.artifact import read_manifest
-from cpcsam.checkpoint import load_run, save_base
+from cpcsam.base import save_base
+from cpcsam.checkpoint import load_run
 from cpcsam.config import load_config, read_yaml
 from cpcsam.errors import ConfigError, TrainingError
 from tests.model_factory import noisy_sam

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cpcsam.automatic import segment_image
-from cpcsam.checkpoint import load_base
+from cpcsam.base import load_base
 from cpcsam.merging import FoundMask
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
@@ -19,9 +19,10 @@ from training.bilevel import BilevelConfig, bilevel_step
 from training.data import Sample
 from training.distributed import training_device
 from training.graphs import TorchGraphs, examples_of
-from training.learner import ModelConfig, OptimizerConfig, new_learner
+from training.learner import ModelConfig, new_learner
 from training.methods.annotator import segment_annotated
 from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
+from training.optimizer import OptimizerConfig
 from training.prompts import PromptMix
 from training.recompute import recompute_blocks
 from training.stream import Batches, stream

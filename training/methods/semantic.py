@@ -20,10 +20,10 @@ from cpcsam.merging import FoundMask
 from training.augment import random_window
 from training.data import Sample
 from training.distributed import training_device
-from training.learner import OptimizerConfig, schedule
 from training.losses import LossConfig, segmentation_loss
 from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task, train_within
+from training.optimizer import OptimizerConfig, schedule
 from training.stream import stream
 
 __all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
