@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from training.data import Sample
 
 SIZE = (24, 32)
 
@@ -31,6 +34,11 @@ def box(
     mask = np.zeros(size, np.uint8)
     mask[top : top + height, left : left + width] = 255
     return mask
+
+
+def classes_in(sample: Sample) -> Counter[str]:
+    """How many entities of each class."""
+    return Counter(sample.class_of(int(k)) for k in np.unique(sample.instances) if k)
 
 
 def celebamask(root: Path, count: int = 12) -> None:

@@ -1,3 +1,5 @@
+"""Vocabularies: built, extended, kept and refused."""
+
 from __future__ import annotations
 
 import subprocess
@@ -7,14 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import ndimage
 
-from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
-from cpcsam.proposals import components, peaks, prompts_from_similarity
-from cpcsam.prototypes import cluster, fit_logistic, sigmoid, whitening
 from cpcsam.vocabulary import (
     BACKGROUND,
     Examples,
@@ -25,8 +21,11 @@ from cpcsam.vocabulary import (
 from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
 
 WIDTH = 12
+
 GRID = 8
+
 MODEL = "a" * 64
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,6 +77,10 @@ def test_maps_of_one_image_are_those_of_the_batch() -> None:
     vocabulary = two_classes()
     batch = vocabulary.similarity_maps(embeddings)
     np.testing.assert_allclose(vocabulary.similarity_maps(embeddings[1]), batch[1], atol=1e-6)
+
+
+def test_some_prototypes_are_background() -> None:
+    assert (two_classes().owners == BACKGROUND).any()
 
 
 def test_maps_refuse_another_width() -> None:
@@ -185,127 +188,6 @@ def test_needs_neither_torch_nor_scipy() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-vectors = st.integers(0, 10_000).map(
-    lambda seed: np.random.default_rng(seed).normal(size=(seed % 40 + 1, 5)).astype(np.float32)
-)
-
-
-@given(vectors, st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
-def test_clusters_are_few_unit_vectors_and_repeatable(raw: np.ndarray, count: int) -> None:
-    unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
-    centres = cluster(unit, count)
-    assert 1 <= len(centres) <= min(count, len(unit))
-    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-4)
-    np.testing.assert_array_equal(centres, cluster(unit, count))
-
-
-def test_clusters_find_the_groups() -> None:
-    rng = np.random.default_rng(0)
-    axes = np.eye(5, dtype=np.float32)[:3]
-    raw = np.repeat(axes, 20, axis=0) + rng.normal(0, 0.05, (60, 5))
-    unit = np.float32(raw / np.linalg.norm(raw, axis=1, keepdims=True))
-    assert ((cluster(unit, 3) @ axes.T).max(0) > 0.99).all()
-
-
-def test_whitening_evens_out_how_groups_vary() -> None:
-    rng = np.random.default_rng(0)
-    spread = np.array([5.0, 1.0, 0.2])
-    groups = [np.float32(rng.normal(mean, spread, (4000, 3))) for mean in (0, 10)]
-    whitened = (groups[0] @ whitening(groups, 1e-6)).std(0)
-    np.testing.assert_allclose(whitened, 1, rtol=0.05)
-    kept = whitening(groups, 1.0)
-    np.testing.assert_allclose(kept, kept[0, 0] * np.eye(3), atol=1e-6)
-
-
-def test_the_logistic_curve_is_recovered() -> None:
-    margins = np.random.default_rng(0).normal(0, 3, 20_000)
-    slope, intercept = fit_logistic(margins, sigmoid(1.5 * margins - 2))
-    assert slope == pytest.approx(1.5, rel=0.02)
-    assert intercept == pytest.approx(-2, rel=0.02)
-
-
-def test_the_curve_never_falls() -> None:
-    margins = np.linspace(-1, 1, 50)
-    assert fit_logistic(margins, margins < 0)[0] == 0
-
-
-maps = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10_000)).map(
-    lambda spec: (np.random.default_rng(spec[2]).integers(0, 6, spec[:2]) / 5).astype(np.float32)
-)
-
-
-@given(maps)
-@settings(max_examples=80, deadline=None)
-def test_components_are_scipys(probability: np.ndarray) -> None:
-    mask = probability >= 0.5
-    labels = components(mask)
-    expected, count = ndimage.label(mask)
-    assert labels.max(initial=0) == count
-    pairs = set(zip(labels.ravel().tolist(), expected.ravel().tolist(), strict=True))
-    assert len(pairs) == len(np.unique(labels))
-
-
-@given(maps)
-@settings(max_examples=80, deadline=None)
-def test_peaks_are_highest_and_every_component_has_one(probability: np.ndarray) -> None:
-    found = peaks(probability, 0.5)
-    highest = ndimage.maximum_filter(probability, 3, mode="constant", cval=-1)
-    for row, column in found:
-        assert probability[row, column] == highest[row, column] >= 0.5
-    labels, count = ndimage.label(probability >= 0.5, np.ones((3, 3)))
-    assert set(labels[tuple(found.T)].tolist()) == set(range(1, count + 1))
-
-
-@given(maps, st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_prompts_are_in_the_cells_they_stand_for(probability: np.ndarray, dense: bool) -> None:
-    prompts = prompts_from_similarity(probability[None], 0.5, dense=dense)
-    height, width = probability.shape
-    clicks = prompts.point_labels[:, 0] == 1
-    for (x, y), similarity in zip(
-        prompts.point_coords[clicks, 0], prompts.similarity[clicks], strict=True
-    ):
-        assert -1 <= x <= width * PATCH_SIZE and -1 <= y <= height * PATCH_SIZE
-        rows, columns = (
-            sorted(
-                {
-                    int(np.clip((value + 0.5 + step) // PATCH_SIZE, 0, side - 1))
-                    for step in (-0.01, 0.01)
-                }
-            )
-            for value, side in ((y, height), (x, width))
-        )
-        assert similarity in probability[np.ix_(rows, columns)]
-    boxes = prompts.point_coords[~clicks]
-    assert len(boxes) == components(probability >= 0.5).max(initial=0)
-    assert (boxes[:, 1] > boxes[:, 0]).all()
-
-
-def test_a_click_moves_towards_the_higher_neighbour() -> None:
-    probability = np.zeros((1, 5, 5), np.float32)
-    probability[0, 2, 1:4] = 0.2, 0.9, 0.7
-    ((click, empty),) = prompts_from_similarity(probability, 0.8, boxes=False).point_coords
-    centre = 2.5 * PATCH_SIZE - 0.5
-    assert centre < click[0] <= centre + PATCH_SIZE / 2
-    assert click[1] == centre
-    assert (empty == 0).all()
-
-
-def test_each_class_has_prompts_of_its_own() -> None:
-    probability = np.zeros((2, 4, 4), np.float32)
-    probability[0, 0, 0] = probability[1, 3, 3] = 1
-    prompts = prompts_from_similarity(probability, 0.5)
-    assert prompts.class_indices.tolist() == [0, 1, 0, 1]
-    np.testing.assert_array_equal(prompts.point_coords[3], [[48, 48], [64, 64]])
-
-
-def test_nothing_is_prompted_where_nothing_is_similar() -> None:
-    prompts = prompts_from_similarity(np.zeros((3, 4, 4), np.float32), 0.5)
-    assert len(prompts) == 0 and prompts.point_coords.shape == (0, 2, 2)
-    assert (two_classes().owners == BACKGROUND).any()
 
 
 def assert_equal(one: Vocabulary, other: Vocabulary) -> None:

@@ -1,0 +1,52 @@
+"""What the tests of the gateway ask, and how they compare and read answers."""
+
+from __future__ import annotations
+
+import urllib.request
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+
+from cpcsam.client import Prompt
+from cpcsam.results import SegmentResult
+from serving.gateway import Gateway
+from serving.limits import Limits
+
+HEIGHT, WIDTH = 60, 100
+
+LIMITS = Limits(max_image_bytes=200_000, max_pixels=20_000, max_prompts=48)
+
+
+def picture(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
+    """Smooth light and dark regions, different for each seed."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
+    return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def clicks(count: int, seed: int = 0) -> list[Prompt]:
+    rng = np.random.default_rng(seed)
+    points = rng.uniform((0, 0), (WIDTH - 1, HEIGHT - 1), (count, 2))
+    return [Prompt.click(float(x), float(y)) for x, y in points]
+
+
+def assert_same(one: SegmentResult, other: SegmentResult) -> None:
+    assert one.original_size == other.original_size
+    for mine, theirs in zip(one.masks, other.masks, strict=True):
+        for mask, same in zip(mine, theirs, strict=True):
+            assert mask.score == pytest.approx(same.score, rel=1e-4)
+            union = (mask.array | same.array).sum()
+            assert (mask.array & same.array).sum() >= 0.999 * union
+
+
+def read_metrics(gateway: Gateway) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    with urllib.request.urlopen(gateway.metrics_url, timeout=5) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

@@ -1,0 +1,163 @@
+"""What the gateway refuses it names, and it goes on serving."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+
+from cpcsam.client import MaskSelection, Prompt, SegmentationClient, encode_image
+from cpcsam.errors import ContractError, CpcSamError
+from cpcsam.status import DeadlineError, FullError, LimitError
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.background import gateway_in_background
+from serving.gateway import Gateway, GatewayConfig
+from serving.limits import Limits
+from serving.triton import TritonServer
+from tests.integration.gateway.asking import WIDTH, clicks, picture
+
+pytestmark = pytest.mark.triton
+
+BOX = (0.0, 0.0, 10.0, 10.0)
+
+BAD = {
+    "empty image": (b"", [Prompt.click(1, 1)], ContractError, "image_bytes: got nothing"),
+    "text": (b"just text", [Prompt.click(1, 1)], ContractError, "without a readable image header"),
+    "cut off": (
+        encode_image(picture())[:900],
+        [Prompt.click(1, 1)],
+        ContractError,
+        r"cannot be decoded \(",
+    ),
+    "too many bytes": (bytes(200_001), [Prompt.click(1, 1)], LimitError, "got 200001 bytes"),
+    "too many pixels": (picture(0, 101, 200), [Prompt.click(1, 1)], LimitError, "200 x 101 pixels"),
+    "too oblong": (
+        picture(0, 1, 2000),
+        [Prompt.click(0, 0)],
+        ContractError,
+        "original_size: got 1 x 2000",
+    ),
+    "no prompt": (picture(), [], ContractError, "prompts, classes and everything: got none"),
+    "49 prompts": (picture(), clicks(49), LimitError, "prompts: got 49, expected at most 48"),
+    "10,000 prompts": (picture(), clicks(10_000), LimitError, "prompts: got 10000"),
+    "empty prompt": (picture(), [Prompt()], ContractError, r"prompts\[0\]: got no points"),
+    "17 slots": (
+        picture(),
+        [Prompt(((1.0, 1.0),) * 15, box=BOX)],
+        ContractError,
+        r"got 17 point slots \(a box takes 2\), expected at most 16",
+    ),
+    "NaN": (picture(), [Prompt.click(math.nan, 1)], ContractError, r"points\[0\]: got \(nan, 1\)"),
+    "infinite": (picture(), [Prompt.click(1, math.inf)], ContractError, r"got \(1, inf\)"),
+    "outside": (
+        picture(),
+        [Prompt.click(1, 1), Prompt.click(WIDTH, 1)],
+        ContractError,
+        r"prompts\[1\]\.points\[0\]: got \(100, 1\), expected 0 <= x < 100 and 0 <= y < 60",
+    ),
+    "negative": (picture(), [Prompt.click(-0.5, 1)], ContractError, r"got \(-0.5, 1\)"),
+    "empty box": (picture(), [Prompt(box=(5, 5, 5, 9))], ContractError, r"box: got \(5, 5, 5, 9\)"),
+    "box outside": (picture(), [Prompt(box=(5, 5, 101, 9))], ContractError, r"x1 <= 100"),
+    "NaN box": (
+        picture(),
+        [Prompt(box=(0, 0, math.nan, 9))],
+        ContractError,
+        r"got \(0, 0, nan, 9\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_named_and_serving_goes_on(client: SegmentationClient, case: str) -> None:
+    image, asked, kind, told = BAD[case]
+    with pytest.raises(kind, match=told) as caught:
+        client.segment(image, asked)
+    assert type(caught.value) is kind
+    assert ", expected " in str(caught.value) and "; " in str(caught.value)
+    assert "\n" not in str(caught.value) and "ensemble" not in str(caught.value)
+    assert len(client.segment(picture(), clicks(1)).masks) == 1
+
+
+def test_statuses_on_the_wire(gateway: Gateway) -> None:
+    image_bytes = encode_image(picture())
+    click = pb.Prompt(points=[pb.Point(x=1, y=1)])
+    with grpc.insecure_channel(gateway.address) as channel:
+        stub = pb_grpc.SegmentationStub(channel)
+        for request, status in (
+            (pb.SegmentRequest(prompts=[click]), "INVALID_ARGUMENT"),
+            (
+                pb.SegmentRequest(image_bytes=image_bytes, prompts=[click], mask_selection=9),
+                "INVALID_ARGUMENT",
+            ),
+            (
+                pb.SegmentRequest(image_bytes=image_bytes, prompts=[click], request_id="x" * 129),
+                "INVALID_ARGUMENT",
+            ),
+            (
+                pb.SegmentRequest(image_bytes=image_bytes, prompts=[click] * 49),
+                "RESOURCE_EXHAUSTED",
+            ),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Segment(request, timeout=30)
+            assert caught.value.code().name == status
+
+
+def test_a_deadline_too_short_is_told(gateway: Gateway) -> None:
+    with SegmentationClient(gateway.address, timeout_s=0.002) as hurried:
+        with pytest.raises(DeadlineError):
+            hurried.segment(picture(), clicks(40))
+    with SegmentationClient(gateway.address) as patient:
+        assert len(patient.segment(picture(), clicks(1)).masks) == 1
+
+
+def test_triton_survives_callers_that_give_up(gateway: Gateway, triton: TritonServer) -> None:
+    def ask(number: int) -> None:
+        with SegmentationClient(
+            gateway.address, timeout_s=0.002 + 0.003 * (number % 50)
+        ) as hurried:
+            with contextlib.suppress(DeadlineError, LimitError):
+                hurried.segment(picture(), clicks(1 + 15 * (number % 4)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(120)))
+    assert triton.process.poll() is None
+    deadline = time.monotonic() + 60
+    with SegmentationClient(gateway.address) as patient:
+        while True:
+            try:
+                assert len(patient.segment(picture(), clicks(1)).masks) == 1
+                return
+            except LimitError:  # Triton still works on what was given up
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer) -> None:
+    config = GatewayConfig(
+        triton=triton.grpc_url, port=0, metrics_port=0, limits=Limits(max_in_flight=1)
+    )
+    with (
+        gateway_in_background(config) as gateway,
+        SegmentationClient(gateway.address, retry=False) as client,
+        SegmentationClient(gateway.address) as patient,
+    ):
+
+        def ask(_: int) -> type[CpcSamError] | None:
+            try:
+                client.segment(picture(), clicks(100), mask_selection=MaskSelection.ALL)
+            except CpcSamError as error:
+                return type(error)
+            return None
+
+        with ThreadPoolExecutor(8) as pool:
+            outcomes = list(pool.map(ask, range(8)))
+        assert set(outcomes) == {None, FullError}
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: patient.segment(picture(), clicks(1)), range(4)))
+        assert len(answers) == 4, "who tries again is answered"
