@@ -69,9 +69,15 @@ def _read(recipe: Recipe) -> Runs:
 def _note(runs: Runs) -> str:
     bases = sorted({run["record"]["method"]["model"]["base"][:12] for run in runs if _is_sam(run)})
     seeds = len({run["seed"] for run in runs})
+    boxed = {
+        run["label"]: None
+        for run in runs
+        if _is_sam(run) and run["record"]["method"]["prompts"] == "annotator"
+    }
+    given = f" (given every entity's tight box: {'; '.join(boxed)})" if boxed else ""
     return (
         f"Scores in %, mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; images are "
-        "segmented without prompts of an annotator, unless a method's name says so. Minutes are "
+        f"segmented without prompts of an annotator{given}. Minutes are "
         f"CPU minutes of training, on a GPU minutes. {runs[0]['machine']}"
         f"{', base ' + ', '.join(bases) if bases else ''}."
     )

@@ -110,6 +110,7 @@ def write_recipe(folder: Path) -> list[str]:
         "settings:\n"
         "  - {name: scenes, dataset: confounded, shots: 2, test_images: 2}\n"
         "  - {name: polyps, dataset: kvasir-seg}\n"
+        "variants: [{name: expert, of: sam, set: [prompts=annotator], label: Expert}]\n"
         f"out: {folder}\ncited: paper.csv\n"
     )
     (folder / "paper.csv").write_text("method,scenes\nPaper,12.3 ± 0.4\n")
@@ -123,6 +124,7 @@ def test_a_comparison_is_run_reported_and_resumed(
     assert main(arguments) == 0
     captured = capsys.readouterr()
     assert "| Paper | 12.3 ± 0.4" in captured.out and "| Otsu and watershed |" in captured.out
+    assert "of an annotator (given every entity's tight box: Expert). " in captured.out
     assert "polyps is left out: no --data kvasir-seg=PATH" in captured.err
     folder = tmp_path / "tiny"
     run = json.loads((folder / "scenes/otsu-0.json").read_text())
@@ -130,7 +132,7 @@ def test_a_comparison_is_run_reported_and_resumed(
     assert len(run["support"]) == 3 and not set(run["support"]) & {
         row["name"] for row in run["per_image"]
     }
-    assert (folder / "report.html").read_text().count("data:image/jpeg;base64") == 3
+    assert (folder / "report.html").read_text().count("data:image/jpeg;base64") == 6
     before = (folder / "scenes/otsu-0.json").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (folder / "scenes/otsu-0.json").stat().st_mtime_ns == before
