@@ -20,7 +20,7 @@ from cpcsam.base import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.augment import AugmentConfig, whole_window
 from training.batches import BatchConfig, Halves, StepBatches
-from training.bilevel import BilevelConfig, bilevel_step
+from training.bilevel import BilevelConfig
 from training.data import Sample, entity_windows, read_bbbc038
 from training.learner import Learner, new_learner
 from training.methods.interface import Budget, Spent, train_within
@@ -38,7 +38,6 @@ __all__ = [
     "read_split",
     "run",
     "scores_of",
-    "take_step",
     "train",
 ]
 
@@ -238,7 +237,7 @@ def train(
 
     def step(halves: Halves, progress: float) -> None:
         learner.set_learning_rates(optimizer, min(1.0, progress + 1e-3))
-        take_step(learner, halves, bilevel)
+        learner.take_step(halves, bilevel)
 
     drawn = (batches[index] for index in itertools.count())
     spent = train_within(
@@ -270,12 +269,6 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
     )
     batches = StepBatches(split.train, learner.model.image_size, batch, seed=seed, steps=1_000_000)
     return Prepared(learner, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
-
-
-def take_step(learner: Learner, halves: Halves, bilevel: BilevelConfig) -> None:
-    """Train by one step."""
-    bilevel_step(learner.forward, learner.theta, learner.phi, halves, bilevel, step=learner.step)
-    learner.step += 1
 
 
 def _point(learner: Learner, split: Split, progress: float) -> dict[str, float]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.arm_runs import prepare, read_split, take_step
+from benchmarks.arm_runs import prepare, read_split
 from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifact import write_atomic
@@ -91,7 +91,7 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
         started = time.process_time()
         halves = batches[step]
         drawn = time.process_time()
-        take_step(learner, halves, bilevel)
+        learner.take_step(halves, bilevel)
         step_s.append(time.process_time() - started)
         draw_s.append(drawn - started)
     return Cost(

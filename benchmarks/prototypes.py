@@ -11,7 +11,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +19,12 @@ from tqdm import tqdm
 
 from benchmarks.confounded import scene
 from cpcsam.artifact import write_atomic
-from cpcsam.automatic import segment_image
 from cpcsam.base import base_digest, load_base
 from cpcsam.command import ArgumentParser, exit_code_of
-from cpcsam.merging import FoundMask
-from cpcsam.vocabulary import Vocabulary, VocabularyConfig, build_vocabulary
+from cpcsam.vocabulary import VocabularyConfig, build_vocabulary
 from training.data import Sample, read_bbbc038
+from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, class_names, examples_of, support_set
-from training.scoring import score_segmentation
 
 __all__ = ["main"]
 
@@ -82,14 +79,9 @@ def _measure(base: Path, problems: dict[str, Problem]) -> list[dict[str, Any]]:
             vocabulary = build_vocabulary(
                 names, examples, model="", tile=problem.tile, config=config
             )
-            segment = partial(_segment, vocabulary, graphs)
-            scores = score_segmentation(segment, names, problem.test)
+            scores = evaluate_auto(graphs, vocabulary, problem.test)
             row[name] = {"dice": scores["dice"], "ap50": scores["ap50"]}
     return rows
-
-
-def _segment(vocabulary: Vocabulary, graphs: TorchGraphs, sample: Sample) -> list[FoundMask]:
-    return segment_image(sample.image, vocabulary, graphs)
 
 
 def _markdown(rows: list[dict[str, Any]], problems: dict[str, Problem]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.arm_runs import Split, prepare, take_step
+from benchmarks.arm_runs import Split, prepare
 from benchmarks.arms import Arm
 from cpcsam.artifact import write_atomic
 
@@ -44,7 +44,7 @@ def measure_tempo(
             drawn = [one.batches[one.learner.step + step] for step in turn]
             started = time.process_time()
             for halves in drawn:
-                take_step(one.learner, halves, one.bilevel)
+                one.learner.take_step(halves, one.bilevel)
             seconds[name].append((time.process_time() - started) / len(drawn))
     return {name: float(torch.tensor(values[1:]).median()) for name, values in seconds.items()}
 

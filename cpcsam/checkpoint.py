@@ -187,8 +187,9 @@ def _entry(config: Mapping[str, Any], name: str, path: Path) -> Any:
 
 
 def _capl_config(config: Mapping[str, Any], path: Path) -> CaplConfig | None:
-    absent = _entry(config, "capl", path) is None
-    return None if absent else _recorded(CaplConfig, config, "capl", path)
+    if _entry(config, "capl", path) is None:
+        return None
+    return _recorded(CaplConfig, config, "capl", path)
 
 
 def _recorded(cls: type[Config], config: Mapping[str, Any], name: str, path: Path) -> Config:

@@ -16,7 +16,8 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
 from training.adapters import is_adapter_parameter
-from training.bilevel import Forward
+from training.batches import Halves
+from training.bilevel import BilevelConfig, Forward, bilevel_step
 from training.optimizer import Group, OptimizerConfig, new_group, schedule
 
 __all__ = [
@@ -104,6 +105,16 @@ class Learner:
             for parameters in group.optimizer.param_groups:
                 parameters["lr"] = peak * factor
         return factor
+
+    def take_step(
+        self, halves: Halves, bilevel: BilevelConfig, accumulate: int = 1
+    ) -> dict[str, float]:
+        """Train by one step and count it; as `bilevel_step`."""
+        figures = bilevel_step(
+            self.forward, self.theta, self.phi, halves, bilevel, accumulate, self.step
+        )
+        self.step += 1
+        return figures
 
     def save(self, path: Path, config: Mapping[str, Any]) -> None:
         """Write everything that a resumed run needs, atomically.

@@ -19,7 +19,6 @@ from cpcsam.base import load_base
 from cpcsam.checkpoint import save_run
 from cpcsam.errors import ConfigError
 from training.batches import Halves, StepBatches
-from training.bilevel import bilevel_step
 from training.data import Sample
 from training.distributed import (
     barrier,
@@ -173,16 +172,7 @@ class Session:
         factor = learner.set_learning_rates(
             config.optimizer, min(1.0, self._progress() + half_a_step)
         )
-        figures = bilevel_step(
-            learner.forward,
-            learner.theta,
-            learner.phi,
-            halves,
-            config.bilevel,
-            config.accumulate,
-            learner.step,
-        )
-        learner.step += 1
+        figures = learner.take_step(halves, config.bilevel, config.accumulate)
         self._log({**figures, "learning_rate_factor": factor})
         return figures
 

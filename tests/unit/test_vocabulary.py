@@ -21,11 +21,8 @@ from cpcsam.vocabulary import (
 from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
 
 WIDTH = 12
-
 GRID = 8
-
 MODEL = "a" * 64
-
 ROOT = Path(__file__).parents[2]
 
 

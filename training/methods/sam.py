@@ -6,18 +6,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from cpcsam.automatic import segment_image
 from cpcsam.base import load_base
-from cpcsam.merging import FoundMask
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from cpcsam.vocabulary import build_vocabulary
 from training.adapters import insert_adapters
 from training.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
-from training.bilevel import BilevelConfig, bilevel_step
-from training.data import Sample
+from training.bilevel import BilevelConfig
 from training.distributed import training_device
+from training.evaluate_auto import segmenter
 from training.graphs import TorchGraphs, examples_of
 from training.learner import ModelConfig, new_learner
 from training.methods.annotator import segment_annotated
@@ -151,15 +149,7 @@ class SamMethod:
 
         def step(halves: Halves, progress: float) -> None:
             learner.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
-            bilevel_step(
-                learner.forward,
-                learner.theta,
-                learner.phi,
-                halves,
-                self.bilevel,
-                step=learner.step,
-            )
-            learner.step += 1
+            learner.take_step(halves, self.bilevel)
 
         spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
         groups = (learner.theta.parameters, learner.phi.parameters)
@@ -215,9 +205,4 @@ def _segmenter(model: CpcSam, task: Task, prompts: str) -> Segment:
     if prompts == "annotator":
         return lambda sample: segment_annotated(sample, graphs, task.names, task.tile)
     examples = examples_of(task.support, task.names, graphs, task.tile)
-    vocabulary = build_vocabulary(task.names, examples, model="", tile=task.tile)
-
-    def segment(sample: Sample) -> list[FoundMask]:
-        return segment_image(sample.image, vocabulary, graphs)
-
-    return segment
+    return segmenter(graphs, build_vocabulary(task.names, examples, model="", tile=task.tile))
