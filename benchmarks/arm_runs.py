@@ -205,7 +205,7 @@ def run(
         "base_sha256": base_digest(base),
         "steps": spent.steps,
         "cpu_s": round(spent.seconds, 1),
-        "parameters": _count(learner.theta.parameters) + _count(learner.phi.parameters),
+        "parameters": sum(parameter.numel() for parameter in learner.trained.values()),
         "target": {str(level): noisy_dice(model, split.target, level) for level in NOISE},
         "base": {"1.0": noisy_dice(model, split.base, 1.0)},
         "curve": points,
@@ -266,6 +266,7 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
         styles=arm.styles,
         strength=arm.strength,
         augment=split.augment,
+        practice=BatchConfig.practice if arm.model.moves_points else 0,
     )
     batches = StepBatches(split.train, learner.model.image_size, batch, seed=seed, steps=1_000_000)
     return Prepared(learner, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
@@ -277,7 +278,3 @@ def _point(learner: Learner, split: Split, progress: float) -> dict[str, float]:
         "base": noisy_dice(learner.model, split.base, 1.0),
         "target": noisy_dice(learner.model, split.target, 1.0),
     }
-
-
-def _count(parameters: Any) -> int:
-    return sum(parameter.numel() for parameter in parameters.values())

@@ -1,7 +1,8 @@
 """The arms of `benchmarks.calibration`: what each trains, with which prompts and how fast.
 
-Noise levels and baselines were written before CaPL was first run on this data; LoRA's alpha, the
-learning rate of CaPL and how often it is updated were chosen afterwards, on other target classes.
+Noise levels and baselines were written before CaPL was first run on this data; LoRA's alpha, CaPL's
+learning rates, how often it is updated and that it moves points were chosen afterwards, on other
+target classes.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ CAPL_LEARNING_RATE = 3e-4
 ALPHA = 50.0
 """LoRA's, whatever the rank: it sets how fast LoRA learns, which must not differ between arms."""
 
-MATCHED_RANK = 50
+MATCHED_RANK = 69
 """LoRA of this rank has as many parameters as LoRA of rank 4 with both modules of CaPL."""
 
 
@@ -113,6 +114,10 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 
 
+NEVER = 1_000_000
+"""More steps than any run has: φ but for what moves points stays as it began, the identity."""
+
+
 def _varied(factor: str, value: object, **changes: Any) -> Arm:
     return replace(BOTH, name=f"{factor}={value}", label=f"{factor} {value}", **changes)
 
@@ -129,6 +134,8 @@ ABLATIONS = (
         for name, changes in STRATEGIES.items()
     ),
     _varied("task", "literal", model=_capl(image_conditioned=False)),
+    _varied("points", "fixed", model=_capl(moves_points=False)),
+    _varied("points", "alone", bilevel=BilevelConfig(capl_every=NEVER)),
     Arm("single-careless", "LoRA, one careless prompt a sample", _lora(4), 1),
     _varied(
         "theta",

@@ -24,12 +24,13 @@ from cpcsam.artifact import write_atomic
 from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
-from cpcsam.model.capl import sample_embeddings
 from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.points import sample_embeddings
 from cpcsam.model.sam import CpcSam
 from training.data import Sample
 from training.losses import IOU_TOKENS, area_average
 from training.methods.interface import Budget
+from training.prompts import accurate_points
 
 __all__ = ["main"]
 
@@ -64,7 +65,10 @@ class Answers:
         inside: (n,) share of mask 0's token→image attention that is on the entity, averaged over
             heads and layers.
         covered: (n,) share of the image that the entity covers, what even attention would give.
-        change: (n,) ‖P̃ − P‖ / ‖P‖ of the first point; 0 without a task module.
+        off: (n,) pixels from the first point to where an accurate annotator puts it.
+        off_moved: (n,) the same of where CaPL moves it.
+        change: (n,) ‖P̃ − P‖ / ‖P‖ of the first point, P taken where it was moved to; 0 without a
+            task module.
         bias: (n,) mean |C| of the token→image attentions; 0 without an entity module.
     """
 
@@ -73,6 +77,8 @@ class Answers:
     missed: NDArray[np.bool_]
     inside: Array
     covered: Array
+    off: Array
+    off_moved: Array
     change: Array
     bias: Array
 
@@ -99,7 +105,13 @@ def _look(model: CpcSam, asked: Asked) -> tuple[NDArray[Any], ...]:
     dice = np.array(scores_of(masks, asked, model.image_size))
     maps = torch.stack([layer[0, :, :, IOU_TOKENS].mean(1) for layer in trace.attention_maps])
     cells = area_average(torch.from_numpy(asked.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
-    plain = model.embed_points(asked.point_coords, asked.point_labels)[0, :, 0]
+    places = model.calibrate_points(embeddings, asked.point_coords, asked.point_labels)
+    first = asked.point_labels[0, :, 0].tolist()
+    wanted = torch.from_numpy(
+        np.stack([accurate_points(m)[kind] for m, kind in zip(asked.shown, first, strict=True)])
+    )
+    off = [(coords[0, :, 0] - wanted).norm(dim=-1) for coords in (asked.point_coords, places)]
+    plain = model.embed_points(places, asked.point_labels)[0, :, 0]
     change = (sparse[0, :, 0] - plain).norm(dim=-1) / plain.norm(dim=-1)
     biases = [bias[0].abs().mean((1, 2, 3)) for bias in trace.token_to_image_biases]
     return (
@@ -107,6 +119,7 @@ def _look(model: CpcSam, asked: Asked) -> tuple[NDArray[Any], ...]:
         *_first_clicks(asked),
         (maps.mean(0) * cells).sum(-1).numpy(),
         cells.mean(-1).numpy(),
+        *(distance.numpy() for distance in off),
         change.numpy(),
         (torch.stack(biases).mean(0) if biases else torch.zeros(len(dice))).numpy(),
     )
@@ -200,6 +213,8 @@ def _visible(model: CpcSam, target: Sequence[Sample]) -> dict[str, float]:
 
 def _figures(careless: Answers, accurate: Answers) -> dict[str, float]:
     hit = careless.clicked & ~careless.missed
+    kinds = {"missed_click": careless.missed, "click_on_entity": hit, "box": ~careless.clicked}
+    distances = {"off": careless.off, "off_moved": careless.off_moved}
     return {
         "dice": float(careless.dice.mean()),
         "dice_missed_click": float(careless.dice[careless.missed].mean()),
@@ -209,6 +224,11 @@ def _figures(careless: Answers, accurate: Answers) -> dict[str, float]:
         "attention_inside": float(careless.inside.mean()),
         "attention_inside_missed_click": float(careless.inside[careless.missed].mean()),
         "entity_share_of_image": float(careless.covered.mean()),
+        **{
+            f"{name}_{kind}": float(distance[chosen].mean())
+            for kind, chosen in kinds.items()
+            for name, distance in distances.items()
+        },
         "change_missed_click": float(careless.change[careless.missed].mean()),
         "change_click_on_entity": float(careless.change[hit].mean()),
         "change_separates": separability(

@@ -18,6 +18,8 @@ __all__ = ["measure_tempo", "steps_of"]
 
 ROUNDS = 8
 SEED = 0
+LONGEST_TURN = 12
+"""Steps of a turn at most, for arms that hardly ever update CaPL."""
 
 
 def measure_tempo(
@@ -40,7 +42,7 @@ def measure_tempo(
     seconds: dict[str, list[float]] = {name: [] for name in prepared}
     for _ in tqdm(range(rounds), desc="tempo", unit="round"):
         for name, one in prepared.items():
-            turn = range(one.bilevel.capl_every)
+            turn = range(min(one.bilevel.capl_every, LONGEST_TURN))
             drawn = [one.batches[one.learner.step + step] for step in turn]
             started = time.process_time()
             for halves in drawn:

@@ -17,9 +17,12 @@ from cpcsam.errors import ConfigError, DataError
 from cpcsam.ranges import require_range
 from training.augment import AugmentConfig, Window, window_with_entities
 from training.data import Sample
-from training.prompts import PromptMix, coarse_mask, sample_prompt
+from training.prompts import PromptMix, accurate_points, coarse_mask, sample_prompt
 
-__all__ = ["BatchConfig", "Halves", "PromptBatch", "StepBatches"]
+__all__ = ["PRACTICE", "BatchConfig", "Halves", "PromptBatch", "StepBatches"]
+
+PRACTICE = ("practice_coords", "practice_labels", "accurate_coords")
+"""Columns of a `PromptBatch` that CaPL learns from where points should be."""
 
 WINDOW_ATTEMPTS = 100
 SAMPLE_ATTEMPTS = 10
@@ -45,6 +48,9 @@ class BatchConfig:
         styles: how each group annotates; group k takes style k modulo their number. Where there
             are more styles than groups, every entity draws the style to begin with.
         strength: how careless the annotators are, a factor of their noise; 0 is accurate.
+        practice: prompts of a training window, of any of its entities, on which CaPL learns where
+            points should be; they are not decoded.
+        practice_styles: how they annotate; none takes `styles`.
         min_area: entities of fewer shown pixels get no prompt.
         augment: how windows vary.
     """
@@ -54,6 +60,8 @@ class BatchConfig:
     groups: int = 5
     styles: tuple[PromptMix, ...] = GROUP_STYLES
     strength: float = 1.0
+    practice: int = 160
+    practice_styles: tuple[PromptMix, ...] = ()
     min_area: int = 40
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -62,6 +70,7 @@ class BatchConfig:
         for name in ("images", "entities", "groups", "min_area"):
             require_range(f"batch.{name}", getattr(self, name), 1)
         require_range("batch.strength", self.strength, 0)
+        require_range("batch.practice", self.practice, 0)
         if not self.styles:
             raise ConfigError.of(
                 "batch.styles", got="none", expected="one or more", fix="say how groups annotate"
@@ -80,6 +89,9 @@ class PromptBatch:
         mask_input: (B, P, 1, 4G, 4G) float32 logits of coarse masks; None where no annotator
             draws any.
         has_mask: (B, P) bool, which prompts have one; None likewise.
+        practice_coords: (B, Q, N, 2) float32, points to learn moves from; None without practice.
+        practice_labels: (B, Q, N) int32; None likewise.
+        accurate_coords: (B, Q, N, 2) float32, where an accurate annotator puts them; None likewise.
     """
 
     image: Tensor
@@ -88,11 +100,30 @@ class PromptBatch:
     point_labels: Tensor
     mask_input: Tensor | None = None
     has_mask: Tensor | None = None
+    practice_coords: Tensor | None = None
+    practice_labels: Tensor | None = None
+    accurate_coords: Tensor | None = None
 
     def prompt_masks(self) -> Tensor:
         """The entity of each prompt, (B, P, S, S) bool."""
         groups = self.point_labels.shape[1] // self.masks.shape[1]
         return self.masks.repeat_interleave(groups, dim=1)
+
+    def practice(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Coordinates, labels and accurate coordinates of the practice prompts.
+
+        Raises:
+            ConfigError: it was drawn without.
+        """
+        coords, labels, accurate = (getattr(self, name) for name in PRACTICE)
+        if coords is None:
+            raise ConfigError.of(
+                "batch.practice",
+                got=0,
+                expected="1 or more with CaPL that moves points",
+                fix="set batch.practice, or model.capl.moves_points=false",
+            )
+        return coords, labels, accurate
 
     def to(self, device: torch.device) -> PromptBatch:
         """The same batch on a device."""
@@ -142,7 +173,10 @@ class StepBatches(Dataset[Halves]):
         self.samples = samples
         self.image_size = image_size
         self.config = config
-        self.styles = [style.scaled(config.strength) for style in config.styles]
+        self.styles, self.practice_styles = (
+            [style.scaled(config.strength) for style in styles]
+            for styles in (config.styles, config.practice_styles or config.styles)
+        )
         self.draws_masks = any(style.mask for style in self.styles)
         self.seed = seed
         self.steps = steps
@@ -162,7 +196,7 @@ class StepBatches(Dataset[Halves]):
         drawn = [int(i) for i in rng.choice(len(self.samples), 2 * images, replace=scarce)]
         samples = self._with_entities(drawn, rng)
         return Halves(
-            training=self._half(samples[:images], rng),
+            training=self._half(samples[:images], rng, self.config.practice),
             held_out=self._half(samples[images:], rng),
         )
 
@@ -185,9 +219,11 @@ class StepBatches(Dataset[Halves]):
             samples[place] = sample
         return samples
 
-    def _half(self, samples: Sequence[Sample], rng: np.random.Generator) -> PromptBatch:
-        rows = [self._image(sample, rng) for sample in samples][self.part]
-        return PromptBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+    def _half(
+        self, samples: Sequence[Sample], rng: np.random.Generator, practice: int = 0
+    ) -> PromptBatch:
+        rows = [self._image(sample, rng, practice) for sample in samples][self.part]
+        return PromptBatch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[Window, NDArray[np.int64]]:
         """Cut a window that shows an entity, out of other samples where this one's are small."""
@@ -208,31 +244,61 @@ class StepBatches(Dataset[Halves]):
             fix="lower batch.min_area or batch.augment.max_window",
         )
 
-    def _image(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def _image(self, sample: Sample, rng: np.random.Generator, practice: int) -> dict[str, Tensor]:
         config = self.config
         window, found = self._window(sample, rng)
         chosen = rng.choice(found, config.entities, replace=len(found) < config.entities)
-        masks = window.instances.numpy() == chosen[:, None, None]
+        instances = window.instances.numpy()
+        masks = instances == chosen[:, None, None]
         pairs = [(mask, style) for mask in masks for style in self._styles(rng)]
-        prompts = [sample_prompt(mask, style, rng) for mask, style in pairs]
-        coords, point_labels = (np.stack(column) for column in zip(*prompts, strict=True))
-        row = (
-            window.image,
-            torch.from_numpy(masks),
-            torch.from_numpy(coords),
-            torch.from_numpy(point_labels),
-        )
-        if not self.draws_masks:
-            return row
-        side = LOW_RES_FACTOR * self.image_size // PATCH_SIZE
-        mask_input = np.stack([coarse_mask(mask, style, side, rng) for mask, style in pairs])
-        has_mask = np.array([rng.random() < style.mask for _, style in pairs])
-        return (*row, torch.from_numpy(mask_input), torch.from_numpy(has_mask))
+        coords, point_labels = _prompts(pairs, rng)
+        columns = {"masks": masks, "point_coords": coords, "point_labels": point_labels}
+        if self.draws_masks:
+            side = LOW_RES_FACTOR * self.image_size // PATCH_SIZE
+            columns["mask_input"] = np.stack(
+                [coarse_mask(mask, style, side, rng) for mask, style in pairs]
+            )
+            columns["has_mask"] = np.array([rng.random() < style.mask for _, style in pairs])
+        if practice:
+            columns |= self._practice(instances, found, practice, rng.spawn(1)[0])
+        return {
+            "image": window.image,
+            **{name: torch.from_numpy(column) for name, column in columns.items()},
+        }
+
+    def _practice(
+        self,
+        instances: NDArray[np.int32],
+        found: NDArray[np.int64],
+        count: int,
+        rng: np.random.Generator,
+    ) -> dict[str, NDArray[Any]]:
+        """Prompt any entities of a window, and say where the points should have been."""
+        masks = [instances == label for label in found]
+        places = [accurate_points(mask) for mask in masks]
+        entities = rng.integers(len(masks), size=count)
+        styles = rng.integers(len(self.practice_styles), size=count)
+        pairs = [(masks[i], self.practice_styles[j]) for i, j in zip(entities, styles, strict=True)]
+        coords, labels = _prompts(pairs, rng)
+        wanted = [places[i][kinds] for i, kinds in zip(entities, labels, strict=True)]
+        return {
+            "practice_coords": coords,
+            "practice_labels": labels,
+            "accurate_coords": np.stack(wanted),
+        }
 
     def _styles(self, rng: np.random.Generator) -> list[PromptMix]:
         count, groups = len(self.styles), self.config.groups
         first = int(rng.integers(count)) if groups < count else 0
         return [self.styles[(first + group) % count] for group in range(groups)]
+
+
+def _prompts(
+    pairs: Sequence[tuple[NDArray[np.bool_], PromptMix]], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    slots = [sample_prompt(mask, style, rng) for mask, style in pairs]
+    coords, labels = zip(*slots, strict=True)
+    return np.stack(coords), np.stack(labels)
 
 
 def _no_entity(images: int) -> Exception:

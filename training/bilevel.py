@@ -22,7 +22,15 @@ from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
 from cpcsam.ranges import require_range
 from training.batches import Halves, PromptBatch
-from training.losses import CaplTerms, LossConfig, SamTerms, capl_terms, sam_terms
+from training.losses import (
+    CaplTerms,
+    LossConfig,
+    PointTerms,
+    SamTerms,
+    capl_terms,
+    point_terms,
+    sam_terms,
+)
 from training.optimizer import Group
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "bilevel_step",
     "capl_objective",
     "frozen",
+    "point_objective",
     "sam_objective",
     "unroll",
 ]
@@ -71,12 +80,14 @@ class Predictions:
         low_res_masks: (B, P, 4, 4G, 4G) logits.
         iou_predictions: (B, P, 4).
         token_mask: (B, P, N+1).
+        image_embeddings: (B, 256, G, G).
         trace: attention maps and calibrations of the same pass.
     """
 
     low_res_masks: Tensor
     iou_predictions: Tensor
     token_mask: Tensor
+    image_embeddings: Tensor
     trace: DecoderTrace
 
 
@@ -93,17 +104,36 @@ class Forward(nn.Module):
 
     def forward(self, batch: PromptBatch) -> Predictions:
         """Encode the windows and decode every prompt."""
-        size, device = batch.image.shape[-1], batch.image.device
-        input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32, device=device)
         trace = DecoderTrace()
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            embeddings = self.model.encode_image(batch.image, input_size)
-            sparse, token_mask = self.model.encode_prompts(
-                embeddings, batch.point_coords, batch.point_labels
-            )
+        with self._precision(batch.image.device):
+            embeddings = self._encode(batch)
+            with torch.no_grad():
+                places = self.model.calibrate_points(
+                    embeddings, batch.point_coords, batch.point_labels
+                )
+            sparse, token_mask = self.model.encode_points(embeddings, places, batch.point_labels)
             dense = self._dense(batch)
             masks, iou = self.model.decode_masks(embeddings, sparse, token_mask, dense, trace)
-        return Predictions(masks, iou, token_mask, trace)
+        return Predictions(masks, iou, token_mask, embeddings, trace)
+
+    @torch.no_grad()
+    def embed(self, batch: PromptBatch) -> Tensor:
+        """Encode the windows, (B, 256, G, G)."""
+        with self._precision(batch.image.device):
+            return self._encode(batch)
+
+    def move_points(self, image_embeddings: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
+        """As `CpcSam.calibrate_points`."""
+        with self._precision(image_embeddings.device):
+            return self.model.calibrate_points(image_embeddings, coords, labels)
+
+    def _precision(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
+
+    def _encode(self, batch: PromptBatch) -> Tensor:
+        size, device = batch.image.shape[-1], batch.image.device
+        input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32, device=device)
+        return self.model.encode_image(batch.image, input_size)
 
     def _dense(self, batch: PromptBatch) -> Tensor | None:
         """Dense embeddings, SAM's "no mask" where a prompt has none; None without coarse masks."""
@@ -154,6 +184,13 @@ def capl_objective(predictions: Predictions, batch: PromptBatch, losses: LossCon
     )
 
 
+def point_objective(forward: Forward, image_embeddings: Tensor, batch: PromptBatch) -> PointTerms:
+    """How far the practice prompts' points are from where they should be."""
+    coords, labels, accurate_coords = batch.practice()
+    moved = forward.move_points(image_embeddings, coords, labels)
+    return point_terms(moved, labels, accurate_coords)
+
+
 def unroll(
     forward: Forward,
     theta: Mapping[str, Tensor],
@@ -190,6 +227,7 @@ def bilevel_step(
     forward: Forward,
     theta: Group,
     phi: Group,
+    points: Group,
     halves: Halves,
     config: BilevelConfig,
     accumulate: int = 1,
@@ -197,12 +235,16 @@ def bilevel_step(
 ) -> dict[str, float]:
     """Update φ and θ in the configured order: θ once, φ `capl_steps` times or not at all.
 
+    What moves points is told where they should be, so it needs no held-out half: it learns after θ
+    from the embeddings of θ's own pass.
+
     An empty group is left out, which gives plain fine-tuning or CaPL alone.
 
     Args:
         forward: the model.
         theta: what the training half updates.
         phi: what the held-out half updates.
+        points: what moves points; the training half needs practice prompts for it.
         halves: this process's share of the batch.
         config: how the two take turns.
         accumulate: chunks that a half is computed in, one after the other; 1 with unrolling.
@@ -216,6 +258,8 @@ def bilevel_step(
     """
     figures: dict[str, float] = {}
     losses = config.losses
+    training = halves.training.chunks(accumulate)
+    embeddings: list[Tensor] = []
 
     def update_capl() -> None:
         adapted = unroll(forward, theta.parameters, halves.training, config)
@@ -228,17 +272,29 @@ def bilevel_step(
         figures.update({f"capl_{name}": value for name, value in terms.items()})
 
     def update_sam() -> None:
+        def objective(part: PromptBatch) -> SamTerms:
+            predictions = forward(part)
+            embeddings.append(predictions.image_embeddings.detach())
+            return sam_objective(predictions, part, losses)
+
         with frozen(phi.parameters.values()):
-            terms = theta.apply(
-                lambda part: sam_objective(forward(part), part, losses),
-                halves.training.chunks(accumulate),
-                "SAM",
-            )
+            terms = theta.apply(objective, training, "SAM")
         figures.update({f"sam_{name}": value for name, value in terms.items()})
+
+    def update_points() -> None:
+        seen = embeddings or [forward.embed(part) for part in training]
+        terms = points.apply(
+            lambda pair: point_objective(forward, *pair),
+            list(zip(seen, training, strict=True)),
+            "points",
+        )
+        figures.update({f"points_{name}": value for name, value in terms.items()})
 
     due = bool(phi.parameters) and step % config.capl_every == 0
     capl = [update_capl] * (config.capl_steps if due else 0)
     sam = [update_sam] if theta.parameters else []
     for update in [*capl, *sam] if config.order == "capl_first" else [*sam, *capl]:
         update()
+    if points.parameters:
+        update_points()
     return figures

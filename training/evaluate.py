@@ -18,8 +18,8 @@ from cpcsam.checkpoint import load_run
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
-from cpcsam.model.capl import sample_embeddings
 from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.points import sample_embeddings
 from cpcsam.model.sam import CpcSam
 from training.augment import whole_window
 from training.data import Sample, entity_windows
@@ -124,8 +124,9 @@ def capl_magnitudes(
             coords = torch.tensor(click).reshape(1, 1, 1, 2) * window.scale
             labels = torch.full((1, 1, 1), int(PointLabel.FOREGROUND))
             if model.capl.task is not None:
+                places = model.calibrate_points(embeddings, coords, labels)
                 change, _ = model.capl.task.weights(
-                    model.embed_points(coords, labels), sample_embeddings(embeddings, coords)
+                    model.embed_points(places, labels), sample_embeddings(embeddings, places)
                 )
                 changes.append(float(change.abs().mean()))
             sparse, token_mask = model.encode_prompts(embeddings, coords, labels)

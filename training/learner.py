@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from cpcsam.artifact import write_atomic
 from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
@@ -34,6 +35,7 @@ UNFREEZE = (
     "iou_prediction_head",
     "output_upscaling",
 )
+POINTS = "capl.task.points."
 PROMPT_EMBEDDING = "sam.prompt_encoder.no_mask_embed.weight"
 
 
@@ -70,6 +72,11 @@ class ModelConfig:
                 fix="set model.lora.rank=0",
             )
 
+    @property
+    def moves_points(self) -> bool:
+        """Whether CaPL moves points, which takes practice prompts to learn."""
+        return self.capl is not None and self.capl.task and self.capl.moves_points
+
 
 @dataclass
 class Learner:
@@ -78,7 +85,8 @@ class Learner:
     Attributes:
         forward: the model.
         theta: LoRA and unfrozen parts.
-        phi: CaPL.
+        phi: CaPL without what moves points.
+        points: what moves points.
         step: steps done.
         elapsed_s: seconds spent so far, in all sessions.
         base_dice: validation Dice of the untrained model, the base's.
@@ -88,6 +96,7 @@ class Learner:
     forward: Forward
     theta: Group
     phi: Group
+    points: Group
     step: int = 0
     elapsed_s: float = 0.0
     base_dice: float = -1.0
@@ -101,7 +110,11 @@ class Learner:
     def set_learning_rates(self, config: OptimizerConfig, progress: float) -> float:
         """Apply the schedule; return its factor in [0, 1]."""
         factor = schedule(config, progress)
-        for group, peak in ((self.theta, config.lr), (self.phi, config.lr_capl)):
+        for group, peak in (
+            (self.theta, config.lr),
+            (self.phi, config.lr_capl),
+            (self.points, config.lr_points),
+        ):
             for parameters in group.optimizer.param_groups:
                 parameters["lr"] = peak * factor
         return factor
@@ -111,7 +124,14 @@ class Learner:
     ) -> dict[str, float]:
         """Train by one step and count it; as `bilevel_step`."""
         figures = bilevel_step(
-            self.forward, self.theta, self.phi, halves, bilevel, accumulate, self.step
+            self.forward,
+            self.theta,
+            self.phi,
+            self.points,
+            halves,
+            bilevel,
+            accumulate,
+            self.step,
         )
         self.step += 1
         return figures
@@ -140,7 +160,7 @@ class Learner:
             raise _unreadable(path, error) from error
         try:
             _require_same(saved["config"], config)
-            for group, name in ((self.theta, "theta"), (self.phi, "phi")):
+            for name, group in self._groups().items():
                 for key, parameter in group.parameters.items():
                     parameter.data.copy_(saved[name][key])
                 group.optimizer.load_state_dict(saved[f"{name}_optimizer"])
@@ -150,12 +170,22 @@ class Learner:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise _unreadable(path, error) from error
 
+    @property
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything that learns, by name."""
+        return {**self.theta.parameters, **self.phi.parameters, **self.points.parameters}
+
+    def _groups(self) -> dict[str, Group]:
+        return {"theta": self.theta, "phi": self.phi, "points": self.points}
+
     def _state(self) -> dict[str, Any]:
+        groups = self._groups().items()
         return {
-            "theta": {name: p.detach() for name, p in self.theta.parameters.items()},
-            "phi": {name: p.detach() for name, p in self.phi.parameters.items()},
-            "theta_optimizer": self.theta.optimizer.state_dict(),
-            "phi_optimizer": self.phi.optimizer.state_dict(),
+            **{
+                key: {name: parameter.detach() for name, parameter in group.parameters.items()}
+                for key, group in groups
+            },
+            **{f"{key}_optimizer": group.optimizer.state_dict() for key, group in groups},
             "step": self.step,
             "elapsed_s": self.elapsed_s,
             "base_dice": self.base_dice,
@@ -218,17 +248,19 @@ def new_learner(
     model.sam.prompt_encoder.pe_layer.float()  # SAM lays its grid of positions in float32
     parts = tuple(f"sam.mask_decoder.{_require_part(model, part)}." for part in config.unfreeze)
     prefixes = ("sam.",) if config.full_finetuning else parts
-    theta, phi = {}, {}
+    theta, phi, points = {}, {}, {}
     for name, parameter in model.named_parameters():
         learned = config.prompt_embedding if name == PROMPT_EMBEDDING else "frozen"
-        if name.startswith("capl.") or learned == "phi":
+        if name.startswith(POINTS):
+            points[name] = parameter
+        elif name.startswith("capl.") or learned == "phi":
             phi[name] = parameter
         elif is_lora_parameter(name) or is_adapter_parameter(name):
             theta[name] = parameter
         elif name.startswith(prefixes) or learned == "theta":
             theta[name] = parameter
-        parameter.requires_grad_(name in theta or name in phi)
-    if not theta and not phi:
+        parameter.requires_grad_(name in theta or name in phi or name in points)
+    if not (theta or phi or points):
         raise TrainingError.of(
             "model",
             got="no LoRA, no unfrozen part, no learned prompt embedding and no CaPL",
@@ -239,6 +271,7 @@ def new_learner(
         Forward(model, bf16=bf16),
         new_group(theta, optimizer, optimizer.lr),
         new_group(phi, optimizer, optimizer.lr_capl),
+        new_group(points, optimizer, optimizer.lr_points),
     )
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpcsam.contract import NUM_MASKS
+from cpcsam.contract import NUM_MASKS, PATCH_SIZE
 from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.points import is_moved
 
 __all__ = [
     "CaplTerms",
     "LossConfig",
+    "PointTerms",
     "SamTerms",
     "area_average",
     "attention_loss",
@@ -27,6 +29,7 @@ __all__ = [
     "capl_terms",
     "entity_attention",
     "iou_loss",
+    "point_terms",
     "sam_terms",
     "segmentation_loss",
     "select_masks",
@@ -35,6 +38,8 @@ __all__ = [
 DICE_SMOOTHING = 1.0
 ATTENTION_MARGIN = 1e-3
 """Scaled attention stays this far from 0 and 1, where cross-entropy has no finite gradient."""
+POINT_TOLERANCE = 0.25
+"""In cells of the embedding: nearer, a point's error counts by its square."""
 IOU_TOKENS = 1
 """The decoder's output tokens are the IoU token and then one token a mask."""
 
@@ -64,6 +69,14 @@ class SamTerms:
 
     segmentation: Tensor
     iou: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class PointTerms:
+    """Distance in cells, summed over axes and a prompt's points, averaged over prompts: scalars."""
+
+    distance: Tensor
     total: Tensor
 
 
@@ -211,6 +224,20 @@ def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
     valid = F.pad(_full_precision(token_mask), (outputs, 0), value=1.0)
     per_token = torch.stack([_full_precision(bias).abs().mean((2, 4)) for bias in biases]).mean(0)
     return ((per_token * valid).sum(-1) / valid.sum(-1)).mean()
+
+
+def point_terms(point_coords: Tensor, point_labels: Tensor, accurate_coords: Tensor) -> PointTerms:
+    """How far moved points are from where they should be (smooth L1): what moves them learns this.
+
+    Args:
+        point_coords: (B, Q, N, 2), pixels of the encoder's frame, after calibration.
+        point_labels: (B, Q, N) int32, `PointLabel`.
+        accurate_coords: (B, Q, N, 2), where an accurate annotator puts them.
+    """
+    moved, wanted = (coords / PATCH_SIZE for coords in (point_coords, accurate_coords))
+    error = F.smooth_l1_loss(moved, wanted, reduction="none", beta=POINT_TOLERANCE)
+    distance = (error.sum(-1) * is_moved(point_labels)).sum(-1).mean()
+    return PointTerms(distance, distance)
 
 
 def sam_terms(

@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from cpcsam.errors import TrainingError
 from cpcsam.ranges import require_range
-from training.batches import PromptBatch
 from training.distributed import average_
-from training.losses import CaplTerms, SamTerms
+from training.losses import CaplTerms, PointTerms, SamTerms
 
 __all__ = ["Group", "OptimizerConfig", "new_group", "schedule"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam for θ and for φ, and their common schedule.
+    """Adam for θ, for φ and for what moves points, and their common schedule.
 
     Weight decay is decoupled (AdamW): inside the gradient a decay of 0.1 would drown the losses'
     own, which are means of small numbers.
@@ -28,6 +30,7 @@ class OptimizerConfig:
     Attributes:
         lr: peak learning rate of θ.
         lr_capl: peak learning rate of φ.
+        lr_points: peak learning rate of point calibration, the part of φ that is told its answers.
         betas: Adam's moving averages.
         weight_decay: of matrices; biases and norms are not decayed.
         warmup: share of the run during which the learning rates rise.
@@ -37,6 +40,7 @@ class OptimizerConfig:
 
     lr: float = 5e-3
     lr_capl: float = 5e-3
+    lr_points: float = 3e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.1
     warmup: float = 0.05
@@ -45,7 +49,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
-        for name in ("lr", "lr_capl", "clip_norm"):
+        for name in ("lr", "lr_capl", "lr_points", "clip_norm"):
             require_range(f"optimizer.{name}", getattr(self, name), 0, above=True)
         for name in ("warmup", "final"):
             require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
@@ -67,7 +71,7 @@ def schedule(config: OptimizerConfig, progress: float) -> float:
 
 @dataclass(frozen=True)
 class Group:
-    """θ or φ: parameters by name with the optimiser that updates them."""
+    """θ or a part of φ: parameters by name with the optimiser that updates them."""
 
     parameters: Mapping[str, nn.Parameter]
     optimizer: torch.optim.Optimizer
@@ -75,8 +79,8 @@ class Group:
 
     def apply(
         self,
-        objective: Callable[[PromptBatch], SamTerms | CaplTerms],
-        chunks: Sequence[PromptBatch],
+        objective: Callable[[T], SamTerms | CaplTerms | PointTerms],
+        chunks: Sequence[T],
         what: str,
     ) -> dict[str, float]:
         """Take one optimiser step down an objective's mean over chunks and over processes.
@@ -111,7 +115,7 @@ class Group:
                 f"{what} loss",
                 got=f"{figures['total']} with a gradient of norm {norm}",
                 expected="finite numbers",
-                fix="lower optimizer.lr or optimizer.lr_capl, or use precision=float32",
+                fix="lower optimizer.lr, lr_capl or lr_points, or use precision=float32",
             )
         scale = min(1.0, self.clip_norm / max(norm, 1e-12))
         for parameter, gradient in zip(parameters, mean_gradients, strict=True):

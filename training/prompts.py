@@ -15,6 +15,7 @@ from cpcsam.ranges import require_range
 __all__ = [
     "MAX_SLOTS",
     "PromptMix",
+    "accurate_points",
     "central_pixel",
     "coarse_mask",
     "jittered_box",
@@ -30,6 +31,9 @@ MAX_SLOTS = 4
 
 COARSE_LOGIT = 6.0
 """A coarse mask's logits are plus or minus this, about what SAM's own masks reach."""
+
+EDGE_WIDTH = 2
+"""In pixels: clicks near the border are this close to it."""
 
 BoolMask = NDArray[np.bool_]
 Slots = tuple[NDArray[np.float32], NDArray[np.int32]]
@@ -115,8 +119,10 @@ def pixel_inside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float
 
 def pixel_at_edge(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
     """(X, Y) of a random pixel of the entity next to its border."""
-    border = mask & ~ndimage.binary_erosion(mask, iterations=2)
-    return pixel_inside(border, rng)
+    part, (left, top) = _around(mask, EDGE_WIDTH)
+    border = part & ~ndimage.binary_erosion(part, iterations=EDGE_WIDTH)
+    x, y = pixel_inside(border, rng)
+    return x + left, y + top
 
 
 def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
@@ -134,8 +140,32 @@ def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, floa
 
 def pixel_wrong(mask: BoolMask, rng: np.random.Generator, reach: int = 3) -> tuple[float, float]:
     """(X, Y) of a pixel that an annotator meant to be inside: at most `reach` beyond the border."""
-    rim = ndimage.binary_dilation(mask, iterations=reach) & ~mask if reach else mask
-    return pixel_inside(rim if rim.any() else mask, rng)
+    part, (left, top) = _around(mask, reach)
+    rim = ndimage.binary_dilation(part, iterations=reach) & ~part if reach else part
+    x, y = pixel_inside(rim if rim.any() else part, rng)
+    return x + left, y + top
+
+
+def accurate_points(mask: BoolMask) -> NDArray[np.float32]:
+    """Where an accurate annotator puts a point of each kind.
+
+    Returns:
+        (5, 2) float32, (X, Y), by `PointLabel`: a click on the entity is in its centre, corners
+        are those of its tight box; (0, 0) for the others.
+    """
+    x0, y0, x1, y1 = _tight_box(mask)
+    places = np.zeros((max(PointLabel) + 2, 2), np.float32)
+    places[PointLabel.FOREGROUND] = central_pixel(mask)
+    places[PointLabel.BOX_TOP_LEFT] = x0, y0
+    places[PointLabel.BOX_BOTTOM_RIGHT] = x1, y1
+    return places
+
+
+def _around(mask: BoolMask, margin: int) -> tuple[BoolMask, tuple[int, int]]:
+    """The part of a mask that holds the entity and a margin, and where it begins, (X, Y)."""
+    x0, y0, x1, y1 = _tight_box(mask)
+    left, top = max(0, x0 - margin), max(0, y0 - margin)
+    return mask[top : y1 + margin, left : x1 + margin], (left, top)
 
 
 def _tight_box(mask: BoolMask) -> tuple[int, int, int, int]:

@@ -12,7 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cpcsam.contract import EMBED_DIM, PATCH_SIZE
+from cpcsam.contract import EMBED_DIM
+from cpcsam.model.points import PointCalibration
 
 __all__ = [
     "NUM_SITES",
@@ -21,7 +22,6 @@ __all__ = [
     "EntityModule",
     "SiteCalibration",
     "TaskModule",
-    "sample_embeddings",
     "separate_heads",
 ]
 
@@ -36,6 +36,7 @@ class CaplConfig:
     Attributes:
         task: calibrate prompt embeddings (§4.1, Eq. 1).
         entity: calibrate cross-attention logits (§4.1, Eq. 2).
+        moves_points: the task module also moves points to where an accurate annotator puts them.
         image_conditioned: let the task module see the image embedding at the prompt's point;
             False is the paper's literal form, prompts alone.
         hidden_dim: width of the hidden layer of every 2-layer MLP.
@@ -44,34 +45,10 @@ class CaplConfig:
 
     task: bool = True
     entity: bool = True
+    moves_points: bool = True
     image_conditioned: bool = True
     hidden_dim: int = 128
     rank: int = 8
-
-
-def sample_embeddings(image_embeddings: Tensor, point_coords: Tensor) -> Tensor:
-    """Sample image embeddings bilinearly at points, e(x) of the task module.
-
-    Points beyond the outermost cell centres take the border's value. The tent-function weights
-    make this one matrix product, which exports to plain operators and differentiates twice.
-
-    Args:
-        image_embeddings: (B, C, G, G) float.
-        point_coords: (B, P, N, 2) float, pixels of the encoder's frame, (X, Y).
-
-    Returns:
-        (B, P, N, C) float.
-    """
-    batch, prompts, points, _ = point_coords.shape
-    side = image_embeddings.shape[-1]
-    cell = ((point_coords + 0.5) / PATCH_SIZE - 0.5).clamp(0, side - 1)
-    centres = torch.arange(side, device=cell.device, dtype=cell.dtype)
-    weight = (1 - (cell.unsqueeze(-1) - centres).abs()).clamp(min=0)
-    weight_x, weight_y = weight.unbind(-2)
-    weights = weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2)
-    flat = weights.reshape(batch, prompts * points, side * side).to(image_embeddings.dtype)
-    sampled = flat @ image_embeddings.flatten(2).transpose(1, 2)
-    return sampled.reshape(batch, prompts, points, -1)
 
 
 def _start_at_zero(network: nn.Sequential) -> None:
@@ -80,10 +57,15 @@ def _start_at_zero(network: nn.Sequential) -> None:
 
 
 class TaskModule(nn.Module):
-    """Task causal module (§4.1): P̃ = w ⊙ P + v with (w − 1, v) = MLP([P ; e(x)])."""
+    """Task causal module (§4.1): P̃ = w ⊙ P + v with (w − 1, v) = MLP([P ; e(x)]).
 
-    def __init__(self, hidden_dim: int, image_conditioned: bool) -> None:
+    Attributes:
+        points: moves the points that P and e(x) are taken at; None where they stay.
+    """
+
+    def __init__(self, hidden_dim: int, image_conditioned: bool, moves_points: bool) -> None:
         super().__init__()
+        self.points = PointCalibration(hidden_dim) if moves_points else None
         self.image_conditioned = image_conditioned
         inputs = 2 * EMBED_DIM if image_conditioned else EMBED_DIM
         self.sparse = nn.Sequential(
@@ -175,7 +157,11 @@ class CaPL(nn.Module):
     def __init__(self, config: CaplConfig, num_heads: int = 8) -> None:
         super().__init__()
         self.config = config
-        self.task = TaskModule(config.hidden_dim, config.image_conditioned) if config.task else None
+        self.task = (
+            TaskModule(config.hidden_dim, config.image_conditioned, config.moves_points)
+            if config.task
+            else None
+        )
         self.entity = (
             EntityModule(num_heads, config.rank, config.hidden_dim) if config.entity else None
         )

@@ -11,8 +11,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from cpcsam.contract import PointLabel
-from cpcsam.model.capl import CaPL, sample_embeddings
+from cpcsam.model.capl import CaPL
 from cpcsam.model.decoder import DecoderTrace, decode_masks
+from cpcsam.model.points import sample_embeddings
 
 __all__ = ["CpcSam"]
 
@@ -72,6 +73,26 @@ class CpcSam(nn.Module):
         embedded: Tensor = positions + table[point_labels.clamp(min=0).long()]
         return embedded
 
+    def calibrate_points(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> Tensor:
+        """Move points to where an accurate annotator puts them, if CaPL does so.
+
+        Args:
+            image_embeddings: (B, 256, G, G).
+            point_coords: (B, P, N, 2) float32, pixels of the encoder's frame, (X, Y).
+            point_labels: (B, P, N) int32, `PointLabel`.
+
+        Returns:
+            (B, P, N, 2) float32, 0 in empty slots.
+        """
+        filled = (point_labels != PointLabel.EMPTY).unsqueeze(-1)
+        point_coords = torch.where(filled, point_coords, 0.0)
+        if self.capl is None or self.capl.task is None or self.capl.task.points is None:
+            return point_coords
+        moved: Tensor = self.capl.task.points(image_embeddings, point_coords, point_labels)
+        return moved
+
     def encode_prompts(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -87,8 +108,14 @@ class CpcSam(nn.Module):
             sparse_embeddings (B, P, N+1, 256), of which the last slot is SAM's "not a point", and
             token_mask (B, P, N+1), 1 where a slot counts.
         """
+        places = self.calibrate_points(image_embeddings, point_coords, point_labels)
+        return self.encode_points(image_embeddings, places, point_labels)
+
+    def encode_points(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `encode_prompts`, of points that `calibrate_points` has moved."""
         filled = point_labels != PointLabel.EMPTY
-        point_coords = torch.where(filled.unsqueeze(-1), point_coords, 0.0)
         tokens = self.embed_points(point_coords, point_labels)
         if self.capl is not None and self.capl.task is not None:
             at_points = sample_embeddings(image_embeddings, point_coords)

@@ -18,7 +18,7 @@ from cpcsam.model.sam import CpcSam
 from cpcsam.model.sizes import build_sam
 from tests.model_factory import fill_with_noise, noisy_cpcsam
 from tests.training_factory import tiny_halves
-from training.bilevel import BilevelConfig, bilevel_step
+from training.bilevel import BilevelConfig
 from training.learner import ModelConfig, new_learner
 from training.optimizer import OptimizerConfig
 
@@ -99,8 +99,9 @@ def outputs(model: CpcSam, kind: str) -> list[Tensor]:
         CaplConfig(image_conditioned=False),
         CaplConfig(entity=False),
         CaplConfig(task=False),
+        CaplConfig(moves_points=False),
     ],
-    ids=["both", "literal", "task", "entity"],
+    ids=["both", "literal", "task", "entity", "fixed points"],
 )
 def test_an_untrained_capl_changes_not_one_bit(config: CaplConfig, kind: str) -> None:
     model = foreign_sam("convolutional")
@@ -132,10 +133,11 @@ def test_capl_attaches_trains_and_fuses_with_any_encoder(encoder: str) -> None:
     for kind, expected in plain.items():
         for found, wanted in zip(outputs(model, kind), expected, strict=True):
             assert torch.allclose(found, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
-    before = {name: p.detach().clone() for name, p in learner.phi.parameters.items()}
+    calibrating = {**learner.phi.parameters, **learner.points.parameters}
+    before = {name: p.detach().clone() for name, p in calibrating.items()}
     for _ in range(2):  # the first step moves the zero side alone
-        bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), BilevelConfig())
-    for name, parameter in learner.phi.parameters.items():
+        learner.take_step(tiny_halves(), BilevelConfig())
+    for name, parameter in calibrating.items():
         assert not torch.equal(parameter, before[name]), name
     fused = fuse(model)
     for kind in KINDS:

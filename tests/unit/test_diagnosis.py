@@ -41,6 +41,9 @@ def test_a_model_is_looked_into() -> None:
     assert accurate.dice.mean() > careless.dice[careless.missed].mean()
     assert (careless.inside > careless.covered).mean() > 0.8
     assert not careless.change.any() and not careless.bias.any()
+    assert not accurate.off[~accurate.clicked].any()
+    assert careless.off[careless.missed].mean() > careless.off[~careless.missed].mean() > 0
+    assert np.array_equal(careless.off, careless.off_moved)
     features, missed = clicks_of(model, samples)
     assert features.shape == (careless.clicked.sum(), 6 * 256)
     assert missed.sum() == careless.missed.sum()
@@ -50,7 +53,13 @@ def test_what_capl_changes_is_measured() -> None:
     model = load_base(BASE)
     model.capl = CaPL(CaplConfig())
     assert model.capl.task is not None and model.capl.entity is not None
-    for network in (model.capl.task.sparse, model.capl.entity.sites[0].token_mlp):
+    assert model.capl.task.points is not None
+    for network in (
+        model.capl.task.sparse,
+        model.capl.task.points.click,
+        model.capl.entity.sites[0].token_mlp,
+    ):
         network[-1].bias.data.fill_(0.1)
     found = answers_of(model, [scene(1, target=True)], 1.0)
     assert (found.change > 0).all() and (found.bias > 0).all()
+    assert np.array_equal(found.off != found.off_moved, found.clicked)

@@ -26,7 +26,7 @@ from tests.training_processes import (
     tiny_run,
 )
 from training.batches import BatchConfig, Halves, StepBatches
-from training.bilevel import BilevelConfig, bilevel_step
+from training.bilevel import BilevelConfig
 from training.distributed import (
     average_,
     gather,
@@ -57,7 +57,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 def trained(config: TrainConfig) -> dict[str, Tensor]:
     state = torch.load(config.folder / "last.pt", weights_only=True)
-    return {**state["theta"], **state["phi"]}
+    return {**state["theta"], **state["phi"], **state["points"]}
 
 
 def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -75,10 +75,7 @@ def steps(learner: Learner, count: int = 3, accumulate: int = 1) -> list[dict[st
     samples = [discs(seed) for seed in range(8)]
     batches = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=count)
     config = BilevelConfig()
-    return [
-        bilevel_step(learner.forward, learner.theta, learner.phi, batches[i], config, accumulate)
-        for i in range(count)
-    ]
+    return [learner.take_step(batches[i], config, accumulate) for i in range(count)]
 
 
 def weights(learner: Learner) -> dict[str, Tensor]:
@@ -126,12 +123,13 @@ def test_the_parts_of_a_batch_are_the_whole_batch() -> None:
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulated_steps_are_those_of_whole_batches(accumulate: int) -> None:
+    """As far as float32 tells them apart, in which points are whatever the model is in."""
     start = weights(double_learner())
     whole, parts = double_learner(), double_learner()
     figures = steps(whole)
     for expected, found in zip(figures, steps(parts, accumulate=accumulate), strict=True):
-        assert found == pytest.approx(expected, abs=1e-10)
-    assert greatest_difference(weights(whole), weights(parts)) < 1e-10
+        assert found == pytest.approx(expected, abs=1e-6)
+    assert greatest_difference(weights(whole), weights(parts)) < 1e-6
     assert greatest_difference(weights(whole), start) > 1e-3
 
 

@@ -23,6 +23,7 @@ CONFIGS = [
     CaplConfig(image_conditioned=False, rank=3, hidden_dim=32),
     CaplConfig(image_conditioned=False, entity=False),
     CaplConfig(task=False, rank=1),
+    CaplConfig(moves_points=False),
 ]
 
 

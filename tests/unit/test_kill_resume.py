@@ -38,7 +38,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 def state(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
     saved = torch.load(config.folder / "last.pt", weights_only=True)
-    return saved["step"], {**saved["theta"], **saved["phi"]}
+    return saved["step"], {**saved["theta"], **saved["phi"], **saved["points"]}
 
 
 def leftovers(config: TrainConfig) -> list[Path]:

@@ -15,7 +15,7 @@ from cpcsam.model.sam import CpcSam
 from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner
 from training.batches import PromptBatch
-from training.bilevel import BilevelConfig, Forward, bilevel_step
+from training.bilevel import BilevelConfig, Forward
 from training.learner import Learner, ModelConfig, new_learner
 from training.optimizer import OptimizerConfig, schedule
 
@@ -23,8 +23,7 @@ FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 
 
 def step(learner: Learner) -> None:
-    bilevel_step(learner.forward, learner.theta, learner.phi, tiny_halves(), BilevelConfig())
-    learner.step += 1
+    learner.take_step(tiny_halves(), BilevelConfig())
 
 
 def test_schedule_rises_and_falls() -> None:
@@ -55,17 +54,14 @@ def test_only_matrices_decay() -> None:
 
 def test_theta_and_phi_are_what_the_configuration_names() -> None:
     learner = tiny_learner(ModelConfig(unfreeze=("iou_token",)))
-    assert set(learner.phi.parameters) == {
-        name for name, _ in learner.model.named_parameters() if name.startswith("capl.")
-    }
+    calibrating = {n for n, _ in learner.model.named_parameters() if n.startswith("capl.")}
+    points = {name for name in calibrating if name.startswith("capl.task.points.")}
+    assert set(learner.points.parameters) == points and len(points) == 10
+    assert set(learner.phi.parameters) == calibrating - points
     plain = {name for name in learner.theta.parameters if ".lora_" not in name}
     assert plain == {"sam.mask_decoder.iou_token.weight"}
     assert len(learner.theta.parameters) > 10
-    frozen = [
-        p
-        for n, p in learner.model.named_parameters()
-        if n not in learner.theta.parameters and n not in learner.phi.parameters
-    ]
+    frozen = [p for n, p in learner.model.named_parameters() if n not in learner.trained]
     assert frozen and not any(parameter.requires_grad for parameter in frozen)
 
 
@@ -142,7 +138,7 @@ def moved_by_training(learner: Learner, steps: int = 2) -> set[str]:
 )
 def test_what_is_frozen_is_bit_identical_after_training(config: ModelConfig) -> None:
     learner = tiny_learner(config)
-    moved, learns = moved_by_training(learner), {*learner.theta.parameters, *learner.phi.parameters}
+    moved, learns = moved_by_training(learner), set(learner.trained)
     assert moved <= learns
     # Of masks 1-3 the best learns: two steps need not have touched all three.
     assert all("output_hypernetworks_mlps" in name for name in learns - moved)
@@ -193,7 +189,11 @@ def test_lora_has_the_rank_and_the_modules_asked_for(lora: LoraConfig, layers: i
         layer, side = name.split(".lora_")
         assert layer.rpartition(".")[2] in wanted
         assert parameter.shape[0 if side.startswith("A") else 1] == lora.rank, name
-    assert moved_by_training(learner) == {*theta, *learner.phi.parameters}
+    assert moved_by_training(learner) == {
+        *theta,
+        *learner.phi.parameters,
+        *learner.points.parameters,
+    }
 
 
 @torch.no_grad()

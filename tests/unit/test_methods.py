@@ -10,6 +10,7 @@ import torch
 
 from cpcsam.base import load_base
 from cpcsam.errors import ConfigError
+from cpcsam.model.points import is_moved
 from cpcsam.model.sam import CpcSam
 from tests.training_factory import DISCS, discs
 from training.adapters import insert_adapters, is_adapter_parameter
@@ -157,6 +158,10 @@ def test_plugging_capl_in_leaves_what_theta_sees(task: Task) -> None:
     assert torch.equal(first.training.point_coords, second.training.point_coords)
     assert torch.equal(first.training.image, second.training.image)
     assert first.held_out.point_coords.shape[1] * 5 == second.held_out.point_coords.shape[1]
+    assert first.training.practice_coords is None
+    coords, labels, accurate = second.training.practice()
+    off = (coords - accurate).norm(dim=-1)[is_moved(labels)]
+    assert off.max() > 5, "points learn from careless annotators"
 
 
 @pytest.mark.parametrize("name", ["sam", "med-sa+capl", "blo-sam+capl", "cpc-sam"])

@@ -42,7 +42,7 @@ def config(base: Path, tmp_path: Path) -> TrainConfig:
 
 def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
     state = torch.load(config.folder / "last.pt", weights_only=True)
-    return {**state["theta"], **state["phi"]}
+    return {**state["theta"], **state["phi"], **state["points"]}
 
 
 def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:

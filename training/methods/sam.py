@@ -152,8 +152,7 @@ class SamMethod:
             learner.take_step(halves, self.bilevel)
 
         spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
-        groups = (learner.theta.parameters, learner.phi.parameters)
-        return spent, sum(one.numel() for group in groups for one in group.values())
+        return spent, sum(parameter.numel() for parameter in learner.trained.values())
 
 
 @dataclass(frozen=True)
@@ -180,6 +179,8 @@ def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batc
             groups=prompting.groups,
             styles=prompting.styles,
             augment=task.augment,
+            practice=BatchConfig.practice if method.model.moves_points else 0,
+            practice_styles=method.held_out.styles,
         )
         return StepBatches(task.train, image_size, config, seed=seed, steps=ENDLESS)
 

@@ -1,0 +1,159 @@
+"""Point calibration: clicks and box corners move to where an accurate annotator puts them.
+
+A positional encoding is made of sines, so reweighting an embedding can hardly move its point.
+What lies around the point tells where its entity is: box corners move to those of its tight box,
+and without a box the first click moves to the entity's centre. Further clicks stay, for they say
+where a mask was wrong.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
+
+__all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows"]
+
+WINDOW = 5
+"""Samples a side of the window that a move is read from."""
+CHANNELS = 32
+"""Of the image embedding, reduced."""
+CLICK_REACH = 1.5
+"""Half the side of a click's window, in sixteenths of the encoder's frame."""
+BOX_REACH = 1.5
+"""Half the sides of a box's window in half box sides."""
+
+MOVED = (PointLabel.FOREGROUND, PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
+
+
+def _tents(positions: Tensor, side: int) -> Tensor:
+    """Weights of `side` cells in linear interpolation at pixels, (..., side)."""
+    cell = ((positions + 0.5) / PATCH_SIZE - 0.5).clamp(0, side - 1)
+    centres = torch.arange(side, device=cell.device, dtype=cell.dtype)
+    return (1 - (cell.unsqueeze(-1) - centres).abs()).clamp(min=0)
+
+
+def sample_embeddings(image_embeddings: Tensor, point_coords: Tensor) -> Tensor:
+    """Sample image embeddings bilinearly at points, e(x) of the task module.
+
+    Points beyond the outermost cell centres take the border's value. The tent-function weights
+    make this one matrix product, which exports to plain operators and differentiates twice.
+
+    Args:
+        image_embeddings: (B, C, G, G) float.
+        point_coords: (B, P, N, 2) float, pixels of the encoder's frame, (X, Y).
+
+    Returns:
+        (B, P, N, C) float.
+    """
+    batch, prompts, points, _ = point_coords.shape
+    side = image_embeddings.shape[-1]
+    weight_x, weight_y = _tents(point_coords, side).unbind(-2)
+    weights = weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2)
+    flat = weights.reshape(batch, prompts * points, side * side).to(image_embeddings.dtype)
+    sampled = flat @ image_embeddings.flatten(2).transpose(1, 2)
+    return sampled.reshape(batch, prompts, points, -1)
+
+
+def sample_windows(image_embeddings: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
+    """Sample windows of `WINDOW` by `WINDOW` points, one axis after the other.
+
+    Args:
+        image_embeddings: (B, C, G, G) float.
+        centre: (B, P, 2) float, pixels of the encoder's frame, (X, Y).
+        reach: (B, P, 2) float, half the window's sides.
+
+    Returns:
+        (B, P, WINDOW · WINDOW · C) float.
+    """
+    batch, prompts, _ = centre.shape
+    side = image_embeddings.shape[-1]
+    steps = torch.linspace(-1, 1, WINDOW, device=centre.device, dtype=centre.dtype)
+    places = centre.unsqueeze(-1) + reach.unsqueeze(-1) * steps
+    columns, rows = _tents(places, side).to(image_embeddings.dtype).unbind(2)
+    lines = image_embeddings.permute(0, 2, 3, 1).flatten(2)
+    cut = rows.reshape(batch, prompts * WINDOW, side) @ lines
+    cut = cut.reshape(batch, prompts, WINDOW, side, -1)
+    return (columns.unsqueeze(2) @ cut).flatten(2)
+
+
+def is_moved(point_labels: Tensor) -> Tensor:
+    """Tell which of (B, P, N) slots move: box corners, and a first click without a box."""
+    corner = point_labels >= PointLabel.BOX_TOP_LEFT
+    click = (point_labels == PointLabel.FOREGROUND) & ~corner.any(-1, keepdim=True)
+    first, later = corner.split([1, corner.shape[-1] - 1], dim=-1)
+    return torch.cat([first | click[..., :1], later], dim=-1)
+
+
+class PointCalibration(nn.Module):
+    """Moves of a prompt's box or first click, read from what is around them.
+
+    The last layers start at zero: untrained it moves nothing.
+    """
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(EMBED_DIM, CHANNELS, 1)
+        features = CHANNELS * WINDOW * WINDOW
+        self.click = self._network(features + 4, hidden_dim, 2)
+        self.box = self._network(features + 6, hidden_dim, 4)
+
+    @staticmethod
+    def _network(inputs: int, hidden_dim: int, outputs: int) -> nn.Sequential:
+        last = nn.Linear(hidden_dim, outputs)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        return nn.Sequential(nn.Linear(inputs, hidden_dim), nn.GELU(), last)
+
+    def forward(
+        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
+    ) -> Tensor:
+        """Return where the points should be.
+
+        Args:
+            image_embeddings: (B, 256, G, G).
+            point_coords: (B, P, N, 2) float32, finite, pixels of the encoder's frame, (X, Y).
+            point_labels: (B, P, N) int32, `PointLabel`.
+
+        Returns:
+            (B, P, N, 2) float32; what `is_moved` names is moved.
+        """
+        features = nn.functional.gelu(self.reduce(image_embeddings))
+        slots = [
+            (is_moved(point_labels) & (point_labels == label)).unsqueeze(-1) for label in MOVED
+        ]
+        click, *corners = (torch.where(slot, point_coords, 0.0).sum(2) for slot in slots)
+        moves = self._click_move(features, click), *self._box_moves(features, *corners)
+        for slot, move in zip(slots, moves, strict=True):
+            point_coords = torch.where(slot, point_coords + move.unsqueeze(2), point_coords)
+        return point_coords
+
+    def _click_move(self, features: Tensor, place: Tensor) -> Tensor:
+        unit = features.shape[-1]  # in pixels, a sixteenth of the frame
+        reach = torch.full_like(place, CLICK_REACH * unit)
+        return unit * self._read(self.click, features, place, reach, _phase(place))
+
+    def _box_moves(
+        self, features: Tensor, top_left: Tensor, bottom_right: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        unit = features.shape[-1]
+        centre, half = (top_left + bottom_right) / 2, (bottom_right - top_left) / 2
+        told = torch.cat([_phase(centre), half / unit], dim=-1)
+        first, second = self._read(self.box, features, centre, BOX_REACH * half, told).chunk(2, -1)
+        return half * first, half * second
+
+    def _read(
+        self, network: nn.Sequential, features: Tensor, centre: Tensor, reach: Tensor, told: Tensor
+    ) -> Tensor:
+        window = sample_windows(features, centre, reach)
+        out: Tensor = network(torch.cat([window, told.to(window.dtype)], dim=-1))
+        return out.to(centre.dtype)
+
+
+def _phase(place: Tensor) -> Tensor:
+    """Where in its cell of the embedding a point is; without steps from one cell to the next."""
+    angle = place * (2 * math.pi / PATCH_SIZE)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

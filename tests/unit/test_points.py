@@ -1,0 +1,166 @@
+"""Point calibration: what it sees, what it moves, and how it is taught."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpcsam.contract import PATCH_SIZE, PointLabel
+from cpcsam.errors import ConfigError
+from cpcsam.model.capl import CaplConfig
+from cpcsam.model.lora import LoraConfig
+from cpcsam.model.points import WINDOW, PointCalibration, is_moved, sample_windows
+from tests.model_factory import fill_with_noise
+from tests.training_factory import discs, tiny_halves, tiny_learner
+from training.batches import PRACTICE, BatchConfig, StepBatches
+from training.bilevel import BilevelConfig
+from training.learner import ModelConfig
+from training.losses import point_terms
+from training.optimizer import OptimizerConfig
+from training.prompts import accurate_points, pixel_at_edge, pixel_wrong
+
+POINTS_ALONE = ModelConfig(
+    lora=LoraConfig(rank=0), unfreeze=(), capl=CaplConfig(entity=False, moves_points=True)
+)
+
+
+def every_kind() -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings and prompts: clicks, off the entity first, box and clicks, the reverse, none."""
+    generator = torch.Generator().manual_seed(1)
+    embeddings = torch.randn(2, 256, 16, 16, generator=generator)
+    coords = 256 * torch.rand(2, 5, 4, 2, generator=generator)
+    labels = torch.tensor(
+        [[1, 1, 0, -1], [0, 1, -1, -1], [2, 3, 1, 0], [1, -1, 2, 3], [-1, -1, -1, -1]]
+    )
+    return embeddings, coords, labels.int().expand(2, 5, 4)
+
+
+def test_a_window_is_sampled_as_grid_sample_does() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(2, 7, 16, 16, generator=generator)
+    centre = 300 * torch.rand(2, 3, 2, generator=generator) - 20
+    reach = 40 * torch.rand(2, 3, 2, generator=generator)
+    steps = torch.linspace(-1, 1, WINDOW)
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).reshape(-1, 2)
+    places = centre.unsqueeze(2) + reach.unsqueeze(2) * offsets
+    grid = 2 * (places + 0.5) / (16 * PATCH_SIZE) - 1
+    expected = F.grid_sample(embeddings, grid, padding_mode="border", align_corners=False)
+    found = sample_windows(embeddings, centre, reach).reshape(2, 3, -1, 7)
+    assert torch.allclose(found, expected.permute(0, 2, 3, 1), atol=1e-5)
+
+
+def test_untrained_it_moves_nothing() -> None:
+    embeddings, coords, labels = every_kind()
+    assert torch.equal(PointCalibration(128)(embeddings, coords, labels), coords)
+
+
+def test_first_clicks_and_corners_are_moved_and_nothing_else() -> None:
+    embeddings, coords, labels = every_kind()
+    points = PointCalibration(128)
+    fill_with_noise(points, seed=3, scale=0.1)
+    moved = points(embeddings, coords, labels) != coords
+    expected = torch.zeros(2, 5, 4, dtype=torch.bool)
+    expected[:, 0, 0] = expected[:, 2, :2] = expected[:, 3, 2:] = True
+    assert torch.equal(moved.any(-1), expected)
+    assert torch.equal(is_moved(labels), expected)
+
+
+def test_the_order_of_a_box_s_corners_does_not_matter() -> None:
+    embeddings, coords, labels = every_kind()
+    points = PointCalibration(128)
+    fill_with_noise(points, seed=3, scale=0.1)
+    swap = [1, 0, 2, 3]
+    there = points(embeddings, coords[:, 2:3], labels[:, 2:3])
+    back = points(embeddings, coords[:, 2:3, swap], labels[:, 2:3, swap])
+    assert torch.allclose(there, back[:, :, swap], atol=1e-5)
+
+
+def test_accurate_points_are_the_centre_and_the_tight_box() -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[4:9, 10:21] = True
+    places = accurate_points(mask)
+    assert places[PointLabel.FOREGROUND].tolist() == [15, 6]
+    assert places[PointLabel.BOX_TOP_LEFT].tolist() == [10, 4]
+    assert places[PointLabel.BOX_BOTTOM_RIGHT].tolist() == [21, 9]
+    assert not places[[PointLabel.BACKGROUND, PointLabel.EMPTY]].any()
+
+
+def test_the_loss_is_the_distance_of_what_is_moved() -> None:
+    _, coords, labels = every_kind()
+    there = torch.where(is_moved(labels).unsqueeze(-1), coords, 0.0)
+    assert point_terms(coords, labels, there).total == 0
+    by_a_cell = torch.where(is_moved(labels).unsqueeze(-1), coords + PATCH_SIZE, 0.0)
+    # Of five prompts 1, 0, 2, 2 and 0 points move; beyond its tolerance of a quarter of a cell an
+    # axis counts linearly, less half of that.
+    assert point_terms(coords, labels, by_a_cell).total == pytest.approx(2 * (1 - 0.125) * 5 / 5)
+    nothing = torch.full_like(labels, PointLabel.EMPTY)
+    assert point_terms(coords, nothing, there).total == 0
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (20, 9), (55, 57)])
+def test_clicks_near_the_border_are_those_of_the_whole_mask(corner: tuple[int, int]) -> None:
+    """Morphology on the entity's part alone; the image's border included."""
+    row, column = corner
+    mask = np.zeros((64, 64), bool)
+    mask[row : row + 9, column : column + 7] = True
+    rim = ndimage.binary_dilation(mask, iterations=5) & ~mask
+    edge = mask & ~ndimage.binary_erosion(mask, iterations=2)
+    for seed in range(20):
+        for pixels, found in (
+            (rim, pixel_wrong(mask, np.random.default_rng(seed), 5)),
+            (edge, pixel_at_edge(mask, np.random.default_rng(seed))),
+        ):
+            rows, columns = np.nonzero(pixels)
+            chosen = np.random.default_rng(seed).integers(len(rows))
+            assert found == (columns[chosen], rows[chosen])
+
+
+def test_practice_teaches_points_and_nothing_else() -> None:
+    halves = tiny_halves()
+    elsewhere = replace(halves.training, accurate_coords=halves.training.practice()[2] + 50)
+    learners = []
+    for training in (halves.training, elsewhere):
+        learner = tiny_learner()
+        learner.take_step(replace(halves, training=training), BilevelConfig())
+        learners.append(learner)
+    one, other = (learner.trained for learner in learners)
+    differ = {name for name in one if not torch.equal(one[name], other[name])}
+    assert differ and differ <= set(learners[0].points.parameters)
+
+
+def test_points_are_learnt_without_anything_else() -> None:
+    """With no θ, too: the images are then encoded for them."""
+    learner = tiny_learner(POINTS_ALONE, OptimizerConfig(lr_points=1e-2))
+    halves = tiny_halves()
+    config = BilevelConfig(capl_every=100)
+    losses = [learner.take_step(halves, config)["points_total"] for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_practice_prompts_are_drawn_beside_the_others() -> None:
+    def drawn(practice: int) -> StepBatches:
+        config = BatchConfig(images=1, entities=2, groups=2, practice=practice)
+        return StepBatches([discs(0), discs(1)], 256, config, seed=3, steps=4)
+
+    some, none = drawn(7)[1], drawn(0)[1]
+    coords, labels, accurate = some.training.practice()
+    assert coords.shape == accurate.shape == (1, 7, 4, 2) and labels.shape == (1, 7, 4)
+    assert is_moved(labels).any(-1).all()
+    plain = replace(some.training, **dict.fromkeys(PRACTICE))
+    for half, other in ((plain, none.training), (some.held_out, none.held_out)):
+        for name, value in vars(half).items():
+            wanted = getattr(other, name)
+            assert value is wanted is None or torch.equal(value, wanted), name
+
+
+def test_points_without_practice_are_refused() -> None:
+    config = BatchConfig(images=1, entities=2, groups=2, practice=0)
+    halves = StepBatches([discs(0), discs(1)], 256, config, seed=3, steps=4)[0]
+    with pytest.raises(ConfigError, match=r"batch\.practice: got 0, expected 1 or more"):
+        tiny_learner().take_step(halves, BilevelConfig())
