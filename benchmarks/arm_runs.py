@@ -266,9 +266,9 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
         styles=arm.styles,
         strength=arm.strength,
         augment=split.augment,
-        practice=BatchConfig.practice if arm.model.moves_points else 0,
     )
-    batches = StepBatches(split.train, learner.model.image_size, batch, seed=seed, steps=1_000_000)
+    needed = arm.model.with_needed_practice(batch)
+    batches = StepBatches(split.train, learner.model.image_size, needed, seed=seed, steps=1_000_000)
     return Prepared(learner, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
 
 

@@ -115,7 +115,8 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 NEVER = 1_000_000
-"""More steps than any run has: φ but for what moves points stays as it began, the identity."""
+"""More steps than any run has: but for what moves points, φ learns at the first step alone, at the
+warm-up's least rate, and so stays next to the identity."""
 
 
 def _varied(factor: str, value: object, **changes: Any) -> Arm:

@@ -99,13 +99,13 @@ def answers_of(model: CpcSam, samples: Sequence[Sample], strength: float) -> Ans
 def _look(model: CpcSam, asked: Asked) -> tuple[NDArray[Any], ...]:
     size = torch.full((1, 2), model.image_size, dtype=torch.int32)
     embeddings = model.encode_image(asked.image, size)
-    sparse, token_mask = model.encode_prompts(embeddings, asked.point_coords, asked.point_labels)
+    places = model.calibrate_points(embeddings, asked.point_coords, asked.point_labels)
+    sparse, token_mask = model.encode_points(embeddings, places, asked.point_labels)
     trace = DecoderTrace()
     masks, _ = model.decode_masks(embeddings, sparse, token_mask, None, trace)
     dice = np.array(scores_of(masks, asked, model.image_size))
     maps = torch.stack([layer[0, :, :, IOU_TOKENS].mean(1) for layer in trace.attention_maps])
     cells = area_average(torch.from_numpy(asked.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
-    places = model.calibrate_points(embeddings, asked.point_coords, asked.point_labels)
     first = asked.point_labels[0, :, 0].tolist()
     wanted = torch.from_numpy(
         np.stack([accurate_points(m)[kind] for m, kind in zip(asked.shown, first, strict=True)])

@@ -274,9 +274,9 @@ class StepBatches(Dataset[Halves]):
         rng: np.random.Generator,
     ) -> dict[str, NDArray[Any]]:
         """Prompt any entities of a window, and say where the points should have been."""
-        masks = [instances == label for label in found]
-        places = [accurate_points(mask) for mask in masks]
-        entities = rng.integers(len(masks), size=count)
+        entities = rng.integers(len(found), size=count)
+        masks = {i: instances == found[i] for i in np.unique(entities)}
+        places = {i: accurate_points(mask) for i, mask in masks.items()}
         styles = rng.integers(len(self.practice_styles), size=count)
         pairs = [(masks[i], self.practice_styles[j]) for i, j in zip(entities, styles, strict=True)]
         coords, labels = _prompts(pairs, rng)

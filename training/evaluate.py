@@ -123,13 +123,13 @@ def capl_magnitudes(
         for click in clicks:
             coords = torch.tensor(click).reshape(1, 1, 1, 2) * window.scale
             labels = torch.full((1, 1, 1), int(PointLabel.FOREGROUND))
+            places = model.calibrate_points(embeddings, coords, labels)
             if model.capl.task is not None:
-                places = model.calibrate_points(embeddings, coords, labels)
                 change, _ = model.capl.task.weights(
                     model.embed_points(places, labels), sample_embeddings(embeddings, places)
                 )
                 changes.append(float(change.abs().mean()))
-            sparse, token_mask = model.encode_prompts(embeddings, coords, labels)
+            sparse, token_mask = model.encode_points(embeddings, places, labels)
             trace = DecoderTrace()
             model.decode_masks(embeddings, sparse, token_mask, trace=trace)
             sites = [*trace.token_to_image_biases, *trace.image_to_token_biases]

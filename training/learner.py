@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
 from training.adapters import is_adapter_parameter
-from training.batches import Halves
+from training.batches import BatchConfig, Halves
 from training.bilevel import BilevelConfig, Forward, bilevel_step
 from training.optimizer import Group, OptimizerConfig, new_group, schedule
 
@@ -72,10 +72,10 @@ class ModelConfig:
                 fix="set model.lora.rank=0",
             )
 
-    @property
-    def moves_points(self) -> bool:
-        """Whether CaPL moves points, which takes practice prompts to learn."""
-        return self.capl is not None and self.capl.task and self.capl.moves_points
+    def with_needed_practice(self, batch: BatchConfig) -> BatchConfig:
+        """Leave practice prompts out where CaPL moves no points and nothing learns from them."""
+        moves_points = self.capl is not None and self.capl.task and self.capl.moves_points
+        return batch if moves_points else replace(batch, practice=0)
 
 
 @dataclass

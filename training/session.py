@@ -102,7 +102,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
     batches = StepBatches(
         samples,
         learner.model.image_size,
-        config.batch if config.model.moves_points else replace(config.batch, practice=0),
+        config.model.with_needed_practice(config.batch),
         seed=config.seed,
         steps=config.steps,
         part=part(config.batch.images),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM
+from cpcsam.model.identity import start_at_zero
 from cpcsam.model.points import PointCalibration
 
 __all__ = [
@@ -51,11 +52,6 @@ class CaplConfig:
     rank: int = 8
 
 
-def _start_at_zero(network: nn.Sequential) -> None:
-    for parameter in network[-1].parameters():
-        nn.init.zeros_(parameter)
-
-
 class TaskModule(nn.Module):
     """Task causal module (§4.1): P̃ = w ⊙ P + v with (w − 1, v) = MLP([P ; e(x)]).
 
@@ -74,8 +70,8 @@ class TaskModule(nn.Module):
         self.dense = nn.Sequential(
             nn.Conv2d(EMBED_DIM, hidden_dim, 1), nn.GELU(), nn.Conv2d(hidden_dim, 2 * EMBED_DIM, 1)
         )
-        _start_at_zero(self.sparse)
-        _start_at_zero(self.dense)
+        start_at_zero(self.sparse)
+        start_at_zero(self.dense)
 
     def weights(self, tokens: Tensor, embeddings_at_points: Tensor) -> tuple[Tensor, Tensor]:
         """Return (w − 1, v) for prompt tokens.
@@ -124,7 +120,7 @@ class SiteCalibration(nn.Module):
             nn.Linear(EMBED_DIM, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_heads * rank)
         )
         self.image_proj = nn.Linear(EMBED_DIM, num_heads * rank, bias=False)
-        _start_at_zero(self.token_mlp)
+        start_at_zero(self.token_mlp)
 
     def forward(self, tokens: Tensor, image: Tensor) -> Tensor:
         """Return C.

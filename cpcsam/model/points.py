@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
+from cpcsam.model.identity import start_at_zero
 
 __all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows"]
 
@@ -104,9 +105,9 @@ class PointCalibration(nn.Module):
     @staticmethod
     def _network(inputs: int, hidden_dim: int, outputs: int) -> nn.Sequential:
         last = nn.Linear(hidden_dim, outputs)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        return nn.Sequential(nn.Linear(inputs, hidden_dim), nn.GELU(), last)
+        network = nn.Sequential(nn.Linear(inputs, hidden_dim), nn.GELU(), last)
+        start_at_zero(network)
+        return network
 
     def forward(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
@@ -122,9 +123,8 @@ class PointCalibration(nn.Module):
             (B, P, N, 2) float32; what `is_moved` names is moved.
         """
         features = nn.functional.gelu(self.reduce(image_embeddings))
-        slots = [
-            (is_moved(point_labels) & (point_labels == label)).unsqueeze(-1) for label in MOVED
-        ]
+        moved = is_moved(point_labels)
+        slots = [(moved & (point_labels == label)).unsqueeze(-1) for label in MOVED]
         click, *corners = (torch.where(slot, point_coords, 0.0).sum(2) for slot in slots)
         moves = self._click_move(features, click), *self._box_moves(features, *corners)
         for slot, move in zip(slots, moves, strict=True):

@@ -179,10 +179,10 @@ def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batc
             groups=prompting.groups,
             styles=prompting.styles,
             augment=task.augment,
-            practice=BatchConfig.practice if method.model.moves_points else 0,
             practice_styles=method.held_out.styles,
         )
-        return StepBatches(task.train, image_size, config, seed=seed, steps=ENDLESS)
+        needed = method.model.with_needed_practice(config)
+        return StepBatches(task.train, image_size, needed, seed=seed, steps=ENDLESS)
 
     if method.prompting == method.held_out:
         return prompted(method.prompting)
