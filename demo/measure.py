@@ -20,7 +20,14 @@ from demo.commands import DemoError
 from demo.scene import Nucleus, Scene
 from training.metrics import dice_score
 
-__all__ = ["Latency", "histogram_quantile", "latency_of", "on_one_canvas", "segment_nuclei"]
+__all__ = [
+    "Latency",
+    "histogram_quantile",
+    "latency_of",
+    "mean_dice",
+    "on_one_canvas",
+    "segment_nuclei",
+]
 
 CLIENTS: Final = 4
 
@@ -34,22 +41,25 @@ class Latency:
     p99_ms: float
 
 
-def segment_nuclei(address: str, nuclei: Sequence[Nucleus]) -> tuple[list[Mask], str]:
-    """Ask for each nucleus by one click, a request a nucleus, from several threads.
+def segment_nuclei(address: str, nuclei: Sequence[Nucleus]) -> tuple[list[Mask], list[Mask], str]:
+    """Ask for each nucleus by its two clicks, a request a nucleus, from several threads.
 
     Returns:
-        One mask a nucleus, of its window's size, and the version of the Triton that answered.
+        A mask a nucleus, of its window's size, by its accurate click; the same by its careless
+        click; and the version of the Triton that answered.
     """
 
-    def ask(nucleus: Nucleus) -> Mask:
-        result = client.segment(nucleus.window.image, [Prompt.click(*nucleus.click)])
-        return result.masks[0][0]
+    def ask(nucleus: Nucleus) -> tuple[Mask, Mask]:
+        clicks = [Prompt.click(*nucleus.click), Prompt.click(*nucleus.careless_click)]
+        (accurate,), (careless,) = client.segment(nucleus.window.image, clicks).masks
+        return accurate, careless
 
     with SegmentationClient(address) as client, ThreadPoolExecutor(CLIENTS) as pool:
         triton_version = client.describe().triton_version
         answers = pool.map(ask, nuclei)
-        masks = list(tqdm(answers, total=len(nuclei), desc="requests", unit="nucleus"))
-    return masks, triton_version
+        pairs = list(tqdm(answers, total=len(nuclei), desc="requests", unit="nucleus"))
+    accurate, careless = map(list, zip(*pairs, strict=True))
+    return accurate, careless, triton_version
 
 
 def mean_dice(masks: Iterable[NDArray[np.bool_]], nuclei: Sequence[Nucleus]) -> float:
@@ -59,7 +69,7 @@ def mean_dice(masks: Iterable[NDArray[np.bool_]], nuclei: Sequence[Nucleus]) -> 
 
 
 def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
-    """Put the masks of all windows into the frame of the whole held-out part."""
+    """Put the masks by careless clicks into the frame of the whole held-out part."""
     height, width = scene.held_out.instances.shape
     prompts, placed = [], []
     for nucleus, mask in zip(scene.nuclei, masks, strict=True):
@@ -67,7 +77,8 @@ def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
         canvas = np.zeros((height, width), np.uint8, order="F")
         canvas[top : top + mask.size[0], left : left + mask.size[1]] = mask.array
         x0, y0, x1, y1 = mask.box
-        prompts.append(Prompt.click(nucleus.click[0] + left, nucleus.click[1] + top))
+        x, y = nucleus.careless_click
+        prompts.append(Prompt.click(x + left, y + top))
         placed.append(
             Mask(
                 size=(height, width),

@@ -14,10 +14,11 @@ from skimage.measure import label
 
 from cpcsam.artifact import read_manifest
 from cpcsam.errors import DataError
+from cpcsam.prompt import XY
 from demo.commands import DemoError
+from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data import Sample, entity_windows, read_pair
 from training.fingerprint import fingerprint, highest_similarity
-from training.prompts import central_pixel
 from training.sources import Region, cut_region
 
 __all__ = ["HELD_OUT", "WINDOW", "Nucleus", "Scene", "load_scene", "otsu_component"]
@@ -38,13 +39,15 @@ class Nucleus:
         window: the square around it, shown to the model.
         corner: (X, Y) of the window in the held-out part.
         truth: (WINDOW, WINDOW) bool.
-        click: (X, Y), pixels of the window.
+        click: (X, Y), pixels of the window: the one nearest the centroid.
+        careless_click: anywhere on the nucleus, or up to 5 pixels beside it.
     """
 
     window: Sample
     corner: tuple[int, int]
     truth: NDArray[np.bool_]
-    click: tuple[float, float]
+    click: XY
+    careless_click: XY
 
 
 @dataclass(frozen=True)
@@ -101,16 +104,24 @@ def _nuclei(held_out: Sample) -> list[Nucleus]:
     found = []
     for window in entity_windows(held_out, WINDOW, MIN_AREA):
         top, left = map(int, window.name.rpartition("@")[2].split(","))
-        truth = window.instances > 0
-        found.append(Nucleus(window, (left, top), truth, central_pixel(truth)))
+        (accurate,), (careless,) = (
+            entity_clicks(window, MIN_AREA, annotator).values()
+            for annotator in (ACCURATE_CLICK, CARELESS_CLICK)
+        )
+        found.append(Nucleus(window, (left, top), window.instances > 0, accurate, careless))
     return found
 
 
-def otsu_component(nucleus: Nucleus) -> NDArray[np.bool_]:
-    """What needs no training: the connected component of Otsu's foreground under the click."""
-    grey = nucleus.window.image.mean(axis=2)
+def otsu_component(image: NDArray[np.uint8], click: XY) -> NDArray[np.bool_]:
+    """What needs no training: the connected component of Otsu's foreground under the click.
+
+    Args:
+        image: (H, W, 3).
+        click: (X, Y), pixels.
+    """
+    grey = image.mean(axis=2)
     components: NDArray[np.int64] = label(grey > threshold_otsu(grey))
-    x, y = nucleus.click
+    x, y = click
     clicked = components[int(y), int(x)]
     result: NDArray[np.bool_] = (components == clicked) & bool(clicked)
     return result

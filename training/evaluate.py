@@ -1,4 +1,4 @@
-"""Score a run by one click an entity: the base, the run, and the run with CaPL switched off."""
+"""Score a run by clicks: the base, the run, and the run with CaPL switched off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cpcsam.artifact import read_manifest, write_atomic
@@ -22,10 +21,11 @@ from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.points import sample_embeddings
 from cpcsam.model.sam import CpcSam
 from training.augment import whole_window
+from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data import Sample, entity_windows
 from training.losses import bias_magnitude
 from training.metrics import OneClickScores, one_click
-from training.prompts import central_pixel
+from training.prompts import PromptMix
 from training.source_options import (
     add_model_options,
     add_source_options,
@@ -42,9 +42,10 @@ EXAMPLES = """examples:
   python -m training.evaluate --run runs/demo/best --image nuclei.tif --instances labels.tif \\
       --region 256,0,512,512 --out scores.json
 
-dice_base is the base's mean Dice, dice_click the run's and dice_no_capl the run's with CaPL
-switched off. capl_weight_change is mean |w - 1| over the clicks' embeddings, capl_bias mean |C|
-over the five cross-attentions. Entities are clicked on the pixel nearest their centroid.
+Every entity is clicked twice: accurately, on the pixel nearest its centroid, and carelessly, half
+of the clicks anywhere on the entity and half up to 5 pixels beside it. Scored by both are the base,
+the run, and the run with CaPL switched off (no_capl). capl_weight_change is mean |w - 1| over the
+accurate clicks' embeddings, capl_bias mean |C| over the five cross-attentions.
 """
 
 
@@ -60,45 +61,48 @@ def evaluate(
         min_area: entities of fewer pixels are left out.
 
     Returns:
-        `entities`, `dice_base` and the full `base` scores; with a run, also `dice_click`,
-        `dice_no_capl`, `capl_weight_change`, `capl_bias`, and the full `run` and `no_capl` scores.
+        `entities`; `accurate` and `careless`, by kind of click, each the scores of `base` and, with
+        a run, of `run` and `no_capl`; with a run also `capl_weight_change` and `capl_bias`.
 
     Raises:
         ArtifactError: run or base cannot be used.
         DataError: there is no entity to click on.
     """
-
-    def score(model: CpcSam) -> OneClickScores:
-        return OneClickScores.of(list(one_click(model, samples, min_area=min_area)))
-
-    if not any(_clicks(sample, min_area) for sample in samples):
+    if not any(entity_clicks(sample, min_area) for sample in samples):
         raise DataError.of(
             "images",
             got=f"no entity of {min_area} pixels",
             expected="annotated entities",
             fix="give other images or lower --min-area",
         )
+    figures = {}
     if run is None:
         assert base is not None
-        scores = score(load_base(base))
-        return {"entities": scores.entities, "dice_base": scores.dice, "base": asdict(scores)}
-    model = load_run(run, base)
-    config = read_manifest(run, "run", verify=False).config
-    base_path = Path(config["base"]["path"]) if base is None else base
-    of_base = score(load_base(base_path, image_size=model.image_size))
-    of_run = score(model)
-    weight_change, bias = capl_magnitudes(model, samples, min_area)
-    of_no_capl = score(CpcSam(model.sam).eval())
+        models = {"base": load_base(base)}
+    else:
+        model = load_run(run, base)
+        config = read_manifest(run, "run", verify=False).config
+        base_path = Path(config["base"]["path"]) if base is None else base
+        models = {
+            "base": load_base(base_path, image_size=model.image_size),
+            "run": model,
+            "no_capl": CpcSam(model.sam).eval(),
+        }
+        weight_change, bias = capl_magnitudes(model, samples, min_area)
+        figures = {"capl_weight_change": weight_change, "capl_bias": bias}
+
+    def score(annotator: PromptMix) -> dict[str, dict[str, Any]]:
+        return {
+            name: asdict(OneClickScores.of(list(one_click(model, samples, min_area, annotator))))
+            for name, model in models.items()
+        }
+
+    accurate = score(ACCURATE_CLICK)
     return {
-        "entities": of_run.entities,
-        "dice_base": of_base.dice,
-        "dice_click": of_run.dice,
-        "dice_no_capl": of_no_capl.dice,
-        "capl_weight_change": weight_change,
-        "capl_bias": bias,
-        "base": asdict(of_base),
-        "run": asdict(of_run),
-        "no_capl": asdict(of_no_capl),
+        "entities": accurate["base"]["entities"],
+        "accurate": accurate,
+        "careless": score(CARELESS_CLICK),
+        **figures,
     }
 
 
@@ -114,7 +118,7 @@ def capl_magnitudes(
     """
     changes, biases = [], []
     for sample in samples:
-        clicks = _clicks(sample, min_area)
+        clicks = entity_clicks(sample, min_area).values()
         if model.capl is None or not clicks:
             continue
         window = whole_window(sample, model.image_size)
@@ -135,12 +139,6 @@ def capl_magnitudes(
             sites = [*trace.token_to_image_biases, *trace.image_to_token_biases]
             biases.append(float(bias_magnitude(sites, token_mask)))
     return _mean(changes), _mean(biases)
-
-
-def _clicks(sample: Sample, min_area: int) -> list[tuple[float, float]]:
-    areas = np.bincount(sample.instances.ravel())
-    labels = [label for label in np.flatnonzero(areas >= min_area) if label]
-    return [central_pixel(sample.instances == label) for label in labels]
 
 
 def _mean(values: list[float]) -> float:

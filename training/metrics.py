@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from cpcsam.contract import MASK_THRESHOLD, PointLabel
 from cpcsam.model.sam import CpcSam
 from training.augment import whole_window
+from training.clicks import ACCURATE_CLICK, entity_clicks
 from training.data import Sample
-from training.prompts import central_pixel
+from training.prompts import PromptMix
 
 __all__ = [
     "OneClickResult",
@@ -96,37 +97,42 @@ class OneClickScores:
 
 @torch.no_grad()
 def one_click(
-    model: CpcSam, samples: Sequence[Sample], min_area: int = 30, prompts_per_call: int = 64
+    model: CpcSam,
+    samples: Sequence[Sample],
+    min_area: int = 30,
+    annotator: PromptMix = ACCURATE_CLICK,
+    prompts_per_call: int = 64,
 ) -> Iterator[OneClickResult]:
-    """Segment every entity of square samples by one click on its central pixel.
+    """Segment every entity of square samples by one click.
 
     Args:
         model: in evaluation mode.
         samples: square samples, shown at the model's image_size.
         min_area: smaller entities, in the sample's own pixels, are left out.
+        annotator: how it clicks, in the sample's own pixels.
         prompts_per_call: bound on the prompts decoded at once.
     """
     device = model.sam.pixel_mean.device
     for sample in samples:
-        areas = np.bincount(sample.instances.ravel())
-        labels = [int(label) for label in np.flatnonzero(areas >= min_area) if label]
-        if not labels:
+        clicks = entity_clicks(sample, min_area, annotator)
+        if not clicks:
             continue
         window = whole_window(sample, model.image_size)
         side = len(sample.instances)
         input_size = torch.full((1, 2), model.image_size, dtype=torch.int32, device=device)
         embeddings = model.encode_image(window.image[None].to(device), input_size)
-        for start in range(0, len(labels), prompts_per_call):
-            chunk = labels[start : start + prompts_per_call]
-            clicks = [central_pixel(sample.instances == label) for label in chunk]
-            coords = torch.tensor(clicks, device=device)[None, :, None] * window.scale
+        asked = list(clicks.items())
+        for start in range(0, len(asked), prompts_per_call):
+            chunk = asked[start : start + prompts_per_call]
+            coords = torch.tensor([click for _, click in chunk], device=device)
+            coords = coords[None, :, None] * window.scale
             point_labels = torch.full_like(coords[..., 0], int(PointLabel.FOREGROUND)).int()
             low_res_masks, iou = model.decode_masks(
                 embeddings, *model.encode_prompts(embeddings, coords, point_labels)
             )
             masks = to_size(low_res_masks[0, :, :1], model.image_size, side)[:, 0]
-            for label, click, mask, iou_prediction in zip(
-                chunk, clicks, masks, iou[0, :, 0], strict=True
+            for (label, click), mask, iou_prediction in zip(
+                chunk, masks, iou[0, :, 0], strict=True
             ):
                 truth = sample.instances == label
                 yield OneClickResult(

@@ -33,7 +33,8 @@ def bright_disc(centre: tuple[int, int] = (40, 60)) -> Nucleus:
     other = np.hypot(x - 100, y - 100) < 10
     grey = np.where(truth | other, 200, 20).astype(np.uint8)
     window = Sample("disc", np.repeat(grey[:, :, None], 3, axis=2), truth.astype(np.int32))
-    return Nucleus(window, (128, 256), truth, (float(centre[0]), float(centre[1])))
+    click = (float(centre[0]), float(centre[1]))
+    return Nucleus(window, (128, 256), truth, click, (click[0] + 14, click[1]))
 
 
 def as_mask(array: np.ndarray, score: float = 0.9) -> Mask:
@@ -49,9 +50,9 @@ def as_mask(array: np.ndarray, score: float = 0.9) -> Mask:
 
 def test_otsu_takes_the_component_under_the_click() -> None:
     nucleus = bright_disc()
-    assert np.array_equal(otsu_component(nucleus), nucleus.truth)
-    missed = Nucleus(nucleus.window, nucleus.corner, nucleus.truth, (5.0, 5.0))
-    assert not otsu_component(missed).any()
+    image = nucleus.window.image
+    assert np.array_equal(otsu_component(image, nucleus.click), nucleus.truth)
+    assert not otsu_component(image, (5.0, 5.0)).any()
 
 
 def test_masks_are_put_where_their_windows_were() -> None:
@@ -63,7 +64,7 @@ def test_masks_are_put_where_their_windows_were() -> None:
     expected = np.zeros((512, 256), bool)
     expected[256 : 256 + WINDOW, 128 : 128 + WINDOW] = nucleus.truth
     assert np.array_equal(placed.array, expected)
-    assert result.prompts[0].point_coords == ((168.0, 316.0),)
+    assert result.prompts[0].point_coords == ((182.0, 316.0),)
     assert placed.box == as_mask(expected).box
     assert mean_dice([nucleus.truth, ~nucleus.truth], [nucleus, nucleus]) == 0.5
 
@@ -93,8 +94,12 @@ def test_latency_is_read_from_a_live_endpoint() -> None:
 
 def test_conclusion_names_the_best_plainly() -> None:
     report = {"dice_click": 0.8, "dice_no_capl": 0.82, "dice_base": 0.7, "dice_threshold": 0.6}
-    assert conclusion(report).startswith(f"Best of the four: {COMPARED['dice_no_capl']}")
-    assert "2.0 points above fine-tuned, with CaPL" in conclusion(report)
+    careless = {"dice_click": 0.7, "dice_no_capl": 0.5, "dice_base": 0.6, "dice_threshold": 0.4}
+    of_accurate, of_careless = conclusion(report | {"careless": careless}).split(". ")
+    assert of_accurate.startswith(f"By accurate clicks best: {COMPARED['dice_no_capl']}")
+    assert of_accurate.endswith(f"2.0 points above {COMPARED['dice_click']}")
+    assert of_careless.startswith(f"By careless clicks best: {COMPARED['dice_click']}")
+    assert of_careless.endswith(f"10.0 points above {COMPARED['dice_base']}.")
 
 
 def test_report_holds_masks_that_can_be_read_back(tmp_path: Path) -> None:
@@ -102,7 +107,8 @@ def test_report_holds_masks_that_can_be_read_back(tmp_path: Path) -> None:
     held_out = Sample("h", np.zeros((512, 256, 3), np.uint8), np.zeros((512, 256), np.int32))
     scene = Scene(Path(), Path(), held_out, (nucleus,), 0.0)
     result = on_one_canvas(scene, [as_mask(nucleus.truth)])
-    report = {name: 0.5 for name in COMPARED} | {"nuclei": 1, "note": "<&>"}
+    dice = dict.fromkeys(COMPARED, 0.5)
+    report = dice | {"careless": dict.fromkeys(COMPARED, 0.25), "nuclei": 1, "note": "<&>"}
     write_report(tmp_path, held_out.image, result, report)
     saved = json.loads((tmp_path / "masks.json").read_text())
     decoded = coco_mask.decode(saved["annotations"][0]["segmentation"])
@@ -110,6 +116,7 @@ def test_report_holds_masks_that_can_be_read_back(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (tmp_path / "overlay.png").read_bytes()[:4] == b"\x89PNG"
     page = (tmp_path / "report.html").read_text()
+    assert "width:50.0%" in page and "width:25.0%" in page
     assert "&lt;&amp;&gt;" in page and "<&>" not in page
 
 
@@ -124,6 +131,8 @@ def test_scene_is_real_divided_and_new_to_the_base(tmp_path: Path) -> None:
     assert scene.held_out.image.shape == (512, 256, 3)
     assert len(scene.nuclei) > 50
     assert all(n.truth[int(n.click[1]), int(n.click[0])] for n in scene.nuclei)
+    hits = [n.truth[int(n.careless_click[1]), int(n.careless_click[0])] for n in scene.nuclei]
+    assert 0.3 < np.mean(hits) < 0.7
     whole = read_pair(scene.image_path, scene.instances_path)
     assert np.array_equal(cut_region(whole, HELD_OUT).image, scene.held_out.image)
     known = write_base(tmp_path / "known", {"same": fingerprint(whole.image[:, ::-1])})

@@ -40,10 +40,12 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_three_scores_of_a_run(run: Path, base: Path) -> None:
     scores = evaluate(run, None, [discs()])
     assert scores["entities"] == 4
-    assert scores["dice_no_capl"] == pytest.approx(scores["dice_base"], abs=5e-3)
-    assert scores["dice_click"] != pytest.approx(scores["dice_base"], abs=1e-4)
+    for clicks in ("accurate", "careless"):
+        dice = {name: one["dice"] for name, one in scores[clicks].items()}
+        assert dice["no_capl"] == pytest.approx(dice["base"], abs=5e-3)
+        assert dice["run"] != pytest.approx(dice["base"], abs=1e-4)
+    assert scores["accurate"]["run"] != scores["careless"]["run"]
     assert scores["capl_weight_change"] > 0.01 and scores["capl_bias"] > 0.01
-    assert scores["dice_click"] == scores["run"]["dice"]
     moved = evaluate(run, base, [discs()])
     assert moved == scores
 
@@ -72,9 +74,10 @@ def test_magnitudes_of_constant_calibration() -> None:
     assert bias == 0
 
 
-def test_a_base_alone_has_one_score(base: Path) -> None:
+def test_a_base_alone_has_one_score_a_click(base: Path) -> None:
     scores = evaluate(None, base, [discs()])
-    assert scores.keys() == {"entities", "dice_base", "base"}
+    assert scores.keys() == {"entities", "accurate", "careless"}
+    assert scores["accurate"].keys() == scores["careless"].keys() == {"base"}
 
 
 def test_images_without_entities_are_refused(base: Path) -> None:

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from scipy import ndimage
+
+from tests.training_factory import discs
+from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
+from training.prompts import central_pixel
+
+
+def test_accurate_clicks_are_central() -> None:
+    sample = discs()
+    clicks = entity_clicks(sample, 30, ACCURATE_CLICK)
+    assert clicks == {label: central_pixel(sample.instances == label) for label in (1, 2, 3, 4)}
+    assert entity_clicks(sample, 100_000) == {}
+
+
+def test_careless_clicks_repeat_and_are_at_most_five_pixels_off() -> None:
+    missed = 0
+    for number in range(50):
+        sample = replace(discs(), name=f"image {number}")
+        clicks = entity_clicks(sample, 30, CARELESS_CLICK)
+        assert clicks == entity_clicks(sample, 30, CARELESS_CLICK)
+        for label, (x, y) in clicks.items():
+            entity = sample.instances == label
+            near = ndimage.binary_dilation(entity, iterations=5)
+            assert near[int(y), int(x)]
+            missed += not entity[int(y), int(x)]
+    assert 70 < missed < 130
