@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from torch import nn
 from tqdm import tqdm
 
 from benchmarks.arm_runs import Asked, ask, read_split, scores_of, train
-from benchmarks.arms import CORE, SHOTS
+from benchmarks.arms import BOTH, GROUPS, SHOTS
 from benchmarks.confounded import scene
+from benchmarks.tempo import steps_of
 from cpcsam.artifact import write_atomic
 from cpcsam.base import load_base
-from cpcsam.command import ArgumentParser, exit_code_of, positive
+from cpcsam.command import ArgumentParser, count, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.points import sample_embeddings
@@ -38,10 +39,13 @@ PROG = "python -m benchmarks.diagnosis"
 EXAMPLES = """examples:
   python -m benchmarks.diagnosis                  trains two arms of benchmarks.calibration anew
   python -m benchmarks.diagnosis --minutes 0.2    a quick look
+  python -m benchmarks.diagnosis --bbbc038 /data/bbbc038v1 --steps 261 --out out/diagnosis-tissue
+  python -m benchmarks.diagnosis --bbbc038 /data/bbbc038v1 --steps 261 --on base --out out/diagnosis
 
 Answers go to diagnosis.json and diagnosis.md in --out. Minutes are CPU minutes of one core.
 """
-ARMS = ("groups", "both")
+ARMS = (GROUPS, BOTH)
+TEMPO = Path("benchmarks/results/calibration/tempo.json")
 HIDDEN, PROBES, PROBE_STEPS = 128, 3, 300
 PROBE_SEED, PROBE_SCENES = 700_000, 64
 SEEN = {
@@ -238,27 +242,44 @@ def _figures(careless: Answers, accurate: Answers) -> dict[str, float]:
     }
 
 
-def diagnose(base: Path, budget: Budget, seed: int) -> dict[str, Any]:
+def diagnose(options: argparse.Namespace) -> dict[str, Any]:
     """Train the arms and answer the questions.
 
     Returns:
-        Plain data: `models`, figures of each, and `visible`, how well a probe tells a missed click
-        from others (area under the ROC curve, 0.5 is chance).
+        Plain data: `models`, figures of each, and on the confounded scenes `visible`, how well a
+        probe tells a missed click from others (area under the ROC curve, 0.5 is chance).
     """
-    split = read_split(seed, SHOTS["standard"])
-    models = {"base": load_base(base)}
-    for arm in tqdm([arm for arm in CORE if arm.name in ARMS], desc="train", unit="arm"):
-        learner, _ = train(arm, split, base, seed, budget)
+    split = read_split(options.seed, SHOTS["standard"], options.bbbc038)
+    samples = split.target if options.on == "target" else split.base
+    models = {"base": load_base(options.base)}
+    budgets = _budgets(options)
+    for arm in tqdm(ARMS, desc="train", unit="arm"):
+        learner, _ = train(arm, split, options.base, options.seed, budgets[arm.name])
         models[arm.name] = learner.model
-    visible = {name: _visible(model, split.target) for name, model in models.items()}
+    visible = {}
+    if options.bbbc038 is None:
+        visible = {name: _visible(model, split.target) for name, model in models.items()}
     figures = {}
     for name, model in tqdm(models.items(), desc="look", unit="model"):
-        figures[name] = _figures(*(answers_of(model, split.target, one) for one in (1.0, 0.0)))
+        figures[name] = _figures(*(answers_of(model, samples, one) for one in (1.0, 0.0)))
     models["both"].capl = None
     figures["both, CaPL off"] = _figures(
-        *(answers_of(models["both"], split.target, one) for one in (1.0, 0.0))
+        *(answers_of(models["both"], samples, one) for one in (1.0, 0.0))
     )
-    return {"seed": seed, "minutes": budget.minutes, "models": figures, "visible": visible}
+    return {
+        "seed": options.seed,
+        "budget": {name: asdict(budget) for name, budget in budgets.items()},
+        "models": figures,
+        "visible": visible,
+    }
+
+
+def _budgets(options: argparse.Namespace) -> dict[str, Budget]:
+    if options.steps is None:
+        return {arm.name: Budget(options.minutes) for arm in ARMS}
+    scenes = read_split(0, SHOTS["standard"])
+    steps = steps_of(ARMS, options.steps, GROUPS, scenes, options.base, TEMPO)
+    return {name: Budget(steps=number) for name, number in steps.items()}
 
 
 def _markdown(report: dict[str, Any]) -> str:
@@ -269,6 +290,8 @@ def _markdown(report: dict[str, Any]) -> str:
         f"| {name} | " + " | ".join(f"{models[model][name]:.3f}" for model in models) + " |"
         for name in names
     ]
+    if not report["visible"]:
+        return "\n".join(lines) + "\n"
     lines += ["", "| a probe tells a missed click from | " + " | ".join(report["visible"]) + " |"]
     lines += ["|---|" + "---|" * len(report["visible"])]
     for inputs in next(iter(report["visible"].values())):
@@ -282,6 +305,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="DIR")
     parser.add_argument("--minutes", type=positive, default=2.0, metavar="M", help="(default: 2)")
+    parser.add_argument(
+        "--steps", type=count, metavar="N", help="instead of minutes: as in benchmarks.calibration"
+    )
+    parser.add_argument(
+        "--bbbc038", type=Path, metavar="DIR", help="fluorescence and tissue instead of scenes"
+    )
+    parser.add_argument(
+        "--on",
+        choices=("target", "base"),
+        default="target",
+        help="classes to look at; fluorescence is base, tissue target (default: target)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmarks/results/diagnosis"), metavar="DIR"
@@ -290,7 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def command() -> None:
         torch.set_num_threads(1)
-        report = diagnose(options.base, Budget(options.minutes), options.seed)
+        report = diagnose(options)
         markdown = _markdown(report)
         options.out.mkdir(parents=True, exist_ok=True)
         write_atomic(options.out / "diagnosis.json", (json.dumps(report, indent=2) + "\n").encode())
