@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,16 +28,25 @@ MODULES = sorted(
 LINKS = sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README)))
 
 
-def answers_help(*words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", *words, "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage:")
+Answers = dict[tuple[str, ...], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def answers() -> Answers:
+    """What every command answers to --help, asked on all cores: each imports for seconds."""
+
+    def ask(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *words, "--help"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    asked = [*((module,) for module in MODULES), *(("cpcsam", name) for name in SUBCOMMANDS)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(asked, pool.map(ask, asked), strict=True))
+
+
+def assert_is_help(answer: subprocess.CompletedProcess[str]) -> None:
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith("usage:")
 
 
 def test_make_targets_exist() -> None:
@@ -57,13 +68,13 @@ def test_link_exists(link: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_module_answers_help(module: str) -> None:
-    answers_help(module)
+def test_module_answers_help(module: str, answers: Answers) -> None:
+    assert_is_help(answers[module,])
 
 
 @pytest.mark.parametrize("subcommand", SUBCOMMANDS)
-def test_subcommand_answers_help(subcommand: str) -> None:
-    answers_help("cpcsam", subcommand)
+def test_subcommand_answers_help(subcommand: str, answers: Answers) -> None:
+    assert_is_help(answers["cpcsam", subcommand])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
