@@ -290,13 +290,13 @@ def _markdown(report: dict[str, Any]) -> str:
         f"| {name} | " + " | ".join(f"{models[model][name]:.3f}" for model in models) + " |"
         for name in names
     ]
-    if not report["visible"]:
-        return "\n".join(lines) + "\n"
-    lines += ["", "| a probe tells a missed click from | " + " | ".join(report["visible"]) + " |"]
-    lines += ["|---|" + "---|" * len(report["visible"])]
-    for inputs in next(iter(report["visible"].values())):
-        values = " | ".join(f"{found[inputs]:.3f}" for found in report["visible"].values())
-        lines.append(f"| {inputs} | {values} |")
+    visible = report["visible"]
+    if visible:
+        lines += ["", "| a probe tells a missed click from | " + " | ".join(visible) + " |"]
+        lines += ["|---|" + "---|" * len(visible)]
+        for inputs in next(iter(visible.values())):
+            values = " | ".join(f"{found[inputs]:.3f}" for found in visible.values())
+            lines.append(f"| {inputs} | {values} |")
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data import Sample
+from training.data import Sample, entity_labels
 
 __all__ = ["AugmentConfig", "Window", "random_window", "whole_window", "window_with_entities"]
 
@@ -92,9 +92,7 @@ def window_with_entities(
         The window and the labels of those entities, possibly none.
     """
     window = random_window(sample, image_size, config, rng)
-    areas = np.bincount(window.instances.numpy().ravel())
-    areas[0] = 0
-    return window, np.flatnonzero(areas >= min_area)
+    return window, entity_labels(window.instances.numpy(), min_area)
 
 
 def whole_window(sample: Sample, image_size: int) -> Window:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from cpcsam.prompt import XY
-from training.data import Sample
+from training.data import Sample, entity_labels
 from training.prompts import PromptMix, sample_prompt
 
 __all__ = ["ACCURATE_CLICK", "CARELESS_CLICK", "entity_clicks"]
@@ -33,11 +33,9 @@ def entity_clicks(
     Returns:
         (X, Y) by the entity's label.
     """
-    areas = np.bincount(sample.instances.ravel())
     rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
     clicks = {}
-    for label in np.flatnonzero(areas >= min_area):
-        if label:
-            coords, _ = sample_prompt(sample.instances == label, annotator, rng)
-            clicks[int(label)] = (float(coords[0, 0]), float(coords[0, 1]))
+    for label in entity_labels(sample.instances, min_area):
+        coords, _ = sample_prompt(sample.instances == label, annotator, rng)
+        clicks[int(label)] = (float(coords[0, 0]), float(coords[0, 1]))
     return clicks

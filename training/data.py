@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "digest_samples",
     "eight_bits",
+    "entity_labels",
     "entity_windows",
     "main",
     "read_bbbc038",
@@ -137,6 +138,12 @@ def windows(sample: Sample, size: int) -> list[Sample]:
     ]
 
 
+def entity_labels(instances: NDArray[np.int32], min_area: int) -> NDArray[np.int64]:
+    """Labels of the entities of at least `min_area` pixels, ascending; 0 is background."""
+    labels = np.flatnonzero(np.bincount(instances.ravel()) >= min_area)
+    return labels[labels > 0]
+
+
 def entity_windows(sample: Sample, size: int, min_area: int) -> list[Sample]:
     """Cut a square of `size` pixels around every entity, as a viewer who zooms in on it would.
 
@@ -149,22 +156,20 @@ def entity_windows(sample: Sample, size: int, min_area: int) -> list[Sample]:
         min_area: entities of fewer pixels are left out.
     """
     height, width = sample.instances.shape
-    areas = np.bincount(sample.instances.ravel())
     cuts = []
-    for label in np.flatnonzero(areas >= min_area):
-        if label:
-            rows, columns = np.nonzero(sample.instances == label)
-            top = int(np.clip(round(rows.mean()) - size // 2, 0, height - size))
-            left = int(np.clip(round(columns.mean()) - size // 2, 0, width - size))
-            instances = sample.instances[top : top + size, left : left + size]
-            cuts.append(
-                replace(
-                    sample,
-                    name=f"{sample.name}@{top},{left}",
-                    image=sample.image[top : top + size, left : left + size],
-                    instances=np.where(instances == label, instances, 0),
-                )
+    for label in entity_labels(sample.instances, min_area):
+        rows, columns = np.nonzero(sample.instances == label)
+        top = int(np.clip(round(rows.mean()) - size // 2, 0, height - size))
+        left = int(np.clip(round(columns.mean()) - size // 2, 0, width - size))
+        instances = sample.instances[top : top + size, left : left + size]
+        cuts.append(
+            replace(
+                sample,
+                name=f"{sample.name}@{top},{left}",
+                image=sample.image[top : top + size, left : left + size],
+                instances=np.where(instances == label, instances, 0),
             )
+        )
     return cuts
 
 

@@ -47,6 +47,7 @@ of the clicks anywhere on the entity and half up to 5 pixels beside it. Scored b
 the run, and the run with CaPL switched off (no_capl). capl_weight_change is mean |w - 1| over the
 accurate clicks' embeddings, capl_bias mean |C| over the five cross-attentions.
 """
+CLICKS = {"accurate": ACCURATE_CLICK, "careless": CARELESS_CLICK}
 
 
 def evaluate(
@@ -91,19 +92,19 @@ def evaluate(
         weight_change, bias = capl_magnitudes(model, samples, min_area)
         figures = {"capl_weight_change": weight_change, "capl_bias": bias}
 
-    def score(annotator: PromptMix) -> dict[str, dict[str, Any]]:
+    found = {
+        name: list(one_click(model, samples, min_area, tuple(CLICKS.values())))
+        for name, model in models.items()
+    }
+
+    def scores(annotator: PromptMix) -> dict[str, dict[str, Any]]:
         return {
-            name: asdict(OneClickScores.of(list(one_click(model, samples, min_area, annotator))))
-            for name, model in models.items()
+            name: asdict(OneClickScores.of([one for one in results if one.annotator == annotator]))
+            for name, results in found.items()
         }
 
-    accurate = score(ACCURATE_CLICK)
-    return {
-        "entities": accurate["base"]["entities"],
-        "accurate": accurate,
-        "careless": score(CARELESS_CLICK),
-        **figures,
-    }
+    clicks = {kind: scores(annotator) for kind, annotator in CLICKS.items()}
+    return {"entities": clicks["accurate"]["base"]["entities"], **clicks, **figures}
 
 
 @torch.no_grad()

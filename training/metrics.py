@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from cpcsam.contract import MASK_THRESHOLD, PointLabel
 from cpcsam.model.sam import CpcSam
+from cpcsam.prompt import XY
 from training.augment import whole_window
 from training.clicks import ACCURATE_CLICK, entity_clicks
 from training.data import Sample
@@ -54,15 +55,17 @@ class OneClickResult:
         iou: likewise.
         iou_prediction: what the IoU head said.
         mask: the predicted mask, of the sample's size.
+        annotator: who clicked.
     """
 
     sample: str
     label: int
-    click: tuple[float, float]
+    click: XY
     dice: float
     iou: float
     iou_prediction: float
     mask: BoolMask
+    annotator: PromptMix = ACCURATE_CLICK
 
 
 @dataclass(frozen=True)
@@ -100,38 +103,41 @@ def one_click(
     model: CpcSam,
     samples: Sequence[Sample],
     min_area: int = 30,
-    annotator: PromptMix = ACCURATE_CLICK,
+    annotators: Sequence[PromptMix] = (ACCURATE_CLICK,),
     prompts_per_call: int = 64,
 ) -> Iterator[OneClickResult]:
-    """Segment every entity of square samples by one click.
+    """Segment every entity of square samples by one click of each annotator.
 
     Args:
         model: in evaluation mode.
         samples: square samples, shown at the model's image_size.
         min_area: smaller entities, in the sample's own pixels, are left out.
-        annotator: how it clicks, in the sample's own pixels.
+        annotators: how they click, in the sample's own pixels.
         prompts_per_call: bound on the prompts decoded at once.
     """
     device = model.sam.pixel_mean.device
     for sample in samples:
-        clicks = entity_clicks(sample, min_area, annotator)
-        if not clicks:
+        asked = [
+            (annotator, label, click)
+            for annotator in annotators
+            for label, click in entity_clicks(sample, min_area, annotator).items()
+        ]
+        if not asked:
             continue
         window = whole_window(sample, model.image_size)
         side = len(sample.instances)
         input_size = torch.full((1, 2), model.image_size, dtype=torch.int32, device=device)
         embeddings = model.encode_image(window.image[None].to(device), input_size)
-        asked = list(clicks.items())
         for start in range(0, len(asked), prompts_per_call):
             chunk = asked[start : start + prompts_per_call]
-            coords = torch.tensor([click for _, click in chunk], device=device)
+            coords = torch.tensor([click for *_, click in chunk], device=device)
             coords = coords[None, :, None] * window.scale
             point_labels = torch.full_like(coords[..., 0], int(PointLabel.FOREGROUND)).int()
             low_res_masks, iou = model.decode_masks(
                 embeddings, *model.encode_prompts(embeddings, coords, point_labels)
             )
             masks = to_size(low_res_masks[0, :, :1], model.image_size, side)[:, 0]
-            for (label, click), mask, iou_prediction in zip(
+            for (annotator, label, click), mask, iou_prediction in zip(
                 chunk, masks, iou[0, :, 0], strict=True
             ):
                 truth = sample.instances == label
@@ -143,6 +149,7 @@ def one_click(
                     iou_score(mask, truth),
                     float(iou_prediction),
                     mask,
+                    annotator,
                 )
 
 

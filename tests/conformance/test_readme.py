@@ -28,7 +28,7 @@ MODULES = sorted(
 LINKS = sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README)))
 
 
-Answers = dict[tuple[str, ...], "subprocess.CompletedProcess[str]"]
+Answers = dict[tuple[str, ...], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
