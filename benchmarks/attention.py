@@ -17,7 +17,7 @@ import onnxruntime
 import torch
 from tqdm import tqdm
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.errors import ConfigError

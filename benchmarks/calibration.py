@@ -19,7 +19,7 @@ from benchmarks.arm_runs import noisy_dice, read_split, run
 from benchmarks.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration_report import write_report
 from benchmarks.tempo import steps_of
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.base import base_digest, load_base
 from cpcsam.command import ArgumentParser, count, exit_code_of, positive
 from training.methods.interface import Budget

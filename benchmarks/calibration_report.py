@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 from scipy import stats
 
 from benchmarks.arms import ABLATIONS, BOTH, CORE
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["paired_interval", "write_report"]
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.comparison_data import datasets_of, read_problem
 from benchmarks.comparison_report import write_report
 from benchmarks.recipe import Recipe, Setting, methods_of
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.base import base_digest
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.config import load_config, to_dict

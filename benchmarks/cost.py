@@ -19,7 +19,7 @@ from tqdm import tqdm
 from benchmarks.arm_runs import prepare, read_split
 from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.base import base_digest
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from training.bilevel import BilevelConfig

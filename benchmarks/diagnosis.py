@@ -21,7 +21,7 @@ from benchmarks.arm_runs import Asked, ask, read_split, scores_of, train
 from benchmarks.arms import BOTH, GROUPS, SHOTS
 from benchmarks.confounded import scene
 from benchmarks.tempo import steps_of
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, count, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel

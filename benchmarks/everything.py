@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
+from cpcsam.artifacts.versions import resolve_version
 from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from cpcsam.versions import resolve_version
 from export.scenes import packaged_images
 from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig

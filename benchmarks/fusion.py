@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.base import base_digest, load_base
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import EMBED_DIM, MASK_DECODER, PROMPT_ENCODER, grid_size

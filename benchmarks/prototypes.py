@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.confounded import scene
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.base import base_digest, load_base
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.vocabulary import VocabularyConfig, build_vocabulary

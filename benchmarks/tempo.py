@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.arm_runs import Split, prepare
 from benchmarks.arms import Arm
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["measure_tempo", "steps_of"]
 

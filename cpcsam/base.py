@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from cpcsam.artifact import publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.errors import ArtifactError
 from cpcsam.model.layout import recognise, resize_positions
 from cpcsam.model.official import named_if_official, warn_if_damaged

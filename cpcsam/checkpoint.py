@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from cpcsam.artifact import publish, read_manifest
+from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.base import MODEL_FILE, base_digest, load_base, sizes_of
 from cpcsam.config import from_dict
 from cpcsam.errors import ArtifactError, ConfigError

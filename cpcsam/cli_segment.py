@@ -138,7 +138,7 @@ def _run(args: argparse.Namespace) -> int:
                     bar.write(_line(one, args.out))
     failed = {one.image for one in done if one.error is not None}
     if len(images) > 1 and len(failed) < len(images):
-        from cpcsam.artifact import write_atomic
+        from cpcsam.artifacts.manifest import write_atomic
 
         whole = merge_outputs([image for image in images if image not in failed], args.out)
         write_atomic(args.out / "coco.json", (json.dumps(whole) + "\n").encode())

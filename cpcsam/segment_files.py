@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.client import SegmentationClient
 from cpcsam.coco import coco_dataset, merge_coco
 from cpcsam.errors import ConfigError, CpcSamError

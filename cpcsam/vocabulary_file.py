@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cpcsam.artifact import publish, read_manifest
+from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.errors import ArtifactError
 from cpcsam.vocabulary import Vocabulary, VocabularyConfig
 

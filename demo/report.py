@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.coco import coco_annotations
 from cpcsam.masks import Mask
 from cpcsam.overlay import draw_overlay

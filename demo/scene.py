@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.errors import DataError
 from cpcsam.prompt import XY
 from demo.commands import DemoError

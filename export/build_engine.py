@@ -21,7 +21,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from cpcsam.artifact import MANIFEST_NAME, is_made_from, publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import (
+    MANIFEST_NAME,
+    is_made_from,
+    publish,
+    read_manifest,
+    sha256_file,
+)
 from cpcsam.command import ArgumentParser, exit_code_of, positive
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ConfigError, ExportError

@@ -18,7 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.artifact import MANIFEST_NAME, is_made_from, publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import (
+    MANIFEST_NAME,
+    is_made_from,
+    publish,
+    read_manifest,
+    sha256_file,
+)
 from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS

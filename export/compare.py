@@ -17,7 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.artifact import MANIFEST_NAME, Manifest, read_manifest, sha256_file, write_atomic
+from cpcsam.artifacts.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    read_manifest,
+    sha256_file,
+    write_atomic,
+)
 from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ExportError

@@ -17,7 +17,7 @@ from typing import Final
 
 import torch
 
-from cpcsam.artifact import MANIFEST_NAME, is_made_from, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, is_made_from, read_manifest, sha256_file
 from cpcsam.base import base_digest, load_base
 from cpcsam.checkpoint import load_run, save_merged
 from cpcsam.errors import ConfigError, CpcSamError, ExportError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import Manifest
+from cpcsam.artifacts.manifest import Manifest
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
 from export.triton_config import RepositoryConfig, Target, config_text, model_configs

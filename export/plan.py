@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.contract import GraphSpec
 from cpcsam.errors import CpcSamError, ExportError
 from export.plan_progress import progress_monitor

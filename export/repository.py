@@ -22,11 +22,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import MANIFEST_NAME, Manifest, publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, publish, read_manifest, sha256_file
+from cpcsam.artifacts.versions import (
+    CURRENT,
+    current_version,
+    list_versions,
+    roll_back,
+    switch_to,
+    writing,
+)
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError
-from cpcsam.versions import CURRENT, current_version, list_versions, roll_back, switch_to, writing
 from export.model_tree import SOURCE_KIND, model_files, plan_tree, write_files
 from export.triton_config import RepositoryConfig, Target
 

@@ -21,7 +21,13 @@ from typing import Any, Final
 import onnx
 from tqdm import tqdm
 
-from cpcsam.artifact import MANIFEST_NAME, is_made_from, publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import (
+    MANIFEST_NAME,
+    is_made_from,
+    publish,
+    read_manifest,
+    sha256_file,
+)
 from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER

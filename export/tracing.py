@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import TensorProto
 
-from cpcsam.artifact import tool_versions
+from cpcsam.artifacts.manifest import tool_versions
 from cpcsam.contract import GraphSpec, TensorSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import Manifest, read_manifest
+from cpcsam.artifacts.manifest import Manifest, read_manifest
+from cpcsam.artifacts.versions import resolve_version
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ServingError
 from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
-from cpcsam.versions import resolve_version
 
 __all__ = ["check_engines", "main", "open_repository"]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 

@@ -1,6 +1,6 @@
 """The classes of every tenant, on disk, so that they outlive the gateway.
 
-A tenant's folder holds versions of its vocabulary, of which one is current (`cpcsam.versions`). A
+A tenant's folder holds versions of its vocabulary, of which one is current (`cpcsam.artifacts.versions`). A
 change writes a whole new version and then puts it in use; whatever happens in between, the old one
 stays. Tenants who have changed nothing share the vocabulary that the gateway was started with.
 """
@@ -12,9 +12,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from cpcsam.artifacts.versions import current_version, list_versions, switch_to, writing
 from cpcsam.errors import ArtifactError
 from cpcsam.status import PreconditionError
-from cpcsam.versions import current_version, list_versions, switch_to, writing
 from cpcsam.vocabulary import Vocabulary
 from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.model.fuse import fuse
 from export.to_onnx import export_graphs

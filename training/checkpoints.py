@@ -20,7 +20,7 @@ from urllib.request import Request, urlopen
 from tqdm import tqdm
 
 from cpcsam import __version__
-from cpcsam.artifact import sha256_file
+from cpcsam.artifacts.manifest import sha256_file
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ConfigError
 from cpcsam.model.official import OFFICIAL, OfficialCheckpoint, by_file_name, identify, mismatch

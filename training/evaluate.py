@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cpcsam.artifact import read_manifest, write_atomic
+from cpcsam.artifacts.manifest import read_manifest, write_atomic
 from cpcsam.base import load_base
 from cpcsam.checkpoint import load_run
 from cpcsam.command import ArgumentParser, count, exit_code_of

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cpcsam.artifact import read_manifest, write_atomic
+from cpcsam.artifacts.manifest import read_manifest, write_atomic
 from cpcsam.automatic import AutoSettings, Model, segment_image
 from cpcsam.command import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError

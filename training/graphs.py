@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cpcsam.artifact import MANIFEST_NAME, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
 from cpcsam.automatic import Model, shown_tiles
 from cpcsam.base import base_digest, load_base
 from cpcsam.checkpoint import load_run

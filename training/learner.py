@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.base import base_digest, load_base, save_base
 from cpcsam.config import load_config, to_dict
 from cpcsam.errors import CpcSamError, TrainingError

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import CpcSamError, DataError
 from training.report_page import Picture, Section, page

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.command import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from cpcsam.vocabulary import (

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from segment_anything import sam_model_registry
 
-from cpcsam.artifact import publish
+from cpcsam.artifacts.manifest import publish
 from cpcsam.base import load_base
 from cpcsam.model.fuse import fuse
 from export.check_tensorrt import trace_graphs

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from benchmarks.serving.verdict import Check
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["write_report"]
 

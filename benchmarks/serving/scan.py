@@ -20,7 +20,7 @@ from benchmarks.serving.certificate import self_signed
 from benchmarks.serving.ports import answers, listeners, outside_address, processes_below
 from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.status import AuthenticationError, UnavailableError
 from demo.commands import Service

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import cpcsam
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["Check", "at_least", "at_most", "machine", "write_verdict"]
 

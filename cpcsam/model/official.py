@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import sha256_file
+from cpcsam.artifacts.manifest import sha256_file
 from cpcsam.errors import ArtifactError
 
 __all__ = [

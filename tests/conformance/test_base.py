@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from skimage.feature import match_template
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.base import load_base
 from demo.scene import load_scene
 from training.data import Sample, read_bbbc038, windows

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, PROMPT_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ArtifactError, ExportError

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.base import load_base
 from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cpcsam.artifact import MANIFEST_NAME, publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha256_file
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ExportError, ServingError
 from cpcsam.gpu import Gpu

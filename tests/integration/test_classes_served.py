@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
+from cpcsam.artifacts.versions import resolve_version
 from cpcsam.automatic import segment_image
 from cpcsam.cli import main as cli
 from cpcsam.client import ClassSearch, Example, SegmentationClient, encode_image
@@ -28,7 +29,6 @@ from cpcsam.status import (
 from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from cpcsam.versions import resolve_version
 from cpcsam.vocabulary_file import load_vocabulary
 from demo.scene import load_scene
 from serving.background import gateway_in_background

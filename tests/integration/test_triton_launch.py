@@ -13,7 +13,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from cpcsam.artifact import publish, read_manifest
+from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.errors import ArtifactError, ServingError
 from export.repository import build_repository
 from serving.triton import SHARED_MEMORY, launch_triton

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from cpcsam.artifacts.versions import list_versions, roll_back
 from cpcsam.contract import ENSEMBLES, GRAPHS, STEPS
-from cpcsam.versions import list_versions, roll_back
 from export.repository import build_repository
 from serving.triton import TritonServer, launch_triton
 from tests.integration.conftest import export_shipped_base

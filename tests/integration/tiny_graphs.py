@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cpcsam.artifact import publish
+from cpcsam.artifacts.manifest import publish
 from cpcsam.contract import (
     EMBED_DIM,
     IMAGE_ENCODER,

@@ -15,7 +15,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 
-from cpcsam.artifact import read_manifest, sha256_file
+from cpcsam.artifacts.manifest import read_manifest, sha256_file
 from cpcsam.base import inspect_base, load_base, save_base
 from cpcsam.checkpoint import save_run
 from cpcsam.contract import IMAGE_SIZES

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cpcsam.artifact import publish
+from cpcsam.artifacts.manifest import publish
 from cpcsam.errors import ExportError
 from cpcsam.gpu import Gpu
 from export.build_engine import build_engines, main

@@ -11,7 +11,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.base import MODEL_FILE, base_digest, load_base, save_base
 from cpcsam.checkpoint import TRAINED_FILE, load_merged, load_run, save_merged, save_run
 from cpcsam.errors import ArtifactError, ConfigError

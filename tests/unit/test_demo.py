@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from cpcsam.artifact import publish
+from cpcsam.artifacts.manifest import publish
 from cpcsam.errors import ServingError
 from cpcsam.results import Mask
 from demo.commands import DemoError, run_stage, serve

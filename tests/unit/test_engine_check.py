@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cpcsam.artifact import publish
+from cpcsam.artifacts.manifest import publish
+from cpcsam.artifacts.versions import switch_to, writing
 from cpcsam.errors import CpcSamError, ServingError
 from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
-from cpcsam.versions import switch_to, writing
 from serving.repository import check_engines, open_repository
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cpcsam.artifact import sha256_file
+from cpcsam.artifacts.manifest import sha256_file
 from cpcsam.automatic import AutoSettings, segment_image
 from cpcsam.base import save_base
 from cpcsam.checkpoint import save_run

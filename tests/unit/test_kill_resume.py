@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import to_dict
 from tests.training_processes import run_and_kill, tiny_run
 from training.session import train

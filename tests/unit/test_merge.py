@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.base import base_digest, load_base, save_base
 from cpcsam.checkpoint import load_merged, save_run
 from cpcsam.errors import ConfigError, ExportError

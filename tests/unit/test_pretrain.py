@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.base import base_digest, load_base
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError

@@ -6,10 +6,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from cpcsam.artifact import publish, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
+from cpcsam.artifacts.versions import list_versions
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from cpcsam.versions import list_versions
 from export.repository import build_repository, main
 
 CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.base import save_base
 from cpcsam.checkpoint import load_run
 from cpcsam.config import load_config, read_yaml

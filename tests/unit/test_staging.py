@@ -13,13 +13,13 @@ from threading import Event, Thread
 
 import pytest
 
-from cpcsam import staging
-from cpcsam.artifact import is_made_from, publish, read_manifest
+from cpcsam.artifacts import atomic_dir as staging
+from cpcsam.artifacts.manifest import is_made_from, publish, read_manifest
 
 LEAVE = """
 import os, signal, sys
 from pathlib import Path
-from cpcsam.staging import staging_folder
+from cpcsam.artifacts.atomic_dir import staging_folder
 with staging_folder(Path(sys.argv[1])) as folder:
     (folder / "part").write_text("half")
     if len(sys.argv) > 2:

@@ -13,10 +13,10 @@ from threading import Thread
 
 import pytest
 
-from cpcsam.artifact import publish, read_manifest
+from cpcsam.artifacts.manifest import publish, read_manifest
+from cpcsam.artifacts.versions import current_version, list_versions, resolve_version, writing
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from cpcsam.versions import current_version, list_versions, resolve_version, writing
 from export.repository import build_repository, main
 
 CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpcsam.artifacts.versions import list_versions
 from cpcsam.errors import ConfigError
 from cpcsam.status import PreconditionError
-from cpcsam.versions import list_versions
 from cpcsam.vocabulary import Examples, Vocabulary, build_vocabulary
 from cpcsam.vocabulary_file import save_vocabulary
 from serving import vocabulary_store as module

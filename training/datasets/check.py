@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cpcsam.artifact import write_atomic
+from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.errors import DataError
 from training.data import Sample

@@ -12,7 +12,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 import cpcsam
-from cpcsam.artifact import read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.errors import CpcSamError
 from serving.gateway import Gateway

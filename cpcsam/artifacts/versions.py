@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifact import MANIFEST_NAME, read_manifest
+from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest
 from cpcsam.errors import ArtifactError, CpcSamError
 
 __all__ = [

@@ -18,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+from cpcsam.artifacts.atomic_dir import remove_left, staging_folder, take_place
 from cpcsam.errors import ArtifactError
-from cpcsam.staging import remove_left, staging_folder, take_place
 
 __all__ = [
     "Manifest",

@@ -1,0 +1,1 @@
+"""Artifacts: directories with a manifest, written atomically and kept in versions."""
