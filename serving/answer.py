@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import CpcSamError
-from cpcsam.merging import FoundMask
-from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.outlines import rings_of
 from serving.prompting import PromptedMasks, PromptMasks

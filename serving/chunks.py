@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel, bucket
-from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.prompt_checks import slots_of
 

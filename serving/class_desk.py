@@ -10,13 +10,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.class_search import AutoSettings, ShownTile
+from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
+from cpcsam.automatic.tiling import tiles_of
+from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
-from cpcsam.examples import MAX_TILES, ExampleCollector
 from cpcsam.status import ExistsError, LimitError, NotFoundError, PreconditionError
-from cpcsam.tile_search import AutoSettings, ShownTile
-from cpcsam.tiles import tiles_of
 from cpcsam.v1 import segmentation_pb2 as pb
-from cpcsam.vocabulary import Vocabulary, build_vocabulary
 from serving.call import Call
 from serving.embedder import Embedder
 from serving.images import ImageDesk, RequestImage

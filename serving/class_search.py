@@ -8,14 +8,14 @@ from functools import partial
 
 import numpy as np
 
-from cpcsam.automatic import merge_found
+from cpcsam.automatic.class_search import AutoSettings, BestMasks, Search, ShownTile, search_tile
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.predictor import merge_found
+from cpcsam.automatic.prompt_proposals import GeneratedPrompts
+from cpcsam.automatic.tiling import Tile, tiles_of
+from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
-from cpcsam.merging import FoundMask
-from cpcsam.proposals import GeneratedPrompts
 from cpcsam.status import LimitError
-from cpcsam.tile_search import AutoSettings, BestMasks, Search, ShownTile, search_tile
-from cpcsam.tiles import Tile, tiles_of
-from cpcsam.vocabulary import Vocabulary
 from serving.call import Call
 from serving.chunks import chunk_tensors
 from serving.embedder import Embedder

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 import cpcsam
+from cpcsam.automatic.class_search import AutoSettings
+from cpcsam.automatic.mask_generator import EverythingSettings
+from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
-from cpcsam.everything import EverythingSettings
-from cpcsam.tile_search import AutoSettings
-from cpcsam.tiles import TILE_OVERLAP
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.class_desk import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH

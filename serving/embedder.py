@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.tile_search import ShownTile
-from cpcsam.tiles import Tile
+from cpcsam.automatic.class_search import ShownTile
+from cpcsam.automatic.tiling import Tile
 from cpcsam.transforms import decode_image, to_frame
 from serving.admission import Admission
 from serving.call import Call

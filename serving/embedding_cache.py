@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cpcsam.tiles import Tile
+from cpcsam.automatic.tiling import Tile
 from serving.metrics import Metrics
 from serving.single_flight import SingleFlight
 from serving.triton_answers import Encoded

@@ -1,4 +1,4 @@
-"""Everything in an image, by the steps of `cpcsam.everything` with Triton's answers."""
+"""Everything in an image, by the steps of `cpcsam.automatic.mask_generator` with Triton's answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
-from cpcsam.everything import (
+from cpcsam.automatic.mask_generator import (
     Candidate,
     EverythingSettings,
     View,
@@ -19,9 +18,10 @@ from cpcsam.everything import (
     merged_tiles,
     views_of,
 )
-from cpcsam.merging import FoundMask
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.tiling import TILE_OVERLAP
+from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.status import LimitError
-from cpcsam.tiles import TILE_OVERLAP
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.call import Call
 from serving.chunks import chunk_tensors

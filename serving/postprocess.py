@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.mask_cropping import NOWHERE, place_mask
 from cpcsam.contract import (
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
@@ -24,7 +25,6 @@ from cpcsam.contract import (
     PointLabel,
 )
 from cpcsam.errors import ContractError
-from cpcsam.placing import NOWHERE, place_mask
 from cpcsam.transforms import input_size_of
 from serving.run_lengths import rle_of_part
 from serving.step import Execute, Request, Settings, Tensors, each

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
-from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.limits import MAX_POINT_SLOTS
 

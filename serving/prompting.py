@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
-from cpcsam.tiles import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.call import Call
 from serving.chunks import PromptChunk, chunk_prompts

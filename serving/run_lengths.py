@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
-from cpcsam.tiles import Tile
 
 __all__ = ["area_of_rle", "mask_from_rle", "pixels_of_rle", "rle_from_mask", "rle_of_part"]
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from cpcsam.automatic.class_search import AutoSettings
+from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.contract import SEGMENT
 from cpcsam.errors import ConfigError, ContractError
-from cpcsam.everything import EverythingSettings
-from cpcsam.tile_search import AutoSettings
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.answer import found_response, prompted_response
 from serving.call import Call

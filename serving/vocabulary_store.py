@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cpcsam.artifacts.versions import current_version, list_versions, switch_to, writing
+from cpcsam.automatic.vocabulary import Vocabulary
+from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.errors import ArtifactError
 from cpcsam.status import PreconditionError
-from cpcsam.vocabulary import Vocabulary
-from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
 
 __all__ = ["Edit", "VocabularyStore"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.merging import FoundMask
+from cpcsam.automatic.mask_merging import FoundMask
 
 __all__ = ["Detection", "average_precision", "match_entities"]
 

@@ -13,13 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.automatic import AutoSettings, Model, segment_image
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.predictor import AutoSettings, Model, segment_image
+from cpcsam.automatic.vocabulary import Vocabulary
+from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.command import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
-from cpcsam.merging import FoundMask
 from cpcsam.model.sam import CpcSam
-from cpcsam.vocabulary import Vocabulary
-from cpcsam.vocabulary_file import load_vocabulary
 from training.data import Sample
 from training.graphs import TorchGraphs, open_model
 from training.panels import panels_of, save_panels

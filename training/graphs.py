@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
-from cpcsam.automatic import Model, shown_tiles
+from cpcsam.automatic.predictor import Model, shown_tiles
+from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
+from cpcsam.automatic.vocabulary import Examples
 from cpcsam.base import base_digest, load_base
 from cpcsam.checkpoint import load_run
 from cpcsam.errors import ContractError, DataError
-from cpcsam.examples import MAX_TILES, ExampleCollector
 from cpcsam.model.sam import CpcSam
-from cpcsam.vocabulary import Examples
 from training.data import Sample
 
 __all__ = ["TorchGraphs", "class_names", "examples_of", "open_model", "support_set"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.merging import FoundMask
+from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.overlay import color_of, contour
 from training.data import Sample
 from training.scoring import foreground_of

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.errors import DataError
-from cpcsam.merging import FoundMask
 from training.data import Sample
 from training.entity_metrics import Detection, average_precision, match_entities
 from training.metrics import dice_score, iou_score

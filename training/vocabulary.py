@@ -10,14 +10,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.command import ArgumentParser, exit_code_of, share
-from cpcsam.errors import ConfigError
-from cpcsam.vocabulary import (
+from cpcsam.automatic.vocabulary import (
     BACKGROUND,
     VocabularyConfig,
     build_vocabulary,
 )
-from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
+from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
+from cpcsam.command import ArgumentParser, exit_code_of, share
+from cpcsam.errors import ConfigError
 from training.data import ENTITY, Sample
 from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
 from training.source_options import (

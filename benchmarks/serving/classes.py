@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.client import Example, SegmentationClient
-from cpcsam.merging import FoundMask
 from cpcsam.results import SegmentResult
-from cpcsam.tiles import Tile
-from cpcsam.vocabulary_file import load_vocabulary
 from demo.commands import run_stage
 from training.data import ENTITY, Sample, read_bbbc038
 from training.evaluate_auto import evaluate_auto

@@ -13,6 +13,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.serving.tasks import Task
+from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import (
     IMAGE_BYTES,
     MASK_SELECTION,
@@ -21,7 +22,6 @@ from cpcsam.contract import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
-from cpcsam.tiles import Tile
 from serving.chunks import chunk_prompts
 
 __all__ = ["Logits", "logits_of", "probe", "relative_difference"]

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator
 
-from cpcsam.automatic import segment_everything
+from cpcsam.automatic.mask_generator import EverythingSettings
+from cpcsam.automatic.predictor import segment_everything
+from cpcsam.automatic.tiling import Tile
 from cpcsam.base import load_base
-from cpcsam.everything import EverythingSettings
 from cpcsam.model.sam import CpcSam
-from cpcsam.tiles import Tile
 from cpcsam.transforms import decode_image
 from export.scenes import packaged_images
 from tests.official_masks import Seen, assert_found

@@ -14,7 +14,9 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 
 from cpcsam.artifacts.versions import resolve_version
-from cpcsam.automatic import segment_image
+from cpcsam.automatic.predictor import segment_image
+from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.cli import main as cli
 from cpcsam.client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
@@ -26,10 +28,8 @@ from cpcsam.status import (
     NotFoundError,
     PreconditionError,
 )
-from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from cpcsam.vocabulary_file import load_vocabulary
 from demo.scene import load_scene
 from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from cpcsam.merging import FoundMask
-from cpcsam.tiles import Tile
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.tiling import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.answer import found_response, mask_message, prompted_response
 from serving.prompting import PromptedMasks, PromptMasks

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
-from cpcsam.tiles import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.chunks import chunk_prompts, chunk_tensors
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpcsam.tiles import Tile
+from cpcsam.automatic.tiling import Tile
 from serving.embedding_cache import EmbeddingCache, ImageKey
 from serving.metrics import Metrics
 from serving.triton_answers import Encoded

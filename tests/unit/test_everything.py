@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic import segment_everything
+from cpcsam.automatic.mask_generator import EverythingSettings, views_of
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.predictor import segment_everything
+from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ConfigError
-from cpcsam.everything import EverythingSettings, views_of
-from cpcsam.merging import FoundMask
-from cpcsam.tiles import Tile
 from tests.brightness_model import BrightnessModel
 from tests.training_factory import discs
 from training.data import Sample

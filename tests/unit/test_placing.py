@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.placing import NOWHERE, place_mask
+from cpcsam.automatic.mask_cropping import NOWHERE, place_mask
 from cpcsam.transforms import input_size_of, upscale_masks
 
 SIDE, LOW = 256, 64

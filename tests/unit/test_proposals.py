@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from cpcsam.automatic.prompt_proposals import components, peaks, prompts_from_similarity
 from cpcsam.contract import PATCH_SIZE
-from cpcsam.proposals import components, peaks, prompts_from_similarity
 
 maps = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10_000)).map(
     lambda spec: (np.random.default_rng(spec[2]).integers(0, 6, spec[:2]) / 5).astype(np.float32)

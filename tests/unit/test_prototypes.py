@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.prototypes import cluster, fit_logistic, sigmoid, whitening
+from cpcsam.automatic.prototypes import cluster, fit_logistic, sigmoid, whitening
 
 vectors = st.integers(0, 10_000).map(
     lambda seed: np.random.default_rng(seed).normal(size=(seed % 40 + 1, 5)).astype(np.float32)

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpcsam.automatic.mask_merging import FoundMask, label_map, merge_masks, suppress
+from cpcsam.automatic.tiling import Tile, is_cut, tile_around, tile_grid, tiles_of
 from cpcsam.errors import ConfigError
-from cpcsam.merging import FoundMask, label_map, merge_masks, suppress
-from cpcsam.tiles import Tile, is_cut, tile_around, tile_grid, tiles_of
 
 SIZE = (96, 160)
 WHOLE = Tile(0, 0, *SIZE)

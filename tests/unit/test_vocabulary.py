@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpcsam.errors import ArtifactError, ConfigError, ContractError
-from cpcsam.vocabulary import (
+from cpcsam.automatic.vocabulary import (
     BACKGROUND,
     Examples,
     Vocabulary,
     VocabularyConfig,
     build_vocabulary,
 )
-from cpcsam.vocabulary_file import load_vocabulary, save_vocabulary
+from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
+from cpcsam.errors import ArtifactError, ConfigError, ContractError
 
 WIDTH = 12
 GRID = 8
@@ -178,8 +178,8 @@ def test_needs_neither_torch_nor_scipy() -> None:
     program = (
         "import sys\n"
         "for name in ('torch', 'scipy', 'skimage', 'safetensors'): sys.modules[name] = None\n"
-        "import cpcsam.vocabulary, cpcsam.vocabulary_file, cpcsam.automatic\n"
-        "import cpcsam.proposals, cpcsam.merging\n"
+        "import cpcsam.automatic.vocabulary, cpcsam.automatic.vocabulary_io, cpcsam.automatic\n"
+        "import cpcsam.automatic.prompt_proposals, cpcsam.automatic.mask_merging\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False

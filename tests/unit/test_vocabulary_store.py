@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from cpcsam.artifacts.versions import list_versions
+from cpcsam.automatic.vocabulary import Examples, Vocabulary, build_vocabulary
+from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ConfigError
 from cpcsam.status import PreconditionError
-from cpcsam.vocabulary import Examples, Vocabulary, build_vocabulary
-from cpcsam.vocabulary_file import save_vocabulary
 from serving import vocabulary_store as module
 from serving.vocabulary_store import VocabularyStore
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic import AutoSettings, Model, shown_tiles
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.predictor import AutoSettings, Model, shown_tiles
+from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
-from cpcsam.merging import FoundMask
-from cpcsam.tiles import Tile
 from cpcsam.transforms import upscale_masks
 from training.data import Sample
 from training.methods.entities import found_in

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
-from cpcsam.merging import FoundMask
+from cpcsam.automatic.mask_merging import FoundMask
 from training.data import Sample
 from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task

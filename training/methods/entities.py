@@ -11,9 +11,9 @@ from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
-from cpcsam.automatic import AutoSettings
-from cpcsam.merging import FoundMask
-from cpcsam.tiles import Tile
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.predictor import AutoSettings
+from cpcsam.automatic.tiling import Tile
 from training.data import Sample
 
 __all__ = ["entities_of", "found_in", "split_touching", "typical_radius"]

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 import torch
 from tqdm import tqdm
 
+from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.errors import ConfigError
-from cpcsam.merging import FoundMask
 from training.augment import AugmentConfig
 from training.data import Sample
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.base import load_base
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
-from cpcsam.vocabulary import build_vocabulary
 from training.adapters import insert_adapters
 from training.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
 from training.bilevel import BilevelConfig

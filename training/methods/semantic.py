@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpcsam.automatic import AutoSettings, shown_tiles
+from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.predictor import AutoSettings, shown_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
-from cpcsam.merging import FoundMask
 from training.augment import random_window
 from training.data import Sample
 from training.distributed import training_device

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.contract import PROMPT_BUCKETS, PointLabel
-from cpcsam.everything import (
+from cpcsam.automatic.class_search import AutoSettings, BestMasks, ShownTile, search_tile
+from cpcsam.automatic.mask_generator import (
     Candidate,
     EverythingSettings,
     View,
@@ -24,12 +24,12 @@ from cpcsam.everything import (
     merged_tiles,
     views_of,
 )
-from cpcsam.merging import FoundMask, merge_masks
-from cpcsam.proposals import GeneratedPrompts
-from cpcsam.tile_search import AutoSettings, BestMasks, ShownTile, search_tile
-from cpcsam.tiles import TILE_OVERLAP, Tile, tiles_of
+from cpcsam.automatic.mask_merging import FoundMask, merge_masks
+from cpcsam.automatic.prompt_proposals import GeneratedPrompts
+from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, tiles_of
+from cpcsam.automatic.vocabulary import Vocabulary
+from cpcsam.contract import PROMPT_BUCKETS, PointLabel
 from cpcsam.transforms import resize_coords, to_frame
-from cpcsam.vocabulary import Vocabulary
 
 __all__ = [
     "AutoSettings",

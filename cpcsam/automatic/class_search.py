@@ -13,12 +13,12 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.mask_cropping import place_mask
+from cpcsam.automatic.mask_merging import FoundMask, suppress
+from cpcsam.automatic.prompt_proposals import GeneratedPrompts, prompts_from_similarity
+from cpcsam.automatic.tiling import Tile, is_cut
 from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, PATCH_SIZE
-from cpcsam.merging import FoundMask, suppress
-from cpcsam.placing import place_mask
-from cpcsam.proposals import GeneratedPrompts, prompts_from_similarity
 from cpcsam.ranges import require_range
-from cpcsam.tiles import Tile, is_cut
 
 __all__ = ["AutoSettings", "BestMasks", "Search", "ShownTile", "search_tile", "shown_cells"]
 

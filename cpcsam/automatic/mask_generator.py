@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.mask_cropping import place_mask
+from cpcsam.automatic.mask_merging import FoundMask, merge_masks
+from cpcsam.automatic.tiling import Tile, is_cut, tiles_of
 from cpcsam.contract import STABILITY_OFFSET
-from cpcsam.merging import FoundMask, merge_masks
-from cpcsam.placing import place_mask
 from cpcsam.ranges import require_range
-from cpcsam.tiles import Tile, is_cut, tiles_of
 
 __all__ = [
     "Candidate",

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.tiles import Tile
+from cpcsam.automatic.tiling import Tile
 
 __all__ = ["FoundMask", "label_map", "merge_masks", "suppress"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.class_search import ShownTile, shown_cells
+from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.vocabulary import Examples
 from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ContractError
-from cpcsam.tile_search import ShownTile, shown_cells
-from cpcsam.tiles import Tile
-from cpcsam.vocabulary import Examples
 
 __all__ = ["MAX_TILES", "ExampleCollector"]
 

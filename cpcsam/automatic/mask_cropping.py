@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MASK_THRESHOLD, STABILITY_OFFSET
-from cpcsam.tiles import Tile
 from cpcsam.transforms import axis_matrices
 
 __all__ = ["NOWHERE", "PlacedMask", "place_mask"]

@@ -9,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 
 from cpcsam.artifacts.manifest import publish, read_manifest
+from cpcsam.automatic.vocabulary import Vocabulary, VocabularyConfig
 from cpcsam.errors import ArtifactError
-from cpcsam.vocabulary import Vocabulary, VocabularyConfig
 
 __all__ = ["load_vocabulary", "save_vocabulary"]
 

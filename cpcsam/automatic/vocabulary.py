@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.prototypes import cluster, fit_logistic, log_mean_exp, sigmoid, whitening
 from cpcsam.errors import ConfigError, ContractError
-from cpcsam.prototypes import cluster, fit_logistic, log_mean_exp, sigmoid, whitening
 from cpcsam.ranges import require_range
 
 __all__ = [
