@@ -15,7 +15,7 @@ from cpcsam.command import count
 from cpcsam.errors import DataError
 
 if TYPE_CHECKING:
-    from cpcsam.results import ClassInfo
+    from cpcsam.client.results import ClassInfo
 
 __all__ = ["add_to"]
 
@@ -75,7 +75,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _add(args: argparse.Namespace) -> None:
-    from cpcsam.questions import Example
+    from cpcsam.client.requests import Example
 
     examples = [Example(image, _read_labels(labels)) for image, labels in args.example]
     with connect(args) as client:

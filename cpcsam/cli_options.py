@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cpcsam.channel import DEFAULT_ADDRESS
+from cpcsam.client._channel import DEFAULT_ADDRESS
 from cpcsam.command import ArgumentParser, positive
 from cpcsam.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
 
-    from cpcsam.client import SegmentationClient
+    from cpcsam.client.sync_client import SegmentationClient
 
 __all__ = ["Commands", "add_connection", "connect"]
 
@@ -44,7 +44,7 @@ def connect(args: argparse.Namespace) -> SegmentationClient:
     Raises:
         ConfigError: the token or the certificates cannot be read.
     """
-    from cpcsam.client import SegmentationClient
+    from cpcsam.client.sync_client import SegmentationClient
 
     token = os.environ.get(TOKEN_VARIABLE)
     if args.token_file is not None:

@@ -10,9 +10,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from cpcsam.client.prompts import Prompt
 from cpcsam.command import ArgumentParser
 from cpcsam.contract import PointLabel
-from cpcsam.prompt import Prompt
 
 __all__ = ["add_prompts"]
 

@@ -19,8 +19,8 @@ from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cpcsam.client import SegmentationClient
-    from cpcsam.questions import Question
+    from cpcsam.client.requests import Question
+    from cpcsam.client.sync_client import SegmentationClient
     from cpcsam.segment_files import Done
 
 __all__ = ["add_to"]
@@ -172,8 +172,8 @@ def _question(args: argparse.Namespace) -> Question:
     Raises:
         ConfigError: options that do not go together.
     """
-    from cpcsam.masks import MaskFormat
-    from cpcsam.questions import ClassSearch, Everything, Question
+    from cpcsam.client.masks import MaskFormat
+    from cpcsam.client.requests import ClassSearch, Everything, Question
 
     asked = [
         name

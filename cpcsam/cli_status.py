@@ -11,7 +11,7 @@ from cpcsam.cli_options import Commands, add_connection, connect
 from cpcsam.errors import ServingError
 
 if TYPE_CHECKING:
-    from cpcsam.results import Description
+    from cpcsam.client.results import Description
 
 __all__ = ["add_to"]
 

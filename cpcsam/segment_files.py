@@ -20,16 +20,16 @@ import numpy as np
 from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.client import SegmentationClient
-from cpcsam.coco import coco_dataset, merge_coco
+from cpcsam.client._protobuf import segment_request
+from cpcsam.client.coco import coco_dataset, merge_coco
+from cpcsam.client.images import encode_image
+from cpcsam.client.overlay import draw_overlay
+from cpcsam.client.prompts import LowResMask
+from cpcsam.client.requests import Question
+from cpcsam.client.results import SegmentResult
+from cpcsam.client.sync_client import SegmentationClient
 from cpcsam.errors import ConfigError, CpcSamError
-from cpcsam.image_file import encode_image
 from cpcsam.image_paths import ImagePath
-from cpcsam.messages import segment_request
-from cpcsam.overlay import draw_overlay
-from cpcsam.prompt import LowResMask
-from cpcsam.questions import Question
-from cpcsam.results import SegmentResult
 from cpcsam.status import (
     AuthenticationError,
     ForbiddenError,

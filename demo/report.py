@@ -15,11 +15,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.coco import coco_annotations
-from cpcsam.masks import Mask
-from cpcsam.overlay import draw_overlay
-from cpcsam.prompt import Prompt
-from cpcsam.results import SegmentResult
+from cpcsam.client.coco import coco_annotations
+from cpcsam.client.masks import Mask
+from cpcsam.client.overlay import draw_overlay
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.results import SegmentResult
 
 __all__ = ["COMPARED", "conclusion", "enlarged_overlay", "write_report"]
 

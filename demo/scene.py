@@ -13,8 +13,8 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.client.prompts import XY
 from cpcsam.errors import DataError
-from cpcsam.prompt import XY
 from demo.commands import DemoError
 from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data import Sample, entity_windows, read_pair

@@ -17,8 +17,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
 
+from cpcsam.client.overlay import contour
 from cpcsam.contract import MASK_THRESHOLD
-from cpcsam.overlay import contour
 from cpcsam.transforms import upscale_masks
 from export.graphs import relative_difference
 from export.prompting import MIN_STABILITY, Prompts, decode, encode, prompts_for, stability

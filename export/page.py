@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cpcsam.overlay import contour
+from cpcsam.client.overlay import contour
 from export.fidelity import Fidelity, MaskPair
 
 __all__ = ["comparison_page"]

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from cpcsam.prompt import XY
+from cpcsam.client.prompts import XY
 from training.data import Sample, entity_labels
 from training.prompts import PromptMix, sample_prompt
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpcsam.client.prompts import XY
 from cpcsam.contract import MASK_THRESHOLD, PointLabel
 from cpcsam.model.sam import CpcSam
-from cpcsam.prompt import XY
 from training.augment import whole_window
 from training.clicks import ACCURATE_CLICK, entity_clicks
 from training.data import Sample

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.overlay import color_of, contour
+from cpcsam.client.overlay import color_of, contour
 from training.data import Sample
 from training.scoring import foreground_of
 

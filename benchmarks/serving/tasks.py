@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from cpcsam.client._protobuf import segment_request
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.requests import Question
 from cpcsam.contract import MaskSelection
-from cpcsam.messages import segment_request
-from cpcsam.prompt import Prompt
-from cpcsam.questions import Question
 from cpcsam.v1 import segmentation_pb2 as pb
 from export.scenes import packaged_images
 

@@ -16,10 +16,10 @@ SERVING = sorted(
     if path.stem != "__init__" and f"serving.{path.stem}" not in NEEDS_TRITONS_BACKEND
 )
 CLIENT = [
-    "cpcsam.async_client",
+    "cpcsam.client.async_client",
     "cpcsam.cli",
     "cpcsam.client",
-    "cpcsam.overlay",
+    "cpcsam.client.overlay",
     "cpcsam.v1.segmentation_pb2_grpc",
 ]
 OTHER_STAGES = ["torch", "torchvision", "segment_anything", "peft", "training", "export"]

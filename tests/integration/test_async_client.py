@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpcsam.async_client import AsyncSegmentationClient
-from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.client.async_client import AsyncSegmentationClient
+from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.status import AuthenticationError, DeadlineError, FullError, UnavailableError
 from serving.background import gateway_in_background

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from cpcsam.async_client import AsyncSegmentationClient
 from cpcsam.cli import main as cli
-from cpcsam.client import (
+from cpcsam.client.async_client import AsyncSegmentationClient
+from cpcsam.client.sync_client import (
     Everything,
     MaskFormat,
     Prompt,

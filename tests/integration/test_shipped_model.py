@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cpcsam.base import load_base
-from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.contract import MASK_THRESHOLD
 from cpcsam.transforms import (
     input_size_of,

@@ -16,9 +16,9 @@ from PIL import Image
 
 from cpcsam.cli import _parser, main
 from cpcsam.cli_classes import _read_labels
+from cpcsam.client.prompts import Prompt
 from cpcsam.command import exit_code_of
 from cpcsam.errors import DataError
-from cpcsam.prompt import Prompt
 from tests.gateway_peer import peer_gateway
 
 

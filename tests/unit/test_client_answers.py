@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from cpcsam.async_client import AsyncSegmentationClient
-from cpcsam.client import (
+from cpcsam.client.async_client import AsyncSegmentationClient
+from cpcsam.client.results import SegmentResult
+from cpcsam.client.sync_client import (
     ClassSearch,
     Everything,
     LowResMask,
@@ -21,7 +22,6 @@ from cpcsam.client import (
     encode_image,
 )
 from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.results import SegmentResult
 from cpcsam.status import DeadlineError, NotFoundError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from tests.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gateway

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from cpcsam import client
-from cpcsam.async_client import AsyncSegmentationClient
-from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.client import sync_client as client
+from cpcsam.client.async_client import AsyncSegmentationClient
+from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ServingError
 from tests.gateway_peer import Peer, peer_gateway
 

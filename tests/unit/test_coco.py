@@ -10,11 +10,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cpcsam.coco import coco_dataset, merge_coco
+from cpcsam.client.coco import coco_dataset, merge_coco
+from cpcsam.client.masks import Mask, encode_run_lengths
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ContractError
-from cpcsam.masks import Mask, encode_run_lengths
-from cpcsam.prompt import Prompt
-from cpcsam.results import SegmentResult
 
 SIZE = (20, 30)
 

@@ -15,8 +15,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from cpcsam.artifacts.manifest import publish
+from cpcsam.client.results import Mask
 from cpcsam.errors import ServingError
-from cpcsam.results import Mask
 from demo.commands import DemoError, run_stage, serve
 from demo.measure import histogram_quantile, latency_of, mean_dice, on_one_canvas
 from demo.report import COMPARED, conclusion, write_report

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import supervision
 
-from cpcsam.detections import detection_arrays, detections_of
+from cpcsam.client.supervision_adapter import detection_arrays, detections_of
 from cpcsam.errors import ConfigError, ContractError
 from tests.unit.test_coco import SIZE, mask_of, result_of
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from cpcsam.masks import fill_rings
+from cpcsam.client.masks import fill_rings
 
 
 @settings(deadline=None, max_examples=60)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cpcsam.client import SegmentationClient
+from cpcsam.client.sync_client import SegmentationClient
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.triton import TritonServer

@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
-from cpcsam.client import Prompt, SegmentationClient, encode_image
+from cpcsam.client.results import SegmentResult
+from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
-from cpcsam.results import SegmentResult
 from cpcsam.status import NotFoundError
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig

@@ -7,12 +7,12 @@ from typing import Final
 
 import numpy as np
 
+from cpcsam.client.images import ImageId, encode_image
+from cpcsam.client.masks import Mask, MaskFormat, encode_run_lengths
+from cpcsam.client.prompts import XYXY, LowResMask, Prompt
+from cpcsam.client.requests import ClassSearch, Everything, Example, Question
+from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import PointLabel
-from cpcsam.image_file import ImageId, encode_image
-from cpcsam.masks import Mask, MaskFormat, encode_run_lengths
-from cpcsam.prompt import XYXY, LowResMask, Prompt
-from cpcsam.questions import ClassSearch, Everything, Example, Question
-from cpcsam.results import ClassInfo, Description, SegmentResult
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = [

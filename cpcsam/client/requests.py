@@ -9,11 +9,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.client.images import ImageLike
+from cpcsam.client.masks import MaskFormat
+from cpcsam.client.prompts import Prompt
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ContractError
-from cpcsam.image_file import ImageLike
-from cpcsam.masks import MaskFormat
-from cpcsam.prompt import Prompt
 
 __all__ = ["ClassSearch", "Everything", "Example", "Question"]
 

@@ -8,12 +8,12 @@ from typing import Final
 
 import grpc
 
+from cpcsam.client._image_cache import with_image
+from cpcsam.client._protobuf import result_of, segment_request
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.requests import Question
+from cpcsam.client.results import SegmentResult
 from cpcsam.errors import CpcSamError, ServingError
-from cpcsam.messages import result_of, segment_request
-from cpcsam.prompt import Prompt
-from cpcsam.questions import Question
-from cpcsam.results import SegmentResult
-from cpcsam.sent_images import with_image
 from cpcsam.status import error_of_status
 from cpcsam.v1 import segmentation_pb2 as pb
 

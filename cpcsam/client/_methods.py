@@ -11,23 +11,23 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 
 import grpc
 
-from cpcsam.caller import HEALTHY, Caller
-from cpcsam.contract import MaskSelection
-from cpcsam.errors import CpcSamError
-from cpcsam.image_file import ImageLike
-from cpcsam.masks import MaskFormat
-from cpcsam.messages import (
+from cpcsam.client._base import HEALTHY, Caller
+from cpcsam.client._protobuf import (
     add_class_request,
     classes_of,
     description_of,
     result_of,
     segment_request,
 )
-from cpcsam.prompt import Prompt
-from cpcsam.question_stream import QuestionStream
-from cpcsam.questions import ClassSearch, Everything, Example, Question
-from cpcsam.results import ClassInfo, Description, SegmentResult
-from cpcsam.retries import Attempts
+from cpcsam.client._retry import Attempts
+from cpcsam.client._stream import QuestionStream
+from cpcsam.client.images import ImageLike
+from cpcsam.client.masks import MaskFormat
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.requests import ClassSearch, Everything, Example, Question
+from cpcsam.client.results import ClassInfo, Description, SegmentResult
+from cpcsam.contract import MaskSelection
+from cpcsam.errors import CpcSamError
 from cpcsam.status import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 

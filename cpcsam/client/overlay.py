@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.results import SegmentResult
 from cpcsam.contract import PointLabel
-from cpcsam.prompt import Prompt
-from cpcsam.results import SegmentResult
 
 __all__ = ["color_of", "contour", "draw_overlay"]
 

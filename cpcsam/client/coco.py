@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from cpcsam.prompt import XYXY
-from cpcsam.results import SegmentResult
+from cpcsam.client.prompts import XYXY
+from cpcsam.client.results import SegmentResult
 
 __all__ = ["UNNAMED", "coco_annotations", "coco_dataset", "merge_coco"]
 

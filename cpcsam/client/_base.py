@@ -8,11 +8,11 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import grpc
 
-from cpcsam.channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.client._image_cache import SentImages
+from cpcsam.client._retry import Attempts
+from cpcsam.client.requests import Question
 from cpcsam.errors import ServingError
-from cpcsam.questions import Question
-from cpcsam.retries import Attempts
-from cpcsam.sent_images import SentImages
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 

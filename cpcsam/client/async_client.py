@@ -1,6 +1,6 @@
 """Python client of the gateway for asyncio.
 
-    from cpcsam.async_client import AsyncSegmentationClient
+    from cpcsam.client.async_client import AsyncSegmentationClient
     from cpcsam.client import Prompt
 
     async with AsyncSegmentationClient("127.0.0.1:50051") as client:
@@ -28,10 +28,10 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 import grpc.aio
 
-from cpcsam import client_calls as calls
-from cpcsam.caller import Caller, MessagesOf, closed_error, open_stub
-from cpcsam.channel import Endpoint
-from cpcsam.questions import Question
+from cpcsam.client import _methods as calls
+from cpcsam.client._base import Caller, MessagesOf, closed_error, open_stub
+from cpcsam.client._channel import Endpoint
+from cpcsam.client.requests import Question
 
 __all__ = ["AsyncSegmentationClient"]
 
@@ -129,7 +129,7 @@ async def _asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[
 class AsyncSegmentationClient(Caller):
     """A connection to one gateway, for the tasks of one event loop.
 
-    Its arguments are those of `cpcsam.caller.Caller`, and its calls those of `cpcsam.client_calls`.
+    Its arguments are those of `cpcsam.client._base.Caller`, and its calls those of `cpcsam.client._methods`.
     """
 
     _connection: AsyncConnection

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from cpcsam.client.prompts import XYXY, LowResMask
 from cpcsam.errors import ContractError
-from cpcsam.prompt import XYXY, LowResMask
 
 __all__ = ["Mask", "MaskFormat", "Ring", "encode_run_lengths", "fill_rings"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cpcsam.image_file import ImageId
-from cpcsam.masks import Mask, MaskFormat
-from cpcsam.prompt import Prompt
-from cpcsam.questions import ClassSearch, Everything
+from cpcsam.client.images import ImageId
+from cpcsam.client.masks import Mask, MaskFormat
+from cpcsam.client.prompts import Prompt
+from cpcsam.client.requests import ClassSearch, Everything
 
 __all__ = ["ClassInfo", "Description", "Mask", "SegmentResult"]
 

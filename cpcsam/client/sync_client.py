@@ -7,7 +7,7 @@
         mask = result.masks[0][0].array  # (H, W) bool
         nuclei = client.segment("cells.png", classes=["nucleus"])
 
-`cpcsam.async_client` offers the same to asyncio. It needs numpy, Pillow, grpcio, protobuf and
+`cpcsam.client.async_client` offers the same to asyncio. It needs numpy, Pillow, grpcio, protobuf and
 pycocotools, and never torch.
 """
 
@@ -19,15 +19,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iter
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from cpcsam import client_calls as calls
-from cpcsam.caller import Caller, MessagesOf, closed_error, open_stub
-from cpcsam.channel import Endpoint
+from cpcsam.client import _methods as calls
+from cpcsam.client._base import Caller, MessagesOf, closed_error, open_stub
+from cpcsam.client._channel import Endpoint
+from cpcsam.client.images import ImageId, ImageLike, encode_image
+from cpcsam.client.masks import Mask, MaskFormat
+from cpcsam.client.prompts import LowResMask, Prompt
+from cpcsam.client.requests import ClassSearch, Everything, Example, Question
+from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import MaskSelection
-from cpcsam.image_file import ImageId, ImageLike, encode_image
-from cpcsam.masks import Mask, MaskFormat
-from cpcsam.prompt import LowResMask, Prompt
-from cpcsam.questions import ClassSearch, Everything, Example, Question
-from cpcsam.results import ClassInfo, Description, SegmentResult
 
 __all__ = [
     "ClassInfo",
@@ -156,7 +156,7 @@ def _streaming(
 class SegmentationClient(Caller):
     """A connection to one gateway; may be shared by threads.
 
-    Its arguments are those of `cpcsam.caller.Caller`, and its calls those of `cpcsam.client_calls`.
+    Its arguments are those of `cpcsam.client._base.Caller`, and its calls those of `cpcsam.client._methods`.
     """
 
     _connection: WaitingConnection

@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from typing import Final
 
-from cpcsam.image_file import ImageId, ImageLike, encode_image
+from cpcsam.client.images import ImageId, ImageLike, encode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = ["SentImages", "with_image"]
