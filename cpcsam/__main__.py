@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from cpcsam.cli import main
+from cpcsam.cli.main import main
 
 sys.exit(main())

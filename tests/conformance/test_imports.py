@@ -17,7 +17,7 @@ SERVING = sorted(
 )
 CLIENT = [
     "cpcsam.client.async_client",
-    "cpcsam.cli",
+    "cpcsam.cli.main",
     "cpcsam.client",
     "cpcsam.client.overlay",
     "cpcsam.v1.segmentation_pb2_grpc",

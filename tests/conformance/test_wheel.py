@@ -63,7 +63,7 @@ def test_metadata(unpacked: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == "==3.11.*"
     assert (info / "licenses" / "LICENSE").is_file()
-    assert "cpcsam = cpcsam.cli:main" in (info / "entry_points.txt").read_text()
+    assert "cpcsam = cpcsam.cli.main:main" in (info / "entry_points.txt").read_text()
     core = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert {re.split(r"[<>=]", line)[0] for line in core} == {"grpcio", "numpy", "protobuf"}
 
@@ -82,17 +82,17 @@ def test_bare_import_needs_nothing(unpacked: Path) -> None:
 def test_the_clients_and_the_command_need_no_torch(unpacked: Path) -> None:
     modules = sorted(
         ".".join(path.relative_to(unpacked).with_suffix("").parts).removesuffix(".__init__")
-        for pattern in ("client/*.py", "cli*.py", "segment_files.py")
+        for pattern in ("client/*.py", "cli/*.py")
         for path in (unpacked / "cpcsam").glob(pattern)
     )
-    assert {"cpcsam.client.async_client", "cpcsam.client", "cpcsam.cli_segment"} <= set(modules)
+    assert {"cpcsam.client.async_client", "cpcsam.client", "cpcsam.cli.segment"} <= set(modules)
     script = (
         f"import importlib, sys; sys.path.insert(0, {str(unpacked)!r})\n"
         "for name in ('torch', 'torchvision', 'onnxruntime', 'tritonclient', 'serving'):\n"
         "    sys.modules[name] = None\n"
         f"for name in {modules!r}:\n"
         f"    assert importlib.import_module(name).__file__.startswith({str(unpacked)!r})\n"
-        "from cpcsam.cli import main\n"
+        "from cpcsam.cli.main import main\n"
         "main(['segment', '--help'])"
     )
     done = subprocess.run(

@@ -17,7 +17,7 @@ from cpcsam.artifacts.versions import resolve_version
 from cpcsam.automatic.predictor import segment_image
 from cpcsam.automatic.tiling import Tile
 from cpcsam.automatic.vocabulary_io import load_vocabulary
-from cpcsam.cli import main as cli
+from cpcsam.cli.main import main as cli
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.errors import ContractError

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from cpcsam.cli import main as cli
+from cpcsam.cli.main import main as cli
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.client.sync_client import (
     Everything,

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from cpcsam.cli import main as cli
+from cpcsam.cli.main import main as cli
 from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ServingError
 from cpcsam.status import DeadlineError, FullError, LimitError, UnavailableError

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpcsam.cli import _parser, main
-from cpcsam.cli_classes import _read_labels
+from cpcsam.cli.classes import _read_labels
+from cpcsam.cli.main import _parser, main
 from cpcsam.client.prompts import Prompt
 from cpcsam.command import exit_code_of
 from cpcsam.errors import DataError
@@ -136,7 +136,7 @@ def test_a_missing_extra_prints_its_install_command(missing: str, tmp_path: Path
     (tmp_path / "x.png").write_bytes(b"x")
     program = (
         f"import sys; sys.modules[{missing!r}] = None\n"
-        "from cpcsam.cli import main\n"
+        "from cpcsam.cli.main import main\n"
         f"sys.exit(main(['segment', {str(tmp_path / 'x.png')!r}, '--click', '1,2']))"
     )
     done = subprocess.run(

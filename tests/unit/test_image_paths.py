@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cpcsam.cli.image_paths import find_images
 from cpcsam.errors import ConfigError
-from cpcsam.image_paths import find_images
 
 FILES = ("a.png", "a.jpg", "b.TIFF", "deep/c.png", "deep/er/c.webp", "notes.txt", ".hidden.png")
 

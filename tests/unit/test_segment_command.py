@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from cpcsam.cli import main
+from cpcsam.cli.main import main
 from cpcsam.v1 import segmentation_pb2 as pb
 from tests.gateway_peer import LOW_RES, Peer, entity, peer_gateway
 

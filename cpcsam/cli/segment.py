@@ -12,16 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cpcsam.cli_options import Commands, add_connection, connect
-from cpcsam.cli_prompts import add_prompts
+from cpcsam.cli.connection import Commands, add_connection, connect
+from cpcsam.cli.prompt_options import add_prompts
 from cpcsam.command import count, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cpcsam.cli.batch import Done
     from cpcsam.client.requests import Question
     from cpcsam.client.sync_client import SegmentationClient
-    from cpcsam.segment_files import Done
 
 __all__ = ["add_to"]
 
@@ -114,8 +114,8 @@ def add_to(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from cpcsam.image_paths import find_images
-    from cpcsam.segment_files import Outputs, merge_outputs, segment_files
+    from cpcsam.cli.batch import Outputs, merge_outputs, segment_files
+    from cpcsam.cli.image_paths import find_images
 
     question = _question(args)
     images = find_images(args.images)
@@ -229,7 +229,7 @@ def _prompts(args: argparse.Namespace) -> Any:
     """The prompts, with their mask inputs."""
     if args.mask_input is None:
         return args.prompts
-    from cpcsam.segment_files import read_logits
+    from cpcsam.cli.batch import read_logits
 
     masks = read_logits(args.mask_input)
     if len(masks) != len(args.prompts):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.cli_options import Commands, add_connection, connect
+from cpcsam.cli.connection import Commands, add_connection, connect
 from cpcsam.command import count
 from cpcsam.errors import DataError
 

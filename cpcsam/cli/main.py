@@ -6,7 +6,9 @@ import sys
 from collections.abc import Sequence
 
 import cpcsam
-from cpcsam import cli_classes, cli_segment, cli_status
+from cpcsam.cli import classes as cli_classes
+from cpcsam.cli import segment as cli_segment
+from cpcsam.cli import status as cli_status
 from cpcsam.command import ArgumentParser, exit_code_of
 
 __all__ = ["main"]

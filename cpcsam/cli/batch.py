@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
+from cpcsam.cli.image_paths import ImagePath
 from cpcsam.client._protobuf import segment_request
 from cpcsam.client.coco import coco_dataset, merge_coco
 from cpcsam.client.images import encode_image
@@ -29,7 +30,6 @@ from cpcsam.client.requests import Question
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import SegmentationClient
 from cpcsam.errors import ConfigError, CpcSamError
-from cpcsam.image_paths import ImagePath
 from cpcsam.status import (
     AuthenticationError,
     ForbiddenError,
