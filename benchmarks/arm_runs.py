@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
 from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
-from cpcsam.base import base_digest, load_base
+from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.augment import AugmentConfig, whole_window
 from training.batches import BatchConfig, Halves, StepBatches

@@ -21,9 +21,9 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.errors import ConfigError
-from cpcsam.model.fuse import fuse
+from cpcsam.model.build_sam import build_sam
+from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 from export.exportable import exportable
 from export.tracing import onnx_from_torch
 

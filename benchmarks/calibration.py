@@ -20,8 +20,8 @@ from benchmarks.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration_report import write_report
 from benchmarks.tempo import steps_of
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.base import base_digest, load_base
 from cpcsam.command import ArgumentParser, count, exit_code_of, positive
+from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.methods.interface import Budget
 
 __all__ = ["main"]

@@ -20,8 +20,8 @@ from benchmarks.arm_runs import prepare, read_split
 from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.base import base_digest
 from cpcsam.command import ArgumentParser, count, exit_code_of
+from cpcsam.model.base_checkpoint import base_digest
 from training.bilevel import BilevelConfig
 from training.learner import ModelConfig
 

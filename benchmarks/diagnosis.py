@@ -22,11 +22,11 @@ from benchmarks.arms import BOTH, GROUPS, SHOTS
 from benchmarks.confounded import scene
 from benchmarks.tempo import steps_of
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, count, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.decoder import DecoderTrace
-from cpcsam.model.points import sample_embeddings
+from cpcsam.model.point_calibration import sample_embeddings
 from cpcsam.model.sam import CpcSam
 from training.data import Sample
 from training.losses import IOU_TOKENS, area_average

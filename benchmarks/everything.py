@@ -22,9 +22,9 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.artifacts.versions import resolve_version
-from cpcsam.base import load_base
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc

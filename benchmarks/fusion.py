@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.base import base_digest, load_base
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import EMBED_DIM, MASK_DECODER, PROMPT_ENCODER, grid_size
+from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.capl import CaPL, CaplConfig
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs import GraphModule, draw_prompts, relative_difference
 from export.tracing import onnx_from_torch

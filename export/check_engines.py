@@ -25,9 +25,9 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
-from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS
+from cpcsam.model.run_checkpoint import load_merged
 from export.code import code_digest
 from export.compare import Comparison, judge, require_made_from
 from export.engine_runner import EngineRunner, plan_command

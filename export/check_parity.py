@@ -20,10 +20,10 @@ import torch
 
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import IMAGE_SIZES, MODEL_SIZES
+from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 from export.check_tensorrt import trace_graphs
 from export.compare import TOLERANCES
 from export.grid import Row, compare_on_grid, worst_by_output

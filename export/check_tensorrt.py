@@ -27,7 +27,7 @@ from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_SIZES, MODEL_SIZES
 from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
-from cpcsam.model.fuse import FusedCpcSam, build_merged
+from cpcsam.model.fusion import FusedCpcSam, build_merged
 from export.build_engine import PRECISIONS
 from export.exportable import exportable
 from export.half import to_half

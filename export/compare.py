@@ -24,9 +24,9 @@ from cpcsam.artifacts.manifest import (
     sha256_file,
     write_atomic,
 )
-from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ExportError
+from cpcsam.model.run_checkpoint import load_merged
 from export.fidelity import Fidelity, find_cases, measure
 from export.grid import Row, compare_on_grid, worst_by_output
 from export.page import comparison_page

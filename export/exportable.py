@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from cpcsam.model.fuse import FusedCpcSam
+from cpcsam.model.fusion import FusedCpcSam
 from export.attention import QUERIES, use_blockwise_attention
 
 __all__ = ["ExportableCpcSam", "exportable"]

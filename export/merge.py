@@ -18,10 +18,10 @@ from typing import Final
 import torch
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, is_made_from, read_manifest, sha256_file
-from cpcsam.base import base_digest, load_base
-from cpcsam.checkpoint import load_run, save_merged
 from cpcsam.errors import ConfigError, CpcSamError, ExportError
-from cpcsam.model.fuse import FusedCpcSam, fuse
+from cpcsam.model.base_checkpoint import base_digest, load_base
+from cpcsam.model.fusion import FusedCpcSam, fuse
+from cpcsam.model.run_checkpoint import load_run, save_merged
 from cpcsam.model.sam import CpcSam
 from export.code import code_digest
 from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs

@@ -28,10 +28,10 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
-from cpcsam.checkpoint import load_merged
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
-from cpcsam.model.fuse import FusedCpcSam
+from cpcsam.model.fusion import FusedCpcSam
+from cpcsam.model.run_checkpoint import load_merged
 from export.code import code_digest
 from export.compare import TOLERANCES, Comparison, judge
 from export.exportable import exportable

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cpcsam.model.official import OfficialCheckpoint
+from cpcsam.model.official_checkpoints import OfficialCheckpoint
 from training.checkpoints import main
 
 CONTENT = random.Random(0).randbytes(1_000_003)

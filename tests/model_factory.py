@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 
+from cpcsam.model.build_sam import ENCODERS, EncoderSize, build_sam, build_sam_with
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import ENCODERS, EncoderSize, build_sam, build_sam_with
 from export.noise import fill_with_noise
 
 __all__ = [

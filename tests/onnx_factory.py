@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.checkpoint import load_merged, save_merged
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
+from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export.to_onnx import export_graphs
 from tests.model_factory import noisy_cpcsam
 

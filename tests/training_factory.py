@@ -10,8 +10,8 @@ from PIL import Image
 from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 
 from cpcsam.contract import EMBED_DIM, grid_size
+from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 from training.batches import BatchConfig, Halves, StepBatches
 from training.data import Sample
 from training.learner import Learner, ModelConfig, new_learner

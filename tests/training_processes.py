@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from cpcsam.base import save_base
 from cpcsam.errors import ConfigError, CpcSamError
+from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaplConfig
 from tests.model_factory import noisy_sam
 from tests.training_factory import discs, write_pair

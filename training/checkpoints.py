@@ -23,7 +23,13 @@ from cpcsam import __version__
 from cpcsam.artifacts.manifest import sha256_file
 from cpcsam.command import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ConfigError
-from cpcsam.model.official import OFFICIAL, OfficialCheckpoint, by_file_name, identify, mismatch
+from cpcsam.model.official_checkpoints import (
+    OFFICIAL,
+    OfficialCheckpoint,
+    by_file_name,
+    identify,
+    mismatch,
+)
 
 __all__ = ["fetch", "main", "verify"]
 
@@ -100,7 +106,7 @@ def verify(file: Path, official: Mapping[str, OfficialCheckpoint] = OFFICIAL) ->
         ArtifactError: it cannot be used, or has an official name and other content.
         ConfigError: an image size that the contract does not know.
     """
-    from cpcsam.base import base_digest, inspect_base  # torch: the rest needs none
+    from cpcsam.model.base_checkpoint import base_digest, inspect_base  # torch: the rest needs none
 
     known = identify(file, official) if file.is_file() else None
     if known is not None:

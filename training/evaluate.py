@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.base import load_base
-from cpcsam.checkpoint import load_run
 from cpcsam.command import ArgumentParser, count, exit_code_of
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.decoder import DecoderTrace
-from cpcsam.model.points import sample_embeddings
+from cpcsam.model.point_calibration import sample_embeddings
+from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
 from training.augment import whole_window
 from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks

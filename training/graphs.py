@@ -13,9 +13,9 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
 from cpcsam.automatic.predictor import Model, shown_tiles
 from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
 from cpcsam.automatic.vocabulary import Examples
-from cpcsam.base import base_digest, load_base
-from cpcsam.checkpoint import load_run
 from cpcsam.errors import ContractError, DataError
+from cpcsam.model.base_checkpoint import base_digest, load_base
+from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
 from training.data import Sample
 

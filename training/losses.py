@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cpcsam.contract import NUM_MASKS, PATCH_SIZE
 from cpcsam.model.decoder import DecoderTrace
-from cpcsam.model.points import is_moved
+from cpcsam.model.point_calibration import is_moved
 
 __all__ = [
     "CaplTerms",

@@ -18,11 +18,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.base import base_digest, load_base, save_base
 from cpcsam.config import load_config, to_dict
 from cpcsam.errors import CpcSamError, TrainingError
+from cpcsam.model.base_checkpoint import base_digest, load_base, save_base
+from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 from training.data import Sample, digest_samples
 from training.fingerprint import fingerprint
 from training.metrics import OneClickScores, one_click

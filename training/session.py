@@ -15,9 +15,9 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cpcsam.base import load_base
-from cpcsam.checkpoint import save_run
 from cpcsam.errors import ConfigError
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.run_checkpoint import save_run
 from training.batches import Halves, StepBatches
 from training.data import Sample
 from training.distributed import (

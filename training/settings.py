@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cpcsam.base import base_digest
 from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError
+from cpcsam.model.base_checkpoint import base_digest
 from training.batches import BatchConfig
 from training.bilevel import BilevelConfig
 from training.data import Sample, digest_samples

@@ -8,8 +8,8 @@ import torch
 from segment_anything import sam_model_registry
 
 from cpcsam.artifacts.manifest import publish
-from cpcsam.base import load_base
-from cpcsam.model.fuse import fuse
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import fuse
 from export.check_tensorrt import trace_graphs
 from export.repository import build_repository
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM
-from cpcsam.model.identity import start_at_zero
-from cpcsam.model.points import PointCalibration
+from cpcsam.model.point_calibration import PointCalibration
+from cpcsam.model.zero_init import start_at_zero
 
 __all__ = [
     "NUM_SITES",

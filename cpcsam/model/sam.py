@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cpcsam.contract import PointLabel
 from cpcsam.model.capl import CaPL
 from cpcsam.model.decoder import DecoderTrace, decode_masks
-from cpcsam.model.points import sample_embeddings
+from cpcsam.model.point_calibration import sample_embeddings
 
 __all__ = ["CpcSam"]
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from segment_anything import sam_model_registry
 
-from cpcsam.base import load_base
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
-from cpcsam.model.fuse import FusedCpcSam, fuse
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.build_sam import build_sam
+from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 from export import check_parity
 from export.compare import TOLERANCES
 from export.exportable import exportable

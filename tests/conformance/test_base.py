@@ -10,7 +10,7 @@ from safetensors import safe_open
 from skimage.feature import match_template
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.base import load_base
+from cpcsam.model.base_checkpoint import load_base
 from demo.scene import load_scene
 from training.data import Sample, read_bbbc038, windows
 from training.metrics import OneClickScores, one_click

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
-from cpcsam.base import load_base
-from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER, GraphSpec
 from cpcsam.errors import ArtifactError, CpcSamError, ExportError
-from cpcsam.model.fuse import fuse
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import fuse
+from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export.check_engines import check_engines, main, measure_profiles
 from export.check_tensorrt import trace_graphs
 from export.compare import require_fidelity

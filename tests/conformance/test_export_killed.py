@@ -12,10 +12,10 @@ import pytest
 
 from cpcsam.artifacts.manifest import Manifest, read_manifest
 from cpcsam.artifacts.versions import resolve_version
-from cpcsam.base import load_base, save_base
-from cpcsam.checkpoint import save_run
+from cpcsam.model.base_checkpoint import load_base, save_base
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora
+from cpcsam.model.run_checkpoint import save_run
 from export.repository import main
 from tests.export_processes import export_and_kill, export_commands
 from tests.model_factory import fill_with_noise, noisy_sam

@@ -14,7 +14,7 @@ from segment_anything import SamAutomaticMaskGenerator
 from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.automatic.predictor import segment_everything
 from cpcsam.automatic.tiling import Tile
-from cpcsam.base import load_base
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.transforms import decode_image
 from export.scenes import packaged_images

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from segment_anything import SamPredictor
 
-from cpcsam.base import load_base
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from serving.postprocess import postprocess
 from serving.preprocess import preprocess, scale_prompts

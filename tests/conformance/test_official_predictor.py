@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from segment_anything import SamPredictor
 from torch import Tensor
 
-from cpcsam.base import load_base
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
-from cpcsam.model.fuse import fuse
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from cpcsam.transforms import (
     decode_image,

@@ -14,10 +14,10 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, PROMPT_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ArtifactError, ExportError
-from cpcsam.model.fuse import FusedCpcSam, fuse
+from cpcsam.model.fusion import FusedCpcSam, fuse
+from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import compare, to_onnx, tracing
 from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
 from export.grid import compare_on_grid

@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.base import load_base
-from cpcsam.checkpoint import load_merged, save_merged
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import ExportError
-from cpcsam.model.fuse import fuse
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import fuse
+from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import compare, grid, to_onnx
 from export.repository import build_repository
 from export.scenes import packaged_images

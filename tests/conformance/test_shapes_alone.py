@@ -11,7 +11,7 @@ import torch
 import export.tracing
 from cpcsam.contract import GRAPHS
 from cpcsam.model.capl import CaplConfig
-from cpcsam.model.fuse import build_merged
+from cpcsam.model.fusion import build_merged
 from export.check_tensorrt import trace_graphs
 from export.shapes_alone import shapes_alone
 

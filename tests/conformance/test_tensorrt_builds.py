@@ -14,7 +14,7 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ExportError, ServingError
 from cpcsam.gpu import Gpu
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
 from export.build_engine import PRECISIONS, build_engines
 from export.check_tensorrt import RTX_OPTIONS, load_rtx, main, trace_graphs
 from export.plan import plan_from_onnx

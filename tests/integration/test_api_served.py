@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from cpcsam.base import load_base
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc

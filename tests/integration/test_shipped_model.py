@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cpcsam.base import load_base
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.contract import MASK_THRESHOLD
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.transforms import (
     input_size_of,
     pad_image,

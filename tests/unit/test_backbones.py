@@ -16,13 +16,12 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor
 
 from cpcsam.artifacts.manifest import read_manifest, sha256_file
-from cpcsam.base import inspect_base, load_base, save_base
-from cpcsam.checkpoint import save_run
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError, ConfigError
-from cpcsam.model.layout import recognise, resize_positions
+from cpcsam.model.base_checkpoint import inspect_base, load_base, save_base
+from cpcsam.model.build_sam import ENCODERS, build_sam
 from cpcsam.model.lora import LoraConfig
-from cpcsam.model.official import (
+from cpcsam.model.official_checkpoints import (
     OFFICIAL,
     OfficialCheckpoint,
     by_digest,
@@ -31,8 +30,9 @@ from cpcsam.model.official import (
     named_if_official,
     warn_if_damaged,
 )
-from cpcsam.model.sizes import ENCODERS, build_sam
-from cpcsam.model.state import require_fit
+from cpcsam.model.official_layout import recognise, resize_positions
+from cpcsam.model.run_checkpoint import save_run
+from cpcsam.model.state_dict import require_fit
 from tests.model_factory import fill_with_noise, noisy_sam
 
 POS_EMBED = "image_encoder.pos_embed"

@@ -12,7 +12,7 @@ from benchmarks.arms import ABLATIONS, CORE, NOISE
 from benchmarks.calibration_report import paired_interval, write_report
 from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
 from benchmarks.tempo import measure_tempo, steps_of
-from cpcsam.base import load_base
+from cpcsam.model.base_checkpoint import load_base
 from training.augment import AugmentConfig
 from training.methods.interface import Budget
 

@@ -11,11 +11,11 @@ from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE
+from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 from tests.model_factory import fill_with_noise, noisy_cpcsam
 from tests.training_factory import tiny_halves
 from training.bilevel import BilevelConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.base import save_base
-from cpcsam.model.official import OFFICIAL
+from cpcsam.model.base_checkpoint import save_base
+from cpcsam.model.official_checkpoints import OFFICIAL
 from tests.file_server import CONTENT, NAME, entry, error_line, run
 from tests.model_factory import noisy_sam
 from training.checkpoints import main

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cpcsam.model.official import OfficialCheckpoint
+from cpcsam.model.official_checkpoints import OfficialCheckpoint
 from tests.file_server import CONTENT, NAME, OTHER, Served, entry, error_line, file_server, run
 from training.checkpoints import fetch
 
@@ -94,7 +94,7 @@ def program(folder: Path, known: OfficialCheckpoint) -> str:
     return (
         "import sys\nsys.modules['torch'] = None\n"
         "from training.checkpoints import main\n"
-        "from cpcsam.model.official import OfficialCheckpoint\n"
+        "from cpcsam.model.official_checkpoints import OfficialCheckpoint\n"
         f"sys.exit(main(['fetch', 'vit_x', '--out', {str(folder)!r}], {{'vit_x': {known!r}}}))"
     )
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from benchmarks.confounded import scene
 from benchmarks.diagnosis import answers_of, clicks_of, probe, separability
-from cpcsam.base import load_base
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaPL, CaplConfig
 
 BASE = Path(__file__).parents[2] / "weights/vit_t"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.base import save_base
-from cpcsam.checkpoint import save_run
 from cpcsam.errors import DataError
+from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora
+from cpcsam.model.run_checkpoint import save_run
 from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 from tests.training_factory import discs, write_pair
 from training.evaluate import capl_magnitudes, evaluate, main

@@ -17,11 +17,11 @@ from cpcsam.automatic.predictor import AutoSettings, segment_image
 from cpcsam.automatic.tiling import Tile
 from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
-from cpcsam.base import save_base
-from cpcsam.checkpoint import save_run
 from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
+from cpcsam.model.run_checkpoint import save_run
 from tests.brightness_model import BrightnessModel
 from tests.model_factory import noisy_cpcsam, noisy_sam
 from tests.training_factory import discs, write_pair

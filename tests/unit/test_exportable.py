@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 
 from cpcsam.errors import ExportError
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
 from export.attention import BlockwiseAttention
 from export.exportable import exportable
 from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs

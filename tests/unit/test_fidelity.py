@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.base import load_base
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import DataError, ExportError
-from cpcsam.model.fuse import FusedCpcSam, fuse
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import FusedCpcSam, fuse
 from export.compare import Comparison, require_fidelity
 from export.fidelity import Case, find_cases, measure
 from export.prompting import stability

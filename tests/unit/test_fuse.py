@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cpcsam.model.capl import CaplConfig, separate_heads
 from cpcsam.model.decoder import FusedAttention
-from cpcsam.model.fuse import build_merged, fuse
+from cpcsam.model.fusion import build_merged, fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.sam import CpcSam
 from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.base import load_base, save_base
-from cpcsam.checkpoint import load_run, save_run
 from cpcsam.errors import ArtifactError, ConfigError, TrainingError
-from cpcsam.model.fuse import fuse
+from cpcsam.model.base_checkpoint import load_base, save_base
+from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, is_lora_parameter
+from cpcsam.model.run_checkpoint import load_run, save_run
 from cpcsam.model.sam import CpcSam
 from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.base import base_digest, load_base, save_base
-from cpcsam.checkpoint import load_merged, save_run
 from cpcsam.errors import ConfigError, ExportError
+from cpcsam.model.base_checkpoint import base_digest, load_base, save_base
 from cpcsam.model.capl import CaPL, CaplConfig
-from cpcsam.model.fuse import fuse
+from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
+from cpcsam.model.run_checkpoint import load_merged, save_run
 from export.code import code_digest
 from export.merge import TOLERANCE, main, measure_difference, merge
 from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cpcsam.base import load_base
 from cpcsam.errors import ConfigError
-from cpcsam.model.points import is_moved
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.point_calibration import is_moved
 from cpcsam.model.sam import CpcSam
 from tests.training_factory import DISCS, discs
 from training.adapters import insert_adapters, is_adapter_parameter

@@ -15,7 +15,7 @@ from cpcsam.contract import PATCH_SIZE, PointLabel
 from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
-from cpcsam.model.points import WINDOW, PointCalibration, is_moved, sample_windows
+from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.model_factory import fill_with_noise
 from tests.training_factory import discs, tiny_halves, tiny_learner
 from training.batches import PRACTICE, BatchConfig, StepBatches

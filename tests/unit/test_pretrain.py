@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.base import base_digest, load_base
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
+from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.augment import AugmentConfig
 from training.pretrain import (
     PretrainConfig,

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.base import save_base
-from cpcsam.checkpoint import load_run
 from cpcsam.config import load_config, read_yaml
 from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.model.base_checkpoint import save_base
+from cpcsam.model.run_checkpoint import load_run
 from tests.model_factory import noisy_sam
 from tests.training_processes import tiny_run
 from training.pretrain import PretrainConfig

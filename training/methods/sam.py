@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from cpcsam.automatic.vocabulary import build_vocabulary
-from cpcsam.base import load_base
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam

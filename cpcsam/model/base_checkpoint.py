@@ -11,11 +11,11 @@ from torch import Tensor
 
 from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.errors import ArtifactError
-from cpcsam.model.layout import recognise, resize_positions
-from cpcsam.model.official import named_if_official, warn_if_damaged
+from cpcsam.model.build_sam import build_sam
+from cpcsam.model.official_checkpoints import named_if_official, warn_if_damaged
+from cpcsam.model.official_layout import recognise, resize_positions
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
-from cpcsam.model.state import (
+from cpcsam.model.state_dict import (
     cpu_state,
     fill,
     read_pth,

@@ -1,4 +1,4 @@
-"""Weights on disk: training runs and merged models, beside the bases of `cpcsam.base`.
+"""Weights on disk: training runs and merged models, beside the bases of `cpcsam.model.base_checkpoint`.
 
 | kind         | file                  | holds                                                |
 |--------------|-----------------------|------------------------------------------------------|
@@ -15,15 +15,21 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cpcsam.artifacts.manifest import publish, read_manifest
-from cpcsam.base import MODEL_FILE, base_digest, load_base, sizes_of
 from cpcsam.config import from_dict
 from cpcsam.errors import ArtifactError, ConfigError
+from cpcsam.model.base_checkpoint import MODEL_FILE, base_digest, load_base, sizes_of
 from cpcsam.model.capl import CaPL, CaplConfig
-from cpcsam.model.fuse import FusedCpcSam, build_merged
+from cpcsam.model.fusion import FusedCpcSam, build_merged
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
-from cpcsam.model.official import by_digest
+from cpcsam.model.official_checkpoints import by_digest
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.state import cpu_state, fill, read_safetensors, require_finite, write_safetensors
+from cpcsam.model.state_dict import (
+    cpu_state,
+    fill,
+    read_safetensors,
+    require_finite,
+    write_safetensors,
+)
 
 __all__ = ["TRAINED_FILE", "load_merged", "load_run", "save_merged", "save_run"]
 

@@ -17,11 +17,11 @@ import torch
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
+from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig, SiteCalibration
 from cpcsam.model.decoder import FusedAttention
 from cpcsam.model.lora import merge_lora
 from cpcsam.model.sam import CpcSam
-from cpcsam.model.sizes import build_sam
 
 __all__ = ["FusedCpcSam", "build_merged", "fuse"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, grid_size
 from cpcsam.errors import ArtifactError
-from cpcsam.model.sizes import ENCODERS
+from cpcsam.model.build_sam import ENCODERS
 
 __all__ = ["recognise", "resize_positions"]
 

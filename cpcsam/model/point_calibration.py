@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
-from cpcsam.model.identity import start_at_zero
+from cpcsam.model.zero_init import start_at_zero
 
 __all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows"]
 
