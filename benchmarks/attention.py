@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of
+from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.errors import ConfigError
 from cpcsam.model.build_sam import build_sam

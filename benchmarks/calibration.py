@@ -20,7 +20,7 @@ from benchmarks.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration_report import write_report
 from benchmarks.tempo import steps_of
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of, positive
+from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.methods.interface import Budget
 

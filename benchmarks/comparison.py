@@ -20,7 +20,7 @@ from benchmarks.comparison_data import datasets_of, read_problem
 from benchmarks.comparison_report import write_report
 from benchmarks.recipe import Recipe, Setting, methods_of
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.config import load_config, to_dict
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest

@@ -20,7 +20,7 @@ from benchmarks.arm_runs import prepare, read_split
 from benchmarks.arms import SHOTS, Arm
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of
+from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest
 from training.bilevel import BilevelConfig
 from training.learner import ModelConfig

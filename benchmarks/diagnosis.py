@@ -22,7 +22,7 @@ from benchmarks.arms import BOTH, GROUPS, SHOTS
 from benchmarks.confounded import scene
 from benchmarks.tempo import steps_of
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of, positive
+from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.decoder import DecoderTrace

@@ -22,7 +22,7 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.artifacts.versions import resolve_version
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.transforms import decode_image

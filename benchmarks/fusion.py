@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of
+from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.contract import EMBED_DIM, MASK_DECODER, PROMPT_ENCODER, grid_size
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.capl import CaPL, CaplConfig

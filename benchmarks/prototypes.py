@@ -20,7 +20,7 @@ from tqdm import tqdm
 from benchmarks.confounded import scene
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.vocabulary import VocabularyConfig, build_vocabulary
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.data import Sample, read_bbbc038
 from training.evaluate_auto import evaluate_auto

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from training.data import Sample, read_bbbc038
 
 __all__ = ["is_stained", "main"]

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from cpcsam.client.prompts import XY
 from cpcsam.client.sync_client import Mask
-from cpcsam.command import ArgumentParser, exit_code_of, positive
+from cpcsam.commands import ArgumentParser, exit_code_of, positive
 from demo.commands import DemoError, run_stage, serve
 from demo.measure import latency_of, mean_dice, on_one_canvas, segment_nuclei
 from demo.report import conclusion, write_report

@@ -28,7 +28,7 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
-from cpcsam.command import ArgumentParser, exit_code_of, positive
+from cpcsam.commands import ArgumentParser, exit_code_of, positive
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import Gpu, visible_gpus

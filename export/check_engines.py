@@ -25,7 +25,7 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS
 from cpcsam.model.run_checkpoint import load_merged
 from export.code import code_digest

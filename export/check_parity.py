@@ -18,7 +18,7 @@ from typing import Final
 
 import torch
 
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import IMAGE_SIZES, MODEL_SIZES
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig

@@ -23,7 +23,7 @@ from typing import Final
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS, IMAGE_SIZES, MODEL_SIZES
 from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig

@@ -24,7 +24,7 @@ from cpcsam.artifacts.manifest import (
     sha256_file,
     write_atomic,
 )
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.run_checkpoint import load_merged
 from export.fidelity import Fidelity, find_cases, measure

@@ -31,7 +31,7 @@ from cpcsam.artifacts.versions import (
     switch_to,
     writing,
 )
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError
 from export.model_tree import SOURCE_KIND, model_files, plan_tree, write_files

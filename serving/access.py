@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 
 from cpcsam.errors import ConfigError
-from cpcsam.status import AuthenticationError, ForbiddenError
+from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
 from serving.metrics import Metrics
 from serving.tokens import EDITOR, Token, digest_of, read_tokens
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 
-from cpcsam.status import FullError
+from cpcsam.grpc_errors import FullError
 from serving.fair_slots import FairSlots
 from serving.limits import Limits
 from serving.metrics import Metrics

@@ -15,7 +15,7 @@ from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
 from cpcsam.automatic.tiling import tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
-from cpcsam.status import ExistsError, LimitError, NotFoundError, PreconditionError
+from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.call import Call
 from serving.embedder import Embedder

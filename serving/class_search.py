@@ -15,7 +15,7 @@ from cpcsam.automatic.prompt_proposals import GeneratedPrompts
 from cpcsam.automatic.tiling import Tile, tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
-from cpcsam.status import LimitError
+from cpcsam.grpc_errors import LimitError
 from serving.call import Call
 from serving.chunks import chunk_tensors
 from serving.embedder import Embedder

@@ -21,7 +21,7 @@ from cpcsam.automatic.mask_generator import (
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
-from cpcsam.status import LimitError
+from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.call import Call
 from serving.chunks import chunk_tensors

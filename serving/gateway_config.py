@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.command import port, positive
+from cpcsam.commands import port, positive
 from serving.limits import Limits
 from serving.tls import TlsFiles, tls_files
 from serving.tokens import read_tokens

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cpcsam.errors import CpcSamError
-from cpcsam.status import NotFoundError
+from cpcsam.grpc_errors import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.call import Call
 from serving.embedding_cache import ImageKey

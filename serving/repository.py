@@ -17,7 +17,7 @@ from typing import Final
 
 from cpcsam.artifacts.manifest import Manifest, read_manifest
 from cpcsam.artifacts.versions import resolve_version
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ServingError
 from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
 

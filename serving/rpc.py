@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
-from cpcsam.status import DeadlineError, FullError, LimitError, status_of_error
+from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_error
 from serving.access import Access
 from serving.admission import Ticket
 from serving.call import Call

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 import cpcsam
-from cpcsam.command import ArgumentParser, exit_code_of, port
+from cpcsam.commands import ArgumentParser, exit_code_of, port
 from cpcsam.errors import ServingError
 from serving.gateway import run_until_stopped
 from serving.gateway_config import add_gateway_options, config_of

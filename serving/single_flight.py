@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cpcsam.status import DeadlineError, FullError
+from cpcsam.grpc_errors import DeadlineError, FullError
 
 __all__ = ["SingleFlight"]
 

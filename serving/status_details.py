@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.status import FullError, status_of_error
+from cpcsam.grpc_errors import FullError, status_of_error
 
 __all__ = ["status_message", "trailing_metadata"]
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 
 __all__ = ["EDITOR", "USER", "Token", "digest_of", "main", "read_tokens"]

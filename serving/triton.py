@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.command import ArgumentParser, exit_code_of, port, positive
+from cpcsam.commands import ArgumentParser, exit_code_of, port, positive
 from cpcsam.errors import ServingError
 from serving.repository import check_engines, open_repository
 from serving.triton_install import TritonInstall, find_triton

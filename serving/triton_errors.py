@@ -10,7 +10,7 @@ import logging
 from tritonclient.utils import InferenceServerException
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
-from cpcsam.status import DeadlineError, LimitError, UnavailableError
+from cpcsam.grpc_errors import DeadlineError, LimitError, UnavailableError
 
 __all__ = ["error_of_triton"]
 

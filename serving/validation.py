@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ContractError
-from cpcsam.status import LimitError
+from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.limits import MAX_REQUEST_ID_LENGTH, Limits

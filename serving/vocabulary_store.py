@@ -16,7 +16,7 @@ from cpcsam.artifacts.versions import current_version, list_versions, switch_to,
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.errors import ArtifactError
-from cpcsam.status import PreconditionError
+from cpcsam.grpc_errors import PreconditionError
 
 __all__ = ["Edit", "VocabularyStore"]
 

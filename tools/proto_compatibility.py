@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf import descriptor_pb2 as pb
 
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 
 __all__ = ["breaking_changes", "compile_protos", "main"]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cpcsam.checks import require_range
 from cpcsam.contract import LOW_RES_FACTOR, PATCH_SIZE
 from cpcsam.errors import ConfigError, DataError
-from cpcsam.ranges import require_range
 from training.augment import AugmentConfig, Window, window_with_entities
 from training.data import Sample
 from training.prompts import PromptMix, accurate_points, coarse_mask, sample_prompt

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from cpcsam.checks import require_range
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
-from cpcsam.ranges import require_range
 from training.batches import Halves, PromptBatch
 from training.losses import (
     CaplTerms,

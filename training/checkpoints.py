@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cpcsam import __version__
 from cpcsam.artifacts.manifest import sha256_file
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ConfigError
 from cpcsam.model.official_checkpoints import (
     OFFICIAL,

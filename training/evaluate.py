@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of
+from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
 from cpcsam.model.base_checkpoint import load_base

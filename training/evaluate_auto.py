@@ -17,7 +17,7 @@ from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import AutoSettings, Model, segment_image
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
-from cpcsam.command import ArgumentParser, exit_code_of, share
+from cpcsam.commands import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
 from training.data import Sample

@@ -10,8 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from cpcsam.checks import require_range
 from cpcsam.errors import TrainingError
-from cpcsam.ranges import require_range
 from training.distributed import average_
 from training.losses import CaplTerms, PointTerms, SamTerms
 

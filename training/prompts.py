@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from cpcsam.checks import require_range
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
-from cpcsam.ranges import require_range
 
 __all__ = [
     "MAX_SLOTS",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import CpcSamError, DataError
 from training.report_page import Picture, Section, page
 from training.tables import (

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from cpcsam.command import ArgumentParser
+from cpcsam.commands import ArgumentParser
 from training.datasets.protocol import Classes, Part
 from training.sources import SourceConfig
 

@@ -16,7 +16,7 @@ from cpcsam.automatic.vocabulary import (
     build_vocabulary,
 )
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
-from cpcsam.command import ArgumentParser, exit_code_of, share
+from cpcsam.commands import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from training.data import ENTITY, Sample
 from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set

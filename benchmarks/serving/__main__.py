@@ -13,7 +13,7 @@ from benchmarks.serving.random_model import random_repository
 from benchmarks.serving.report import write_report
 from benchmarks.serving.stack import repository_of, service
 from benchmarks.serving.verdict import Check, machine, write_verdict
-from cpcsam.command import ArgumentParser, count, exit_code_of, positive
+from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.errors import ConfigError
 from serving.limits import Limits
 

@@ -22,7 +22,7 @@ from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.client.sync_client import Prompt, SegmentationClient
-from cpcsam.status import AuthenticationError, UnavailableError
+from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from demo.commands import Service
 from serving.tls import TlsFiles
 from serving.tokens import USER, digest_of

@@ -17,8 +17,8 @@ from cpcsam.automatic.mask_cropping import place_mask
 from cpcsam.automatic.mask_merging import FoundMask, suppress
 from cpcsam.automatic.prompt_proposals import GeneratedPrompts, prompts_from_similarity
 from cpcsam.automatic.tiling import Tile, is_cut
+from cpcsam.checks import require_range
 from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, PATCH_SIZE
-from cpcsam.ranges import require_range
 
 __all__ = ["AutoSettings", "BestMasks", "Search", "ShownTile", "search_tile", "shown_cells"]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from cpcsam.automatic.mask_cropping import place_mask
 from cpcsam.automatic.mask_merging import FoundMask, merge_masks
 from cpcsam.automatic.tiling import Tile, is_cut, tiles_of
+from cpcsam.checks import require_range
 from cpcsam.contract import STABILITY_OFFSET
-from cpcsam.ranges import require_range
 
 __all__ = [
     "Candidate",

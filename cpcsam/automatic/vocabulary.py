@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.prototypes import cluster, fit_logistic, log_mean_exp, sigmoid, whitening
+from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError, ContractError
-from cpcsam.ranges import require_range
 
 __all__ = [
     "BACKGROUND",

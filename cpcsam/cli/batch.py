@@ -30,7 +30,7 @@ from cpcsam.client.requests import Question
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import SegmentationClient
 from cpcsam.errors import ConfigError, CpcSamError
-from cpcsam.status import (
+from cpcsam.grpc_errors import (
     AuthenticationError,
     ForbiddenError,
     NotFoundError,

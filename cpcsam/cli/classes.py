@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.cli.connection import Commands, add_connection, connect
-from cpcsam.command import count
+from cpcsam.commands import count
 from cpcsam.errors import DataError
 
 if TYPE_CHECKING:

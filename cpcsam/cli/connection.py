@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cpcsam.client._channel import DEFAULT_ADDRESS
-from cpcsam.command import ArgumentParser, positive
+from cpcsam.commands import ArgumentParser, positive
 from cpcsam.errors import ConfigError
 
 if TYPE_CHECKING:

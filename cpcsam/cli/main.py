@@ -9,7 +9,7 @@ import cpcsam
 from cpcsam.cli import classes as cli_classes
 from cpcsam.cli import segment as cli_segment
 from cpcsam.cli import status as cli_status
-from cpcsam.command import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, exit_code_of
 
 __all__ = ["main"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cpcsam.client.prompts import Prompt
-from cpcsam.command import ArgumentParser
+from cpcsam.commands import ArgumentParser
 from cpcsam.contract import PointLabel
 
 __all__ = ["add_prompts"]

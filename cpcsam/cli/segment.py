@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cpcsam.cli.connection import Commands, add_connection, connect
 from cpcsam.cli.prompt_options import add_prompts
-from cpcsam.command import count, share
+from cpcsam.commands import count, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
 

@@ -28,7 +28,7 @@ from cpcsam.client.requests import ClassSearch, Everything, Example, Question
 from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import CpcSamError
-from cpcsam.status import NotFoundError
+from cpcsam.grpc_errors import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from cpcsam.errors import CpcSamError
-from cpcsam.status import error_of_status
+from cpcsam.grpc_errors import error_of_status
 
 __all__ = ["Attempts"]
 

@@ -14,7 +14,7 @@ from cpcsam.client.prompts import Prompt
 from cpcsam.client.requests import Question
 from cpcsam.client.results import SegmentResult
 from cpcsam.errors import CpcSamError, ServingError
-from cpcsam.status import error_of_status
+from cpcsam.grpc_errors import error_of_status
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = ["QuestionStream"]

@@ -16,7 +16,7 @@ from PIL import Image
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError, ContractError
-from cpcsam.status import AuthenticationError, DeadlineError, FullError, UnavailableError
+from cpcsam.grpc_errors import AuthenticationError, DeadlineError, FullError, UnavailableError
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits

@@ -21,7 +21,7 @@ from cpcsam.cli.main import main as cli
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
-from cpcsam.status import (
+from cpcsam.grpc_errors import (
     ExistsError,
     ForbiddenError,
     LimitError,

@@ -21,7 +21,7 @@ from grpc_status import rpc_status
 from cpcsam.cli.main import main as cli
 from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ServingError
-from cpcsam.status import DeadlineError, FullError, LimitError, UnavailableError
+from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background

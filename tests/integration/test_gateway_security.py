@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from cpcsam.cli.main import main as cli
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError
-from cpcsam.status import AuthenticationError, UnavailableError
+from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.tls import TlsFiles, tls_files

@@ -10,7 +10,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 
 from cpcsam.errors import ContractError
-from cpcsam.status import FullError, UnavailableError
+from cpcsam.grpc_errors import FullError, UnavailableError
 from serving.admission import Admission, Ticket
 from serving.limits import Limits
 from serving.metrics import Metrics

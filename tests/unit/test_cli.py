@@ -17,7 +17,7 @@ from PIL import Image
 from cpcsam.cli.classes import _read_labels
 from cpcsam.cli.main import _parser, main
 from cpcsam.client.prompts import Prompt
-from cpcsam.command import exit_code_of
+from cpcsam.commands import exit_code_of
 from cpcsam.errors import DataError
 from tests.gateway_peer import peer_gateway
 

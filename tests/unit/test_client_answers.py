@@ -22,7 +22,7 @@ from cpcsam.client.sync_client import (
     encode_image,
 )
 from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.status import DeadlineError, NotFoundError, UnavailableError
+from cpcsam.grpc_errors import DeadlineError, NotFoundError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from tests.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gateway
 

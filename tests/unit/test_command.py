@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cpcsam.command import exit_code_of
+from cpcsam.commands import exit_code_of
 from cpcsam.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError, ContractError
-from cpcsam.status import LimitError
+from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.limits import MAX_POINT_SLOTS, Limits

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError
-from cpcsam.ranges import require_range
 from training.batches import BatchConfig
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from cpcsam.errors import ContractError
-from cpcsam.status import DeadlineError
+from cpcsam.grpc_errors import DeadlineError
 from serving.single_flight import SingleFlight
 
 

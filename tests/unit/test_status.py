@@ -7,7 +7,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from cpcsam.errors import ContractError, CpcSamError, DataError, ServingError
-from cpcsam.status import (
+from cpcsam.grpc_errors import (
     AuthenticationError,
     DeadlineError,
     ExistsError,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cpcsam.errors import ConfigError
-from cpcsam.status import AuthenticationError, ForbiddenError
+from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
 from serving import access as access_module
 from serving.access import Access, Caller
 from serving.tokens import EDITOR, Token, digest_of, main, read_tokens

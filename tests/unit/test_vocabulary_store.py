@@ -12,7 +12,7 @@ from cpcsam.artifacts.versions import list_versions
 from cpcsam.automatic.vocabulary import Examples, Vocabulary, build_vocabulary
 from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ConfigError
-from cpcsam.status import PreconditionError
+from cpcsam.grpc_errors import PreconditionError
 from serving import vocabulary_store as module
 from serving.vocabulary_store import VocabularyStore
 

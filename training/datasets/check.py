@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.command import ArgumentParser, count, exit_code_of
+from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.errors import DataError
 from training.data import Sample
 from training.datasets.items import Findings, Item

@@ -11,7 +11,7 @@ from tritonclient.grpc import InferenceServerClient
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
-from cpcsam.status import NotFoundError
+from cpcsam.grpc_errors import NotFoundError
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits

@@ -12,7 +12,7 @@ import pytest
 
 from cpcsam.client.sync_client import MaskSelection, Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.status import DeadlineError, FullError, LimitError
+from cpcsam.grpc_errors import DeadlineError, FullError, LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background
