@@ -24,8 +24,8 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
-from export.exportable import exportable
-from export.tracing import onnx_from_torch
+from export.graphs.traceable import exportable
+from export.graphs.tracing import onnx_from_torch
 
 __all__ = ["Row", "main"]
 

@@ -26,8 +26,8 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
-from export.graphs import GraphModule, draw_prompts, relative_difference
-from export.tracing import onnx_from_torch
+from export.graphs.modules import GraphModule, draw_prompts, relative_difference
+from export.graphs.tracing import onnx_from_torch
 
 __all__ = ["Row", "main", "measure"]
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cpcsam.client.overlay import contour
 from cpcsam.contract import MASK_THRESHOLD
 from cpcsam.transforms import upscale_masks
-from export.graphs import relative_difference
+from export.graphs.modules import relative_difference
 from export.prompting import MIN_STABILITY, Prompts, decode, encode, prompts_for, stability
 from export.runners import Runner
 from export.scenes import Scene

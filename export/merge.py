@@ -24,7 +24,7 @@ from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_run, save_merged
 from cpcsam.model.sam import CpcSam
 from export.code import code_digest
-from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
+from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 
 __all__ = ["TOLERANCE", "main", "measure_difference", "merge"]
 

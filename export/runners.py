@@ -13,7 +13,7 @@ from torch import Tensor
 from cpcsam.contract import GraphSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
-from export.graphs import GraphModule
+from export.graphs.modules import GraphModule
 
 __all__ = ["OnnxRunner", "Runner", "TorchRunner"]
 

@@ -34,15 +34,15 @@ from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
 from export.code import code_digest
 from export.compare import TOLERANCES, Comparison, judge
-from export.exportable import exportable
 from export.fidelity import find_cases, measure
+from export.graphs.fp16 import to_half
+from export.graphs.int8 import quantize_encoder
+from export.graphs.smooth_quant import smooth_encoder
+from export.graphs.traceable import exportable
+from export.graphs.tracing import OPSET, label, onnx_from_torch, save
 from export.grid import Row, compare_on_grid
-from export.half import to_half
-from export.quantize import quantize_encoder
 from export.runners import OnnxRunner, TorchRunner
 from export.scenes import Scene, packaged_images, read_scenes
-from export.smoothing import smooth_encoder
-from export.tracing import OPSET, label, onnx_from_torch, save
 
 __all__ = ["OPSET", "PRECISIONS", "export_graphs", "main", "onnx_from_torch"]
 

@@ -28,7 +28,7 @@ from export.check_tensorrt import trace_graphs
 from export.compare import require_fidelity
 from export.engine_runner import EngineRunner
 from export.full_batches import FullBatches
-from export.graphs import draw_images, draw_prompts
+from export.graphs.modules import draw_images, draw_prompts
 from export.profiles import profiles_of
 from export.repository import build_repository
 from export.runners import OnnxRunner, TorchRunner

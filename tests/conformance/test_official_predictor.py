@@ -23,10 +23,10 @@ from cpcsam.transforms import (
     resize_image,
     upscale_masks,
 )
-from export.exportable import exportable
+from export.graphs.traceable import exportable
+from export.graphs.tracing import onnx_from_torch
 from export.runners import OnnxRunner
 from export.scenes import packaged_images
-from export.tracing import onnx_from_torch
 from tests.model_factory import windowed_cpcsam
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,9 @@ from cpcsam.contract import GRAPHS, PROMPT_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
-from export import compare, to_onnx, tracing
-from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
+from export import compare, to_onnx
+from export.graphs import tracing
+from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.grid import compare_on_grid
 from export.runners import OnnxRunner, TorchRunner
 from tests.model_factory import noisy_cpcsam

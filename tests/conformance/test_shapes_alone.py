@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import export.tracing
+import export.graphs.tracing
 from cpcsam.contract import GRAPHS
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.fusion import build_merged
 from export.check_tensorrt import trace_graphs
-from export.shapes_alone import shapes_alone
+from export.graphs.shape_only import shapes_alone
 
 
 def test_products_have_their_shapes_and_no_values_while_the_block_runs() -> None:
@@ -36,7 +36,7 @@ def test_the_files_are_the_same(
     for folder in ("shapes", "values"):
         (tmp_path / folder).mkdir()
     trace_graphs(model, tmp_path / "shapes", precision)
-    monkeypatch.setattr(export.tracing, "shapes_alone", nullcontext)
+    monkeypatch.setattr(export.graphs.tracing, "shapes_alone", nullcontext)
     trace_graphs(model, tmp_path / "values", precision)
     for graph in GRAPHS:
         files = [tmp_path / folder / f"{graph.name}.onnx" for folder in ("shapes", "values")]

@@ -8,12 +8,12 @@ from segment_anything.modeling.image_encoder import Attention
 
 from cpcsam.errors import ExportError
 from cpcsam.model.fusion import fuse
-from export.attention import BlockwiseAttention
-from export.exportable import exportable
-from export.graphs import draw_images, draw_prompts, relative_difference, run_graphs
-from export.half import to_half
+from export.graphs.blockwise_attention import BlockwiseAttention
+from export.graphs.fp16 import to_half
+from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
+from export.graphs.smooth_quant import smooth_encoder
+from export.graphs.traceable import exportable
 from export.scenes import Scene
-from export.smoothing import smooth_encoder
 from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5

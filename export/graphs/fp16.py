@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cpcsam.errors import ExportError
 from cpcsam.model.decoder import DecoderTrace
-from export.exportable import ExportableCpcSam
+from export.graphs.traceable import ExportableCpcSam
 
 __all__ = ["HalfCpcSam", "to_half"]
 

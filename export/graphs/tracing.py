@@ -17,8 +17,8 @@ from cpcsam.artifacts.manifest import tool_versions
 from cpcsam.contract import GraphSpec, TensorSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
-from export.graphs import GraphModule
-from export.shapes_alone import shapes_alone
+from export.graphs.modules import GraphModule
+from export.graphs.shape_only import shapes_alone
 
 __all__ = ["OPSET", "label", "onnx_from_torch", "save"]
 
@@ -43,7 +43,7 @@ def onnx_from_torch(
     values and the same speed. Where a size is frozen by tracing, the grid finds it.
 
     Args:
-        model: usually in the form of `export.exportable` or `export.half`.
+        model: usually in the form of `export.graphs.traceable` or `export.graphs.fp16`.
         graph: the contract's graph.
         file: the .onnx file to write; its weights go to `FILE.data` beyond `INLINE_BYTES`.
         properties: written into the graph as its metadata.

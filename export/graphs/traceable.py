@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cpcsam.model.fusion import FusedCpcSam
-from export.attention import QUERIES, use_blockwise_attention
+from export.graphs.blockwise_attention import QUERIES, use_blockwise_attention
 
 __all__ = ["ExportableCpcSam", "exportable"]
 

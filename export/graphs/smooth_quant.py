@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.model.sam import CpcSam
-from export.exportable import ExportableCpcSam
+from export.graphs.traceable import ExportableCpcSam
 from export.scenes import Scene
 
 __all__ = ["smooth_encoder"]

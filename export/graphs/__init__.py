@@ -1,0 +1,1 @@
+"""The exported modules and what makes them traceable, fp16 and int8."""
