@@ -28,13 +28,13 @@ from cpcsam.artifacts.manifest import (
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS
 from cpcsam.model.run_checkpoint import load_merged
+from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
+from export.accuracy.runners import Runner, TorchRunner
 from export.code import code_digest
 from export.compare import Comparison, judge, require_made_from
 from export.engine_runner import EngineRunner, plan_command
-from export.fidelity import Fidelity, find_cases, measure
 from export.full_batches import FullBatches
 from export.profiles import IMAGES_AND_PROMPTS
-from export.runners import Runner, TorchRunner
 from export.scenes import Scene, packaged_images, read_scenes
 
 __all__ = ["check_engines", "main", "measure_profiles"]

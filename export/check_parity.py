@@ -24,11 +24,11 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
+from export.accuracy.parity_grid import Row, compare_on_grid, worst_by_output
+from export.accuracy.random_weights import fill_with_noise
+from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.check_tensorrt import trace_graphs
 from export.compare import TOLERANCES
-from export.grid import Row, compare_on_grid, worst_by_output
-from export.noise import fill_with_noise
-from export.runners import OnnxRunner, TorchRunner
 
 __all__ = ["check_parity", "main"]
 

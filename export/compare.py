@@ -27,10 +27,10 @@ from cpcsam.artifacts.manifest import (
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.run_checkpoint import load_merged
-from export.fidelity import Fidelity, find_cases, measure
-from export.grid import Row, compare_on_grid, worst_by_output
-from export.page import comparison_page
-from export.runners import OnnxRunner, TorchRunner
+from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
+from export.accuracy.parity_grid import Row, compare_on_grid, worst_by_output
+from export.accuracy.report import comparison_page
+from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.scenes import packaged_images, read_scenes
 
 __all__ = [

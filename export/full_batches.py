@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cpcsam.contract import GraphSpec
-from export.runners import Runner
+from export.accuracy.runners import Runner
 
 __all__ = ["FullBatches"]
 

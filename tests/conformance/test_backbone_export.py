@@ -16,12 +16,12 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
 from export import check_parity
+from export.accuracy.parity_grid import compare_on_grid
+from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.compare import TOLERANCES
 from export.graphs.modules import GraphModule, relative_difference
 from export.graphs.traceable import exportable
 from export.graphs.tracing import onnx_from_torch
-from export.grid import compare_on_grid
-from export.runners import OnnxRunner, TorchRunner
 from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5

@@ -23,6 +23,7 @@ from cpcsam.errors import ArtifactError, CpcSamError, ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
+from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.check_engines import check_engines, main, measure_profiles
 from export.check_tensorrt import trace_graphs
 from export.compare import require_fidelity
@@ -31,7 +32,6 @@ from export.full_batches import FullBatches
 from export.graphs.modules import draw_images, draw_prompts
 from export.profiles import profiles_of
 from export.repository import build_repository
-from export.runners import OnnxRunner, TorchRunner
 from export.scenes import packaged_images, read_scenes
 from tests.stand_in_gpu import tensorrt
 

@@ -23,9 +23,9 @@ from cpcsam.transforms import (
     resize_image,
     upscale_masks,
 )
+from export.accuracy.runners import OnnxRunner
 from export.graphs.traceable import exportable
 from export.graphs.tracing import onnx_from_torch
-from export.runners import OnnxRunner
 from export.scenes import packaged_images
 from tests.model_factory import windowed_cpcsam
 

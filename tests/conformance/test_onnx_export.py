@@ -19,10 +19,10 @@ from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import compare, to_onnx
+from export.accuracy.parity_grid import compare_on_grid
+from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
-from export.grid import compare_on_grid
-from export.runners import OnnxRunner, TorchRunner
 from tests.model_factory import noisy_cpcsam
 
 TOLERANCE = 1e-5

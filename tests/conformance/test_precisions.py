@@ -17,7 +17,8 @@ from cpcsam.errors import ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
-from export import compare, grid, to_onnx
+from export import compare, to_onnx
+from export.accuracy import parity_grid as grid
 from export.repository import build_repository
 from export.scenes import packaged_images
 from serving.ort_model import open_graph

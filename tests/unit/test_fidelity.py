@@ -15,10 +15,10 @@ from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import DataError, ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
+from export.accuracy.mask_fidelity import Case, find_cases, measure
+from export.accuracy.runners import TorchRunner
+from export.accuracy.self_prompts import stability
 from export.compare import Comparison, require_fidelity
-from export.fidelity import Case, find_cases, measure
-from export.prompting import stability
-from export.runners import TorchRunner
 from export.scenes import packaged_images, read_scenes
 from tests.model_factory import noisy_cpcsam
 

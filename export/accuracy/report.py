@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.client.overlay import contour
-from export.fidelity import Fidelity, MaskPair
+from export.accuracy.mask_fidelity import Fidelity, MaskPair
 
 __all__ = ["comparison_page"]
 

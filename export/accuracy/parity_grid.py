@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec
 from cpcsam.errors import ExportError
+from export.accuracy.runners import Runner
 from export.graphs.modules import draw_images, draw_prompts, relative_difference
-from export.runners import Runner
 
 __all__ = ["Row", "compare_on_grid", "worst_by_output"]
 

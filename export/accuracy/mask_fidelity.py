@@ -20,9 +20,16 @@ from tqdm import tqdm
 from cpcsam.client.overlay import contour
 from cpcsam.contract import MASK_THRESHOLD
 from cpcsam.transforms import upscale_masks
+from export.accuracy.runners import Runner
+from export.accuracy.self_prompts import (
+    MIN_STABILITY,
+    Prompts,
+    decode,
+    encode,
+    prompts_for,
+    stability,
+)
 from export.graphs.modules import relative_difference
-from export.prompting import MIN_STABILITY, Prompts, decode, encode, prompts_for, stability
-from export.runners import Runner
 from export.scenes import Scene
 
 __all__ = ["SHOWN_MASKS", "Case", "Fidelity", "MaskPair", "MaskRow", "find_cases", "measure"]
@@ -59,7 +66,7 @@ class MaskRow:
         scene: name of the image.
         prompt: `click`, `box` or `mask`, and its number.
         selection: `single`, mask 0, or `best`, of masks 1-3 that of the highest predicted IoU.
-        stability: of the reference's mask; see `export.prompting`.
+        stability: of the reference's mask; see `export.accuracy.self_prompts`.
         area: pixels of the reference's mask.
         iou: of both masks; 1 where both are empty.
         boundary_mean: distance of each contour's pixels to the other contour, pixels of the

@@ -26,7 +26,7 @@ from cpcsam.contract import (
     GraphSpec,
     PointLabel,
 )
-from export.runners import Runner
+from export.accuracy.runners import Runner
 from export.scenes import Scene
 
 __all__ = ["MIN_STABILITY", "Prompts", "decode", "encode", "prompts_for", "stability"]

@@ -1,0 +1,1 @@
+"""Numeric comparison of an exported model with torch."""
