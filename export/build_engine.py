@@ -33,10 +33,10 @@ from cpcsam.contract import GRAPHS
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import Gpu, visible_gpus
 from export.code import code_digest
-from export.find_tensorrt import find_tensorrt, require_tensorrt
-from export.in_container import build_in_container
-from export.plan import PlanOptions, plan_from_onnx
-from export.profiles import Profile, profiles_of
+from export.engines.builder import PlanOptions, plan_from_onnx
+from export.engines.container import build_in_container
+from export.engines.importing import find_tensorrt, require_tensorrt
+from export.engines.profiles import Profile, profiles_of
 
 __all__ = ["PRECISIONS", "build_engines", "main"]
 

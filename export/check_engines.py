@@ -32,9 +32,9 @@ from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
 from export.accuracy.runners import Runner, TorchRunner
 from export.code import code_digest
 from export.compare import Comparison, judge, require_made_from
-from export.engine_runner import EngineRunner, plan_command
-from export.full_batches import FullBatches
-from export.profiles import IMAGES_AND_PROMPTS
+from export.engines.full_batches import FullBatches
+from export.engines.profiles import IMAGES_AND_PROMPTS
+from export.engines.runner import EngineRunner, plan_command
 from export.scenes import Scene, packaged_images, read_scenes
 
 __all__ = ["check_engines", "main", "measure_profiles"]

@@ -29,10 +29,10 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.fusion import FusedCpcSam, build_merged
 from export.build_engine import PRECISIONS
+from export.engines.builder import PlanOptions, plan_from_onnx
 from export.graphs.fp16 import to_half
 from export.graphs.traceable import exportable
 from export.graphs.tracing import onnx_from_torch
-from export.plan import PlanOptions, plan_from_onnx
 
 __all__ = ["RTX_OPTIONS", "check_graphs", "load_rtx", "main", "trace_graphs"]
 

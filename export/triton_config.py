@@ -41,7 +41,7 @@ from cpcsam.contract import (
     GraphSpec,
     TensorSpec,
 )
-from export.profiles import profiles_of
+from export.engines.profiles import profiles_of
 
 __all__ = ["RepositoryConfig", "Target", "config_text", "model_configs"]
 

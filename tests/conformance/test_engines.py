@@ -27,10 +27,10 @@ from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.check_engines import check_engines, main, measure_profiles
 from export.check_tensorrt import trace_graphs
 from export.compare import require_fidelity
-from export.engine_runner import EngineRunner
-from export.full_batches import FullBatches
+from export.engines.full_batches import FullBatches
+from export.engines.profiles import profiles_of
+from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
-from export.profiles import profiles_of
 from export.repository import build_repository
 from export.scenes import packaged_images, read_scenes
 from tests.stand_in_gpu import tensorrt
@@ -95,7 +95,7 @@ def make_plans(
 
 
 def command(plans: Path) -> list[str]:
-    return [sys.executable, "-m", "export.plan_process", str(plans)]
+    return [sys.executable, "-m", "export.engines.worker", str(plans)]
 
 
 @pytest.fixture

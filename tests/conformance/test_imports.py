@@ -46,7 +46,7 @@ def blocked(names: list[str]) -> str:
         (SERVING, OTHER_STAGES),
         (CLIENT, [*OTHER_STAGES, "serving", "tritonclient", "prometheus_client", "grpc_health"]),
         (
-            ["export.build_engine", "export.plan_process"],
+            ["export.build_engine", "export.engines.worker"],
             ["torch", "onnx", "yaml", "tritonclient", "training", "serving"],
         ),
     ],

@@ -17,7 +17,7 @@ from cpcsam.gpu import Gpu
 from cpcsam.model.fusion import fuse
 from export.build_engine import PRECISIONS, build_engines
 from export.check_tensorrt import RTX_OPTIONS, load_rtx, main, trace_graphs
-from export.plan import plan_from_onnx
+from export.engines.builder import plan_from_onnx
 from export.repository import build_repository
 from serving.repository import check_engines, open_repository
 from tests.model_factory import noisy_cpcsam

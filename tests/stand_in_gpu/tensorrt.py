@@ -1,6 +1,6 @@
 """A stand-in for TensorRT's runtime, which needs a GPU: plans name ONNX graphs, run on the CPU.
 
-Only what `export.plan_execution` calls, under TensorRT's names and as strict as TensorRT: a profile
+Only what `export.engines.runtime` calls, under TensorRT's names and as strict as TensorRT: a profile
 must take the shapes, addresses must be set, and the stream must be one. A test compares the names
 with those of TensorRT-RTX, whose module can be imported without a GPU.
 """

@@ -14,8 +14,8 @@ from cpcsam.errors import ExportError
 from cpcsam.gpu import Gpu
 from export.build_engine import build_engines, main
 from export.check_tensorrt import RTX_OPTIONS, load_rtx
-from export.engine_runner import plan_command
-from export.in_container import INSIDE, container_command, triton_image
+from export.engines.container import INSIDE, container_command, triton_image
+from export.engines.runner import plan_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,7 +81,7 @@ def test_plans_run_in_the_container_that_builds_them(
     docker(tmp_path, monkeypatch, "exit 0")
     command = plan_command(tmp_path)
     assert f"--volume={tmp_path}:/plans:ro" in command and triton_image() in command
-    assert command[-3:] == ["-m", "export.plan_process", "/plans"]
+    assert command[-3:] == ["-m", "export.engines.worker", "/plans"]
 
 
 @pytest.mark.parametrize(

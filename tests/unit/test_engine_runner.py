@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from cpcsam.errors import ExportError
-from export.engine_runner import EngineRunner
+from export.engines.runner import EngineRunner
 
 
 def test_a_process_that_ends_is_told_with_its_status() -> None:

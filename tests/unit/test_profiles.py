@@ -14,7 +14,7 @@ from cpcsam.contract import (
     PROMPT_BUCKETS,
     GraphSpec,
 )
-from export.profiles import Profile, nearest_profile, profiles_of
+from export.engines.profiles import Profile, nearest_profile, profiles_of
 
 SIZE = 1024
 PROMPTED = [graph for graph in GRAPHS if graph is not IMAGE_ENCODER]

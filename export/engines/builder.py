@@ -15,8 +15,8 @@ from typing import Any
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.contract import GraphSpec
 from cpcsam.errors import CpcSamError, ExportError
-from export.plan_progress import progress_monitor
-from export.profiles import Profile, profiles_of
+from export.engines.profiles import Profile, profiles_of
+from export.engines.progress import progress_monitor
 
 __all__ = ["PlanOptions", "plan_from_onnx"]
 

@@ -1,8 +1,8 @@
 """Command: run TensorRT plans for another process, which asks by standard input.
 
-python -m export.plan_process FOLDER
+python -m export.engines.worker FOLDER
 
-`export.engine_runner` starts it, in the image that serves where this Python has no TensorRT. What
+`export.engines.runner` starts it, in the image that serves where this Python has no TensorRT. What
 libraries print goes to standard error: standard output belongs to the answers.
 """
 
@@ -18,14 +18,14 @@ from typing import BinaryIO, Final
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import CpcSamError
-from export.device import Device
-from export.find_tensorrt import require_tensorrt
-from export.plan_execution import PlanExecution
-from export.wire import receive, send
+from export.engines.cuda_driver import Device
+from export.engines.importing import require_tensorrt
+from export.engines.ipc import receive, send
+from export.engines.runtime import PlanExecution
 
 __all__ = ["GREETING", "main", "serve"]
 
-PROG: Final = "python -m export.plan_process"
+PROG: Final = "python -m export.engines.worker"
 GREETING: Final = b"cpcsam plans\n"
 """Begins the answers; what comes before it, such as an image's banner, is not for the reader."""
 
@@ -39,7 +39,7 @@ def serve(
         folder: where `GRAPH.plan` are; each is loaded when it is first needed.
         trt: the module `tensorrt`.
         device: where to run.
-        questions: messages of `export.wire` with the head `graph`, and its inputs.
+        questions: messages of `export.engines.ipc` with the head `graph`, and its inputs.
         answers: the same with its outputs, or with the head `error`.
     """
     loaded: dict[str, PlanExecution] = {}

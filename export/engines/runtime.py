@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cpcsam.contract import GraphSpec
 from cpcsam.errors import CpcSamError, ExportError
-from export.device import Device
-from export.profiles import Profile, ShapeRange, nearest_profile
+from export.engines.cuda_driver import Device
+from export.engines.profiles import Profile, ShapeRange, nearest_profile
 
 __all__ = ["PlanExecution"]
 

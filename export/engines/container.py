@@ -13,7 +13,7 @@ from cpcsam.errors import ExportError
 
 __all__ = ["CHECKOUT", "build_in_container", "container_command", "require_image", "triton_image"]
 
-CHECKOUT: Final = Path(__file__).resolve().parents[1]
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
 COMPOSE: Final = CHECKOUT / "docker-compose.yml"
 INSIDE: Final = "/opt/cpcsam"
 """Where the image has the project; this checkout's code is put over it."""

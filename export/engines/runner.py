@@ -13,14 +13,14 @@ from torch import Tensor
 
 from cpcsam.contract import GraphSpec
 from cpcsam.errors import CpcSamError, ExportError
-from export.find_tensorrt import find_tensorrt
-from export.in_container import CHECKOUT, container_command, require_image
-from export.plan_process import GREETING
-from export.wire import receive, send
+from export.engines.container import CHECKOUT, container_command, require_image
+from export.engines.importing import find_tensorrt
+from export.engines.ipc import receive, send
+from export.engines.worker import GREETING
 
 __all__ = ["EngineRunner", "plan_command"]
 
-MODULE = "export.plan_process"
+MODULE = "export.engines.worker"
 
 
 def plan_command(plans: Path) -> list[str]:
