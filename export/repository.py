@@ -34,8 +34,8 @@ from cpcsam.artifacts.versions import (
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError
-from export.model_tree import SOURCE_KIND, model_files, plan_tree, write_files
-from export.triton_config import RepositoryConfig, Target
+from export.triton_repository.config import RepositoryConfig, Target
+from export.triton_repository.layout import SOURCE_KIND, model_files, plan_tree, write_files
 
 __all__ = ["COMMITTED", "COMMITTED_MODEL", "build_repository", "main", "write_configs"]
 

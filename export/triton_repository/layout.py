@@ -12,7 +12,7 @@ from typing import Final
 from cpcsam.artifacts.manifest import Manifest
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from export.triton_config import RepositoryConfig, Target, config_text, model_configs
+from export.triton_repository.config import RepositoryConfig, Target, config_text, model_configs
 
 __all__ = ["SOURCE_KIND", "ModelTree", "model_files", "plan_tree", "write_files"]
 

@@ -1,0 +1,1 @@
+"""Configuration and file layout of the Triton model repository."""
