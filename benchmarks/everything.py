@@ -28,7 +28,7 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from export.scenes import packaged_images
+from export.real_images import packaged_images
 from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig
 from serving.limits import Limits

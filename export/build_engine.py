@@ -32,11 +32,11 @@ from cpcsam.commands import ArgumentParser, exit_code_of, positive
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import Gpu, visible_gpus
-from export.code import code_digest
 from export.engines.builder import PlanOptions, plan_from_onnx
 from export.engines.container import build_in_container
 from export.engines.importing import find_tensorrt, require_tensorrt
 from export.engines.profiles import Profile, profiles_of
+from export.provenance import code_digest
 
 __all__ = ["PRECISIONS", "build_engines", "main"]
 

@@ -30,12 +30,12 @@ from cpcsam.contract import GRAPHS
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
 from export.accuracy.runners import Runner, TorchRunner
-from export.code import code_digest
 from export.compare import Comparison, judge, require_made_from
 from export.engines.full_batches import FullBatches
 from export.engines.profiles import IMAGES_AND_PROMPTS
 from export.engines.runner import EngineRunner, plan_command
-from export.scenes import Scene, packaged_images, read_scenes
+from export.provenance import code_digest
+from export.real_images import Scene, packaged_images, read_scenes
 
 __all__ = ["check_engines", "main", "measure_profiles"]
 

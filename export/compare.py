@@ -31,7 +31,7 @@ from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
 from export.accuracy.parity_grid import Row, compare_on_grid, worst_by_output
 from export.accuracy.report import comparison_page
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.scenes import packaged_images, read_scenes
+from export.real_images import packaged_images, read_scenes
 
 __all__ = [
     "PAGE_NAME",

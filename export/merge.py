@@ -23,8 +23,8 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_run, save_merged
 from cpcsam.model.sam import CpcSam
-from export.code import code_digest
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
+from export.provenance import code_digest
 
 __all__ = ["TOLERANCE", "main", "measure_difference", "merge"]
 

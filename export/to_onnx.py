@@ -35,14 +35,14 @@ from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.mask_fidelity import find_cases, measure
 from export.accuracy.parity_grid import Row, compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.code import code_digest
 from export.compare import TOLERANCES, Comparison, judge
 from export.graphs.fp16 import to_half
 from export.graphs.int8 import quantize_encoder
 from export.graphs.smooth_quant import smooth_encoder
 from export.graphs.traceable import exportable
 from export.graphs.tracing import OPSET, label, onnx_from_torch, save
-from export.scenes import Scene, packaged_images, read_scenes
+from export.provenance import code_digest
+from export.real_images import Scene, packaged_images, read_scenes
 
 __all__ = ["OPSET", "PRECISIONS", "export_graphs", "main", "onnx_from_torch"]
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.transforms import decode_image
-from export.scenes import packaged_images
+from export.real_images import packaged_images
 
 ORIENTATION = 0x0112
 TURNED_LEFT = 6

@@ -15,7 +15,7 @@ from cpcsam.client.prompts import Prompt
 from cpcsam.client.requests import Question
 from cpcsam.contract import MaskSelection
 from cpcsam.v1 import segmentation_pb2 as pb
-from export.scenes import packaged_images
+from export.real_images import packaged_images
 
 __all__ = ["Task", "draw_prompts", "draw_tasks"]
 

@@ -30,7 +30,7 @@ from export.accuracy.self_prompts import (
     stability,
 )
 from export.graphs.modules import relative_difference
-from export.scenes import Scene
+from export.real_images import Scene
 
 __all__ = ["SHOWN_MASKS", "Case", "Fidelity", "MaskPair", "MaskRow", "find_cases", "measure"]
 

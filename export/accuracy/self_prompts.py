@@ -27,7 +27,7 @@ from cpcsam.contract import (
     PointLabel,
 )
 from export.accuracy.runners import Runner
-from export.scenes import Scene
+from export.real_images import Scene
 
 __all__ = ["MIN_STABILITY", "Prompts", "decode", "encode", "prompts_for", "stability"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cpcsam.model.sam import CpcSam
 from export.graphs.traceable import ExportableCpcSam
-from export.scenes import Scene
+from export.real_images import Scene
 
 __all__ = ["smooth_encoder"]
 

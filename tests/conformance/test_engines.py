@@ -31,8 +31,8 @@ from export.engines.full_batches import FullBatches
 from export.engines.profiles import profiles_of
 from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
+from export.real_images import packaged_images, read_scenes
 from export.repository import build_repository
-from export.scenes import packaged_images, read_scenes
 from tests.stand_in_gpu import tensorrt
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from cpcsam.automatic.tiling import Tile
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.transforms import decode_image
-from export.scenes import packaged_images
+from export.real_images import packaged_images
 from tests.official_masks import Seen, assert_found
 from training.graphs import TorchGraphs
 

@@ -26,7 +26,7 @@ from cpcsam.transforms import (
 from export.accuracy.runners import OnnxRunner
 from export.graphs.traceable import exportable
 from export.graphs.tracing import onnx_from_torch
-from export.scenes import packaged_images
+from export.real_images import packaged_images
 from tests.model_factory import windowed_cpcsam
 
 ROOT = Path(__file__).parents[2]

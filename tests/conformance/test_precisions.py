@@ -19,8 +19,8 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import compare, to_onnx
 from export.accuracy import parity_grid as grid
+from export.real_images import packaged_images
 from export.repository import build_repository
-from export.scenes import packaged_images
 from serving.ort_model import open_graph
 from serving.step import Request, Settings
 

@@ -13,7 +13,7 @@ from export.graphs.fp16 import to_half
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.graphs.smooth_quant import smooth_encoder
 from export.graphs.traceable import exportable
-from export.scenes import Scene
+from export.real_images import Scene
 from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5

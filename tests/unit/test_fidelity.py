@@ -19,7 +19,7 @@ from export.accuracy.mask_fidelity import Case, find_cases, measure
 from export.accuracy.runners import TorchRunner
 from export.accuracy.self_prompts import stability
 from export.compare import Comparison, require_fidelity
-from export.scenes import packaged_images, read_scenes
+from export.real_images import packaged_images, read_scenes
 from tests.model_factory import noisy_cpcsam
 
 ROOT = Path(__file__).parents[2]

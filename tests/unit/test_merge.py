@@ -14,8 +14,8 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import load_merged, save_run
-from export.code import code_digest
 from export.merge import TOLERANCE, main, measure_difference, merge
+from export.provenance import code_digest
 from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
 
