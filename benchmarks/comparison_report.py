@@ -10,8 +10,8 @@ from typing import Any
 from benchmarks.calibration_report import paired_interval
 from benchmarks.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
+from reporting.tables import cited_rows, measured_rows
 from training.report import all_columns, section_of, write_tables
-from training.tables import cited_rows, measured_rows
 
 __all__ = ["capl_gains", "write_report"]
 

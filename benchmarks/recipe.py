@@ -8,13 +8,13 @@ from pathlib import Path
 
 from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
+from reporting.tables import ALL, Column
 from training.augment import AugmentConfig
 from training.datasets.protocol import Classes
 from training.methods.interface import Budget
 from training.methods.registry import METHODS, AnyMethod
 from training.methods.sam import SamMethod
 from training.methods.semantic import SemanticMethod
-from training.tables import ALL, Column
 
 __all__ = ["Recipe", "Setting", "Variant", "methods_of"]
 

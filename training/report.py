@@ -11,8 +11,8 @@ from typing import Any
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import CpcSamError, DataError
-from training.report_page import Picture, Section, page
-from training.tables import (
+from reporting.html import Picture, Section, page
+from reporting.tables import (
     Column,
     Row,
     cited_columns,

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from cpcsam.errors import DataError
+from reporting.html import Picture, Section
+from reporting.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
 from tests.training_factory import discs
 from training.data import ENTITY, Sample
 from training.methods.entities import found_in
 from training.panels import PLACES, panels_of, save_panels
 from training.report import main, write_tables
-from training.report_page import Picture, Section
 from training.scoring import foreground_of, means_of_groups
-from training.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
 
 
 def run(label: str, seed: int, dice: float, setting: str = "faces") -> dict[str, object]:

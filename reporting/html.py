@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from training.tables import Column, Row
+from reporting.tables import Column, Row
 
 __all__ = ["Picture", "Section", "page"]
 

@@ -1,0 +1,1 @@
+"""Tables and HTML reports, shared by training, export and benchmarks."""
