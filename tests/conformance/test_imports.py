@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDS_TRITONS_BACKEND = {"serving.python_backend"}
+NEEDS_TRITONS_BACKEND = {"serving.backend.python_backend"}
 SERVING = sorted(
-    f"serving.{path.stem}"
-    for path in (ROOT / "serving").glob("*.py")
-    if path.stem != "__init__" and f"serving.{path.stem}" not in NEEDS_TRITONS_BACKEND
+    {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "serving").rglob("*.py")
+        if path.stem != "__main__"
+    }
+    - NEEDS_TRITONS_BACKEND
 )
 CLIENT = [
     "cpcsam.client.async_client",

@@ -14,10 +14,10 @@ from segment_anything import SamPredictor
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
-from serving.postprocess import postprocess
-from serving.preprocess import preprocess, scale_prompts
+from serving.backend.postprocess import postprocess
+from serving.backend.preprocess import preprocess, scale_prompts
+from serving.backend.step import Request
 from serving.run_lengths import mask_from_rle
-from serving.step import Request
 from tests.picture_files import Pixels, picture_files
 from training.graphs import TorchGraphs
 

@@ -21,8 +21,8 @@ from export import compare, to_onnx
 from export.accuracy import parity_grid as grid
 from export.real_images import packaged_images
 from export.repository import build_repository
-from serving.ort_model import open_graph
-from serving.step import Request, Settings
+from serving.backend.onnx_model import open_graph
+from serving.backend.step import Request, Settings
 
 ROOT = Path(__file__).parents[2]
 IOU_MEAN, IOU_MIN = 0.998, 0.99

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 
 from cpcsam.contract import MASK_DECODER, TensorSpec
 from cpcsam.errors import ServingError
-from serving.ort_model import MODEL_FILE, open_graph, run_together
-from serving.step import Request, Settings, Tensors
+from serving.backend.onnx_model import MODEL_FILE, open_graph, run_together
+from serving.backend.step import Request, Settings, Tensors
 
 WANTED = frozenset({"doubled"})
 

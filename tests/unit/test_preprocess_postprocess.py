@@ -10,10 +10,10 @@ from PIL import Image
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.transforms import input_size_of, upscale_masks
-from serving.postprocess import postprocess
-from serving.preprocess import open_preprocess, preprocess, scale_prompts
+from serving.backend.postprocess import postprocess
+from serving.backend.preprocess import open_preprocess, preprocess, scale_prompts
+from serving.backend.step import Request, Settings
 from serving.run_lengths import mask_from_rle
-from serving.step import Request, Settings
 
 SIDE = 256
 ORIGINAL_SIZE = (90, 60)

@@ -1,6 +1,6 @@
 """Triton model `preprocess`: image_bytes to image, input_size and original_size."""
 
-from serving.preprocess import open_preprocess
-from serving.python_backend import triton_model
+from serving.backend.preprocess import open_preprocess
+from serving.backend.python_backend import triton_model
 
 TritonPythonModel = triton_model(open_preprocess)

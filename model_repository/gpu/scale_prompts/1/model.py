@@ -1,6 +1,6 @@
 """Triton model `scale_prompts`: point_coords of the original image to the encoder's frame."""
 
-from serving.preprocess import open_scale_prompts
-from serving.python_backend import triton_model
+from serving.backend.preprocess import open_scale_prompts
+from serving.backend.python_backend import triton_model
 
 TritonPythonModel = triton_model(open_scale_prompts)

@@ -14,7 +14,7 @@ from cpcsam.contract import (
 )
 from cpcsam.errors import ContractError
 from cpcsam.transforms import decode_image, resize_coords, to_frame
-from serving.step import Execute, Request, Settings, Tensors, each
+from serving.backend.step import Execute, Request, Settings, Tensors, each
 
 __all__ = ["open_preprocess", "open_scale_prompts", "preprocess", "scale_prompts"]
 

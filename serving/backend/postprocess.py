@@ -26,8 +26,8 @@ from cpcsam.contract import (
 )
 from cpcsam.errors import ContractError
 from cpcsam.transforms import input_size_of
+from serving.backend.step import Execute, Request, Settings, Tensors, each
 from serving.run_lengths import rle_of_part
-from serving.step import Execute, Request, Settings, Tensors, each
 
 __all__ = [
     "open_postprocess",

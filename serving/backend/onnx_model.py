@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cpcsam.contract import GRAPHS, GraphSpec, TensorSpec
 from cpcsam.errors import CpcSamError, ServingError
-from serving.step import Answer, Execute, Request, Settings, Tensors
+from serving.backend.step import Answer, Execute, Request, Settings, Tensors
 
 __all__ = ["MODEL_FILE", "open_graph", "run_together"]
 

@@ -1,4 +1,4 @@
-"""Between a step of `serving.step` and Triton's Python backend; imported by model.py shims only."""
+"""Between a step of `serving.backend.step` and Triton's Python backend; imported by model.py shims only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
-from serving.step import Answer, Execute, Request, Settings
+from serving.backend.step import Answer, Execute, Request, Settings
 
 __all__ = ["triton_model"]
 
