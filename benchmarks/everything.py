@@ -33,7 +33,7 @@ from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig
 from serving.limits import Limits
 from serving.run_lengths import mask_from_rle
-from serving.triton import launch_triton
+from serving.triton.launch import launch_triton
 
 __all__ = ["main"]
 

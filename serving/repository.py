@@ -15,78 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifacts.manifest import Manifest, read_manifest
-from cpcsam.artifacts.versions import resolve_version
 from cpcsam.commands import ArgumentParser, exit_code_of
-from cpcsam.errors import ServingError
-from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
+from cpcsam.gpu import tensorrt_version, visible_gpus
+from serving.triton.check_repository import check_engines, open_repository
 
-__all__ = ["check_engines", "main", "open_repository"]
+__all__ = ["main"]
 
 PROG: Final = "python -m serving.repository"
-FIX: Final = "build the engines where they are served: make engines"
-
-
-def open_repository(path: Path) -> tuple[Path, Manifest]:
-    """Find the version to serve and verify it.
-
-    Args:
-        path: a folder of versions, of which the current one is taken; or one version.
-
-    Raises:
-        ArtifactError: there is no version, or it is not as it was made.
-    """
-    version = resolve_version(path)
-    return version, read_manifest(version, "repository")
-
-
-def check_engines(
-    version: Path, manifest: Manifest, *, tensorrt: str | None, gpus: Sequence[Gpu]
-) -> None:
-    """Compare a repository's engines, if it has any, with the server and its GPUs.
-
-    Args:
-        version: the version's folder, for the message.
-        manifest: its manifest.
-        tensorrt: the server's; None if it has none.
-        gpus: all that the server may use: it runs an instance on each.
-
-    Raises:
-        ServingError: they were built for something else.
-    """
-    if manifest.config.get("target") != "gpu":
-        return
-    engine = manifest.config.get("engine", {})
-    built_with, built_for = engine.get("tensorrt"), engine.get("compute_capability")
-    if tensorrt is None:
-        raise ServingError.of(
-            str(version),
-            got=f"a repository for gpu, engines of TensorRT {built_with}",
-            expected="one for cpu, as this server has no TensorRT",
-            fix="serve it by docker-compose up, or publish graphs for the CPU: make repository",
-        )
-    if built_with != tensorrt:
-        raise ServingError.of(
-            str(version),
-            got=f"engines of TensorRT {built_with}",
-            expected=f"engines of TensorRT {tensorrt}, which serves here",
-            fix=FIX,
-        )
-    if not gpus:
-        raise ServingError.of(
-            str(version),
-            got=f"engines for GPUs of compute capability {built_for}, and no GPU",
-            expected="a GPU",
-            fix="give the container one: docker run --gpus all",
-        )
-    for gpu in gpus:
-        if gpu.compute_capability != built_for:
-            raise ServingError.of(
-                str(version),
-                got=f"engines for GPUs of compute capability {built_for}",
-                expected=f"{gpu.compute_capability}, that of {gpu.name}",
-                fix=FIX,
-            )
 
 
 def _check(path: Path) -> None:

@@ -19,7 +19,7 @@ from export.build_engine import PRECISIONS, build_engines
 from export.check_tensorrt import RTX_OPTIONS, load_rtx, main, trace_graphs
 from export.engines.builder import plan_from_onnx
 from export.repository import build_repository
-from serving.repository import check_engines, open_repository
+from serving.triton.check_repository import check_engines, open_repository
 from tests.model_factory import noisy_cpcsam
 
 SIZE = 256

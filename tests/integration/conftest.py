@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from export.repository import build_repository
-from serving.triton import TritonServer, launch_triton
+from serving.triton.launch import TritonServer, launch_triton
 from tests.integration.tiny_graphs import publish_tiny_graphs
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig
 from serving.limits import Limits
 from serving.run_lengths import mask_from_rle
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from tests.official_masks import Seen, assert_found
 from tests.picture_files import Pixels, photograph, picture_files
 from training.metrics import iou_score

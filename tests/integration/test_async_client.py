@@ -21,7 +21,7 @@ from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits
 from serving.tokens import USER, digest_of
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for
 from tests.tls_factory import make_certificate
 

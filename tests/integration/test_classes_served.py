@@ -35,7 +35,7 @@ from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig
 from serving.limits import Limits
 from serving.tokens import EDITOR, USER, digest_of
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from training.data import Sample, read_pair
 from training.graphs import TorchGraphs, open_model
 from training.metrics import iou_score

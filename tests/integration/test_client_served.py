@@ -26,7 +26,7 @@ from cpcsam.errors import ContractError
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 
 pytestmark = pytest.mark.triton
 

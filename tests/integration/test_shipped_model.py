@@ -23,7 +23,7 @@ from cpcsam.transforms import (
 )
 from serving.background import gateway_in_background
 from serving.gateway_config import GatewayConfig
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from training.metrics import iou_score
 
 ROOT = Path(__file__).parents[2]

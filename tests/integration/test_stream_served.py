@@ -21,7 +21,7 @@ from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits
 from serving.tokens import USER, digest_of
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from tests.integration.triton_calls import noise_png
 
 pytestmark = pytest.mark.triton

@@ -15,7 +15,7 @@ from cpcsam.artifacts.manifest import publish
 from cpcsam.artifacts.versions import switch_to, writing
 from cpcsam.errors import CpcSamError, ServingError
 from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
-from serving.repository import check_engines, open_repository
+from serving.triton.check_repository import check_engines, open_repository
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = {"tensorrt": "1.7.1", "compute_capability": "8.9"}

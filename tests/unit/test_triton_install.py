@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cpcsam.errors import ServingError
-from serving import triton_install
-from serving.triton_install import STUB, find_triton
+from serving.triton import install as triton_install
+from serving.triton.install import STUB, find_triton
 
 
 def test_the_layout_is_made_once_and_complete(tmp_path: Path) -> None:

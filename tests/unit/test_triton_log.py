@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from serving.triton_log import failure_cause
+from serving.triton.startup_log import failure_cause
 
 MODEL = (
     "E1122 16:53:14.903985 167 model_lifecycle.cc:642] \"failed to load 'image_encoder' version 1: "

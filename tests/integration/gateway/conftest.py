@@ -9,7 +9,7 @@ import pytest
 from cpcsam.client.sync_client import SegmentationClient
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from tests.integration.gateway.asking import LIMITS
 
 

@@ -15,7 +15,7 @@ from cpcsam.grpc_errors import NotFoundError
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from tests.integration.gateway.asking import WIDTH, assert_same, clicks, picture, read_metrics
 
 pytestmark = pytest.mark.triton

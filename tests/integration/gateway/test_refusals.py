@@ -18,7 +18,7 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.background import gateway_in_background
 from serving.gateway import Gateway, GatewayConfig
 from serving.limits import Limits
-from serving.triton import TritonServer
+from serving.triton.launch import TritonServer
 from tests.integration.gateway.asking import WIDTH, clicks, picture
 
 pytestmark = pytest.mark.triton

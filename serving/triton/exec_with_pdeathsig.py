@@ -1,6 +1,6 @@
 """Run a program that is told to end when its parent ends, however that ends.
 
-python tied_exec.py PARENT_PID PROGRAM [ARGUMENT ...]
+python exec_with_pdeathsig.py PARENT_PID PROGRAM [ARGUMENT ...]
 
 The kernel sends SIGTERM (PR_SET_PDEATHSIG of prctl(2)); the setting survives execve. It is asked
 for here, in a process of its own, because between fork and execve of a process with threads, such

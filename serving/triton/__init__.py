@@ -1,0 +1,1 @@
+"""Launcher of the real Triton server, without a container."""
