@@ -29,9 +29,9 @@ from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from export.real_images import packaged_images
-from serving.background import gateway_in_background
-from serving.gateway_config import GatewayConfig
-from serving.limits import Limits
+from serving.gateway.config import GatewayConfig
+from serving.gateway.limits import Limits
+from serving.gateway.threaded import gateway_in_background
 from serving.run_lengths import mask_from_rle
 from serving.triton.launch import launch_triton
 

@@ -13,7 +13,7 @@ import grpc
 
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
-from serving.metrics import Metrics
+from serving.gateway.metrics import Metrics
 from serving.tokens import EDITOR, Token, digest_of, read_tokens
 
 __all__ = ["Access", "AccessInterceptor", "Caller"]

@@ -17,8 +17,8 @@ from time import monotonic
 
 from cpcsam.grpc_errors import FullError
 from serving.fair_slots import FairSlots
-from serving.limits import Limits
-from serving.metrics import Metrics
+from serving.gateway.limits import Limits
+from serving.gateway.metrics import Metrics
 
 __all__ = ["Admission", "Ticket"]
 

@@ -16,9 +16,9 @@ from cpcsam.automatic.tiling import Tile, tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
 from cpcsam.grpc_errors import LimitError
-from serving.call import Call
 from serving.chunks import chunk_tensors
 from serving.embedder import Embedder
+from serving.gateway.context import Call
 from serving.images import RequestImage
 from serving.together import all_of
 from serving.triton_answers import Encoded

@@ -14,10 +14,10 @@ from cpcsam.automatic.class_search import ShownTile
 from cpcsam.automatic.tiling import Tile
 from cpcsam.transforms import decode_image, to_frame
 from serving.admission import Admission
-from serving.call import Call
 from serving.embedding_cache import EmbeddingCache
+from serving.gateway.context import Call
+from serving.gateway.limits import Limits
 from serving.images import RequestImage
-from serving.limits import Limits
 from serving.triton_answers import Encoded
 from serving.triton_client import TritonClient
 

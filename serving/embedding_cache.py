@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from cpcsam.automatic.tiling import Tile
-from serving.metrics import Metrics
+from serving.gateway.metrics import Metrics
 from serving.single_flight import SingleFlight
 from serving.triton_answers import Encoded
 

@@ -10,7 +10,7 @@ import numpy as np
 from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.limits import MAX_POINT_SLOTS
+from serving.gateway.limits import MAX_POINT_SLOTS
 
 __all__ = ["check_prompts", "needed_box", "part_of", "slots_of"]
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.call import Call
 from serving.chunks import PromptChunk, chunk_prompts
 from serving.embedder import Embedder, TiledImage
+from serving.gateway.context import Call
 from serving.images import RequestImage
 from serving.prompt_checks import needed_box, part_of
 from serving.run_lengths import area_of_rle, mask_from_rle, rle_of_part

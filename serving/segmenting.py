@@ -14,10 +14,10 @@ from cpcsam.contract import SEGMENT
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.answer import found_response, prompted_response
-from serving.call import Call
 from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
 from serving.everything import EverythingSearch
+from serving.gateway.context import Call
 from serving.images import RequestImage
 from serving.prompting import Prompting
 from serving.triton_client import TritonClient

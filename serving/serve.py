@@ -22,8 +22,8 @@ from typing import Final
 import cpcsam
 from cpcsam.commands import ArgumentParser, exit_code_of, port
 from cpcsam.errors import ServingError
-from serving.gateway import run_until_stopped
-from serving.gateway_config import add_gateway_options, config_of
+from serving.gateway.config import add_gateway_options, config_of
+from serving.gateway.server import run_until_stopped
 from serving.triton.launch import TritonServer, launch_triton
 
 __all__ = ["main"]

@@ -38,8 +38,8 @@ from cpcsam.contract import (
     STABILITY,
 )
 from serving.admission import Admission
-from serving.call import Call
 from serving.chunks import PromptChunk
+from serving.gateway.context import Call
 from serving.lasting_calls import LastingCalls
 from serving.triton_answers import (
     ChunkMasks,

@@ -18,7 +18,7 @@ from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.limits import MAX_REQUEST_ID_LENGTH, Limits
+from serving.gateway.limits import MAX_REQUEST_ID_LENGTH, Limits
 
 __all__ = ["check_image_id", "check_request", "original_size_of"]
 

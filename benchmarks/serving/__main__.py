@@ -15,7 +15,7 @@ from benchmarks.serving.stack import repository_of, service
 from benchmarks.serving.verdict import Check, machine, write_verdict
 from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.errors import ConfigError
-from serving.limits import Limits
+from serving.gateway.limits import Limits
 
 __all__ = ["main"]
 

@@ -18,7 +18,7 @@ from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
-from serving.limits import Limits
+from serving.gateway.limits import Limits
 
 __all__ = ["ended_at", "run"]
 

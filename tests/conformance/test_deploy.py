@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.gateway_config import GatewayConfig
-from serving.metrics import Metrics
+from serving.gateway.config import GatewayConfig
+from serving.gateway.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

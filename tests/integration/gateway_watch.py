@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from serving.gateway import Gateway
+from serving.gateway.server import Gateway
 
 
 def free_port() -> int:

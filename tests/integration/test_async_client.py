@@ -17,9 +17,9 @@ from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import AuthenticationError, DeadlineError, FullError, UnavailableError
-from serving.background import gateway_in_background
-from serving.gateway import Gateway, GatewayConfig
-from serving.limits import Limits
+from serving.gateway.limits import Limits
+from serving.gateway.server import Gateway, GatewayConfig
+from serving.gateway.threaded import gateway_in_background
 from serving.tokens import USER, digest_of
 from serving.triton.launch import TritonServer
 from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for

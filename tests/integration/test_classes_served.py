@@ -31,9 +31,9 @@ from cpcsam.grpc_errors import (
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from demo.scene import load_scene
-from serving.background import gateway_in_background
-from serving.gateway_config import GatewayConfig
-from serving.limits import Limits
+from serving.gateway.config import GatewayConfig
+from serving.gateway.limits import Limits
+from serving.gateway.threaded import gateway_in_background
 from serving.tokens import EDITOR, USER, digest_of
 from serving.triton.launch import TritonServer
 from training.data import Sample, read_pair

@@ -23,9 +23,9 @@ from cpcsam.client.sync_client import (
     SegmentResult,
 )
 from cpcsam.errors import ContractError
-from serving.background import gateway_in_background
-from serving.gateway import Gateway, GatewayConfig
-from serving.limits import Limits
+from serving.gateway.limits import Limits
+from serving.gateway.server import Gateway, GatewayConfig
+from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 
 pytestmark = pytest.mark.triton

@@ -24,9 +24,9 @@ from cpcsam.errors import ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.background import gateway_in_background
-from serving.gateway import Gateway, GatewayConfig
-from serving.limits import Limits
+from serving.gateway.limits import Limits
+from serving.gateway.server import Gateway, GatewayConfig
+from serving.gateway.threaded import gateway_in_background
 from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,8 +21,8 @@ from cpcsam.transforms import (
     resize_image,
     upscale_masks,
 )
-from serving.background import gateway_in_background
-from serving.gateway_config import GatewayConfig
+from serving.gateway.config import GatewayConfig
+from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from training.metrics import iou_score
 

@@ -12,9 +12,9 @@ from google.rpc import error_details_pb2, status_pb2
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import FullError, UnavailableError
 from serving.admission import Admission, Ticket
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.status_details import trailing_metadata
+from serving.gateway.error_details import trailing_metadata
+from serving.gateway.limits import Limits
+from serving.gateway.metrics import Metrics
 
 
 class Desk:

@@ -21,7 +21,7 @@ from demo.commands import DemoError, run_stage, serve
 from demo.measure import histogram_quantile, latency_of, mean_dice, on_one_canvas
 from demo.report import COMPARED, conclusion, write_report
 from demo.scene import HELD_OUT, WINDOW, Nucleus, Scene, load_scene, otsu_component
-from serving.metrics import Metrics, serve_metrics
+from serving.gateway.metrics import Metrics, serve_metrics
 from training.data import Sample, read_pair
 from training.fingerprint import fingerprint
 from training.sources import cut_region

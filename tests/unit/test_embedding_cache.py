@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cpcsam.automatic.tiling import Tile
 from serving.embedding_cache import EmbeddingCache, ImageKey
-from serving.metrics import Metrics
+from serving.gateway.metrics import Metrics
 from serving.triton_answers import Encoded
 
 SIZES = np.array([[4, 4]], np.int32)

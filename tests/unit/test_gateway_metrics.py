@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from cpcsam.errors import ServingError
-from serving.metrics import BUCKETS_S, Metrics, serve_metrics
+from serving.gateway.metrics import BUCKETS_S, Metrics, serve_metrics
 
 
 def read(port: int) -> str:

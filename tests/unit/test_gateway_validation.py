@@ -17,7 +17,7 @@ from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.limits import MAX_POINT_SLOTS, Limits
+from serving.gateway.limits import MAX_POINT_SLOTS, Limits
 from serving.prompt_checks import check_prompts, needed_box, part_of, slots_of
 from serving.validation import check_image_id, check_request, original_size_of
 

@@ -16,7 +16,7 @@ from benchmarks.serving.report import write_report
 from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most, machine, write_verdict
 from cpcsam.transforms import decode_image
-from serving.limits import Limits
+from serving.gateway.limits import Limits
 from serving.prompt_checks import check_prompts
 from serving.validation import check_request, original_size_of
 
@@ -70,9 +70,9 @@ def test_outcomes_are_counted_over_the_whole_time() -> None:
 
 def test_the_log_tells_when_a_request_ended() -> None:
     log = (
-        "2026-11-26 03:53:37,123 INFO serving.rpc Segment 'cancelled-7': CANCELLED, 20.1 ms\n"
-        "2026-11-26 03:53:38,001 INFO serving.rpc Segment '': OK, 3.0 ms\n"
-        "2026-11-26 03:53:39,500 INFO serving.rpc Segment 'expiring-8': OK, 3.0 ms\n"
+        "2026-11-26 03:53:37,123 INFO serving.gateway.rpc Segment 'cancelled-7': CANCELLED, 20.1 ms\n"
+        "2026-11-26 03:53:38,001 INFO serving.gateway.rpc Segment '': OK, 3.0 ms\n"
+        "2026-11-26 03:53:39,500 INFO serving.gateway.rpc Segment 'expiring-8': OK, 3.0 ms\n"
     )
     second = time.mktime((2026, 11, 26, 3, 53, 37, 0, 0, -1))
     assert ended_at(log) == {

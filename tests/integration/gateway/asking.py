@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import Prompt
-from serving.gateway import Gateway
-from serving.limits import Limits
+from serving.gateway.limits import Limits
+from serving.gateway.server import Gateway
 
 HEIGHT, WIDTH = 60, 100
 

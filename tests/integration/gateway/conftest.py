@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from cpcsam.client.sync_client import SegmentationClient
-from serving.background import gateway_in_background
-from serving.gateway import Gateway, GatewayConfig
+from serving.gateway.server import Gateway, GatewayConfig
+from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.integration.gateway.asking import LIMITS
 

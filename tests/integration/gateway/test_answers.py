@@ -13,7 +13,7 @@ from PIL import Image
 
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import MaskSelection, Prompt, SegmentationClient
-from serving.gateway import Gateway
+from serving.gateway.server import Gateway
 from tests.integration.gateway.asking import HEIGHT, WIDTH, assert_same, clicks, picture
 
 pytestmark = pytest.mark.triton

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from serving.gateway import Gateway
+from serving.gateway.server import Gateway
 from tests.integration.gateway.asking import HEIGHT, WIDTH, picture
 
 pytestmark = pytest.mark.triton

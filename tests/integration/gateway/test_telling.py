@@ -15,8 +15,8 @@ import cpcsam
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import CpcSamError
-from serving.gateway import Gateway
-from serving.metrics import BUCKETS_S
+from serving.gateway.metrics import BUCKETS_S
+from serving.gateway.server import Gateway
 from tests.integration.gateway.asking import LIMITS, clicks, picture, read_metrics
 
 pytestmark = pytest.mark.triton

@@ -14,9 +14,9 @@ from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_error
 from serving.access import Access
 from serving.admission import Ticket
-from serving.call import Call
-from serving.metrics import Metrics, Stopwatch
-from serving.status_details import trailing_metadata
+from serving.gateway.context import Call
+from serving.gateway.error_details import trailing_metadata
+from serving.gateway.metrics import Metrics, Stopwatch
 
 __all__ = ["RpcRunner"]
 

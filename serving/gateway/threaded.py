@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 
-from serving.gateway import Gateway, GatewayConfig, start_gateway
+from serving.gateway.server import Gateway, GatewayConfig, start_gateway
 
 __all__ = ["gateway_in_background"]
 

@@ -1,13 +1,4 @@
-"""Command: the typed gRPC API in front of Triton.
-
-python -m serving.gateway --triton 127.0.0.1:8001
-python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0.0.0
-python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
-python -m serving.gateway --tokens tokens.txt --tls-cert server.pem --tls-key server.key
-
-It listens on loopback unless told otherwise, and stops on SIGTERM or Ctrl-C when the requests in
-work are answered, after --grace seconds at the latest.
-"""
+"""Assemble the gateway and run it until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,8 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
-import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,8 +15,6 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-import cpcsam
-from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
@@ -37,17 +25,17 @@ from serving.class_search import ClassSearch
 from serving.embedder import Embedder
 from serving.embedding_cache import EmbeddingCache
 from serving.everything import EverythingSearch
-from serving.gateway_config import GatewayConfig, add_gateway_options, config_of
+from serving.gateway.config import GatewayConfig
+from serving.gateway.metrics import Metrics, serve_metrics
+from serving.gateway.rpc import RpcRunner
+from serving.gateway.servicer import SegmentationService
 from serving.images import ImageDesk
-from serving.metrics import Metrics, serve_metrics
 from serving.prompting import Prompting
-from serving.rpc import RpcRunner
 from serving.segmenting import Segmenting
-from serving.service import SegmentationService
 from serving.triton_client import TritonClient
 from serving.vocabulary_store import VocabularyStore
 
-__all__ = ["Gateway", "GatewayConfig", "main", "run_until_stopped", "start_gateway"]
+__all__ = ["Gateway", "GatewayConfig", "run_until_stopped", "start_gateway"]
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
 HEALTH_PERIOD_S: Final = 1.0
@@ -56,7 +44,6 @@ COLLECT_AFTER: Final = (700, 10, 2)
 """Thresholds of the garbage collector: the last generation is collected five times as often as by
 default."""
 LOG = logging.getLogger(__name__)
-PROG: Final = "python -m serving.gateway"
 
 
 @dataclass(frozen=True)
@@ -228,19 +215,3 @@ def _collect_garbage_in_small_parts() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AFTER)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it was asked to stop, 2 after an error."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
-    parser.add_argument("--triton", default=GatewayConfig.triton, help="HOST:PORT (%(default)s)")
-    parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
-    add_gateway_options(parser)
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    return exit_code_of(lambda: asyncio.run(run_until_stopped(config_of(args, args.triton))), PROG)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

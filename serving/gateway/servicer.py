@@ -13,14 +13,14 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.admission import Admission, Ticket
 from serving.answer import stream_response
-from serving.call import Call
 from serving.class_desk import ClassDesk
-from serving.description import description
+from serving.gateway.context import Call
+from serving.gateway.describe import description
+from serving.gateway.limits import Limits
+from serving.gateway.metrics import Metrics, Stopwatch
+from serving.gateway.rpc import RpcRunner
 from serving.images import ImageDesk
-from serving.limits import Limits
-from serving.metrics import Metrics, Stopwatch
 from serving.prompt_checks import check_prompts
-from serving.rpc import RpcRunner
 from serving.segmenting import Segmenting
 from serving.stream import answered_in_order
 from serving.triton_client import TritonClient

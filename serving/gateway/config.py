@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.commands import port, positive
-from serving.limits import Limits
+from serving.gateway.limits import Limits
 from serving.tls import TlsFiles, tls_files
 from serving.tokens import read_tokens
 

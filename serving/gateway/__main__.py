@@ -1,0 +1,43 @@
+"""Command: the typed gRPC API in front of Triton.
+
+python -m serving.gateway --triton 127.0.0.1:8001
+python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0.0.0
+python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
+python -m serving.gateway --tokens tokens.txt --tls-cert server.pem --tls-key server.key
+
+It listens on loopback unless told otherwise, and stops on SIGTERM or Ctrl-C when the requests in
+work are answered, after --grace seconds at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import cpcsam
+from cpcsam.commands import ArgumentParser, exit_code_of
+from serving.gateway.config import GatewayConfig, add_gateway_options, config_of
+from serving.gateway.server import run_until_stopped
+
+__all__ = ["main"]
+
+PROG: Final = "python -m serving.gateway"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 when it was asked to stop, 2 after an error."""
+    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
+    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    parser.add_argument("--triton", default=GatewayConfig.triton, help="HOST:PORT (%(default)s)")
+    parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
+    add_gateway_options(parser)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    return exit_code_of(lambda: asyncio.run(run_until_stopped(config_of(args, args.triton))), PROG)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
