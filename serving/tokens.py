@@ -16,96 +16,28 @@ A line of the file: TENANT ROLE SHA256, the rest of it after # is a comment.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import re
 import secrets
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
+from serving.gateway.auth.tokens import (
+    EDITOR,
+    TENANT,
+    USER,
+    Token,
+    digest_of,
+    read_tokens,
+    write_tokens,
+)
 
-__all__ = ["EDITOR", "USER", "Token", "digest_of", "main", "read_tokens"]
+__all__ = ["main"]
 
 PROG: Final = "python -m serving.tokens"
-USER: Final = "user"
-EDITOR: Final = "editor"
-TENANT: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 ID_LENGTH: Final = 8
-
-
-@dataclass(frozen=True)
-class Token:
-    """What the file says of one token.
-
-    Attributes:
-        tenant: whose it is.
-        role: USER or EDITOR.
-        digest: SHA-256 of the token, in hexadecimal.
-    """
-
-    tenant: str
-    role: str
-    digest: str
-
-
-def digest_of(token: str) -> str:
-    """What the file holds of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def read_tokens(path: Path) -> dict[str, Token]:
-    """Read a file of tokens.
-
-    Returns:
-        The tokens by their digest.
-
-    Raises:
-        ConfigError: the file cannot be read, or a line is not a token.
-    """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError.of(
-            str(path),
-            got=getattr(error, "strerror", None) or "no text",
-            expected="a file of tokens",
-            fix=f"make it with: {PROG} add --file {path} --tenant NAME",
-        ) from error
-    tokens = [
-        _token(line, f"{path}, line {number}")
-        for number, line in enumerate(lines, start=1)
-        if line.partition("#")[0].strip()
-    ]
-    return {token.digest: token for token in tokens}
-
-
-def _token(line: str, where: str) -> Token:
-    words = line.partition("#")[0].split()
-    if (
-        len(words) != 3
-        or not TENANT.fullmatch(words[0])
-        or words[1] not in (USER, EDITOR)
-        or not DIGEST.fullmatch(words[2])
-    ):
-        # The line itself stays unsaid: it may be a token in plain text.
-        raise ConfigError.of(
-            where,
-            got="something else",
-            expected=f"TENANT, {USER} or {EDITOR}, and 64 hexadecimal digits",
-            fix=f"add tokens with: {PROG} add",
-        )
-    return Token(*words)
-
-
-def _write(path: Path, tokens: Sequence[Token]) -> None:
-    lines = [f"{token.tenant} {token.role} {token.digest}\n" for token in tokens]
-    write_atomic(path, "".join(lines).encode())
 
 
 def _add(args: argparse.Namespace) -> None:
@@ -118,7 +50,7 @@ def _add(args: argparse.Namespace) -> None:
         )
     known = read_tokens(args.file) if args.file.exists() else {}
     token = secrets.token_urlsafe(32)
-    _write(args.file, [*known.values(), Token(args.tenant, args.role, digest_of(token))])
+    write_tokens(args.file, [*known.values(), Token(args.tenant, args.role, digest_of(token))])
     print(token)
 
 
@@ -134,7 +66,7 @@ def _remove(args: argparse.Namespace) -> None:
         raise ConfigError.of(
             "--id", got=args.id, expected="one that `list` shows", fix="correct the option"
         )
-    _write(args.file, left)
+    write_tokens(args.file, left)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.serving.certificate import self_signed
 from cpcsam.errors import ConfigError
-from serving.tls import TlsFiles
+from serving.gateway.auth.tls import TlsFiles
 
 
 def make_certificate(folder: Path) -> TlsFiles:

@@ -24,8 +24,8 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from demo.commands import Service
-from serving.tls import TlsFiles
-from serving.tokens import USER, digest_of
+from serving.gateway.auth.tls import TlsFiles
+from serving.gateway.auth.tokens import USER, digest_of
 
 __all__ = ["CLOSED_CALLS", "CLOSED_PATHS", "run"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.commands import port, positive
+from serving.gateway.auth.tls import TlsFiles, tls_files
+from serving.gateway.auth.tokens import read_tokens
 from serving.gateway.limits import Limits
-from serving.tls import TlsFiles, tls_files
-from serving.tokens import read_tokens
 
 __all__ = ["GatewayConfig", "add_gateway_options", "config_of"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import monotonic
 
-from serving.access import Caller
 from serving.admission import Ticket
+from serving.gateway.auth.interceptor import Caller
 
 __all__ = ["Call"]
 

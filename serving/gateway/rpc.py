@@ -12,8 +12,8 @@ import grpc
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_error
-from serving.access import Access
 from serving.admission import Ticket
+from serving.gateway.auth.interceptor import Access
 from serving.gateway.context import Call
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.metrics import Metrics, Stopwatch

@@ -18,13 +18,13 @@ from grpc_reflection.v1alpha import reflection
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.access import Access, AccessInterceptor
 from serving.admission import Admission
 from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
 from serving.embedder import Embedder
 from serving.embedding_cache import EmbeddingCache
 from serving.everything import EverythingSearch
+from serving.gateway.auth.interceptor import Access, AccessInterceptor
 from serving.gateway.config import GatewayConfig
 from serving.gateway.metrics import Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner

@@ -17,10 +17,10 @@ from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import AuthenticationError, DeadlineError, FullError, UnavailableError
+from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
-from serving.tokens import USER, digest_of
 from serving.triton.launch import TritonServer
 from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for
 from tests.tls_factory import make_certificate

@@ -17,10 +17,10 @@ from cpcsam.cli.main import main as cli
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
+from serving.gateway.auth.tls import TlsFiles, tls_files
+from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
-from serving.tls import TlsFiles, tls_files
-from serving.tokens import USER, digest_of
 from tests.tls_factory import make_certificate
 
 TOKEN = "a-token-of-the-lab-that-no-log-may-show"

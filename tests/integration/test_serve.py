@@ -20,7 +20,7 @@ import pytest
 from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError
-from serving.tokens import USER, digest_of
+from serving.gateway.auth.tokens import USER, digest_of
 from tests.tls_factory import make_certificate
 
 pytestmark = pytest.mark.triton

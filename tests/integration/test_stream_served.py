@@ -17,10 +17,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
-from serving.tokens import USER, digest_of
 from serving.triton.launch import TritonServer
 from tests.integration.triton_calls import noise_png
 

@@ -9,9 +9,10 @@ import pytest
 
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
-from serving import access as access_module
-from serving.access import Access, Caller
-from serving.tokens import EDITOR, Token, digest_of, main, read_tokens
+from serving.gateway.auth import interceptor as access_module
+from serving.gateway.auth.interceptor import Access, Caller
+from serving.gateway.auth.tokens import EDITOR, Token, digest_of, read_tokens
+from serving.tokens import main
 
 
 def make(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

@@ -13,8 +13,8 @@ import grpc
 
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
+from serving.gateway.auth.tokens import EDITOR, Token, digest_of, read_tokens
 from serving.gateway.metrics import Metrics
-from serving.tokens import EDITOR, Token, digest_of, read_tokens
 
 __all__ = ["Access", "AccessInterceptor", "Caller"]
 

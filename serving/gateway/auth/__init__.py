@@ -1,0 +1,1 @@
+"""Authentication: access tokens, TLS and the interceptor."""
