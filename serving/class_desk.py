@@ -17,9 +17,9 @@ from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.embedder import Embedder
 from serving.gateway.context import Call
-from serving.images import ImageDesk, RequestImage
+from serving.gateway.inference.embedder import Embedder
+from serving.gateway.inference.request_images import ImageDesk, RequestImage
 from serving.run_lengths import mask_from_rle
 from serving.together import all_of
 from serving.vocabulary_store import VocabularyStore

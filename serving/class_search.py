@@ -16,12 +16,12 @@ from cpcsam.automatic.tiling import Tile, tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
 from cpcsam.grpc_errors import LimitError
-from serving.chunks import chunk_tensors
-from serving.embedder import Embedder
 from serving.gateway.context import Call
-from serving.images import RequestImage
+from serving.gateway.inference.embedder import Embedder
+from serving.gateway.inference.prompt_batches import chunk_tensors
+from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.inference.triton_responses import Encoded
 from serving.together import all_of
-from serving.triton_answers import Encoded
 
 __all__ = ["ClassSearch", "tiles_within"]
 

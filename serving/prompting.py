@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.chunks import PromptChunk, chunk_prompts
-from serving.embedder import Embedder, TiledImage
 from serving.gateway.context import Call
-from serving.images import RequestImage
+from serving.gateway.inference.embedder import Embedder, TiledImage
+from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
+from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
 from serving.prompt_checks import needed_box, part_of
 from serving.run_lengths import area_of_rle, mask_from_rle, rle_of_part
 from serving.together import all_of
-from serving.triton_answers import ChunkMasks, Encoded
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
 

@@ -18,9 +18,9 @@ from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
 from serving.everything import EverythingSearch
 from serving.gateway.context import Call
-from serving.images import RequestImage
+from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.inference.triton_client import TritonClient
 from serving.prompting import Prompting
-from serving.triton_client import TritonClient
 
 __all__ = ["Segmenting"]
 

@@ -22,7 +22,7 @@ from cpcsam.contract import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
-from serving.chunks import chunk_prompts
+from serving.gateway.inference.prompt_batches import chunk_prompts
 
 __all__ = ["Logits", "logits_of", "probe", "relative_difference"]
 

@@ -21,18 +21,18 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.admission import Admission
 from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
-from serving.embedder import Embedder
-from serving.embedding_cache import EmbeddingCache
 from serving.everything import EverythingSearch
 from serving.gateway.auth.interceptor import Access, AccessInterceptor
 from serving.gateway.config import GatewayConfig
+from serving.gateway.inference.embedder import Embedder
+from serving.gateway.inference.embedding_cache import EmbeddingCache
+from serving.gateway.inference.request_images import ImageDesk
+from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.servicer import SegmentationService
-from serving.images import ImageDesk
 from serving.prompting import Prompting
 from serving.segmenting import Segmenting
-from serving.triton_client import TritonClient
 from serving.vocabulary_store import VocabularyStore
 
 __all__ = ["Gateway", "GatewayConfig", "run_until_stopped", "start_gateway"]

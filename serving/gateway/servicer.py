@@ -16,14 +16,14 @@ from serving.answer import stream_response
 from serving.class_desk import ClassDesk
 from serving.gateway.context import Call
 from serving.gateway.describe import description
+from serving.gateway.inference.request_images import ImageDesk
+from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.rpc import RpcRunner
-from serving.images import ImageDesk
 from serving.prompt_checks import check_prompts
 from serving.segmenting import Segmenting
 from serving.stream import answered_in_order
-from serving.triton_client import TritonClient
 from serving.validation import check_request
 
 __all__ = ["SegmentationService"]

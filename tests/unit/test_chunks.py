@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.chunks import chunk_prompts, chunk_tensors
+from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpcsam.automatic.tiling import Tile
-from serving.embedding_cache import EmbeddingCache, ImageKey
+from serving.gateway.inference.embedding_cache import EmbeddingCache, ImageKey
+from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
-from serving.triton_answers import Encoded
 
 SIZES = np.array([[4, 4]], np.int32)
 UNIT = 1000 + 2 * SIZES.nbytes

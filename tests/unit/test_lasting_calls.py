@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from serving.lasting_calls import LastingCalls
-from serving.triton_client import is_cancellable
+from serving.gateway.inference.triton_client import is_cancellable
+from serving.gateway.inference.uncancelled import LastingCalls
 
 
 async def test_a_cancelled_caller_leaves_the_call_running() -> None:

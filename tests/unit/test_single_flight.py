@@ -8,7 +8,7 @@ import pytest
 
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import DeadlineError
-from serving.single_flight import SingleFlight
+from serving.gateway.inference.single_flight import SingleFlight
 
 
 class Computation:

@@ -19,7 +19,7 @@ from cpcsam.grpc_errors import (
     error_of_status,
     status_of_error,
 )
-from serving.triton_errors import error_of_triton
+from serving.gateway.inference.triton_errors import error_of_triton
 
 PAIRS = [
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),

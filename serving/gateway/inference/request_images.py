@@ -11,10 +11,10 @@ from typing import Final
 from cpcsam.errors import CpcSamError
 from cpcsam.grpc_errors import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.embedding_cache import ImageKey
 from serving.gateway.context import Call
+from serving.gateway.inference.embedding_cache import ImageKey
+from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.limits import Limits
-from serving.triton_client import TritonClient
 from serving.validation import check_image_id, original_size_of
 
 __all__ = ["ImageDesk", "RequestImage"]

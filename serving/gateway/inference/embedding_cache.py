@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from cpcsam.automatic.tiling import Tile
+from serving.gateway.inference.single_flight import SingleFlight
+from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
-from serving.single_flight import SingleFlight
-from serving.triton_answers import Encoded
 
 __all__ = ["EmbeddingCache", "ImageKey"]
 

@@ -38,10 +38,10 @@ from cpcsam.contract import (
     STABILITY,
 )
 from serving.admission import Admission
-from serving.chunks import PromptChunk
 from serving.gateway.context import Call
-from serving.lasting_calls import LastingCalls
-from serving.triton_answers import (
+from serving.gateway.inference.prompt_batches import PromptChunk
+from serving.gateway.inference.triton_errors import error_of_triton
+from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
     TritonFacts,
@@ -49,7 +49,7 @@ from serving.triton_answers import (
     masks_of,
     output,
 )
-from serving.triton_errors import error_of_triton
+from serving.gateway.inference.uncancelled import LastingCalls
 
 __all__ = ["TritonClient", "is_cancellable"]
 

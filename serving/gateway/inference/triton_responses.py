@@ -21,7 +21,7 @@ from cpcsam.contract import (
     grid_size,
 )
 from cpcsam.errors import ServingError
-from serving.chunks import PromptChunk
+from serving.gateway.inference.prompt_batches import PromptChunk
 
 __all__ = ["ChunkMasks", "Encoded", "TritonFacts", "encoded_of", "masks_of", "output"]
 

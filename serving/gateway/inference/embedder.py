@@ -14,12 +14,12 @@ from cpcsam.automatic.class_search import ShownTile
 from cpcsam.automatic.tiling import Tile
 from cpcsam.transforms import decode_image, to_frame
 from serving.admission import Admission
-from serving.embedding_cache import EmbeddingCache
 from serving.gateway.context import Call
+from serving.gateway.inference.embedding_cache import EmbeddingCache
+from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.inference.triton_client import TritonClient
+from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
-from serving.images import RequestImage
-from serving.triton_answers import Encoded
-from serving.triton_client import TritonClient
 
 __all__ = ["Embedder", "TiledImage"]
 

@@ -1,0 +1,1 @@
+"""Image embeddings and decoded masks from Triton, cached and batched."""
