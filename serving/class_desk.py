@@ -20,8 +20,8 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import Call
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.request_images import ImageDesk, RequestImage
+from serving.gateway.scheduling.gather import all_of
 from serving.run_lengths import mask_from_rle
-from serving.together import all_of
 from serving.vocabulary_store import VocabularyStore
 
 __all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "ClassDesk"]

@@ -21,7 +21,7 @@ from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
-from serving.together import all_of
+from serving.gateway.scheduling.gather import all_of
 
 __all__ = ["ClassSearch", "tiles_within"]
 

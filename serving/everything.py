@@ -29,8 +29,8 @@ from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
+from serving.gateway.scheduling.gather import all_of
 from serving.prompting import CONCURRENT_CHUNKS
-from serving.together import all_of
 
 __all__ = ["EverythingSearch"]
 

@@ -19,9 +19,9 @@ from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
+from serving.gateway.scheduling.gather import all_of
 from serving.prompt_checks import needed_box, part_of
 from serving.run_lengths import area_of_rle, mask_from_rle, rle_of_part
-from serving.together import all_of
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
 

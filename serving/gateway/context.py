@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import monotonic
 
-from serving.admission import Ticket
 from serving.gateway.auth.interceptor import Caller
+from serving.gateway.scheduling.admission import Ticket
 
 __all__ = ["Call"]
 

@@ -7,10 +7,11 @@ from typing import Final
 
 from cpcsam.contract import ENCODER_MAX_BATCH, MAX_PIXELS, POINT_BUCKETS
 from cpcsam.errors import ConfigError
-from serving.fair_slots import GROUPS
 
-__all__ = ["MAX_POINT_SLOTS", "MAX_REQUEST_ID_LENGTH", "PROMPT_BYTES", "Limits"]
+__all__ = ["GROUPS", "MAX_POINT_SLOTS", "MAX_REQUEST_ID_LENGTH", "PROMPT_BYTES", "Limits"]
 
+GROUPS: Final = 4
+"""In how many parts the slots are given out while more requests wait than can have one."""
 MAX_POINT_SLOTS: Final = POINT_BUCKETS[-1]
 """Points of one prompt; a box takes the room of two."""
 MAX_REQUEST_ID_LENGTH: Final = 128

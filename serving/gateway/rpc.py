@@ -12,11 +12,11 @@ import grpc
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_error
-from serving.admission import Ticket
 from serving.gateway.auth.interceptor import Access
 from serving.gateway.context import Call
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.metrics import Metrics, Stopwatch
+from serving.gateway.scheduling.admission import Ticket
 
 __all__ = ["RpcRunner"]
 

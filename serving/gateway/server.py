@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.admission import Admission
 from serving.class_desk import ClassDesk
 from serving.class_search import ClassSearch
 from serving.everything import EverythingSearch
@@ -30,6 +29,7 @@ from serving.gateway.inference.request_images import ImageDesk
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
+from serving.gateway.scheduling.admission import Admission
 from serving.gateway.servicer import SegmentationService
 from serving.prompting import Prompting
 from serving.segmenting import Segmenting

@@ -11,7 +11,6 @@ from typing import Any
 from cpcsam.grpc_errors import FullError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.admission import Admission, Ticket
 from serving.answer import stream_response
 from serving.class_desk import ClassDesk
 from serving.gateway.context import Call
@@ -21,9 +20,10 @@ from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.rpc import RpcRunner
+from serving.gateway.scheduling.admission import Admission, Ticket
+from serving.gateway.scheduling.ordered_stream import answered_in_order
 from serving.prompt_checks import check_prompts
 from serving.segmenting import Segmenting
-from serving.stream import answered_in_order
 from serving.validation import check_request
 
 __all__ = ["SegmentationService"]

@@ -11,10 +11,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import FullError, UnavailableError
-from serving.admission import Admission, Ticket
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
+from serving.gateway.scheduling.admission import Admission, Ticket
 
 
 class Desk:

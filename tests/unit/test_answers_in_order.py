@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from serving.stream import answered_in_order
+from serving.gateway.scheduling.ordered_stream import answered_in_order
 
 WINDOW = 3
 

@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.fair_slots import GROUPS, FairSlots
+from serving.gateway.scheduling.fair_queue import GROUPS, FairSlots
 
 
 async def settle() -> None:

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from cpcsam.automatic.class_search import ShownTile
 from cpcsam.automatic.tiling import Tile
 from cpcsam.transforms import decode_image, to_frame
-from serving.admission import Admission
 from serving.gateway.context import Call
 from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
+from serving.gateway.scheduling.admission import Admission
 
 __all__ = ["Embedder", "TiledImage"]
 

@@ -37,7 +37,6 @@ from cpcsam.contract import (
     SELECTED_LOW_RES_MASKS,
     STABILITY,
 )
-from serving.admission import Admission
 from serving.gateway.context import Call
 from serving.gateway.inference.prompt_batches import PromptChunk
 from serving.gateway.inference.triton_errors import error_of_triton
@@ -50,6 +49,7 @@ from serving.gateway.inference.triton_responses import (
     output,
 )
 from serving.gateway.inference.uncancelled import LastingCalls
+from serving.gateway.scheduling.admission import Admission
 
 __all__ = ["TritonClient", "is_cancellable"]
 

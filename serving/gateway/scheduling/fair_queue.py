@@ -7,10 +7,10 @@ from bisect import insort
 from collections import Counter
 from itertools import count
 
-__all__ = ["GROUPS", "FairSlots"]
+from serving.gateway.limits import GROUPS
 
-GROUPS = 4
-"""In how many parts the slots are given out while more requests wait than can have one."""
+__all__ = ["FairSlots"]
+
 SECOND, FURTHER, FIRST = range(3)
 """Turns of a request, as one client's own are ordered."""
 Waiting = tuple[int, int, asyncio.Future[None]]

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from time import monotonic
 
 from cpcsam.grpc_errors import FullError
-from serving.fair_slots import FairSlots
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
+from serving.gateway.scheduling.fair_queue import FairSlots
 
 __all__ = ["Admission", "Ticket"]
 

@@ -1,0 +1,1 @@
+"""Admission and fair scheduling of requests."""
