@@ -22,6 +22,7 @@ from segment_anything import SamAutomaticMaskGenerator
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.artifacts.versions import resolve_version
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
@@ -32,7 +33,6 @@ from export.real_images import packaged_images
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.threaded import gateway_in_background
-from serving.run_lengths import mask_from_rle
 from serving.triton.launch import launch_triton
 
 __all__ = ["main"]

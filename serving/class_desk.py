@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.class_search import AutoSettings, ShownTile
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
 from cpcsam.automatic.tiling import tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
@@ -21,7 +22,6 @@ from serving.gateway.context import Call
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.request_images import ImageDesk, RequestImage
 from serving.gateway.scheduling.gather import all_of
-from serving.run_lengths import mask_from_rle
 from serving.vocabulary_store import VocabularyStore
 
 __all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "ClassDesk"]

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.mask_cropping import NOWHERE, place_mask
+from cpcsam.automatic.rle import rle_of_part
 from cpcsam.contract import (
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
@@ -27,7 +28,6 @@ from cpcsam.contract import (
 from cpcsam.errors import ContractError
 from cpcsam.transforms import input_size_of
 from serving.backend.step import Execute, Request, Settings, Tensors, each
-from serving.run_lengths import rle_of_part
 
 __all__ = [
     "open_postprocess",

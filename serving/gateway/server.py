@@ -19,8 +19,6 @@ from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.class_desk import ClassDesk
-from serving.class_search import ClassSearch
-from serving.everything import EverythingSearch
 from serving.gateway.auth.interceptor import Access, AccessInterceptor
 from serving.gateway.config import GatewayConfig
 from serving.gateway.inference.embedder import Embedder
@@ -30,9 +28,11 @@ from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission
+from serving.gateway.segmentation.by_class import ClassSearch
+from serving.gateway.segmentation.by_prompts import Prompting
+from serving.gateway.segmentation.dispatch import Segmenting
+from serving.gateway.segmentation.mask_generator import EverythingSearch
 from serving.gateway.servicer import SegmentationService
-from serving.prompting import Prompting
-from serving.segmenting import Segmenting
 from serving.vocabulary_store import VocabularyStore
 
 __all__ = ["Gateway", "GatewayConfig", "run_until_stopped", "start_gateway"]

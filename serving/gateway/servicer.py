@@ -11,7 +11,6 @@ from typing import Any
 from cpcsam.grpc_errors import FullError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.answer import stream_response
 from serving.class_desk import ClassDesk
 from serving.gateway.context import Call
 from serving.gateway.describe import description
@@ -22,8 +21,9 @@ from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Ticket
 from serving.gateway.scheduling.ordered_stream import answered_in_order
+from serving.gateway.segmentation.dispatch import Segmenting
+from serving.gateway.segmentation.responses import stream_response
 from serving.prompt_checks import check_prompts
-from serving.segmenting import Segmenting
 from serving.validation import check_request
 
 __all__ = ["SegmentationService"]

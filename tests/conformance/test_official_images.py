@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from segment_anything import SamPredictor
 
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import preprocess, scale_prompts
 from serving.backend.step import Request
-from serving.run_lengths import mask_from_rle
 from tests.picture_files import Pixels, picture_files
 from training.graphs import TorchGraphs
 

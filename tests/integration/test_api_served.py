@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -19,7 +20,6 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.threaded import gateway_in_background
-from serving.run_lengths import mask_from_rle
 from serving.triton.launch import TritonServer
 from tests.official_masks import Seen, assert_found
 from tests.picture_files import Pixels, photograph, picture_files

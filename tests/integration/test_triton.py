@@ -13,9 +13,9 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.serving.scan import CLOSED_CALLS, CLOSED_PATHS
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.contract import DECODE, ENCODE, ENCODER_MAX_BATCH, ENSEMBLES, IMAGE_ENCODER, SEGMENT
 from cpcsam.transforms import upscale_masks
-from serving.run_lengths import mask_from_rle
 from serving.triton.launch import TritonServer
 from tests.integration.triton_calls import Arrays, infer, noise_png, segment_inputs
 

@@ -15,8 +15,8 @@ from pycocotools import mask as coco_mask
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.tiling import Tile
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.answer import found_response, mask_message, prompted_response
-from serving.prompting import PromptedMasks, PromptMasks
+from serving.gateway.segmentation.by_prompts import PromptedMasks, PromptMasks
+from serving.gateway.segmentation.responses import found_response, mask_message, prompted_response
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.transforms import input_size_of, upscale_masks
 from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import open_preprocess, preprocess, scale_prompts
 from serving.backend.step import Request, Settings
-from serving.run_lengths import mask_from_rle
 
 SIDE = 256
 ORIGINAL_SIZE = (90, 60)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from cpcsam.automatic.rle import mask_from_rle, rle_from_mask, rle_of_part
 from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
-from serving.run_lengths import mask_from_rle, rle_from_mask, rle_of_part
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 margins = st.tuples(*[st.integers(0, 3)] * 4)

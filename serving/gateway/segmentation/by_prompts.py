@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.rle import area_of_rle, mask_from_rle, rle_of_part
 from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -21,7 +22,6 @@ from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
 from serving.gateway.scheduling.gather import all_of
 from serving.prompt_checks import needed_box, part_of
-from serving.run_lengths import area_of_rle, mask_from_rle, rle_of_part
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
 

@@ -23,14 +23,14 @@ from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.class_search import tiles_within
 from serving.gateway.context import Call
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
 from serving.gateway.scheduling.gather import all_of
-from serving.prompting import CONCURRENT_CHUNKS
+from serving.gateway.segmentation.by_class import tiles_within
+from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
 
 __all__ = ["EverythingSearch"]
 

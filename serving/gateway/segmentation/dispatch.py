@@ -13,14 +13,14 @@ from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.contract import SEGMENT
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.answer import found_response, prompted_response
 from serving.class_desk import ClassDesk
-from serving.class_search import ClassSearch
-from serving.everything import EverythingSearch
 from serving.gateway.context import Call
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
-from serving.prompting import Prompting
+from serving.gateway.segmentation.by_class import ClassSearch
+from serving.gateway.segmentation.by_prompts import Prompting
+from serving.gateway.segmentation.mask_generator import EverythingSearch
+from serving.gateway.segmentation.responses import found_response, prompted_response
 
 __all__ = ["Segmenting"]
 

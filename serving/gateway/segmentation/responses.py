@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.rle import area_of_rle, mask_from_rle, pixels_of_rle, rle_of_part
 from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import CpcSamError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.error_details import status_message
-from serving.outlines import rings_of
-from serving.prompting import PromptedMasks, PromptMasks
-from serving.run_lengths import area_of_rle, mask_from_rle, pixels_of_rle, rle_of_part
+from serving.gateway.segmentation.by_prompts import PromptedMasks, PromptMasks
+from serving.gateway.segmentation.polygons import rings_of
 
 __all__ = ["found_response", "mask_message", "prompted_response", "stream_response"]
 

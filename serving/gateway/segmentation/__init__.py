@@ -1,0 +1,1 @@
+"""The ways to segment: by prompts, by classes, or everything."""
