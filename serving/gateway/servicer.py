@@ -23,8 +23,8 @@ from serving.gateway.scheduling.admission import Admission, Ticket
 from serving.gateway.scheduling.ordered_stream import answered_in_order
 from serving.gateway.segmentation.dispatch import Segmenting
 from serving.gateway.segmentation.responses import stream_response
-from serving.prompt_checks import check_prompts
-from serving.validation import check_request
+from serving.gateway.validation.prompts import check_prompts
+from serving.gateway.validation.request import check_request
 
 __all__ = ["SegmentationService"]
 

@@ -18,8 +18,8 @@ from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
-from serving.prompt_checks import check_prompts, needed_box, part_of, slots_of
-from serving.validation import check_image_id, check_request, original_size_of
+from serving.gateway.validation.prompts import check_prompts, needed_box, part_of, slots_of
+from serving.gateway.validation.request import check_image_id, check_request, original_size_of
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)

@@ -17,8 +17,8 @@ from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most, machine, write_verdict
 from cpcsam.transforms import decode_image
 from serving.gateway.limits import Limits
-from serving.prompt_checks import check_prompts
-from serving.validation import check_request, original_size_of
+from serving.gateway.validation.prompts import check_prompts
+from serving.gateway.validation.request import check_request, original_size_of
 
 
 def outcome(status: str, asked_at: float, seconds: float) -> Outcome:

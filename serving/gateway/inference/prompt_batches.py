@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel, bucket
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.prompt_checks import slots_of
+from serving.gateway.validation.prompts import slots_of
 
 __all__ = ["PromptChunk", "chunk_prompts", "chunk_tensors"]
 

@@ -15,7 +15,7 @@ from serving.gateway.context import Call
 from serving.gateway.inference.embedding_cache import ImageKey
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.limits import Limits
-from serving.validation import check_image_id, original_size_of
+from serving.gateway.validation.request import check_image_id, original_size_of
 
 __all__ = ["ImageDesk", "RequestImage"]
 

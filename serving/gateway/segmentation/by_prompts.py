@@ -21,7 +21,7 @@ from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
 from serving.gateway.scheduling.gather import all_of
-from serving.prompt_checks import needed_box, part_of
+from serving.gateway.validation.prompts import needed_box, part_of
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
 

@@ -1,0 +1,1 @@
+"""Validation of requests before any work is done for them."""
