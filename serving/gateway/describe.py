@@ -12,9 +12,9 @@ from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.class_desk import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 from serving.gateway.inference.triton_responses import TritonFacts
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
+from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 
 __all__ = ["description"]
 

@@ -18,7 +18,6 @@ from grpc_reflection.v1alpha import reflection
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.class_desk import ClassDesk
 from serving.gateway.auth.interceptor import Access, AccessInterceptor
 from serving.gateway.config import GatewayConfig
 from serving.gateway.inference.embedder import Embedder
@@ -33,7 +32,8 @@ from serving.gateway.segmentation.by_prompts import Prompting
 from serving.gateway.segmentation.dispatch import Segmenting
 from serving.gateway.segmentation.mask_generator import EverythingSearch
 from serving.gateway.servicer import SegmentationService
-from serving.vocabulary_store import VocabularyStore
+from serving.gateway.vocabulary.service import ClassDesk
+from serving.gateway.vocabulary.store import VocabularyStore
 
 __all__ = ["Gateway", "GatewayConfig", "run_until_stopped", "start_gateway"]
 

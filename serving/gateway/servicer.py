@@ -11,7 +11,6 @@ from typing import Any
 from cpcsam.grpc_errors import FullError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.class_desk import ClassDesk
 from serving.gateway.context import Call
 from serving.gateway.describe import description
 from serving.gateway.inference.request_images import ImageDesk
@@ -25,6 +24,7 @@ from serving.gateway.segmentation.dispatch import Segmenting
 from serving.gateway.segmentation.responses import stream_response
 from serving.gateway.validation.prompts import check_prompts
 from serving.gateway.validation.request import check_request
+from serving.gateway.vocabulary.service import ClassDesk
 
 __all__ = ["SegmentationService"]
 

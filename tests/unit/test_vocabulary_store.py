@@ -13,8 +13,8 @@ from cpcsam.automatic.vocabulary import Examples, Vocabulary, build_vocabulary
 from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import PreconditionError
-from serving import vocabulary_store as module
-from serving.vocabulary_store import VocabularyStore
+from serving.gateway.vocabulary import store as module
+from serving.gateway.vocabulary.store import VocabularyStore
 
 MODEL = "a" * 64
 

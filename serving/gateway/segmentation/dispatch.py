@@ -13,7 +13,6 @@ from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.contract import SEGMENT
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.class_desk import ClassDesk
 from serving.gateway.context import Call
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
@@ -21,6 +20,7 @@ from serving.gateway.segmentation.by_class import ClassSearch
 from serving.gateway.segmentation.by_prompts import Prompting
 from serving.gateway.segmentation.mask_generator import EverythingSearch
 from serving.gateway.segmentation.responses import found_response, prompted_response
+from serving.gateway.vocabulary.service import ClassDesk
 
 __all__ = ["Segmenting"]
 

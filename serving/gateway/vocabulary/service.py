@@ -22,7 +22,7 @@ from serving.gateway.context import Call
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.request_images import ImageDesk, RequestImage
 from serving.gateway.scheduling.gather import all_of
-from serving.vocabulary_store import VocabularyStore
+from serving.gateway.vocabulary.store import VocabularyStore
 
 __all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "ClassDesk"]
 

@@ -1,0 +1,1 @@
+"""The classes that a tenant may add to and segment by."""
