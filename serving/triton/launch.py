@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import os
 import secrets
@@ -12,13 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cpcsam.commands import ArgumentParser, exit_code_of, port, positive
 from cpcsam.errors import ServingError
 from serving.triton.check_repository import check_engines, open_repository
 from serving.triton.install import TritonInstall, find_triton

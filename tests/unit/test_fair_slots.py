@@ -8,7 +8,8 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.gateway.scheduling.fair_queue import GROUPS, FairSlots
+from serving.gateway.limits import GROUPS
+from serving.gateway.scheduling.fair_queue import FairSlots
 
 
 async def settle() -> None:
