@@ -18,15 +18,16 @@ from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
-from training.augment import AugmentConfig, whole_window
-from training.batches import BatchConfig, Halves, StepBatches
 from training.bilevel import BilevelConfig
-from training.data import Sample, entity_windows, read_bbbc038
+from training.data.augment import AugmentConfig, whole_window
+from training.data.batches import BatchConfig, Halves, StepBatches
+from training.data.prompt_sampling import sample_prompt
+from training.data.sample import Sample, entity_windows
+from training.datasets.instance_folders import read_bbbc038
 from training.learner import Learner, new_learner
 from training.methods.interface import Budget, Spent, train_within
 from training.metrics import dice_score, to_size
 from training.optimizer import OptimizerConfig
-from training.prompts import sample_prompt
 
 __all__ = [
     "Asked",

@@ -13,9 +13,9 @@ from typing import Any
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from training.bilevel import BilevelConfig
+from training.data.prompt_sampling import PromptMix
 from training.learner import ModelConfig
 from training.losses import LossConfig
-from training.prompts import PromptMix
 
 __all__ = [
     "ABLATIONS",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from training.data import Sample
+from training.data.sample import Sample
 
 __all__ = ["BASE_CLASSES", "CLASSES", "TARGET_CLASSES", "EntityClass", "Texture", "scene"]
 

@@ -28,10 +28,10 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.point_calibration import sample_embeddings
 from cpcsam.model.sam import CpcSam
-from training.data import Sample
+from training.data.prompt_sampling import accurate_points
+from training.data.sample import Sample
 from training.losses import IOU_TOKENS, area_average
 from training.methods.interface import Budget
-from training.prompts import accurate_points
 
 __all__ = ["main"]
 

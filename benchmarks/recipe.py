@@ -9,7 +9,7 @@ from pathlib import Path
 from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
 from reporting.tables import ALL, Column
-from training.augment import AugmentConfig
+from training.data.augment import AugmentConfig
 from training.datasets.protocol import Classes
 from training.methods.interface import Budget
 from training.methods.registry import METHODS, AnyMethod

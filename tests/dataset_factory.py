@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.data import Sample
+from training.data.sample import Sample
 
 SIZE = (24, 32)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.prompts import PromptMix, jittered_box
+from training.data.prompt_sampling import PromptMix, jittered_box
 
 CARELESS = PromptMix(
     box=0.4,

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from cpcsam.checks import require_range
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
-from training.batches import Halves, PromptBatch
+from training.data.batches import Halves, PromptBatch
 from training.losses import (
     CaplTerms,
     LossConfig,

@@ -20,19 +20,19 @@ from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.point_calibration import sample_embeddings
 from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
-from training.augment import whole_window
-from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
-from training.data import Sample, entity_windows
-from training.losses import bias_magnitude
-from training.metrics import OneClickScores, one_click
-from training.prompts import PromptMix
-from training.source_options import (
+from training.data.augment import whole_window
+from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
+from training.data.prompt_sampling import PromptMix
+from training.data.sample import Sample, entity_windows
+from training.data.source_options import (
     add_model_options,
     add_source_options,
     require_model,
     source_of,
 )
-from training.sources import read_source, validation_windows
+from training.data.sources import read_source, validation_windows
+from training.losses import bias_magnitude
+from training.metrics import OneClickScores, one_click
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 

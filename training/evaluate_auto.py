@@ -20,17 +20,17 @@ from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.commands import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
-from training.data import Sample
-from training.graphs import TorchGraphs, open_model
-from training.panels import panels_of, save_panels
-from training.scoring import score_segmentation
-from training.source_options import (
+from training.data.sample import Sample
+from training.data.source_options import (
     add_model_options,
     add_source_options,
     require_model,
     source_of,
 )
-from training.sources import read_source
+from training.data.sources import read_source
+from training.graphs import TorchGraphs, open_model
+from training.panels import panels_of, save_panels
+from training.scoring import score_segmentation
 
 __all__ = ["evaluate_auto", "main", "segmenter"]
 

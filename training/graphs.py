@@ -17,7 +17,7 @@ from cpcsam.errors import ContractError, DataError
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
-from training.data import Sample
+from training.data.sample import Sample
 
 __all__ = ["TorchGraphs", "class_names", "examples_of", "open_model", "support_set"]
 

@@ -17,8 +17,8 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
 from training.adapters import is_adapter_parameter
-from training.batches import BatchConfig, Halves
 from training.bilevel import BilevelConfig, Forward, bilevel_step
+from training.data.batches import BatchConfig, Halves
 from training.optimizer import Group, OptimizerConfig, new_group, schedule
 
 __all__ = [

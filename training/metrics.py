@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from cpcsam.client.prompts import XY
 from cpcsam.contract import MASK_THRESHOLD, PointLabel
 from cpcsam.model.sam import CpcSam
-from training.augment import whole_window
-from training.clicks import ACCURATE_CLICK, entity_clicks
-from training.data import Sample
-from training.prompts import PromptMix
+from training.data.augment import whole_window
+from training.data.clicks import ACCURATE_CLICK, entity_clicks
+from training.data.prompt_sampling import PromptMix
+from training.data.sample import Sample
 
 __all__ = [
     "OneClickResult",

@@ -14,7 +14,7 @@ from PIL import Image
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.client.overlay import color_of, contour
-from training.data import Sample
+from training.data.sample import Sample
 from training.scoring import foreground_of
 
 __all__ = ["PLACES", "draw_panel", "panels_of", "save_panels"]

@@ -23,8 +23,9 @@ from cpcsam.errors import CpcSamError, TrainingError
 from cpcsam.model.base_checkpoint import base_digest, load_base, save_base
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
-from training.data import Sample, digest_samples
-from training.fingerprint import fingerprint
+from training.data.fingerprint import fingerprint
+from training.data.prefetch import stream
+from training.data.sample import Sample, digest_samples
 from training.metrics import OneClickScores, one_click
 from training.pretrain_data import (
     PretrainBatch,
@@ -34,7 +35,6 @@ from training.pretrain_data import (
     load_images,
 )
 from training.pretrain_loss import AuxiliaryHead, batch_loss
-from training.stream import stream
 
 __all__ = ["PretrainConfig", "main", "pretrain"]
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from training.augment import AugmentConfig, window_with_entities
-from training.data import Sample, read_bbbc038, windows
-from training.prompts import PromptMix, sample_prompt
-from training.synthetic import synthetic_scene
+from training.data.augment import AugmentConfig, window_with_entities
+from training.data.prompt_sampling import PromptMix, sample_prompt
+from training.data.sample import Sample, windows
+from training.data.synthetic import synthetic_scene
+from training.datasets.instance_folders import read_bbbc038
 
 __all__ = [
     "PretrainBatch",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.errors import DataError
-from training.data import Sample
+from training.data.sample import Sample
 from training.entity_metrics import Detection, average_precision, match_entities
 from training.metrics import dice_score, iou_score
 

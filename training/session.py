@@ -18,8 +18,10 @@ from tqdm import tqdm
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.run_checkpoint import save_run
-from training.batches import Halves, StepBatches
-from training.data import Sample
+from training.data.batches import Halves, StepBatches
+from training.data.prefetch import stream
+from training.data.sample import Sample
+from training.data.sources import read_source, validation_windows
 from training.distributed import (
     barrier,
     gather,
@@ -33,8 +35,6 @@ from training.learner import Learner, new_learner
 from training.metrics import OneClickScores, one_click
 from training.recompute import recompute_blocks
 from training.settings import TrainConfig, run_record
-from training.sources import read_source, validation_windows
-from training.stream import stream
 
 __all__ = ["TrainResult", "train"]
 

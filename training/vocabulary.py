@@ -18,15 +18,15 @@ from cpcsam.automatic.vocabulary import (
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.commands import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
-from training.data import ENTITY, Sample
-from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
-from training.source_options import (
+from training.data.sample import ENTITY, Sample
+from training.data.source_options import (
     add_model_options,
     add_source_options,
     require_model,
     source_of,
 )
-from training.sources import read_source
+from training.data.sources import read_source
+from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
 
 __all__ = ["build", "extend", "main", "show"]
 

@@ -36,10 +36,10 @@ from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
-from training.data import Sample, read_pair
+from training.data.sample import Sample, read_pair
+from training.data.sources import cut_region
 from training.graphs import TorchGraphs, open_model
 from training.metrics import iou_score
-from training.sources import cut_region
 
 pytestmark = pytest.mark.triton
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.augment import AugmentConfig, random_window, whole_window
-from training.data import Sample
+from training.data.augment import AugmentConfig, random_window, whole_window
+from training.data.sample import Sample
 
 SIZE = 64
 

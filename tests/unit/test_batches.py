@@ -9,9 +9,9 @@ import torch
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
 from tests.training_factory import MINIATURE, discs, tiny_batches, tiny_learner
-from training.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
-from training.data import Sample
-from training.prompts import PromptMix
+from training.data.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
+from training.data.prompt_sampling import PromptMix
+from training.data.sample import Sample
 
 CLICK = PromptMix(box=0, several=0, centre=1.0)
 WITH_MASK = replace(CLICK, mask=1.0)

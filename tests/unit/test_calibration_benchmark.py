@@ -13,7 +13,7 @@ from benchmarks.calibration_report import paired_interval, write_report
 from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
 from benchmarks.tempo import measure_tempo, steps_of
 from cpcsam.model.base_checkpoint import load_base
-from training.augment import AugmentConfig
+from training.data.augment import AugmentConfig
 from training.methods.interface import Budget
 
 BASE = Path(__file__).parents[2] / "weights/vit_t"

@@ -5,8 +5,8 @@ from dataclasses import replace
 from scipy import ndimage
 
 from tests.training_factory import discs
-from training.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
-from training.prompts import central_pixel
+from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
+from training.data.prompt_sampling import central_pixel
 
 
 def test_accurate_clicks_are_central() -> None:

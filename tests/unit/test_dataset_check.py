@@ -25,7 +25,8 @@ from tests.dataset_factory import (
     save,
     trashcan,
 )
-from training.data import Sample, main
+from training.data.check_dataset import main
+from training.data.sample import Sample
 from training.datasets.pictures import contact_sheet, shown_entities
 
 ROOT = Path(__file__).parents[2]

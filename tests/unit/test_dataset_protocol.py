@@ -8,12 +8,12 @@ import pytest
 from cpcsam.config import from_dict
 from cpcsam.errors import ConfigError
 from tests.dataset_factory import bbbc038, car, celebamask, mricron, oceancoco, tiktok
-from training.augment import AugmentConfig
-from training.batches import BatchConfig, StepBatches
+from training.data.augment import AugmentConfig
+from training.data.batches import BatchConfig, StepBatches
+from training.data.sources import DataConfig, SourceConfig, read_source, validation_windows
 from training.datasets.items import LazySamples
 from training.datasets.protocol import MORE_SHOTS, SEEDS, SHOTS, open_dataset, split_classes
 from training.datasets.registry import DATASETS, Last, LastOfEachClass
-from training.sources import DataConfig, SourceConfig, read_source, validation_windows
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,9 @@ from tests.dataset_factory import (
     save,
     trashcan,
 )
-from training.data import Sample, read_bbbc038
+from training.data.sample import Sample
 from training.datasets.files import entities_of, natural_key
+from training.datasets.instance_folders import read_bbbc038
 from training.datasets.items import LazySamples, keep_classes
 from training.datasets.nifti import read_nifti
 from training.datasets.protocol import open_dataset

@@ -26,8 +26,8 @@ from tests.training_processes import (
     stop_in_one_and_resume,
     tiny_run,
 )
-from training.batches import BatchConfig, Halves, StepBatches
 from training.bilevel import BilevelConfig
+from training.data.batches import BatchConfig, Halves, StepBatches
 from training.distributed import (
     average_,
     gather,

@@ -28,7 +28,7 @@ from tests.training_factory import discs, write_pair
 from training import evaluate_auto as command
 from training import report as report_command
 from training import vocabulary as vocabulary_command
-from training.data import ENTITY, Sample
+from training.data.sample import ENTITY, Sample
 from training.entity_metrics import average_precision, match_entities
 from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set

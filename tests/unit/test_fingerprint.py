@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from training.fingerprint import fingerprint, highest_similarity
-from training.synthetic import synthetic_scene
+from training.data.fingerprint import fingerprint, highest_similarity
+from training.data.synthetic import synthetic_scene
 
 
 def test_the_same_picture_is_recognised_however_it_is_shown() -> None:

@@ -14,8 +14,8 @@ from cpcsam.model.point_calibration import is_moved
 from cpcsam.model.sam import CpcSam
 from tests.training_factory import DISCS, discs
 from training.adapters import insert_adapters, is_adapter_parameter
-from training.augment import AugmentConfig
-from training.data import ENTITY, Sample
+from training.data.augment import AugmentConfig
+from training.data.sample import ENTITY, Sample
 from training.learner import PROMPT_EMBEDDING, new_learner
 from training.methods.entities import split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Spent, Task, train_within

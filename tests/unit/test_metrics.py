@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.model_factory import noisy_sam
-from training.data import Sample
+from training.data.sample import Sample
 from training.metrics import OneClickResult, OneClickScores, dice_score, iou_score, one_click
 
 EMPTY = np.zeros((4, 4), bool)

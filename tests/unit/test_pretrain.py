@@ -9,7 +9,8 @@ from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
 from cpcsam.model.base_checkpoint import base_digest, load_base
-from training.augment import AugmentConfig
+from training.data.augment import AugmentConfig
+from training.data.prompt_sampling import PromptMix
 from training.pretrain import (
     PretrainConfig,
     learning_rate,
@@ -24,7 +25,6 @@ from training.pretrain_data import (
     PretrainData,
 )
 from training.pretrain_loss import add_corrections, mask_losses
-from training.prompts import PromptMix
 
 TINY_BATCH = PretrainBatchConfig(
     images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)

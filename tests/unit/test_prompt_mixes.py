@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
 from tests.prompt_shapes import CARELESS, at, disc, distance_to, ring, tight
-from training.prompts import PromptMix, central_pixel, coarse_mask, sample_prompt
+from training.data.prompt_sampling import PromptMix, central_pixel, coarse_mask, sample_prompt
 
 
 @pytest.mark.parametrize(

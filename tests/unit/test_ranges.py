@@ -7,7 +7,7 @@ import pytest
 
 from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError
-from training.batches import BatchConfig
+from training.data.batches import BatchConfig
 
 
 def test_what_lies_in_the_range_passes() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from cpcsam.errors import ConfigError, DataError
 from tests.training_factory import discs, write_pair
-from training.sources import (
+from training.data.sources import (
     DataConfig,
     SourceConfig,
     cut_region,

@@ -10,9 +10,9 @@ import torch
 
 from cpcsam.errors import DataError, TrainingError
 from tests.training_factory import discs, tiny_batches
-from training.batches import BatchConfig, StepBatches
-from training.data import Sample
-from training.stream import stream
+from training.data.batches import BatchConfig, StepBatches
+from training.data.prefetch import stream
+from training.data.sample import Sample
 
 CPU = torch.device("cpu")
 SEED = 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.synthetic import synthetic_scene
+from training.data.synthetic import synthetic_scene
 
 
 def test_scene_is_decided_by_its_seed() -> None:

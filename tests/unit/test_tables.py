@@ -15,7 +15,7 @@ from cpcsam.errors import DataError
 from reporting.html import Picture, Section
 from reporting.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
 from tests.training_factory import discs
-from training.data import ENTITY, Sample
+from training.data.sample import ENTITY, Sample
 from training.methods.entities import found_in
 from training.panels import PLACES, panels_of, save_panels
 from training.report import main, write_tables

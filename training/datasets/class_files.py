@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data import Sample
+from training.data.sample import Sample
 from training.datasets.files import (
     SUFFIXES,
     find_folder,

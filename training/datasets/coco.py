@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from cpcsam.errors import DataError
-from training.data import Sample
+from training.data.sample import Sample
 from training.datasets.files import find_folder, natural_key, read_rgb
 from training.datasets.items import Findings, Item, Scan
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 
 from cpcsam.errors import DataError
-from training.data import eight_bits
+from training.data.sample import eight_bits
 from training.datasets.items import Findings
 
 __all__ = [

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.errors import DataError
-from training.data import Sample
+from training.data.sample import Sample
 from training.datasets.files import read_binary, read_rgb, size_fits
 from training.datasets.items import Findings, Item, Scan
 
-__all__ = ["InstanceFolders", "InstanceItem"]
+__all__ = ["InstanceFolders", "InstanceItem", "read_bbbc038"]
 
 
 @dataclass(frozen=True)
@@ -128,3 +128,16 @@ def _read_lines(path: Path) -> list[str]:
         raise DataError.of(
             str(path), got=str(error.strerror), expected="a list of ids", fix="correct the path"
         ) from error
+
+
+def read_bbbc038(root: Path, ids_file: Path | None = None) -> list[Sample]:
+    """Read BBBC038v1's layout, `stage1_train/<id>/{images,masks}/*.png`.
+
+    Args:
+        root: the folder that holds `stage1_train`.
+        ids_file: a text file with one id a line; None reads every id, sorted.
+
+    Raises:
+        DataError: a folder or file is missing, unreadable or of another size.
+    """
+    return [item.read() for item in InstanceFolders().items(root, ids_file)]

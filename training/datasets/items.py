@@ -12,7 +12,7 @@ from typing import overload
 import numpy as np
 
 from cpcsam.errors import CpcSamError, DataError
-from training.data import Sample
+from training.data.sample import Sample
 
 __all__ = ["Findings", "Item", "LazySamples", "Scan", "keep_classes"]
 

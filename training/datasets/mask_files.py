@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import DataError
-from training.data import ENTITY, Sample
+from training.data.sample import ENTITY, Sample
 from training.datasets.class_files import ClassFiles
 from training.datasets.files import (
     entities_of,

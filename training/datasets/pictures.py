@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from training.data import Sample
+from training.data.sample import Sample
 
 __all__ = ["contact_sheet", "shown_entities"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import DataError
-from training.data import Sample, eight_bits
+from training.data.sample import Sample, eight_bits
 from training.datasets.files import entities_of
 from training.datasets.items import Findings, Item, Scan
 from training.datasets.nifti import read_nifti

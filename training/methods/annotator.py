@@ -10,7 +10,7 @@ from cpcsam.automatic.predictor import AutoSettings, Model, shown_tiles
 from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
 from cpcsam.transforms import upscale_masks
-from training.data import Sample
+from training.data.sample import Sample
 from training.methods.entities import found_in
 
 __all__ = ["segment_annotated"]

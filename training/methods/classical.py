@@ -10,7 +10,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 from cpcsam.automatic.mask_merging import FoundMask
-from training.data import Sample
+from training.data.sample import Sample
 from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task
 

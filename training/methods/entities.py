@@ -14,7 +14,7 @@ from skimage.segmentation import watershed
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import AutoSettings
 from cpcsam.automatic.tiling import Tile
-from training.data import Sample
+from training.data.sample import Sample
 
 __all__ = ["entities_of", "found_in", "split_touching", "typical_radius"]
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.errors import ConfigError
-from training.augment import AugmentConfig
-from training.data import Sample
+from training.data.augment import AugmentConfig
+from training.data.sample import Sample
 
 __all__ = ["Budget", "Fitted", "Method", "Segment", "Spent", "Task", "train_within"]
 

@@ -12,8 +12,10 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from training.adapters import insert_adapters
-from training.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
 from training.bilevel import BilevelConfig
+from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
+from training.data.prefetch import Batches, stream
+from training.data.prompt_sampling import PromptMix
 from training.distributed import training_device
 from training.evaluate_auto import segmenter
 from training.graphs import TorchGraphs, examples_of
@@ -21,9 +23,7 @@ from training.learner import ModelConfig, new_learner
 from training.methods.annotator import segment_annotated
 from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
 from training.optimizer import OptimizerConfig
-from training.prompts import PromptMix
 from training.recompute import recompute_blocks
-from training.stream import Batches, stream
 
 __all__ = [
     "ACCURATE",

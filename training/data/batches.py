@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from cpcsam.checks import require_range
 from cpcsam.contract import LOW_RES_FACTOR, PATCH_SIZE
 from cpcsam.errors import ConfigError, DataError
-from training.augment import AugmentConfig, Window, window_with_entities
-from training.data import Sample
-from training.prompts import PromptMix, accurate_points, coarse_mask, sample_prompt
+from training.data.augment import AugmentConfig, Window, window_with_entities
+from training.data.prompt_sampling import PromptMix, accurate_points, coarse_mask, sample_prompt
+from training.data.sample import Sample
 
 __all__ = ["PRACTICE", "BatchConfig", "Halves", "PromptBatch", "StepBatches"]
 

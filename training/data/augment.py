@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data import Sample, entity_labels
+from training.data.sample import Sample, entity_labels
 
 __all__ = ["AugmentConfig", "Window", "random_window", "whole_window", "window_with_entities"]
 

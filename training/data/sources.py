@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.errors import ConfigError, DataError
-from training.data import Sample, read_bbbc038, read_pair, windows
+from training.data.sample import Sample, read_pair, windows
+from training.datasets.instance_folders import read_bbbc038
 from training.datasets.items import LazySamples
 from training.datasets.protocol import Classes, Part, open_dataset
 

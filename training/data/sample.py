@@ -1,9 +1,8 @@
-"""Instance-segmentation samples read from disk; as a command, the check of a dataset."""
+"""Instance-segmentation samples: images with labelled entities, and windows cut from them."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +20,6 @@ __all__ = [
     "eight_bits",
     "entity_labels",
     "entity_windows",
-    "main",
-    "read_bbbc038",
     "read_pair",
     "windows",
 ]
@@ -60,21 +57,6 @@ class Sample:
                 fix="give every entity a class",
             )
         return self.class_names[label - 1]
-
-
-def read_bbbc038(root: Path, ids_file: Path | None = None) -> list[Sample]:
-    """Read BBBC038v1's layout, `stage1_train/<id>/{images,masks}/*.png`.
-
-    Args:
-        root: the folder that holds `stage1_train`.
-        ids_file: a text file with one id a line; None reads every id, sorted.
-
-    Raises:
-        DataError: a folder or file is missing, unreadable or of another size.
-    """
-    from training.datasets.instance_folders import InstanceFolders  # it builds on this module
-
-    return [item.read() for item in InstanceFolders().items(root, ids_file)]
 
 
 def read_pair(image_path: Path, instances_path: Path) -> Sample:
@@ -181,14 +163,3 @@ def digest_samples(samples: Sequence[Sample]) -> str:
         digest.update(np.ascontiguousarray(sample.image).tobytes())
         digest.update(np.ascontiguousarray(sample.instances).tobytes())
     return digest.hexdigest()
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command."""
-    from training.datasets.check import main as check  # it builds on this module
-
-    return check(arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

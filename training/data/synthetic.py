@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from training.data import Sample
+from training.data.sample import Sample
 
 __all__ = ["synthetic_scene"]
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.errors import DataError
-from training.data import Sample
+from training.data.sample import Sample
 from training.datasets.items import Findings, Item
 from training.datasets.pictures import contact_sheet
 from training.datasets.protocol import Dataset, Part, open_dataset

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from cpcsam.client.prompts import XY
-from training.data import Sample, entity_labels
-from training.prompts import PromptMix, sample_prompt
+from training.data.prompt_sampling import PromptMix, sample_prompt
+from training.data.sample import Sample, entity_labels
 
 __all__ = ["ACCURATE_CLICK", "CARELESS_CLICK", "entity_clicks"]
 

@@ -1,0 +1,1 @@
+"""Training data: images with entities, prompts drawn for them, and batches."""
