@@ -21,9 +21,9 @@ from cpcsam.model.sam import CpcSam
 from training.bilevel import BilevelConfig
 from training.data.augment import AugmentConfig, whole_window
 from training.data.batches import BatchConfig, Halves, StepBatches
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, entity_windows
-from training.datasets.instance_folders import read_bbbc038
 from training.learner import Learner, new_learner
 from training.methods.interface import Budget, Spent, train_within
 from training.metrics import dice_score, to_size

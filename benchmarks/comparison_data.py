@@ -13,9 +13,9 @@ from benchmarks.confounded import scene
 from benchmarks.recipe import Setting
 from benchmarks.stains import is_stained
 from cpcsam.errors import ConfigError
+from training.data.datasets.items import LazySamples
+from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.sample import Sample
-from training.datasets.items import LazySamples
-from training.datasets.protocol import Dataset, open_dataset
 from training.graphs import class_names, support_set
 from training.methods.interface import Task
 

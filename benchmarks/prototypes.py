@@ -22,8 +22,8 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.vocabulary import VocabularyConfig, build_vocabulary
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest, load_base
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample
-from training.datasets.instance_folders import read_bbbc038
 from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, class_names, examples_of, support_set
 

@@ -10,7 +10,7 @@ from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
 from reporting.tables import ALL, Column
 from training.data.augment import AugmentConfig
-from training.datasets.protocol import Classes
+from training.data.datasets.protocol import Classes
 from training.methods.interface import Budget
 from training.methods.registry import METHODS, AnyMethod
 from training.methods.sam import SamMethod

@@ -9,8 +9,8 @@ import numpy as np
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, exit_code_of
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample
-from training.datasets.instance_folders import read_bbbc038
 
 __all__ = ["is_stained", "main"]
 

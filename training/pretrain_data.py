@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from training.data.augment import AugmentConfig, window_with_entities
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_sampling import PromptMix, sample_prompt
 from training.data.sample import Sample, windows
 from training.data.synthetic import synthetic_scene
-from training.datasets.instance_folders import read_bbbc038
 
 __all__ = [
     "PretrainBatch",

@@ -12,9 +12,9 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
 from training.bilevel import BilevelConfig
 from training.data.batches import BatchConfig
+from training.data.datasets.items import LazySamples
 from training.data.sample import Sample, digest_samples
 from training.data.sources import DataConfig
-from training.datasets.items import LazySamples
 from training.learner import ModelConfig
 from training.optimizer import OptimizerConfig
 

@@ -18,8 +18,8 @@ from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import Example, SegmentationClient
 from demo.commands import run_stage
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY, Sample
-from training.datasets.instance_folders import read_bbbc038
 from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, open_model, support_set
 from training.scoring import score_segmentation

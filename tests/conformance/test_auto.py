@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cpcsam.automatic.vocabulary import build_vocabulary
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY
-from training.datasets.instance_folders import read_bbbc038
 from training.evaluate_auto import evaluate_auto
 from training.graphs import TorchGraphs, examples_of, open_model, support_set
 

@@ -12,8 +12,8 @@ from skimage.feature import match_template
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import load_base
 from demo.scene import load_scene
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, windows
-from training.datasets.instance_folders import read_bbbc038
 from training.metrics import OneClickScores, one_click
 
 ROOT = Path(__file__).parents[2]

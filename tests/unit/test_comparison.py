@@ -17,7 +17,7 @@ from benchmarks.recipe import Recipe, Setting, Variant, methods_of
 from cpcsam.config import load_config
 from cpcsam.errors import ConfigError, CpcSamError
 from tests.training_factory import discs
-from training.datasets.registry import DATASETS
+from training.data.datasets.registry import DATASETS
 from training.methods.interface import Budget
 from training.methods.registry import METHODS
 from training.methods.sam import SamMethod

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cpcsam.errors import DataError
+from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, digest_samples, entity_windows, read_pair, windows
-from training.datasets.instance_folders import read_bbbc038
 
 
 def write_bbbc038(root: Path, sample_id: str, masks: list[np.ndarray]) -> None:

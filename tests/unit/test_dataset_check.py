@@ -26,8 +26,8 @@ from tests.dataset_factory import (
     trashcan,
 )
 from training.data.check_dataset import main
+from training.data.datasets.pictures import contact_sheet, shown_entities
 from training.data.sample import Sample
-from training.datasets.pictures import contact_sheet, shown_entities
 
 ROOT = Path(__file__).parents[2]
 

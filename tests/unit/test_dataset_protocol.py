@@ -10,10 +10,10 @@ from cpcsam.errors import ConfigError
 from tests.dataset_factory import bbbc038, car, celebamask, mricron, oceancoco, tiktok
 from training.data.augment import AugmentConfig
 from training.data.batches import BatchConfig, StepBatches
+from training.data.datasets.items import LazySamples
+from training.data.datasets.protocol import MORE_SHOTS, SEEDS, SHOTS, open_dataset, split_classes
+from training.data.datasets.registry import DATASETS, Last, LastOfEachClass
 from training.data.sources import DataConfig, SourceConfig, read_source, validation_windows
-from training.datasets.items import LazySamples
-from training.datasets.protocol import MORE_SHOTS, SEEDS, SHOTS, open_dataset, split_classes
-from training.datasets.registry import DATASETS, Last, LastOfEachClass
 
 
 @pytest.mark.parametrize(

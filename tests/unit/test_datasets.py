@@ -29,13 +29,13 @@ from tests.dataset_factory import (
     save,
     trashcan,
 )
+from training.data.datasets.files import entities_of, natural_key
+from training.data.datasets.instance_folders import read_bbbc038
+from training.data.datasets.items import LazySamples, keep_classes
+from training.data.datasets.nifti import read_nifti
+from training.data.datasets.protocol import open_dataset
+from training.data.datasets.registry import DATASETS, spec_of
 from training.data.sample import Sample
-from training.datasets.files import entities_of, natural_key
-from training.datasets.instance_folders import read_bbbc038
-from training.datasets.items import LazySamples, keep_classes
-from training.datasets.nifti import read_nifti
-from training.datasets.protocol import open_dataset
-from training.datasets.registry import DATASETS, spec_of
 
 ROOT = Path(__file__).parents[2]
 

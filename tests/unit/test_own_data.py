@@ -20,7 +20,7 @@ from tests.dataset_factory import (
     run_lengths,
     save,
 )
-from training.datasets.protocol import open_dataset
+from training.data.datasets.protocol import open_dataset
 
 
 @pytest.mark.parametrize("named", [True, False])

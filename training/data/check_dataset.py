@@ -19,11 +19,11 @@ from tqdm import tqdm
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.errors import DataError
+from training.data.datasets.items import Findings, Item
+from training.data.datasets.pictures import contact_sheet
+from training.data.datasets.protocol import Dataset, Part, open_dataset
+from training.data.datasets.registry import DATASETS
 from training.data.sample import Sample
-from training.datasets.items import Findings, Item
-from training.datasets.pictures import contact_sheet
-from training.datasets.protocol import Dataset, Part, open_dataset
-from training.datasets.registry import DATASETS
 
 __all__ = ["Examined", "examine", "main"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 from cpcsam.commands import ArgumentParser
+from training.data.datasets.protocol import Classes, Part
 from training.data.sources import SourceConfig
-from training.datasets.protocol import Classes, Part
 
 __all__ = ["add_model_options", "add_source_options", "require_model", "source_of"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.errors import ConfigError, DataError
+from training.data.datasets.instance_folders import read_bbbc038
+from training.data.datasets.items import LazySamples
+from training.data.datasets.protocol import Classes, Part, open_dataset
 from training.data.sample import Sample, read_pair, windows
-from training.datasets.instance_folders import read_bbbc038
-from training.datasets.items import LazySamples
-from training.datasets.protocol import Classes, Part, open_dataset
 
 __all__ = ["DataConfig", "SourceConfig", "cut_region", "read_source", "validation_windows"]
 

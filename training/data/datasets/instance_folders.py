@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.errors import DataError
+from training.data.datasets.files import read_binary, read_rgb, size_fits
+from training.data.datasets.items import Findings, Item, Scan
 from training.data.sample import Sample
-from training.datasets.files import read_binary, read_rgb, size_fits
-from training.datasets.items import Findings, Item, Scan
 
 __all__ = ["InstanceFolders", "InstanceItem", "read_bbbc038"]
 

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import DataError
+from training.data.datasets.files import entities_of
+from training.data.datasets.items import Findings, Item, Scan
+from training.data.datasets.nifti import read_nifti
 from training.data.sample import Sample, eight_bits
-from training.datasets.files import entities_of
-from training.datasets.items import Findings, Item, Scan
-from training.datasets.nifti import read_nifti
 
 __all__ = ["LabelledVolume", "SliceItem"]
 

@@ -10,12 +10,12 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cpcsam.errors import ConfigError
-from training.datasets.class_files import ClassFiles
-from training.datasets.coco import CocoFiles
-from training.datasets.instance_folders import InstanceFolders
-from training.datasets.items import Scan
-from training.datasets.mask_files import MaskFiles, OwnFolders
-from training.datasets.slices import LabelledVolume
+from training.data.datasets.class_files import ClassFiles
+from training.data.datasets.coco import CocoFiles
+from training.data.datasets.instance_folders import InstanceFolders
+from training.data.datasets.items import Scan
+from training.data.datasets.mask_files import MaskFiles, OwnFolders
+from training.data.datasets.slices import LabelledVolume
 
 __all__ = ["DATASETS", "DatasetSpec", "Last", "LastOfEachClass", "Layout", "spec_of"]
 

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import DataError
-from training.data.sample import ENTITY, Sample
-from training.datasets.class_files import ClassFiles
-from training.datasets.files import (
+from training.data.datasets.class_files import ClassFiles
+from training.data.datasets.files import (
     entities_of,
     find_folder,
     images_in,
@@ -20,7 +19,8 @@ from training.datasets.files import (
     read_values,
     size_fits,
 )
-from training.datasets.items import Findings, Item, Scan
+from training.data.datasets.items import Findings, Item, Scan
+from training.data.sample import ENTITY, Sample
 
 __all__ = ["MaskFileItem", "MaskFiles", "OwnFolders"]
 

@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 
 from cpcsam.errors import ConfigError, DataError
-from training.datasets.items import Item, LazySamples, Scan
-from training.datasets.registry import DatasetSpec, LastOfEachClass, spec_of
+from training.data.datasets.items import Item, LazySamples, Scan
+from training.data.datasets.registry import DatasetSpec, LastOfEachClass, spec_of
 
 __all__ = [
     "BASE_SHARE",

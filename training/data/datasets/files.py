@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from cpcsam.errors import DataError
+from training.data.datasets.items import Findings
 from training.data.sample import eight_bits
-from training.datasets.items import Findings
 
 __all__ = [
     "entities_of",

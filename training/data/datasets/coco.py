@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from cpcsam.errors import DataError
+from training.data.datasets.files import find_folder, natural_key, read_rgb
+from training.data.datasets.items import Findings, Item, Scan
 from training.data.sample import Sample
-from training.datasets.files import find_folder, natural_key, read_rgb
-from training.datasets.items import Findings, Item, Scan
 
 __all__ = ["CocoFiles", "CocoItem"]
 

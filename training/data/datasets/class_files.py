@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data.sample import Sample
-from training.datasets.files import (
+from training.data.datasets.files import (
     SUFFIXES,
     find_folder,
     images_in,
@@ -20,7 +19,8 @@ from training.datasets.files import (
     read_rgb,
     size_fits,
 )
-from training.datasets.items import Findings, Item, Scan
+from training.data.datasets.items import Findings, Item, Scan
+from training.data.sample import Sample
 
 __all__ = ["ClassFileItem", "ClassFiles"]
 
