@@ -18,7 +18,8 @@ from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
-from training.bilevel import BilevelConfig
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
 from training.data.augment import AugmentConfig, whole_window
 from training.data.batches import BatchConfig, Halves, StepBatches
 from training.data.datasets.instance_folders import read_bbbc038
@@ -27,7 +28,6 @@ from training.data.sample import Sample, entity_windows
 from training.learner import Learner, new_learner
 from training.methods.interface import Budget, Spent, train_within
 from training.metrics import dice_score, to_size
-from training.optimizer import OptimizerConfig
 
 __all__ = [
     "Asked",

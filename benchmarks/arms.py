@@ -12,10 +12,10 @@ from typing import Any
 
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
-from training.bilevel import BilevelConfig
+from training.bilevel.losses import LossConfig
+from training.bilevel.step import BilevelConfig
 from training.data.prompt_sampling import PromptMix
 from training.learner import ModelConfig
-from training.losses import LossConfig
 
 __all__ = [
     "ABLATIONS",

@@ -22,7 +22,7 @@ from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest
-from training.bilevel import BilevelConfig
+from training.bilevel.step import BilevelConfig
 from training.learner import ModelConfig
 
 __all__ = ["STRATEGIES", "Cost", "main", "measure"]

@@ -28,9 +28,9 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.point_calibration import sample_embeddings
 from cpcsam.model.sam import CpcSam
+from training.bilevel.losses import IOU_TOKENS, area_average
 from training.data.prompt_sampling import accurate_points
 from training.data.sample import Sample
-from training.losses import IOU_TOKENS, area_average
 from training.methods.interface import Budget
 
 __all__ = ["main"]

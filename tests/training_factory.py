@@ -12,10 +12,10 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from cpcsam.contract import EMBED_DIM, grid_size
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
+from training.bilevel.optimizer import OptimizerConfig
 from training.data.batches import BatchConfig, Halves, StepBatches
 from training.data.sample import Sample
 from training.learner import Learner, ModelConfig, new_learner
-from training.optimizer import OptimizerConfig
 
 from .model_factory import fill_with_noise, noisy_sam
 

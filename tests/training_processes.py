@@ -21,11 +21,11 @@ from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaplConfig
 from tests.model_factory import noisy_sam
 from tests.training_factory import discs, write_pair
+from training.bilevel.optimizer import OptimizerConfig
 from training.data.batches import BatchConfig
 from training.data.sources import DataConfig, SourceConfig
 from training.distributed import process_group, process_rank
 from training.learner import ModelConfig
-from training.optimizer import OptimizerConfig
 from training.session import TrainResult, train
 from training.settings import TrainConfig
 

@@ -20,6 +20,7 @@ from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.point_calibration import sample_embeddings
 from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
+from training.bilevel.losses import bias_magnitude
 from training.data.augment import whole_window
 from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data.prompt_sampling import PromptMix
@@ -31,7 +32,6 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source, validation_windows
-from training.losses import bias_magnitude
 from training.metrics import OneClickScores, one_click
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]

@@ -17,9 +17,9 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
 from training.adapters import is_adapter_parameter
-from training.bilevel import BilevelConfig, Forward, bilevel_step
+from training.bilevel.optimizer import Group, OptimizerConfig, new_group, schedule
+from training.bilevel.step import BilevelConfig, Forward, bilevel_step
 from training.data.batches import BatchConfig, Halves
-from training.optimizer import Group, OptimizerConfig, new_group, schedule
 
 __all__ = [
     "UNFREEZE",

@@ -10,13 +10,13 @@ from typing import Any, Literal
 from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
-from training.bilevel import BilevelConfig
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig
 from training.data.datasets.items import LazySamples
 from training.data.sample import Sample, digest_samples
 from training.data.sources import DataConfig
 from training.learner import ModelConfig
-from training.optimizer import OptimizerConfig
 
 __all__ = ["TrainConfig", "run_record"]
 

@@ -12,7 +12,8 @@ from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from tests.training_factory import MINIATURE, tiny_halves, tiny_learner
-from training.bilevel import (
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import (
     BilevelConfig,
     capl_objective,
     frozen,
@@ -20,7 +21,6 @@ from training.bilevel import (
     unroll,
 )
 from training.learner import Learner, ModelConfig
-from training.optimizer import OptimizerConfig
 
 CONFIGS = Path(__file__).parents[2] / "training/configs"
 CONFIG = BilevelConfig()

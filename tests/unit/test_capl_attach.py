@@ -18,9 +18,9 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from tests.model_factory import fill_with_noise, noisy_cpcsam
 from tests.training_factory import tiny_halves
-from training.bilevel import BilevelConfig
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
 from training.learner import ModelConfig, new_learner
-from training.optimizer import OptimizerConfig
 
 KINDS = ["points", "boxes", "masks", "all"]
 

@@ -26,7 +26,8 @@ from tests.training_processes import (
     stop_in_one_and_resume,
     tiny_run,
 )
-from training.bilevel import BilevelConfig
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig, Halves, StepBatches
 from training.distributed import (
     average_,
@@ -39,7 +40,6 @@ from training.distributed import (
     training_device,
 )
 from training.learner import Learner, ModelConfig
-from training.optimizer import OptimizerConfig
 from training.recompute import recompute_blocks
 from training.session import train
 from training.settings import TrainConfig

@@ -14,10 +14,10 @@ from cpcsam.model.run_checkpoint import load_run, save_run
 from cpcsam.model.sam import CpcSam
 from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner
-from training.bilevel import BilevelConfig, Forward
+from training.bilevel.optimizer import OptimizerConfig, schedule
+from training.bilevel.step import BilevelConfig, Forward
 from training.data.batches import PromptBatch
 from training.learner import Learner, ModelConfig, new_learner
-from training.optimizer import OptimizerConfig, schedule
 
 FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cpcsam.model.decoder import DecoderTrace
-from training.losses import (
+from training.bilevel.losses import (
     LossConfig,
     area_average,
     attention_loss,

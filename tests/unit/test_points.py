@@ -18,12 +18,12 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.model_factory import fill_with_noise
 from tests.training_factory import discs, tiny_halves, tiny_learner
-from training.bilevel import BilevelConfig
+from training.bilevel.losses import point_terms
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
 from training.data.batches import PRACTICE, BatchConfig, StepBatches
 from training.data.prompt_sampling import accurate_points, pixel_at_edge, pixel_wrong
 from training.learner import ModelConfig
-from training.losses import point_terms
-from training.optimizer import OptimizerConfig
 
 POINTS_ALONE = ModelConfig(
     lora=LoraConfig(rank=0), unfreeze=(), capl=CaplConfig(entity=False, moves_points=True)

@@ -5,9 +5,9 @@ import torch
 
 from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner
-from training.bilevel import BilevelConfig, sam_objective
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig, sam_objective
 from training.learner import ModelConfig, new_learner
-from training.optimizer import OptimizerConfig
 
 
 def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:

@@ -12,7 +12,8 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from training.adapters import insert_adapters
-from training.bilevel import BilevelConfig
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
 from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
 from training.data.prefetch import Batches, stream
 from training.data.prompt_sampling import PromptMix
@@ -22,7 +23,6 @@ from training.graphs import TorchGraphs, examples_of
 from training.learner import ModelConfig, new_learner
 from training.methods.annotator import segment_annotated
 from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
-from training.optimizer import OptimizerConfig
 from training.recompute import recompute_blocks
 
 __all__ = [

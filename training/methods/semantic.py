@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import AutoSettings, shown_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
+from training.bilevel.losses import LossConfig, segmentation_loss
+from training.bilevel.optimizer import OptimizerConfig, schedule
 from training.data.augment import random_window
 from training.data.prefetch import stream
 from training.data.sample import Sample
 from training.distributed import training_device
-from training.losses import LossConfig, segmentation_loss
 from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task, train_within
-from training.optimizer import OptimizerConfig, schedule
 
 __all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from cpcsam.checks import require_range
 from cpcsam.errors import TrainingError
+from training.bilevel.losses import CaplTerms, PointTerms, SamTerms
 from training.distributed import average_
-from training.losses import CaplTerms, PointTerms, SamTerms
 
 __all__ = ["Group", "OptimizerConfig", "new_group", "schedule"]
 

@@ -21,8 +21,7 @@ from torch.func import functional_call
 from cpcsam.checks import require_range
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
-from training.data.batches import Halves, PromptBatch
-from training.losses import (
+from training.bilevel.losses import (
     CaplTerms,
     LossConfig,
     PointTerms,
@@ -31,7 +30,8 @@ from training.losses import (
     point_terms,
     sam_terms,
 )
-from training.optimizer import Group
+from training.bilevel.optimizer import Group
+from training.data.batches import Halves, PromptBatch
 
 __all__ = [
     "BilevelConfig",
