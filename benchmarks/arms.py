@@ -15,7 +15,7 @@ from cpcsam.model.lora import LoraConfig
 from training.bilevel.losses import LossConfig
 from training.bilevel.step import BilevelConfig
 from training.data.prompt_sampling import PromptMix
-from training.learner import ModelConfig
+from training.loop.train_state import ModelConfig
 
 __all__ = [
     "ABLATIONS",

@@ -23,7 +23,7 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest
 from training.bilevel.step import BilevelConfig
-from training.learner import ModelConfig
+from training.loop.train_state import ModelConfig
 
 __all__ = ["STRATEGIES", "Cost", "main", "measure"]
 

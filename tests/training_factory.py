@@ -15,7 +15,7 @@ from cpcsam.model.sam import CpcSam
 from training.bilevel.optimizer import OptimizerConfig
 from training.data.batches import BatchConfig, Halves, StepBatches
 from training.data.sample import Sample
-from training.learner import Learner, ModelConfig, new_learner
+from training.loop.train_state import Learner, ModelConfig, new_learner
 
 from .model_factory import fill_with_noise, noisy_sam
 

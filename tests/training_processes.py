@@ -24,10 +24,10 @@ from tests.training_factory import discs, write_pair
 from training.bilevel.optimizer import OptimizerConfig
 from training.data.batches import BatchConfig
 from training.data.sources import DataConfig, SourceConfig
-from training.distributed import process_group, process_rank
-from training.learner import ModelConfig
-from training.session import TrainResult, train
-from training.settings import TrainConfig
+from training.loop.config import TrainConfig
+from training.loop.distributed import process_group, process_rank
+from training.loop.train_state import ModelConfig
+from training.loop.trainer import TrainResult, train
 
 CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
 CONTEXT.set_forkserver_preload(["tests.training_processes"])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.config import load_config
-from training.distributed import is_main, process_count, process_group
-from training.session import TrainResult, train
-from training.settings import TrainConfig
+from training.loop.config import TrainConfig
+from training.loop.distributed import is_main, process_count, process_group
+from training.loop.trainer import TrainResult, train
 
 __all__ = ["main"]
 

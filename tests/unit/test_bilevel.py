@@ -20,7 +20,7 @@ from training.bilevel.step import (
     sam_objective,
     unroll,
 )
-from training.learner import Learner, ModelConfig
+from training.loop.train_state import Learner, ModelConfig
 
 CONFIGS = Path(__file__).parents[2] / "training/configs"
 CONFIG = BilevelConfig()

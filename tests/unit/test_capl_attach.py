@@ -20,7 +20,7 @@ from tests.model_factory import fill_with_noise, noisy_cpcsam
 from tests.training_factory import tiny_halves
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
-from training.learner import ModelConfig, new_learner
+from training.loop.train_state import ModelConfig, new_learner
 
 KINDS = ["points", "boxes", "masks", "all"]
 

@@ -29,7 +29,8 @@ from tests.training_processes import (
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig, Halves, StepBatches
-from training.distributed import (
+from training.loop.config import TrainConfig
+from training.loop.distributed import (
     average_,
     gather,
     is_main,
@@ -39,10 +40,9 @@ from training.distributed import (
     process_group,
     training_device,
 )
-from training.learner import Learner, ModelConfig
-from training.recompute import recompute_blocks
-from training.session import train
-from training.settings import TrainConfig
+from training.loop.gradient_checkpointing import recompute_blocks
+from training.loop.train_state import Learner, ModelConfig
+from training.loop.trainer import train
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]

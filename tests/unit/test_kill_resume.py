@@ -13,8 +13,8 @@ from torch import Tensor
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import to_dict
 from tests.training_processes import run_and_kill, tiny_run
-from training.session import train
-from training.settings import TrainConfig
+from training.loop.config import TrainConfig
+from training.loop.trainer import train
 from training.train import main
 
 MOMENTS = {

@@ -17,7 +17,7 @@ from tests.training_factory import tiny_halves, tiny_learner
 from training.bilevel.optimizer import OptimizerConfig, schedule
 from training.bilevel.step import BilevelConfig, Forward
 from training.data.batches import PromptBatch
-from training.learner import Learner, ModelConfig, new_learner
+from training.loop.train_state import Learner, ModelConfig, new_learner
 
 FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 

@@ -16,7 +16,7 @@ from tests.training_factory import DISCS, discs
 from training.adapters import insert_adapters, is_adapter_parameter
 from training.data.augment import AugmentConfig
 from training.data.sample import ENTITY, Sample
-from training.learner import PROMPT_EMBEDDING, new_learner
+from training.loop.train_state import PROMPT_EMBEDDING, new_learner
 from training.methods.entities import split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Spent, Task, train_within
 from training.methods.registry import METHODS

@@ -23,7 +23,7 @@ from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import PRACTICE, BatchConfig, StepBatches
 from training.data.prompt_sampling import accurate_points, pixel_at_edge, pixel_wrong
-from training.learner import ModelConfig
+from training.loop.train_state import ModelConfig
 
 POINTS_ALONE = ModelConfig(
     lora=LoraConfig(rank=0), unfreeze=(), capl=CaplConfig(entity=False, moves_points=True)

@@ -7,7 +7,7 @@ from tests.model_factory import noisy_sam
 from tests.training_factory import tiny_halves, tiny_learner
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig, sam_objective
-from training.learner import ModelConfig, new_learner
+from training.loop.train_state import ModelConfig, new_learner
 
 
 def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:

@@ -19,9 +19,9 @@ from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.run_checkpoint import load_run
 from tests.model_factory import noisy_sam
 from tests.training_processes import tiny_run
+from training.loop.config import TrainConfig
+from training.loop.trainer import train
 from training.pretrain import PretrainConfig
-from training.session import train
-from training.settings import TrainConfig
 from training.train import main
 
 ROOT = Path(__file__).parents[2]

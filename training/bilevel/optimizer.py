@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cpcsam.checks import require_range
 from cpcsam.errors import TrainingError
 from training.bilevel.losses import CaplTerms, PointTerms, SamTerms
-from training.distributed import average_
+from training.loop.distributed import average_
 
 __all__ = ["Group", "OptimizerConfig", "new_group", "schedule"]
 

@@ -10,7 +10,7 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from training.bilevel.losses import LossConfig
 from training.bilevel.step import BilevelConfig
-from training.learner import ModelConfig
+from training.loop.train_state import ModelConfig
 from training.methods.classical import ClassicalMethod
 from training.methods.sam import CAPL_TURNS, CARELESS, LORA, NO_CHANGE, SamMethod, with_capl
 from training.methods.semantic import SemanticMethod

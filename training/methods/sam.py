@@ -17,13 +17,13 @@ from training.bilevel.step import BilevelConfig
 from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
 from training.data.prefetch import Batches, stream
 from training.data.prompt_sampling import PromptMix
-from training.distributed import training_device
 from training.evaluate_auto import segmenter
 from training.graphs import TorchGraphs, examples_of
-from training.learner import ModelConfig, new_learner
+from training.loop.distributed import training_device
+from training.loop.gradient_checkpointing import recompute_blocks
+from training.loop.train_state import ModelConfig, new_learner
 from training.methods.annotator import segment_annotated
 from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
-from training.recompute import recompute_blocks
 
 __all__ = [
     "ACCURATE",

@@ -22,7 +22,7 @@ from training.bilevel.optimizer import OptimizerConfig, schedule
 from training.data.augment import random_window
 from training.data.prefetch import stream
 from training.data.sample import Sample
-from training.distributed import training_device
+from training.loop.distributed import training_device
 from training.methods.entities import entities_of, found_in, split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Task, train_within
 

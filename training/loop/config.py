@@ -16,7 +16,7 @@ from training.data.batches import BatchConfig
 from training.data.datasets.items import LazySamples
 from training.data.sample import Sample, digest_samples
 from training.data.sources import DataConfig
-from training.learner import ModelConfig
+from training.loop.train_state import ModelConfig
 
 __all__ = ["TrainConfig", "run_record"]
 

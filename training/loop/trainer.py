@@ -22,7 +22,8 @@ from training.data.batches import Halves, StepBatches
 from training.data.prefetch import stream
 from training.data.sample import Sample
 from training.data.sources import read_source, validation_windows
-from training.distributed import (
+from training.loop.config import TrainConfig, run_record
+from training.loop.distributed import (
     barrier,
     gather,
     is_main,
@@ -31,10 +32,9 @@ from training.distributed import (
     process_count,
     training_device,
 )
-from training.learner import Learner, new_learner
+from training.loop.gradient_checkpointing import recompute_blocks
+from training.loop.train_state import Learner, new_learner
 from training.metrics import OneClickScores, one_click
-from training.recompute import recompute_blocks
-from training.settings import TrainConfig, run_record
 
 __all__ = ["TrainResult", "train"]
 

@@ -1,0 +1,1 @@
+"""The training loop: trainer, training state, optimizers and processes."""
