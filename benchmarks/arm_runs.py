@@ -25,9 +25,9 @@ from training.data.batches import BatchConfig, Halves, StepBatches
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, entity_windows
+from training.evaluation.one_click import dice_score, to_size
 from training.loop.train_state import Learner, new_learner
 from training.methods.interface import Budget, Spent, train_within
-from training.metrics import dice_score, to_size
 
 __all__ = [
     "Asked",

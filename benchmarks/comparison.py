@@ -24,11 +24,11 @@ from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.config import load_config, to_dict
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
+from training.evaluation.class_scores import means_of_groups, score_segmentation
+from training.evaluation.panels import panels_of, save_panels
 from training.methods.interface import Budget
 from training.methods.registry import AnyMethod
 from training.methods.sam import SamMethod
-from training.panels import panels_of, save_panels
-from training.scoring import means_of_groups, score_segmentation
 
 __all__ = ["Job", "main"]
 

@@ -16,7 +16,7 @@ from cpcsam.errors import ConfigError
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.sample import Sample
-from training.graphs import class_names, support_set
+from training.evaluation.torch_model import class_names, support_set
 from training.methods.interface import Task
 
 __all__ = ["Problem", "datasets_of", "read_problem"]

@@ -25,7 +25,7 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample
 from training.evaluate_auto import evaluate_auto
-from training.graphs import TorchGraphs, class_names, examples_of, support_set
+from training.evaluation.torch_model import TorchGraphs, class_names, examples_of, support_set
 
 __all__ = ["main"]
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cpcsam.client.sync_client import Mask, Prompt, SegmentationClient, SegmentResult
 from demo.commands import DemoError
 from demo.scene import Nucleus, Scene
-from training.metrics import dice_score
+from training.evaluation.one_click import dice_score
 
 __all__ = [
     "Latency",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.metrics import iou_score
+from training.evaluation.one_click import iou_score
 
 
 class Seen(NamedTuple):

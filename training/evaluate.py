@@ -32,7 +32,7 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source, validation_windows
-from training.metrics import OneClickScores, one_click
+from training.evaluation.one_click import OneClickScores, one_click
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 

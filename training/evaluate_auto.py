@@ -28,9 +28,9 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source
-from training.graphs import TorchGraphs, open_model
-from training.panels import panels_of, save_panels
-from training.scoring import score_segmentation
+from training.evaluation.class_scores import score_segmentation
+from training.evaluation.panels import panels_of, save_panels
+from training.evaluation.torch_model import TorchGraphs, open_model
 
 __all__ = ["evaluate_auto", "main", "segmenter"]
 

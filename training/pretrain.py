@@ -26,7 +26,7 @@ from cpcsam.model.sam import CpcSam
 from training.data.fingerprint import fingerprint
 from training.data.prefetch import stream
 from training.data.sample import Sample, digest_samples
-from training.metrics import OneClickScores, one_click
+from training.evaluation.one_click import OneClickScores, one_click
 from training.pretrain_data import (
     PretrainBatch,
     PretrainBatchConfig,

@@ -26,7 +26,13 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source
-from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
+from training.evaluation.torch_model import (
+    TorchGraphs,
+    class_names,
+    examples_of,
+    open_model,
+    support_set,
+)
 
 __all__ = ["build", "extend", "main", "show"]
 

@@ -21,8 +21,8 @@ from demo.commands import run_stage
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto
-from training.graphs import TorchGraphs, open_model, support_set
-from training.scoring import score_segmentation
+from training.evaluation.class_scores import score_segmentation
+from training.evaluation.torch_model import TorchGraphs, open_model, support_set
 
 __all__ = ["run"]
 

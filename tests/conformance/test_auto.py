@@ -8,7 +8,7 @@ from cpcsam.automatic.vocabulary import build_vocabulary
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY
 from training.evaluate_auto import evaluate_auto
-from training.graphs import TorchGraphs, examples_of, open_model, support_set
+from training.evaluation.torch_model import TorchGraphs, examples_of, open_model, support_set
 
 ROOT = Path(__file__).parents[2]
 MAX_SIDE = 320

@@ -14,7 +14,7 @@ from cpcsam.model.base_checkpoint import load_base
 from demo.scene import load_scene
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, windows
-from training.metrics import OneClickScores, one_click
+from training.evaluation.one_click import OneClickScores, one_click
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "weights/vit_t"

@@ -19,7 +19,7 @@ from cpcsam.model.sam import CpcSam
 from cpcsam.transforms import decode_image
 from export.real_images import packaged_images
 from tests.official_masks import Seen, assert_found
-from training.graphs import TorchGraphs
+from training.evaluation.torch_model import TorchGraphs
 
 ROOT = Path(__file__).parents[2]
 OFFICIAL_NAMES = {

@@ -19,7 +19,7 @@ from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import preprocess, scale_prompts
 from serving.backend.step import Request
 from tests.picture_files import Pixels, picture_files
-from training.graphs import TorchGraphs
+from training.evaluation.torch_model import TorchGraphs
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 5e-5

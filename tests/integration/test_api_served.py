@@ -23,7 +23,7 @@ from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.official_masks import Seen, assert_found
 from tests.picture_files import Pixels, photograph, picture_files
-from training.metrics import iou_score
+from training.evaluation.one_click import iou_score
 
 pytestmark = pytest.mark.triton
 

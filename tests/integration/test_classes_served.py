@@ -38,8 +38,8 @@ from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from training.data.sample import Sample, read_pair
 from training.data.sources import cut_region
-from training.graphs import TorchGraphs, open_model
-from training.metrics import iou_score
+from training.evaluation.one_click import iou_score
+from training.evaluation.torch_model import TorchGraphs, open_model
 
 pytestmark = pytest.mark.triton
 

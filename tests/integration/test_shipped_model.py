@@ -24,7 +24,7 @@ from cpcsam.transforms import (
 from serving.gateway.config import GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
-from training.metrics import iou_score
+from training.evaluation.one_click import iou_score
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "weights/vit_t"

@@ -29,10 +29,16 @@ from training import evaluate_auto as command
 from training import report as report_command
 from training import vocabulary as vocabulary_command
 from training.data.sample import ENTITY, Sample
-from training.entity_metrics import average_precision, match_entities
 from training.evaluate_auto import evaluate_auto
-from training.graphs import TorchGraphs, class_names, examples_of, open_model, support_set
-from training.metrics import dice_score, iou_score
+from training.evaluation.average_precision import average_precision, match_entities
+from training.evaluation.one_click import dice_score, iou_score
+from training.evaluation.torch_model import (
+    TorchGraphs,
+    class_names,
+    examples_of,
+    open_model,
+    support_set,
+)
 
 SIZE = (60, 80)
 

@@ -15,7 +15,7 @@ from cpcsam.errors import ConfigError
 from tests.brightness_model import BrightnessModel
 from tests.training_factory import discs
 from training.data.sample import Sample
-from training.metrics import iou_score
+from training.evaluation.one_click import iou_score
 
 LENIENT = EverythingSettings(points_per_side=12, min_iou=0.5, min_stability=0.5)
 

@@ -16,13 +16,13 @@ from tests.training_factory import DISCS, discs
 from training.adapters import insert_adapters, is_adapter_parameter
 from training.data.augment import AugmentConfig
 from training.data.sample import ENTITY, Sample
+from training.evaluation.class_scores import score_segmentation
 from training.loop.train_state import PROMPT_EMBEDDING, new_learner
 from training.methods.entities import split_touching, typical_radius
 from training.methods.interface import Budget, Fitted, Spent, Task, train_within
 from training.methods.registry import METHODS
 from training.methods.sam import SamMethod, halves_of
 from training.methods.semantic import SemanticMethod
-from training.scoring import score_segmentation
 
 ONE_STEP = Budget(steps=1)
 BASE = Path(__file__).parents[2] / "weights/vit_t"

@@ -5,7 +5,13 @@ import pytest
 
 from tests.model_factory import noisy_sam
 from training.data.sample import Sample
-from training.metrics import OneClickResult, OneClickScores, dice_score, iou_score, one_click
+from training.evaluation.one_click import (
+    OneClickResult,
+    OneClickScores,
+    dice_score,
+    iou_score,
+    one_click,
+)
 
 EMPTY = np.zeros((4, 4), bool)
 

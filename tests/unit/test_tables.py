@@ -16,10 +16,10 @@ from reporting.html import Picture, Section
 from reporting.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
 from tests.training_factory import discs
 from training.data.sample import ENTITY, Sample
+from training.evaluation.class_scores import foreground_of, means_of_groups
+from training.evaluation.panels import PLACES, panels_of, save_panels
 from training.methods.entities import found_in
-from training.panels import PLACES, panels_of, save_panels
 from training.report import main, write_tables
-from training.scoring import foreground_of, means_of_groups
 
 
 def run(label: str, seed: int, dice: float, setting: str = "faces") -> dict[str, object]:

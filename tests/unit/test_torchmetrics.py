@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import binary_f1_score, binary_jacca
 from torchmetrics.functional.segmentation import dice_score as library_dice
 from torchmetrics.functional.segmentation import mean_iou as library_iou
 
-from training.metrics import dice_score, iou_score
+from training.evaluation.one_click import dice_score, iou_score
 
 TOLERANCE = 1e-6
 

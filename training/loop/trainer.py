@@ -22,6 +22,7 @@ from training.data.batches import Halves, StepBatches
 from training.data.prefetch import stream
 from training.data.sample import Sample
 from training.data.sources import read_source, validation_windows
+from training.evaluation.one_click import OneClickScores, one_click
 from training.loop.config import TrainConfig, run_record
 from training.loop.distributed import (
     barrier,
@@ -34,7 +35,6 @@ from training.loop.distributed import (
 )
 from training.loop.gradient_checkpointing import recompute_blocks
 from training.loop.train_state import Learner, new_learner
-from training.metrics import OneClickScores, one_click
 
 __all__ = ["TrainResult", "train"]
 

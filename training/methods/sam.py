@@ -18,7 +18,7 @@ from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
 from training.data.prefetch import Batches, stream
 from training.data.prompt_sampling import PromptMix
 from training.evaluate_auto import segmenter
-from training.graphs import TorchGraphs, examples_of
+from training.evaluation.torch_model import TorchGraphs, examples_of
 from training.loop.distributed import training_device
 from training.loop.gradient_checkpointing import recompute_blocks
 from training.loop.train_state import ModelConfig, new_learner

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.errors import DataError
 from training.data.sample import Sample
-from training.entity_metrics import Detection, average_precision, match_entities
-from training.metrics import dice_score, iou_score
+from training.evaluation.average_precision import Detection, average_precision, match_entities
+from training.evaluation.one_click import dice_score, iou_score
 
 __all__ = ["METRICS", "foreground_of", "labels_of", "means_of_groups", "score_segmentation"]
 

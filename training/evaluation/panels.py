@@ -15,7 +15,7 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.client.overlay import color_of, contour
 from training.data.sample import Sample
-from training.scoring import foreground_of
+from training.evaluation.class_scores import foreground_of
 
 __all__ = ["PLACES", "draw_panel", "panels_of", "save_panels"]
 
