@@ -27,14 +27,14 @@ from training.data.fingerprint import fingerprint
 from training.data.prefetch import stream
 from training.data.sample import Sample, digest_samples
 from training.evaluation.one_click import OneClickScores, one_click
-from training.pretrain_data import (
+from training.pretraining.data import (
     PretrainBatch,
     PretrainBatchConfig,
     PretrainBatches,
     PretrainData,
     load_images,
 )
-from training.pretrain_loss import AuxiliaryHead, batch_loss
+from training.pretraining.loss import AuxiliaryHead, batch_loss
 
 __all__ = ["PretrainConfig", "main", "pretrain"]
 

@@ -18,13 +18,13 @@ from training.pretrain import (
     pretrain,
     train_step,
 )
-from training.pretrain_data import (
+from training.pretraining.data import (
     PretrainBatch,
     PretrainBatchConfig,
     PretrainBatches,
     PretrainData,
 )
-from training.pretrain_loss import add_corrections, mask_losses
+from training.pretraining.loss import add_corrections, mask_losses
 
 TINY_BATCH = PretrainBatchConfig(
     images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)

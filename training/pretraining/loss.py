@@ -11,7 +11,7 @@ from cpcsam.contract import EMBED_DIM, LOW_RES_FACTOR, PointLabel
 from cpcsam.model.sam import CpcSam
 from training.bilevel.losses import area_average, iou_loss
 from training.data.prompt_sampling import pixel_inside
-from training.pretrain_data import PretrainBatch
+from training.pretraining.data import PretrainBatch
 
 __all__ = ["AuxiliaryHead", "add_corrections", "batch_loss", "mask_losses"]
 
