@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from benchmarks.arm_runs import read_split
-from benchmarks.arms import SHOTS
+from benchmarks.calibration.arms import SHOTS
+from benchmarks.calibration.runs import read_split
 from benchmarks.confounded import scene
 from benchmarks.recipe import Setting
 from benchmarks.stains import is_stained

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration_report import paired_interval
+from benchmarks.calibration.report import paired_interval
 from benchmarks.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
 from reporting.tables import cited_rows, measured_rows

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.arm_runs import prepare, read_split
-from benchmarks.arms import SHOTS, Arm
+from benchmarks.calibration.arms import SHOTS, Arm
+from benchmarks.calibration.runs import prepare, read_split
 from benchmarks.memory import rss_peak_bytes
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of

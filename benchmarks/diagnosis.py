@@ -17,10 +17,10 @@ from scipy import stats
 from torch import nn
 from tqdm import tqdm
 
-from benchmarks.arm_runs import Asked, ask, read_split, scores_of, train
-from benchmarks.arms import BOTH, GROUPS, SHOTS
+from benchmarks.calibration.arms import BOTH, GROUPS, SHOTS
+from benchmarks.calibration.runs import Asked, ask, read_split, scores_of, train
+from benchmarks.calibration.step_time import steps_of
 from benchmarks.confounded import scene
-from benchmarks.tempo import steps_of
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.arm_runs import Split, noisy_dice, run
-from benchmarks.arms import ABLATIONS, CORE, NOISE
-from benchmarks.calibration_report import paired_interval, write_report
+from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE
+from benchmarks.calibration.report import paired_interval, write_report
+from benchmarks.calibration.runs import Split, noisy_dice, run
+from benchmarks.calibration.step_time import measure_tempo, steps_of
 from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
-from benchmarks.tempo import measure_tempo, steps_of
 from cpcsam.model.base_checkpoint import load_base
 from training.data.augment import AugmentConfig
 from training.methods.interface import Budget

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from scipy import stats
 
-from benchmarks.arms import ABLATIONS, BOTH, CORE
+from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE
 from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["paired_interval", "write_report"]

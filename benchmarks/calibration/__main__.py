@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.arm_runs import noisy_dice, read_split, run
-from benchmarks.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
-from benchmarks.calibration_report import write_report
-from benchmarks.tempo import steps_of
+from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
+from benchmarks.calibration.report import write_report
+from benchmarks.calibration.runs import noisy_dice, read_split, run
+from benchmarks.calibration.step_time import steps_of
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.model.base_checkpoint import base_digest, load_base

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
+from benchmarks.calibration.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
 from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
 from cpcsam.model.base_checkpoint import base_digest, load_base

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmarks.arm_runs import Split, prepare
-from benchmarks.arms import Arm
+from benchmarks.calibration.arms import Arm
+from benchmarks.calibration.runs import Split, prepare
 from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["measure_tempo", "steps_of"]

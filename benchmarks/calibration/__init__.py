@@ -1,0 +1,1 @@
+"""Calibration on unseen classes: arms, runs and their report."""
