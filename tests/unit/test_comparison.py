@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from benchmarks import stains
-from benchmarks.comparison import main
-from benchmarks.comparison_data import read_problem
-from benchmarks.comparison_report import capl_gains
-from benchmarks.recipe import Recipe, Setting, Variant, methods_of
+from benchmarks.comparison.__main__ import main
+from benchmarks.comparison.data import read_problem
+from benchmarks.comparison.recipe import Recipe, Setting, Variant, methods_of
+from benchmarks.comparison.report import capl_gains
 from cpcsam.config import load_config
 from cpcsam.errors import ConfigError, CpcSamError
 from tests.training_factory import discs

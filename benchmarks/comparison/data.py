@@ -9,8 +9,8 @@ from typing import Final
 
 from benchmarks.calibration.arms import SHOTS
 from benchmarks.calibration.runs import read_split
+from benchmarks.comparison.recipe import Setting
 from benchmarks.confounded import scene
-from benchmarks.recipe import Setting
 from benchmarks.stains import is_stained
 from cpcsam.errors import ConfigError
 from training.data.datasets.items import LazySamples

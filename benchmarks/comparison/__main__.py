@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.comparison_data import datasets_of, read_problem
-from benchmarks.comparison_report import write_report
-from benchmarks.recipe import Recipe, Setting, methods_of
+from benchmarks.comparison.data import datasets_of, read_problem
+from benchmarks.comparison.recipe import Recipe, Setting, methods_of
+from benchmarks.comparison.report import write_report
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.config import load_config, to_dict

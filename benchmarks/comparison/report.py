@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.calibration.report import paired_interval
-from benchmarks.recipe import Recipe, methods_of
+from benchmarks.comparison.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
 from reporting.tables import cited_rows, measured_rows
 from training.report import all_columns, section_of, write_tables

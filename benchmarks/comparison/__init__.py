@@ -1,0 +1,1 @@
+"""Comparison of methods on the same data in the same time."""
