@@ -17,6 +17,7 @@ from scipy import stats
 from torch import nn
 from tqdm import tqdm
 
+from benchmarks.budget import Budget
 from benchmarks.calibration.arms import BOTH, GROUPS, SHOTS
 from benchmarks.calibration.runs import Asked, ask, read_split, scores_of, train
 from benchmarks.calibration.step_time import steps_of
@@ -31,7 +32,6 @@ from cpcsam.model.sam import CpcSam
 from training.bilevel.losses import IOU_TOKENS, area_average
 from training.data.prompt_sampling import accurate_points
 from training.data.sample import Sample
-from training.methods.interface import Budget
 
 __all__ = ["main"]
 

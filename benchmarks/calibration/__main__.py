@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import noisy_dice, read_split, run
@@ -22,7 +23,6 @@ from benchmarks.calibration.step_time import steps_of
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.model.base_checkpoint import base_digest, load_base
-from training.methods.interface import Budget
 
 __all__ = ["main"]
 

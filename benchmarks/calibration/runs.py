@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.budget import Budget, Spent, train_within
 from benchmarks.calibration.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
 from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
@@ -27,7 +28,6 @@ from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, entity_windows
 from training.evaluation.one_click import dice_score, to_size
 from training.loop.train_state import Learner, new_learner
-from training.methods.interface import Budget, Spent, train_within
 
 __all__ = [
     "Asked",

@@ -16,7 +16,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.budget import Budget
 from benchmarks.comparison.data import datasets_of, read_problem
+from benchmarks.comparison.methods.registry import AnyMethod
+from benchmarks.comparison.methods.sam import SamMethod
 from benchmarks.comparison.recipe import Recipe, Setting, methods_of
 from benchmarks.comparison.report import write_report
 from cpcsam.artifacts.manifest import write_atomic
@@ -26,9 +29,6 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
 from training.evaluation.class_scores import means_of_groups, score_segmentation
 from training.evaluation.panels import panels_of, save_panels
-from training.methods.interface import Budget
-from training.methods.registry import AnyMethod
-from training.methods.sam import SamMethod
 
 __all__ = ["Job", "main"]
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from benchmarks.calibration.arms import SHOTS
 from benchmarks.calibration.runs import read_split
+from benchmarks.comparison.methods.interface import Task
 from benchmarks.comparison.recipe import Setting
 from benchmarks.confounded import scene
 from benchmarks.stains import is_stained
@@ -17,7 +18,6 @@ from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.sample import Sample
 from training.evaluation.torch_model import class_names, support_set
-from training.methods.interface import Task
 
 __all__ = ["Problem", "datasets_of", "read_problem"]
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks.budget import Budget
+from benchmarks.comparison.methods.registry import METHODS, AnyMethod
+from benchmarks.comparison.methods.sam import SamMethod
+from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
 from reporting.tables import ALL, Column
 from training.data.augment import AugmentConfig
 from training.data.datasets.protocol import Classes
-from training.methods.interface import Budget
-from training.methods.registry import METHODS, AnyMethod
-from training.methods.sam import SamMethod
-from training.methods.semantic import SemanticMethod
 
 __all__ = ["Recipe", "Setting", "Variant", "methods_of"]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE
 from benchmarks.calibration.report import paired_interval, write_report
 from benchmarks.calibration.runs import Split, noisy_dice, run
@@ -14,7 +15,6 @@ from benchmarks.calibration.step_time import measure_tempo, steps_of
 from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.model.base_checkpoint import load_base
 from training.data.augment import AugmentConfig
-from training.methods.interface import Budget
 
 BASE = Path(__file__).parents[2] / "weights/vit_t"
 

@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 
 from benchmarks import stains
+from benchmarks.budget import Budget
 from benchmarks.comparison.__main__ import main
 from benchmarks.comparison.data import read_problem
+from benchmarks.comparison.methods.registry import METHODS
+from benchmarks.comparison.methods.sam import SamMethod
 from benchmarks.comparison.recipe import Recipe, Setting, Variant, methods_of
 from benchmarks.comparison.report import capl_gains
 from cpcsam.config import load_config
 from cpcsam.errors import ConfigError, CpcSamError
 from tests.training_factory import discs
 from training.data.datasets.registry import DATASETS
-from training.methods.interface import Budget
-from training.methods.registry import METHODS
-from training.methods.sam import SamMethod
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "benchmarks/recipes").glob("*.yaml"))

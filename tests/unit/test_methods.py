@@ -8,21 +8,26 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.budget import Budget, Spent, train_within
+from benchmarks.comparison.methods.adapters import (
+    insert_adapters,
+    is_adapter_parameter,
+    is_in_theta,
+)
+from benchmarks.comparison.methods.entities import split_touching, typical_radius
+from benchmarks.comparison.methods.interface import Fitted, Task
+from benchmarks.comparison.methods.registry import METHODS
+from benchmarks.comparison.methods.sam import SamMethod, halves_of
+from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.point_calibration import is_moved
 from cpcsam.model.sam import CpcSam
 from tests.training_factory import DISCS, discs
-from training.adapters import insert_adapters, is_adapter_parameter
 from training.data.augment import AugmentConfig
 from training.data.sample import ENTITY, Sample
 from training.evaluation.class_scores import score_segmentation
 from training.loop.train_state import PROMPT_EMBEDDING, new_learner
-from training.methods.entities import split_touching, typical_radius
-from training.methods.interface import Budget, Fitted, Spent, Task, train_within
-from training.methods.registry import METHODS
-from training.methods.sam import SamMethod, halves_of
-from training.methods.semantic import SemanticMethod
 
 ONE_STEP = Budget(steps=1)
 BASE = Path(__file__).parents[2] / "weights/vit_t"
@@ -100,7 +105,9 @@ def test_touching_entities_are_separated_and_single_ones_kept_whole() -> None:
 def learned_by(method: SamMethod, model: CpcSam) -> tuple[set[str], set[str]]:
     if method.adapters:
         insert_adapters(model)
-    learner = new_learner(model, method.model, method.optimizer, seed=0, bf16=False)
+    learner = new_learner(
+        model, method.model, method.optimizer, seed=0, bf16=False, is_in_theta=is_in_theta
+    )
     return set(learner.theta.parameters), set(learner.phi.parameters)
 
 

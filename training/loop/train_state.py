@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from cpcsam.errors import ArtifactError, ConfigError, CpcSamError, TrainingError
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
-from training.adapters import is_adapter_parameter
 from training.bilevel.optimizer import Group, OptimizerConfig, new_group, schedule
 from training.bilevel.step import BilevelConfig, Forward, bilevel_step
 from training.data.batches import BatchConfig, Halves
@@ -225,17 +224,19 @@ def new_learner(
     bf16: bool,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
+    is_in_theta: Callable[[str], bool] = is_lora_parameter,
 ) -> Learner:
     """Add CaPL and LoRA to a base, in place, and mark what learns.
 
     Args:
-        model: the base, on the CPU; adapters that it has learn too.
+        model: the base, on the CPU.
         config: what is added and what learns.
         optimizer: its recipe.
         seed: decides the initial weights, the same on every device and in every precision.
         bf16: run the model in mixed precision.
         dtype: of the weights, float32 or float64.
         device: where they go; None stays on the CPU.
+        is_in_theta: whether a parameter belongs to θ by its name, beside the unfrozen parts.
 
     Raises:
         ConfigError: an unknown part to unfreeze, or LoRA on layers that do not exist.
@@ -255,7 +256,7 @@ def new_learner(
             points[name] = parameter
         elif name.startswith("capl.") or learned == "phi":
             phi[name] = parameter
-        elif is_lora_parameter(name) or is_adapter_parameter(name):
+        elif is_in_theta(name):
             theta[name] = parameter
         elif name.startswith(prefixes) or learned == "theta":
             theta[name] = parameter

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.comparison.methods.entities import found_in
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import AutoSettings, Model, shown_tiles
 from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
 from cpcsam.transforms import upscale_masks
 from training.data.sample import Sample
-from training.methods.entities import found_in
 
 __all__ = ["segment_annotated"]
 

@@ -1,6 +1,6 @@
 """Networks that label every pixel by its class: U-Net and DeepLabV3, trained from scratch.
 
-They know no entities; touching ones are separated as in `training.methods.entities`.
+They know no entities; touching ones are separated as in `benchmarks.comparison.methods.entities`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.budget import Budget, train_within
+from benchmarks.comparison.methods.entities import (
+    entities_of,
+    found_in,
+    split_touching,
+    typical_radius,
+)
+from benchmarks.comparison.methods.interface import Fitted, Task
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import AutoSettings, shown_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
@@ -23,8 +31,6 @@ from training.data.augment import random_window
 from training.data.prefetch import stream
 from training.data.sample import Sample
 from training.loop.distributed import training_device
-from training.methods.entities import entities_of, found_in, split_touching, typical_radius
-from training.methods.interface import Budget, Fitted, Task, train_within
 
 __all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
 

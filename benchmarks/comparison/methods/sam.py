@@ -6,12 +6,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from benchmarks.budget import Budget, Spent, train_within
+from benchmarks.comparison.methods.adapters import insert_adapters, is_in_theta
+from benchmarks.comparison.methods.annotator import segment_annotated
+from benchmarks.comparison.methods.interface import Fitted, Segment, Task
 from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
-from training.adapters import insert_adapters
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
@@ -22,8 +25,6 @@ from training.evaluation.torch_model import TorchGraphs, examples_of
 from training.loop.distributed import training_device
 from training.loop.gradient_checkpointing import recompute_blocks
 from training.loop.train_state import ModelConfig, new_learner
-from training.methods.annotator import segment_annotated
-from training.methods.interface import Budget, Fitted, Segment, Spent, Task, train_within
 
 __all__ = [
     "ACCURATE",
@@ -144,6 +145,7 @@ class SamMethod:
             seed=seed,
             bf16=self.precision == "bfloat16",
             device=device,
+            is_in_theta=is_in_theta,
         )
         batches = halves_of(task, model.image_size, self, seed)
 

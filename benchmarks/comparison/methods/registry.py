@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from benchmarks.comparison.methods.classical import ClassicalMethod
+from benchmarks.comparison.methods.sam import (
+    CAPL_TURNS,
+    CARELESS,
+    LORA,
+    NO_CHANGE,
+    SamMethod,
+    with_capl,
+)
+from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from training.bilevel.losses import LossConfig
 from training.bilevel.step import BilevelConfig
 from training.loop.train_state import ModelConfig
-from training.methods.classical import ClassicalMethod
-from training.methods.sam import CAPL_TURNS, CARELESS, LORA, NO_CHANGE, SamMethod, with_capl
-from training.methods.semantic import SemanticMethod
 
 __all__ = ["METHODS", "AnyMethod"]
 

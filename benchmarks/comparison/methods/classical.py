@@ -9,10 +9,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from benchmarks.budget import Budget
+from benchmarks.comparison.methods.entities import (
+    entities_of,
+    found_in,
+    split_touching,
+    typical_radius,
+)
+from benchmarks.comparison.methods.interface import Fitted, Task
 from cpcsam.automatic.mask_merging import FoundMask
 from training.data.sample import Sample
-from training.methods.entities import entities_of, found_in, split_touching, typical_radius
-from training.methods.interface import Budget, Fitted, Task
 
 __all__ = ["ClassicalMethod"]
 

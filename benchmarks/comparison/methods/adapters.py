@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cpcsam.model.lora import is_lora_parameter
 from cpcsam.model.sam import CpcSam
 
-__all__ = ["AdaptedLayer", "insert_adapters", "is_adapter_parameter"]
+__all__ = ["AdaptedLayer", "insert_adapters", "is_adapter_parameter", "is_in_theta"]
 
 PARALLEL_SCALE = 0.5
 """Of Med-SA's adapter beside the MLP."""
@@ -62,3 +63,8 @@ def insert_adapters(model: CpcSam) -> None:
 def is_adapter_parameter(name: str) -> bool:
     """Tell whether a parameter's name is one that `insert_adapters` added."""
     return ".adapter." in name
+
+
+def is_in_theta(name: str) -> bool:
+    """Tell whether a parameter belongs to θ by its name: LoRA's and the adapters' do."""
+    return is_lora_parameter(name) or is_adapter_parameter(name)
