@@ -21,7 +21,7 @@ from benchmarks.budget import Budget
 from benchmarks.calibration.arms import BOTH, GROUPS, SHOTS
 from benchmarks.calibration.runs import Asked, ask, read_split, scores_of, train
 from benchmarks.calibration.step_time import steps_of
-from benchmarks.confounded import scene
+from benchmarks.data.confounded_scenes import scene
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of, positive
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel

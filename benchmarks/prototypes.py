@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from benchmarks.confounded import scene
+from benchmarks.data.confounded_scenes import scene
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.vocabulary import VocabularyConfig, build_vocabulary
 from cpcsam.commands import ArgumentParser, exit_code_of

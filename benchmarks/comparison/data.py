@@ -11,7 +11,7 @@ from benchmarks.calibration.arms import SHOTS
 from benchmarks.calibration.runs import read_split
 from benchmarks.comparison.methods.interface import Task
 from benchmarks.comparison.recipe import Setting
-from benchmarks.confounded import scene
+from benchmarks.data.confounded_scenes import scene
 from benchmarks.stains import is_stained
 from cpcsam.errors import ConfigError
 from training.data.datasets.items import LazySamples

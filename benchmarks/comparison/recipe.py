@@ -26,7 +26,7 @@ class Setting:
     Attributes:
         name: in tables and folders.
         dataset: a name of docs/datasets.md; `confounded` draws the scenes of
-            `benchmarks.confounded`, `stains` takes BBBC038v1's fluorescence to train and its
+            `benchmarks.data.confounded_scenes`, `stains` takes BBBC038v1's fluorescence to train and its
             stained tissue to test.
         tested_on: another dataset to test on, whose images are also the support set's.
         shots: images to train on, drawn by the seed; null takes all.

@@ -12,7 +12,7 @@ from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE
 from benchmarks.calibration.report import paired_interval, write_report
 from benchmarks.calibration.runs import Split, noisy_dice, run
 from benchmarks.calibration.step_time import measure_tempo, steps_of
-from benchmarks.confounded import BASE_CLASSES, TARGET_CLASSES, scene
+from benchmarks.data.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.model.base_checkpoint import load_base
 from training.data.augment import AugmentConfig
 

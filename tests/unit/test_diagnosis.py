@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.confounded import scene
+from benchmarks.data.confounded_scenes import scene
 from benchmarks.diagnosis import answers_of, clicks_of, probe, separability
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaPL, CaplConfig

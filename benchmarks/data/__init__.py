@@ -1,0 +1,1 @@
+"""Datasets made for the benchmarks."""
