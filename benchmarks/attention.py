@@ -83,7 +83,7 @@ def _measure(files: Sequence[Path], options: argparse.Namespace) -> list[Row]:
         file, arena = variant
         words = [str(file), *map(str, (options.image_size, options.rounds, options.threads))]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.ort_process", *words, str(int(arena))],
+            [sys.executable, "-m", "benchmarks.micro.ort_process", *words, str(int(arena))],
             capture_output=True,
             text=True,
         )

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.calibration.arms import SHOTS, Arm
 from benchmarks.calibration.runs import prepare, read_split
-from benchmarks.memory import rss_peak_bytes
+from benchmarks.micro.memory import rss_peak_bytes
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest

@@ -1,0 +1,1 @@
+"""Parts shared by the small benchmarks of time and memory."""
