@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.onnx_factory import export_noisy_model
-
-ROOT = Path(__file__).parents[2]
+from tests.support.onnx_factory import export_noisy_model
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from cpcsam.automatic.vocabulary import build_vocabulary
+from tests.support.paths import ROOT
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY
 from training.evaluate_auto import evaluate_auto
 from training.evaluation.torch_model import TorchGraphs, examples_of, open_model, support_set
 
-ROOT = Path(__file__).parents[2]
 MAX_SIDE = 320
 MIN_DICE = 0.75
 MIN_AP50 = 0.4

@@ -22,7 +22,7 @@ from export.compare import TOLERANCES
 from export.graphs.modules import GraphModule, relative_difference
 from export.graphs.traceable import exportable
 from export.graphs.tracing import onnx_from_torch
-from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5
 WHOLE_MATRIX = 64**4

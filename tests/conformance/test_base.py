@@ -12,11 +12,11 @@ from skimage.feature import match_template
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import load_base
 from demo.scene import load_scene
+from tests.support.paths import ROOT
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, windows
 from training.evaluation.one_click import OneClickScores, one_click
 
-ROOT = Path(__file__).parents[2]
 BASE = ROOT / "weights/vit_t"
 PATCH = 96
 MAX_BYTES = 17_000_000

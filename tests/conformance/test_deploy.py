@@ -13,8 +13,8 @@ import yaml
 
 from serving.gateway.config import GatewayConfig
 from serving.gateway.metrics import Metrics
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 PUBLISHED = re.compile(r"127\.0\.0\.1:\d+:\d+")
 

@@ -1,7 +1,7 @@
 """Engines answer through their own process and are published only if their masks are good.
 
 TensorRT runs nothing without a GPU, so ONNX Runtime stands in for its runtime, and the host's
-memory for the GPU's; see `tests/stand_in_gpu`. All else is what runs on a GPU.
+memory for the GPU's; see `tests/support/stand_in_gpu`. All else is what runs on a GPU.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
 from export.real_images import packaged_images, read_scenes
 from export.repository import build_repository
-from tests.stand_in_gpu import tensorrt
+from tests.support.paths import ROOT
+from tests.support.stand_in_gpu import tensorrt
 
-ROOT = Path(__file__).parents[2]
-STAND_IN = ROOT / "tests/stand_in_gpu"
+STAND_IN = ROOT / "tests/support/stand_in_gpu"
 IMAGE = packaged_images()[0]
 
 

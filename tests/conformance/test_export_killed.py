@@ -17,10 +17,11 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
 from export.repository import main
-from tests.export_processes import export_and_kill, export_commands
-from tests.model_factory import fill_with_noise, noisy_sam
+from tests.support.export_processes import export_and_kill, export_commands
+from tests.support.model_factory import fill_with_noise, noisy_sam
+from tests.support.paths import ROOT
 
-IMAGES = f"IMAGES={Path(__file__).parents[2] / 'docs/images/nuclei.png'}"
+IMAGES = f"IMAGES={ROOT / 'docs/images/nuclei.png'}"
 KINDS = ("merged", "onnx")
 REPOSITORY = "export.repository"
 EVERY = int(os.environ.get("CPCSAM_KILL_EVERY", "9"))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+
 NEEDS_TRITONS_BACKEND = {"serving.backend.python_backend"}
 SERVING = sorted(
     {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,10 +17,10 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.transforms import decode_image
 from export.real_images import packaged_images
-from tests.official_masks import Seen, assert_found
+from tests.support.official_masks import Seen, assert_found
+from tests.support.paths import ROOT
 from training.evaluation.torch_model import TorchGraphs
 
-ROOT = Path(__file__).parents[2]
 OFFICIAL_NAMES = {
     "points_per_side": "points_per_side",
     "min_iou": "pred_iou_thresh",

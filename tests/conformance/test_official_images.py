@@ -5,8 +5,6 @@ By the steps that Triton runs before and after the graphs, on the same weights.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from segment_anything import SamPredictor
@@ -18,10 +16,10 @@ from cpcsam.model.sam import CpcSam
 from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import preprocess, scale_prompts
 from serving.backend.step import Request
-from tests.picture_files import Pixels, picture_files
+from tests.support.paths import ROOT
+from tests.support.picture_files import Pixels, picture_files
 from training.evaluation.torch_model import TorchGraphs
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 5e-5
 FILES = picture_files()
 POINTS = np.array([[20.0, 40.0], [25.0, 10.0]], np.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -27,9 +25,9 @@ from export.accuracy.runners import OnnxRunner
 from export.graphs.traceable import exportable
 from export.graphs.tracing import onnx_from_torch
 from export.real_images import packaged_images
-from tests.model_factory import windowed_cpcsam
+from tests.support.model_factory import windowed_cpcsam
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 5e-5
 PROMPTS = [
     {"points": [[60, 40]], "labels": [1]},

@@ -11,7 +11,7 @@ from torch import Tensor
 from cpcsam.contract import PointLabel
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import noisy_sam
+from tests.support.model_factory import noisy_sam
 
 TOLERANCE = 1e-5
 SIZES = [(256, 256), (256, 150), (97, 256)]
@@ -144,7 +144,7 @@ def test_mask_prompts_equal_official(kinds: list[str]) -> None:
 @torch.no_grad()
 def test_trained_capl_changes_the_masks() -> None:
     """The comparison above can fail: a CaPL away from the identity is not official SAM."""
-    from tests.model_factory import noisy_cpcsam
+    from tests.support.model_factory import noisy_cpcsam
 
     plain, calibrated = noisy_sam(), noisy_cpcsam()
     image = torch.randint(0, 256, (1, 3, 256, 256)).byte()

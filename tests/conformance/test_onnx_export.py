@@ -23,7 +23,7 @@ from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
-from tests.model_factory import noisy_cpcsam
+from tests.support.model_factory import noisy_cpcsam
 
 TOLERANCE = 1e-5
 ELEMENT_TYPES = {

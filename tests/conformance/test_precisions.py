@@ -23,8 +23,8 @@ from export.real_images import packaged_images
 from export.repository import build_repository
 from serving.backend.onnx_model import open_graph
 from serving.backend.step import Request, Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 IOU_MEAN, IOU_MIN = 0.998, 0.99
 WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 COORDINATES = ("/MatMul",)

@@ -10,8 +10,8 @@ from google.protobuf import descriptor_pb2
 
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROTOS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("cpcsam/v1/*.proto"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorrt_rtx_bindings
 
-from tests.stand_in_gpu import tensorrt
+from tests.support.stand_in_gpu import tensorrt
 
 
 def test_the_stand_in_has_the_names_of_tensorrt() -> None:

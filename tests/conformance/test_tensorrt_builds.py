@@ -20,7 +20,7 @@ from export.check_tensorrt import RTX_OPTIONS, load_rtx, main, trace_graphs
 from export.engines.builder import plan_from_onnx
 from export.repository import build_repository
 from serving.triton.check_repository import check_engines, open_repository
-from tests.model_factory import noisy_cpcsam
+from tests.support.model_factory import noisy_cpcsam
 
 SIZE = 256
 GPU = Gpu("NVIDIA L4", "8.9")

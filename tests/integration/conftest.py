@@ -11,9 +11,8 @@ import pytest
 
 from export.repository import build_repository
 from serving.triton.launch import TritonServer, launch_triton
-from tests.integration.tiny_graphs import publish_tiny_graphs
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
+from tests.support.tiny_graphs import publish_tiny_graphs
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -21,13 +20,13 @@ from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
-from tests.official_masks import Seen, assert_found
-from tests.picture_files import Pixels, photograph, picture_files
+from tests.support.official_masks import Seen, assert_found
+from tests.support.paths import ROOT
+from tests.support.picture_files import Pixels, photograph, picture_files
 from training.evaluation.one_click import iou_score
 
 pytestmark = pytest.mark.triton
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4
 FILES = picture_files()
 CLICK = pb.Prompt(points=[pb.Point(x=20, y=40), pb.Point(x=25, y=10, background=True)])

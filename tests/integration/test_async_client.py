@@ -22,8 +22,8 @@ from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
-from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for
-from tests.tls_factory import make_certificate
+from tests.support.gateway_watch import free_port, metric, silent_triton, wait_for
+from tests.support.tls_factory import make_certificate
 
 CLICK = [Prompt.click(3, 4)]
 

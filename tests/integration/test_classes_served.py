@@ -36,6 +36,7 @@ from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
+from tests.support.paths import ROOT
 from training.data.sample import Sample, read_pair
 from training.data.sources import cut_region
 from training.evaluation.one_click import iou_score
@@ -43,7 +44,6 @@ from training.evaluation.torch_model import TorchGraphs, open_model
 
 pytestmark = pytest.mark.triton
 
-ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "weights/vit_t"
 SUPPORT = [(0, 0, 160, 160), (0, 160, 160, 320), (0, 320, 160, 480)]
 HELD_OUT = (300, 100, 500, 300)

@@ -27,10 +27,11 @@ from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.triton
 
-NUCLEI = Path(__file__).resolve().parents[2] / "docs/images/nuclei.png"
+NUCLEI = ROOT / "docs/images/nuclei.png"
 CLICK = [Prompt.click(62, 76)]
 GRID = Everything(points_per_side=12, min_iou=0.4, min_stability=0.4)
 KINDS = pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])

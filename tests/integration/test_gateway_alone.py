@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -27,9 +26,9 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
-from tests.integration.gateway_watch import free_port, metric, silent_triton, wait_for
+from tests.support.gateway_watch import free_port, metric, silent_triton, wait_for
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 CLICK = [Prompt.click(3, 4)]
 

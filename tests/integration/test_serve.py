@@ -21,11 +21,11 @@ from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError
 from serving.gateway.auth.tokens import USER, digest_of
-from tests.tls_factory import make_certificate
+from tests.support.paths import ROOT
+from tests.support.tls_factory import make_certificate
 
 pytestmark = pytest.mark.triton
 
-ROOT = Path(__file__).resolve().parents[2]
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +23,9 @@ from cpcsam.transforms import (
 from serving.gateway.config import GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
+from tests.support.paths import ROOT
 from training.evaluation.one_click import iou_score
 
-ROOT = Path(__file__).parents[2]
 BASE = ROOT / "weights/vit_t"
 CLICKS = [(62.0, 76.0), (20.0, 30.0), (100.0, 40.0), (64.0, 10.0), (30.0, 110.0)]
 

@@ -22,7 +22,7 @@ from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
-from tests.integration.triton_calls import noise_png
+from tests.support.triton_calls import noise_png
 
 pytestmark = pytest.mark.triton
 

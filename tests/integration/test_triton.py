@@ -17,7 +17,7 @@ from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.contract import DECODE, ENCODE, ENCODER_MAX_BATCH, ENSEMBLES, IMAGE_ENCODER, SEGMENT
 from cpcsam.transforms import upscale_masks
 from serving.triton.launch import TritonServer
-from tests.integration.triton_calls import Arrays, infer, noise_png, segment_inputs
+from tests.support.triton_calls import Arrays, infer, noise_png, segment_inputs
 
 pytestmark = pytest.mark.triton
 

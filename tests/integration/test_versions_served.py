@@ -13,8 +13,8 @@ from cpcsam.contract import ENSEMBLES, GRAPHS, STEPS
 from export.repository import build_repository
 from serving.triton.launch import TritonServer, launch_triton
 from tests.integration.conftest import export_shipped_base
-from tests.integration.tiny_graphs import publish_tiny_graphs
-from tests.integration.triton_calls import infer, noise_png, segment_inputs
+from tests.support.tiny_graphs import publish_tiny_graphs
+from tests.support.triton_calls import infer, noise_png, segment_inputs
 
 pytestmark = pytest.mark.triton
 

@@ -33,7 +33,7 @@ from cpcsam.model.official_checkpoints import (
 from cpcsam.model.official_layout import recognise, resize_positions
 from cpcsam.model.run_checkpoint import save_run
 from cpcsam.model.state_dict import require_fit
-from tests.model_factory import fill_with_noise, noisy_sam
+from tests.support.model_factory import fill_with_noise, noisy_sam
 
 POS_EMBED = "image_encoder.pos_embed"
 

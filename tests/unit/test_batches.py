@@ -8,7 +8,7 @@ import torch
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
-from tests.training_factory import MINIATURE, discs, tiny_batches, tiny_learner
+from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_learner
 from training.data.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
 from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample

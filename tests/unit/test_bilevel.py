@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +10,8 @@ from cpcsam.config import from_dict, read_yaml
 from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
-from tests.training_factory import MINIATURE, tiny_halves, tiny_learner
+from tests.support.paths import ROOT
+from tests.support.training_factory import MINIATURE, tiny_halves, tiny_learner
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import (
     BilevelConfig,
@@ -22,7 +22,7 @@ from training.bilevel.step import (
 )
 from training.loop.train_state import Learner, ModelConfig
 
-CONFIGS = Path(__file__).parents[2] / "training/configs"
+CONFIGS = ROOT / "training/configs"
 CONFIG = BilevelConfig()
 UNROLL_LR = 0.1
 EPS = 1e-6

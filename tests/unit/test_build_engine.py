@@ -16,8 +16,7 @@ from export.build_engine import build_engines, main
 from export.check_tensorrt import RTX_OPTIONS, load_rtx
 from export.engines.container import INSIDE, container_command, triton_image
 from export.engines.runner import plan_command
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.paths import ROOT
 
 
 @pytest.fixture

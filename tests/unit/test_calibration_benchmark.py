@@ -14,9 +14,10 @@ from benchmarks.calibration.runs import Split, noisy_dice, run
 from benchmarks.calibration.step_time import measure_tempo, steps_of
 from benchmarks.data.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.model.base_checkpoint import load_base
+from tests.support.paths import ROOT
 from training.data.augment import AugmentConfig
 
-BASE = Path(__file__).parents[2] / "weights/vit_t"
+BASE = ROOT / "weights/vit_t"
 
 
 def tiny_split() -> Split:

@@ -16,8 +16,8 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import fill_with_noise, noisy_cpcsam
-from tests.training_factory import tiny_halves
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam
+from tests.support.training_factory import tiny_halves
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.loop.train_state import ModelConfig, new_learner

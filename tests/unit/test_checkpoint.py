@@ -21,7 +21,7 @@ from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.official_layout import recognise, resize_positions
 from cpcsam.model.run_checkpoint import TRAINED_FILE, load_merged, load_run, save_merged, save_run
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
 
 @pytest.fixture(scope="module")

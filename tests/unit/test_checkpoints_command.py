@@ -10,11 +10,9 @@ import torch
 
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.official_checkpoints import OFFICIAL
-from tests.file_server import CONTENT, NAME, entry, error_line, run
-from tests.model_factory import noisy_sam
+from tests.support.file_server import CONTENT, NAME, entry, error_line, run
+from tests.support.model_factory import noisy_sam
 from training.checkpoints import main
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_verify_knows_an_official_file_under_any_name(

@@ -16,10 +16,18 @@ from pathlib import Path
 import pytest
 
 from cpcsam.model.official_checkpoints import OfficialCheckpoint
-from tests.file_server import CONTENT, NAME, OTHER, Served, entry, error_line, file_server, run
+from tests.support.file_server import (
+    CONTENT,
+    NAME,
+    OTHER,
+    Served,
+    entry,
+    error_line,
+    file_server,
+    run,
+)
+from tests.support.paths import ROOT
 from training.checkpoints import fetch
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from cpcsam.cli.main import _parser, main
 from cpcsam.client.prompts import Prompt
 from cpcsam.commands import exit_code_of
 from cpcsam.errors import DataError
-from tests.gateway_peer import peer_gateway
+from tests.support.gateway_peer import peer_gateway
 
 
 def prompts(*options: str) -> tuple[Prompt, ...]:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from scipy import ndimage
 
-from tests.training_factory import discs
+from tests.support.training_factory import discs
 from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data.prompt_sampling import central_pixel
 

@@ -24,7 +24,7 @@ from cpcsam.client.sync_client import (
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, NotFoundError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
-from tests.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gateway
+from tests.support.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gateway
 
 IMAGE = encode_image(np.zeros((12, 16, 3), np.uint8))
 BOX = (2.0, 3.0, 9.0, 10.0)

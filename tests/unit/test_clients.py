@@ -14,7 +14,7 @@ from cpcsam.client import sync_client as client
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ServingError
-from tests.gateway_peer import Peer, peer_gateway
+from tests.support.gateway_peer import Peer, peer_gateway
 
 
 def surface(kind: type) -> dict[str, inspect.Signature]:

@@ -19,10 +19,10 @@ from benchmarks.comparison.recipe import Recipe, Setting, Variant, methods_of
 from benchmarks.comparison.report import capl_gains
 from cpcsam.config import load_config
 from cpcsam.errors import ConfigError, CpcSamError
-from tests.training_factory import discs
+from tests.support.paths import ROOT
+from tests.support.training_factory import discs
 from training.data.datasets.registry import DATASETS
 
-ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "benchmarks/recipes").glob("*.yaml"))
 CITED = sorted((ROOT / "benchmarks/paper").glob("*.csv"))
 

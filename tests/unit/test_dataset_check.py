@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.dataset_factory import (
+from tests.support.dataset_factory import (
     MINIATURES,
     SIZE,
     bbbc038,
@@ -25,11 +25,10 @@ from tests.dataset_factory import (
     save,
     trashcan,
 )
+from tests.support.paths import ROOT
 from training.data.check_dataset import main
 from training.data.datasets.pictures import contact_sheet, shown_entities
 from training.data.sample import Sample
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", MINIATURES)

@@ -7,7 +7,7 @@ import pytest
 
 from cpcsam.config import from_dict
 from cpcsam.errors import ConfigError
-from tests.dataset_factory import bbbc038, car, celebamask, mricron, oceancoco, tiktok
+from tests.support.dataset_factory import bbbc038, car, celebamask, mricron, oceancoco, tiktok
 from training.data.augment import AugmentConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.datasets.items import LazySamples

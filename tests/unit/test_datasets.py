@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cpcsam.errors import ConfigError, DataError
-from tests.dataset_factory import (
+from tests.support.dataset_factory import (
     MINIATURES,
     SIZE,
     bbbc038,
@@ -29,6 +29,7 @@ from tests.dataset_factory import (
     save,
     trashcan,
 )
+from tests.support.paths import ROOT
 from training.data.datasets.files import entities_of, natural_key
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples, keep_classes
@@ -36,8 +37,6 @@ from training.data.datasets.nifti import read_nifti
 from training.data.datasets.protocol import open_dataset
 from training.data.datasets.registry import DATASETS, spec_of
 from training.data.sample import Sample
-
-ROOT = Path(__file__).parents[2]
 
 EXPECTED = {
     "celebamask-hq": {"skin": 1, "hair": 1, "brow": 2, "nose": 1},

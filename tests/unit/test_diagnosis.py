@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,8 +8,9 @@ from benchmarks.data.confounded_scenes import scene
 from benchmarks.diagnosis import answers_of, clicks_of, probe, separability
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaPL, CaplConfig
+from tests.support.paths import ROOT
 
-BASE = Path(__file__).parents[2] / "weights/vit_t"
+BASE = ROOT / "weights/vit_t"
 
 
 def test_separability_is_the_share_of_pairs_in_the_right_order() -> None:

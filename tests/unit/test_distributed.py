@@ -16,9 +16,10 @@ from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import noisy_sam
-from tests.training_factory import MINIATURE, discs, tiny_learner
-from tests.training_processes import (
+from tests.support.model_factory import noisy_sam
+from tests.support.paths import ROOT
+from tests.support.training_factory import MINIATURE, discs, tiny_learner
+from tests.support.training_processes import (
     lose_one,
     resume_in_folders_apart,
     run_by_the_clock,
@@ -44,7 +45,6 @@ from training.loop.gradient_checkpointing import recompute_blocks
 from training.loop.train_state import Learner, ModelConfig
 from training.loop.trainer import train
 
-ROOT = Path(__file__).parents[2]
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 IMAGES = BatchConfig(images=4, entities=2, groups=3)
 

@@ -16,8 +16,8 @@ from cpcsam.artifacts.versions import switch_to, writing
 from cpcsam.errors import CpcSamError, ServingError
 from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
 from serving.triton.check_repository import check_engines, open_repository
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 ENGINE = {"tensorrt": "1.7.1", "compute_capability": "8.9"}
 L4, A10 = Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA A10G", "8.6")
 

@@ -11,8 +11,8 @@ from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
-from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
-from tests.training_factory import discs, write_pair
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
+from tests.support.training_factory import discs, write_pair
 from training.evaluate import capl_magnitudes, evaluate, main
 
 LORA = LoraConfig()

@@ -22,9 +22,9 @@ from cpcsam.errors import ConfigError, DataError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
-from tests.brightness_model import BrightnessModel
-from tests.model_factory import noisy_cpcsam, noisy_sam
-from tests.training_factory import discs, write_pair
+from tests.support.brightness_model import BrightnessModel
+from tests.support.model_factory import noisy_cpcsam, noisy_sam
+from tests.support.training_factory import discs, write_pair
 from training import evaluate_auto as command
 from training import report as report_command
 from training import vocabulary as vocabulary_command

@@ -12,8 +12,8 @@ from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import segment_everything
 from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ConfigError
-from tests.brightness_model import BrightnessModel
-from tests.training_factory import discs
+from tests.support.brightness_model import BrightnessModel
+from tests.support.training_factory import discs
 from training.data.sample import Sample
 from training.evaluation.one_click import iou_score
 

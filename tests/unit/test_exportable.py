@@ -14,7 +14,7 @@ from export.graphs.modules import draw_images, draw_prompts, relative_difference
 from export.graphs.smooth_quant import smooth_encoder
 from export.graphs.traceable import exportable
 from export.real_images import Scene
-from tests.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
 TOLERANCE = 1e-5
 

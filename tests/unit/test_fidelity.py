@@ -20,9 +20,8 @@ from export.accuracy.runners import TorchRunner
 from export.accuracy.self_prompts import stability
 from export.compare import Comparison, require_fidelity
 from export.real_images import packaged_images, read_scenes
-from tests.model_factory import noisy_cpcsam
-
-ROOT = Path(__file__).parents[2]
+from tests.support.model_factory import noisy_cpcsam
+from tests.support.paths import ROOT
 
 
 class Shifted(TorchRunner):

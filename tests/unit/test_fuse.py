@@ -13,7 +13,7 @@ from cpcsam.model.decoder import FusedAttention
 from cpcsam.model.fusion import build_merged, fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
 CONFIGS = [
     CaplConfig(),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import to_dict
-from tests.training_processes import run_and_kill, tiny_run
+from tests.support.training_processes import run_and_kill, tiny_run
 from training.loop.config import TrainConfig
 from training.loop.trainer import train
 from training.train import main

@@ -12,8 +12,8 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, is_lora_parameter
 from cpcsam.model.run_checkpoint import load_run, save_run
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import noisy_sam
-from tests.training_factory import tiny_halves, tiny_learner
+from tests.support.model_factory import noisy_sam
+from tests.support.training_factory import tiny_halves, tiny_learner
 from training.bilevel.optimizer import OptimizerConfig, schedule
 from training.bilevel.step import BilevelConfig, Forward
 from training.data.batches import PromptBatch

@@ -10,7 +10,7 @@ from torch import Tensor
 from cpcsam.errors import ConfigError
 from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter, merge_lora
 from cpcsam.model.sam import CpcSam
-from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
 WIDE = LoraConfig(
     rank=8, alpha=4.0, encoder_modules=("qkv", "proj"), decoder_modules=("q_proj", "out_proj")

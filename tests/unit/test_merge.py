@@ -16,7 +16,7 @@ from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import load_merged, save_run
 from export.merge import TOLERANCE, main, measure_difference, merge
 from export.provenance import code_digest
-from tests.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
 
 @pytest.fixture(scope="module")

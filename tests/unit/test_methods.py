@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,14 +22,15 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.point_calibration import is_moved
 from cpcsam.model.sam import CpcSam
-from tests.training_factory import DISCS, discs
+from tests.support.paths import ROOT
+from tests.support.training_factory import DISCS, discs
 from training.data.augment import AugmentConfig
 from training.data.sample import ENTITY, Sample
 from training.evaluation.class_scores import score_segmentation
 from training.loop.train_state import PROMPT_EMBEDDING, new_learner
 
 ONE_STEP = Budget(steps=1)
-BASE = Path(__file__).parents[2] / "weights/vit_t"
+BASE = ROOT / "weights/vit_t"
 
 
 @pytest.fixture(scope="module")

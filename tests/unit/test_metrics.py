@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.model_factory import noisy_sam
+from tests.support.model_factory import noisy_sam
 from training.data.sample import Sample
 from training.evaluation.one_click import (
     OneClickResult,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cpcsam.errors import DataError
-from tests.dataset_factory import (
+from tests.support.dataset_factory import (
     box,
     car,
     classes_in,

@@ -16,8 +16,8 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
-from tests.model_factory import fill_with_noise
-from tests.training_factory import discs, tiny_halves, tiny_learner
+from tests.support.model_factory import fill_with_noise
+from tests.support.training_factory import discs, tiny_halves, tiny_learner
 from training.bilevel.losses import point_terms
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig

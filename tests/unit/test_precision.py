@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.model_factory import noisy_sam
-from tests.training_factory import tiny_halves, tiny_learner
+from tests.support.model_factory import noisy_sam
+from tests.support.training_factory import tiny_halves, tiny_learner
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig, sam_objective
 from training.loop.train_state import ModelConfig, new_learner

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tools.preflight import (
     MIN_FREE_GB,
     check_disk,
@@ -16,8 +17,6 @@ from tools.preflight import (
     check_platform,
     check_programs,
 )
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_preflight(*options: str, path: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
-from tests.prompt_shapes import CARELESS, at, disc, distance_to, ring, tight
+from tests.support.prompt_shapes import CARELESS, at, disc, distance_to, ring, tight
 from training.data.prompt_sampling import PromptMix, central_pixel, coarse_mask, sample_prompt
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
-from tests.prompt_shapes import CARELESS, at, disc, distance_to, ring, tight
+from tests.support.prompt_shapes import CARELESS, at, disc, distance_to, ring, tight
 from training.data.prompt_sampling import (
     COARSE_LOGIT,
     PromptMix,

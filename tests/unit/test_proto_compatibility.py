@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tools.proto_compatibility import breaking_changes, compile_protos, main
 
-ROOT = Path(__file__).resolve().parents[2]
 RELEASED = """\
 syntax = "proto3";
 package cpcsam.v1;

@@ -17,14 +17,14 @@ from cpcsam.config import load_config, read_yaml
 from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.run_checkpoint import load_run
-from tests.model_factory import noisy_sam
-from tests.training_processes import tiny_run
+from tests.support.model_factory import noisy_sam
+from tests.support.paths import ROOT
+from tests.support.training_processes import tiny_run
 from training.loop.config import TrainConfig
 from training.loop.trainer import train
 from training.pretrain import PretrainConfig
 from training.train import main
 
-ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cpcsam.errors import ConfigError, DataError
-from tests.training_factory import discs, write_pair
+from tests.support.training_factory import discs, write_pair
 from training.data.sources import (
     DataConfig,
     SourceConfig,

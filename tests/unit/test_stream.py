@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cpcsam.errors import DataError, TrainingError
-from tests.training_factory import discs, tiny_batches
+from tests.support.training_factory import discs, tiny_batches
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prefetch import stream
 from training.data.sample import Sample

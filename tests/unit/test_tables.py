@@ -15,7 +15,7 @@ from benchmarks.comparison.methods.entities import found_in
 from cpcsam.errors import DataError
 from reporting.html import Picture, Section
 from reporting.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
-from tests.training_factory import discs
+from tests.support.training_factory import discs
 from training.data.sample import ENTITY, Sample
 from training.evaluation.class_scores import foreground_of, means_of_groups
 from training.evaluation.panels import PLACES, panels_of, save_panels

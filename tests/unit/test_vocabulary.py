@@ -19,11 +19,11 @@ from cpcsam.automatic.vocabulary import (
 )
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
+from tests.support.paths import ROOT
 
 WIDTH = 12
 GRID = 8
 MODEL = "a" * 64
-ROOT = Path(__file__).parents[2]
 
 
 def world(classes: tuple[int, ...], seed: int = 0, images: int = 3) -> Examples:

@@ -15,10 +15,9 @@ from pycocotools import mask as coco_mask
 
 from serving.gateway.server import Gateway
 from tests.integration.gateway.asking import HEIGHT, WIDTH, picture
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.triton
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_the_command_line_end_to_end(gateway: Gateway, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from export.accuracy import parity_grid as grid
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
-CONTEXT.set_forkserver_preload(["tests.export_processes", "export.to_onnx", "export.repository"])
+CONTEXT.set_forkserver_preload(
+    ["tests.support.export_processes", "export.to_onnx", "export.repository"]
+)
 CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}
 """Audit events of Python before a name in the file system changes or a file is copied."""
 PATIENCE_S = 600

@@ -8,7 +8,7 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export.to_onnx import export_graphs
-from tests.model_factory import noisy_cpcsam
+from tests.support.model_factory import noisy_cpcsam
 
 
 def export_noisy_model(path: Path, seed: int = 0) -> Path:

@@ -19,8 +19,8 @@ import torch
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaplConfig
-from tests.model_factory import noisy_sam
-from tests.training_factory import discs, write_pair
+from tests.support.model_factory import noisy_sam
+from tests.support.training_factory import discs, write_pair
 from training.bilevel.optimizer import OptimizerConfig
 from training.data.batches import BatchConfig
 from training.data.sources import DataConfig, SourceConfig
@@ -30,7 +30,7 @@ from training.loop.train_state import ModelConfig
 from training.loop.trainer import TrainResult, train
 
 CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
-CONTEXT.set_forkserver_preload(["tests.training_processes"])
+CONTEXT.set_forkserver_preload(["tests.support.training_processes"])
 PATIENCE_S = 300
 
 

@@ -1,0 +1,1 @@
+"""Factories, peers and child processes shared by the tests."""
