@@ -1,18 +1,33 @@
-"""What the commands share: one-line errors, exit codes and argument types.
+"""Command frame: a parser from the docstring, one-line errors, exit codes and argument types.
 
-Exit codes: 0 success, 1 a missing extra, 2 a wrong argument or any error of the project.
+Exit codes: 0 success, 1 a missing extra, 2 a wrong argument or any error of the project, 130 after
+Ctrl-C. A command reads:
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        parser = parser_of(PROG, __doc__)
+        parser.add_argument(...)
+        return run_command(parser, _merge, argv)
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn
 
 from cpcsam.errors import CpcSamError
 
-__all__ = ["ArgumentParser", "count", "exit_code_of", "port", "positive", "share"]
+__all__ = [
+    "ArgumentParser",
+    "count",
+    "exit_code_of",
+    "parser_of",
+    "port",
+    "positive",
+    "run_command",
+    "share",
+]
 
 EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
 """Modules that an extra brings, and the extra."""
@@ -30,8 +45,39 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+def parser_of(prog: str, doc: str | None) -> ArgumentParser:
+    """Make a command's parser from its module's docstring.
+
+    Args:
+        prog: name of the command, as users type it.
+        doc: the docstring; its first paragraph describes the command, the rest (examples, notes)
+            is shown below the options.
+    """
+    description, _, epilog = (doc or "").removeprefix("Command: ").partition("\n\n")
+    return ArgumentParser(prog=prog, description=description, epilog=epilog)
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the arguments, run the command and return its exit code.
+
+    Args:
+        parser: of the command; its `prog` begins every error.
+        work: the command; a number it returns is the exit code.
+        argv: arguments; None takes those of the process.
+    """
+    args = parser.parse_args(argv)
+    try:
+        return exit_code_of(lambda: work(args), parser.prog)
+    except KeyboardInterrupt:
+        return _fail(130, parser.prog, "interrupted")
+
+
 def exit_code_of(command: Callable[[], int | None], prog: str) -> int:
-    """Run a command's work and tell its failure in one line on stderr.
+    """Run a command's work; a failure becomes one line on stderr and an exit code.
 
     Args:
         command: the work; whatever it imports of an extra, it imports when called. Where it

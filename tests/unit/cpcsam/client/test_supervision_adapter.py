@@ -10,7 +10,7 @@ import supervision
 
 from cpcsam.client.supervision_adapter import detection_arrays, detections_of
 from cpcsam.errors import ConfigError, ContractError
-from tests.unit.test_coco import SIZE, mask_of, result_of
+from tests.unit.cpcsam.client.test_coco import SIZE, mask_of, result_of
 
 RESULT = result_of(mask_of(3, "cell"), mask_of(9, "nucleus", 0.75), mask_of(20, "cell"))
 

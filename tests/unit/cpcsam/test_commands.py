@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cpcsam.commands import exit_code_of
+from cpcsam.commands import exit_code_of, parser_of, run_command
 from cpcsam.errors import ConfigError
 
 
@@ -40,3 +40,28 @@ def test_a_missing_extra_is_named_and_any_other_module_is_a_defect(
     assert "pip install 'cpcsam[client]'" in capsys.readouterr().err
     with pytest.raises(ModuleNotFoundError):
         exit_code_of(lambda: lack("nothing"), "prog")
+
+
+DOC = """Command: double a number.
+
+prog 21
+"""
+
+
+def test_run_command_passes_arguments_and_returns_the_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parser = parser_of("prog", DOC)
+    parser.add_argument("number", type=int)
+    assert run_command(parser, lambda args: args.number * 2, ["21"]) == 42
+    shown = parser.format_help()
+    assert "\n\ndouble a number.\n\n" in shown and shown.endswith("\nprog 21\n")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_run_command_interrupted_is_one_line_and_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(args: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run_command(parser_of("prog", DOC), interrupt, []) == 130
+    assert capsys.readouterr().err == "prog: interrupted\n"
