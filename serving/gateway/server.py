@@ -18,11 +18,12 @@ from grpc_reflection.v1alpha import reflection
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.gateway.auth.interceptor import Access, AccessInterceptor
+from serving.gateway.auth.authenticator import Authenticator
+from serving.gateway.auth.interceptor import AuthenticationInterceptor
 from serving.gateway.config import GatewayConfig
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.embedding_cache import EmbeddingCache
-from serving.gateway.inference.request_images import ImageDesk
+from serving.gateway.inference.request_images import RequestImages
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
@@ -32,7 +33,7 @@ from serving.gateway.segmentation.by_prompts import Prompting
 from serving.gateway.segmentation.dispatch import Segmenting
 from serving.gateway.segmentation.mask_generator import EverythingSearch
 from serving.gateway.servicer import SegmentationService
-from serving.gateway.vocabulary.service import ClassDesk
+from serving.gateway.vocabulary.service import VocabularyService
 from serving.gateway.vocabulary.store import VocabularyStore
 
 __all__ = ["Gateway", "GatewayConfig", "run_until_stopped", "start_gateway"]
@@ -68,7 +69,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         ConfigError: the tokens, the certificate or its key cannot be used.
     """
     metrics = Metrics()
-    access = Access(config.tokens)
+    authenticator = Authenticator(config.tokens)
     credentials = None if config.tls is None else config.tls.credentials()
     _warn_if_open(config)
     async with AsyncExitStack() as stack:
@@ -79,7 +80,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         triton = TritonClient(config.triton, admission)
         stack.push_async_callback(triton.close)
         server = grpc.aio.server(
-            interceptors=(AccessInterceptor(access, metrics),),
+            interceptors=(AuthenticationInterceptor(authenticator, metrics),),
             maximum_concurrent_rpcs=config.limits.max_calls,
             options=(
                 ("grpc.max_receive_message_length", config.limits.max_message_bytes),
@@ -87,7 +88,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
                 ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
             ),
         )
-        rpc = RpcRunner(access, metrics, config.max_seconds)
+        rpc = RpcRunner(authenticator, metrics, config.max_seconds, triton.model_info)
         service = _service(config, rpc, admission, triton, metrics)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         health_service = health.aio.HealthServicer()
@@ -120,14 +121,14 @@ def _service(
     """Put the parts of the service together."""
     limits = config.limits
     cache = EmbeddingCache(limits.cache_bytes, metrics)
-    images = ImageDesk(triton, limits)
+    images = RequestImages(limits)
     embedder = Embedder(triton, cache, admission, limits)
     store = VocabularyStore(config.classes, config.vocabulary)
-    classes = ClassDesk(store, images, embedder)
+    classes = VocabularyService(store, images, embedder)
     segmenting = Segmenting(
-        triton, Prompting(embedder), ClassSearch(embedder), EverythingSearch(embedder), classes
+        Prompting(embedder), ClassSearch(embedder), EverythingSearch(embedder), classes
     )
-    return SegmentationService(rpc, admission, triton, images, segmenting, classes, limits, metrics)
+    return SegmentationService(rpc, admission, images, segmenting, classes, limits, metrics)
 
 
 def _warn_if_open(config: GatewayConfig) -> None:

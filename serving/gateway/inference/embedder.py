@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cpcsam.automatic.class_search import ShownTile
 from cpcsam.automatic.tiling import Tile
 from cpcsam.transforms import decode_image, to_frame
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
@@ -38,9 +38,9 @@ class Embedder:
         self.admission = admission
         self.limits = limits
 
-    def tiled(self, image: RequestImage, call: Call) -> TiledImage:
+    def tiled(self, image: RequestImage, context: RequestContext) -> TiledImage:
         """An image of which tiles are wanted."""
-        return TiledImage(self, image, call)
+        return TiledImage(self, image, context)
 
 
 class TiledImage:
@@ -52,10 +52,10 @@ class TiledImage:
         cached: whether nothing had to be encoded so far.
     """
 
-    def __init__(self, embedder: Embedder, image: RequestImage, call: Call) -> None:
+    def __init__(self, embedder: Embedder, image: RequestImage, context: RequestContext) -> None:
         self._embedder = embedder
         self._image = image
-        self._call = call
+        self._context = context
         self.cached = True
         self._pixels: asyncio.Task[Pixels] | None = None
         self._release: Callable[[], None] | None = None
@@ -82,7 +82,7 @@ class TiledImage:
             CpcSamError: as `TritonClient.encode`.
         """
         if tile == Tile(0, 0, *self._image.size):
-            encode = encode_whole or partial(self._embedder.triton.encode, call=self._call)
+            encode = encode_whole or partial(self._embedder.triton.encode, context=self._context)
             return await self._embedder.cache.get(
                 self._image.key, lambda: self._encode_whole(encode)
             )
@@ -105,13 +105,13 @@ class TiledImage:
         if self._pixels is None:
             self._pixels = asyncio.create_task(self._decode())
         pixels = await asyncio.shield(self._pixels)
-        facts = await self._embedder.triton.facts(self._call.remaining_s)
-        frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), facts.image_size)
+        model = await self._context.model()
+        frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), model.image_size)
         sizes = np.array([input_size], np.int32)
-        embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._call)
+        embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
         return Encoded(embeddings, sizes, np.array([tile.size], np.int32))
 
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
-        self._release = await self._embedder.admission.image(self._call.ticket)
+        self._release = await self._embedder.admission.acquire_image(self._context.permit)
         return await asyncio.to_thread(decode_image, content, self._embedder.limits.max_pixels)

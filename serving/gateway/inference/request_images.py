@@ -11,13 +11,12 @@ from typing import Final
 from cpcsam.errors import CpcSamError
 from cpcsam.grpc_errors import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import ImageKey
-from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.limits import Limits
 from serving.gateway.validation.request import check_image_id, original_size_of
 
-__all__ = ["ImageDesk", "RequestImage"]
+__all__ = ["RequestImages", "RequestImage"]
 
 HASHED_INLINE: Final = 256 * 1024
 """Bytes that are hashed in less time than another thread would take to begin."""
@@ -49,20 +48,21 @@ class RequestImage:
         return self.content
 
 
-class ImageDesk:
+class RequestImages:
     """Takes images in, and remembers how large they were; to be used inside one event loop."""
 
-    def __init__(self, triton: TritonClient, limits: Limits) -> None:
-        self._triton = triton
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._sizes: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
-    async def open(self, image: pb.SegmentRequest | pb.Example, call: Call) -> RequestImage:
+    async def open(
+        self, image: pb.SegmentRequest | pb.Example, context: RequestContext
+    ) -> RequestImage:
         """Check the image of a request, without decoding it.
 
         Args:
             image: a message with the oneof `image`.
-            call: who asks.
+            context: of the request.
 
         Raises:
             ContractError: no image, or no header of an accepted format.
@@ -72,17 +72,17 @@ class ImageDesk:
         if image.WhichOneof("image") == "image_id":
             check_image_id(image.image_id)
             image_id, content = image.image_id, None
-            size = self._sizes.get((call.caller.tenant, image_id))
+            size = self._sizes.get((context.principal.tenant, image_id))
             if size is None:
                 raise _unknown(image_id)
         else:
             content = image.image_bytes
             size = original_size_of(content, self._limits)
             image_id = await _sha256(content)
-        self._remember(call.caller.tenant, image_id, size)
-        facts = await self._triton.facts(call.remaining_s)
+        self._remember(context.principal.tenant, image_id, size)
+        model = await context.model()
         return RequestImage(
-            ImageKey(call.caller.tenant, facts.model_digest, image_id), size, content
+            ImageKey(context.principal.tenant, model.model_digest, image_id), size, content
         )
 
     def _remember(self, tenant: str, image_id: str, size: tuple[int, int]) -> None:

@@ -37,18 +37,18 @@ from cpcsam.contract import (
     SELECTED_LOW_RES_MASKS,
     STABILITY,
 )
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
 from serving.gateway.inference.triton_errors import error_of_triton
 from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
-    TritonFacts,
     encoded_of,
     masks_of,
     output,
 )
-from serving.gateway.inference.uncancelled import LastingCalls
+from serving.gateway.inference.uncancelled import UncancelledCalls
+from serving.gateway.model_info import ModelInfo
 from serving.gateway.scheduling.admission import Admission
 
 __all__ = ["TritonClient", "is_cancellable"]
@@ -80,8 +80,8 @@ class TritonClient:
         self._address = address
         self._admission = admission
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
-        self._lasting = LastingCalls()
-        self._facts: TritonFacts | None = None
+        self._lasting = UncancelledCalls()
+        self._model_info: ModelInfo | None = None
 
     async def close(self) -> None:
         """Close the connection once the calls in work have ended."""
@@ -95,20 +95,20 @@ class TritonClient:
         except InferenceServerException:
             ready = False
         if not ready:
-            self._facts = None  # another version or model may come back
+            self._model_info = None  # another version or model may come back
         return bool(ready)
 
-    async def facts(self, timeout_s: float) -> TritonFacts:
+    async def model_info(self, timeout_s: float) -> ModelInfo:
         """Versions, sizes and digest; asked once, and again after Triton was away.
 
         Raises:
             ServingError: or one of its subclasses, for whatever Triton answers instead.
         """
-        if self._facts is None:
-            self._facts = await self._ask(timeout_s)
-        return self._facts
+        if self._model_info is None:
+            self._model_info = await self._ask(timeout_s)
+        return self._model_info
 
-    async def _ask(self, timeout_s: float) -> TritonFacts:
+    async def _ask(self, timeout_s: float) -> ModelInfo:
         try:
             server, segment, encoder, mask_prompts = await asyncio.gather(
                 self._client.get_server_metadata(client_timeout=timeout_s),
@@ -119,7 +119,7 @@ class TritonClient:
         except InferenceServerException as error:
             raise error_of_triton(error, self._address) from error
         digest = encoder.config.parameters["model_digest"].string_value
-        return TritonFacts(
+        return ModelInfo(
             triton_version=server.version,
             model_version=segment.versions[-1] if segment.versions else "",
             model_size=encoder.config.parameters["model_size"].string_value,
@@ -134,7 +134,7 @@ class TritonClient:
         image_bytes: bytes,
         chunk: PromptChunk,
         mask_selection: int,
-        call: Call,
+        context: RequestContext,
         *,
         low_res: bool = False,
     ) -> tuple[ChunkMasks, Encoded]:
@@ -144,7 +144,7 @@ class TritonClient:
             image_bytes: the encoded image.
             chunk: padded prompts in the original image's frame.
             mask_selection: a value of `MaskSelection`.
-            call: who asks, and until when.
+            context: of the request.
             low_res: whether the logits are wanted.
 
         Returns:
@@ -159,7 +159,7 @@ class TritonClient:
             *_prompt_inputs(chunk, mask_selection),
         ]
         outputs = (*_answers(low_res), *ENCODED)
-        result = await self._infer(SEGMENT.name, inputs, outputs, call)
+        result = await self._infer(SEGMENT.name, inputs, outputs, context)
         return masks_of(result, chunk, low_res), encoded_of(result)
 
     async def decode(
@@ -167,7 +167,7 @@ class TritonClient:
         encoded: Encoded,
         chunk: PromptChunk,
         mask_selection: int,
-        call: Call,
+        context: RequestContext,
         *,
         low_res: bool = False,
     ) -> ChunkMasks:
@@ -177,11 +177,11 @@ class TritonClient:
         if chunk.mask_input is not None:
             model = DECODE_WITH_MASK
             inputs.append(_input(MASK_INPUT.name, chunk.mask_input))
-        result = await self._infer(model.name, inputs, _answers(low_res), call)
+        result = await self._infer(model.name, inputs, _answers(low_res), context)
         return masks_of(result, chunk, low_res)
 
     async def decode_logits(
-        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
+        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, context: RequestContext
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `decode`, but masks as logits, before they are brought to the original image.
 
@@ -190,28 +190,28 @@ class TritonClient:
         """
         inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
         outputs = (SELECTED_LOW_RES_MASKS.name, SCORES.name)
-        result = await self._infer(DECODE.name, inputs, outputs, call)
+        result = await self._infer(DECODE.name, inputs, outputs, context)
         masks, scores = (output(result, name)[0, : chunk.count] for name in outputs)
         return masks, scores
 
-    async def encode(self, image_bytes: bytes, call: Call) -> Encoded:
+    async def encode(self, image_bytes: bytes, context: RequestContext) -> Encoded:
         """Encode a whole image; see `segment`."""
         inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
-        return encoded_of(await self._infer(ENCODE.name, inputs, ENCODED, call))
+        return encoded_of(await self._infer(ENCODE.name, inputs, ENCODED, context))
 
     async def encode_frame(
-        self, image: NDArray[np.uint8], input_size: NDArray[np.int32], call: Call
+        self, image: NDArray[np.uint8], input_size: NDArray[np.int32], context: RequestContext
     ) -> NDArray[Any]:
         """Encode what lies in the encoder's frame already, (1, 3, S, S) and (1, 2)."""
         inputs = [_input(IMAGE.name, image), _input(INPUT_SIZE.name, input_size)]
         outputs = (IMAGE_EMBEDDINGS.name,)
-        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, call), outputs[0])
+        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, context), outputs[0])
 
     async def _infer(
-        self, model: str, inputs: list[InferInput], outputs: Sequence[str], call: Call
+        self, model: str, inputs: list[InferInput], outputs: Sequence[str], context: RequestContext
     ) -> InferResult:
-        cancellable = is_cancellable((await self.facts(call.remaining_s)).triton_version)
-        release = await self._admission.call(call.ticket)
+        cancellable = is_cancellable((await context.model()).triton_version)
+        release = await self._admission.acquire(context.permit)
 
         async def infer() -> InferResult:
             try:
@@ -219,8 +219,8 @@ class TritonClient:
                     model,
                     inputs,
                     outputs=[InferRequestedOutput(name) for name in outputs],
-                    request_id=call.request_id,
-                    client_timeout=call.remaining_s if cancellable else None,
+                    request_id=context.request_id,
+                    client_timeout=context.remaining_s if cancellable else None,
                 )
             except InferenceServerException as error:
                 raise error_of_triton(error, self._address) from error

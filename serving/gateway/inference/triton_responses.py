@@ -12,18 +12,16 @@ from tritonclient.grpc import InferResult
 from cpcsam.contract import (
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
-    LOW_RES_FACTOR,
     MASKS_RLE,
     ORIGINAL_SIZE,
     SCORES,
     SELECTED_LOW_RES_MASKS,
     STABILITY,
-    grid_size,
 )
 from cpcsam.errors import ServingError
 from serving.gateway.inference.prompt_batches import PromptChunk
 
-__all__ = ["ChunkMasks", "Encoded", "TritonFacts", "encoded_of", "masks_of", "output"]
+__all__ = ["ChunkMasks", "Encoded", "encoded_of", "masks_of", "output"]
 
 
 @dataclass(frozen=True)
@@ -61,35 +59,6 @@ class Encoded:
         """(H, W) of the image as it was decoded; its masks have this size."""
         height, width = self.original_size[0]
         return int(height), int(width)
-
-
-@dataclass(frozen=True)
-class TritonFacts:
-    """What Triton says of itself and of the model.
-
-    Attributes:
-        triton_version: of the server.
-        model_version: of the entry point `segment`.
-        model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
-        image_size: side of the encoder's input.
-        model_digest: tells one exported model from another.
-        trained_model: digest of the run or base that it was exported from, by which vocabularies
-            know it.
-        mask_prompts: whether prompts may have masks.
-    """
-
-    triton_version: str
-    model_version: str
-    model_size: str
-    image_size: int
-    model_digest: str
-    trained_model: str
-    mask_prompts: bool
-
-    @property
-    def low_res_size(self) -> int:
-        """Rows and columns of a mask's logits, 4G."""
-        return LOW_RES_FACTOR * grid_size(self.image_size)
 
 
 def output(result: InferResult, name: str) -> NDArray[Any]:

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["LastingCalls"]
+__all__ = ["UncancelledCalls"]
 
 T = TypeVar("T")
 
 
-class LastingCalls:
+class UncancelledCalls:
     """Runs calls that must not be cancelled; used inside one event loop."""
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ from time import monotonic
 from cpcsam.grpc_errors import FullError
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
-from serving.gateway.scheduling.fair_queue import FairSlots
+from serving.gateway.scheduling.fair_queue import FairSemaphore
 
-__all__ = ["Admission", "Ticket"]
+__all__ = ["Admission", "Permit"]
 
 LEARNING_RATE = 0.1
 SHORTEST_RETRY_S = 0.1
@@ -30,7 +30,7 @@ DECODED_AT_ONCE = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
 
 
-class Ticket:
+class Permit:
     """A request that asks for a place.
 
     Args:
@@ -68,29 +68,29 @@ class Admission:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._calls = FairSlots(limits.max_concurrent)
-        self._images = FairSlots(DECODED_AT_ONCE)
-        self._places: dict[str, list[Ticket]] = {}
+        self._calls = FairSemaphore(limits.max_concurrent)
+        self._images = FairSemaphore(DECODED_AT_ONCE)
+        self._places: dict[str, list[Permit]] = {}
         self._each_s = 0.0
 
     @contextmanager
-    def place(self, ticket: Ticket) -> Iterator[None]:
+    def try_acquire(self, permit: Permit) -> Iterator[None]:
         """Hold a place while the block runs.
 
         Raises:
             FullError: there is none.
         """
         if self._count() >= self._limits.max_in_flight:
-            self._make_room(ticket.client)
-        self._places.setdefault(ticket.client, []).append(ticket)
+            self._make_room(permit.client)
+        self._places.setdefault(permit.client, []).append(permit)
         self._metrics.in_flight.inc()
         try:
             yield
         finally:
-            self._give_up(ticket)
+            self._give_up(permit)
             self._metrics.in_flight.dec()
 
-    async def call(self, ticket: Ticket) -> Callable[[], None]:
+    async def acquire(self, permit: Permit) -> Callable[[], None]:
         """Take a slot for a call to Triton.
 
         Returns:
@@ -99,12 +99,12 @@ class Admission:
         Raises:
             FullError: the request's first slot did not come in time.
         """
-        await self._take(self._calls, ticket)
+        await self._take(self._calls, permit)
         started, together = monotonic(), self._calls.held
 
         def release() -> None:
             self._learn((monotonic() - started) / together)
-            self._calls.release(ticket.client)
+            self._calls.release(permit.client)
 
         return release
 
@@ -118,33 +118,33 @@ class Admission:
         fitting = int(AT_TRITON * self._limits.max_queue_s / max(self._each_s, 1e-6))
         self._calls.resize(min(max(fitting, 1), self._limits.max_concurrent))
 
-    async def image(self, ticket: Ticket) -> Callable[[], None]:
+    async def acquire_image(self, permit: Permit) -> Callable[[], None]:
         """Take a slot for the pixels of an image; see `call`."""
-        await self._take(self._images, ticket)
-        return lambda: self._images.release(ticket.client)
+        await self._take(self._images, permit)
+        return lambda: self._images.release(permit.client)
 
-    async def _take(self, slots: FairSlots, ticket: Ticket) -> None:
-        if ticket.turns:
-            await slots.acquire(ticket.client, ticket.turns)
-            ticket.turns += 1
+    async def _take(self, slots: FairSemaphore, permit: Permit) -> None:
+        if permit.turns:
+            await slots.acquire(permit.client, permit.turns)
+            permit.turns += 1
             return
         limit_s = self._limits.max_queue_s
         try:
             with self._metrics.stage("queue") as waited:
                 async with asyncio.timeout(limit_s) as timeout:
-                    with ticket.queueing(timeout):
-                        await slots.acquire(ticket.client)
+                    with permit.queueing(timeout):
+                        await slots.acquire(permit.client)
         except TimeoutError:
             raise self._full(
                 "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
             ) from None
-        ticket.turns += 1
+        permit.turns += 1
 
     def _make_room(self, client: str) -> None:
         """Drop a request of a client that has more places than this one would have."""
         mine = len(self._places.get(client, ())) + 1
         for places in sorted(self._places.values(), key=len, reverse=True):
-            waiting = [ticket for ticket in places if ticket.waits]
+            waiting = [permit for permit in places if permit.waits]
             if len(places) > mine and waiting:
                 waiting[-1].drop()
                 self._give_up(waiting[-1])
@@ -152,12 +152,12 @@ class Admission:
         most = self._limits.max_in_flight
         raise self._full("requests in work", got=f"{most} already", expected=f"fewer than {most}")
 
-    def _give_up(self, ticket: Ticket) -> None:
-        places = self._places.get(ticket.client, [])
-        if ticket in places:
-            places.remove(ticket)
+    def _give_up(self, permit: Permit) -> None:
+        places = self._places.get(permit.client, [])
+        if permit in places:
+            places.remove(permit)
         if not places:
-            self._places.pop(ticket.client, None)
+            self._places.pop(permit.client, None)
 
     def _count(self) -> int:
         return sum(map(len, self._places.values()))

@@ -9,7 +9,7 @@ from itertools import count
 
 from serving.gateway.limits import GROUPS
 
-__all__ = ["FairSlots"]
+__all__ = ["FairSemaphore"]
 
 SECOND, FURTHER, FIRST = range(3)
 """Turns of a request, as one client's own are ordered."""
@@ -17,7 +17,7 @@ Waiting = tuple[int, int, asyncio.Future[None]]
 """Which turn, a number by which equals are ordered, and what ends the wait."""
 
 
-class FairSlots:
+class FairSemaphore:
     """At most so many holders at once; a free slot goes to the client that holds the fewest.
 
     Of clients that hold equally many, the one goes first whose last turn is longest ago; newcomers

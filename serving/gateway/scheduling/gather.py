@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from cpcsam.contract import ENCODER_MAX_BATCH
 
-__all__ = ["CONCURRENT_PARTS", "all_of"]
+__all__ = ["CONCURRENT_PARTS", "gather_limited"]
 
 CONCURRENT_PARTS: Final = ENCODER_MAX_BATCH
 """As many as one encoder batch holds. More would only stand in the queue before other requests."""
@@ -16,7 +16,7 @@ CONCURRENT_PARTS: Final = ENCODER_MAX_BATCH
 T = TypeVar("T")
 
 
-async def all_of(
+async def gather_limited(
     parts: Sequence[Callable[[], Awaitable[T]]], at_once: int = CONCURRENT_PARTS
 ) -> list[T]:
     """Results in order, a few parts at once; the first failure cancels the others.

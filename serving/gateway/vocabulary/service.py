@@ -18,13 +18,13 @@ from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
-from serving.gateway.inference.request_images import ImageDesk, RequestImage
-from serving.gateway.scheduling.gather import all_of
+from serving.gateway.inference.request_images import RequestImage, RequestImages
+from serving.gateway.scheduling.gather import gather_limited
 from serving.gateway.vocabulary.store import VocabularyStore
 
-__all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "ClassDesk"]
+__all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService"]
 
 MAX_NAME_LENGTH: Final = 128
 MAX_EXAMPLES: Final = 64
@@ -32,27 +32,29 @@ MAX_ENTITIES: Final = 4096
 Annotated = tuple[list[ShownTile], NDArray[np.int32]]
 
 
-class ClassDesk:
+class VocabularyService:
     """Answers the calls about classes for one gateway."""
 
-    def __init__(self, store: VocabularyStore, images: ImageDesk, embedder: Embedder) -> None:
+    def __init__(self, store: VocabularyStore, images: RequestImages, embedder: Embedder) -> None:
         self._store = store
         self._images = images
         self._embedder = embedder
 
-    async def vocabulary(self, call: Call) -> Vocabulary | None:
+    async def vocabulary(self, context: RequestContext) -> Vocabulary | None:
         """The caller's vocabulary; None without any class.
 
         Raises:
             PreconditionError: as `VocabularyStore.get`.
         """
-        return await self._store.get(call.caller.tenant, await self._model(call))
+        return await self._store.get(context.principal.tenant, await _trained_model(context))
 
-    async def list(self, call: Call) -> pb.ListClassesResponse:
+    async def list(self, context: RequestContext) -> pb.ListClassesResponse:
         """The caller's classes."""
-        return _listed(await self.vocabulary(call))
+        return _listed(await self.vocabulary(context))
 
-    async def add(self, request: pb.AddClassRequest, call: Call) -> pb.ListClassesResponse:
+    async def add(
+        self, request: pb.AddClassRequest, context: RequestContext
+    ) -> pb.ListClassesResponse:
         """Teach a class by annotated images.
 
         Raises:
@@ -61,7 +63,7 @@ class ClassDesk:
             ForbiddenError: the caller may not.
             LimitError: too many examples.
         """
-        call.caller.require_edit()
+        context.principal.require_edit()
         _check_name(request.name)
         if not 1 <= len(request.examples) <= MAX_EXAMPLES:
             kind = LimitError if request.examples else ContractError
@@ -71,30 +73,32 @@ class ClassDesk:
                 expected=f"1 to {MAX_EXAMPLES} annotated images",
                 fix="give others",
             )
-        known = await self.vocabulary(call)
+        known = await self.vocabulary(context)
         _refuse_known(known, request.name)
         tile = known.tile if known is not None and known.names else request.tile_size
-        annotated = await all_of(
+        annotated = await gather_limited(
             [
-                partial(self._embed, f"examples[{index}]", example, tile, call)
+                partial(self._embed, f"examples[{index}]", example, tile, context)
                 for index, example in enumerate(request.examples)
             ]
         )
-        model = await self._model(call)
+        model = await _trained_model(context)
 
         def teach(vocabulary: Vocabulary | None) -> Vocabulary:
             return _taught(vocabulary, request.name, annotated, tile, model)
 
-        return _listed(await self._store.change(call.caller.tenant, model, teach))
+        return _listed(await self._store.change(context.principal.tenant, model, teach))
 
-    async def remove(self, request: pb.RemoveClassRequest, call: Call) -> pb.ListClassesResponse:
+    async def remove(
+        self, request: pb.RemoveClassRequest, context: RequestContext
+    ) -> pb.ListClassesResponse:
         """Forget a class.
 
         Raises:
             ForbiddenError: the caller may not.
             NotFoundError: there is no such class.
         """
-        call.caller.require_edit()
+        context.principal.require_edit()
 
         def forget(vocabulary: Vocabulary | None) -> Vocabulary:
             if vocabulary is None or request.name not in vocabulary.names:
@@ -107,20 +111,23 @@ class ClassDesk:
                 )
             return vocabulary.without(request.name)
 
-        model = await self._model(call)
-        return _listed(await self._store.change(call.caller.tenant, model, forget))
+        model = await _trained_model(context)
+        return _listed(await self._store.change(context.principal.tenant, model, forget))
 
-    async def _model(self, call: Call) -> str:
-        return (await self._embedder.triton.facts(call.remaining_s)).trained_model
-
-    async def _embed(self, where: str, example: pb.Example, tile: int, call: Call) -> Annotated:
+    async def _embed(
+        self, where: str, example: pb.Example, tile: int, context: RequestContext
+    ) -> Annotated:
         """Tiles of an annotated image, as the model sees them, and its label image."""
-        image = await self._images.open(example, call)
+        image = await self._images.open(example, context)
         instances = await asyncio.to_thread(_instances, where, example, image)
         tiles = tiles_of(image.size, tile, AutoSettings.overlap, MAX_TILES)
-        async with self._embedder.tiled(image, call) as tiled:
-            shown = await all_of([partial(tiled.show, part) for part in tiles])
+        async with self._embedder.tiled(image, context) as tiled:
+            shown = await gather_limited([partial(tiled.show, part) for part in tiles])
         return shown, instances
+
+
+async def _trained_model(context: RequestContext) -> str:
+    return (await context.model()).trained_model
 
 
 def _taught(

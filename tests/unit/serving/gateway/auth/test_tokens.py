@@ -9,8 +9,9 @@ import pytest
 
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
-from serving.gateway.auth import interceptor as access_module
-from serving.gateway.auth.interceptor import Access, Caller
+from serving.gateway.auth import authenticator as authenticator_module
+from serving.gateway.auth.authenticator import Authenticator
+from serving.gateway.auth.principal import Principal
 from serving.gateway.auth.tokens import EDITOR, Token, digest_of, read_tokens
 from serving.tokens import main
 
@@ -87,14 +88,14 @@ def test_mistakes_are_one_line(
 def test_callers_are_known_by_their_token(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     user = make(file, capsys, "--tenant", "lab")
     editor = make(file, capsys, "--tenant", "ward", "--role", "editor")
-    access = Access(file)
-    assert access.asks_for_tokens
-    assert access.caller_of(bearer(user)) == Caller("lab", may_edit=False)
-    assert access.caller_of(bearer(editor)) == Caller("ward", may_edit=True)
-    assert access.caller_of([("authorization", f"bearer  {user} ")]).tenant == "lab"
-    access.caller_of(bearer(editor)).require_edit()
+    access = Authenticator(file)
+    assert access.requires_tokens
+    assert access.authenticate(bearer(user)) == Principal("lab", may_edit=False)
+    assert access.authenticate(bearer(editor)) == Principal("ward", may_edit=True)
+    assert access.authenticate([("authorization", f"bearer  {user} ")]).tenant == "lab"
+    access.authenticate(bearer(editor)).require_edit()
     with pytest.raises(ForbiddenError, match="one of lab that may not change classes"):
-        access.caller_of(bearer(user)).require_edit()
+        access.authenticate(bearer(user)).require_edit()
 
 
 @pytest.mark.parametrize(
@@ -114,38 +115,38 @@ def test_whoever_is_not_known_is_refused(
 ) -> None:
     make(file, capsys, "--tenant", "lab")
     with pytest.raises(AuthenticationError, match="authorization: got") as caught:
-        Access(file).caller_of(metadata)
+        Authenticator(file).authenticate(metadata)
     assert "guess" not in str(caught.value)
 
 
 def test_the_digest_of_a_token_is_none(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = digest_of(make(file, capsys, "--tenant", "lab"))
     with pytest.raises(AuthenticationError):
-        Access(file).caller_of(bearer(digest))
+        Authenticator(file).authenticate(bearer(digest))
 
 
 def test_without_a_file_everybody_may_do_everything() -> None:
-    caller = Access(None).caller_of(None)
-    assert caller.may_edit and not Access(None).asks_for_tokens
+    principal = Authenticator(None).authenticate(None)
+    assert principal.may_edit and not Authenticator(None).requires_tokens
 
 
 def test_a_changed_file_is_heeded_and_a_broken_one_is_not(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_module, "REREAD_S", 0)
+    monkeypatch.setattr(authenticator_module, "REREAD_S", 0)
     first = make(file, capsys, "--tenant", "lab")
-    access = Access(file)
+    access = Authenticator(file)
     second = make(file, capsys, "--tenant", "ward")
-    assert access.caller_of(bearer(second)).tenant == "ward"
+    assert access.authenticate(bearer(second)).tenant == "ward"
     file.write_text("broken\n")
-    assert access.caller_of(bearer(first)).tenant == "lab"
+    assert access.authenticate(bearer(first)).tenant == "lab"
     os.remove(file)
-    assert access.caller_of(bearer(first)).tenant == "lab"
+    assert access.authenticate(bearer(first)).tenant == "lab"
     make(file, capsys, "--tenant", "new")
     with pytest.raises(AuthenticationError):
-        access.caller_of(bearer(first))
+        access.authenticate(bearer(first))
 
 
 def test_a_file_that_is_not_there_stops_the_start(file: Path) -> None:
     with pytest.raises(ConfigError, match="expected a file of tokens; make it with"):
-        Access(file)
+        Authenticator(file)

@@ -113,12 +113,12 @@ async def test_a_failure_that_nobody_waits_for_is_not_complained_of(
 ) -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(ContractError("bad"))
-    caller = asyncio.create_task(flights.run("a", compute))
+    principal = asyncio.create_task(flights.run("a", compute))
     await settle()
     compute.gate.set()
-    caller.cancel()
+    principal.cancel()
     await settle()
-    assert caller.cancelled() and not caplog.records
+    assert principal.cancelled() and not caplog.records
 
 
 async def test_who_joined_is_not_cancelled_with_what_broke_off_inside() -> None:

@@ -7,24 +7,24 @@ import asyncio
 import pytest
 
 from serving.gateway.inference.triton_client import is_cancellable
-from serving.gateway.inference.uncancelled import LastingCalls
+from serving.gateway.inference.uncancelled import UncancelledCalls
 
 
 async def test_a_cancelled_caller_leaves_the_call_running() -> None:
-    calls, gate, ended = LastingCalls(), asyncio.Event(), []
+    calls, gate, ended = UncancelledCalls(), asyncio.Event(), []
 
     async def call() -> int:
         await gate.wait()
         ended.append(True)
         return 7
 
-    caller = asyncio.create_task(calls.run(call()))
+    principal = asyncio.create_task(calls.run(call()))
     await asyncio.sleep(0)
     assert calls.abandoned == 0
     await asyncio.sleep(0)
-    caller.cancel()
+    principal.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await caller
+        await principal
     assert calls.abandoned == 1
     await calls.finish(0.01)
     assert calls.abandoned == 1 and not ended
@@ -35,7 +35,7 @@ async def test_a_cancelled_caller_leaves_the_call_running() -> None:
 
 
 async def test_results_and_errors_come_through() -> None:
-    calls = LastingCalls()
+    calls = UncancelledCalls()
 
     async def call(value: int) -> int:
         if value < 0:

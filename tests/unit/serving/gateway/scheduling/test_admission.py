@@ -14,7 +14,7 @@ from cpcsam.grpc_errors import FullError, UnavailableError
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
-from serving.gateway.scheduling.admission import Admission, Ticket
+from serving.gateway.scheduling.admission import Admission, Permit
 
 
 class Desk:
@@ -30,9 +30,9 @@ class Desk:
         return asyncio.create_task(self._request(client))
 
     async def _request(self, client: str) -> None:
-        ticket = Ticket(client)
-        with self.admission.place(ticket):
-            release = await self.admission.call(ticket)
+        permit = Permit(client)
+        with self.admission.try_acquire(permit):
+            release = await self.admission.acquire(permit)
             self.served.append(client)
             try:
                 await self.gate.wait()
@@ -134,11 +134,11 @@ async def test_who_gives_up_frees_its_place() -> None:
 
 async def test_a_further_slot_waits_as_long_as_the_request_may() -> None:
     desk = Desk(max_concurrent=1, max_queue_s=0.02)
-    ticket = Ticket("a")
-    (await desk.admission.call(ticket))()
+    permit = Permit("a")
+    (await desk.admission.acquire(permit))()
     other = desk.request("b")
     await settle()
-    waiting = asyncio.create_task(desk.admission.call(ticket))
+    waiting = asyncio.create_task(desk.admission.acquire(permit))
     await asyncio.sleep(0.06)
     assert not waiting.done()
     desk.gate.set()
@@ -177,9 +177,9 @@ async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
 
     async def request(client: str) -> None:
         nonlocal at_once
-        ticket = Ticket(client)
-        with admission.place(ticket):
-            release = await admission.call(ticket)
+        permit = Permit(client)
+        with admission.try_acquire(permit):
+            release = await admission.acquire(permit)
             at_once += 1
             most.append(at_once)
             async with triton:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.gateway.limits import GROUPS
-from serving.gateway.scheduling.fair_queue import FairSlots
+from serving.gateway.scheduling.fair_queue import FairSemaphore
 
 
 async def settle() -> None:
@@ -17,9 +17,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def two_a_group(waiting: int) -> tuple[FairSlots, list[asyncio.Task[None]]]:
+async def two_a_group(waiting: int) -> tuple[FairSemaphore, list[asyncio.Task[None]]]:
     """Slots that "a" holds all of, and as many requests of "b" that wait."""
-    slots = FairSlots(2 * GROUPS)
+    slots = FairSemaphore(2 * GROUPS)
     for _ in range(2 * GROUPS):
         await slots.acquire("a")
     tasks = [asyncio.create_task(slots.acquire("b")) for _ in range(waiting)]
@@ -28,7 +28,7 @@ async def two_a_group(waiting: int) -> tuple[FairSlots, list[asyncio.Task[None]]
 
 
 async def test_a_newcomer_gets_the_next_slot_however_many_another_asked_for() -> None:
-    slots, order = FairSlots(2), []
+    slots, order = FairSemaphore(2), []
 
     async def ask(client: str) -> None:
         await slots.acquire(client)
@@ -50,7 +50,7 @@ async def test_a_newcomer_gets_the_next_slot_however_many_another_asked_for() ->
 
 
 async def test_who_holds_equally_many_take_turns() -> None:
-    slots, order = FairSlots(1), []
+    slots, order = FairSemaphore(1), []
     await slots.acquire("first")
 
     async def ask(client: str) -> None:
@@ -67,7 +67,7 @@ async def test_who_holds_equally_many_take_turns() -> None:
 
 async def test_newcomers_do_not_overtake_who_waits() -> None:
     """However many come and go meanwhile, the one who waits is at most one round away."""
-    slots, order = FairSlots(1), []
+    slots, order = FairSemaphore(1), []
 
     async def ask(client: str) -> None:
         await slots.acquire(client)
@@ -91,7 +91,7 @@ async def test_newcomers_do_not_overtake_who_waits() -> None:
 
 
 async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
-    slots, order = FairSlots(1), []
+    slots, order = FairSemaphore(1), []
     await slots.acquire("a")
 
     async def ask(name: str, turns: int) -> None:
@@ -108,7 +108,7 @@ async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
 
 
 async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() -> None:
-    slots, order = FairSlots(1), []
+    slots, order = FairSemaphore(1), []
     await slots.acquire("x")
 
     async def ask(client: str, turns: int) -> None:
@@ -125,7 +125,7 @@ async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() ->
 
 
 async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
-    slots = FairSlots(2)
+    slots = FairSemaphore(2)
     await slots.acquire("a")
     await slots.acquire("b")
     slots.resize(1)
@@ -161,7 +161,7 @@ async def test_who_gives_up_while_waiting_leaves_the_free_slots_to_the_others() 
 
 
 async def test_who_gives_up_while_waiting_takes_nothing() -> None:
-    slots = FairSlots(1)
+    slots = FairSemaphore(1)
     await slots.acquire("a")
     waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(3)]
     await settle()
@@ -181,7 +181,7 @@ async def test_who_gives_up_while_waiting_takes_nothing() -> None:
 )
 def test_slots_are_conserved(count: int, asked: list[tuple[str, int, bool]]) -> None:
     async def run() -> None:
-        slots, held = FairSlots(count), Counter[str]()
+        slots, held = FairSemaphore(count), Counter[str]()
 
         async def use(client: str, rounds: int) -> None:
             await slots.acquire(client)

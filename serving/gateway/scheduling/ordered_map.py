@@ -6,15 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
-__all__ = ["answered_in_order"]
+__all__ = ["ordered_map"]
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 
-async def answered_in_order(
-    requests: AsyncIterator[Request],
+async def ordered_map(
     answer: Callable[[Request], Awaitable[Answer]],
+    requests: AsyncIterator[Request],
     window: int,
 ) -> AsyncGenerator[Answer, None]:
     """Answers of requests, in their order.

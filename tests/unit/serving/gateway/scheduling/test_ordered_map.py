@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from serving.gateway.scheduling.ordered_stream import answered_in_order
+from serving.gateway.scheduling.ordered_map import ordered_map
 
 WINDOW = 3
 
@@ -42,7 +42,7 @@ async def test_answers_keep_the_order_whatever_is_ready_first() -> None:
         running -= 1
         return 10 * number
 
-    answers = answered_in_order(aiter(Source(20)), answer, WINDOW)
+    answers = ordered_map(answer, aiter(Source(20)), WINDOW)
     assert [one async for one in answers] == [10 * number for number in range(20)]
     assert most == WINDOW
 
@@ -53,7 +53,7 @@ async def test_no_more_is_read_than_the_window_ahead() -> None:
     async def answer(number: int) -> int:
         return number
 
-    async with aclosing(answered_in_order(aiter(source), answer, WINDOW)) as answers:
+    async with aclosing(ordered_map(answer, aiter(source), WINDOW)) as answers:
         for taken in range(1, 6):
             assert await anext(answers) == taken - 1
             await settled()
@@ -70,7 +70,7 @@ async def test_what_is_in_work_ends_with_the_stream() -> None:
             ended.append(number)
         return number
 
-    async with aclosing(answered_in_order(aiter(Source(9)), answer, WINDOW)) as answers:
+    async with aclosing(ordered_map(answer, aiter(Source(9)), WINDOW)) as answers:
         assert await anext(answers) == 0
         await settled()
     assert sorted(ended) == [0, 1, 2]
@@ -84,7 +84,7 @@ async def test_an_error_of_the_source_comes_after_the_answers() -> None:
     async def answer(number: int) -> int:
         return number
 
-    answers = answered_in_order(broken(), answer, WINDOW)
+    answers = ordered_map(answer, broken(), WINDOW)
     assert await anext(answers) == 1
     with pytest.raises(ConnectionError, match="gone"):
         await anext(answers)
