@@ -1,4 +1,4 @@
-"""What the gateway tells of itself: the model, the limits, and the values of what is not set."""
+"""Self-description of the gateway: the model, the limits and the default settings."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ __all__ = ["description"]
 def description(
     model: ModelInfo, limits: Limits, max_seconds: float, classes: Sequence[str]
 ) -> pb.DescribeResponse:
-    """The answer to Describe.
+    """Build the response to Describe.
 
     Args:
         model: metadata of the served model.
-        limits: what is accepted at most.
+        limits: bounds of a request.
         max_seconds: longest time for a request.
         classes: names of the caller's classes.
     """
     search = asdict(AutoSettings())
-    named = {field.name for field in pb.ClassSearch.DESCRIPTOR.fields}
+    class_search = {field.name for field in pb.ClassSearch.DESCRIPTOR.fields}
     return pb.DescribeResponse(
         model=pb.Model(
             name=SEGMENT.name,
@@ -65,6 +65,6 @@ def description(
         classes=classes,
         mask_formats=pb.MaskFormat.keys(),
         everything=pb.Everything(**asdict(EverythingSettings())),
-        class_search=pb.ClassSearch(**{name: search[name] for name in named}),
+        class_search=pb.ClassSearch(**{name: search[name] for name in class_search}),
         tile_overlap=TILE_OVERLAP,
     )

@@ -130,7 +130,7 @@ async def test_cancelled_tasks_and_timeouts_free_their_places(silent: Gateway) -
         await asyncio.to_thread(wait_for, silent, "cpcsam_in_flight_requests", 1)
         timed = asyncio.create_task(asyncio.wait_for(client.segment(picture(1), CLICK), 2))
         await asyncio.to_thread(wait_for, silent, "cpcsam_in_flight_requests", 2)
-        with pytest.raises(FullError, match="requests in work: got 2 already"):
+        with pytest.raises(FullError, match="requests in flight: got 2 already"):
             await client.segment(picture(2), CLICK)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -180,7 +180,7 @@ def test_a_second_class_is_added_and_removed(
     with SegmentationClient(address, token="editor") as editor:
         names = [known.name for known in editor.add_class("tissue", [both])]
         assert names == ["nucleus", "tissue"]
-        with pytest.raises(ExistsError, match="name: got 'tissue', which is known"):
+        with pytest.raises(ExistsError, match="name: got 'tissue', which exists"):
             editor.add_class("tissue", [both])
         with SegmentationClient(address, token="other") as other:
             assert other.classes() == ()
@@ -201,7 +201,7 @@ def test_only_editors_change_classes(user: SegmentationClient, examples: list[Ex
         lambda: user.add_class("cell", examples),
         lambda: user.remove_class("nucleus"),
     ):
-        with pytest.raises(ForbiddenError, match="got one of lab that may not change classes"):
+        with pytest.raises(ForbiddenError, match="got a token of lab that may not change classes"):
             change()
 
 
@@ -282,6 +282,6 @@ def test_without_a_folder_nobody_teaches(shipped: TritonServer, examples: list[E
     with (
         gateway_in_background(config) as gateway,
         SegmentationClient(gateway.address) as client,
-        pytest.raises(PreconditionError, match="expected one that was started with --classes"),
+        pytest.raises(PreconditionError, match="expected a gateway started with --classes"),
     ):
         client.add_class("nucleus", examples)

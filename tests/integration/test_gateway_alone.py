@@ -116,7 +116,7 @@ def test_a_full_gateway_refuses_at_once_and_a_cancelled_request_frees_its_place(
         wait_for(silent, "cpcsam_in_flight_requests", 2)
         with (
             SegmentationClient(silent.address, timeout_s=20, retry=False) as client,
-            pytest.raises(FullError, match="requests in work: got 2 already, expected") as full,
+            pytest.raises(FullError, match="requests in flight: got 2 already, expected") as full,
         ):
             client.segment(IMAGE, CLICK)
         assert 0 < full.value.retry_s <= 5

@@ -18,16 +18,16 @@ __all__ = ["Authenticator", "Metadata"]
 LOG = logging.getLogger(__name__)
 HEADER: Final = "authorization"
 SCHEME: Final = "bearer "
-REREAD_S: Final = 1.0
+CHECK_PERIOD_S: Final = 1.0
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class Authenticator:
-    """Knows the callers by the file of tokens, and heeds its changes.
+    """Authenticates callers against a file of tokens, which is read again when it changes.
 
     Args:
-        path: the file; None lets everybody in as one tenant that may do everything.
+        path: the file; None admits every caller as a single tenant with all permissions.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -37,42 +37,42 @@ class Authenticator:
         self._path = path
         self._tokens: dict[str, Token] = {} if path is None else read_tokens(path)
         self._state = self._file_state()
-        self._looked = monotonic()
+        self._checked = monotonic()
 
     @property
     def requires_tokens(self) -> bool:
-        """Whether callers have to say who they are."""
+        """Whether callers need a token."""
         return self._path is not None
 
     def authenticate(self, metadata: Metadata | None) -> Principal:
-        """Who sent a request, by its metadata.
+        """Return the principal of the bearer token in a request's metadata.
 
         Raises:
-            AuthenticationError: no token, or none of the file.
+            AuthenticationError: no token, or an unknown one.
         """
         if self._path is None:
             return EVERYBODY
-        self._reread()
+        self._reload_if_changed()
         header = next((value for name, value in metadata or () if name == HEADER), "")
         text = header.decode(errors="replace") if isinstance(header, bytes) else header
-        known = None
+        token = None
         if text[: len(SCHEME)].lower() == SCHEME:
-            # Looked up by digest: what the time of the look-up tells is of no use to a guesser.
-            known = self._tokens.get(digest_of(text[len(SCHEME) :].strip()))
-        if known is None:
+            # Looked up by digest: the duration of the lookup leaks nothing about a token.
+            token = self._tokens.get(digest_of(text[len(SCHEME) :].strip()))
+        if token is None:
             raise AuthenticationError.of(
                 HEADER,
                 got="an unknown token" if text else "no token",
                 expected="Bearer TOKEN",
                 fix="ask the operator for a token",
             )
-        return Principal(known.tenant, known.role == EDITOR)
+        return Principal(token.tenant, token.role == EDITOR)
 
-    def _reread(self) -> None:
+    def _reload_if_changed(self) -> None:
         assert self._path is not None
-        if monotonic() - self._looked < REREAD_S:
+        if monotonic() - self._checked < CHECK_PERIOD_S:
             return
-        self._looked = monotonic()
+        self._checked = monotonic()
         if (state := self._file_state()) == self._state:
             return
         self._state = state
@@ -80,7 +80,7 @@ class Authenticator:
             self._tokens = read_tokens(self._path)
             LOG.info("%s: %d tokens", self._path, len(self._tokens))
         except ConfigError as error:
-            LOG.error("the tokens stay as they were: %s", error)
+            LOG.error("keeping the previous tokens: %s", error)
 
     def _file_state(self) -> tuple[int, int, int] | None:
         try:

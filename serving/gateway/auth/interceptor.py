@@ -33,7 +33,7 @@ def authenticated_principal() -> Principal:
 
 
 class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls without a valid token before their message is read; counts them."""
+    """Refuses calls without a valid token before their message is read, and counts them."""
 
     def __init__(self, authenticator: Authenticator, metrics: Metrics) -> None:
         self._authenticator = authenticator
@@ -44,20 +44,20 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
-        """Let the call through or answer UNAUTHENTICATED."""
+        """Pass the call on, with its principal, or refuse it with UNAUTHENTICATED."""
         details = handler_call_details
         if not details.method.startswith(OPEN_TO_ALL):
             try:
                 PRINCIPAL.set(self._authenticator.authenticate(details.invocation_metadata))
             except AuthenticationError as error:
                 self._metrics.rejected.labels("unauthenticated").inc()
-                return _refusal(str(error))
+                return _refusing_handler(str(error))
         return await continuation(details)
 
 
-def _refusal(message: str) -> Any:
+def _refusing_handler(message: str) -> Any:
     async def refuse(_: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
 
-    # Of the four kinds of handlers, this one begins without having received the message.
+    # Of the four kinds of handlers, only this one starts before the message is received.
     return grpc.stream_stream_rpc_method_handler(refuse)

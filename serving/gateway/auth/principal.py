@@ -13,10 +13,10 @@ __all__ = ["EVERYBODY", "Principal"]
 
 @dataclass(frozen=True)
 class Principal:
-    """Who calls.
+    """Authenticated caller.
 
     Attributes:
-        tenant: whose images and classes it sees.
+        tenant: namespace of the images and classes that it sees.
         may_edit: whether it may change the tenant's classes.
     """
 
@@ -24,19 +24,19 @@ class Principal:
     may_edit: bool
 
     def require_edit(self) -> None:
-        """Refuse whoever may not change classes.
+        """Require the permission to change classes.
 
         Raises:
-            ForbiddenError: this caller may not.
+            ForbiddenError: the principal lacks it.
         """
         if not self.may_edit:
             raise ForbiddenError.of(
                 "token",
-                got=f"one of {self.tenant} that may not change classes",
-                expected=f"one with the role {EDITOR}",
+                got=f"a token of {self.tenant} that may not change classes",
+                expected=f"a token with the role {EDITOR}",
                 fix="ask the operator for such a token",
             )
 
 
 EVERYBODY: Final = Principal(tenant="everybody", may_edit=True)
-"""The caller where no tokens are asked for."""
+"""Principal of every caller if the gateway requires no tokens."""

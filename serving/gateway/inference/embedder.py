@@ -1,4 +1,4 @@
-"""Embeddings of images and of their tiles, from the cache or from Triton."""
+"""Embeddings of images and tiles, through the cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ EncodeWhole = Callable[[bytes], Awaitable[Encoded]]
 
 
 class Embedder:
-    """Embeds images for one gateway; to be used inside one event loop."""
+    """Image encoder of one gateway: the embedding cache in front of Triton.
+
+    To be used inside one event loop.
+    """
 
     def __init__(
         self, triton: TritonClient, cache: EmbeddingCache, admission: Admission, limits: Limits
@@ -39,17 +42,17 @@ class Embedder:
         self.limits = limits
 
     def tiled(self, image: RequestImage, context: RequestContext) -> TiledImage:
-        """An image of which tiles are wanted."""
+        """Open a request's image for tile-wise embedding."""
         return TiledImage(self, image, context)
 
 
 class TiledImage:
-    """One request's image, embedded tile by tile; an asynchronous context manager.
+    """Lazily decoded image of one request, embedded tile by tile; an async context manager.
 
-    Its pixels are decoded when a tile is not in the cache, and freed with the block.
+    Its pixels are decoded at the first tile that is not in the cache, and freed with the block.
 
     Attributes:
-        cached: whether nothing had to be encoded so far.
+        cached: True until something had to be encoded.
     """
 
     def __init__(self, embedder: Embedder, image: RequestImage, context: RequestContext) -> None:
@@ -72,11 +75,12 @@ class TiledImage:
             self._release()
 
     async def embed(self, tile: Tile, encode_whole: EncodeWhole | None = None) -> Encoded:
-        """The embedding of a tile, whose masks then have the tile's size.
+        """Return the embedding of a tile; masks decoded from it have the tile's size.
 
         Args:
-            tile: the part, or the whole image.
-            encode_whole: embeds the whole image, and does more at that; None only embeds.
+            tile: part of the image, or the whole.
+            encode_whole: encodes the whole image from its file, possibly in one call with more;
+                None uses `TritonClient.encode`.
 
         Raises:
             CpcSamError: as `TritonClient.encode`.
@@ -91,7 +95,7 @@ class TiledImage:
         )
 
     async def show(self, tile: Tile) -> ShownTile:
-        """A tile as the search for entities takes it; see `embed`."""
+        """Embed a tile for the class search; see `embed`."""
         encoded = await self.embed(tile)
         height, width = (int(side) for side in encoded.input_size[0])
         return ShownTile(tile, (height, width), encoded.image_embeddings[0])

@@ -1,4 +1,4 @@
-"""The images of requests: sent along, or named because they were sent before."""
+"""Images of requests, sent as bytes or referenced by the image_id of an earlier request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serving.gateway.validation.request import check_image_id, original_size_of
 __all__ = ["RequestImages", "RequestImage"]
 
 HASHED_INLINE: Final = 256 * 1024
-"""Bytes that are hashed in less time than another thread would take to begin."""
+"""Size in bytes below which hashing takes less time than starting a thread."""
 KNOWN_SIZES: Final = 65_536
 
 
@@ -28,9 +28,9 @@ class RequestImage:
     """The image of a request.
 
     Attributes:
-        key: what its embedding is known by.
-        size: (H, W), upright.
-        content: the image file; None if the request only named it.
+        key: cache key of its embedding.
+        size: (H, W) after EXIF orientation.
+        content: the image file; None if the request only referenced it.
     """
 
     key: ImageKey
@@ -38,10 +38,10 @@ class RequestImage:
     content: bytes | None
 
     def require_content(self) -> bytes:
-        """The image file.
+        """Return the image file.
 
         Raises:
-            NotFoundError: the request did not bring it.
+            NotFoundError: the request only referenced it.
         """
         if self.content is None:
             raise _unknown(self.key.image_id)
@@ -49,7 +49,7 @@ class RequestImage:
 
 
 class RequestImages:
-    """Takes images in, and remembers how large they were; to be used inside one event loop."""
+    """Opens the images of requests and remembers their sizes; to be used inside one event loop."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -58,16 +58,16 @@ class RequestImages:
     async def open(
         self, image: pb.SegmentRequest | pb.Example, context: RequestContext
     ) -> RequestImage:
-        """Check the image of a request, without decoding it.
+        """Validate the image of a request by its header, without decoding it.
 
         Args:
-            image: a message with the oneof `image`.
+            image: message with the oneof `image`.
             context: of the request.
 
         Raises:
             ContractError: no image, or no header of an accepted format.
             LimitError: too many bytes or pixels.
-            NotFoundError: an image that is named but not known.
+            NotFoundError: an unknown image_id.
         """
         if image.WhichOneof("image") == "image_id":
             check_image_id(image.image_id)

@@ -1,4 +1,4 @@
-"""Parts of one request side by side."""
+"""Bounded concurrency for the parts of one request."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ T = TypeVar("T")
 
 
 async def gather_limited(
-    parts: Sequence[Callable[[], Awaitable[T]]], at_once: int = CONCURRENT_PARTS
+    parts: Sequence[Callable[[], Awaitable[T]]], limit: int = CONCURRENT_PARTS
 ) -> list[T]:
-    """Results in order, a few parts at once; the first failure cancels the others.
+    """Run coroutines with bounded concurrency and return their results in order.
+
+    The first failure cancels the others and is raised.
 
     Args:
-        parts: what to do.
-        at_once: how many of them at a time.
+        parts: factories of the coroutines.
+        limit: most parts that run at once.
     """
-    places = asyncio.Semaphore(at_once)
+    semaphore = asyncio.Semaphore(limit)
 
     async def run(part: Callable[[], Awaitable[T]]) -> T:
-        async with places:
+        async with semaphore:
             return await part()
 
     try:
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(run(part)) for part in parts]
+            tasks = [group.create_task(run(part)) for part in parts]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in running]
+    return [task.result() for task in tasks]

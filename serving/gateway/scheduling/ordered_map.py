@@ -1,4 +1,4 @@
-"""Many requests over one stream: a few in work at once, answered in order."""
+"""Concurrent map over an asynchronous stream, with results in order and backpressure."""
 
 from __future__ import annotations
 
@@ -8,50 +8,50 @@ from typing import TypeVar
 
 __all__ = ["ordered_map"]
 
-Request = TypeVar("Request")
-Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 async def ordered_map(
-    answer: Callable[[Request], Awaitable[Answer]],
-    requests: AsyncIterator[Request],
+    function: Callable[[Item], Awaitable[Result]],
+    items: AsyncIterator[Item],
     window: int,
-) -> AsyncGenerator[Answer, None]:
-    """Answers of requests, in their order.
+) -> AsyncGenerator[Result, None]:
+    """Apply a coroutine function to the items of a stream and yield the results in order.
 
-    A request is read only while fewer than `window` wait for their answer to be taken: whoever
-    reads no answers is not read from. What is in work ends with the iteration.
+    Backpressure: an item is read only while fewer than `window` results are pending, so that a
+    consumer that stops reading stops the producer. The end of the iteration cancels pending calls.
 
     Args:
-        requests: to be answered.
-        answer: answers one; an error of it ends the iteration.
-        window: requests that are read ahead of the answers.
+        function: computes the result of an item; an error of it ends the iteration.
+        items: the stream.
+        window: most items read ahead of the results taken.
     """
-    places = asyncio.Semaphore(window)
-    working: asyncio.Queue[asyncio.Task[Answer] | None] = asyncio.Queue()
-    tasks: set[asyncio.Task[Answer]] = set()
+    semaphore = asyncio.Semaphore(window)
+    pending: asyncio.Queue[asyncio.Task[Result] | None] = asyncio.Queue()
+    tasks: set[asyncio.Task[Result]] = set()
 
     async def read() -> None:
         try:
-            await places.acquire()
-            async for request in requests:
-                task = asyncio.ensure_future(answer(request))
+            await semaphore.acquire()
+            async for item in items:
+                task = asyncio.ensure_future(function(item))
                 tasks.add(task)
-                working.put_nowait(task)
-                await places.acquire()
+                pending.put_nowait(task)
+                await semaphore.acquire()
         finally:
-            working.put_nowait(None)
+            pending.put_nowait(None)
 
-    reading = asyncio.create_task(read())
+    reader = asyncio.create_task(read())
     try:
-        while (task := await working.get()) is not None:
+        while (task := await pending.get()) is not None:
             result = await task
             tasks.discard(task)
             yield result
-            places.release()
-        await reading  # raises what ended it
+            semaphore.release()
+        await reader  # raises the error of the stream, if any
     finally:
-        ended = [reading, *tasks]
-        for one in ended:
-            one.cancel()
-        await asyncio.gather(*ended, return_exceptions=True)
+        unfinished = [reader, *tasks]
+        for running in unfinished:
+            running.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Classes of a tenant: listed, taught by annotated images, and removed."""
+"""RPCs about the classes of a tenant: list, add from annotated images, remove."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Annotated = tuple[list[ShownTile], NDArray[np.int32]]
 
 
 class VocabularyService:
-    """Answers the calls about classes for one gateway."""
+    """Lists and changes the vocabularies of a gateway's tenants."""
 
     def __init__(self, store: VocabularyStore, images: RequestImages, embedder: Embedder) -> None:
         self._store = store
@@ -41,7 +41,7 @@ class VocabularyService:
         self._embedder = embedder
 
     async def vocabulary(self, context: RequestContext) -> Vocabulary | None:
-        """The caller's vocabulary; None without any class.
+        """Return the tenant's vocabulary; None without any class.
 
         Raises:
             PreconditionError: as `VocabularyStore.get`.
@@ -49,18 +49,18 @@ class VocabularyService:
         return await self._store.get(context.principal.tenant, await _trained_model(context))
 
     async def list(self, context: RequestContext) -> pb.ListClassesResponse:
-        """The caller's classes."""
-        return _listed(await self.vocabulary(context))
+        """List the tenant's classes."""
+        return _response(await self.vocabulary(context))
 
     async def add(
         self, request: pb.AddClassRequest, context: RequestContext
     ) -> pb.ListClassesResponse:
-        """Teach a class by annotated images.
+        """Add a class whose prototypes are computed from annotated images.
 
         Raises:
-            ContractError: a name or an example that can teach nothing.
-            ExistsError: the class is known already.
-            ForbiddenError: the caller may not.
+            ContractError: an invalid name or example.
+            ExistsError: the class exists already.
+            ForbiddenError: the principal may not change classes.
             LimitError: too many examples.
         """
         context.principal.require_edit()
@@ -74,7 +74,7 @@ class VocabularyService:
                 fix="give others",
             )
         known = await self.vocabulary(context)
-        _refuse_known(known, request.name)
+        _require_new(known, request.name)
         tile = known.tile if known is not None and known.names else request.tile_size
         annotated = await gather_limited(
             [
@@ -84,23 +84,23 @@ class VocabularyService:
         )
         model = await _trained_model(context)
 
-        def teach(vocabulary: Vocabulary | None) -> Vocabulary:
-            return _taught(vocabulary, request.name, annotated, tile, model)
+        def extend(vocabulary: Vocabulary | None) -> Vocabulary:
+            return _extended(vocabulary, request.name, annotated, tile, model)
 
-        return _listed(await self._store.change(context.principal.tenant, model, teach))
+        return _response(await self._store.change(context.principal.tenant, model, extend))
 
     async def remove(
         self, request: pb.RemoveClassRequest, context: RequestContext
     ) -> pb.ListClassesResponse:
-        """Forget a class.
+        """Remove a class.
 
         Raises:
-            ForbiddenError: the caller may not.
+            ForbiddenError: the principal may not change classes.
             NotFoundError: there is no such class.
         """
         context.principal.require_edit()
 
-        def forget(vocabulary: Vocabulary | None) -> Vocabulary:
+        def without(vocabulary: Vocabulary | None) -> Vocabulary:
             if vocabulary is None or request.name not in vocabulary.names:
                 names = ", ".join(vocabulary.names) if vocabulary is not None else ""
                 raise NotFoundError.of(
@@ -112,12 +112,12 @@ class VocabularyService:
             return vocabulary.without(request.name)
 
         model = await _trained_model(context)
-        return _listed(await self._store.change(context.principal.tenant, model, forget))
+        return _response(await self._store.change(context.principal.tenant, model, without))
 
     async def _embed(
         self, where: str, example: pb.Example, tile: int, context: RequestContext
     ) -> Annotated:
-        """Tiles of an annotated image, as the model sees them, and its label image."""
+        """Embed the tiles of an annotated image and rasterize its label image."""
         image = await self._images.open(example, context)
         instances = await asyncio.to_thread(_instances, where, example, image)
         tiles = tiles_of(image.size, tile, AutoSettings.overlap, MAX_TILES)
@@ -130,14 +130,14 @@ async def _trained_model(context: RequestContext) -> str:
     return (await context.model()).trained_model
 
 
-def _taught(
+def _extended(
     vocabulary: Vocabulary | None,
     name: str,
     annotated: Sequence[Annotated],
     tile: int,
     model: str,
 ) -> Vocabulary:
-    _refuse_known(vocabulary, name)
+    _require_new(vocabulary, name)
     collector = ExampleCollector([name])
     for shown, instances in annotated:
         for part in shown:
@@ -148,15 +148,15 @@ def _taught(
     if vocabulary.tile != tile:
         raise PreconditionError.of(
             "tile_size",
-            got=f"{tile}, where other classes have come to have {vocabulary.tile}",
-            expected="no change while the class was taught",
+            got=f"{tile}, but other classes were added with {vocabulary.tile}",
+            expected="no change while the class was added",
             fix="try again",
         )
     return vocabulary.extend(name, examples)
 
 
 def _instances(where: str, example: pb.Example, image: RequestImage) -> NDArray[np.int32]:
-    """The entities of an example as a label image; later ones lie on top."""
+    """Rasterize the entities of an example to a (H, W) label image; later ones lie on top."""
     if not 1 <= len(example.entities) <= MAX_ENTITIES:
         raise ContractError.of(
             f"{where}.entities",
@@ -188,14 +188,14 @@ def _check_name(name: str) -> None:
         )
 
 
-def _refuse_known(vocabulary: Vocabulary | None, name: str) -> None:
+def _require_new(vocabulary: Vocabulary | None, name: str) -> None:
     if vocabulary is not None and name in vocabulary.names:
         raise ExistsError.of(
-            "name", got=f"{name!r}, which is known", expected="a new class", fix="rename it"
+            "name", got=f"{name!r}, which exists", expected="a new class", fix="rename it"
         )
 
 
-def _listed(vocabulary: Vocabulary | None) -> pb.ListClassesResponse:
+def _response(vocabulary: Vocabulary | None) -> pb.ListClassesResponse:
     if vocabulary is None:
         return pb.ListClassesResponse()
     counts = [int((vocabulary.owners == index).sum()) for index in range(len(vocabulary.names))]

@@ -58,7 +58,7 @@ async def test_one_more_than_there_are_places_is_refused_at_once() -> None:
     desk = Desk(max_in_flight=2, max_concurrent=1)
     first, second = desk.request("a"), desk.request("a")
     await settle()
-    with pytest.raises(FullError, match="requests in work: got 2 already, expected fewer than 2"):
+    with pytest.raises(FullError, match="requests in flight: got 2 already, expected fewer than 2"):
         await asyncio.wait_for(desk.request("a"), 1)
     desk.gate.set()
     assert await outcomes(first, second) == [None, None]

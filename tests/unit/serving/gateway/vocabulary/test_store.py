@@ -119,7 +119,7 @@ async def test_a_crash_before_the_last_step_leaves_the_old_one(
 
 
 async def test_without_a_folder_nothing_is_changed() -> None:
-    with pytest.raises(PreconditionError, match="expected one that was started with --classes DIR"):
+    with pytest.raises(PreconditionError, match="expected a gateway started with --classes DIR"):
         await VocabularyStore(None, None).change("lab", MODEL, learn("disc"))
 
 
