@@ -10,7 +10,7 @@ from serving.gateway.inference.triton_client import is_cancellable
 from serving.gateway.inference.uncancelled import UncancelledCalls
 
 
-async def test_a_cancelled_caller_leaves_the_call_running() -> None:
+async def test_run_with_a_cancelled_caller_completes() -> None:
     calls, gate, ended = UncancelledCalls(), asyncio.Event(), []
 
     async def call() -> int:
@@ -34,7 +34,7 @@ async def test_a_cancelled_caller_leaves_the_call_running() -> None:
     assert calls.abandoned == 0 and ended == [True]
 
 
-async def test_results_and_errors_come_through() -> None:
+async def test_run_returns_results_and_raises_errors() -> None:
     calls = UncancelledCalls()
 
     async def call(value: int) -> int:
@@ -61,5 +61,5 @@ async def test_results_and_errors_come_through() -> None:
         ("x.y", False),
     ],
 )
-def test_versions_that_survive_cancelled_calls(version: str, safe: bool) -> None:
+def test_is_cancellable_depends_on_the_version(version: str, safe: bool) -> None:
     assert is_cancellable(version) is safe

@@ -31,7 +31,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_answers_keep_the_order_whatever_is_ready_first() -> None:
+async def test_ordered_map_keeps_the_order_of_items() -> None:
     running = most = 0
 
     async def answer(number: int) -> int:
@@ -47,7 +47,7 @@ async def test_answers_keep_the_order_whatever_is_ready_first() -> None:
     assert most == WINDOW
 
 
-async def test_no_more_is_read_than_the_window_ahead() -> None:
+async def test_ordered_map_reads_at_most_the_window_ahead() -> None:
     source = Source(20)
 
     async def answer(number: int) -> int:
@@ -60,7 +60,7 @@ async def test_no_more_is_read_than_the_window_ahead() -> None:
             assert source.read == taken + WINDOW - 1
 
 
-async def test_what_is_in_work_ends_with_the_stream() -> None:
+async def test_ordered_map_when_closed_cancels_pending_calls() -> None:
     ended: list[int] = []
 
     async def answer(number: int) -> int:
@@ -76,7 +76,7 @@ async def test_what_is_in_work_ends_with_the_stream() -> None:
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_an_error_of_the_source_comes_after_the_answers() -> None:
+async def test_ordered_map_raises_the_error_of_its_source_after_the_results() -> None:
     async def broken() -> AsyncIterator[int]:
         yield 1
         raise ConnectionError("gone")
