@@ -1,4 +1,4 @@
-"""The shipped base, exported and served for real, answers what torch answers."""
+"""Shipped base, exported and served by Triton, compared with torch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def nuclei() -> np.ndarray:
 
 @torch.no_grad()
 def by_torch(image: np.ndarray, prompt: Prompt) -> tuple[np.ndarray, float]:
-    """Mask and predicted IoU of one prompt of clicks, without any server."""
+    """Return mask and predicted IoU of a prompt of clicks, without a server."""
     model = load_base(BASE)
     size, original = model.image_size, image.shape[:2]
     input_size = input_size_of(original, size)

@@ -1,4 +1,4 @@
-"""The real server keeps the version it started with; a new start, or a rollback, changes all."""
+"""Versions of a served repository: fixed for a running server, changed by a restart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the container's entry point serves, and what it refuses before Triton starts."""
+"""Entry point of the Triton container: compatible and incompatible repositories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ L4, A10 = Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA A10G", "8.6")
 
 
 def rtx_library() -> Path:
-    """TensorRT-RTX, whose library tells its version as TensorRT's does."""
+    """TensorRT-RTX, whose library reports its version as TensorRT's does."""
     spec = find_spec("tensorrt_rtx_libs")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).with_name("libtensorrt_rtx.so.1")
@@ -46,7 +46,7 @@ def program(path: Path, script: str) -> None:
 def entry_point(
     store: Path, tmp_path: Path, gpus: str = "", *, tensorrt: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run deploy/triton.sh where `tritonserver` only tells its options."""
+    """Run deploy/triton.sh with a `tritonserver` that only prints its options."""
     programs, libraries = tmp_path / "bin", tmp_path / "lib"
     programs.mkdir()
     libraries.mkdir()

@@ -1,4 +1,4 @@
-"""Tokens: made once, kept as digests, heeded when the file changes, and never told."""
+"""Token file, its command and the authenticator."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_read_tokens_with_an_invalid_line_names_its_number_and_hides_it(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["list", "--file", "{}"], "expected a file of tokens"),
         (["remove", "--file", "{}", "--id", "x"], "expected a file of tokens"),
@@ -80,11 +80,11 @@ def test_read_tokens_with_an_invalid_line_names_its_number_and_hides_it(
     ],
 )
 def test_tokens_command_with_a_mistake_prints_one_line(
-    file: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    file: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([word.format(file) for word in options]) == 2
     errors = capsys.readouterr().err
-    assert told in errors and errors.count("\n") == 1
+    assert message in errors and errors.count("\n") == 1
 
 
 def test_authenticate_with_a_known_token_returns_its_principal(

@@ -1,4 +1,4 @@
-"""Calls to a Triton that must not be cancelled go on; which Tritons these are."""
+"""Calls shielded from cancellation, and the versions of Triton that need it."""
 
 from __future__ import annotations
 

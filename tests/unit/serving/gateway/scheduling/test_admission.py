@@ -1,4 +1,4 @@
-"""Places are bounded, waiting is bounded, and nobody is crowded out."""
+"""Admission control: bounded requests in flight, bounded waiting, fairness between clients."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from serving.gateway.metrics import Metrics
 from serving.gateway.scheduling.admission import Admission, Permit
 
 
-class Desk:
-    """An admission whose requests hold their slot until they are told to go on."""
+class AdmissionHarness:
+    """Admission whose requests hold their permit until `gate` opens."""
 
     def __init__(self, **limits: float) -> None:
         self.metrics = Metrics()
@@ -55,53 +55,53 @@ async def outcomes(*tasks: Awaitable[None]) -> list[type[BaseException] | None]:
 
 
 async def test_try_acquire_beyond_the_limit_is_refused_at_once() -> None:
-    desk = Desk(max_in_flight=2, max_concurrent=1)
-    first, second = desk.request("a"), desk.request("a")
+    harness = AdmissionHarness(max_in_flight=2, max_concurrent=1)
+    first, second = harness.request("a"), harness.request("a")
     await settle()
     with pytest.raises(FullError, match="requests in flight: got 2 already, expected fewer than 2"):
-        await asyncio.wait_for(desk.request("a"), 1)
-    desk.gate.set()
+        await asyncio.wait_for(harness.request("a"), 1)
+    harness.gate.set()
     assert await outcomes(first, second) == [None, None]
-    assert desk.in_flight == 0
+    assert harness.in_flight == 0
 
 
 async def test_acquire_after_the_queue_limit_is_refused_with_a_retry_delay() -> None:
-    desk = Desk(max_concurrent=1, max_queue_s=0.05)
-    first = desk.request("a")
+    harness = AdmissionHarness(max_concurrent=1, max_queue_s=0.05)
+    first = harness.request("a")
     await settle()
     started = time.monotonic()
     with pytest.raises(
         FullError, match=r"queue: got no turn within 0\.0\S+ s, expected 0.05 s"
     ) as full:
-        await desk.request("b")
+        await harness.request("b")
     assert 0.04 < time.monotonic() - started < 0.5
     assert 0 < full.value.retry_s <= 0.1
-    desk.gate.set()
+    harness.gate.set()
     assert await outcomes(first) == [None]
-    assert await outcomes(desk.request("b")) == [None]
+    assert await outcomes(harness.request("b")) == [None]
 
 
 async def test_try_acquire_when_full_drops_a_waiting_request_of_the_largest_client() -> None:
-    desk = Desk(max_in_flight=4, max_concurrent=1)
-    greedy = [desk.request("greedy") for _ in range(4)]
+    harness = AdmissionHarness(max_in_flight=4, max_concurrent=1)
+    greedy = [harness.request("greedy") for _ in range(4)]
     await settle()
-    modest = desk.request("modest")
+    modest = harness.request("modest")
     await settle()
-    assert greedy[-1].done() and desk.in_flight == 4
-    desk.gate.set()
+    assert greedy[-1].done() and harness.in_flight == 4
+    harness.gate.set()
     assert await outcomes(*greedy, modest) == [None, None, None, FullError, None]
-    assert desk.served == ["greedy", "modest", "greedy", "greedy"]
+    assert harness.served == ["greedy", "modest", "greedy", "greedy"]
 
 
 async def test_try_acquire_when_full_drops_no_request_of_an_equal_client() -> None:
-    desk = Desk(max_in_flight=4, max_concurrent=1)
-    requests = [desk.request(client) for client in "aabb"]
+    harness = AdmissionHarness(max_in_flight=4, max_concurrent=1)
+    requests = [harness.request(client) for client in "aabb"]
     await settle()
-    newcomers = [desk.request(client) for client in "ab"]
+    newcomers = [harness.request(client) for client in "ab"]
     await settle()
-    desk.gate.set()
+    harness.gate.set()
     assert await outcomes(*requests, *newcomers) == [None] * 4 + [FullError] * 2
-    third = Desk(max_in_flight=4, max_concurrent=1)
+    third = AdmissionHarness(max_in_flight=4, max_concurrent=1)
     requests = [third.request(client) for client in "aabb"]
     await settle()
     newcomer = third.request("c")
@@ -112,36 +112,36 @@ async def test_try_acquire_when_full_drops_no_request_of_an_equal_client() -> No
 
 
 async def test_try_acquire_when_full_drops_no_running_request() -> None:
-    desk = Desk(max_in_flight=2, max_concurrent=2)
-    begun = [desk.request("greedy") for _ in range(2)]
+    harness = AdmissionHarness(max_in_flight=2, max_concurrent=2)
+    running = [harness.request("greedy") for _ in range(2)]
     await settle()
-    assert await outcomes(desk.request("modest")) == [FullError]
-    desk.gate.set()
-    assert await outcomes(*begun) == [None, None]
+    assert await outcomes(harness.request("modest")) == [FullError]
+    harness.gate.set()
+    assert await outcomes(*running) == [None, None]
 
 
 async def test_try_acquire_after_cancellation_succeeds() -> None:
-    desk = Desk(max_in_flight=2, max_concurrent=1)
-    working, waiting = desk.request("a"), desk.request("a")
+    harness = AdmissionHarness(max_in_flight=2, max_concurrent=1)
+    working, waiting = harness.request("a"), harness.request("a")
     await settle()
     for task in (working, waiting):
         task.cancel()
     await settle()
-    assert desk.in_flight == 0
-    desk.gate.set()
-    assert await outcomes(desk.request("a"), desk.request("a")) == [None, None]
+    assert harness.in_flight == 0
+    harness.gate.set()
+    assert await outcomes(harness.request("a"), harness.request("a")) == [None, None]
 
 
 async def test_acquire_of_a_further_turn_ignores_the_queue_limit() -> None:
-    desk = Desk(max_concurrent=1, max_queue_s=0.02)
+    harness = AdmissionHarness(max_concurrent=1, max_queue_s=0.02)
     permit = Permit("a")
-    (await desk.admission.acquire(permit))()
-    other = desk.request("b")
+    (await harness.admission.acquire(permit))()
+    other = harness.request("b")
     await settle()
-    waiting = asyncio.create_task(desk.admission.acquire(permit))
+    waiting = asyncio.create_task(harness.admission.acquire(permit))
     await asyncio.sleep(0.06)
     assert not waiting.done()
-    desk.gate.set()
+    harness.gate.set()
     (await waiting)()
     assert await outcomes(other) == [None]
 
@@ -187,7 +187,7 @@ async def test_acquire_with_a_slow_triton_limits_concurrent_calls() -> None:
             at_once -= 1
             release()
 
-    async def ask_again(client: str) -> None:
+    async def keep_requesting(client: str) -> None:
         until = time.monotonic() + 4
         while time.monotonic() < until:
             try:
@@ -195,5 +195,5 @@ async def test_acquire_with_a_slow_triton_limits_concurrent_calls() -> None:
             except FullError:
                 await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(ask_again(f"client-{number}") for number in range(12)))
+    await asyncio.gather(*(keep_requesting(f"client-{number}") for number in range(12)))
     assert max(most[:8]) == 8 and max(most[-8:]) <= 3
