@@ -29,7 +29,7 @@ __all__ = ["SegmentationService"]
 
 
 class SegmentationService(pb_grpc.SegmentationServicer):
-    """gRPC servicer of the API; one instance a gateway, used inside one event loop."""
+    """gRPC servicer of the API; one instance per gateway, used inside one event loop."""
 
     def __init__(
         self,

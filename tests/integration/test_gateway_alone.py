@@ -96,7 +96,9 @@ def test_segment_with_invalid_input_is_refused_without_triton(without_triton: Ga
 def test_segment_with_a_silent_triton_keeps_its_deadline(silent: Gateway) -> None:
     with SegmentationClient(silent.address, timeout_s=0.5) as client:
         started = time.monotonic()
-        with pytest.raises(DeadlineError, match="expected an answer within 0.5 s|expected one"):
+        with pytest.raises(
+            DeadlineError, match="expected an answer within 0.5 s|expected an answer in time"
+        ):
             client.segment(IMAGE, CLICK)
         assert 0.4 < time.monotonic() - started < 1.5
     wait_for(silent, "cpcsam_in_flight_requests", 0)

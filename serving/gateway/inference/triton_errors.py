@@ -30,7 +30,7 @@ def error_of_triton(error: InferenceServerException, address: str) -> CpcSamErro
         return ContractError(details)
     if status == "DEADLINE_EXCEEDED" or details == "Request timeout expired":
         return DeadlineError.of(
-            "deadline", got="no answer in time", expected="one sooner", fix="allow more time"
+            "deadline", got="no answer", expected="an answer in time", fix="allow more time"
         )
     if status == "UNAVAILABLE" and "maximum queue size" in details:
         return LimitError.of(

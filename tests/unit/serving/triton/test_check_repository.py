@@ -88,7 +88,7 @@ def test_entry_point_with_cpu_graphs_needs_no_gpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "gpus", "tensorrt", "message"),
     [
-        (ENGINE, "", False, "engines of TensorRT 1.7.1, expected one for cpu"),
+        (ENGINE, "", False, "engines of TensorRT 1.7.1, expected a repository for cpu"),
         (
             ENGINE | {"tensorrt": "10.13.3"},
             "NVIDIA L4, 8.9\n",
