@@ -16,10 +16,10 @@ from serving.gateway.limits import MAX_POINT_SLOTS, Limits
 from serving.gateway.model_info import ModelInfo
 from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 
-__all__ = ["description"]
+__all__ = ["describe_response"]
 
 
-def description(
+def describe_response(
     model: ModelInfo, limits: Limits, max_seconds: float, classes: Sequence[str]
 ) -> pb.DescribeResponse:
     """Build the response to Describe.

@@ -12,12 +12,12 @@ from tritonclient.utils import InferenceServerException
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, LimitError, UnavailableError
 
-__all__ = ["error_of_triton"]
+__all__ = ["error_from_triton"]
 
 LOG = logging.getLogger(__name__)
 
 
-def error_of_triton(error: InferenceServerException, address: str) -> CpcSamError:
+def error_from_triton(error: InferenceServerException, address: str) -> CpcSamError:
     """Convert a failure of Triton, or of the connection to it, to an error of the project.
 
     Args:
