@@ -51,9 +51,7 @@ def _serve(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # The gateway handles the signals itself; this is for the time until it runs.
     with until_interrupted():
-        config_from_args(
-            args, triton=""
-        )  # refuses wrong limits before Triton takes its time to start
+        config_from_args(args, triton="")  # fails on wrong options before Triton starts
         with launch_triton(
             args.repository,
             grpc_port=args.triton_grpc_port,

@@ -200,9 +200,8 @@ class TritonClient:
     async def encode(self, image_bytes: bytes, context: RequestContext) -> Encoded:
         """Encode an image file; see `segment`."""
         inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
-        return encoded_from_result(
-            await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
-        )
+        result = await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
+        return encoded_from_result(result)
 
     async def encode_frame(
         self, image: NDArray[np.uint8], input_size: NDArray[np.int32], context: RequestContext
