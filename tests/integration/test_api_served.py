@@ -86,7 +86,7 @@ def refused(call: Callable[[], object], told: str) -> grpc.StatusCode:
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_image_files_of_every_kind_are_answered_as_by_official_predictor(
+def test_segment_of_every_image_format_equals_the_official_predictor(
     segment: Call, model: CpcSam, kind: str
 ) -> None:
     data, pixels = FILES[kind]
@@ -107,7 +107,7 @@ def test_image_files_of_every_kind_are_answered_as_by_official_predictor(
         assert np.abs(logits_of(found) - low_res).max() <= TOLERANCE * np.abs(logits).max()
 
 
-def test_an_answers_logits_are_improved_as_by_official_predictor(
+def test_segment_with_returned_logits_equals_the_official_predictor(
     segment: Call, model: CpcSam
 ) -> None:
     """Prompts with and without a mask in one request, in order."""
@@ -136,7 +136,7 @@ def test_an_answers_logits_are_improved_as_by_official_predictor(
     assert np.abs(differ).max() > 0.1, "the mask must matter"
 
 
-def test_every_format_tells_the_same_mask(segment: Call) -> None:
+def test_segment_in_every_mask_format_returns_the_same_mask(segment: Call) -> None:
     picture = photograph(75, 111)
     answers = {
         form: segment(picture, prompts=[CLICK], mask_format=form).results[0].masks[0]
@@ -158,7 +158,7 @@ def test_every_format_tells_the_same_mask(segment: Call) -> None:
 
 
 @pytest.mark.parametrize("crop_layers", [0, 1])
-def test_everything_is_what_the_official_generator_finds(
+def test_everything_equals_the_official_mask_generator(
     segment: Call, model: CpcSam, crop_layers: int
 ) -> None:
     picture = photograph(201, 220)
@@ -185,7 +185,7 @@ def test_everything_is_what_the_official_generator_finds(
     assert scores == sorted(scores, reverse=True)
 
 
-def test_everything_in_tiles_is_merged(segment: Call) -> None:
+def test_everything_in_tiles_merges_masks(segment: Call) -> None:
     picture = photograph(150, 200)
     asked = pb.Everything(points_per_side=6, min_iou=0.4, min_stability=0.4)
     response = segment(picture, everything=asked, tile_size=100, mask_format=pb.MASK_FORMAT_NONE)
@@ -195,7 +195,7 @@ def test_everything_in_tiles_is_merged(segment: Call) -> None:
     assert any(one.masks[0].box.x0 < 100 < one.masks[0].box.x1 for one in again.results)
 
 
-def test_a_prompt_is_answered_in_a_tile_around_it(segment: Call) -> None:
+def test_segment_with_tiles_encodes_the_tile_around_the_prompt(segment: Call) -> None:
     """As in the tile alone; and in a larger one where the tile would cut the mask."""
     picture = photograph(240, 240)
     prompt = pb.Prompt(box=pb.Box(x0=70, y0=75, x1=100, y1=110))
@@ -226,7 +226,7 @@ def test_a_prompt_is_answered_in_a_tile_around_it(segment: Call) -> None:
             assert mask.coco_rle == whole.results[0].masks[0].coco_rle
 
 
-def test_too_much_is_refused_by_name(segment: Call) -> None:
+def test_segment_beyond_a_limit_names_it(segment: Call) -> None:
     picture = photograph(90, 90)
     exhausted, invalid = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT
     for fields, told, code in (
@@ -245,7 +245,7 @@ def test_too_much_is_refused_by_name(segment: Call) -> None:
         assert refused(lambda given=fields: segment(picture, **given), told) is code
 
 
-def test_a_server_tells_what_it_offers(stub: pb_grpc.SegmentationStub) -> None:
+def test_describe_returns_defaults_and_formats(stub: pb_grpc.SegmentationStub) -> None:
     told = stub.Describe(pb.DescribeRequest(), timeout=30)
     assert (told.model.low_res_size, told.model.mask_prompts) == (64, True)
     assert len(told.model.digest) == len(told.model.trained_model) == 64

@@ -108,7 +108,9 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / (one.sum() + other.sum()))
 
 
-def test_a_taught_class_is_found_at_once(user: SegmentationClient, held_out: Sample) -> None:
+def test_segment_by_a_new_class_finds_its_entities(
+    user: SegmentationClient, held_out: Sample
+) -> None:
     result = user.segment(held_out.image, classes=["nucleus"])
     assert dice(foreground(result), held_out.instances > 0) > 0.75
     assert {mask.label for (mask,) in result.masks} == {"nucleus"}
@@ -120,7 +122,7 @@ def test_a_taught_class_is_found_at_once(user: SegmentationClient, held_out: Sam
         assert mask.box[0] - 9 <= x <= mask.box[2] + 9 and mask.box[1] - 9 <= y <= mask.box[3] + 9
 
 
-def test_it_is_what_evaluation_finds_with_torch(
+def test_segment_by_class_equals_the_evaluation_with_torch(
     user: SegmentationClient, held_out: Sample, config: GatewayConfig
 ) -> None:
     model, digest = open_model(BASE, None)
@@ -136,7 +138,7 @@ def test_it_is_what_evaluation_finds_with_torch(
         assert mask.score == pytest.approx(one.score, abs=1e-3)
 
 
-def test_it_is_found_after_a_restart(
+def test_segment_by_class_after_a_restart_finds_it(
     user: SegmentationClient, held_out: Sample, config: GatewayConfig
 ) -> None:
     before = user.segment(held_out.image, classes=["nucleus"])
@@ -150,7 +152,7 @@ def test_it_is_found_after_a_restart(
     assert [mask.counts for (mask,) in after.masks] == [mask.counts for (mask,) in before.masks]
 
 
-def test_a_follow_up_sends_and_encodes_nothing(
+def test_segment_by_class_of_a_cached_image_sends_and_encodes_nothing(
     user: SegmentationClient, nuclei: Sample, shipped: TritonServer
 ) -> None:
     def encoded() -> int:
@@ -171,7 +173,7 @@ def test_a_follow_up_sends_and_encodes_nothing(
     assert len(few.masks) < len(first.masks)
 
 
-def test_a_second_class_is_added_and_removed(
+def test_second_class_is_added_and_removed(
     address: str, user: SegmentationClient, nuclei: Sample, held_out: Sample
 ) -> None:
     """Everything bright at once, and the first class stays as it was."""
@@ -181,7 +183,7 @@ def test_a_second_class_is_added_and_removed(
     with SegmentationClient(address, token="editor") as editor:
         names = [known.name for known in editor.add_class("tissue", [both])]
         assert names == ["nucleus", "tissue"]
-        with pytest.raises(ExistsError, match="name: got 'tissue', which is known"):
+        with pytest.raises(ExistsError, match="name: got 'tissue', which exists"):
             editor.add_class("tissue", [both])
         with SegmentationClient(address, token="other") as other:
             assert other.classes() == ()
@@ -197,16 +199,18 @@ def test_a_second_class_is_added_and_removed(
     assert [mask.counts for (mask,) in after.masks] == [mask.counts for (mask,) in before.masks]
 
 
-def test_only_editors_change_classes(user: SegmentationClient, examples: list[Example]) -> None:
+def test_add_class_without_the_editor_role_is_refused(
+    user: SegmentationClient, examples: list[Example]
+) -> None:
     for change in (
         lambda: user.add_class("cell", examples),
         lambda: user.remove_class("nucleus"),
     ):
-        with pytest.raises(ForbiddenError, match="got one of lab that may not change classes"):
+        with pytest.raises(ForbiddenError, match="got a token of lab that may not change classes"):
             change()
 
 
-def test_what_can_teach_nothing_is_named_and_changes_nothing(
+def test_add_class_with_invalid_examples_names_them_and_changes_nothing(
     address: str, examples: list[Example]
 ) -> None:
     image = np.zeros((40, 50, 3), np.uint8)
@@ -238,7 +242,9 @@ def test_what_can_teach_nothing_is_named_and_changes_nothing(
         assert [known.name for known in editor.classes()] == ["nucleus"]
 
 
-def test_too_many_tiles_and_unknown_names_are_refused(user: SegmentationClient) -> None:
+def test_segment_by_class_with_too_many_tiles_or_unknown_names_is_refused(
+    user: SegmentationClient,
+) -> None:
     with pytest.raises(LimitError, match="tiles: got an image of 900 x 900 in tiles of 100 pixels"):
         user.segment(np.zeros((900, 900, 3), np.uint8), classes=["nucleus"])
     with pytest.raises(ContractError, match="classes: got 'cat', expected some of nucleus"):
@@ -251,7 +257,7 @@ def test_too_many_tiles_and_unknown_names_are_refused(user: SegmentationClient) 
         )
 
 
-def test_the_command_line_teaches_lists_uses_and_forgets(
+def test_classes_command_adds_lists_and_removes(
     address: str, nuclei: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token, image, labels = (tmp_path / name for name in ("token", "cells.png", "labels.png"))
@@ -278,11 +284,13 @@ def test_the_command_line_teaches_lists_uses_and_forgets(
     assert capsys.readouterr().out == ""
 
 
-def test_without_a_folder_nobody_teaches(shipped: TritonServer, examples: list[Example]) -> None:
+def test_add_class_without_a_folder_is_refused(
+    shipped: TritonServer, examples: list[Example]
+) -> None:
     config = GatewayConfig(triton=shipped.grpc_url, port=0, metrics_port=0)
     with (
         gateway_in_background(config) as gateway,
         SegmentationClient(gateway.address) as client,
-        pytest.raises(PreconditionError, match="expected one that was started with --classes"),
+        pytest.raises(PreconditionError, match="expected a gateway started with --classes"),
     ):
         client.add_class("nucleus", examples)

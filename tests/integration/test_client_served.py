@@ -56,7 +56,7 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return float((one & other).sum() / max((one | other).sum(), 1))
 
 
-def test_every_form_brings_the_same_mask(client: SegmentationClient) -> None:
+def test_segment_in_every_mask_format_returns_the_same_mask(client: SegmentationClient) -> None:
     masks = {
         form: client.segment(NUCLEI, CLICK, mask_format=form).masks[0][0] for form in MaskFormat
     }
@@ -69,7 +69,7 @@ def test_every_form_brings_the_same_mask(client: SegmentationClient) -> None:
 
 
 @pytest.mark.parametrize("tile_size", [0, 80])
-def test_logits_are_given_back_to_a_further_prompt(
+def test_segment_with_returned_logits_refines_the_mask(
     client: SegmentationClient, tile_size: int
 ) -> None:
     told = client.describe()
@@ -90,7 +90,7 @@ def test_logits_are_given_back_to_a_further_prompt(
         assert iou(plain.array, mixed.array) < 0.99, "the mask must have a say"
 
 
-def test_everything_is_found_at_once_and_in_tiles(client: SegmentationClient) -> None:
+def test_segment_everything_with_and_without_tiles_finds_all(client: SegmentationClient) -> None:
     whole = client.segment(NUCLEI, everything=GRID)
     tiled = client.segment(
         NUCLEI,
@@ -114,7 +114,7 @@ async def streamed(kind: type[Any], address: str, questions: Any) -> list[Any]:
 
 
 @KINDS
-async def test_a_stream_brings_what_single_calls_bring(
+async def test_stream_equals_single_calls(
     kind: type[Any], gateway: Gateway, client: SegmentationClient
 ) -> None:
     pixels = np.array(Image.open(NUCLEI).convert("RGB"))
@@ -133,7 +133,7 @@ async def test_a_stream_brings_what_single_calls_bring(
         assert iou(outcome.masks[0][0].array, alone.masks[0][0].array) >= 0.999
 
 
-async def test_asyncio_gets_what_a_waiting_client_gets(
+async def test_async_client_equals_the_sync_client(
     gateway: Gateway, client: SegmentationClient
 ) -> None:
     async with AsyncSegmentationClient(gateway.address, timeout_s=120) as suspending:
@@ -145,7 +145,7 @@ async def test_asyncio_gets_what_a_waiting_client_gets(
         assert iou(one.array, other.array) >= 0.999
 
 
-def test_the_server_tells_its_defaults(client: SegmentationClient) -> None:
+def test_describe_returns_the_default_settings(client: SegmentationClient) -> None:
     told = client.describe()
     assert set(told.mask_formats) == set(MaskFormat)
     assert len(told.digest) == len(told.trained_model) == 64
@@ -154,7 +154,7 @@ def test_the_server_tells_its_defaults(client: SegmentationClient) -> None:
     assert told.limits["max_clicks"] == 600 and told.limits["stream_window"] >= 1
 
 
-def test_the_command_line_finds_everything_and_improves_on_logits(
+def test_segment_command_finds_everything_and_refines_logits(
     gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = ["--address", gateway.address, "--timeout", "120"]

@@ -82,7 +82,9 @@ def wait_until_gone(log: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_serve_command_starts_and_stops_both(
+    repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     with served(repository, tmp_path) as (process, address):
         with SegmentationClient(address, timeout_s=60) as client:
             assert client.healthy()
@@ -94,9 +96,7 @@ def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: sign
     wait_until_gone(tmp_path / "triton.log")
 
 
-def test_only_gateway_and_metrics_are_reached_from_elsewhere(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_serve_command_exposes_only_gateway_and_metrics(repository: Path, tmp_path: Path) -> None:
     """Whoever listens on every address also answers at 127.0.0.2; who listens on loopback not."""
     files = make_certificate(tmp_path)
     tokens = tmp_path / "tokens.txt"
@@ -127,7 +127,7 @@ def test_only_gateway_and_metrics_are_reached_from_elsewhere(
         assert "the-token" not in (tmp_path / log).read_text()
 
 
-def test_it_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
+def test_serve_command_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
     with served(repository, tmp_path) as (process, _):
         server = re.compile(rb"tritonserver\0")
         (triton,) = (
@@ -144,7 +144,9 @@ def test_it_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
     wait_until_gone(tmp_path / "triton.log")
 
 
-def test_wrong_options_are_told_before_triton_starts(repository: Path, tmp_path: Path) -> None:
+def test_serve_command_with_invalid_options_fails_before_triton_starts(
+    repository: Path, tmp_path: Path
+) -> None:
     log = tmp_path / "triton.log"
     for options, told in (
         (["--max-prompts", "0"], "max_prompts: got 0, expected at least 1"),

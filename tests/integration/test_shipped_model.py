@@ -39,7 +39,7 @@ def nuclei() -> np.ndarray:
 
 
 @pytest.mark.parametrize("crop", [(128, 128), (128, 90), (71, 128)], ids=str)
-def test_service_masks_equal_predictor_masks(
+def test_service_equals_torch(
     client: SegmentationClient, nuclei: np.ndarray, crop: tuple[int, int]
 ) -> None:
     image = np.ascontiguousarray(nuclei[: crop[0], : crop[1]])
@@ -54,7 +54,9 @@ def test_service_masks_equal_predictor_masks(
     assert answer.score == pytest.approx(score, abs=1e-4)
 
 
-def test_company_changes_no_answer(client: SegmentationClient, nuclei: np.ndarray) -> None:
+def test_service_with_concurrent_requests_returns_equal_responses(
+    client: SegmentationClient, nuclei: np.ndarray
+) -> None:
     """Padding, buckets, splitting and shared batches are invisible in the answers."""
     prompts = [Prompt.click(*click) for click in CLICKS]
     mixed = Prompt(((62.0, 76.0), (5.0, 5.0)), (1, 0), box=(40.0, 60.0, 85.0, 100.0))

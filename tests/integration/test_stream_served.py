@@ -79,7 +79,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_answers_come_in_order_and_a_bad_request_ends_nothing(
+def test_stream_returns_in_order_and_continues_after_an_invalid_request(
     stub: pb_grpc.SegmentationStub,
 ) -> None:
     asked = [request(number) for number in range(12)]
@@ -104,7 +104,7 @@ def test_answers_come_in_order_and_a_bad_request_ends_nothing(
             assert answer.response.image_id == alone.image_id
 
 
-def test_who_reads_no_answers_is_not_read_from(
+def test_stream_without_reader_stops_reading_requests(
     gateway: Gateway, stub: pb_grpc.SegmentationStub
 ) -> None:
     # 2.4 MB an answer: more than the buffers of a connection take.
@@ -130,7 +130,7 @@ def test_who_reads_no_answers_is_not_read_from(
     wait_until(lambda: in_flight(gateway) == 0)
 
 
-def test_streams_wait_for_a_place_where_single_requests_are_refused(
+def test_stream_when_full_waits_and_unary_requests_are_refused(
     stub: pb_grpc.SegmentationStub,
 ) -> None:
     """Four streams ask for 12 places at once where there are 4."""
@@ -144,7 +144,7 @@ def test_streams_wait_for_a_place_where_single_requests_are_refused(
             assert [one.WhichOneof("outcome") for one in answers] == ["response"] * 8
 
 
-def test_a_deadline_ends_the_stream_and_frees_its_places(
+def test_stream_at_its_deadline_ends_and_frees_its_permits(
     gateway: Gateway, stub: pb_grpc.SegmentationStub
 ) -> None:
     hold = threading.Event()
@@ -162,7 +162,7 @@ def test_a_deadline_ends_the_stream_and_frees_its_places(
     assert stub.Segment(request(2), timeout=PATIENCE_S).results
 
 
-def test_a_stream_needs_a_token_as_every_call(triton: TritonServer, tmp_path: Path) -> None:
+def test_stream_without_a_token_is_refused(triton: TritonServer, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.txt"
     tokens.write_text(f"lab {USER} {digest_of('good')}\n")
     config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, tokens=tokens)

@@ -1,6 +1,6 @@
-"""What Triton's failures mean to the gateway's callers.
+"""Mapping of Triton's failures to the project's errors.
 
-What Triton says of a request at fault is passed on; what it says of its own trouble is logged.
+Messages about a wrong request are passed on to the caller; messages about Triton itself are logged.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ LOG = logging.getLogger(__name__)
 
 
 def error_of_triton(error: InferenceServerException, address: str) -> CpcSamError:
-    """Error of the project for one that Triton, or the way to it, answered.
+    """Convert a failure of Triton, or of the connection to it, to an error of the project.
 
     Args:
         error: as tritonclient raises it; its status reads like `StatusCode.UNAVAILABLE`.
-        address: of the server, for messages.
+        address: of the server, for the log.
     """
     status = str(error.status()).removeprefix("StatusCode.")
-    details = _own_words(str(error.message()))
+    details = _without_ensemble(str(error.message()))
     if status == "INVALID_ARGUMENT":
         return ContractError(details)
     if status == "DEADLINE_EXCEEDED" or details == "Request timeout expired":
@@ -49,7 +49,7 @@ def error_of_triton(error: InferenceServerException, address: str) -> CpcSamErro
     )
 
 
-def _own_words(message: str) -> str:
-    """A step's message without the name of the ensemble that Triton puts before it."""
+def _without_ensemble(message: str) -> str:
+    """Strip the ensemble's name, which Triton puts before a step's message."""
     head, separator, tail = message.partition(", ")
     return tail if separator and head.startswith("in ensemble ") else message

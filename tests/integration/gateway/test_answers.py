@@ -21,7 +21,7 @@ pytestmark = pytest.mark.triton
 
 @pytest.mark.parametrize("count", [1, 3, 20])
 @pytest.mark.parametrize("selection", MaskSelection)
-def test_every_prompt_gets_its_masks(
+def test_segment_returns_masks_of_every_prompt(
     client: SegmentationClient, count: int, selection: MaskSelection
 ) -> None:
     asked = clicks(count)
@@ -45,7 +45,7 @@ def test_every_prompt_gets_its_masks(
         assert mask.box == box
 
 
-def test_best_is_the_best_of_all(client: SegmentationClient) -> None:
+def test_segment_with_best_returns_the_best_of_all(client: SegmentationClient) -> None:
     image, asked = picture(), clicks(3)
     best = client.segment(image, asked, mask_selection=MaskSelection.BEST)
     every = client.segment(image, asked, mask_selection=MaskSelection.ALL)
@@ -55,7 +55,7 @@ def test_best_is_the_best_of_all(client: SegmentationClient) -> None:
         assert chosen.score == pytest.approx(highest.score, rel=1e-4)
 
 
-def test_many_prompts_get_what_each_gets_alone(client: SegmentationClient) -> None:
+def test_segment_of_many_prompts_equals_single_ones(client: SegmentationClient) -> None:
     image, asked = picture(1), clicks(36, seed=1)
     together = client.segment(image, asked, mask_selection=MaskSelection.ALL)
     alone = [client.segment(image, [one], mask_selection=MaskSelection.ALL) for one in asked]
@@ -65,7 +65,7 @@ def test_many_prompts_get_what_each_gets_alone(client: SegmentationClient) -> No
         assert_same(SegmentResult(**{**vars(single), "masks": (masks,)}), single)
 
 
-def test_clients_at_once_get_what_each_gets_alone(gateway: Gateway) -> None:
+def test_segment_by_concurrent_clients_equals_single_ones(gateway: Gateway) -> None:
     def ask(seed: int) -> SegmentResult:
         with SegmentationClient(gateway.address) as mine:
             image = picture(seed, height=40 + seed, width=90 - seed)
@@ -77,7 +77,7 @@ def test_clients_at_once_get_what_each_gets_alone(gateway: Gateway) -> None:
             assert_same(result, expected)
 
 
-def test_an_image_may_come_in_every_form(client: SegmentationClient, tmp_path: Path) -> None:
+def test_segment_accepts_every_form_of_image(client: SegmentationClient, tmp_path: Path) -> None:
     image, asked = picture(), clicks(2)
     file = tmp_path / "image.png"
     Image.fromarray(image).save(file)
@@ -86,7 +86,7 @@ def test_an_image_may_come_in_every_form(client: SegmentationClient, tmp_path: P
         assert_same(client.segment(form, asked), expected)
 
 
-def test_a_sideways_photo_is_seen_upright(client: SegmentationClient) -> None:
+def test_segment_of_a_rotated_photo_uses_its_orientation(client: SegmentationClient) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()

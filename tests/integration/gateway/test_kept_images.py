@@ -28,7 +28,7 @@ def encoder_runs(triton: TritonServer) -> int:
         return int(model.inference_count)
 
 
-def test_a_repeated_image_is_encoded_and_sent_once(
+def test_segment_of_a_repeated_image_encodes_and_sends_it_once(
     gateway: Gateway, client: SegmentationClient, triton: TritonServer
 ) -> None:
     image = encode_image(picture(77))
@@ -45,7 +45,9 @@ def test_a_repeated_image_is_encoded_and_sent_once(
         client.segment(fresh.image_id, [Prompt.click(WIDTH, 1)])
 
 
-def test_equal_requests_that_meet_are_encoded_once(gateway: Gateway, triton: TritonServer) -> None:
+def test_segment_by_concurrent_equal_requests_encodes_once(
+    gateway: Gateway, triton: TritonServer
+) -> None:
     image, before = encode_image(picture(78)), encoder_runs(triton)
 
     def ask(seed: int) -> SegmentResult:
@@ -59,7 +61,7 @@ def test_equal_requests_that_meet_are_encoded_once(gateway: Gateway, triton: Tri
         assert_same(result, ask(seed))
 
 
-def test_an_image_that_gave_way_is_told_and_the_client_sends_it_again(
+def test_segment_of_an_evicted_image_sends_it_again(
     triton: TritonServer,
 ) -> None:
     config = GatewayConfig(

@@ -22,7 +22,7 @@ from tests.integration.gateway.asking import LIMITS, clicks, picture, read_metri
 pytestmark = pytest.mark.triton
 
 
-def test_describe(client: SegmentationClient, repository: Path) -> None:
+def test_describe_returns_model_and_limits(client: SegmentationClient, repository: Path) -> None:
     told = client.describe()
     assert told.model_size == read_manifest(repository, verify=False).config["model_size"]
     assert (told.model_name, told.model_version, told.image_size) == ("segment", "1", 256)
@@ -47,7 +47,7 @@ def test_describe(client: SegmentationClient, repository: Path) -> None:
     assert told.triton_version.startswith("2.")
 
 
-def test_health_and_reflection(gateway: Gateway, client: SegmentationClient) -> None:
+def test_health_and_reflection_are_served(gateway: Gateway, client: SegmentationClient) -> None:
     assert client.healthy()
     with grpc.insecure_channel(gateway.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -61,7 +61,7 @@ def test_health_and_reflection(gateway: Gateway, client: SegmentationClient) -> 
         }
 
 
-def test_metrics_count_what_happened(gateway: Gateway, client: SegmentationClient) -> None:
+def test_metrics_count_requests_and_refusals(gateway: Gateway, client: SegmentationClient) -> None:
     def value(name: str, **labels: str) -> float:
         return metrics.get((name, frozenset(labels.items())), 0.0)
 

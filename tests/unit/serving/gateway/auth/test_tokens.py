@@ -9,8 +9,9 @@ import pytest
 
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
-from serving.gateway.auth import interceptor as access_module
-from serving.gateway.auth.interceptor import Access, Caller
+from serving.gateway.auth import authenticator as authenticator_module
+from serving.gateway.auth.authenticator import Authenticator
+from serving.gateway.auth.principal import Principal
 from serving.gateway.auth.tokens import EDITOR, Token, digest_of, read_tokens
 from serving.tokens import main
 
@@ -29,7 +30,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "tokens.txt"
 
 
-def test_the_file_holds_digests_alone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_token_file_after_add_holds_only_digests(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokens = [make(file, capsys, "--tenant", "lab"), make(file, capsys, "--tenant", "lab")]
     assert len(set(tokens)) == 2 and all(len(token) >= 40 for token in tokens)
     assert not any(token in file.read_text() for token in tokens)
@@ -38,7 +41,7 @@ def test_the_file_holds_digests_alone(file: Path, capsys: pytest.CaptureFixture[
     }
 
 
-def test_tokens_are_listed_and_removed_by_id(
+def test_tokens_command_lists_and_removes_by_id(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(file, capsys, "--tenant", "lab")
@@ -50,7 +53,7 @@ def test_tokens_are_listed_and_removed_by_id(
     assert digest_of(token) not in read_tokens(file) and len(read_tokens(file)) == 1
 
 
-def test_comments_and_empty_lines_are_left_out(file: Path) -> None:
+def test_read_tokens_skips_comments_and_empty_lines(file: Path) -> None:
     file.write_text(f"# callers\n\nlab editor {'0' * 64}  # Ada\n")
     assert read_tokens(file) == {"0" * 64: Token("lab", EDITOR, "0" * 64)}
 
@@ -59,7 +62,7 @@ def test_comments_and_empty_lines_are_left_out(file: Path) -> None:
     "line",
     ["a-token-in-plain-text", f"lab owner {'0' * 64}", f"../lab user {'0' * 64}", "lab user 12"],
 )
-def test_a_line_that_is_no_token_is_named_by_its_number_and_not_shown(
+def test_read_tokens_with_an_invalid_line_names_its_number_and_hides_it(
     file: Path, line: str
 ) -> None:
     file.write_text(f"# callers\n{line}\n")
@@ -76,7 +79,7 @@ def test_a_line_that_is_no_token_is_named_by_its_number_and_not_shown(
         (["add", "--file", "{}", "--tenant", "Lab/.."], "--tenant: got 'Lab/..'"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_tokens_command_with_a_mistake_prints_one_line(
     file: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([word.format(file) for word in options]) == 2
@@ -84,17 +87,19 @@ def test_mistakes_are_one_line(
     assert told in errors and errors.count("\n") == 1
 
 
-def test_callers_are_known_by_their_token(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_authenticate_with_a_known_token_returns_its_principal(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     user = make(file, capsys, "--tenant", "lab")
     editor = make(file, capsys, "--tenant", "ward", "--role", "editor")
-    access = Access(file)
-    assert access.asks_for_tokens
-    assert access.caller_of(bearer(user)) == Caller("lab", may_edit=False)
-    assert access.caller_of(bearer(editor)) == Caller("ward", may_edit=True)
-    assert access.caller_of([("authorization", f"bearer  {user} ")]).tenant == "lab"
-    access.caller_of(bearer(editor)).require_edit()
-    with pytest.raises(ForbiddenError, match="one of lab that may not change classes"):
-        access.caller_of(bearer(user)).require_edit()
+    access = Authenticator(file)
+    assert access.requires_tokens
+    assert access.authenticate(bearer(user)) == Principal("lab", may_edit=False)
+    assert access.authenticate(bearer(editor)) == Principal("ward", may_edit=True)
+    assert access.authenticate([("authorization", f"bearer  {user} ")]).tenant == "lab"
+    access.authenticate(bearer(editor)).require_edit()
+    with pytest.raises(ForbiddenError, match="a token of lab that may not change classes"):
+        access.authenticate(bearer(user)).require_edit()
 
 
 @pytest.mark.parametrize(
@@ -109,43 +114,45 @@ def test_callers_are_known_by_their_token(file: Path, capsys: pytest.CaptureFixt
         [("authorization", b"Bearer \xff")],
     ],
 )
-def test_whoever_is_not_known_is_refused(
+def test_authenticate_without_a_known_token_is_refused(
     file: Path, metadata: list[tuple[str, str | bytes]] | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(file, capsys, "--tenant", "lab")
     with pytest.raises(AuthenticationError, match="authorization: got") as caught:
-        Access(file).caller_of(metadata)
+        Authenticator(file).authenticate(metadata)
     assert "guess" not in str(caught.value)
 
 
-def test_the_digest_of_a_token_is_none(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_authenticate_with_a_digest_is_refused(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     digest = digest_of(make(file, capsys, "--tenant", "lab"))
     with pytest.raises(AuthenticationError):
-        Access(file).caller_of(bearer(digest))
+        Authenticator(file).authenticate(bearer(digest))
 
 
-def test_without_a_file_everybody_may_do_everything() -> None:
-    caller = Access(None).caller_of(None)
-    assert caller.may_edit and not Access(None).asks_for_tokens
+def test_authenticate_without_a_token_file_allows_everything() -> None:
+    principal = Authenticator(None).authenticate(None)
+    assert principal.may_edit and not Authenticator(None).requires_tokens
 
 
-def test_a_changed_file_is_heeded_and_a_broken_one_is_not(
+def test_authenticate_after_a_file_change_applies_it_unless_invalid(
     file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_module, "REREAD_S", 0)
+    monkeypatch.setattr(authenticator_module, "CHECK_PERIOD_S", 0)
     first = make(file, capsys, "--tenant", "lab")
-    access = Access(file)
+    access = Authenticator(file)
     second = make(file, capsys, "--tenant", "ward")
-    assert access.caller_of(bearer(second)).tenant == "ward"
+    assert access.authenticate(bearer(second)).tenant == "ward"
     file.write_text("broken\n")
-    assert access.caller_of(bearer(first)).tenant == "lab"
+    assert access.authenticate(bearer(first)).tenant == "lab"
     os.remove(file)
-    assert access.caller_of(bearer(first)).tenant == "lab"
+    assert access.authenticate(bearer(first)).tenant == "lab"
     make(file, capsys, "--tenant", "new")
     with pytest.raises(AuthenticationError):
-        access.caller_of(bearer(first))
+        access.authenticate(bearer(first))
 
 
-def test_a_file_that_is_not_there_stops_the_start(file: Path) -> None:
+def test_authenticator_with_a_missing_file_is_refused(file: Path) -> None:
     with pytest.raises(ConfigError, match="expected a file of tokens; make it with"):
-        Access(file)
+        Authenticator(file)

@@ -48,7 +48,7 @@ class Store:
         return self.metrics.registry.get_sample_value(name, labels)
 
 
-async def test_what_is_kept_is_not_made_again_and_all_is_counted() -> None:
+async def test_get_of_a_cached_key_hits_and_counts_lookups() -> None:
     store = Store(4)
     first = await store.get(key("x"))
     assert await store.get(key("x")) is first
@@ -62,7 +62,7 @@ async def test_what_is_kept_is_not_made_again_and_all_is_counted() -> None:
     assert store.value("cpcsam_cache_evictions_total") == 0
 
 
-async def test_another_tenant_model_or_tile_is_another_image() -> None:
+async def test_get_with_another_tenant_model_or_tile_misses() -> None:
     store = Store(9)
     keys = [key("x"), key("x", "b"), key("x", model="n"), key("x", tile=Tile(0, 0, 2, 2))]
     for one in keys:
@@ -70,7 +70,7 @@ async def test_another_tenant_model_or_tile_is_another_image() -> None:
     assert store.made == keys and all(one in store.cache for one in keys)
 
 
-async def test_the_least_recently_used_gives_way() -> None:
+async def test_eviction_takes_the_least_recently_used() -> None:
     store = Store(3)
     for name in ("x", "y", "z", "x", "w"):
         await store.get(key(name))
@@ -79,7 +79,7 @@ async def test_the_least_recently_used_gives_way() -> None:
     assert store.value("cpcsam_cache_bytes") == 3 * UNIT
 
 
-async def test_the_tenant_with_the_most_gives_way() -> None:
+async def test_eviction_takes_from_the_tenant_with_the_most_bytes() -> None:
     store = Store(4)
     await store.get(key("mine", "small"))
     for name in "pqrstu":
@@ -89,13 +89,13 @@ async def test_the_tenant_with_the_most_gives_way() -> None:
 
 
 @pytest.mark.parametrize("units", [0, 2])
-async def test_what_is_too_large_is_answered_and_not_kept(units: int) -> None:
+async def test_get_of_an_oversized_embedding_returns_without_caching(units: int) -> None:
     store = Store(units)
     assert (await store.get(key("x"), units=3)).nbytes == 3 * UNIT
     assert key("x") not in store.cache and not store.value("cpcsam_cache_bytes")
 
 
-async def test_a_failure_is_not_kept() -> None:
+async def test_get_after_a_failure_computes_again() -> None:
     store = Store(2)
 
     async def fail() -> Encoded:
@@ -113,7 +113,7 @@ wanted = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 5))
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 @given(st.lists(wanted, max_size=40))
-def test_it_never_holds_more_than_its_room_and_tells_it_rightly(
+def test_cache_stays_within_its_bytes_and_reports_them(
     asked: list[tuple[str, int, int]],
 ) -> None:
     async def run() -> None:

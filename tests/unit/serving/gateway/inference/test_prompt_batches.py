@@ -37,7 +37,7 @@ def slots(prompt: pb.Prompt) -> list[tuple[float, float, int]]:
 
 @UNHURRIED
 @given(prompts)
-def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.Prompt]) -> None:
+def test_chunk_prompts_keeps_slots_in_order_and_pads_the_rest(asked: list[pb.Prompt]) -> None:
     chunks = chunk_prompts(asked, WHOLE)
     assert [chunk.count for chunk in chunks[:-1]] == [PROMPT_BUCKETS[-1]] * (len(chunks) - 1)
     assert sum(chunk.count for chunk in chunks) == len(asked)
@@ -61,7 +61,7 @@ def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.
             assert (chunk.point_labels[0, row, used:] == PointLabel.EMPTY).all()
 
 
-def test_buckets_are_the_smallest_that_hold() -> None:
+def test_chunk_prompts_takes_the_smallest_buckets() -> None:
     def shape(*counts: int) -> tuple[int, ...]:
         asked = [pb.Prompt(points=[pb.Point(x=1, y=1)] * count) for count in counts]
         return chunk_prompts(asked, WHOLE)[0].point_labels.shape
@@ -74,7 +74,7 @@ def test_buckets_are_the_smallest_that_hold() -> None:
     assert chunk_prompts([box_alone], WHOLE)[0].point_labels.tolist() == [[[2, 3]]]
 
 
-def test_masks_are_padded_with_their_prompts_and_points_move_into_the_tile() -> None:
+def test_chunk_prompts_with_masks_pads_them_and_shifts_points_into_the_tile() -> None:
     logits = np.arange(3 * 16, dtype="<f4").reshape(3, 16)
     asked = [
         pb.Prompt(points=[pb.Point(x=30, y=9)], mask_input=pb.LowResMask(logits=row.tobytes()))
@@ -87,7 +87,7 @@ def test_masks_are_padded_with_their_prompts_and_points_move_into_the_tile() -> 
     assert not chunk.mask_input[0, 3].any()
 
 
-def test_tensors_become_the_chunks_that_prompts_become() -> None:
+def test_chunk_tensors_equals_chunk_prompts() -> None:
     asked = [pb.Prompt(points=[pb.Point(x=index, y=2 * index)]) for index in range(19)]
     coords = np.array([[[index, 2 * index]] for index in range(19)], np.float32)
     expected = chunk_prompts(asked, WHOLE)

@@ -14,7 +14,7 @@ from cpcsam.grpc_errors import FullError, UnavailableError
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
-from serving.gateway.scheduling.admission import Admission, Ticket
+from serving.gateway.scheduling.admission import Admission, Permit
 
 
 class Desk:
@@ -30,9 +30,9 @@ class Desk:
         return asyncio.create_task(self._request(client))
 
     async def _request(self, client: str) -> None:
-        ticket = Ticket(client)
-        with self.admission.place(ticket):
-            release = await self.admission.call(ticket)
+        permit = Permit(client)
+        with self.admission.try_acquire(permit):
+            release = await self.admission.acquire(permit)
             self.served.append(client)
             try:
                 await self.gate.wait()
@@ -54,18 +54,18 @@ async def outcomes(*tasks: Awaitable[None]) -> list[type[BaseException] | None]:
     return [None if result is None else type(result) for result in results]
 
 
-async def test_one_more_than_there_are_places_is_refused_at_once() -> None:
+async def test_try_acquire_beyond_the_limit_is_refused_at_once() -> None:
     desk = Desk(max_in_flight=2, max_concurrent=1)
     first, second = desk.request("a"), desk.request("a")
     await settle()
-    with pytest.raises(FullError, match="requests in work: got 2 already, expected fewer than 2"):
+    with pytest.raises(FullError, match="requests in flight: got 2 already, expected fewer than 2"):
         await asyncio.wait_for(desk.request("a"), 1)
     desk.gate.set()
     assert await outcomes(first, second) == [None, None]
     assert desk.in_flight == 0
 
 
-async def test_who_waits_too_long_is_refused_and_told_when_to_come_again() -> None:
+async def test_acquire_after_the_queue_limit_is_refused_with_a_retry_delay() -> None:
     desk = Desk(max_concurrent=1, max_queue_s=0.05)
     first = desk.request("a")
     await settle()
@@ -81,7 +81,7 @@ async def test_who_waits_too_long_is_refused_and_told_when_to_come_again() -> No
     assert await outcomes(desk.request("b")) == [None]
 
 
-async def test_the_greedy_make_room_for_the_modest() -> None:
+async def test_try_acquire_when_full_drops_a_waiting_request_of_the_largest_client() -> None:
     desk = Desk(max_in_flight=4, max_concurrent=1)
     greedy = [desk.request("greedy") for _ in range(4)]
     await settle()
@@ -93,7 +93,7 @@ async def test_the_greedy_make_room_for_the_modest() -> None:
     assert desk.served == ["greedy", "modest", "greedy", "greedy"]
 
 
-async def test_equals_do_not_drop_each_other() -> None:
+async def test_try_acquire_when_full_drops_no_request_of_an_equal_client() -> None:
     desk = Desk(max_in_flight=4, max_concurrent=1)
     requests = [desk.request(client) for client in "aabb"]
     await settle()
@@ -111,7 +111,7 @@ async def test_equals_do_not_drop_each_other() -> None:
     assert await outcomes(newcomer) == [None]
 
 
-async def test_what_has_begun_is_not_dropped() -> None:
+async def test_try_acquire_when_full_drops_no_running_request() -> None:
     desk = Desk(max_in_flight=2, max_concurrent=2)
     begun = [desk.request("greedy") for _ in range(2)]
     await settle()
@@ -120,7 +120,7 @@ async def test_what_has_begun_is_not_dropped() -> None:
     assert await outcomes(*begun) == [None, None]
 
 
-async def test_who_gives_up_frees_its_place() -> None:
+async def test_try_acquire_after_cancellation_succeeds() -> None:
     desk = Desk(max_in_flight=2, max_concurrent=1)
     working, waiting = desk.request("a"), desk.request("a")
     await settle()
@@ -132,13 +132,13 @@ async def test_who_gives_up_frees_its_place() -> None:
     assert await outcomes(desk.request("a"), desk.request("a")) == [None, None]
 
 
-async def test_a_further_slot_waits_as_long_as_the_request_may() -> None:
+async def test_acquire_of_a_further_turn_ignores_the_queue_limit() -> None:
     desk = Desk(max_concurrent=1, max_queue_s=0.02)
-    ticket = Ticket("a")
-    (await desk.admission.call(ticket))()
+    permit = Permit("a")
+    (await desk.admission.acquire(permit))()
     other = desk.request("b")
     await settle()
-    waiting = asyncio.create_task(desk.admission.call(ticket))
+    waiting = asyncio.create_task(desk.admission.acquire(permit))
     await asyncio.sleep(0.06)
     assert not waiting.done()
     desk.gate.set()
@@ -146,7 +146,7 @@ async def test_a_further_slot_waits_as_long_as_the_request_may() -> None:
     assert await outcomes(other) == [None]
 
 
-def test_errors_carry_details_that_programs_can_read() -> None:
+def test_trailing_metadata_carries_error_details() -> None:
     full = FullError("queue: got x, expected y; z")
     full.retry_s = 0.25
     metadata = dict(trailing_metadata(full))
@@ -169,7 +169,7 @@ def test_errors_carry_details_that_programs_can_read() -> None:
     assert (status.code, len(status.details)) == (14, 1)
 
 
-async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
+async def test_acquire_with_a_slow_triton_limits_concurrent_calls() -> None:
     """Each call takes 0.1 s of it, however many there are: two fit into 0.4 of 0.5 s."""
     admission = Admission(Limits(max_concurrent=8, max_queue_s=0.5), Metrics())
     triton, at_once = asyncio.Lock(), 0
@@ -177,9 +177,9 @@ async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
 
     async def request(client: str) -> None:
         nonlocal at_once
-        ticket = Ticket(client)
-        with admission.place(ticket):
-            release = await admission.call(ticket)
+        permit = Permit(client)
+        with admission.try_acquire(permit):
+            release = await admission.acquire(permit)
             at_once += 1
             most.append(at_once)
             async with triton:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.gateway.limits import GROUPS
-from serving.gateway.scheduling.fair_queue import FairSlots
+from serving.gateway.scheduling.fair_queue import FairSemaphore
 
 
 async def settle() -> None:
@@ -17,9 +17,9 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def two_a_group(waiting: int) -> tuple[FairSlots, list[asyncio.Task[None]]]:
+async def two_a_group(waiting: int) -> tuple[FairSemaphore, list[asyncio.Task[None]]]:
     """Slots that "a" holds all of, and as many requests of "b" that wait."""
-    slots = FairSlots(2 * GROUPS)
+    slots = FairSemaphore(2 * GROUPS)
     for _ in range(2 * GROUPS):
         await slots.acquire("a")
     tasks = [asyncio.create_task(slots.acquire("b")) for _ in range(waiting)]
@@ -27,8 +27,8 @@ async def two_a_group(waiting: int) -> tuple[FairSlots, list[asyncio.Task[None]]
     return slots, tasks
 
 
-async def test_a_newcomer_gets_the_next_slot_however_many_another_asked_for() -> None:
-    slots, order = FairSlots(2), []
+async def test_release_grants_a_newcomer_before_the_holder_of_most() -> None:
+    slots, order = FairSemaphore(2), []
 
     async def ask(client: str) -> None:
         await slots.acquire(client)
@@ -49,8 +49,8 @@ async def test_a_newcomer_gets_the_next_slot_however_many_another_asked_for() ->
     await asyncio.gather(*tasks)
 
 
-async def test_who_holds_equally_many_take_turns() -> None:
-    slots, order = FairSlots(1), []
+async def test_release_among_equal_holders_is_round_robin() -> None:
+    slots, order = FairSemaphore(1), []
     await slots.acquire("first")
 
     async def ask(client: str) -> None:
@@ -65,9 +65,9 @@ async def test_who_holds_equally_many_take_turns() -> None:
     assert order == list("abcabab") and not slots.waiting
 
 
-async def test_newcomers_do_not_overtake_who_waits() -> None:
+async def test_release_with_newcomers_keeps_the_order_of_waiting() -> None:
     """However many come and go meanwhile, the one who waits is at most one round away."""
-    slots, order = FairSlots(1), []
+    slots, order = FairSemaphore(1), []
 
     async def ask(client: str) -> None:
         await slots.acquire(client)
@@ -90,8 +90,8 @@ async def test_newcomers_do_not_overtake_who_waits() -> None:
         task.cancel()
 
 
-async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
-    slots, order = FairSlots(1), []
+async def test_release_prefers_started_requests_of_the_same_client() -> None:
+    slots, order = FairSemaphore(1), []
     await slots.acquire("a")
 
     async def ask(name: str, turns: int) -> None:
@@ -107,8 +107,8 @@ async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
     assert order == ["begun-0", "begun-1", "new-0", "new-1"]
 
 
-async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() -> None:
-    slots, order = FairSlots(1), []
+async def test_release_prefers_second_turns_but_not_further_ones() -> None:
+    slots, order = FairSemaphore(1), []
     await slots.acquire("x")
 
     async def ask(client: str, turns: int) -> None:
@@ -124,8 +124,8 @@ async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() ->
     assert order == ["second", "new", "third"]
 
 
-async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
-    slots = FairSlots(2)
+async def test_resize_keeps_held_permits_and_grants_new_ones() -> None:
+    slots = FairSemaphore(2)
     await slots.acquire("a")
     await slots.acquire("b")
     slots.resize(1)
@@ -138,7 +138,7 @@ async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
     assert slots.held == 3
 
 
-async def test_slots_are_given_out_in_groups_while_more_wait() -> None:
+async def test_release_with_many_waiting_grants_in_groups() -> None:
     slots, waiting = await two_a_group(waiting=3)
     slots.release("a")
     await settle()
@@ -150,7 +150,7 @@ async def test_slots_are_given_out_in_groups_while_more_wait() -> None:
     await asyncio.wait_for(asyncio.gather(*waiting), 1)
 
 
-async def test_who_gives_up_while_waiting_leaves_the_free_slots_to_the_others() -> None:
+async def test_acquire_when_cancelled_leaves_free_permits_to_others() -> None:
     slots, waiting = await two_a_group(waiting=2)
     slots.release("a")
     await settle()
@@ -160,8 +160,8 @@ async def test_who_gives_up_while_waiting_leaves_the_free_slots_to_the_others() 
     assert slots.held == 2 * GROUPS
 
 
-async def test_who_gives_up_while_waiting_takes_nothing() -> None:
-    slots = FairSlots(1)
+async def test_acquire_when_cancelled_takes_no_permit() -> None:
+    slots = FairSemaphore(1)
     await slots.acquire("a")
     waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(3)]
     await settle()
@@ -179,9 +179,9 @@ async def test_who_gives_up_while_waiting_takes_nothing() -> None:
     st.integers(1, 8),
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=30),
 )
-def test_slots_are_conserved(count: int, asked: list[tuple[str, int, bool]]) -> None:
+def test_semaphore_conserves_permits(count: int, asked: list[tuple[str, int, bool]]) -> None:
     async def run() -> None:
-        slots, held = FairSlots(count), Counter[str]()
+        slots, held = FairSemaphore(count), Counter[str]()
 
         async def use(client: str, rounds: int) -> None:
             await slots.acquire(client)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from serving.gateway.scheduling.ordered_stream import answered_in_order
+from serving.gateway.scheduling.ordered_map import ordered_map
 
 WINDOW = 3
 
@@ -31,7 +31,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_answers_keep_the_order_whatever_is_ready_first() -> None:
+async def test_ordered_map_keeps_the_order_of_items() -> None:
     running = most = 0
 
     async def answer(number: int) -> int:
@@ -42,25 +42,25 @@ async def test_answers_keep_the_order_whatever_is_ready_first() -> None:
         running -= 1
         return 10 * number
 
-    answers = answered_in_order(aiter(Source(20)), answer, WINDOW)
+    answers = ordered_map(answer, aiter(Source(20)), WINDOW)
     assert [one async for one in answers] == [10 * number for number in range(20)]
     assert most == WINDOW
 
 
-async def test_no_more_is_read_than_the_window_ahead() -> None:
+async def test_ordered_map_reads_at_most_the_window_ahead() -> None:
     source = Source(20)
 
     async def answer(number: int) -> int:
         return number
 
-    async with aclosing(answered_in_order(aiter(source), answer, WINDOW)) as answers:
+    async with aclosing(ordered_map(answer, aiter(source), WINDOW)) as answers:
         for taken in range(1, 6):
             assert await anext(answers) == taken - 1
             await settled()
             assert source.read == taken + WINDOW - 1
 
 
-async def test_what_is_in_work_ends_with_the_stream() -> None:
+async def test_ordered_map_when_closed_cancels_pending_calls() -> None:
     ended: list[int] = []
 
     async def answer(number: int) -> int:
@@ -70,13 +70,13 @@ async def test_what_is_in_work_ends_with_the_stream() -> None:
             ended.append(number)
         return number
 
-    async with aclosing(answered_in_order(aiter(Source(9)), answer, WINDOW)) as answers:
+    async with aclosing(ordered_map(answer, aiter(Source(9)), WINDOW)) as answers:
         assert await anext(answers) == 0
         await settled()
     assert sorted(ended) == [0, 1, 2]
 
 
-async def test_an_error_of_the_source_comes_after_the_answers() -> None:
+async def test_ordered_map_raises_the_error_of_its_source_after_the_results() -> None:
     async def broken() -> AsyncIterator[int]:
         yield 1
         raise ConnectionError("gone")
@@ -84,7 +84,7 @@ async def test_an_error_of_the_source_comes_after_the_answers() -> None:
     async def answer(number: int) -> int:
         return number
 
-    answers = answered_in_order(broken(), answer, WINDOW)
+    answers = ordered_map(answer, broken(), WINDOW)
     assert await anext(answers) == 1
     with pytest.raises(ConnectionError, match="gone"):
         await anext(answers)
