@@ -23,16 +23,16 @@ from cpcsam.errors import ArtifactError, CpcSamError, ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
+from export.accuracy.comparison import require_fidelity
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.check_engines import check_engines, main, measure_profiles
-from export.check_tensorrt import trace_graphs
-from export.compare import require_fidelity
-from export.engines.full_batches import FullBatches
+from export.engines.full_batches import FullBatchRunner
 from export.engines.profiles import profiles_of
 from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
+from export.graphs.precisions import trace_graphs
 from export.real_images import packaged_images, read_scenes
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from tests.support.paths import ROOT
 from tests.support.stand_in_gpu import tensorrt
 
@@ -157,7 +157,7 @@ def test_every_call_is_full_and_answers_as_before(
     runner = Recorded(load_merged(merged))
     runner.calls = []
     tensors = draw(2, 5, 3)
-    full = FullBatches(runner, *most)
+    full = FullBatchRunner(runner, *most)
     for graph in GRAPHS:
         found = full(graph, tensors)
         made, runner.calls = runner.calls, []

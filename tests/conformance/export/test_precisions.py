@@ -17,10 +17,11 @@ from cpcsam.errors import ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
-from export import compare, to_onnx
+from export import to_onnx
 from export.accuracy import parity_grid as grid
+from export.accuracy.tolerances import TOLERANCES
 from export.real_images import packaged_images
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.backend.onnx_model import open_graph
 from serving.backend.step import Request, Settings
 from tests.support.paths import ROOT
@@ -142,8 +143,8 @@ def test_serves_like_float32(reduced: Path, spec: GraphSpec) -> None:
 def test_beyond_the_tolerance_nothing_is_published_but_the_page(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = replace(compare.TOLERANCES["int8"], iou_mean=0.9999)
-    monkeypatch.setitem(compare.TOLERANCES, "int8", strict)
+    strict = replace(TOLERANCES["int8"], iou_mean=0.9999)
+    monkeypatch.setitem(TOLERANCES, "int8", strict)
     monkeypatch.setattr(grid, "PROMPTS", (1,))  # the grid is not what this is about
     out = tmp_path / "onnx"
     with pytest.raises(

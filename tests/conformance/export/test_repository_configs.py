@@ -7,8 +7,8 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from cpcsam.contract import ENSEMBLES, GRAPHS, IMAGE_ENCODER, STEPS, GraphSpec, TensorSpec
-from export.repository import COMMITTED, COMMITTED_MODEL, write_configs
 from export.triton_repository.config import RepositoryConfig, model_configs
+from export.triton_repository.publishing import COMMITTED, COMMITTED_MODEL, write_configs
 
 CPU, GPU = COMMITTED / "cpu", COMMITTED / "gpu"
 MODELS = [*GRAPHS, *STEPS, *ENSEMBLES]

@@ -22,7 +22,7 @@ from cpcsam.transforms import (
     upscale_masks,
 )
 from export.accuracy.runners import OnnxRunner
-from export.graphs.traceable import exportable
+from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from export.real_images import packaged_images
 from tests.support.model_factory import windowed_cpcsam
@@ -56,7 +56,7 @@ def both(
     """Official SamPredictor with the picture set, and the graphs of the same weights."""
     model = request.param()
     folder = tmp_path_factory.mktemp("graphs")
-    form = exportable(fuse(model))
+    form = make_traceable(fuse(model))
     for graph in (IMAGE_ENCODER, PROMPT_ENCODER, MASK_DECODER):
         onnx_from_torch(form, graph, folder / f"{graph.name}.onnx", {})
     predictor = SamPredictor(model.sam)

@@ -13,8 +13,9 @@ from cpcsam.artifacts.manifest import publish
 from cpcsam.errors import ExportError
 from cpcsam.gpu import Gpu
 from export.build_engine import build_engines, main
-from export.check_tensorrt import RTX_OPTIONS, load_rtx
+from export.engines.builder import AHEAD_OF_TIME
 from export.engines.container import INSIDE, container_command, triton_image
+from export.engines.importing import require_tensorrt_rtx
 from export.engines.runner import plan_command
 from tests.support.paths import ROOT
 
@@ -129,5 +130,9 @@ def test_graphs_in_int8_are_refused(tmp_path: Path) -> None:
     gpu = Gpu("NVIDIA L4", "8.9")
     with pytest.raises(ExportError, match="got graphs in int8, expected fp32 or fp16"):
         build_engines(
-            tmp_path / "onnx", tmp_path / "engines", trt=load_rtx(), gpu=gpu, options=RTX_OPTIONS
+            tmp_path / "onnx",
+            tmp_path / "engines",
+            trt=require_tensorrt_rtx(),
+            gpu=gpu,
+            options=AHEAD_OF_TIME,
         )

@@ -112,5 +112,5 @@ def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "largest relative difference" in capsys.readouterr().out
     assert main(["--run", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and len(message.splitlines()) == 1
+    assert message.startswith("python -m export.merge: ") and len(message.splitlines()) == 1
     assert not (tmp_path / "x").exists()

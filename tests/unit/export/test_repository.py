@@ -10,7 +10,8 @@ from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from export.repository import build_repository, main
+from export.repository import main
+from export.triton_repository.publishing import build_repository
 
 CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 

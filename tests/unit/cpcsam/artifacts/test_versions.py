@@ -17,7 +17,8 @@ from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.artifacts.versions import current_version, list_versions, resolve_version, writing
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from export.repository import build_repository, main
+from export.repository import main
+from export.triton_repository.publishing import build_repository
 
 CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}
 """Audit events of Python before a name in the file system changes or a file is copied."""

@@ -15,10 +15,10 @@ from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import DataError, ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
+from export.accuracy.comparison import Comparison, require_fidelity
 from export.accuracy.mask_fidelity import Case, find_cases, measure
 from export.accuracy.runners import TorchRunner
 from export.accuracy.self_prompts import stability
-from export.compare import Comparison, require_fidelity
 from export.real_images import packaged_images, read_scenes
 from tests.support.model_factory import noisy_cpcsam
 from tests.support.paths import ROOT
@@ -73,7 +73,7 @@ def test_the_same_engine_is_perfect(model: FusedCpcSam, cases: list[Case]) -> No
     summary = found.summary()
     assert summary["iou_min"] == summary["iou_mean"] == 1.0
     assert summary["boundary_max"] == summary["logits_max"] == summary["embeddings_max"] == 0.0
-    assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].answers[0][0].shape[1]
+    assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].expected[0][0].shape[1]
     require_fidelity(found, "fp32", 256)
 
 
@@ -86,8 +86,8 @@ def test_shifted_masks_are_measured_and_refused(model: FusedCpcSam, cases: list[
     assert all(0.3 < row.iou < 1 and row.boundary_mean > 0 for row in grown)
     assert [pair.row.iou for pair in found.worst] == sorted(pair.row.iou for pair in found.worst)
     for pair in found.worst:
-        assert pair.row.iou == pair.expected.sum() / pair.found.sum()
-        assert not (pair.expected & ~pair.found).any()
+        assert pair.row.iou == pair.expected.sum() / pair.actual.sum()
+        assert not (pair.expected & ~pair.actual).any()
     with pytest.raises(
         ExportError,
         match=r"^shifted, mean mask IoU .* got 0\.\d+ \(worst nuclei\.png, \w+ \d+",
