@@ -36,7 +36,7 @@ def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
     return OnnxRunner(folder, "fp32")
 
 
-def test_vit_t_at_512(tmp_path: Path) -> None:
+def test_export_vit_t_at_512_equals_torch(tmp_path: Path) -> None:
     """In full depth, with mask prompts; 256 pixels are test_onnx_export's."""
     model = fuse(noisy_cpcsam(512))
     compare_on_grid(
@@ -51,7 +51,7 @@ def test_vit_t_at_512(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
-def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
+def test_export_vit_b_two_blocks_equals_torch(image_size: int, tmp_path: Path) -> None:
     """A block in padded windows and a global one: all that depends on the image size."""
     model = fuse(windowed_cpcsam(image_size))
     runner = export(model, tmp_path)
@@ -67,7 +67,7 @@ def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
     )
 
 
-def test_official_vit_b_in_full_depth(tmp_path: Path) -> None:
+def test_export_official_vit_b_full_depth_equals_torch(tmp_path: Path) -> None:
     """Random weights in the official file's layout, positions interpolated to 256 pixels."""
     torch.manual_seed(0)
     sam = sam_model_registry["vit_b"]()
@@ -79,7 +79,7 @@ def test_official_vit_b_in_full_depth(tmp_path: Path) -> None:
     compare_on_grid(TorchRunner(model), runner, 256, TOLERANCE, batches=(1, 2), encoder_only=True)
 
 
-def test_vit_h_two_blocks_deep(tmp_path: Path) -> None:
+def test_export_vit_h_two_blocks_equals_torch(tmp_path: Path) -> None:
     model = fuse(windowed_cpcsam(256, model_size="vit_h"))
     onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
     compare_on_grid(
@@ -94,7 +94,7 @@ def test_vit_h_two_blocks_deep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
 @pytest.mark.parametrize("model_size", MODEL_SIZES)
-def test_every_size_has_the_contract_shapes(model_size: str, image_size: int) -> None:
+def test_graph_module_of_every_size_has_contract_shapes(model_size: str, image_size: int) -> None:
     """In full depth, without storage."""
     with torch.device("meta"), torch.no_grad():
         model = make_traceable(fuse(CpcSam(build_sam(model_size, image_size)).to("meta")))
@@ -115,7 +115,7 @@ def test_every_size_has_the_contract_shapes(model_size: str, image_size: int) ->
             assert [tuple(one.shape) for one in outputs] == [*map(shape, graph.outputs)]
 
 
-def test_no_tensor_holds_all_heads_matrices(tmp_path: Path) -> None:
+def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
     """At 1024 pixels; with queries enough for one block the largest tensor is all of them."""
     model = fuse(windowed_cpcsam(1024, model_size="vit_t"))
     heads = 6
@@ -137,7 +137,7 @@ def _elements(value: onnx.ValueInfoProto) -> int:
     return count
 
 
-def test_blocks_of_queries_change_no_value(tmp_path: Path) -> None:
+def test_blockwise_attention_in_chunks_keeps_outputs(tmp_path: Path) -> None:
     model = fuse(windowed_cpcsam(512))
     image = torch.randint(0, 256, (1, 3, 512, 512)).byte()
     inputs = {"image": image, "input_size": torch.tensor([[512, 300]], dtype=torch.int32)}
@@ -150,7 +150,7 @@ def test_blocks_of_queries_change_no_value(tmp_path: Path) -> None:
         assert relative_difference(found, expected) <= TOLERANCE
 
 
-def test_the_command_that_compares_in_full_size(
+def test_check_parity_command_reports_outputs_and_fails_beyond_tolerance(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As `make check-parity` does for vit_b at 1024 pixels, on fewer shapes of the smallest."""

@@ -75,7 +75,7 @@ def element_types(file: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
     return graph, types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
-def test_masks_are_near_those_of_float32(reduced: Path) -> None:
+def test_export_reduced_precision_masks_within_tolerance(reduced: Path) -> None:
     report = json.loads((reduced / "comparison.json").read_text())
     assert report["precision"] == reduced.name and report["verdict"] == "Within tolerance."
     engines = report["masks"]
@@ -91,7 +91,7 @@ def test_masks_are_near_those_of_float32(reduced: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", GRAPHS, ids=lambda graph: graph.name)
-def test_half_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
+def test_fp16_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
     graph, types = element_types(fp16 / f"{spec.name}.onnx")
     products = norms = 0
     for node in graph.node:
@@ -111,7 +111,7 @@ def test_half_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
     assert half > 3_000_000 or "prompt" in spec.name
 
 
-def test_int8_is_where_it_should_be(int8: Path) -> None:
+def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
     for spec in GRAPHS:
         graph = onnx.load(int8 / f"{spec.name}.onnx").graph
         integer = [node for node in graph.node if node.op_type == "MatMulInteger"]
@@ -127,7 +127,7 @@ def test_int8_is_where_it_should_be(int8: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", (IMAGE_ENCODER, MASK_DECODER), ids=lambda graph: graph.name)
-def test_serves_like_float32(reduced: Path, spec: GraphSpec) -> None:
+def test_reduced_graph_in_backend_keeps_contract(reduced: Path, spec: GraphSpec) -> None:
     """The CPU repository takes any precision; its steps see the contract's tensors."""
     version = build_repository(reduced, reduced.parent / f"{reduced.name}-repository")
     folder = version / spec.name / version.name
@@ -140,7 +140,7 @@ def test_serves_like_float32(reduced: Path, spec: GraphSpec) -> None:
         assert np.isfinite(answer[tensor.name]).all()
 
 
-def test_beyond_the_tolerance_nothing_is_published_but_the_page(
+def test_export_graphs_beyond_tolerance_writes_only_rejected_page(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strict = replace(TOLERANCES["int8"], iou_mean=0.9999)

@@ -16,7 +16,7 @@ from export.graphs.precisions import trace_graphs
 from export.graphs.shape_only_matmul import shape_only_matmul
 
 
-def test_products_have_their_shapes_and_no_values_while_the_block_runs() -> None:
+def test_shape_only_matmul_in_block_gives_shapes_without_values() -> None:
     left, right, bias = torch.ones(5, 3), torch.ones(3, 7), torch.ones(7)
     several = torch.ones(2, 5, 3), torch.ones(2, 3, 7)
     with shape_only_matmul():
@@ -29,7 +29,7 @@ def test_products_have_their_shapes_and_no_values_while_the_block_runs() -> None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_files_are_the_same(
+def test_trace_graphs_with_shape_only_matmul_writes_equal_files(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_merged("vit_t", 256, CaplConfig()).requires_grad_(False)

@@ -1,8 +1,8 @@
 """Stand-in for TensorRT's runtime, which needs a GPU: plans name ONNX graphs that run on the CPU.
 
-It has only the calls of `export.engines.runtime`, under TensorRT's names and as strict: shapes must
-fit a profile, addresses must be set, and the stream must exist. A test compares the names with those
-of TensorRT-RTX, whose module can be imported without a GPU.
+It has only the calls of `export.engines.runtime`, under TensorRT's names and as strict: shapes
+must fit a profile, addresses must be set, and the stream must exist. A test compares the names with
+those of TensorRT-RTX, whose module can be imported without a GPU.
 """
 
 from __future__ import annotations
