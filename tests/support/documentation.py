@@ -61,7 +61,7 @@ class Page:
         return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
 
     def paths(self) -> list[str]:
-        """Paths in code that begin with a top-level folder; those with a placeholder are left out."""
+        """Paths in code that begin with a top-level folder, without those with a placeholder."""
         found = re.findall(rf"(?<![\w./-])(?:{FOLDERS})/[^\s`'\",;:()\[\]]*", self.code)
         return sorted({path for path in found if not PLACEHOLDER.search(path)})
 
