@@ -75,9 +75,7 @@ def test_tensors_page_shows_inputs_and_outputs(graph: GraphSpec) -> None:
 
 
 def test_configuration_page_shows_every_key_with_its_default() -> None:
-    assert ROWS == defaults(TrainConfig) | defaults(
-        PromptMix
-    )
+    assert ROWS == defaults(TrainConfig) | defaults(PromptMix)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
