@@ -55,5 +55,5 @@ def average_precision(crowd: list[int]) -> float:
 with contextlib.redirect_stdout(io.StringIO()):
     as_exported, as_instances = average_precision(crowds), average_precision([0, 0, 0])
 print(f"AP@0.5 of a detector that misses both: {as_exported:.2f} as exported, {as_instances:.2f} with iscrowd=0")
-sys.exit(not (crowds == [0, 1, 1] and as_exported == 1.0 and as_instances < 0.4))
+sys.exit(not (crowds == [0, 1, 1] and as_exported > 0.99 and as_instances < 0.4))
 PROGRAM
