@@ -28,6 +28,7 @@ from cpcsam.grpc_errors import (
     NotFoundError,
     PreconditionError,
 )
+from cpcsam.model.torch_backend import TorchBackend
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from demo.scene import load_scene
@@ -40,7 +41,7 @@ from tests.support.paths import ROOT
 from training.data.sample import Sample, read_pair
 from training.data.sources import cut_region
 from training.evaluation.one_click import iou_score
-from training.evaluation.torch_model import TorchGraphs, open_model
+from training.evaluation.torch_model import open_model
 
 pytestmark = pytest.mark.triton
 
@@ -128,7 +129,7 @@ def test_segment_by_class_equals_the_evaluation_with_torch(
     assert config.classes is not None
     vocabulary = load_vocabulary(resolve_version(config.classes / "lab"), digest)
     assert vocabulary.tile == 100
-    expected = segment_image(held_out.image, vocabulary, TorchGraphs(model))
+    expected = segment_image(held_out.image, vocabulary, TorchBackend(model))
     result = user.segment(held_out.image, classes=["nucleus"])
     assert len(result.masks) == len(expected) > 10
     whole = Tile(0, 0, *held_out.instances.shape)
