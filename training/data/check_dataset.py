@@ -5,7 +5,7 @@ Examples:
   python -m training.data check trashcan /data/dataset --limit 200 --workers 8
   python -m training.data check coco /data/mine --out out/mine
 
-docs/datasets.md lists the download and the expected layout of each dataset.
+docs/guides/datasets.md lists the download and the expected layout of each dataset.
 """
 
 from __future__ import annotations
