@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.support.commands_run import run_module
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -32,16 +30,12 @@ Answers = dict[tuple[str, ...], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def answers() -> Answers:
-    """What every command answers to --help, asked on all cores: each imports for seconds."""
-
-    def ask(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *words, "--help"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    asked = [*((module,) for module in MODULES), *(("cpcsam", name) for name in SUBCOMMANDS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(asked, pool.map(ask, asked), strict=True))
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """The answer of every command to --help."""
+    commands = [*((module,) for module in MODULES), *(("cpcsam", name) for name in SUBCOMMANDS)]
+    return {
+        words: run_module([*words, "--help"], tmp_path_factory.mktemp("help")) for words in commands
+    }
 
 
 def assert_is_help(answer: subprocess.CompletedProcess[str]) -> None:
