@@ -31,7 +31,9 @@ def run_module(words: Sequence[str], folder: Path) -> subprocess.CompletedProces
     child.start()
     child.join(PATIENCE_S)
     out, err = (file.read_text() for file in files)
-    return subprocess.CompletedProcess(words, child.exitcode or 0, out, err)
+    return subprocess.CompletedProcess(
+        words, -1 if child.exitcode is None else child.exitcode, out, err
+    )
 
 
 def _run(words: tuple[str, ...], files: Sequence[Path]) -> None:
