@@ -1,4 +1,4 @@
-"""What the README shows exists, answers --help, and is run by .ci/run."""
+"""Commands of the README exist, answer --help and are run by .ci/run; its Python runs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from tests.support.commands_run import run_module
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+COMMANDS = [line for block in BASH_BLOCKS for line in block.splitlines()]
 CODE = "\n".join([*COMMANDS, *re.findall(r"`([^`\n]+)`", README)])
 SUBCOMMANDS = sorted(set(re.findall(r"\bcpcsam (\w+)", CODE)))
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -75,3 +76,21 @@ def test_subcommand_answers_help(subcommand: str, answers: Answers) -> None:
 def test_command_is_run_by_ci(command: str) -> None:
     script = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     assert {command, f"{command} &"} & set(script)
+
+
+def test_python_block_without_server_prints_output_in_comment() -> None:
+    block = PYTHON_BLOCKS[0]
+    assert "cpcsam.client" not in block
+    expected = re.search(r"^print\(.*\)  # (.+)$", block, re.M)
+    assert expected
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == expected[1]
+
+
+def test_sections_fit_on_a_screen() -> None:
+    sections = re.split(r"^## ", README, flags=re.M)[1:]
+    lengths = {section.splitlines()[0]: len(section.splitlines()) for section in sections}
+    assert max(lengths.values()) <= 25, lengths

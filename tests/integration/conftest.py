@@ -1,4 +1,4 @@
-"""The real tritonserver over a small repository and over the shipped base, once a session."""
+"""Real tritonserver with a small repository and with the shipped base, once a session."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
 from tests.support.once import shared_folder
 from tests.support.paths import ROOT
@@ -57,6 +57,6 @@ def shipped_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shipped(shipped_build: Path) -> Iterator[TritonServer]:
-    """A ready server over the shipped base, exported as the README tells."""
+    """A ready server with the shipped base, exported as in the README."""
     with launch_triton(shipped_build / "repository") as server:
         yield server

@@ -30,7 +30,7 @@ def docker(path: Path, monkeypatch: pytest.MonkeyPatch, run: str, inspect: str =
     monkeypatch.setenv("PATH", str(file.parent))
 
 
-def test_the_command_runs_the_container(
+def test_build_engine_command_runs_container(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker(tmp_path, monkeypatch, f'printf "%s\\n" "$@" > {tmp_path}/told')
@@ -43,7 +43,7 @@ def test_the_command_runs_the_container(
     assert told == container_command(triton_image(), "export.build_engine", arguments, mounts)[1:]
 
 
-def test_plans_run_in_the_container_that_builds_them(
+def test_plan_command_runs_building_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker(tmp_path, monkeypatch, "exit 0")
@@ -63,7 +63,7 @@ def test_plans_run_in_the_container_that_builds_them(
         ),
     ],
 )
-def test_what_docker_cannot_do_is_told_in_one_line(
+def test_build_engine_command_docker_failure_is_one_line(
     onnx: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
