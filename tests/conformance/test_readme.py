@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 
 import pytest
 
-from tests.support.commands_run import run_module
 from tests.support.paths import ROOT
+from tests.support.session.commands import run_module
 
 README = (ROOT / "README.md").read_text()
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)

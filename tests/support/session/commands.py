@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["tests.support.commands_run", "torch", "torchvision", "peft", "onnx"]
+    ["tests.support.session.commands", "torch", "torchvision", "peft", "onnx"]
 )
 PATIENCE_S = 300
 
