@@ -28,6 +28,8 @@ from tests.support.training_processes import (
 from training.loop.config import TrainConfig
 from training.loop.trainer import train
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 

@@ -17,6 +17,8 @@ from training.loop.config import TrainConfig
 from training.loop.trainer import train
 from training.train import main
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = {
     "between the updates of φ and θ in step 2": ("torch.autograd", "grad", 4),
     "with the best model's weights written but not its manifest": ("os", "fsync", 1),
