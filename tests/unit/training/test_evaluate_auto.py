@@ -31,7 +31,7 @@ from training import report as report_command
 from training import vocabulary as vocabulary_command
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto
-from training.evaluation.average_precision import average_precision, match_entities
+from training.evaluation.average_precision import AveragePrecision
 from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
     class_names,
@@ -153,19 +153,20 @@ def test_average_precision_is_cocos(seed: int) -> None:
             _square(labels, rng, label)
         truths.append(labels)
         found.append([_found(labels, rng) for _ in range(int(rng.integers(0, 9)))])
-    detections = [
-        one
-        for masks, truth in zip(found, truths, strict=True)
-        for one in match_entities(masks, truth)
-    ]
-    entities = sum(len(np.unique(truth)) - 1 for truth in truths)
+    precision = AveragePrecision()
+    for masks, truth in zip(found, truths, strict=True):
+        precision.update(masks, truth)
     expected = _cocos(truths, found)
-    assert average_precision(detections, entities) == pytest.approx(expected, abs=1e-6)
+    assert precision.compute() == pytest.approx(expected, abs=1e-6)
 
 
 def test_average_precision_without_entities_or_detections() -> None:
-    assert average_precision([], 0) == 1
-    assert average_precision([], 3) == 0
+    empty = AveragePrecision()
+    empty.update([], np.zeros(SIZE, np.int32))
+    assert empty.compute() == 1
+    missed = AveragePrecision()
+    missed.update([], np.repeat(np.arange(4, dtype=np.int32), SIZE[0] * SIZE[1] // 4).reshape(SIZE))
+    assert missed.compute() == 0
 
 
 def _square(labels: np.ndarray, rng: np.random.Generator, label: int) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
-from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_learner
+from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_state
 from training.data.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
 from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample
@@ -188,12 +188,12 @@ def test_with_fewer_groups_than_styles_every_style_is_drawn() -> None:
 @torch.no_grad()
 def test_prompts_without_a_mask_get_what_they_get_in_a_batch_without_masks() -> None:
     """In float64, as the decoder multiplies differently where image tokens differ by prompt."""
-    learner = tiny_learner(double=True)
+    state = tiny_state(double=True)
     batch = styled(CLICK, WITH_MASK, image_size=MINIATURE)[0].training
     assert batch.mask_input is not None and batch.has_mask is not None
     plain = PromptBatch(batch.image, batch.masks, batch.point_coords, batch.point_labels)
-    mixed, unmasked = learner.forward(batch), learner.forward(plain)
-    all_masked = learner.forward(replace(batch, has_mask=torch.ones_like(batch.has_mask)))
+    mixed, unmasked = state.forward(batch), state.forward(plain)
+    all_masked = state.forward(replace(batch, has_mask=torch.ones_like(batch.has_mask)))
     has_mask = batch.has_mask
     for name in ("low_res_masks", "iou_predictions"):
         found, without, everywhere = (
