@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.once import shared_folder
 from tests.support.paths import ROOT
+from tests.support.session.shared_folders import shared_folder
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from cpcsam.errors import ArtifactError, ServingError
 from export.triton_repository.publishing import build_repository
 from serving.triton.launch import SHARED_MEMORY, launch_triton
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 TIMEOUT_S = 120
 

@@ -24,6 +24,8 @@ from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 WHOLE_MATRIX = 64**4
 """Elements of one head's 4096 × 4096 probabilities at 1024 pixels."""

@@ -36,6 +36,8 @@ from export.triton_repository.publishing import build_repository
 from tests.support.paths import ROOT
 from tests.support.stand_in_gpu import tensorrt
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = ROOT / "tests/support/stand_in_gpu"
 IMAGE = packaged_images()[0]
 

@@ -25,6 +25,8 @@ from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from tests.support.model_factory import noisy_cpcsam
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 ELEMENT_TYPES = {
     "float32": onnx.TensorProto.FLOAT,

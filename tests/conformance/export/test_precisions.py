@@ -26,6 +26,8 @@ from serving.backend.onnx_model import open_graph
 from serving.backend.step import Request, Settings
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 IOU_MEAN, IOU_MIN = 0.998, 0.99
 WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 COORDINATES = ("/MatMul",)

@@ -24,6 +24,8 @@ from export.triton_repository.publishing import build_repository
 from serving.triton.check_repository import check_engines, open_repository
 from tests.support.model_factory import noisy_cpcsam
 
+pytestmark = pytest.mark.slow
+
 SIZE = 256
 GPU = Gpu("NVIDIA L4", "8.9")
 ROWS = GraphSpec("rows", (TensorSpec("x", "float32", ("B", 4)),), (), 4)
