@@ -81,7 +81,7 @@ class OnnxRunner:
                 expected="outputs",
                 fix="the graph has frozen a dynamic dimension; correct the exported code",
             ) from error
-        return [torch.from_numpy(found) for found in outputs]
+        return [torch.from_numpy(output) for output in outputs]
 
     def _open(self, graph: GraphSpec) -> Any:
         file = self._directory / f"{graph.name}.onnx"

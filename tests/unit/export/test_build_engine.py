@@ -1,4 +1,4 @@
-"""The command that builds engines: in the serving image where this Python has no TensorRT."""
+"""The build_engine command, in the serving image if this Python has no TensorRT."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def onnx(tmp_path: Path) -> Path:
 
 
 def docker(path: Path, monkeypatch: pytest.MonkeyPatch, run: str, inspect: str = "exit 0") -> None:
-    """Put a program named docker on the path, alone."""
+    """Put a program named docker on the path, and nothing else."""
     file = path / "bin/docker"
     file.parent.mkdir()
     file.write_text(f'#!/bin/sh\nif [ "$1" = run ]; then {run}; else {inspect}; fi\n')
@@ -65,14 +65,16 @@ def test_container_command_runs_as_this_user(tmp_path: Path) -> None:
 def test_build_engine_command_runs_container(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docker(tmp_path, monkeypatch, f'printf "%s\\n" "$@" > {tmp_path}/told')
+    docker(tmp_path, monkeypatch, f'printf "%s\\n" "$@" > {tmp_path}/received')
     out = tmp_path / "new/plans"
     assert main(["--onnx", str(onnx), "--out", str(out), "--workspace-gb", "2"]) == 0
     assert out.parent.is_dir()
-    told = (tmp_path / "told").read_text().splitlines()
+    received = (tmp_path / "received").read_text().splitlines()
     arguments = ["--here", "--onnx=/onnx", "--out=/out/plans", "--workspace-gb", "2.0"]
     mounts = {onnx: "/onnx:ro", out.parent: "/out"}
-    assert told == container_command(triton_image(), "export.build_engine", arguments, mounts)[1:]
+    assert (
+        received == container_command(triton_image(), "export.build_engine", arguments, mounts)[1:]
+    )
 
 
 def test_plan_command_runs_building_container(
@@ -115,10 +117,10 @@ def test_build_engine_command_without_tensorrt_and_docker_names_both(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = ["--onnx", str(onnx), "--out", str(tmp_path / "engines")]
-    assert main(words) == 2
+    arguments = ["--onnx", str(onnx), "--out", str(tmp_path / "engines")]
+    assert main(arguments) == 2
     assert "got neither its Python module nor docker" in capsys.readouterr().err
-    assert main([*words, "--here"]) == 2
+    assert main([*arguments, "--here"]) == 2
     errors = capsys.readouterr().err
     assert "TensorRT: got No module named 'tensorrt'; No module named 'tensorrt_bind" in errors
 
