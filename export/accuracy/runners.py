@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import onnxruntime
 import torch
 from torch import Tensor
 
+from cpcsam.backends.onnx_session import OnnxGraphs
 from cpcsam.contract import GraphSpec
-from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
 
@@ -63,41 +63,9 @@ class OnnxRunner:
 
     def __init__(self, directory: Path, precision: str, threads: int = 0) -> None:
         self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"
-        self._directory, self._threads = directory, threads
-        self._sessions: dict[str, Any] = {}
+        self._graphs = OnnxGraphs(directory, threads)
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Run a graph; see `GraphRunner`."""
-        if graph.name not in self._sessions:
-            self._sessions[graph.name] = self._open(graph)
         feeds = {name: inputs[name].numpy() for name in graph.input_names}
-        try:
-            outputs = self._sessions[graph.name].run(graph.output_names, feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-            raise ExportError.of(
-                f"{graph.name} of {shapes}",
-                got=f"a failure of ONNX Runtime ({str(error).splitlines()[0]})",
-                expected="outputs",
-                fix="the graph has frozen a dynamic dimension; correct the exported code",
-            ) from error
-        return [torch.from_numpy(output) for output in outputs]
-
-    def _open(self, graph: GraphSpec) -> Any:
-        file = self._directory / f"{graph.name}.onnx"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            return onnxruntime.InferenceSession(
-                str(file), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ExportError.of(
-                graph.name,
-                got=f"a graph that ONNX Runtime refuses ({str(error).splitlines()[0]})",
-                expected="a loadable graph",
-                fix="export it again",
-            ) from error
+        return [torch.from_numpy(output) for output in self._graphs.run(graph, feeds)]

@@ -15,11 +15,11 @@ from cpcsam.automatic.predictor import segment_everything
 from cpcsam.automatic.tiling import Tile
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
+from cpcsam.model.torch_backend import TorchBackend
 from cpcsam.transforms import decode_image
 from export.real_images import packaged_images
 from tests.support.official_masks import Seen, assert_found
 from tests.support.paths import ROOT
-from training.evaluation.torch_model import TorchGraphs
 
 OFFICIAL_NAMES = {
     "points_per_side": "points_per_side",
@@ -69,7 +69,7 @@ def test_it_finds_what_the_official_generator_finds(
 ) -> None:
     given = {theirs: getattr(settings, ours) for ours, theirs in OFFICIAL_NAMES.items()}
     expected = SamAutomaticMaskGenerator(model.sam, **given).generate(picture)
-    found = segment_everything(picture, TorchGraphs(model), settings)
+    found = segment_everything(picture, TorchBackend(model), settings)
     whole = Tile(0, 0, *picture.shape[:2])
     assert_found(
         expected, [Seen(one.within(whole), one.score, one.stability, one.click) for one in found]

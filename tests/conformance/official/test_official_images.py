@@ -13,12 +13,12 @@ from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
+from cpcsam.model.torch_backend import TorchBackend
 from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import preprocess, scale_prompts
 from serving.backend.step import Request
 from tests.support.paths import ROOT
 from tests.support.picture_files import Pixels, picture_files
-from training.evaluation.torch_model import TorchGraphs
 
 TOLERANCE = 5e-5
 FILES = picture_files()
@@ -33,8 +33,8 @@ def model() -> CpcSam:
 
 def answered(model: CpcSam, data: bytes) -> dict[str, np.ndarray]:
     """What `segment` answers, the graphs being torch's."""
-    graphs = TorchGraphs(model)
-    size = graphs.image_size
+    backend = TorchBackend(model)
+    size = backend.image_size
     files = Request({"image_bytes": np.array([[data]], object)}, frozenset())
     tensors = dict(preprocess(files, size, MAX_PIXELS))
     tensors |= {
@@ -43,8 +43,8 @@ def answered(model: CpcSam, data: bytes) -> dict[str, np.ndarray]:
         "mask_selection": np.array([[MaskSelection.ALL]], np.int32),
     }
     scaled = scale_prompts(Request(tensors, frozenset()), size)["scaled_point_coords"]
-    embeddings = graphs.encode(tensors["image"], tensors["input_size"])
-    masks, predicted = graphs.decode(embeddings, scaled, tensors["point_labels"])
+    embeddings = backend.encode(tensors["image"], tensors["input_size"])
+    masks, predicted = backend.decode(embeddings, scaled, tensors["point_labels"])
     tensors |= {"low_res_masks": masks, "iou_predictions": predicted}
     asked = Request(tensors, frozenset(DECODE.output_names))
     return dict(postprocess(asked, size, MAX_PIXELS)) | tensors

@@ -1,4 +1,4 @@
-"""What the container's entry point serves, and what it refuses before Triton starts."""
+"""Entry point of the Triton container: compatible and incompatible repositories."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ L4, A10 = Gpu("NVIDIA L4", "8.9"), Gpu("NVIDIA A10G", "8.6")
 
 
 def rtx_library() -> Path:
-    """TensorRT-RTX, whose library tells its version as TensorRT's does."""
+    """TensorRT-RTX, whose library reports its version as TensorRT's does."""
     spec = find_spec("tensorrt_rtx_libs")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).with_name("libtensorrt_rtx.so.1")
@@ -46,7 +46,7 @@ def program(path: Path, script: str) -> None:
 def entry_point(
     store: Path, tmp_path: Path, gpus: str = "", *, tensorrt: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run deploy/triton.sh where `tritonserver` only tells its options."""
+    """Run deploy/triton.sh with a `tritonserver` that only prints its options."""
     programs, libraries = tmp_path / "bin", tmp_path / "lib"
     programs.mkdir()
     libraries.mkdir()
@@ -71,7 +71,7 @@ def entry_point(
     )
 
 
-def test_engines_that_fit_are_served_from_the_current_version(tmp_path: Path) -> None:
+def test_entry_point_with_matching_engines_serves_the_current_version(tmp_path: Path) -> None:
     store = make_store(tmp_path / "models", "gpu", ENGINE)
     done = entry_point(store, tmp_path, "NVIDIA L4, 8.9\nNVIDIA L4, 8.9\n")
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def test_engines_that_fit_are_served_from_the_current_version(tmp_path: Path) ->
     assert options[-1] == "--log-verbose=1"
 
 
-def test_graphs_for_the_cpu_are_served_without_gpu(tmp_path: Path) -> None:
+def test_entry_point_with_cpu_graphs_needs_no_gpu(tmp_path: Path) -> None:
     done = entry_point(make_store(tmp_path / "models", "cpu"), tmp_path, tensorrt=False)
     assert done.returncode == 0, done.stderr
 
@@ -88,7 +88,7 @@ def test_graphs_for_the_cpu_are_served_without_gpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("engine", "gpus", "tensorrt", "message"),
     [
-        (ENGINE, "", False, "engines of TensorRT 1.7.1, expected one for cpu"),
+        (ENGINE, "", False, "engines of TensorRT 1.7.1, expected a repository for cpu"),
         (
             ENGINE | {"tensorrt": "10.13.3"},
             "NVIDIA L4, 8.9\n",
@@ -104,7 +104,7 @@ def test_graphs_for_the_cpu_are_served_without_gpu(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_engines_that_do_not_fit_are_refused_by_name(
+def test_entry_point_with_other_engines_names_them(
     tmp_path: Path, engine: dict[str, str], gpus: str, tensorrt: bool, message: str
 ) -> None:
     store = make_store(tmp_path / "models", "gpu", engine)
@@ -114,7 +114,7 @@ def test_engines_that_do_not_fit_are_refused_by_name(
     assert message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_an_altered_version_is_refused(tmp_path: Path) -> None:
+def test_entry_point_with_an_altered_version_is_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "models", "cpu")
     (store / "1/config.pbtxt").write_text("altered")
     done = entry_point(store, tmp_path)
@@ -122,14 +122,14 @@ def test_an_altered_version_is_refused(tmp_path: Path) -> None:
     assert "config.pbtxt: got sha256" in done.stderr
 
 
-def test_every_gpu_must_fit(tmp_path: Path) -> None:
+def test_check_engines_requires_every_gpu_to_match(tmp_path: Path) -> None:
     version, manifest = open_repository(make_store(tmp_path / "models", "gpu", ENGINE))
     check_engines(version, manifest, tensorrt="1.7.1", gpus=[L4, L4])
     with pytest.raises(ServingError, match="expected 8.6, that of NVIDIA A10G"):
         check_engines(version, manifest, tensorrt="1.7.1", gpus=[L4, A10])
 
 
-def test_the_driver_names_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visible_gpus_come_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     program(tmp_path / "nvidia-smi", r'printf "NVIDIA L4, 8.9\nNVIDIA A10G, 8.6\n"')
     assert visible_gpus() == (L4, A10)
@@ -140,6 +140,6 @@ def test_the_driver_names_the_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert visible_gpus() == ()
 
 
-def test_the_library_tells_its_version() -> None:
+def test_tensorrt_version_comes_from_the_library() -> None:
     assert tensorrt_version([str(rtx_library())]) == "1.7.1"
     assert tensorrt_version(["libnone.so"]) is None
