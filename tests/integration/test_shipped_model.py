@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.contract import MASK_THRESHOLD
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.transforms import (
