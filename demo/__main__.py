@@ -22,8 +22,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cpcsam.client import Mask
 from cpcsam.client.prompts import XY
-from cpcsam.client.sync_client import Mask
 from cpcsam.commands import exit_code_of, parser_of, positive
 from demo.commands import DemoError, run_stage, serve
 from demo.measure import latency_of, mean_dice, on_one_canvas, segment_nuclei

@@ -15,8 +15,8 @@ from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.tiling import Tile
 from cpcsam.automatic.vocabulary_io import load_vocabulary
+from cpcsam.client import Example, SegmentationClient
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import Example, SegmentationClient
 from cpcsam.model.torch_backend import TorchBackend
 from demo.commands import run_stage
 from training.data.datasets.instance_folders import read_bbbc038

@@ -18,8 +18,8 @@ from cpcsam.automatic.predictor import segment_image
 from cpcsam.automatic.tiling import Tile
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.cli.main import main as cli
+from cpcsam.client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import (
     ExistsError,

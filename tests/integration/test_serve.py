@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks.serving.ports import answers, listeners, processes_below
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError
 from serving.gateway.auth.tokens import USER, digest_of
 from tests.support.paths import ROOT

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cpcsam import CpcSamPredictor
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from serving.gateway.config import GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from cpcsam.client import Prompt, SegmentationClient, encode_image
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import NotFoundError
 from serving.gateway.limits import Limits
