@@ -204,6 +204,10 @@ SCORES: Final = TensorSpec("scores", "float32", ("B", "P", "M"))
 """Predicted IoU of each selected mask."""
 MASKS_RLE: Final = TensorSpec("masks_rle", "object", ("B", "P", "M"))
 """COCO compressed run lengths (the `counts` string) of each mask, size = original_size."""
+BBOXES: Final = TensorSpec("bboxes", "int32", ("B", "P", "M", 4))
+"""Bounding box of each mask, XYXY pixels of the image, far ends exclusive; zeros if it is empty."""
+AREAS: Final = TensorSpec("areas", "int32", SCORES.dims)
+"""Pixels of each mask."""
 SELECTED_LOW_RES_MASKS: Final = TensorSpec(
     "selected_low_res_masks", "float32", ("B", "P", "M", "4G", "4G")
 )
@@ -217,7 +221,7 @@ ENCODE: Final = GraphSpec(
 DECODE: Final = GraphSpec(
     "decode",
     (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
-    (MASKS_RLE, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
+    (MASKS_RLE, BBOXES, AREAS, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
     1,
 )
 DECODE_WITH_MASK: Final = GraphSpec(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.class_search import ShownTile, shown_cells
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.class_search import EncodedTile, image_cells
 from cpcsam.automatic.vocabulary import Examples
 from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 
 __all__ = ["MAX_TILES", "ExampleCollector"]
 
@@ -37,7 +37,7 @@ class ExampleCollector:
         self._classes: list[int] = []
 
     def add(
-        self, shown: ShownTile, instances: NDArray[np.int32], class_of: Callable[[int], str]
+        self, shown: EncodedTile, instances: NDArray[np.int32], class_of: Callable[[int], str]
     ) -> None:
         """Add a tile of an annotated image.
 
@@ -55,7 +55,7 @@ class ExampleCollector:
                 self._images.append(len(self._embeddings))
                 self._classes.append(self._names.index(name))
         self._embeddings.append(shown.image_embeddings)
-        self._valid.append(shown_cells(shown.input_size, grid))
+        self._valid.append(image_cells(shown.input_size, grid))
 
     def examples(self) -> Examples:
         """All that was added.
@@ -80,7 +80,7 @@ class ExampleCollector:
 
 
 def _coverage(
-    instances: NDArray[np.int32], tile: Tile, input_size: tuple[int, int], grid: int
+    instances: NDArray[np.int32], tile: Box, input_size: tuple[int, int], grid: int
 ) -> tuple[NDArray[np.int32], Array]:
     """Labels in a tile and how much of each cell each covers, (E,) and (E, G, G)."""
     shown = np.zeros((grid * PATCH_SIZE, grid * PATCH_SIZE), np.int32)
@@ -88,7 +88,7 @@ def _coverage(
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(input_size, tile.size, strict=True)
     )
-    part = instances[tile.top : tile.bottom, tile.left : tile.right]
+    part = tile.crop(instances)
     shown[: input_size[0], : input_size[1]] = part[rows][:, columns]
     labels = np.unique(shown[shown > 0])
     cells = shown.reshape(grid, PATCH_SIZE, grid, PATCH_SIZE)

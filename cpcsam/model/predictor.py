@@ -17,7 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.backends.protocol import Backend
-from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, MULTIMASK, SINGLE_MASK, PointLabel, grid_size
+from cpcsam.contract import (
+    LOW_RES_FACTOR,
+    MASK_THRESHOLD,
+    MULTIMASK,
+    SINGLE_MASK,
+    PointLabel,
+    grid_size,
+)
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.transforms import decode_image, resize_coords, to_frame, upscale_masks
 
@@ -41,6 +48,11 @@ class CpcSamPredictor:
         input_size: (H, W) of it in the encoder's frame.
         is_image_set: whether an image is set.
     """
+
+    original_size: tuple[int, int] | None
+    input_size: tuple[int, int] | None
+    is_image_set: bool
+    _image_embeddings: Array
 
     def __init__(self, backend: Backend) -> None:
         """Predict with a model that is loaded already.
@@ -201,9 +213,8 @@ class CpcSamPredictor:
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
-        self.original_size: tuple[int, int] | None = None
-        self.input_size: tuple[int, int] | None = None
-        self._image_embeddings: Array = np.zeros((0, 0, 0, 0), np.float32)
+        self.original_size = self.input_size = None
+        self._image_embeddings = np.zeros((0, 0, 0, 0), np.float32)
 
     def _predict(
         self,

@@ -1,4 +1,4 @@
-"""Weights on disk: training runs and merged models, beside the bases of `cpcsam.model.base_checkpoint`.
+"""Weights on disk: training runs and merged models; bases are in `cpcsam.model.base_checkpoint`.
 
 | kind         | file                  | holds                                                |
 |--------------|-----------------------|------------------------------------------------------|

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.instance_mask import InstanceMask
 
 __all__ = ["Detection", "average_precision", "match_entities"]
 
@@ -26,7 +26,7 @@ class Detection:
 
 
 def match_entities(
-    found: Sequence[FoundMask], truth: NDArray[np.int32], iou: float = 0.5
+    found: Sequence[InstanceMask], truth: NDArray[np.int32], iou: float = 0.5
 ) -> list[Detection]:
     """Match the masks of one image to its entities, as COCO does.
 
@@ -44,16 +44,15 @@ def match_entities(
     areas: NDArray[Any] = np.bincount(truth.ravel())
     taken = {0}
     detections = []
-    for one in sorted(found, key=lambda mask: -mask.score):
-        shown = truth[one.area.top : one.area.bottom, one.area.left : one.area.right]
-        shared = np.bincount(shown[one.mask], minlength=len(areas))
-        overlap = shared / (areas + int(one.mask.sum()) - shared)
+    for mask in sorted(found, key=lambda mask: -mask.score):
+        shared = np.bincount(mask.bbox.crop(truth)[mask.mask], minlength=len(areas))
+        overlap = shared / (areas + mask.area - shared)
         free = [label for label in np.flatnonzero(shared) if label not in taken]
         best = max(free, key=lambda label: float(overlap[label]), default=0)
         correct = best != 0 and overlap[best] >= iou
         if correct:
             taken.add(best)
-        detections.append(Detection(one.score, bool(correct)))
+        detections.append(Detection(mask.score, bool(correct)))
     return detections
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
-from cpcsam.automatic.predictor import shown_tiles
+from cpcsam.automatic.predictor import encode_tiles
 from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
 from cpcsam.automatic.vocabulary import Examples
 from cpcsam.backends.protocol import EncoderBackend
@@ -83,7 +83,7 @@ def examples_of(
     """
     collector = ExampleCollector(names)
     for sample in samples:
-        for shown in shown_tiles(sample.image, tile, overlap, backend, max_tiles):
+        for shown in encode_tiles(sample.image, tile, overlap, backend, max_tiles):
             collector.add(shown, sample.instances, sample.class_of)
     try:
         return collector.examples()

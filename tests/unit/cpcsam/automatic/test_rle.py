@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cpcsam.automatic.rle import mask_from_rle, rle_from_mask, rle_of_part
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.rle import mask_from_rle, rle_from_crop, rle_from_mask
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 margins = st.tuples(*[st.integers(0, 3)] * 4)
@@ -22,8 +22,8 @@ def test_run_lengths_of_a_part_are_those_of_the_whole(
 ) -> None:
     top, bottom, left, right = around
     whole = np.pad(part, ((top, bottom), (left, right)))
-    area = Tile(top, left, top + part.shape[0], left + part.shape[1])
-    assert rle_of_part(part, area, whole.shape) == rle_from_mask(whole)
+    area = Box(top, left, top + part.shape[0], left + part.shape[1])
+    assert rle_from_crop(part, area, whole.shape) == rle_from_mask(whole)
 
 
 @given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=40)))

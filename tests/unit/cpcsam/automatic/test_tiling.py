@@ -5,13 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.mask_merging import FoundMask, label_map, merge_masks, suppress
-from cpcsam.automatic.tiling import Tile, is_cut, tile_around, tile_grid, tiles_of
+from cpcsam.automatic.instance_mask import InstanceMask, bbox_from_mask
+from cpcsam.automatic.mask_merging import label_map, mask_nms, merge_masks
+from cpcsam.automatic.tiling import is_cut, tile_around, tile_boxes, tile_grid
 from cpcsam.errors import ConfigError
+from cpcsam.geometry import Box
 
 SIZE = (96, 160)
-WHOLE = Tile(0, 0, *SIZE)
-LEFT, RIGHT = Tile(0, 0, 96, 96), Tile(0, 64, 96, 160)
+WHOLE = Box(0, 0, *SIZE)
+LEFT, RIGHT = Box(0, 0, 96, 96), Box(0, 64, 96, 160)
 
 
 def disc(x: float, y: float, radius: float, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -19,20 +21,18 @@ def disc(x: float, y: float, radius: float, size: tuple[int, int] = SIZE) -> np.
     return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
 
 
-def seen_in(mask: np.ndarray, tile: Tile, score: float = 0.9, class_index: int = 0) -> FoundMask:
+def seen_in(mask: np.ndarray, tile: Box, score: float = 0.9, class_index: int = 0) -> InstanceMask:
     """What a tile shows of a mask of the whole image."""
-    part = mask[tile.top : tile.bottom, tile.left : tile.right]
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    area = Tile(int(top), int(left), int(bottom), int(right)).within(tile)
-    return FoundMask(
-        class_index,
-        score,
-        (float(area.left), float(area.top)),
-        area,
-        part[top:bottom, left:right],
+    part = tile.crop(mask)
+    bbox = bbox_from_mask(part).translate(tile.top, tile.left)
+    return InstanceMask.from_mask(
+        np.ascontiguousarray(part),
         tile,
-        is_cut(area, tile, (mask.shape[0], mask.shape[1])),
+        score=score,
+        tile=tile,
+        is_cut=is_cut(bbox, tile, (mask.shape[0], mask.shape[1])),
+        class_index=class_index,
+        point=(float(bbox.left), float(bbox.top)),
     )
 
 
@@ -62,17 +62,17 @@ def test_tiles_without_a_step_are_refused(side: int, overlap: int) -> None:
 
 
 def test_shared_part() -> None:
-    first = Tile(0, 0, 10, 10)
-    assert first.shared_with(Tile(5, 8, 20, 20)) == Tile(5, 8, 10, 10)
-    assert first.shared_with(Tile(10, 0, 20, 10)) is None
+    first = Box(0, 0, 10, 10)
+    assert first.intersection(Box(5, 8, 20, 20)) == Box(5, 8, 10, 10)
+    assert first.intersection(Box(10, 0, 20, 10)) is None
 
 
 def test_only_inner_sides_cut() -> None:
-    tile = Tile(0, 0, 96, 96)
+    tile = Box(0, 0, 96, 96)
     at_image_side, at_inner_side = disc(0, 40, 9), disc(95, 40, 9)
-    assert not seen_in(at_image_side, tile).cut
-    assert seen_in(at_inner_side, tile).cut
-    assert not seen_in(disc(60, 40, 9), tile).cut
+    assert not seen_in(at_image_side, tile).is_cut
+    assert seen_in(at_inner_side, tile).is_cut
+    assert not seen_in(disc(60, 40, 9), tile).is_cut
 
 
 @given(st.integers(0, 5000))
@@ -95,7 +95,7 @@ def test_discs_seen_through_tiles_come_out_once_and_whole(seed: int) -> None:
     merged = merge_masks(found, tiles)
     assert len(merged) == len(discs)
     for mask in discs:
-        assert any((one.within(WHOLE) == mask).all() for one in merged)
+        assert any((one.in_region(WHOLE) == mask).all() for one in merged)
 
 
 def test_an_entity_larger_than_every_tile_is_put_together() -> None:
@@ -103,7 +103,7 @@ def test_an_entity_larger_than_every_tile_is_put_together() -> None:
     tiles = tile_grid(SIZE, 64, 32)
     merged = merge_masks([seen_in(large, tile) for tile in tiles], tiles)
     assert len(merged) == 1
-    assert (merged[0].within(WHOLE) == large).all()
+    assert (merged[0].in_region(WHOLE) == large).all()
 
 
 def test_cut_masks_that_disagree_where_both_tiles_look_stay_apart() -> None:
@@ -115,21 +115,21 @@ def test_a_mask_that_only_one_of_two_tiles_gives_is_outvoted_at_that_tiles_side(
     mask = disc(88, 40, 6)
     assert merge_masks([seen_in(mask, LEFT)], [LEFT, RIGHT]) == []
     alone = merge_masks([seen_in(mask, RIGHT)], [LEFT, RIGHT])
-    assert len(alone) == 1 and (alone[0].within(WHOLE) == mask).all()
+    assert len(alone) == 1 and (alone[0].in_region(WHOLE) == mask).all()
     both = merge_masks([seen_in(mask, LEFT), seen_in(mask, RIGHT)], [LEFT, RIGHT])
     assert both[0].score > alone[0].score
 
 
 def test_tiles_vote_on_every_pixel() -> None:
     """Three tiles that show the same: what two of them give stays, what one gives goes."""
-    tiles = [Tile(0, 0, 96, 96 + step) for step in (0, 1, 2)]
+    tiles = [Box(0, 0, 96, 96 + step) for step in (0, 1, 2)]
     small, large = disc(48, 48, 10), disc(48, 48, 12)
     merged = merge_masks(
         [seen_in(mask, tile) for mask, tile in zip((small, small, large), tiles, strict=True)],
         tiles,
     )
     assert len(merged) == 1
-    assert (merged[0].within(WHOLE) == small).all()
+    assert (merged[0].in_region(WHOLE) == small).all()
 
 
 def test_classes_do_not_suppress_each_other() -> None:
@@ -143,14 +143,14 @@ def test_suppression_keeps_the_best_of_duplicates_and_drops_parts() -> None:
         [disc(40, 40, 10), disc(41, 40, 10), disc(40, 40, 5), disc(100, 40, 10), disc(0, 0, 0) & 0]
     ).astype(bool)
     scores = np.float32([0.7, 0.8, 0.6, 0.1, 0.9])
-    kept = suppress(masks, scores, np.zeros(5, np.int64))
+    kept = mask_nms(masks, scores, np.zeros(5, np.int64))
     assert kept.tolist() == [1, 3]
-    apart = suppress(masks, scores, np.array([0, 1, 2, 3, 4]))
+    apart = mask_nms(masks, scores, np.array([0, 1, 2, 3, 4]))
     assert apart.tolist() == [1, 0, 2, 3]
 
 
 def test_suppression_of_nothing_is_nothing() -> None:
-    none = suppress(np.zeros((0, 4, 4), bool), np.zeros(0, np.float32), np.zeros(0, np.int64))
+    none = mask_nms(np.zeros((0, 4, 4), bool), np.zeros(0, np.float32), np.zeros(0, np.int64))
     assert none.shape == (0,)
 
 
@@ -175,14 +175,14 @@ def test_the_tile_around_a_prompt_holds_it_in_its_middle(
     y0, y1 = sorted(place * size[0] for place in places[2:])
     tile = tile_around(size, side, overlap, (x0, y0, x1, y1))
     assert tile.left <= x0 <= x1 <= tile.right and tile.top <= y0 <= y1 <= tile.bottom
-    if tile == Tile(0, 0, *size):
+    if tile == Box(0, 0, *size):
         return
     drawn = max(tile.size)
     assert drawn in (side * 2**power for power in range(10))
-    others = tiles_of(size, drawn, overlap)
+    others = tile_boxes(size, drawn, overlap)
     assert tile in others
 
-    def distance(one: Tile) -> float:
+    def distance(one: Box) -> float:
         return abs(one.left + one.right - x0 - x1)
 
     holding = [

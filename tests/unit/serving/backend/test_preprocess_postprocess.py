@@ -108,6 +108,20 @@ def test_run_lengths_are_the_upscaled_logits_above_0() -> None:
     assert 0 < mask.mean() < 1
 
 
+def test_postprocess_boxes_and_areas_describe_the_run_lengths() -> None:
+    answer = run(decoded(MaskSelection.ALL))
+    assert answer["bboxes"].shape == (1, 2, 3, 4) and answer["areas"].shape == (1, 2, 3)
+    assert answer["bboxes"].dtype == answer["areas"].dtype == np.int32
+    for index in np.ndindex(2, 3):
+        mask = mask_from_rle(answer["masks_rle"][0][index], ORIGINAL_SIZE)
+        rows, columns = np.nonzero(mask)
+        expected = [0, 0, 0, 0]
+        if len(rows):
+            expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert answer["bboxes"][0][index].tolist() == expected
+        assert answer["areas"][0][index] == mask.sum()
+
+
 def test_padding_prompts_have_empty_masks_and_no_score() -> None:
     answer = run(decoded(MaskSelection.ALL))
     assert not answer["scores"][0, 1].any()

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError, ContractError
+from cpcsam.geometry import Box
 from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -137,7 +137,7 @@ def test_check_prompts_bounds_the_point_slots(count: int, with_box: bool) -> Non
 )
 def test_part_of_a_mask_is_the_image_or_a_part(prompt: pb.Prompt, part: tuple[int, ...]) -> None:
     check_prompts([prompt], SIZE, LOW)
-    assert part_of(prompt.mask_input, SIZE) == Tile(*part)
+    assert part_of(prompt.mask_input, SIZE) == Box(*part)
 
 
 @pytest.mark.parametrize(
