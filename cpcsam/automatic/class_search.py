@@ -146,7 +146,7 @@ def _similarity_under(masks: NDArray[np.bool_], maps: Array) -> Array:
 def _uncovered(
     masks: NDArray[np.bool_], classes: NDArray[np.int64], shape: tuple[int, ...]
 ) -> Array:
-    """(C, G, G): 1 for cells of which a class's masks cover less than half, else 0."""
+    """Return (C, G, G): 1 for cells of which a class's masks cover less than half, else 0."""
     covered = np.zeros((shape[0], *masks.shape[1:]), bool)
     for index, mask in zip(classes, masks, strict=True):
         covered[index] |= mask
@@ -154,7 +154,7 @@ def _uncovered(
 
 
 def _middles(prompts: GeneratedPrompts) -> Array:
-    """(P, 2): the click, or the middle of the box."""
+    """Return (P, 2): the click, or the middle of the box."""
     filled = (prompts.point_labels >= 0)[..., None]
     return np.asarray((prompts.point_coords * filled).sum(1) / filled.sum(1), np.float32)
 

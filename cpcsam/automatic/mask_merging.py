@@ -182,8 +182,8 @@ def label_map(masks: Sequence[InstanceMask], size: tuple[int, int]) -> NDArray[n
 
 def _areas(first: _Decoded, second: _Decoded, region: Box) -> tuple[int, int, int]:
     """Return the pixels of the intersection and of each mask, in a region of the image."""
-    one, other = first.in_region(region), second.in_region(region)
-    return int((one & other).sum()), int(one.sum()), int(other.sum())
+    pixels, others = first.in_region(region), second.in_region(region)
+    return int((pixels & others).sum()), int(pixels.sum()), int(others.sum())
 
 
 def _is_same(first: _Decoded, second: _Decoded, iou: float, containment: float) -> bool:
@@ -199,12 +199,12 @@ def _is_same(first: _Decoded, second: _Decoded, iou: float, containment: float) 
 
 def _agree(first: _Decoded, second: _Decoded, iou: float, nested: bool) -> bool:
     """Return whether two masks, both cut or if nested either, show one entity in two tiles."""
-    one, other = first.instance, second.instance
-    region = one.tile.intersection(other.tile)
-    cut = one.is_cut or other.is_cut if nested else one.is_cut and other.is_cut
-    if not cut or one.tile == other.tile or region is None:
+    mask, other = first.instance, second.instance
+    region = mask.tile.intersection(other.tile)
+    cut = mask.is_cut or other.is_cut if nested else mask.is_cut and other.is_cut
+    if not cut or mask.tile == other.tile or region is None:
         return False
-    if one.bbox.intersection(other.bbox) is None:
+    if mask.bbox.intersection(other.bbox) is None:
         return False
     shared, *areas = _areas(first, second, region)
     return shared > 0 and shared >= iou * (sum(areas) - shared)

@@ -94,7 +94,7 @@ def save_run(
 def load_run(path: Path, base: Path | None = None) -> CpcSam:
     """Load a run on its base: LoRA injected and not merged, CaPL attached, evaluation mode.
 
-    What the run trained requires gradients, the rest does not.
+    Parameters that the run trained require gradients, the others do not.
 
     Args:
         path: an artifact of kind `run`.
@@ -188,7 +188,7 @@ def _entry(config: Mapping[str, Any], name: str, path: Path) -> Any:
             f"{path}/manifest.json",
             got=f"a config without {name}",
             expected=name,
-            fix="make the artifact anew",
+            fix="make the artifact again",
         ) from error
 
 

@@ -134,7 +134,7 @@ def _sizes(
             ORIGINAL_SIZE.name,
             got=f"{height} x {width}",
             expected=f"1 to {max_pixels} pixels",
-            fix="send the original_size that encode answered",
+            fix="send the original_size of encode's response",
         )
     expected = input_size_of((height, width), image_size)
     if (input_height, input_width) != expected:
@@ -142,7 +142,7 @@ def _sizes(
             INPUT_SIZE.name,
             got=f"{input_height} x {input_width}",
             expected=f"{expected[0]} x {expected[1]} for an image of {height} x {width}",
-            fix="send the sizes that encode answered with these image_embeddings",
+            fix="send the sizes of encode's response with these image_embeddings",
         )
     return expected, (height, width)
 

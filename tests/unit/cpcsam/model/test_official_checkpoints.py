@@ -167,7 +167,7 @@ def test_truncation_under_an_official_name_tells_the_official_size_and_digest(
     expected = (
         rf"unreadable file of 5000000 bytes .*; not the official vit_b: got 5000000 bytes with "
         rf"sha256 {sha256_file(file)[:12]}, expected 375042383 bytes with ec2df6273261; move it "
-        rf"away and fetch it anew by python -m training.checkpoints fetch vit_b$"
+        rf"away and fetch it again by python -m training.checkpoints fetch vit_b$"
     )
     for read in (load_base, inspect_base):
         with pytest.raises(ArtifactError, match=expected):
