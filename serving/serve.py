@@ -21,7 +21,7 @@ from typing import Final
 import cpcsam
 from cpcsam.commands import parser_of, port, run_command
 from cpcsam.errors import ServingError
-from serving.gateway.config import add_gateway_options, config_of
+from serving.gateway.config import add_gateway_options, config_from_args
 from serving.gateway.run import run_until_stopped
 from serving.triton.interrupt import until_interrupted
 from serving.triton.launch import TritonServer, launch_triton
@@ -51,7 +51,7 @@ def _serve(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     # The gateway handles the signals itself; this is for the time until it runs.
     with until_interrupted():
-        config_of(args, triton="")  # refuses wrong limits before Triton takes its time to start
+        config_from_args(args, triton="")  # fails on wrong options before Triton starts
         with launch_triton(
             args.repository,
             grpc_port=args.triton_grpc_port,
@@ -61,7 +61,7 @@ def _serve(args: argparse.Namespace) -> None:
         ) as triton:
             print(f"triton   {triton.grpc_url}  (log {triton.log})")
             print(f"metrics  {triton.metrics_url}")
-            config = config_of(args, triton=triton.grpc_url)
+            config = config_from_args(args, triton=triton.grpc_url)
             asyncio.run(run_until_stopped(config, _fail_at_exit_of(triton)))
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import cpcsam
 from cpcsam.commands import parser_of, run_command
-from serving.gateway.config import GatewayConfig, add_gateway_options, config_of
+from serving.gateway.config import GatewayConfig, add_gateway_options, config_from_args
 from serving.gateway.run import run_until_stopped
 
 __all__ = ["main"]
@@ -30,7 +30,7 @@ PROG: Final = "python -m serving.gateway"
 
 def _serve(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    asyncio.run(run_until_stopped(config_of(args, args.triton)))
+    asyncio.run(run_until_stopped(config_from_args(args, args.triton)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

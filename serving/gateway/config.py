@@ -12,7 +12,7 @@ from serving.gateway.auth.tls import TlsFiles, tls_files
 from serving.gateway.auth.tokens import read_tokens
 from serving.gateway.limits import Limits
 
-__all__ = ["GatewayConfig", "add_gateway_options", "config_of"]
+__all__ = ["GatewayConfig", "add_gateway_options", "config_from_args"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_of(args: argparse.Namespace, triton: str) -> GatewayConfig:
+def config_from_args(args: argparse.Namespace, triton: str) -> GatewayConfig:
     """Build the configuration from parsed options, and check the files it names.
 
     Args:

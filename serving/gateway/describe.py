@@ -14,10 +14,10 @@ from serving.gateway.model_info import ModelInfo
 from serving.gateway.segmentation.wire_config import default_class_search, default_everything
 from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 
-__all__ = ["description"]
+__all__ = ["describe_response"]
 
 
-def description(
+def describe_response(
     model: ModelInfo, limits: Limits, max_seconds: float, classes: Sequence[str]
 ) -> pb.DescribeResponse:
     """Build the response to Describe.

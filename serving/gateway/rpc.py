@@ -29,7 +29,7 @@ Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
 class RpcRunner:
-    """Runs the handlers of RPCs; one instance a gateway.
+    """Runs the handlers of RPCs; one instance per gateway.
 
     Args:
         authenticator: authenticates the requests of a stream.
@@ -137,6 +137,6 @@ def _deadline_exceeded(timeout_s: float) -> CpcSamError:
     return DeadlineError.of(
         "deadline",
         got=f"no answer within {timeout_s:.3g} s",
-        expected="one sooner",
+        expected="an answer in time",
         fix="allow more time",
     )

@@ -53,7 +53,7 @@ async def run_until_stopped(
 def _shorten_garbage_collection() -> None:
     """Keep full garbage collections from halting all requests for a tenth of a second.
 
-    By default one visits every loaded object and the garbage of ten seconds.
+    By default a full collection visits every loaded object and the garbage of ten seconds.
     """
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ from cpcsam.grpc_errors import FullError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.context import RequestContext
-from serving.gateway.describe import description
+from serving.gateway.describe import describe_response
 from serving.gateway.inference.request_images import RequestImages
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics, Stopwatch
@@ -29,7 +29,7 @@ __all__ = ["SegmentationService"]
 
 
 class SegmentationService(pb_grpc.SegmentationServicer):
-    """gRPC servicer of the API; one instance a gateway, used inside one event loop."""
+    """gRPC servicer of the API; one instance per gateway, used inside one event loop."""
 
     def __init__(
         self,
@@ -149,4 +149,4 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         model = await context.model()
         vocabulary = await self._classes.vocabulary(context)
         names = () if vocabulary is None else vocabulary.names
-        return description(model, self._limits, self._rpc.max_seconds, names)
+        return describe_response(model, self._limits, self._rpc.max_seconds, names)

@@ -51,7 +51,7 @@ def check_engines(
         raise ServingError.of(
             str(version),
             got=f"a repository for gpu, engines of TensorRT {built_with}",
-            expected="one for cpu, as this server has no TensorRT",
+            expected="a repository for cpu, as this server has no TensorRT",
             fix="serve it by docker-compose up, or publish graphs for the CPU: make repository",
         )
     if built_with != tensorrt:
@@ -66,7 +66,7 @@ def check_engines(
             str(version),
             got=f"engines for GPUs of compute capability {built_for}, and no GPU",
             expected="a GPU",
-            fix="give the container one: docker run --gpus all",
+            fix="give the container a GPU: docker run --gpus all",
         )
     for gpu in gpus:
         if gpu.compute_capability != built_for:

@@ -228,7 +228,7 @@ def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
 
 
 def _wait_until_gone(group: int) -> None:
-    """Wait until the kernel has removed killed processes that are not children of this one."""
+    """Wait until the kernel has removed killed processes that are not children of this process."""
     deadline = time.monotonic() + GROUP_TIMEOUT_S
     with suppress(ProcessLookupError):
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Classes over gRPC: taught from three images, found at once and after a restart, as by torch."""
+"""Classes over gRPC: added from three images, found at once and after a restart, as by torch."""
 
 from __future__ import annotations
 
@@ -104,8 +104,8 @@ def foreground(result: SegmentResult) -> np.ndarray:
     return np.any([mask.array for (mask,) in result.masks], axis=0)
 
 
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+def dice(mask: np.ndarray, other: np.ndarray) -> float:
+    return float(2 * (mask & other).sum() / (mask.sum() + other.sum()))
 
 
 def test_segment_by_a_new_class_finds_its_entities(
@@ -133,9 +133,9 @@ def test_segment_by_class_equals_the_evaluation_with_torch(
     result = user.segment(held_out.image, classes=["nucleus"])
     assert len(result.masks) == len(expected) > 10
     whole = Box(0, 0, *held_out.instances.shape)
-    for (mask,), one in zip(result.masks, expected, strict=True):
-        assert iou_score(mask.array, one.in_region(whole)) > 0.98
-        assert mask.score == pytest.approx(one.score, abs=1e-3)
+    for (mask,), reference in zip(result.masks, expected, strict=True):
+        assert iou_score(mask.array, reference.in_region(whole)) > 0.98
+        assert mask.score == pytest.approx(reference.score, abs=1e-3)
 
 
 def test_segment_by_class_after_a_restart_finds_it(
@@ -156,8 +156,8 @@ def test_segment_by_class_of_a_cached_image_sends_and_encodes_nothing(
     user: SegmentationClient, nuclei: Sample, shipped: TritonServer
 ) -> None:
     def encoded() -> int:
-        with InferenceServerClient(shipped.grpc_url) as asked:
-            (model,) = asked.get_inference_statistics("image_encoder").model_stats
+        with InferenceServerClient(shipped.grpc_url) as client:
+            (model,) = client.get_inference_statistics("image_encoder").model_stats
             return int(model.inference_count)
 
     image = encode_image(np.ascontiguousarray(nuclei.image[200:420, 150:400]))
@@ -176,7 +176,7 @@ def test_segment_by_class_of_a_cached_image_sends_and_encodes_nothing(
 def test_second_class_is_added_and_removed(
     address: str, user: SegmentationClient, nuclei: Sample, held_out: Sample
 ) -> None:
-    """Everything bright at once, and the first class stays as it was."""
+    """A class of all bright pixels as a single entity leaves the first class unchanged."""
     before = user.segment(held_out.image, classes=["nucleus"])
     part = cut_region(nuclei, (400, 0, 512, 112))
     both = Example.of_masks(part.image, [part.instances > 0])
@@ -227,9 +227,9 @@ def test_add_class_with_invalid_examples_names_them_and_changes_nothing(
         "image_bytes: got 4 bytes": ("x", [Example(b"text", blank + 1)]),
     }
     with SegmentationClient(address, token="editor") as editor:
-        for told, (name, shown) in cases.items():
-            with pytest.raises(ContractError, match=told):
-                editor.add_class(name, shown)
+        for message, (name, examples_of_class) in cases.items():
+            with pytest.raises(ContractError, match=message):
+                editor.add_class(name, examples_of_class)
         entity = pb.CocoRle(size=pb.Size(height=40, width=50), counts="01")
         request = pb.AddClassRequest(
             name="x",

@@ -1,4 +1,4 @@
-"""Both clients and the command line over the real Triton, the gateway and the shipped base."""
+"""Both clients and the command line against the gateway with the shipped base."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def client(gateway: Gateway) -> Iterator[SegmentationClient]:
         yield connected
 
 
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max((one | other).sum(), 1))
+def iou(mask: np.ndarray, other: np.ndarray) -> float:
+    return float((mask & other).sum() / max((mask | other).sum(), 1))
 
 
 def test_segment_in_every_mask_format_returns_the_same_mask(client: SegmentationClient) -> None:
@@ -72,12 +72,12 @@ def test_segment_in_every_mask_format_returns_the_same_mask(client: Segmentation
 def test_segment_with_returned_logits_refines_the_mask(
     client: SegmentationClient, tile_size: int
 ) -> None:
-    told = client.describe()
-    assert told.mask_prompts
+    description = client.describe()
+    assert description.mask_prompts
     ((first,),) = client.segment(NUCLEI, CLICK, low_res_masks=True, tile_size=tile_size).masks
     assert first.low_res_mask is not None
     assert (first.low_res_mask.part is None) == (tile_size == 0)
-    assert first.low_res_mask.logits.shape == (told.low_res_size,) * 2
+    assert first.low_res_mask.logits.shape == (description.low_res_size,) * 2
     assert (first.low_res_mask.logits > 0).any()
     prompt = Prompt(((62, 76),), mask_input=first.low_res_mask)
     ((again,),) = client.segment(NUCLEI, [prompt], tile_size=tile_size).masks
@@ -110,7 +110,7 @@ async def streamed(kind: type[Any], address: str, questions: Any) -> list[Any]:
         with SegmentationClient(address) as waiting:
             return list(waiting.segment_stream(questions))
     async with AsyncSegmentationClient(address) as suspending:
-        return [one async for one in suspending.segment_stream(questions)]
+        return [result async for result in suspending.segment_stream(questions)]
 
 
 @KINDS
@@ -141,17 +141,17 @@ async def test_async_client_equals_the_sync_client(
         mine = await suspending.segment(NUCLEI, everything=GRID, mask_format=MaskFormat.POLYGONS)
     theirs = client.segment(NUCLEI, everything=GRID)
     assert len(mine.masks) == len(theirs.masks) > 5
-    for (one,), (other,) in zip(mine.masks, theirs.masks, strict=True):
-        assert iou(one.array, other.array) >= 0.999
+    for (mask,), (other,) in zip(mine.masks, theirs.masks, strict=True):
+        assert iou(mask.array, other.array) >= 0.999
 
 
 def test_describe_returns_the_default_settings(client: SegmentationClient) -> None:
-    told = client.describe()
-    assert set(told.mask_formats) == set(MaskFormat)
-    assert len(told.digest) == len(told.trained_model) == 64
-    assert None not in vars(told.everything).values()
-    assert None not in vars(told.class_search).values()
-    assert told.limits["max_clicks"] == 600 and told.limits["stream_window"] >= 1
+    description = client.describe()
+    assert set(description.mask_formats) == set(MaskFormat)
+    assert len(description.digest) == len(description.trained_model) == 64
+    assert None not in vars(description.everything).values()
+    assert None not in vars(description.class_search).values()
+    assert description.limits["max_clicks"] == 600 and description.limits["stream_window"] >= 1
 
 
 def test_segment_command_finds_everything_and_refines_logits(

@@ -1,4 +1,4 @@
-"""Who has no token, a wrong one or no TLS is refused, and no log tells a token."""
+"""Tokens and TLS of the gateway: refusals, and logs without tokens."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secured(tls: TlsFiles, tokens: Path) -> Iterator[Gateway]:
-    """A gateway with both, whose Triton is away: whoever is let in is told so."""
+    """A gateway with tokens and TLS but no Triton: admitted callers get UNAVAILABLE."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         triton = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -112,10 +112,10 @@ def test_logs_contain_no_token(
     with gateway_in_background(config) as gateway:
         for token in (TOKEN, WRONG):
             with (
-                client(gateway, None, token) as one,
+                client(gateway, None, token) as unknown,
                 pytest.raises((UnavailableError, AuthenticationError)),
             ):
-                one.segment(IMAGE, CLICK, request_id="logged")
+                unknown.segment(IMAGE, CLICK, request_id="logged")
     assert "logged" in caplog.text
     assert TOKEN not in caplog.text and WRONG not in caplog.text
 

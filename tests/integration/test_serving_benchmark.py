@@ -1,4 +1,4 @@
-"""What the load benchmark says must hold, does, but for what takes a quiet machine to measure."""
+"""Checks of the load benchmarks, except those that need a quiet machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped base, exported and served for real, answers what torch answers."""
+"""Shipped base, exported and served by Triton, compared with torch."""
 
 from __future__ import annotations
 

@@ -119,9 +119,9 @@ def test_administration_over_grpc_is_closed(
 @pytest.mark.parametrize("path", CLOSED_PATHS)
 def test_administration_is_closed_over_http(triton: TritonServer, path: str) -> None:
     method = "POST" if path.startswith("repository") else "GET"
-    asked = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)
+    request = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(asked, timeout=10)
+        urllib.request.urlopen(request, timeout=10)
 
 
 def test_metrics_count_requests_and_report_quantiles(
@@ -197,8 +197,8 @@ def test_segment_by_concurrent_clients_shares_batches_and_equals_single_ones(
     assert after[2] - before.get(2, 0) == 1
     assert after[1] == before[1]
     assert after[ENCODER_MAX_BATCH] - before[ENCODER_MAX_BATCH] == busy
-    for one, both, size in zip(alone, together, [(90, 140), (300, 200)], strict=True):
-        assert_same(both, one, size)
+    for single, both, size in zip(alone, together, [(90, 140), (300, 200)], strict=True):
+        assert_same(both, single, size)
 
 
 def assert_same(answer: Arrays, expected: Arrays, size: tuple[int, int]) -> None:

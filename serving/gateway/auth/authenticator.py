@@ -41,14 +41,14 @@ class Authenticator:
 
     @property
     def requires_tokens(self) -> bool:
-        """Whether callers need a token."""
+        """True if callers need a token."""
         return self._path is not None
 
     def authenticate(self, metadata: Metadata | None) -> Principal:
         """Return the principal of the bearer token in a request's metadata.
 
         Raises:
-            AuthenticationError: no token, or an unknown one.
+            AuthenticationError: no token, or an unknown token.
         """
         if self._path is None:
             return EVERYBODY
@@ -64,7 +64,7 @@ class Authenticator:
                 HEADER,
                 got="an unknown token" if text else "no token",
                 expected="Bearer TOKEN",
-                fix="ask the operator for a token",
+                fix="request a token from the operator",
             )
         return Principal(token.tenant, token.role == EDITOR)
 

@@ -23,11 +23,11 @@ PRINCIPAL: Final[ContextVar[Principal]] = ContextVar("principal")
 def authenticated_principal() -> Principal:
     """Return the principal that the interceptor authenticated for the call being handled.
 
-    gRPC runs interceptor and handler of a call in one task, so that a context variable passes from
-    the first to the second, and to the tasks that the handler starts.
+    gRPC runs interceptor and handler of a call in the same task, so that a context variable set by
+    the interceptor is visible in the handler and in the tasks that it starts.
 
     Raises:
-        LookupError: outside a call, or in one that needs no token.
+        LookupError: outside a call, or in a call that needs no token.
     """
     return PRINCIPAL.get()
 

@@ -34,7 +34,7 @@ class Principal:
                 "token",
                 got=f"a token of {self.tenant} that may not change classes",
                 expected=f"a token with the role {EDITOR}",
-                fix="ask the operator for such a token",
+                fix="request such a token from the operator",
             )
 
 

@@ -49,7 +49,7 @@ def tls_files(certificate: Path | None, key: Path | None) -> TlsFiles | None:
     """Combine the two TLS options; None if neither is given.
 
     Raises:
-        ConfigError: one is given without the other.
+        ConfigError: only one of them is given.
     """
     if certificate is not None and key is not None:
         return TlsFiles(certificate, key)

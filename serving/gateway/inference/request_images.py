@@ -25,7 +25,7 @@ KNOWN_SIZES: Final = 65_536
 
 @dataclass(frozen=True)
 class RequestImage:
-    """The image of a request.
+    """Image of a request.
 
     Attributes:
         key: cache key of its embedding.

@@ -22,7 +22,7 @@ class _Flight(Generic[Value]):
 
 
 class SingleFlight(Generic[Key, Value]):
-    """Runs at most one computation a key; to be used inside one event loop.
+    """Runs at most one computation per key; to be used inside one event loop.
 
     A computation runs as long as any request waits for it, and is cancelled with the last.
     """
@@ -31,7 +31,7 @@ class SingleFlight(Generic[Key, Value]):
         self._flights: dict[Key, _Flight[Value]] = {}
 
     def is_running(self, key: Key) -> bool:
-        """Whether a request for this key would join a running computation."""
+        """Return whether a request for this key would join a running computation."""
         return key in self._flights
 
     async def run(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:

@@ -41,12 +41,12 @@ from cpcsam.contract import (
 )
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
-from serving.gateway.inference.triton_errors import error_of_triton
+from serving.gateway.inference.triton_errors import error_from_triton
 from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
-    encoded_of,
-    masks_of,
+    encoded_from_result,
+    masks_from_result,
     output,
 )
 from serving.gateway.inference.uncancelled import UncancelledCalls
@@ -122,7 +122,7 @@ class TritonClient:
                 self._client.is_model_ready(DECODE_WITH_MASK.name, client_timeout=timeout_s),
             )
         except InferenceServerException as error:
-            raise error_of_triton(error, self._address) from error
+            raise error_from_triton(error, self._address) from error
         digest = encoder.config.parameters["model_digest"].string_value
         return ModelInfo(
             triton_version=server.version,
@@ -165,7 +165,7 @@ class TritonClient:
         ]
         outputs = (*_mask_outputs(low_res), *EMBEDDING_OUTPUTS)
         result = await self._infer(SEGMENT.name, inputs, outputs, context)
-        return masks_of(result, chunk, low_res), encoded_of(result)
+        return masks_from_result(result, chunk, low_res), encoded_from_result(result)
 
     async def decode(
         self,
@@ -183,7 +183,7 @@ class TritonClient:
             model = DECODE_WITH_MASK
             inputs.append(_input(MASK_INPUT.name, chunk.mask_input))
         result = await self._infer(model.name, inputs, _mask_outputs(low_res), context)
-        return masks_of(result, chunk, low_res)
+        return masks_from_result(result, chunk, low_res)
 
     async def decode_logits(
         self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, context: RequestContext
@@ -202,7 +202,8 @@ class TritonClient:
     async def encode(self, image_bytes: bytes, context: RequestContext) -> Encoded:
         """Encode an image file; see `segment`."""
         inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
-        return encoded_of(await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context))
+        result = await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
+        return encoded_from_result(result)
 
     async def encode_frame(
         self, image: NDArray[np.uint8], input_size: NDArray[np.int32], context: RequestContext
@@ -234,7 +235,7 @@ class TritonClient:
                     client_timeout=context.remaining_s if cancellable else None,
                 )
             except InferenceServerException as error:
-                raise error_of_triton(error, self._address) from error
+                raise error_from_triton(error, self._address) from error
             finally:
                 release()  # only when Triton is done with the call
 

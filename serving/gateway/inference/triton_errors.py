@@ -12,12 +12,12 @@ from tritonclient.utils import InferenceServerException
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, LimitError, UnavailableError
 
-__all__ = ["error_of_triton"]
+__all__ = ["error_from_triton"]
 
 LOG = logging.getLogger(__name__)
 
 
-def error_of_triton(error: InferenceServerException, address: str) -> CpcSamError:
+def error_from_triton(error: InferenceServerException, address: str) -> CpcSamError:
     """Convert a failure of Triton, or of the connection to it, to an error of the project.
 
     Args:
@@ -30,7 +30,7 @@ def error_of_triton(error: InferenceServerException, address: str) -> CpcSamErro
         return ContractError(details)
     if status == "DEADLINE_EXCEEDED" or details == "Request timeout expired":
         return DeadlineError.of(
-            "deadline", got="no answer in time", expected="one sooner", fix="allow more time"
+            "deadline", got="no answer", expected="an answer in time", fix="allow more time"
         )
     if status == "UNAVAILABLE" and "maximum queue size" in details:
         return LimitError.of(

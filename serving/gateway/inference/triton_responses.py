@@ -23,7 +23,7 @@ from cpcsam.contract import (
 from cpcsam.errors import ServingError
 from serving.gateway.inference.prompt_batches import PromptChunk
 
-__all__ = ["ChunkMasks", "Encoded", "encoded_of", "masks_of", "output"]
+__all__ = ["ChunkMasks", "Encoded", "encoded_from_result", "masks_from_result", "output"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def output(result: InferResult, name: str) -> NDArray[Any]:
     return array
 
 
-def masks_of(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMasks:
+def masks_from_result(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMasks:
     """Parse masks, optionally with their logits, without batch dimension and padding prompts."""
 
     def real(name: str) -> NDArray[Any]:
@@ -106,7 +106,7 @@ def masks_of(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMas
     )
 
 
-def encoded_of(result: InferResult) -> Encoded:
+def encoded_from_result(result: InferResult) -> Encoded:
     """Parse the embedding, for further chunks of the same image."""
     return Encoded(
         output(result, IMAGE_EMBEDDINGS.name),

@@ -1,11 +1,12 @@
 """Admission control: bounded requests in flight, and fair queueing for Triton and for pixels.
 
-The number of requests in flight is bounded: a request beyond it is refused at once. If a client has
-more in flight than the newcomer's, its newest request that still waits is dropped instead. Each
-call to Triton takes one of few permits, which are shared evenly (`FairSemaphore`), and so does each
-image that the gateway decodes; a request that gets none within the queue's time limit is refused.
-No client can starve another, by many requests or by a large one. The number of calls adapts to
-Triton's speed, so that a call spends less time in Triton's own queues than it may in this one.
+The number of requests in flight is bounded: a request beyond it is refused at once, unless another
+client has more of them in flight; then the newest waiting request of that client is dropped
+instead. Each call to Triton takes one of few permits, which are shared evenly (`FairSemaphore`),
+and so does each image that the gateway decodes; a request that gets none within the queue's time
+limit is refused. No client can starve another, by many requests or by a large request. The number
+of calls adapts to Triton's speed, so that a call spends less time in Triton's own queues than it
+may spend here.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Permit:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether the request waits for its first turn."""
+        """True while the request waits for its first turn."""
         return self._queueing is not None
 
     @contextmanager

@@ -48,7 +48,10 @@ def _check_prompt(where: str, prompt: pb.Prompt, original_size: tuple[int, int])
     slots = slots_of(prompt)
     if slots == 0:
         raise ContractError.of(
-            where, got="no points and no box", expected="at least one of them", fix="add a point"
+            where,
+            got="no points and no box",
+            expected="at least one point or box",
+            fix="add a point",
         )
     if slots > MAX_POINT_SLOTS:
         raise ContractError.of(

@@ -62,7 +62,7 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             "prompts, classes and everything",
             got=" and ".join(modes) or "none",
             expected="one of them",
-            fix="ask for what prompts point at, for the entities of classes or for everything",
+            fix="request masks of prompts, of classes or of everything",
         )
     _check_mask_format(request)
     _check_tiles(request)
@@ -89,7 +89,7 @@ def _check_mask_format(request: pb.SegmentRequest) -> None:
         raise ContractError.of(
             "return_low_res_masks",
             got="a request without prompts",
-            expected="one with prompts, as other masks are put together from several",
+            expected="prompts, as other masks are merged from several",
             fix="leave it out",
         )
 

@@ -69,7 +69,7 @@ class VocabularyStore:
                 "classes",
                 got="a gateway without a folder to store them in",
                 expected="a gateway started with --classes DIR",
-                fix="ask the operator for that",
+                fix="have the operator set it",
             )
         folder = self._folder / tenant
         return await asyncio.to_thread(self._change, folder, tenant, model, edit)

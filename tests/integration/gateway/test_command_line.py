@@ -1,4 +1,4 @@
-"""The commands of the client against the gateway."""
+"""Client commands against the gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the gateway refuses it names, and it goes on serving."""
+"""Errors of the gateway: wrong input, limits, deadlines and cancellation."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ BAD = {
 def test_segment_with_invalid_input_names_it_and_keeps_serving(
     client: SegmentationClient, case: str
 ) -> None:
-    image, asked, kind, told = BAD[case]
-    with pytest.raises(kind, match=told) as caught:
-        client.segment(image, asked)
+    image, prompts, kind, message = BAD[case]
+    with pytest.raises(kind, match=message) as caught:
+        client.segment(image, prompts)
     assert type(caught.value) is kind
     assert ", expected " in str(caught.value) and "; " in str(caught.value)
     assert "\n" not in str(caught.value) and "ensemble" not in str(caught.value)
@@ -119,7 +119,7 @@ def test_segment_with_a_short_deadline_is_refused(gateway: Gateway) -> None:
 
 
 def test_triton_with_cancelled_callers_survives(gateway: Gateway, triton: TritonServer) -> None:
-    def ask(number: int) -> None:
+    def segment(number: int) -> None:
         with SegmentationClient(
             gateway.address, timeout_s=0.002 + 0.003 * (number % 50)
         ) as hurried:
@@ -127,7 +127,7 @@ def test_triton_with_cancelled_callers_survives(gateway: Gateway, triton: Triton
                 hurried.segment(picture(), clicks(1 + 15 * (number % 4)))
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(ask, range(120)))
+        list(pool.map(segment, range(120)))
     assert triton.process.poll() is None
     deadline = time.monotonic() + 60
     with SegmentationClient(gateway.address) as patient:
@@ -150,7 +150,7 @@ def test_segment_when_full_is_refused_and_succeeds_on_retry(triton: TritonServer
         SegmentationClient(gateway.address) as patient,
     ):
 
-        def ask(_: int) -> type[CpcSamError] | None:
+        def segment(_: int) -> type[CpcSamError] | None:
             try:
                 client.segment(picture(), clicks(100), mask_selection=MaskSelection.ALL)
             except CpcSamError as error:
@@ -158,7 +158,7 @@ def test_segment_when_full_is_refused_and_succeeds_on_retry(triton: TritonServer
             return None
 
         with ThreadPoolExecutor(8) as pool:
-            outcomes = list(pool.map(ask, range(8)))
+            outcomes = list(pool.map(segment, range(8)))
         assert set(outcomes) == {None, FullError}
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: patient.segment(picture(), clicks(1)), range(4)))

@@ -1,4 +1,4 @@
-"""The metrics are there under their names, and the endpoint shows and frees them."""
+"""Prometheus metrics and their endpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache is bounded in bytes, fair to tenants, and computes nothing twice."""
+"""Embedding cache: bounded bytes, LRU eviction, fairness between tenants, single-flight."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def key(image: str, tenant: str = "a", model: str = "m", tile: Box | None = None
 
 
 class Store:
-    """A cache whose images are all made the same way, and which are counted."""
+    """Cache with a counting computation."""
 
     def __init__(self, units: int) -> None:
         self.metrics = Metrics()
         self.cache = EmbeddingCache(units * UNIT, self.metrics)
         self.made: list[ImageKey] = []
 
-    async def get(self, wanted: ImageKey, units: int = 1) -> Encoded:
+    async def get(self, lookup: ImageKey, units: int = 1) -> Encoded:
         async def make() -> Encoded:
-            self.made.append(wanted)
+            self.made.append(lookup)
             await asyncio.sleep(0)
             return encoded(units)
 
-        return await self.cache.get(wanted, make)
+        return await self.cache.get(lookup, make)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
@@ -65,9 +65,9 @@ async def test_get_of_a_cached_key_hits_and_counts_lookups() -> None:
 async def test_get_with_another_tenant_model_or_tile_misses() -> None:
     store = Store(9)
     keys = [key("x"), key("x", "b"), key("x", model="n"), key("x", tile=Box(0, 0, 2, 2))]
-    for one in keys:
-        await store.get(one)
-    assert store.made == keys and all(one in store.cache for one in keys)
+    for wanted in keys:
+        await store.get(wanted)
+    assert store.made == keys and all(wanted in store.cache for wanted in keys)
 
 
 async def test_eviction_takes_the_least_recently_used() -> None:
@@ -108,23 +108,23 @@ async def test_get_after_a_failure_computes_again() -> None:
     assert key("x") in store.cache
 
 
-wanted = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 5))
+lookup = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 5))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
-@given(st.lists(wanted, max_size=40))
+@given(st.lists(lookup, max_size=40))
 def test_cache_stays_within_its_bytes_and_reports_them(
-    asked: list[tuple[str, int, int]],
+    lookups: list[tuple[str, int, int]],
 ) -> None:
     async def run() -> None:
         store = Store(7)
         sizes = {}
-        for tenant, image, units in asked:
-            one = key(str(image), tenant)
-            if one not in store.cache:
-                sizes[one] = units * UNIT
-            await store.get(one, units)
-            assert one in store.cache
+        for tenant, image, units in lookups:
+            wanted = key(str(image), tenant)
+            if wanted not in store.cache:
+                sizes[wanted] = units * UNIT
+            await store.get(wanted, units)
+            assert wanted in store.cache
             held = sum(size for kept, size in sizes.items() if kept in store.cache)
             assert held == store.value("cpcsam_cache_bytes") <= 7 * UNIT
 

@@ -1,4 +1,4 @@
-"""Equal requests that meet share a computation, and none fails for another's haste."""
+"""Single-flight: shared computations, errors and cancellation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.gateway.inference.single_flight import SingleFlight
 
 
 class Computation:
-    """Counts how often it is begun; ends when told to."""
+    """Counts its starts; ends when `gate` opens."""
 
     def __init__(self, *outcomes: int | Exception) -> None:
         self.outcomes = list(outcomes)
@@ -51,14 +51,14 @@ async def test_run_of_concurrent_requests_shares_one_computation() -> None:
 
 async def test_run_with_different_keys_computes_each() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
-    one, other = Computation(1), Computation(2)
+    first, second = Computation(1), Computation(2)
     callers = [
-        asyncio.create_task(flights.run("a", one)),
-        asyncio.create_task(flights.run("b", other)),
+        asyncio.create_task(flights.run("a", first)),
+        asyncio.create_task(flights.run("b", second)),
     ]
     await settle()
-    one.gate.set()
-    other.gate.set()
+    first.gate.set()
+    second.gate.set()
     assert await asyncio.gather(*callers) == [1, 2]
 
 

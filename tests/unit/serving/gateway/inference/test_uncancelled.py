@@ -1,4 +1,4 @@
-"""Calls to a Triton that must not be cancelled go on; which Tritons these are."""
+"""Calls shielded from cancellation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 
 import pytest
 
-from serving.gateway.inference.triton_client import is_cancellable
 from serving.gateway.inference.uncancelled import UncancelledCalls
 
 
@@ -47,19 +46,3 @@ async def test_run_returns_results_and_raises_errors() -> None:
         await calls.run(call(-1))
     await calls.finish(1)
     assert calls.abandoned == 0
-
-
-@pytest.mark.parametrize(
-    ("version", "safe"),
-    [
-        ("2.51.0", False),
-        ("2.57.9", False),
-        ("2.58.0", True),
-        ("2.74.0", True),
-        ("3.0", True),
-        ("", False),
-        ("x.y", False),
-    ],
-)
-def test_is_cancellable_depends_on_the_version(version: str, safe: bool) -> None:
-    assert is_cancellable(version) is safe

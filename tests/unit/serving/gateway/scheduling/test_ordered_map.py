@@ -1,4 +1,4 @@
-"""A stream is answered in order, a few at a time, and nothing is left behind."""
+"""Ordered concurrent map: order, backpressure and cleanup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW = 3
 
 
 class Source:
-    """Requests 0, 1, 2, ... that tells how many were read."""
+    """Stream of 0, 1, 2, ... that counts the items read."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -34,7 +34,7 @@ async def settled() -> None:
 async def test_ordered_map_keeps_the_order_of_items() -> None:
     running = most = 0
 
-    async def answer(number: int) -> int:
+    async def compute(number: int) -> int:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -42,20 +42,20 @@ async def test_ordered_map_keeps_the_order_of_items() -> None:
         running -= 1
         return 10 * number
 
-    answers = ordered_map(answer, aiter(Source(20)), WINDOW)
-    assert [one async for one in answers] == [10 * number for number in range(20)]
+    results = ordered_map(compute, aiter(Source(20)), WINDOW)
+    assert [result async for result in results] == [10 * number for number in range(20)]
     assert most == WINDOW
 
 
 async def test_ordered_map_reads_at_most_the_window_ahead() -> None:
     source = Source(20)
 
-    async def answer(number: int) -> int:
+    async def compute(number: int) -> int:
         return number
 
-    async with aclosing(ordered_map(answer, aiter(source), WINDOW)) as answers:
+    async with aclosing(ordered_map(compute, aiter(source), WINDOW)) as results:
         for taken in range(1, 6):
-            assert await anext(answers) == taken - 1
+            assert await anext(results) == taken - 1
             await settled()
             assert source.read == taken + WINDOW - 1
 
@@ -63,15 +63,15 @@ async def test_ordered_map_reads_at_most_the_window_ahead() -> None:
 async def test_ordered_map_when_closed_cancels_pending_calls() -> None:
     ended: list[int] = []
 
-    async def answer(number: int) -> int:
+    async def compute(number: int) -> int:
         try:
             await asyncio.sleep(0 if number == 0 else 60)
         finally:
             ended.append(number)
         return number
 
-    async with aclosing(ordered_map(answer, aiter(Source(9)), WINDOW)) as answers:
-        assert await anext(answers) == 0
+    async with aclosing(ordered_map(compute, aiter(Source(9)), WINDOW)) as results:
+        assert await anext(results) == 0
         await settled()
     assert sorted(ended) == [0, 1, 2]
 
@@ -81,10 +81,10 @@ async def test_ordered_map_raises_the_error_of_its_source_after_the_results() ->
         yield 1
         raise ConnectionError("gone")
 
-    async def answer(number: int) -> int:
+    async def compute(number: int) -> int:
         return number
 
-    answers = ordered_map(answer, broken(), WINDOW)
-    assert await anext(answers) == 1
+    results = ordered_map(compute, broken(), WINDOW)
+    assert await anext(results) == 1
     with pytest.raises(ConnectionError, match="gone"):
-        await anext(answers)
+        await anext(results)

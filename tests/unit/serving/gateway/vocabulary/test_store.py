@@ -1,4 +1,4 @@
-"""Classes outlive the gateway, tenants do not meet, and no failure half-way loses anything."""
+"""Vocabulary store: persistence, isolation of tenants and crash safety."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ async def test_change_persists_and_stays_within_the_tenant(tmp_path: Path) -> No
         assert changed is not None and changed.names[-1] == name
     await store.change("ward", MODEL, learn("bone"))
     again = VocabularyStore(tmp_path, None)
-    for one in (store, again):
-        assert await names(one, "lab") == ("disc", "ring")
-        assert await names(one, "ward") == ("bone",)
-        assert await names(one, "other") == ()
+    for reopened in (store, again):
+        assert await names(reopened, "lab") == ("disc", "ring")
+        assert await names(reopened, "ward") == ("bone",)
+        assert await names(reopened, "other") == ()
     await again.change("lab", MODEL, forget("disc"))
     await again.change("lab", MODEL, forget("ring"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ()
@@ -112,8 +112,8 @@ async def test_change_with_a_crash_before_the_switch_keeps_the_old_version(
         broken.setattr(module, "switch_to", crash)
         with pytest.raises(OSError, match="disk full"):
             await store.change("lab", MODEL, learn("ring"))
-    for one in (store, VocabularyStore(tmp_path, None)):
-        assert await names(one, "lab") == ("disc",)
+    for reopened in (store, VocabularyStore(tmp_path, None)):
+        assert await names(reopened, "lab") == ("disc",)
     await store.change("lab", MODEL, learn("bone"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ("disc", "bone")
 
