@@ -13,7 +13,7 @@ from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.instance_mask import InstanceMask
-from cpcsam.client.overlay import color_of, contour
+from cpcsam.drawing import color_of, contour
 from training.data.sample import Sample
 from training.evaluation.class_scores import foreground_of
 

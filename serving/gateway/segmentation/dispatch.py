@@ -14,7 +14,7 @@ from serving.gateway.segmentation.by_class import ClassSegmenter
 from serving.gateway.segmentation.by_prompts import PromptSegmenter
 from serving.gateway.segmentation.mask_generator import EverythingSegmenter
 from serving.gateway.segmentation.responses import instances_response, prompted_response
-from serving.gateway.segmentation.wire_config import class_search_config, mask_generator_config
+from serving.gateway.validation.search_config import class_search_config, mask_generator_config
 from serving.gateway.vocabulary.service import VocabularyService
 
 __all__ = ["SegmentationDispatcher"]
