@@ -27,7 +27,7 @@ def blob(seed: int) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), sizes, st.floats(0.1, 4))
-def test_only_where_it_reaches_is_as_everywhere(
+def test_paste_mask_cropped_equals_upscaled_whole(
     seed: int, size: tuple[int, int], offset: float
 ) -> None:
     low_res_mask, input_size = blob(seed), input_size_of(size, SIDE)
@@ -46,7 +46,7 @@ def test_only_where_it_reaches_is_as_everywhere(
         assert (pasted.bbox, pasted.stability) == (EMPTY_BOX, 0.0)
 
 
-def test_an_empty_mask_lies_nowhere() -> None:
+def test_paste_mask_empty_mask_has_empty_box() -> None:
     for value in (-9.0, -0.5):
         pasted = paste_mask(np.full((LOW, LOW), value, np.float32), (256, 200), (90, 70), SIDE)
         assert (pasted.bbox, pasted.mask.shape, pasted.stability) == (EMPTY_BOX, (0, 0), 0.0)

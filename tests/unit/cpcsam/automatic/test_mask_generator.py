@@ -35,7 +35,7 @@ def assert_found_once(found: list[InstanceMask], sample: Sample, least: float) -
 
 
 @pytest.mark.parametrize("crop_n_layers", [0, 1])
-def test_each_entity_is_found_once(crop_n_layers: int) -> None:
+def test_generate_finds_each_entity_once(crop_n_layers: int) -> None:
     sample = discs(9)
     wanted = MaskGeneratorConfig(
         points_per_side=12,
@@ -50,7 +50,7 @@ def test_each_entity_is_found_once(crop_n_layers: int) -> None:
         assert one.score == pytest.approx(0.9)
 
 
-def test_what_tiles_cut_is_put_together() -> None:
+def test_generate_with_tiles_merges_cut_entities() -> None:
     sample = discs(7)
     found = AutomaticMaskGenerator(BrightnessModel(), LENIENT).generate(
         sample.image, tile=64, overlap=0.5
@@ -60,7 +60,7 @@ def test_what_tiles_cut_is_put_together() -> None:
     assert len(build_point_grids(size, LENIENT, 64, 0.5)) > 4
 
 
-def test_what_is_not_good_enough_is_dropped() -> None:
+def test_generate_strict_thresholds_drop_all_masks() -> None:
     image = discs(9).image
     for strict in (
         MaskGeneratorConfig(points_per_side=8, pred_iou_thresh=0.95, stability_score_thresh=0.5),
@@ -81,7 +81,7 @@ def test_what_is_not_good_enough_is_dropped() -> None:
     st.floats(0, 0.95),
     st.integers(1, 9),
 )
-def test_crops_cover_the_image_and_clicks_lie_in_them(
+def test_point_grids_crops_cover_the_image_and_contain_their_points(
     size: tuple[int, int], layers: int, overlap: float, points: int
 ) -> None:
     wanted = MaskGeneratorConfig(
@@ -116,6 +116,6 @@ def test_crops_cover_the_image_and_clicks_lie_in_them(
         {"crop_n_points_downscale_factor": 0},
     ],
 )
-def test_settings_without_a_meaning_are_refused(wrong: dict[str, float]) -> None:
+def test_config_out_of_range_raises_config_error(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         MaskGeneratorConfig(**wrong)

@@ -39,7 +39,7 @@ def instance(mask: NDArray[np.bool_], score: float = 0.5, stability: float = 0.5
 
 @UNHURRIED
 @given(masks)
-def test_a_masks_message_describes_the_mask(mask: NDArray[np.bool_]) -> None:
+def test_mask_message_describes_the_mask(mask: NDArray[np.bool_]) -> None:
     height, width = mask.shape
     message = mask_message(instance(mask), (height, width), pb.MASK_FORMAT_COCO_RLE)
     rows, columns = np.nonzero(mask)
@@ -55,7 +55,7 @@ def test_a_masks_message_describes_the_mask(mask: NDArray[np.bool_]) -> None:
 
 @UNHURRIED
 @given(masks)
-def test_every_format_is_the_same_mask(mask: NDArray[np.bool_]) -> None:
+def test_mask_message_formats_are_equivalent(mask: NDArray[np.bool_]) -> None:
     whole, size = instance(mask), (mask.shape[0], mask.shape[1])
     with Image.open(io.BytesIO(mask_message(whole, size, pb.MASK_FORMAT_PNG).png)) as image:
         assert image.mode == "1" and np.array_equal(np.array(image), mask)
@@ -72,7 +72,7 @@ def test_every_format_is_the_same_mask(mask: NDArray[np.bool_]) -> None:
 
 
 @pytest.mark.parametrize("part", [Box(0, 0, 2, 3), Box(1, 0, 2, 2)])
-def test_prompts_are_answered_in_order_with_logits(part: Box) -> None:
+def test_prompted_response_keeps_order_and_logits(part: Box) -> None:
     logits = np.arange(4, dtype=np.float32)
     prompts = [
         PromptMasks(
@@ -97,7 +97,7 @@ def test_prompts_are_answered_in_order_with_logits(part: Box) -> None:
     assert response.cached and response.original_size == pb.Size(height=2, width=3)
 
 
-def test_entities_are_told_with_their_class_and_place() -> None:
+def test_instances_response_has_class_and_point() -> None:
     part, box, whole = np.array([[True, False], [True, True]]), Box(1, 2, 3, 4), Box(0, 0, 5, 6)
     found = InstanceMask.from_mask(
         part, box, score=0.75, tile=whole, stability=0.5, class_index=1, point=(2.5, 1.5)
