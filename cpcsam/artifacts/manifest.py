@@ -205,11 +205,11 @@ def _verify(file: Path, digest: str) -> None:
         raise ArtifactError.of(
             str(file), got="no such file", expected=f"sha256 {digest[:12]}", fix="make it again"
         )
-    found = sha256_file(file)
-    if found != digest:
+    actual = sha256_file(file)
+    if actual != digest:
         raise ArtifactError.of(
             str(file),
-            got=f"sha256 {found[:12]}",
+            got=f"sha256 {actual[:12]}",
             expected=f"{digest[:12]} as its manifest says",
             fix="the file was altered; make the artifact again",
         )

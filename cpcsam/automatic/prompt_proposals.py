@@ -124,8 +124,8 @@ def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         if (spread == labels).all():
             break
         labels = spread
-    found = np.unique(labels[labels > 0])
-    return np.where(mask, np.searchsorted(found, labels) + 1, 0)
+    distinct = np.unique(labels[labels > 0])
+    return np.where(mask, np.searchsorted(distinct, labels) + 1, 0)
 
 
 def _refined(probability: Array, row: int, column: int) -> tuple[float, float]:

@@ -41,7 +41,7 @@ def mask_from_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _covers(counts: bytes, pixels: int) -> bool:
-    """Return whether a counts string is well-formed and its runs add up to so many pixels."""
+    """Return whether a counts string is well-formed and its runs add up to the number of pixels."""
     digits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
     if not len(digits):
         return pixels == 0

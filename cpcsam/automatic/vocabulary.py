@@ -271,16 +271,16 @@ def build_vocabulary(
         owners=np.zeros(0, np.int32),
         calibration=np.tile(np.array([1, 0], np.float32), (len(names), 1)),
     )
-    found = [
+    clusters = [
         cluster(
             vocabulary._project(_require_entities(examples.pooled(index), name)), config.prototypes
         )
         for index, name in enumerate(names)
     ]
-    found.append(cluster(vocabulary._project(empty), config.background))
-    owners = np.repeat([*range(len(names)), BACKGROUND], [len(group) for group in found])
+    clusters.append(cluster(vocabulary._project(empty), config.background))
+    owners = np.repeat([*range(len(names)), BACKGROUND], [len(group) for group in clusters])
     vocabulary = replace(
-        vocabulary, prototypes=np.concatenate(found), owners=owners.astype(np.int32)
+        vocabulary, prototypes=np.concatenate(clusters), owners=owners.astype(np.int32)
     )
     margins = vocabulary._margins(cells)
     curves = [fit_logistic(margins[:, i], coverage) for i, coverage in enumerate(coverages)]

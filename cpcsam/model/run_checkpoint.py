@@ -111,11 +111,11 @@ def load_run(path: Path, base: Path | None = None) -> CpcSam:
             f"base of {path}", got=f"nothing at {base}", expected="the base", fix="pass its path"
         )
     expected = config["base"]["sha256"]
-    found = base_digest(base)
-    if found != expected:
+    digest = base_digest(base)
+    if digest != expected:
         raise ArtifactError.of(
             f"base of {path}",
-            got=f"{base} with sha256 {found[:12]}",
+            got=f"{base} with sha256 {digest[:12]}",
             expected=expected[:12],
             fix="give the base that the run was trained on",
         )
