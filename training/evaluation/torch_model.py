@@ -27,7 +27,7 @@ def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:
     A base is identified by its weights' digest, a run by its manifest's, as in later artifacts.
 
     Args:
-        base: an artifact of kind `checkpoint` or an official file; with a run, the path of its base.
+        base: an artifact of kind `checkpoint` or an official file; of a run, its base's path.
         run: an artifact of kind `run`; None takes the base alone.
 
     Raises:
