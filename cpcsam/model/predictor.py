@@ -17,7 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.backends.protocol import Backend
-from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, MULTIMASK, SINGLE_MASK, PointLabel, grid_size
+from cpcsam.contract import (
+    LOW_RES_FACTOR,
+    MASK_THRESHOLD,
+    MULTIMASK,
+    SINGLE_MASK,
+    PointLabel,
+    grid_size,
+)
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.transforms import decode_image, resize_coords, to_frame, upscale_masks
 

@@ -1,4 +1,4 @@
-"""Who runs the graphs of the contract: torch, ONNX Runtime, or any engine that fits `Runner`."""
+"""Graph runners: the contract's graphs in torch, ONNX Runtime or another engine."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from cpcsam.contract import GraphSpec
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
 
-__all__ = ["OnnxRunner", "Runner", "TorchRunner"]
+__all__ = ["OnnxRunner", "GraphRunner", "TorchRunner"]
 
 
-class Runner(Protocol):
-    """An engine that holds all graphs of one model.
+class GraphRunner(Protocol):
+    """An engine that runs single graphs of a model.
 
     Attributes:
-        name: of the engine and its precision, for reports and errors.
+        name: engine and precision, for reports and errors.
     """
 
     name: str
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Run one graph.
+        """Run a graph.
 
         Args:
-            graph: one of the contract's.
-            inputs: at least the graph's own, by name, with the contract's shapes and dtypes, on
-                the CPU.
+            graph: specification from the contract.
+            inputs: by name, with the contract's shapes and dtypes, on the CPU; inputs of other
+                graphs are ignored.
 
         Returns:
-            The outputs in the contract's order, on the CPU.
+            Outputs in the contract's order, on the CPU.
 
         Raises:
-            ExportError: the engine refuses the graph or these inputs.
+            ExportError: the engine rejects the graph or these inputs.
         """
 
 
 class TorchRunner:
-    """The model itself, which every engine is compared with."""
+    """The torch model, the reference of every comparison."""
 
     name = f"torch {torch.__version__}"
 
@@ -53,19 +53,19 @@ class TorchRunner:
 
     @torch.no_grad()
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """As `Runner`."""
+        """Run a graph; see `GraphRunner`."""
         module = GraphModule(self._model, graph)
         return list(module(*(inputs[name] for name in graph.input_names)))
 
 
 class OnnxRunner:
-    """Exported graphs in ONNX Runtime on the CPU, each opened when it is first needed."""
+    """Exported graphs in ONNX Runtime on the CPU, each loaded on first use."""
 
     def __init__(self, directory: Path, precision: str, threads: int = 0) -> None:
         self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"
         self._graphs = OnnxGraphs(directory, threads)
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """As `Runner`."""
+        """Run a graph; see `GraphRunner`."""
         feeds = {name: inputs[name].numpy() for name in graph.input_names}
         return [torch.from_numpy(output) for output in self._graphs.run(graph, feeds)]

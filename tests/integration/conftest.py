@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
 from tests.support.once import shared_folder
 from tests.support.paths import ROOT

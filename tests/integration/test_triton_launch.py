@@ -15,7 +15,7 @@ import pytest
 
 from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.errors import ArtifactError, ServingError
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import SHARED_MEMORY, launch_triton
 
 pytestmark = pytest.mark.triton

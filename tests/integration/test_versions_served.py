@@ -10,7 +10,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from cpcsam.artifacts.versions import list_versions, roll_back
 from cpcsam.contract import ENSEMBLES, GRAPHS, STEPS
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
 from tests.integration.conftest import export_shipped_base
 from tests.support.tiny_graphs import publish_tiny_graphs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cpcsam.artifacts.manifest import publish
 from cpcsam.contract import GRAPHS
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 
 
 def write_graphs(path: Path, content: str) -> Path:

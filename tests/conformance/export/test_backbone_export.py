@@ -18,9 +18,9 @@ from cpcsam.model.sam import CpcSam
 from export import check_parity
 from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.compare import TOLERANCES
+from export.accuracy.tolerances import TOLERANCES
 from export.graphs.modules import GraphModule, relative_difference
-from export.graphs.traceable import exportable
+from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
@@ -30,13 +30,13 @@ WHOLE_MATRIX = 64**4
 
 
 def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
-    form = exportable(model)
+    form = make_traceable(model)
     for graph in GRAPHS:
         onnx_from_torch(form, graph, folder / f"{graph.name}.onnx", {})
     return OnnxRunner(folder, "fp32")
 
 
-def test_vit_t_at_512(tmp_path: Path) -> None:
+def test_export_vit_t_at_512_equals_torch(tmp_path: Path) -> None:
     """In full depth, with mask prompts; 256 pixels are test_onnx_export's."""
     model = fuse(noisy_cpcsam(512))
     compare_on_grid(
@@ -51,7 +51,7 @@ def test_vit_t_at_512(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
-def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
+def test_export_vit_b_two_blocks_equals_torch(image_size: int, tmp_path: Path) -> None:
     """A block in padded windows and a global one: all that depends on the image size."""
     model = fuse(windowed_cpcsam(image_size))
     runner = export(model, tmp_path)
@@ -67,21 +67,21 @@ def test_vit_b_two_blocks_deep(image_size: int, tmp_path: Path) -> None:
     )
 
 
-def test_official_vit_b_in_full_depth(tmp_path: Path) -> None:
+def test_export_official_vit_b_full_depth_equals_torch(tmp_path: Path) -> None:
     """Random weights in the official file's layout, positions interpolated to 256 pixels."""
     torch.manual_seed(0)
     sam = sam_model_registry["vit_b"]()
     fill_with_noise(sam, seed=1)
     torch.save(sam.state_dict(), tmp_path / "mine.pth")
     model = fuse(load_base(tmp_path / "mine.pth", "vit_b", 256))
-    onnx_from_torch(exportable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
+    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
     runner = OnnxRunner(tmp_path, "fp32")
     compare_on_grid(TorchRunner(model), runner, 256, TOLERANCE, batches=(1, 2), encoder_only=True)
 
 
-def test_vit_h_two_blocks_deep(tmp_path: Path) -> None:
+def test_export_vit_h_two_blocks_equals_torch(tmp_path: Path) -> None:
     model = fuse(windowed_cpcsam(256, model_size="vit_h"))
-    onnx_from_torch(exportable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
+    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
     compare_on_grid(
         TorchRunner(model),
         OnnxRunner(tmp_path, "fp32"),
@@ -94,10 +94,10 @@ def test_vit_h_two_blocks_deep(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
 @pytest.mark.parametrize("model_size", MODEL_SIZES)
-def test_every_size_has_the_contract_shapes(model_size: str, image_size: int) -> None:
+def test_graph_module_of_every_size_has_contract_shapes(model_size: str, image_size: int) -> None:
     """In full depth, without storage."""
     with torch.device("meta"), torch.no_grad():
-        model = exportable(fuse(CpcSam(build_sam(model_size, image_size)).to("meta")))
+        model = make_traceable(fuse(CpcSam(build_sam(model_size, image_size)).to("meta")))
         sizes = {"B": 2, "P": 3, "N": 4, "N+1": 5}
         for graph in GRAPHS:
 
@@ -115,14 +115,14 @@ def test_every_size_has_the_contract_shapes(model_size: str, image_size: int) ->
             assert [tuple(one.shape) for one in outputs] == [*map(shape, graph.outputs)]
 
 
-def test_no_tensor_holds_all_heads_matrices(tmp_path: Path) -> None:
+def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
     """At 1024 pixels; with queries enough for one block the largest tensor is all of them."""
     model = fuse(windowed_cpcsam(1024, model_size="vit_t"))
     heads = 6
     largest = {}
     for queries in (1024, 4096):
         file = tmp_path / f"{queries}.onnx"
-        onnx_from_torch(exportable(model, queries), IMAGE_ENCODER, file, {})
+        onnx_from_torch(make_traceable(model, queries), IMAGE_ENCODER, file, {})
         inferred = onnx.shape_inference.infer_shapes(onnx.load(file), data_prop=True)
         largest[queries] = max(_elements(value) for value in inferred.graph.value_info)
     assert largest[4096] == heads * WHOLE_MATRIX
@@ -137,20 +137,20 @@ def _elements(value: onnx.ValueInfoProto) -> int:
     return count
 
 
-def test_blocks_of_queries_change_no_value(tmp_path: Path) -> None:
+def test_blockwise_attention_in_chunks_keeps_outputs(tmp_path: Path) -> None:
     model = fuse(windowed_cpcsam(512))
     image = torch.randint(0, 256, (1, 3, 512, 512)).byte()
     inputs = {"image": image, "input_size": torch.tensor([[512, 300]], dtype=torch.int32)}
     [expected] = TorchRunner(model)(IMAGE_ENCODER, inputs)
     for queries in (96, 320):
         onnx_from_torch(
-            exportable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
+            make_traceable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
         )
         [found] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
         assert relative_difference(found, expected) <= TOLERANCE
 
 
-def test_the_command_that_compares_in_full_size(
+def test_check_parity_command_reports_outputs_and_fails_beyond_tolerance(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As `make check-parity` does for vit_b at 1024 pixels, on fewer shapes of the smallest."""
@@ -160,6 +160,6 @@ def test_the_command_that_compares_in_full_size(
     told = capsys.readouterr().out.splitlines()
     assert len(told) == sum(len(graph.outputs) for graph in GRAPHS)
     assert all(line.endswith(("over 1 shapes", "over 3 shapes")) for line in told)
-    monkeypatch.setitem(check_parity.TOLERANCES, "fp32", replace(TOLERANCES["fp32"], grid=1e-9))
+    monkeypatch.setitem(TOLERANCES, "fp32", replace(TOLERANCES["fp32"], grid=1e-9))
     assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 2
     assert "image_encoder, image_embeddings (2, 256, 16, 16)" in capsys.readouterr().err

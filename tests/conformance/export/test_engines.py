@@ -23,16 +23,16 @@ from cpcsam.errors import ArtifactError, CpcSamError, ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
+from export.accuracy.comparison import require_fidelity
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.check_engines import check_engines, main, measure_profiles
-from export.check_tensorrt import trace_graphs
-from export.compare import require_fidelity
-from export.engines.full_batches import FullBatches
+from export.engines.full_batches import FullBatchRunner
 from export.engines.profiles import profiles_of
 from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
+from export.graphs.precisions import trace_graphs
 from export.real_images import packaged_images, read_scenes
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from tests.support.paths import ROOT
 from tests.support.stand_in_gpu import tensorrt
 
@@ -113,7 +113,7 @@ def draw(batch: int, prompts: int, points: int) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (8, 1, 3), (4, 16, 2), (1, 64, 16), (2, 3, 4)], ids=str
 )
-def test_every_graph_answers_in_every_profile(
+def test_engine_runner_in_every_profile_equals_onnxruntime(
     engines: EngineRunner, merged: Path, shape: tuple[int, int, int]
 ) -> None:
     assert engines.name == "TensorRT 10.0.0.stand-in, fp16"
@@ -125,7 +125,7 @@ def test_every_graph_answers_in_every_profile(
         tensors |= dict(zip(graph.output_names, expected, strict=True))
 
 
-def test_shapes_beyond_every_profile_are_refused_and_the_next_call_works(
+def test_engine_runner_shapes_beyond_every_profile_raises_and_keeps_working(
     engines: EngineRunner,
 ) -> None:
     tensors = draw(5, 16, 1) | {"image_embeddings": torch.zeros(5, 256, 16, 16)}
@@ -151,13 +151,13 @@ class Recorded(TorchRunner):
 @pytest.mark.parametrize(
     ("most", "calls"), [((8, 1), 5 * [(8, 1)]), ((4, 16), [(4, 16)]), ((3, 2), 3 * [(3, 2)])]
 )
-def test_every_call_is_full_and_answers_as_before(
+def test_full_batch_runner_fills_every_call_and_keeps_outputs(
     merged: Path, most: tuple[int, int], calls: list[tuple[int, int]]
 ) -> None:
     runner = Recorded(load_merged(merged))
     runner.calls = []
     tensors = draw(2, 5, 3)
-    full = FullBatches(runner, *most)
+    full = FullBatchRunner(runner, *most)
     for graph in GRAPHS:
         found = full(graph, tensors)
         made, runner.calls = runner.calls, []
@@ -170,7 +170,7 @@ def test_every_call_is_full_and_answers_as_before(
         tensors |= dict(zip(graph.output_names, expected, strict=True))
 
 
-def test_good_engines_are_published_once(
+def test_check_engines_within_tolerance_publishes_once(
     gpu: None, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans, out = make_plans(merged, tmp_path / "plans"), tmp_path / "engines"
@@ -203,7 +203,7 @@ def test_good_engines_are_published_once(
     build_repository(out, tmp_path / "store", target="gpu")
 
 
-def test_engines_with_one_bad_profile_are_refused_and_nothing_is_published(
+def test_check_engines_bad_profile_raises_and_publishes_nothing(
     gpu: None, merged: Path, tmp_path: Path
 ) -> None:
     plans = make_plans(merged, tmp_path / "plans", {2: 0.5})
@@ -214,7 +214,7 @@ def test_engines_with_one_bad_profile_are_refused_and_nothing_is_published(
     assert "fp16, 1 × 64, mean mask" in (tmp_path / "engines-rejected.html").read_text()
 
 
-def test_plans_that_were_not_judged_are_no_engines(merged: Path, tmp_path: Path) -> None:
+def test_build_repository_from_unchecked_plans_raises(merged: Path, tmp_path: Path) -> None:
     plans = make_plans(merged, tmp_path / "plans")
     with pytest.raises(ArtifactError, match="got kind plans, expected engine"):
         build_repository(plans, tmp_path / "store", target="gpu")
@@ -233,7 +233,7 @@ class Wrong(TorchRunner):
         return outputs
 
 
-def test_an_error_in_the_last_place_of_a_full_batch_is_found(merged: Path) -> None:
+def test_measure_profiles_error_in_last_item_of_full_batch_is_found(merged: Path) -> None:
     model = load_merged(merged)
     scenes = read_scenes([IMAGE], 256)
     found = measure_profiles(TorchRunner(model), Wrong(model), scenes)
@@ -245,13 +245,15 @@ def test_an_error_in_the_last_place_of_a_full_batch_is_found(merged: Path) -> No
                 require_fidelity(fidelity, "fp16", 256)
 
 
-def test_plans_of_another_model_are_refused(merged: Path, tmp_path: Path) -> None:
+def test_check_engines_plans_of_another_model_raises(merged: Path, tmp_path: Path) -> None:
     plans = make_plans(merged, tmp_path / "plans", made_of="1" * 64)
     with pytest.raises(ArtifactError, match="got plans of the merged model 1111"):
         check_engines(plans, merged, tmp_path / "engines", images=[IMAGE])
 
 
-def test_a_plan_of_another_tensorrt_is_refused(gpu: None, merged: Path, tmp_path: Path) -> None:
+def test_engine_runner_plan_of_another_tensorrt_raises(
+    gpu: None, merged: Path, tmp_path: Path
+) -> None:
     for graph in GRAPHS:
         (tmp_path / f"{graph.name}.plan").write_bytes(b"of another TensorRT")
     with (
@@ -269,7 +271,7 @@ def test_a_plan_of_another_tensorrt_is_refused(gpu: None, merged: Path, tmp_path
         (["driver"], "TensorRT: got No module named 'tensorrt'"),
     ],
 )
-def test_what_is_missing_is_named(
+def test_engine_runner_missing_driver_or_tensorrt_is_named(
     driver: Path, found: list[str], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if Path("/usr/lib/x86_64-linux-gnu/libcuda.so.1").exists():
@@ -283,7 +285,7 @@ def test_what_is_missing_is_named(
         EngineRunner(command(ROOT), "fp16")
 
 
-def test_without_tensorrt_and_docker_the_command_fails_in_one_line(
+def test_check_engines_command_without_tensorrt_and_docker_fails_in_one_line(
     merged: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -55,7 +55,7 @@ def draw(batch: int, prompts: int, points: int, seed: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
-def test_graph_is_what_the_contract_says(exported: Path, graph: GraphSpec) -> None:
+def test_exported_graph_equals_contract(exported: Path, graph: GraphSpec) -> None:
     proto = onnx.load(exported / f"{graph.name}.onnx")
 
     def declared(value: onnx.ValueInfoProto) -> tuple[str, int, list[int | str]]:
@@ -77,7 +77,7 @@ def test_graph_is_what_the_contract_says(exported: Path, graph: GraphSpec) -> No
     assert properties["precision"] == "fp32"
 
 
-def test_graphs_carry_only_their_own_weights(exported: Path) -> None:
+def test_exported_graphs_hold_only_their_own_weights(exported: Path) -> None:
     megabytes = {
         graph.name: (exported / f"{graph.name}.onnx").stat().st_size / 1e6 for graph in GRAPHS
     }
@@ -86,7 +86,7 @@ def test_graphs_carry_only_their_own_weights(exported: Path) -> None:
     assert megabytes["prompt_encoder"] < 1.5
 
 
-def test_artifact_reports_the_whole_grid(exported: Path) -> None:
+def test_export_artifact_reports_whole_parity_grid(exported: Path) -> None:
     manifest = read_manifest(exported, "onnx")
     assert {*manifest.files} == {f"{graph.name}.onnx" for graph in GRAPHS} | {
         "comparison.json",
@@ -111,7 +111,7 @@ def test_artifact_reports_the_whole_grid(exported: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 11), (1, 64, 2), (4, 1, 1)], ids=str)
-def test_parity_beyond_the_grid(
+def test_exported_graphs_beyond_grid_equal_torch(
     exported: Path, model: FusedCpcSam, shape: tuple[int, int, int]
 ) -> None:
     tensors = draw(*shape, seed=11)
@@ -120,7 +120,7 @@ def test_parity_beyond_the_grid(
         assert relative_difference(found, expected[name]) <= TOLERANCE, name
 
 
-def test_each_image_gets_what_it_gets_alone(exported: Path) -> None:
+def test_exported_graphs_batched_images_equal_single_images(exported: Path) -> None:
     tensors = draw(3, 4, 5, seed=12)
     together = run_exported(exported, tensors)
     for index in range(3):
@@ -129,7 +129,7 @@ def test_each_image_gets_what_it_gets_alone(exported: Path) -> None:
             assert relative_difference(together[name][index], found[0]) <= TOLERANCE, name
 
 
-def test_more_padding_changes_nothing(exported: Path) -> None:
+def test_exported_graphs_extra_padding_keeps_masks(exported: Path) -> None:
     tensors = draw(2, 3, 4, seed=13)
     padded = dict(tensors)
     shape = (2, 3, 12)
@@ -146,7 +146,7 @@ def test_more_padding_changes_nothing(exported: Path) -> None:
             assert relative_difference(found[name], expected[name]) <= TOLERANCE, name
 
 
-def test_altered_file_is_refused_by_its_digest(exported: Path, tmp_path: Path) -> None:
+def test_read_manifest_altered_graph_raises(exported: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(exported, tmp_path / "onnx")
     file = copy / "mask_decoder.onnx"
     file.write_bytes(file.read_bytes().replace(b"low_res_masks", b"low_res_maskz"))
@@ -155,7 +155,7 @@ def test_altered_file_is_refused_by_its_digest(exported: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("graph_name", ["image_encoder", "mask_decoder_with_mask"])
-def test_altered_weight_is_found_by_comparing(
+def test_compare_on_grid_altered_weight_raises(
     exported: Path, model: FusedCpcSam, graph_name: str, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(exported, tmp_path / "onnx")
@@ -202,7 +202,7 @@ class FrozenShape(nn.Module):
         ("shape", r"^prompt_encoder of image_embeddings .*failure of ONNX Runtime"),
     ],
 )
-def test_broken_graph_is_refused_and_nothing_published(
+def test_export_graphs_broken_graph_raises_and_publishes_nothing(
     broken: str, message: str, tmp_path: Path
 ) -> None:
     fused = fuse(noisy_cpcsam())
@@ -216,7 +216,7 @@ def test_broken_graph_is_refused_and_nothing_published(
     assert not any(tmp_path.iterdir())
 
 
-def test_weights_of_a_large_model_lie_beside_the_graph(
+def test_onnx_from_torch_large_weights_are_external(
     model: FusedCpcSam, exported: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(tracing, "INLINE_BYTES", 100_000)
@@ -234,7 +234,9 @@ def test_weights_of_a_large_model_lie_beside_the_graph(
     assert all(torch.equal(*pair) for pair in zip(*outputs, strict=True))
 
 
-def test_commands(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_compare_commands_report_or_fail_in_one_line(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def run(main, *args: object) -> tuple[int, str, list[str]]:  # type: ignore[no-untyped-def]
         code = main([str(arg) for arg in args])
         out, err = capsys.readouterr()

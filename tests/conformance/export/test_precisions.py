@@ -17,10 +17,11 @@ from cpcsam.errors import ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
-from export import compare, to_onnx
+from export import to_onnx
 from export.accuracy import parity_grid as grid
+from export.accuracy.tolerances import TOLERANCES
 from export.real_images import packaged_images
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.backend.onnx_model import open_graph
 from serving.backend.step import Request, Settings
 from tests.support.paths import ROOT
@@ -74,7 +75,7 @@ def element_types(file: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
     return graph, types | {tensor.name: tensor.data_type for tensor in graph.initializer}
 
 
-def test_masks_are_near_those_of_float32(reduced: Path) -> None:
+def test_export_reduced_precision_masks_within_tolerance(reduced: Path) -> None:
     report = json.loads((reduced / "comparison.json").read_text())
     assert report["precision"] == reduced.name and report["verdict"] == "Within tolerance."
     engines = report["masks"]
@@ -90,7 +91,7 @@ def test_masks_are_near_those_of_float32(reduced: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", GRAPHS, ids=lambda graph: graph.name)
-def test_half_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
+def test_fp16_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
     graph, types = element_types(fp16 / f"{spec.name}.onnx")
     products = norms = 0
     for node in graph.node:
@@ -110,7 +111,7 @@ def test_half_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
     assert half > 3_000_000 or "prompt" in spec.name
 
 
-def test_int8_is_where_it_should_be(int8: Path) -> None:
+def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
     for spec in GRAPHS:
         graph = onnx.load(int8 / f"{spec.name}.onnx").graph
         integer = [node for node in graph.node if node.op_type == "MatMulInteger"]
@@ -126,7 +127,7 @@ def test_int8_is_where_it_should_be(int8: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", (IMAGE_ENCODER, MASK_DECODER), ids=lambda graph: graph.name)
-def test_serves_like_float32(reduced: Path, spec: GraphSpec) -> None:
+def test_reduced_graph_in_backend_keeps_contract(reduced: Path, spec: GraphSpec) -> None:
     """The CPU repository takes any precision; its steps see the contract's tensors."""
     version = build_repository(reduced, reduced.parent / f"{reduced.name}-repository")
     folder = version / spec.name / version.name
@@ -139,11 +140,11 @@ def test_serves_like_float32(reduced: Path, spec: GraphSpec) -> None:
         assert np.isfinite(answer[tensor.name]).all()
 
 
-def test_beyond_the_tolerance_nothing_is_published_but_the_page(
+def test_export_graphs_beyond_tolerance_writes_only_rejected_page(
     merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = replace(compare.TOLERANCES["int8"], iou_mean=0.9999)
-    monkeypatch.setitem(compare.TOLERANCES, "int8", strict)
+    strict = replace(TOLERANCES["int8"], iou_mean=0.9999)
+    monkeypatch.setitem(TOLERANCES, "int8", strict)
     monkeypatch.setattr(grid, "PROMPTS", (1,))  # the grid is not what this is about
     out = tmp_path / "onnx"
     with pytest.raises(

@@ -7,8 +7,8 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from cpcsam.contract import ENSEMBLES, GRAPHS, IMAGE_ENCODER, STEPS, GraphSpec, TensorSpec
-from export.repository import COMMITTED, COMMITTED_MODEL, write_configs
 from export.triton_repository.config import RepositoryConfig, model_configs
+from export.triton_repository.publishing import COMMITTED, COMMITTED_MODEL, write_configs
 
 CPU, GPU = COMMITTED / "cpu", COMMITTED / "gpu"
 MODELS = [*GRAPHS, *STEPS, *ENSEMBLES]
@@ -34,7 +34,7 @@ def files(tree: Path) -> dict[str, bytes]:
     }
 
 
-def test_committed_trees_are_what_the_contract_generates(tmp_path: Path) -> None:
+def test_committed_trees_equal_generated(tmp_path: Path) -> None:
     for name in [spec.name for spec in (*GRAPHS, *STEPS)]:
         shim = tmp_path / "cpu" / name / "1" / "model.py"
         shim.parent.mkdir(parents=True)
@@ -44,7 +44,7 @@ def test_committed_trees_are_what_the_contract_generates(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("spec", MODELS, ids=lambda spec: spec.name)
-def test_tensors_are_those_of_the_contract(spec: GraphSpec) -> None:
+def test_config_tensors_equal_contract(spec: GraphSpec) -> None:
     config = committed(CPU, spec.name)
     image_size = COMMITTED_MODEL[1]
 
@@ -59,7 +59,7 @@ def test_tensors_are_those_of_the_contract(spec: GraphSpec) -> None:
 
 
 @pytest.mark.parametrize("name", [spec.name for spec in MODELS])
-def test_gpu_differs_only_in_what_runs_the_graphs(name: str) -> None:
+def test_gpu_config_differs_only_in_graph_backend(name: str) -> None:
     cpu, gpu = committed(CPU, name), committed(GPU, name)
     # Histogram buckets: the wheel's server, for which the cpu tree is, does not know the field.
     assert not cpu.HasField("model_metrics")
@@ -73,7 +73,7 @@ def test_gpu_differs_only_in_what_runs_the_graphs(name: str) -> None:
     assert cpu == gpu
 
 
-def test_only_the_encoder_waits_for_company() -> None:
+def test_only_image_encoder_has_batching_delay() -> None:
     delays = {
         name: committed(CPU, name).dynamic_batching.max_queue_delay_microseconds
         for name in GRAPH_NAMES
@@ -83,7 +83,7 @@ def test_only_the_encoder_waits_for_company() -> None:
 
 
 @pytest.mark.parametrize("tree", [CPU, GPU])
-def test_no_queue_has_a_time_limit(tree: Path) -> None:
+def test_no_queue_has_timeout(tree: Path) -> None:
     """Triton's batcher stalls for 500 ms and more where one has: core pull request 509."""
     for name in GRAPH_NAMES:
         batching = committed(tree, name).dynamic_batching
@@ -92,7 +92,7 @@ def test_no_queue_has_a_time_limit(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
-def test_ensembles_connect_tensors_of_equal_type_and_shape(spec: GraphSpec) -> None:
+def test_ensemble_steps_connect_equal_types_and_shapes(spec: GraphSpec) -> None:
     configs = model_configs(RepositoryConfig("vit_b", 1024, "cpu"))
     ensemble = configs[spec.name]
     known = {t.name: (t.data_type, tuple(t.dims)) for t in ensemble.input}
@@ -110,7 +110,7 @@ def test_ensembles_connect_tensors_of_equal_type_and_shape(spec: GraphSpec) -> N
 
 
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
-def test_no_big_output_of_an_ensemble_feeds_a_step(spec: GraphSpec) -> None:
+def test_large_ensemble_output_feeds_no_step(spec: GraphSpec) -> None:
     """Triton would drop the step that makes it when nobody asks for it (see RETURN_EMBEDDINGS)."""
     ensemble = committed(CPU, spec.name)
     read = {wire for step in ensemble.ensemble_scheduling.step for wire in step.input_map.values()}

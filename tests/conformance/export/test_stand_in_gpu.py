@@ -7,7 +7,7 @@ import tensorrt_rtx_bindings
 from tests.support.stand_in_gpu import tensorrt
 
 
-def test_the_stand_in_has_the_names_of_tensorrt() -> None:
+def test_stand_in_has_only_names_of_tensorrt() -> None:
     for name in ("Runtime", "ICudaEngine", "IExecutionContext"):
         stand_in, real = getattr(tensorrt, name), getattr(tensorrt_rtx_bindings, name)
         used = {word for word in vars(stand_in) if not word.startswith("_")}

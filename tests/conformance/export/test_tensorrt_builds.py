@@ -15,10 +15,12 @@ from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ExportError, ServingError
 from cpcsam.gpu import Gpu
 from cpcsam.model.fusion import fuse
-from export.build_engine import PRECISIONS, build_engines
-from export.check_tensorrt import RTX_OPTIONS, load_rtx, main, trace_graphs
-from export.engines.builder import plan_from_onnx
-from export.repository import build_repository
+from export.build_engine import build_engines
+from export.check_tensorrt import main
+from export.engines.builder import AHEAD_OF_TIME, PRECISIONS, plan_from_onnx
+from export.engines.importing import require_tensorrt_rtx
+from export.graphs.precisions import trace_graphs
+from export.triton_repository.publishing import build_repository
 from serving.triton.check_repository import check_engines, open_repository
 from tests.support.model_factory import noisy_cpcsam
 
@@ -40,11 +42,9 @@ def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return out
 
 
-def test_every_graph_builds_into_an_artifact_that_can_be_published(
-    graphs: Path, tmp_path: Path
-) -> None:
-    out, trt = tmp_path / "engines", load_rtx()
-    assert build_engines(graphs, out, trt=trt, gpu=GPU, options=RTX_OPTIONS)
+def test_build_engines_every_graph_can_be_published(graphs: Path, tmp_path: Path) -> None:
+    out, trt = tmp_path / "engines", require_tensorrt_rtx()
+    assert build_engines(graphs, out, trt=trt, gpu=GPU, options=AHEAD_OF_TIME)
     assert all((out / f"{graph.name}.plan").stat().st_size > 1_000_000 for graph in GRAPHS)
 
     manifest = read_manifest(out, "plans")
@@ -55,7 +55,7 @@ def test_every_graph_builds_into_an_artifact_that_can_be_published(
     assert engine["profiles"]["mask_decoder"][1]["token_mask"]["largest"] == [4, 16, 17]
     assert manifest.metrics["build_seconds"].keys() == {graph.name for graph in GRAPHS}
 
-    assert not build_engines(graphs, out, trt=trt, gpu=GPU, options=RTX_OPTIONS)
+    assert not build_engines(graphs, out, trt=trt, gpu=GPU, options=AHEAD_OF_TIME)
     judged = tmp_path / "judged"  # by export.check_engines, which needs a GPU
     with publish(judged, "engine", parents=manifest.parents, config=manifest.config) as staging:
         skipped = shutil.ignore_patterns(MANIFEST_NAME)
@@ -81,21 +81,21 @@ def tiny(path: Path, graph: GraphSpec, nodes: list[onnx.NodeProto], opset: int =
     return path / "graph.onnx"
 
 
-def test_progress_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_from_onnx_shows_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tiny(tmp_path, ROWS, [helper.make_node("Relu", ["x"], ["y"])])
-    assert plan_from_onnx(load_rtx(), file, ROWS, SIZE, RTX_OPTIONS)
+    assert plan_from_onnx(require_tensorrt_rtx(), file, ROWS, SIZE, AHEAD_OF_TIME)
     assert "rows: Building engine: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("before", [None, b"of another TensorRT"])
-def test_a_timing_cache_is_kept(tmp_path: Path, before: bytes | None) -> None:
+def test_plan_from_onnx_keeps_timing_cache(tmp_path: Path, before: bytes | None) -> None:
     cache = tmp_path / "cache"
     if before is not None:
         cache.write_bytes(before)
     file = tiny(tmp_path, ROWS, [helper.make_node("Relu", ["x"], ["y"])])
-    options = replace(RTX_OPTIONS, timing_cache=cache)
+    options = replace(AHEAD_OF_TIME, timing_cache=cache)
     with pytest.warns(DeprecationWarning, match="no-ops in TensorRT-RTX"):
-        assert plan_from_onnx(load_rtx(), file, ROWS, SIZE, options)
+        assert plan_from_onnx(require_tensorrt_rtx(), file, ROWS, SIZE, options)
     assert cache.read_bytes() not in (before, b"")
 
 
@@ -103,11 +103,11 @@ def refuse(tmp_path: Path, graph: GraphSpec, nodes: list[onnx.NodeProto], opset:
     """What TensorRT says of a graph that it cannot build."""
     file = tiny(tmp_path, graph, nodes, opset)
     with pytest.raises(ExportError) as caught:
-        plan_from_onnx(load_rtx(), file, graph, SIZE, RTX_OPTIONS)
+        plan_from_onnx(require_tensorrt_rtx(), file, graph, SIZE, AHEAD_OF_TIME)
     return str(caught.value)
 
 
-def test_a_node_that_does_not_parse_is_named(tmp_path: Path) -> None:
+def test_plan_from_onnx_unparsable_node_is_named(tmp_path: Path) -> None:
     half = helper.make_node("Cast", ["x"], ["half"], "/block/Cast", to=TensorProto.FLOAT16)
     message = refuse(
         tmp_path, ROWS, [half, helper.make_node("Add", ["x", "half"], ["y"], "/b/Add")]
@@ -116,14 +116,14 @@ def test_a_node_that_does_not_parse_is_named(tmp_path: Path) -> None:
     assert "types Float and Half" in message
 
 
-def test_a_node_whose_shapes_fail_is_named(tmp_path: Path) -> None:
+def test_plan_from_onnx_invalid_shape_names_node(tmp_path: Path) -> None:
     shape = helper.make_node("Constant", [], ["shape"], value_ints=[-1, 3])
     nodes = [shape, helper.make_node("Reshape", ["x", "shape"], ["y"], "/block/Reshape")]
     message = refuse(tmp_path, ROWS, nodes)
     assert message.startswith("graph.onnx, node /block/Reshape: got ")
 
 
-def test_a_node_that_the_compiler_refuses_without_a_name_is_found(tmp_path: Path) -> None:
+def test_plan_from_onnx_unnamed_failure_finds_node_by_bisection(tmp_path: Path) -> None:
     """Attention of opset 23 in float32 parses, and TensorRT's message names no node."""
     nodes = [
         helper.make_node("Relu", ["q"], ["r"], "/block/Relu"),
@@ -136,7 +136,7 @@ def test_a_node_that_the_compiler_refuses_without_a_name_is_found(tmp_path: Path
     assert "not supported by a dedicated kernel" in message
 
 
-def test_the_command_tells_in_one_line_that_there_is_no_export(
+def test_check_tensorrt_command_without_export_fails_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--onnx", str(tmp_path)]) == 2
@@ -144,7 +144,7 @@ def test_the_command_tells_in_one_line_that_there_is_no_export(
     assert "no manifest.json" in errors and errors.count("\n") == 1
 
 
-def test_profiles_that_a_graph_cannot_take_are_refused(graphs: Path) -> None:
+def test_plan_from_onnx_unfit_profiles_raises(graphs: Path) -> None:
     file = graphs / f"{IMAGE_ENCODER.name}.onnx"
     with pytest.raises(ExportError, match=r"image_encoder\.onnx, node "):
-        plan_from_onnx(load_rtx(), file, IMAGE_ENCODER, 512, RTX_OPTIONS)
+        plan_from_onnx(require_tensorrt_rtx(), file, IMAGE_ENCODER, 512, AHEAD_OF_TIME)

@@ -20,7 +20,7 @@ from cpcsam.model.predictor import CpcSamPredictor
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
 from cpcsam.transforms import decode_image
-from export.graphs.traceable import exportable
+from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from export.real_images import packaged_images
 from tests.support.model_factory import windowed_cpcsam
@@ -54,7 +54,7 @@ def predictors(
     """Official SamPredictor and ours over torch and ONNX Runtime, with the picture set."""
     model = request.param()
     folder = tmp_path_factory.mktemp("graphs")
-    form = exportable(fuse(model))
+    form = make_traceable(fuse(model))
     for graph in (IMAGE_ENCODER, PROMPT_ENCODER, MASK_DECODER):
         onnx_from_torch(form, graph, folder / f"{graph.name}.onnx", {})
     graphs = OnnxGraphs(folder)

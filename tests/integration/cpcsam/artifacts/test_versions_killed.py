@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cpcsam.artifacts.versions import current_version, resolve_version
-from export.repository import build_repository, main
+from export.repository import main
+from export.triton_repository.publishing import build_repository
 from tests.support.version_store import read_graph, write_graphs, write_two_versions
 
 CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}

@@ -11,7 +11,8 @@ import pytest
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.artifacts.versions import current_version, list_versions, resolve_version, writing
 from cpcsam.errors import ArtifactError
-from export.repository import build_repository, main
+from export.repository import main
+from export.triton_repository.publishing import build_repository
 from tests.support.version_store import read_graph, write_graphs, write_two_versions
 
 

@@ -12,14 +12,14 @@ import export.graphs.tracing
 from cpcsam.contract import GRAPHS
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.fusion import build_merged
-from export.check_tensorrt import trace_graphs
-from export.graphs.shape_only import shapes_alone
+from export.graphs.precisions import trace_graphs
+from export.graphs.shape_only_matmul import shape_only_matmul
 
 
-def test_products_have_their_shapes_and_no_values_while_the_block_runs() -> None:
+def test_shape_only_matmul_in_block_gives_shapes_without_values() -> None:
     left, right, bias = torch.ones(5, 3), torch.ones(3, 7), torch.ones(7)
     several = torch.ones(2, 5, 3), torch.ones(2, 3, 7)
-    with shapes_alone():
+    with shape_only_matmul():
         assert (left @ right).shape == torch.addmm(bias, left, right).shape == (5, 7)
         assert torch.bmm(*several).shape == (2, 5, 7)
         assert not torch.equal(left @ right, torch.full((5, 7), 3.0))
@@ -29,14 +29,14 @@ def test_products_have_their_shapes_and_no_values_while_the_block_runs() -> None
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_files_are_the_same(
+def test_trace_graphs_with_shape_only_matmul_writes_equal_files(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_merged("vit_t", 256, CaplConfig()).requires_grad_(False)
     for folder in ("shapes", "values"):
         (tmp_path / folder).mkdir()
     trace_graphs(model, tmp_path / "shapes", precision)
-    monkeypatch.setattr(export.graphs.tracing, "shapes_alone", nullcontext)
+    monkeypatch.setattr(export.graphs.tracing, "shape_only_matmul", nullcontext)
     trace_graphs(model, tmp_path / "values", precision)
     for graph in GRAPHS:
         files = [tmp_path / folder / f"{graph.name}.onnx" for folder in ("shapes", "values")]
