@@ -49,7 +49,7 @@ class AveragePrecision:
         for label in np.unique(truth[truth > 0]):
             self._true.append(_annotation(image, len(self._true), truth == label))
         for mask in masks:
-            entry = _annotation(image, len(self._found), mask.within(whole))
+            entry = _annotation(image, len(self._found), mask.in_region(whole))
             self._found.append({**entry, "score": mask.score})
 
     def compute(self) -> float:
