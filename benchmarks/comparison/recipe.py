@@ -12,7 +12,7 @@ from benchmarks.comparison.methods.sam import SamMethod
 from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
-from reporting.tables import ALL, Column
+from reporting.scores import ALL, Column
 from training.data.augment import AugmentConfig
 from training.data.datasets.protocol import Classes
 

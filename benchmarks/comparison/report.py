@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.calibration.report import paired_interval
 from benchmarks.comparison.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
-from reporting.tables import cited_rows, measured_rows
+from reporting.scores import cited_rows, measured_rows
 from training.report import all_columns, section_of, write_tables
 
 __all__ = ["capl_gains", "write_report"]

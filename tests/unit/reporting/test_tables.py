@@ -13,8 +13,16 @@ from PIL import Image
 
 from benchmarks.comparison.methods.entities import found_in
 from cpcsam.errors import DataError
-from reporting.html import Picture, Section
-from reporting.tables import Column, Row, cited_rows, columns_of, measured_rows, to_markdown
+from reporting.scores import (
+    Column,
+    Picture,
+    Row,
+    Section,
+    cited_rows,
+    columns_of,
+    measured_rows,
+    to_markdown,
+)
 from tests.support.training_factory import discs
 from training.data.sample import ENTITY, Sample
 from training.evaluation.class_scores import foreground_of, means_of_groups

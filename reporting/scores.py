@@ -1,32 +1,35 @@
-"""Tables of scores: methods by rows, mean and standard deviation over seeds in every cell."""
+"""Tables of segmentation scores: a row a method, mean ± standard deviation over seeds."""
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import numpy as np
+import pandas as pd
 
 from cpcsam.errors import CpcSamError, DataError
+from reporting.cells import Cell, mean_cell
+from reporting.html import data_uri, render_page
+from reporting.markdown import markdown_table
 
 __all__ = [
     "ALL",
-    "Cell",
     "Column",
+    "Picture",
     "Row",
+    "Section",
     "cited_columns",
     "cited_rows",
     "columns_of",
     "measured_rows",
     "to_csv",
+    "to_html",
     "to_markdown",
     "to_plain",
 ]
-
 
 Metric = Literal["dice", "iou", "ap50", "minutes", "parameters"]
 
@@ -37,6 +40,7 @@ TITLES: Final[Mapping[str, str]] = {
     "minutes": "minutes",
     "parameters": "parameters (M)",
 }
+COSTS: Final = ("minutes", "parameters")
 ALL: Final = "all"
 MEASURED: Final = "measured"
 CITED: Final = "cited, not run"
@@ -44,13 +48,13 @@ CITED: Final = "cited, not run"
 
 @dataclass(frozen=True)
 class Column:
-    """What a column holds; scores are in %.
+    """Definition of a column; scores are in %.
 
     Attributes:
         title: its heading.
         setting: the data it is measured on; `ALL` averages over all.
-        of: one class or group of classes; None is the mean over the classes.
-        metric: what is shown.
+        of: a class or group of classes; None is the mean over the classes.
+        metric: the figure.
     """
 
     title: str
@@ -60,50 +64,49 @@ class Column:
 
     @property
     def key(self) -> str:
-        """Its name in CSV: setting, class where there is one, metric where it is not Dice."""
+        """Its name in CSV: setting, class if there is one, metric unless it is Dice."""
         place = self.setting if self.of is None else f"{self.setting}/{self.of}"
         return place if self.metric == "dice" else f"{place} {self.metric}"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A figure, cited or measured.
-
-    Attributes:
-        mean: over seeds.
-        std: sample standard deviation; None for one seed.
-        seeds: how many; 0 where it is cited.
-        decimals: shown.
-    """
-
-    mean: float
-    std: float | None = None
-    seeds: int = 0
-    decimals: int = 1
-
-    def __str__(self) -> str:
-        """`82.2 ± 1.0`, or without the deviation."""
-        spread = "" if self.std is None else f" ± {self.std:.{self.decimals}f}"
-        return f"{self.mean:.{self.decimals}f}{spread}"
-
-
-@dataclass(frozen=True)
 class Row:
-    """A method.
+    """Scores of a method.
 
     Attributes:
         label: its title.
         source: measured, or cited and not run.
-        cells: one a column, None where there is no figure.
+        cells: in the order of the columns, None if there is no figure.
     """
 
     label: str
     source: str
     cells: tuple[Cell | None, ...]
 
+    @property
+    def measured(self) -> bool:
+        """Whether any figure was measured here."""
+        return any(cell is not None and cell.seeds for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file (PNG or JPEG) and its caption."""
+
+    caption: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with pictures."""
+
+    title: str
+    pictures: Sequence[Picture] = ()
+
 
 def columns_of(settings: Mapping[str, Sequence[str]]) -> tuple[Column, ...]:
-    """All metrics of each setting, and Dice of each class where there are several.
+    """All metrics of each setting, and Dice of each class if there are several.
 
     Args:
         settings: the classes of each.
@@ -120,19 +123,19 @@ def columns_of(settings: Mapping[str, Sequence[str]]) -> tuple[Column, ...]:
 
 
 def measured_rows(runs: Iterable[Mapping[str, Any]], columns: Sequence[Column]) -> list[Row]:
-    """One row a method, in the order of their first runs.
+    """Average runs over seeds: a row a method, in the order of their first runs.
 
     Args:
-        runs: `label`, `setting`, `dice`, `iou`, `ap50`, `classes`, `groups` where there are any,
+        runs: `label`, `setting`, `dice`, `iou`, `ap50`, `classes`, `groups` if there are any,
             `minutes` and `parameters` of each.
-        columns: what to show.
+        columns: of the table.
     """
     of_label: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
         of_label.setdefault(run["label"], []).append(run)
     return [
-        Row(label, MEASURED, tuple(_cell(found, column) for column in columns))
-        for label, found in of_label.items()
+        Row(label, MEASURED, tuple(_cell(same, column) for column in columns))
+        for label, same in of_label.items()
     ]
 
 
@@ -142,11 +145,7 @@ def _cell(runs: Sequence[Mapping[str, Any]], column: Column) -> Cell | None:
         for run in runs
         if column.setting in (run["setting"], ALL) and (value := _value(run, column)) is not None
     ]
-    if not values:
-        return None
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    decimals = 2 if column.metric in ("minutes", "parameters") else 1
-    return Cell(float(np.mean(values)), std, len(values), decimals)
+    return mean_cell(values, 2 if column.metric in COSTS else 1) if values else None
 
 
 def _value(run: Mapping[str, Any], column: Column) -> float | None:
@@ -161,7 +160,7 @@ def _value(run: Mapping[str, Any], column: Column) -> float | None:
 
 def cited_columns(path: Path) -> tuple[Column, ...]:
     """The columns of a CSV as `cited_rows` reads it: Dice of a setting or of a class of it."""
-    keys = _lines(path)[0][1:]
+    keys = [str(key) for key in _read(path).columns[1:]]
     parts = (key.partition("/") for key in keys)
     return tuple(
         Column(key.replace("/", " "), setting, name or None)
@@ -175,30 +174,28 @@ def cited_rows(path: Path, columns: Sequence[Column]) -> list[Row]:
     Args:
         path: CSV whose first column is `method` and whose others are columns' keys; cells are
             empty, `mean` or `mean ± std`.
-        columns: what to show.
+        columns: of the table.
 
     Raises:
-        DataError: the file is missing or a cell is no figure.
+        DataError: the file is missing or a cell is not a figure.
     """
-    heads, *lines = _lines(path)
     rows = []
-    for line in lines:
-        figures = dict(zip(heads, line, strict=True))
+    for figures in _read(path).to_dict("records"):
         cells = tuple(_cited(figures.get(column.key, ""), path) for column in columns)
         if any(cells):
             rows.append(Row(figures["method"], CITED, cells))
     return rows
 
 
-def _lines(path: Path) -> list[list[str]]:
-    """Cells of a CSV, each line as long as the first, whose first cell is `method`."""
+def _read(path: Path) -> pd.DataFrame:
+    """Cells of a CSV as text."""
     try:
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
-    if not lines or lines[0][:1] != ["method"] or len({len(line) for line in lines}) != 1:
+    if frame.columns[0] != "method" or frame.isna().any(axis=None):
         raise _unreadable(path, "another table")
-    return lines
+    return frame
 
 
 def _unreadable(path: Path, reason: str) -> CpcSamError:
@@ -219,37 +216,27 @@ def _cited(text: str, path: Path) -> Cell | None:
 
 
 def to_markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """A table in Markdown."""
+    """The table in Markdown."""
     heads = ["method", *(column.title for column in columns), "source"]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for row in rows:
-        lines.append(_line([row.label, *(_shown(cell) for cell in row.cells), row.source]))
-    return "\n".join(lines) + "\n"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _shown(cell: Cell | None) -> str:
-    return "–" if cell is None else str(cell)
+    return markdown_table(heads, ((row.label, *row.cells, row.source) for row in rows))
 
 
 def to_csv(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """Mean, deviation and number of seeds of every cell, in columns of their own."""
+    lines = [
+        {
+            "method": row.label,
+            "source": row.source,
+            **{
+                f"{column.key} {part}": None if cell is None else getattr(cell, part)
+                for column, cell in zip(columns, row.cells, strict=True)
+                for part in ("mean", "std", "seeds")
+            },
+        }
+        for row in rows
+    ]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    parts = ("mean", "std", "seeds")
-    writer.writerow(
-        ["method", "source", *(f"{column.key} {part}" for column in columns for part in parts)]
-    )
-    for row in rows:
-        values = [
-            "" if cell is None or getattr(cell, part) is None else getattr(cell, part)
-            for cell in row.cells
-            for part in parts
-        ]
-        writer.writerow([row.label, row.source, *values])
+    pd.DataFrame(lines, dtype=object).to_csv(out, index=False, lineterminator="\n")
     return out.getvalue()
 
 
@@ -267,3 +254,42 @@ def to_plain(rows: Sequence[Row], columns: Sequence[Column]) -> list[dict[str, A
         }
         for row in rows
     ]
+
+
+def to_html(
+    title: str,
+    note: str,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    sections: Iterable[Section] = (),
+) -> str:
+    """The table and the pictures as a page, images embedded.
+
+    The best measured figure of a column is bold; cited rows are grey.
+
+    Args:
+        title: of the page.
+        note: the paragraph under it.
+        rows: of the table.
+        columns: of the table.
+        sections: pictures; each shows image, truth and prediction.
+    """
+    return render_page(
+        "scores",
+        title=title,
+        note=note,
+        rows=rows,
+        columns=columns,
+        best=_best(rows, columns),
+        sections=sections,
+        data_uri=data_uri,
+    )
+
+
+def _best(rows: Sequence[Row], columns: Sequence[Column]) -> list[float | None]:
+    """The highest measured score of each column; None for costs."""
+    best: list[float | None] = []
+    for index, column in enumerate(columns):
+        means = [cell.mean for row in rows if (cell := row.cells[index]) is not None and cell.seeds]
+        best.append(max(means) if means and column.metric not in COSTS else None)
+    return best
