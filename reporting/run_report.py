@@ -1,4 +1,4 @@
-"""Reports of benchmark runs: NAME.md for readers and NAME.csv with every figure in full precision."""
+"""Reports of benchmark runs: NAME.md for readers, NAME.csv with all figures in full precision."""
 
 from __future__ import annotations
 

@@ -9,11 +9,12 @@ from scipy import stats
 
 from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE
-from benchmarks.calibration.report import paired_interval, write_report
+from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import Split, noisy_dice, run
 from benchmarks.calibration.step_time import measure_tempo, steps_of
 from benchmarks.data.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.model.base_checkpoint import load_base
+from reporting.cells import paired_interval
 from tests.support.paths import ROOT
 from training.data.augment import AugmentConfig
 
@@ -110,7 +111,7 @@ def test_the_report_tabulates_and_plots_what_was_run(tmp_path: Path) -> None:
             path.write_text(json.dumps(figures))
     context = {"base_sha256": "0" * 64, "minutes": 1, "machine": "x", "target": {"1.0": 0.4}}
     (tmp_path / "context.json").write_text(json.dumps(context))
-    markdown = write_report(tmp_path)
+    markdown = write_report(tmp_path).body()
     label = next(arm.label for arm in CORE if arm.name == "groups")
     assert f"| {label} | 55.0 ± 7.1 | +0.0 [+0.0, +0.0]" in markdown
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["standard"]

@@ -5,7 +5,8 @@ import pytest
 from scipy import stats
 
 from benchmarks.data.confounded_scenes import scene
-from benchmarks.diagnosis import answers_of, clicks_of, probe, separability
+from benchmarks.diagnosis.probe import probe, separability
+from benchmarks.diagnosis.traces import answers_of, clicks_of
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaPL, CaplConfig
 from tests.support.paths import ROOT

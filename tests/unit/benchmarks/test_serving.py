@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.common.output import publish
 from benchmarks.serving.deadlines import ended_at
 from benchmarks.serving.load import Outcome, percentiles, rate, statuses
 from benchmarks.serving.ports import answers, listeners, outside_address, processes_below
@@ -58,7 +60,7 @@ def test_a_copy_is_another_file_of_the_same_pixels() -> None:
 )
 def test_a_check_holds_or_not(check: Check, holds: bool) -> None:
     assert check.holds is holds
-    assert ("**no**" in check.line()) is not holds
+    assert ("**no**" in check.row()) is not holds
 
 
 def test_outcomes_are_counted_over_the_whole_time() -> None:
@@ -101,11 +103,14 @@ def test_a_report_shows_every_figure_and_what_does_not_hold(tmp_path: Path) -> N
     figures = {"queue_limit_s": 5.0, "latencies_s": [0.1, 0.2, 9.0], "statuses": {"OK": 3}}
     checks = [at_most("p99, seconds", 9.0, 10.0), at_least("batch", 1.5, 2.0)]
     write_verdict(tmp_path, "overload", {"seconds": 1}, machine(), figures, checks)
-    markdown = write_report(tmp_path)
+    report = write_report(tmp_path)
+    markdown = report.body()
     assert "| p99, seconds | 9 | ≤ 10 | yes |" in markdown
     assert "| batch | 1.5 | ≥ 2 | **no** |" in markdown
     assert "- statuses: OK 3" in markdown and "latencies_s" not in markdown
+    publish(report, tmp_path / "report.md", argparse.Namespace(report=False))
     assert (tmp_path / "report.md").read_text() == markdown
+    assert report.plots["latencies"] == (tmp_path / "latencies.png").read_bytes()
     assert (tmp_path / "latencies.png").stat().st_size > 5000
     document = json.loads((tmp_path / "overload.json").read_text())
     assert [check["holds"] for check in document["checks"]] == [True, False]
