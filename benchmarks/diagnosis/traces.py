@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.calibration.runs import Asked, ask, scores_of
+from benchmarks.calibration.runs import PromptedSample, prompt_sample, scores_of
 from cpcsam.contract import PATCH_SIZE, PointLabel
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.point_calibration import sample_embeddings
@@ -62,31 +62,31 @@ def answers_of(model: CpcSam, samples: Sequence[Sample], strength: float) -> Ans
         samples: square samples.
         strength: of the annotators' carelessness.
     """
-    rows = [_trace(model, ask(sample, model.image_size, strength)) for sample in samples]
+    rows = [_trace(model, prompt_sample(sample, model.image_size, strength)) for sample in samples]
     return Answers(*(np.concatenate(column) for column in zip(*rows, strict=True)))
 
 
-def _trace(model: CpcSam, asked: Asked) -> tuple[NDArray[Any], ...]:
+def _trace(model: CpcSam, prompted: PromptedSample) -> tuple[NDArray[Any], ...]:
     size = torch.full((1, 2), model.image_size, dtype=torch.int32)
-    embeddings = model.encode_image(asked.image, size)
-    places = model.calibrate_points(embeddings, asked.point_coords, asked.point_labels)
-    sparse, token_mask = model.encode_points(embeddings, places, asked.point_labels)
+    embeddings = model.encode_image(prompted.image, size)
+    places = model.calibrate_points(embeddings, prompted.point_coords, prompted.point_labels)
+    sparse, token_mask = model.encode_points(embeddings, places, prompted.point_labels)
     trace = DecoderTrace()
     masks, _ = model.decode_masks(embeddings, sparse, token_mask, None, trace)
-    dice = np.array(scores_of(masks, asked, model.image_size))
+    dice = np.array(scores_of(masks, prompted, model.image_size))
     maps = torch.stack([layer[0, :, :, IOU_TOKENS].mean(1) for layer in trace.attention_maps])
-    cells = area_average(torch.from_numpy(asked.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
-    first = asked.point_labels[0, :, 0].tolist()
+    cells = area_average(torch.from_numpy(prompted.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
+    first = prompted.point_labels[0, :, 0].tolist()
     wanted = torch.from_numpy(
-        np.stack([accurate_points(m)[kind] for m, kind in zip(asked.shown, first, strict=True)])
+        np.stack([accurate_points(m)[kind] for m, kind in zip(prompted.shown, first, strict=True)])
     )
-    off = [(coords[0, :, 0] - wanted).norm(dim=-1) for coords in (asked.point_coords, places)]
-    plain = model.embed_points(places, asked.point_labels)[0, :, 0]
+    off = [(coords[0, :, 0] - wanted).norm(dim=-1) for coords in (prompted.point_coords, places)]
+    plain = model.embed_points(places, prompted.point_labels)[0, :, 0]
     change = (sparse[0, :, 0] - plain).norm(dim=-1) / plain.norm(dim=-1)
     biases = [bias[0].abs().mean((1, 2, 3)) for bias in trace.token_to_image_biases]
     return (
         dice,
-        *_first_clicks(asked),
+        *_first_clicks(prompted),
         (maps.mean(0) * cells).sum(-1).numpy(),
         cells.mean(-1).numpy(),
         *(distance.numpy() for distance in off),
@@ -107,21 +107,21 @@ def clicks_of(model: CpcSam, samples: Sequence[Sample]) -> tuple[Array, NDArray[
     size = torch.full((1, 2), model.image_size, dtype=torch.int32)
     features, missed = [], []
     for sample in samples:
-        asked = ask(sample, model.image_size, 1.0)
-        clicks, misses = _first_clicks(asked)
-        points = asked.point_coords[0, clicks, 0]
+        prompted = prompt_sample(sample, model.image_size, 1.0)
+        clicks, misses = _first_clicks(prompted)
+        points = prompted.point_coords[0, clicks, 0]
         around = sample_embeddings(
-            model.encode_image(asked.image, size), (points[:, None] + step)[None]
+            model.encode_image(prompted.image, size), (points[:, None] + step)[None]
         )[0]
-        tokens = model.embed_points(asked.point_coords, asked.point_labels)[0, clicks, 0]
+        tokens = model.embed_points(prompted.point_coords, prompted.point_labels)[0, clicks, 0]
         features.append(torch.cat([tokens, around.flatten(1)], 1).double().numpy())
         missed.append(misses[clicks])
     return np.concatenate(features), np.concatenate(missed)
 
 
-def _first_clicks(asked: Asked) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _first_clicks(prompted: PromptedSample) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Prompts that begin with a click, and those whose click misses the entity; (P,) bool each."""
-    side = asked.shown.shape[-1]
-    clicks = asked.point_labels[0, :, 0].numpy() == PointLabel.FOREGROUND
-    x, y = asked.point_coords[0, :, 0].numpy().round().astype(int).clip(0, side - 1).T
-    return clicks, clicks & ~asked.shown[np.arange(len(x)), y, x]
+    side = prompted.shown.shape[-1]
+    clicks = prompted.point_labels[0, :, 0].numpy() == PointLabel.FOREGROUND
+    x, y = prompted.point_coords[0, :, 0].numpy().round().astype(int).clip(0, side - 1).T
+    return clicks, clicks & ~prompted.shown[np.arange(len(x)), y, x]

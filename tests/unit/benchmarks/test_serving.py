@@ -23,8 +23,8 @@ from serving.gateway.validation.prompts import check_prompts
 from serving.gateway.validation.request import check_request, original_size_of
 
 
-def outcome(status: str, asked_at: float, seconds: float) -> Outcome:
-    return Outcome(0, asked_at, seconds, status, "", None)
+def outcome(status: str, sent_at: float, seconds: float) -> Outcome:
+    return Outcome(0, sent_at, seconds, status, "", None)
 
 
 def test_tasks_are_valid_distinct_and_decided_by_their_seed() -> None:
@@ -72,7 +72,7 @@ def test_outcomes_are_counted_over_the_whole_time() -> None:
 
 def test_the_log_tells_when_a_request_ended() -> None:
     log = (
-        "2026-11-26 03:53:37,123 INFO serving.gateway.rpc Segment 'cancelled-7': CANCELLED, 20.1 ms\n"
+        "2026-11-26 03:53:37,123 INFO serving.gateway.rpc Segment 'cancelled-7': CANCELLED, 20 ms\n"
         "2026-11-26 03:53:38,001 INFO serving.gateway.rpc Segment '': OK, 3.0 ms\n"
         "2026-11-26 03:53:39,500 INFO serving.gateway.rpc Segment 'expiring-8': OK, 3.0 ms\n"
     )
