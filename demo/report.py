@@ -20,7 +20,7 @@ from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
 from reporting.cells import Cell
 from reporting.html import data_uri, render_page
-from reporting.run_report import RunReport, Table, current_provenance
+from reporting.run_report import RunReport, Table
 
 __all__ = ["COMPARED", "conclusion", "enlarged_overlay", "report_of", "write_report"]
 
@@ -83,7 +83,7 @@ def _enlarged(mask: Mask) -> Mask:
 def write_report(
     out: Path, image: NDArray[np.uint8], result: SegmentResult, report: dict[str, Any]
 ) -> None:
-    """Write overlay.png, masks.json, report.json, report.html, demo.md and demo.csv, atomically.
+    """Write overlay.png, masks.json, report.json and report.html, each atomically.
 
     Args:
         out: the folder.
@@ -108,7 +108,6 @@ def write_report(
         shown=_shown,
     )
     write_atomic(out / "report.html", page.encode())
-    report_of(report).write(out, current_provenance(["make", "demo"]))
 
 
 def report_of(report: dict[str, Any]) -> RunReport:

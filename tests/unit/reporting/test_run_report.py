@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +10,7 @@ import pytest
 from benchmarks.common.output import add_report_option, publish
 from cpcsam.commands import ArgumentParser
 from reporting.cells import Cell, Interval, mean_cell, parts_of
-from reporting.run_report import Provenance, RunReport, Table, current_provenance, machine_of
+from reporting.run_report import Provenance, RunReport, Table
 
 PROVENANCE = Provenance("make bench", "abc1234", "2026-11-28", "x86_64, 2 cores", "0" * 64)
 
@@ -56,26 +55,12 @@ def test_mean_cell_of_one_value_has_no_deviation() -> None:
     assert str(Interval(-0.04)) == "-0.0 (one seed)"
 
 
-def test_publish_writes_into_the_tree_only_on_request(
+def test_publish_without_report_option_stays_out_of_the_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     parser = ArgumentParser(prog="python -m benchmarks.toy")
-    parser.add_argument("--data")
-    for words, written in (([], False), (["--report", "--data=/home/me/data"], True)):
-        add = argparse.ArgumentParser(prog=parser.prog)
-        add.add_argument("--data")
-        add_report_option(add, words)
-        publish(report(), Path("out/toy.md"), add.parse_args(words), "f" * 64)
-        assert Path("out/toy.md").read_text() == report().body() == capsys.readouterr().out
-        assert Path("benchmarks/reports/toy.md").exists() is written
-    text = Path("benchmarks/reports/toy.md").read_text()
-    assert "`python -m benchmarks.toy --report --data=PATH`" in text and "/home" not in text
-
-
-def test_current_provenance_names_commit_date_and_machine() -> None:
-    provenance = current_provenance(["make", "bench"])
-    names = [name for name, _ in provenance.rows()]
-    assert names == ["command", "commit", "date", "machine"]
-    assert provenance.command == "make bench" and len(provenance.date) == 10
-    assert provenance.machine == machine_of() and machine_of().endswith(" cores")
+    add_report_option(parser, [])
+    publish(report(), Path("out/toy.md"), parser.parse_args([]), "f" * 64)
+    assert Path("out/toy.md").read_text() == report().body() == capsys.readouterr().out
+    assert not Path("benchmarks").exists()

@@ -50,7 +50,7 @@ def rows() -> list[Row]:
     return measured_rows(runs, COLUMNS)
 
 
-def test_cells_are_means_and_deviations_over_seeds() -> None:
+def test_measured_rows_have_mean_and_deviation_over_seeds() -> None:
     first, second = rows()
     nose, overall, cars, minutes = first.cells
     assert (nose and overall and minutes) and cars is None
@@ -64,7 +64,7 @@ def test_cells_are_means_and_deviations_over_seeds() -> None:
     assert [str(cell) for cell in second.cells] == ["80.0", "60.0", "5.0", "2.00 ± 0.00"]
 
 
-def test_groups_of_classes_are_averaged_and_shown() -> None:
+def test_means_of_groups_are_averaged_and_shown() -> None:
     one = run("A", 0, 0.5)
     groups = {"base": {"eye", "nose"}, "target": {"mouth"}}
     means = means_of_groups(one["classes"], groups)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def test_groups_of_classes_are_averaged_and_shown() -> None:
     assert str(row.cells[0]) == "60.0"
 
 
-def test_all_scores_and_classes_are_shown_by_default() -> None:
+def test_columns_of_settings_hold_all_scores_and_classes() -> None:
     columns = columns_of({"faces": ("eye", "nose"), "cars": ("car",)})
     titles = [column.title for column in columns]
     assert "faces: Dice" in titles and "cars: AP@0.5" in titles and "faces: nose" in titles
@@ -81,7 +81,7 @@ def test_all_scores_and_classes_are_shown_by_default() -> None:
     assert len({column.key for column in columns}) == len(columns)
 
 
-def test_cited_figures_fall_into_their_columns(tmp_path: Path) -> None:
+def test_cited_rows_fall_into_their_columns(tmp_path: Path) -> None:
     path = tmp_path / "paper.csv"
     path.write_text("method,faces,faces/nose,other\nX,52.9 ± 0.8,,1.0\nY,,,2.0\n")
     (row,) = cited_rows(path, COLUMNS)
@@ -123,7 +123,7 @@ def test_panels_show_worst_median_and_best(tmp_path: Path) -> None:
     assert {path.stem for path in tmp_path.iterdir()} == set(PLACES)
 
 
-def test_foreground_is_what_masks_cover() -> None:
+def test_foreground_of_masks_is_their_union() -> None:
     sample = discs(0)
     found = shown(sample, 4)
     painted = foreground_of(found, sample.instances.shape)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_foreground_is_what_masks_cover() -> None:
     assert found_in(np.zeros((9, 9), bool), 0, 1.0) is None
 
 
-def test_a_report_is_one_page_with_its_pictures(tmp_path: Path) -> None:
+def test_write_tables_page_embeds_its_pictures(tmp_path: Path) -> None:
     picture = tmp_path / "best.jpg"
     Image.new("RGB", (8, 4), "red").save(picture)
     sections = [Section("A <b>", [Picture("best & first", picture)])]
@@ -158,7 +158,7 @@ def test_a_report_is_one_page_with_its_pictures(tmp_path: Path) -> None:
     assert document["rows"][1]["cells"]["cars iou"]["mean"] == pytest.approx(5)
 
 
-def test_the_command_tabulates_files_in_the_columns_of_another(
+def test_report_command_tabulates_files_in_the_columns_of_a_csv(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [tmp_path / f"{seed}.json" for seed in range(2)]

@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 BASE = ROOT / "weights/vit_t"
 
 
-def test_separability_is_the_share_of_pairs_in_the_right_order() -> None:
+def test_separability_equals_the_mann_whitney_statistic() -> None:
     rng = np.random.default_rng(0)
     scores, positive = rng.normal(size=40).round(1), rng.random(40) < 0.4
     pairs = stats.mannwhitneyu(scores[positive], scores[~positive])
@@ -22,7 +22,7 @@ def test_separability_is_the_share_of_pairs_in_the_right_order() -> None:
     assert separability(scores, positive) == pytest.approx(expected)
 
 
-def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
+def test_probe_separates_by_an_informative_feature_only() -> None:
     rng = np.random.default_rng(0)
     features, unseen = rng.normal(size=(400, 8)), rng.normal(size=(400, 8))
     told = separability(probe(features, features[:, 3] > 0, unseen), unseen[:, 3] > 0)
@@ -31,7 +31,7 @@ def test_a_probe_finds_what_is_there_and_nothing_else() -> None:
     assert abs(noise - 0.5) < 0.1
 
 
-def test_a_model_is_looked_into() -> None:
+def test_answers_of_base_trace_dice_attention_and_points() -> None:
     model, samples = load_base(BASE), [scene(1, target=True)]
     careless, accurate = (answers_of(model, samples, strength) for strength in (1.0, 0.0))
     assert len(careless.dice) == 9 * 5
@@ -49,7 +49,7 @@ def test_a_model_is_looked_into() -> None:
     assert missed.sum() == careless.missed.sum()
 
 
-def test_what_capl_changes_is_measured() -> None:
+def test_answers_of_calibrated_model_trace_changes_biases_and_moves() -> None:
     model = load_base(BASE)
     model.capl = CaPL(CaplConfig())
     assert model.capl.task is not None and model.capl.entity is not None

@@ -27,7 +27,7 @@ def outcome(status: str, sent_at: float, seconds: float) -> Outcome:
     return Outcome(0, sent_at, seconds, status, "", None)
 
 
-def test_tasks_are_valid_distinct_and_decided_by_their_seed() -> None:
+def test_tasks_of_equal_seed_are_equal_valid_and_distinct() -> None:
     tasks, again = draw_tasks(24, seed=5), draw_tasks(24, seed=5)
     assert tasks == again
     assert len({task.image_bytes for task in tasks}) == len({task.size for task in tasks}) == 24
@@ -39,7 +39,7 @@ def test_tasks_are_valid_distinct_and_decided_by_their_seed() -> None:
         check_prompts(request.prompts, task.size, 64)
 
 
-def test_a_copy_is_another_file_of_the_same_pixels() -> None:
+def test_task_copy_has_other_bytes_and_equal_pixels() -> None:
     for task in draw_tasks(6, seed=6):
         first, second = task.file(1), task.file(2)
         assert first != second
@@ -58,19 +58,19 @@ def test_a_copy_is_another_file_of_the_same_pixels() -> None:
         (at_least("x", float("nan"), 1.0), False),
     ],
 )
-def test_a_check_holds_or_not(check: Check, holds: bool) -> None:
+def test_check_holds_within_its_bound(check: Check, holds: bool) -> None:
     assert check.holds is holds
     assert ("**no**" in check.row()) is not holds
 
 
-def test_outcomes_are_counted_over_the_whole_time() -> None:
+def test_rate_counts_answers_over_the_whole_time() -> None:
     outcomes = [outcome("OK", 100, 1), outcome("OK", 101, 3), outcome("UNAVAILABLE", 102, 1)]
     assert rate(outcomes) == pytest.approx(2 / 4)
     assert statuses(outcomes) == {"OK": 2, "UNAVAILABLE": 1}
     assert percentiles(range(101)) == {"p50": 50, "p90": 90, "p99": 99, "max": 100}
 
 
-def test_the_log_tells_when_a_request_ended() -> None:
+def test_ended_at_parses_end_and_status_of_named_requests() -> None:
     log = (
         "2026-11-26 03:53:37,123 INFO serving.gateway.rpc Segment 'cancelled-7': CANCELLED, 20 ms\n"
         "2026-11-26 03:53:38,001 INFO serving.gateway.rpc Segment '': OK, 3.0 ms\n"
@@ -83,7 +83,7 @@ def test_the_log_tells_when_a_request_ended() -> None:
     }
 
 
-def test_listeners_are_found_with_their_addresses() -> None:
+def test_listeners_have_their_ports_and_addresses() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as near,
         socket.create_server(
@@ -99,7 +99,7 @@ def test_listeners_are_found_with_their_addresses() -> None:
         assert [answers(outside, port) for port in ports] == [False, False, True]
 
 
-def test_a_report_shows_every_figure_and_what_does_not_hold(tmp_path: Path) -> None:
+def test_write_report_shows_every_figure_and_failed_check(tmp_path: Path) -> None:
     figures = {"queue_limit_s": 5.0, "latencies_s": [0.1, 0.2, 9.0], "statuses": {"OK": 3}}
     checks = [at_most("p99, seconds", 9.0, 10.0), at_least("batch", 1.5, 2.0)]
     write_verdict(tmp_path, "overload", {"seconds": 1}, machine(), figures, checks)

@@ -26,7 +26,7 @@ def tiny_split() -> Split:
     return Split(one * 2, one, (scene(1, target=True),), AugmentConfig(min_window=160))
 
 
-def test_scenes_are_decided_by_their_seed() -> None:
+def test_scene_of_equal_seed_is_equal() -> None:
     first, again, other = scene(3, target=True), scene(3, target=True), scene(4, target=True)
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.instances, again.instances)
@@ -34,7 +34,7 @@ def test_scenes_are_decided_by_their_seed() -> None:
     assert set(np.unique(first.instances)) == set(range(10))
 
 
-def test_classes_are_13_to_6_and_only_base_classes_have_a_background() -> None:
+def test_classes_are_13_base_with_and_6_target_without_background() -> None:
     assert (len(BASE_CLASSES), len(TARGET_CLASSES)) == (13, 6)
     assert all(kind.background is not None for kind in BASE_CLASSES)
     assert all(kind.background is None for kind in TARGET_CLASSES)
@@ -42,7 +42,7 @@ def test_classes_are_13_to_6_and_only_base_classes_have_a_background() -> None:
     assert len(fillings) == 19
 
 
-def test_the_background_foretells_the_filling_in_base_scenes_alone() -> None:
+def test_scene_background_predicts_filling_in_base_scenes_only() -> None:
     """Of entities on alike backgrounds, the fillings' colours are alike in base scenes only."""
     spread = {}
     for target in (False, True):
@@ -66,7 +66,7 @@ def test_the_background_foretells_the_filling_in_base_scenes_alone() -> None:
     assert spread[True] > 3 * spread[False]
 
 
-def test_the_baseline_has_as_many_parameters_and_every_arm_a_name_of_its_own() -> None:
+def test_arms_have_matched_parameters_and_distinct_names() -> None:
     split = tiny_split()
     arms = {arm.name: arm for arm in CORE}
     counts = {
@@ -78,14 +78,14 @@ def test_the_baseline_has_as_many_parameters_and_every_arm_a_name_of_its_own() -
     assert len(names) == len(set(names))
 
 
-def test_careless_prompts_hurt_and_are_the_same_for_every_call() -> None:
+def test_noisy_dice_is_lower_for_careless_prompts_and_deterministic() -> None:
     model, samples = load_base(BASE), [scene(1, target=True)]
     careful, careless = (noisy_dice(model, samples, level) for level in (NOISE[0], NOISE[-1]))
     assert careful > careless + 0.05
     assert noisy_dice(model, samples, NOISE[-1]) == careless
 
 
-def test_paired_interval_is_that_of_the_t_test() -> None:
+def test_paired_interval_equals_the_t_test() -> None:
     differences = [1.0, 2.5, 0.5, 3.0, 1.5]
     mean, low, high = paired_interval(differences)
     expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
@@ -94,7 +94,7 @@ def test_paired_interval_is_that_of_the_t_test() -> None:
     assert paired_interval([2.0]) == [2.0]
 
 
-def test_the_report_tabulates_and_plots_what_was_run(tmp_path: Path) -> None:
+def test_write_report_tabulates_and_plots_every_result(tmp_path: Path) -> None:
     (tmp_path / "standard").mkdir()
     for arm in CORE[:3]:
         for seed in (0, 1):
@@ -119,7 +119,7 @@ def test_the_report_tabulates_and_plots_what_was_run(tmp_path: Path) -> None:
     assert (tmp_path / "epochs-standard.png").stat().st_size > 5000
 
 
-def test_arms_get_as_many_steps_as_take_the_references_time(tmp_path: Path) -> None:
+def test_steps_of_arms_take_the_time_of_the_reference(tmp_path: Path) -> None:
     split, kept = tiny_split(), tmp_path / "tempo.json"
     arms = {arm.name: arm for arm in CORE}
     chosen = [arms["single"], arms["both"]]

@@ -28,7 +28,7 @@ CITED = sorted((ROOT / "benchmarks/paper").glob("*.csv"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_are_complete(path: Path) -> None:
+def test_recipe_is_complete(path: Path) -> None:
     recipe = load_config(Recipe, path)
     methods = methods_of(recipe)
     assert recipe.name == path.stem and len(methods) > 1
@@ -44,14 +44,14 @@ def test_recipes_are_complete(path: Path) -> None:
         assert not columns or set(heads[1:]) <= columns
 
 
-def test_the_papers_tables_and_figures_have_recipes() -> None:
+def test_recipes_cover_the_tables_and_figures_of_the_paper() -> None:
     names = {path.stem for path in RECIPES}
     assert {f"table{number}" for number in (1, 2, 3, 5)} <= names
     assert {f"figure{number}" for number in (1, "4a", 6, 8, 9, 10, 11, 12, 13)} <= names
     assert {path.stem for path in CITED} == {f"table{number}" for number in (1, 2, 3, 5)}
 
 
-def test_cited_figures_are_those_of_the_paper() -> None:
+def test_cited_figures_equal_the_paper() -> None:
     lines = {path.stem: csv.DictReader(path.read_text().splitlines()) for path in CITED}
     rows = {name: {line["method"]: line for line in found} for name, found in lines.items()}
     assert [len(rows[f"table{number}"]) for number in (1, 2, 3, 5)] == [17, 17, 14, 5]
@@ -67,7 +67,7 @@ def tiny() -> Recipe:
     return Recipe("tiny", "Tiny", (setting,), methods=("otsu",), seeds=1, jobs=1)
 
 
-def test_variants_change_a_method_and_its_budget() -> None:
+def test_variant_changes_a_method_and_its_budget() -> None:
     variants = (
         Variant("beta", "cpc-sam", ("bilevel.losses.beta=0.2",), "β = 0.2"),
         Variant("short", "samed", steps=7),
@@ -98,7 +98,7 @@ def test_variants_change_a_method_and_its_budget() -> None:
         ({"variants": (Variant("x", "samed", ("model.rank=3",)),)}, "model.rank"),
     ],
 )
-def test_wrong_recipes_are_refused(changes: dict[str, object], named: str) -> None:
+def test_wrong_recipe_is_refused(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         methods_of(replace(tiny(), **changes))
 
@@ -117,7 +117,7 @@ def write_recipe(folder: Path) -> list[str]:
     return [str(path)]
 
 
-def test_a_comparison_is_run_reported_and_resumed(
+def test_comparison_is_run_reported_resumed_and_repeated_after_a_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = write_recipe(tmp_path)
@@ -142,7 +142,7 @@ def test_a_comparison_is_run_reported_and_resumed(
     assert (folder / "scenes/otsu-0.json").stat().st_mtime_ns > before
 
 
-def test_a_comparison_without_its_data_is_refused(
+def test_comparison_without_its_data_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*write_recipe(tmp_path), "settings=[{name: polyps, dataset: kvasir-seg}]"]
@@ -152,7 +152,7 @@ def test_a_comparison_without_its_data_is_refused(
     assert "got no scores" in capsys.readouterr().err
 
 
-def test_what_capl_adds_is_paired_by_seed() -> None:
+def test_capl_gains_are_paired_by_seed() -> None:
     def run(name: str, seed: int, dice: float) -> dict[str, object]:
         return {"name": name, "label": name, "setting": "s", "seed": seed, "dice": dice}
 
@@ -184,7 +184,7 @@ def two_stains(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_one_stain_is_trained_on_and_the_other_tested(two_stains: Path) -> None:
+def test_stains_problem_trains_on_fluorescence_and_tests_on_tissue(two_stains: Path) -> None:
     roots = {"bbbc038v1": two_stains}
     problem = read_problem(Setting("stains", "stains"), 0, roots)
     assert {sample.name for sample in problem.task.train} <= {"id0", "id2"}
@@ -197,7 +197,7 @@ def test_one_stain_is_trained_on_and_the_other_tested(two_stains: Path) -> None:
         read_problem(Setting("all", "bbbc038v1"), 0, {})
 
 
-def test_ids_are_listed_by_stain(
+def test_stains_command_lists_ids_by_stain(
     two_stains: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(two_stains), "--ids", "train.txt", "--out", str(tmp_path / "train")]
