@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,11 @@ from scipy import stats
 
 from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE
+from benchmarks.calibration.jobs import jobs_of
 from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import Split, noisy_dice, run
 from benchmarks.calibration.step_time import measure_tempo, steps_of
+from benchmarks.common.job_cache import digest_of
 from benchmarks.data.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.model.base_checkpoint import load_base
 from reporting.cells import paired_interval
@@ -111,7 +115,13 @@ def test_write_report_tabulates_and_plots_every_result(tmp_path: Path) -> None:
             path.write_text(json.dumps(figures))
     context = {"base_sha256": "0" * 64, "minutes": 1, "machine": "x", "target": {"1.0": 0.4}}
     (tmp_path / "context.json").write_text(json.dumps(context))
-    markdown = write_report(tmp_path).body()
+    (tmp_path / "few-shot").mkdir()
+    stale = {**figures, "context": "of another base"}
+    (tmp_path / "few-shot/single-0.json").write_text(json.dumps(stale))
+    report = write_report(tmp_path)
+    assert [table.title for table in report.tables] == ["standard"]
+    assert list(report.plots) == ["noise", "epochs"]
+    markdown = report.body()
     label = next(arm.label for arm in CORE if arm.name == "groups")
     assert f"| {label} | 55.0 ± 7.1 | +0.0 [+0.0, +0.0]" in markdown
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["standard"]
@@ -128,3 +138,28 @@ def test_steps_of_arms_take_the_time_of_the_reference(tmp_path: Path) -> None:
     kept.write_text(json.dumps({"single": 0.5, "both": 1.25}))
     steps = steps_of(chosen, 100, arms["groups"], split, BASE, kept)
     assert steps == {"single": 200, "both": 80}
+
+
+def options(**changes: object) -> argparse.Namespace:
+    defaults = {"base": BASE, "bbbc038": None, "seeds": 1, "minutes": 0.1, "steps": None}
+    return argparse.Namespace(
+        **{**defaults, "core_only": True, "arms": None, "out": Path("out"), **changes}
+    )
+
+
+def test_jobs_change_their_digest_with_what_decides_their_results() -> None:
+    def digests(**changes: object) -> list[str]:
+        return [digest_of(job.configuration()) for job in jobs_of(options(**changes))]
+
+    plain = digests()
+    assert len(set(plain)) == len(plain) == 2 * len(CORE)
+    assert digests(out=Path("elsewhere")) == plain
+    assert not set(digests(minutes=0.2)) & set(plain)
+    assert digests(arms=["both"]) == [
+        digest for digest in plain if digest in digests(arms=["both"])
+    ]
+    (job, *_) = jobs_of(options())
+    assert (
+        replace(job, arm=replace(job.arm, label="another")).configuration() == job.configuration()
+    )
+    assert replace(job, arm=replace(job.arm, lr=1.0)).configuration() != job.configuration()
