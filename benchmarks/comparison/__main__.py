@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="folder of an unpacked dataset of docs/datasets.md; may be repeated",
+        help="folder of an unpacked dataset of docs/guides/datasets.md; may be repeated",
     )
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     add_report_option(parser, argv)

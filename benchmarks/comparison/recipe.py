@@ -26,7 +26,7 @@ class Setting:
 
     Attributes:
         name: in tables and folders.
-        dataset: a name of docs/datasets.md; `confounded` draws the scenes of
+        dataset: a name of docs/guides/datasets.md; `confounded` draws the scenes of
             `benchmarks.data.confounded_scenes`, `stains` trains on BBBC038v1's fluorescence and
             tests on its stained tissue.
         tested_on: another dataset to test on, which also gives the support set.

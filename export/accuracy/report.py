@@ -1,4 +1,4 @@
-"""Parity report as a self-contained HTML page: figures, and the worst masks as pictures."""
+"""Self-contained HTML page of a comparison: figures, and the worst masks as pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Pixel = TypeVar("Pixel", np.uint8, np.bool_)
 
 PICTURE_SIDE: Final = 256
 EXPECTED_COLOR: Final = (40, 220, 90)
-FOUND_COLOR: Final = (255, 160, 0)
+ACTUAL_COLOR: Final = (255, 160, 0)
 DIFFERENCE_COLOR: Final = (255, 0, 60)
 LABELS: Final = {
     "masks": "masks compared",
@@ -46,14 +46,14 @@ def comparison_page(
     """Render the page.
 
     Args:
-        title: of the comparison.
-        verdict: passed, or the tolerances that were exceeded.
+        title: heading of the page.
+        verdict: passed, or the failed measure.
         tolerance: by name.
-        grid: engine to `graph/output` to the largest relative difference.
-        fidelity: a comparison on real images of each engine.
+        grid: largest relative difference by engine and `graph/output`.
+        fidelity: mask fidelity on real images of each engine.
 
     Returns:
-        HTML that loads nothing from elsewhere.
+        HTML without external resources.
     """
     return render_page(
         "parity",
@@ -66,13 +66,13 @@ def comparison_page(
                 "name": measured.engine,
                 "summary": _labelled(measured.summary()),
                 "masks": [
-                    {"caption": _caption(pair), "picture": data_uri(_picture(pair))}
+                    {"caption": _caption(pair), "picture": data_uri(_png(pair))}
                     for pair in measured.worst
                 ],
             }
             for measured in fidelity
         ],
-        shown=_shown,
+        shown=_number,
     )
 
 
@@ -80,7 +80,7 @@ def _labelled(summary: Mapping[str, float]) -> dict[str, float]:
     return {LABELS[name]: summary[name] for name in LABELS if name in summary}
 
 
-def _shown(value: float) -> str:
+def _number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.5f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
@@ -94,14 +94,14 @@ def _caption(pair: MaskPair) -> str:
     )
 
 
-def _picture(pair: MaskPair) -> bytes:
-    """The pair enlarged by a whole factor, so that every pixel of a mask stays a square."""
+def _png(pair: MaskPair) -> bytes:
+    """Draw a pair, enlarged by a whole factor so that every pixel of a mask stays a square."""
     factor = max(1, PICTURE_SIDE // max(pair.expected.shape))
     canvas = _enlarged(pair.image, factor)
-    expected, found = _enlarged(pair.expected, factor), _enlarged(pair.found, factor)
+    expected, actual = _enlarged(pair.expected, factor), _enlarged(pair.actual, factor)
     canvas[contour(expected)] = EXPECTED_COLOR
-    canvas[contour(found)] = FOUND_COLOR
-    canvas[expected != found] = DIFFERENCE_COLOR
+    canvas[contour(actual)] = ACTUAL_COLOR
+    canvas[expected != actual] = DIFFERENCE_COLOR
     file = io.BytesIO()
     Image.fromarray(canvas).save(file, "PNG")
     return file.getvalue()
