@@ -106,14 +106,15 @@ def report_of(result: Mapping[str, Any]) -> RunReport:
 
 
 def _run(args: argparse.Namespace) -> None:
+    base = base_digest(args.base)
     result = {
-        "base_sha256": base_digest(args.base),
+        "base_sha256": base,
         "machine": machine_of(),
         "torch": torch.__version__,
         "rows": _measure(args.base, _problems(args.bbbc038)),
     }
     write_json(args.out / "prototypes.json", result)
-    publish(report_of(result), args.out / "prototypes.md", args, result["base_sha256"])
+    publish(report_of(result), args.out / "prototypes.md", args, base)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-__all__ = ["Cell", "Interval", "Value", "mean_cell", "paired_interval", "parts_of", "shown"]
+__all__ = ["Cell", "Interval", "interval_of", "mean_cell", "paired_interval", "parts_of", "shown"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ class Interval:
         return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
 
 
-Value = Cell | Interval | str | int | float | None
+def interval_of(values: Sequence[float], unpaired: str = " (one seed)") -> Interval:
+    """Make an interval of what `paired_interval` returns."""
+    mean, *bounds = values
+    low, high = bounds or (None, None)
+    return Interval(mean, low, high, unpaired)
 
 
 def mean_cell(values: Sequence[float], decimals: int = 1) -> Cell:
@@ -74,18 +78,17 @@ def paired_interval(differences: Sequence[float]) -> list[float]:
     return [mean, mean - half, mean + half]
 
 
-def shown(value: Value) -> str:
+def shown(value: object) -> str:
     """Text of a cell; a dash if there is no figure."""
     return "–" if value is None else str(value)
 
 
-def parts_of(value: Value) -> dict[str, str | int | float]:
+def parts_of(value: object) -> dict[str, object]:
     """Figures of a cell in full precision, by the suffix of their column's name."""
-    if isinstance(value, Cell):
+    if isinstance(value, Cell) and (value.seeds or value.std is not None):
         named = {"mean": value.mean, "std": value.std, "seeds": value.seeds or None}
-        named = {"": value.mean} if value.seeds == 0 and value.std is None else named
     elif isinstance(value, Interval):
         named = {"mean": value.mean, "low": value.low, "high": value.high}
     else:
-        named = {"": value}  # type: ignore[dict-item]
+        return {} if value is None else {"": value.mean if isinstance(value, Cell) else value}
     return {suffix: part for suffix, part in named.items() if part is not None}

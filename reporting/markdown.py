@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from reporting.cells import Value, shown
+from reporting.cells import shown
 
 __all__ = ["markdown_table"]
 
 
-def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[Value]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """Render a table, one line a row.
 
     `DataFrame.to_markdown` pads every cell to the width of its column, so that one changed figure

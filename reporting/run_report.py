@@ -15,7 +15,7 @@ from typing import Final
 import pandas as pd
 
 from cpcsam.artifacts.manifest import write_atomic
-from reporting.cells import Value, parts_of
+from reporting.cells import parts_of
 from reporting.markdown import markdown_table
 
 __all__ = ["REPORTS", "Provenance", "RunReport", "Table", "current_provenance", "machine_of"]
@@ -66,14 +66,14 @@ class Table:
 
     title: str
     heads: Sequence[str]
-    rows: Sequence[Sequence[Value]]
+    rows: Sequence[Sequence[object]]
     note: str = ""
 
     def markdown(self) -> str:
         """The table alone, in Markdown."""
         return markdown_table(self.heads, self.rows)
 
-    def figures(self) -> list[dict[str, str | int | float]]:
+    def figures(self) -> list[dict[str, object]]:
         """Every figure as `table`, `row`, `column` and `value`, in full precision."""
         return [
             {

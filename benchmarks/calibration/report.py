@@ -13,7 +13,7 @@ from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE
 from benchmarks.calibration.plots import curve_plot, noise_plot
 from benchmarks.common.output import write_json
 from cpcsam.artifacts.manifest import write_atomic
-from reporting.cells import Cell, Interval, Value, mean_cell, paired_interval
+from reporting.cells import Cell, Interval, interval_of, mean_cell, paired_interval
 from reporting.run_report import RunReport, Table
 
 __all__ = ["write_report"]
@@ -112,7 +112,7 @@ def _summary(runs: Runs) -> list[dict[str, Any]]:
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     heads = ["arm", "target Dice", "over one accurate prompt", "over the same K groups"]
     heads += ["base Dice", "parameters (k)", "steps"]
-    lines: list[list[Value]] = [
+    lines: list[list[object]] = [
         [
             row["label"],
             Cell(row["dice"], row["std"], row["seeds"]),
@@ -127,13 +127,13 @@ def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _interval(interval: Sequence[float] | None) -> Interval | None:
-    return None if interval is None else Interval(*interval)
+    return None if interval is None else interval_of(interval)
 
 
 def _ablation_table(runs: Runs, core: Mapping[str, Runs]) -> Table:
     """One row an arm; those that train as the default arm have its figures."""
     default = core.get("standard", {}).get(BOTH.name, {}).get(0)
-    lines: list[list[Value]] = []
+    lines: list[list[object]] = []
     for arm in ABLATIONS:
         same = {0: default} if default and arm.trains_as(BOTH) else {}
         for run in runs.get(arm.name, same).values():

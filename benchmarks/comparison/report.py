@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from benchmarks.comparison.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
-from reporting.cells import Interval, paired_interval
+from reporting.cells import interval_of, paired_interval
 from reporting.run_report import RunReport, Table
 from reporting.scores import Column, Row, cited_rows, measured_rows
 from training.report import all_columns, section_of, write_tables
@@ -144,7 +144,7 @@ def _gains_table(gains: Sequence[Mapping[str, Any]]) -> Table:
         "Gain of CaPL, in points of Dice, paired by seed, with 95 % intervals",
         ["method", "setting", "CaPL adds", "seeds"],
         [
-            [row["method"], row["setting"], Interval(*row["gain"], unpaired=""), row["seeds"]]
+            [row["method"], row["setting"], interval_of(row["gain"], unpaired=""), row["seeds"]]
             for row in gains
         ],
     )
