@@ -8,6 +8,7 @@ READY := $(VENV)/.installed
 CONFIG ?= training/configs/bbbc038.yaml
 REPOSITORY ?= build/repository
 PRECISION ?= fp32
+JOBS ?= 2
 STARTED := $(shell date +%s)
 
 # Threads that wait by spinning keep a core from whatever else the machine does, and from each other.
@@ -24,14 +25,22 @@ help: ## List the targets
 demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
 	CPCSAM_SETUP_S=$$(($$(date +%s) - $(STARTED))) $(PY) -m demo --out out/demo
 
+# Tests of one server or one file share a process; the longest begin first.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+
 .PHONY: test
-test: $(READY) ## Run all tests, the real Triton server's among them
-	$(PY) -m pytest
+test: $(READY) ## Run all tests, the real Triton server's among them, in JOBS=2 processes
+	$(PYTEST)
+
+.PHONY: test-unit
+test-unit: $(READY) ## Run the tests that start no process, in JOBS=2 processes
+	$(PYTEST) tests/unit
 
 .PHONY: lint
-lint: $(READY) ## Check style, types and that the API serves the last release's clients
+lint: $(READY) ## Check style, layers, types and that the API serves the last release's clients
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) -m mypy
 	$(PY) -m tools.proto_compatibility tools/released .
 

@@ -24,7 +24,7 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
-from export.graphs.traceable import exportable
+from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 
 __all__ = ["Row", "main"]
@@ -67,7 +67,7 @@ def _export(model_size: str, image_size: int, queries: Sequence[int], folder: Pa
     """Write the official encoder and one for each number of queries."""
     torch.manual_seed(0)
     model = fuse(CpcSam(build_sam(model_size, image_size)))
-    forms = {OFFICIAL: model} | {str(count): exportable(model, count) for count in queries}
+    forms = {OFFICIAL: model} | {str(count): make_traceable(model, count) for count in queries}
     files = []
     for variant, form in tqdm(forms.items(), desc="export"):
         file = folder / f"{variant}.onnx"

@@ -22,10 +22,11 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.vocabulary import VocabularyConfig, build_vocabulary
 from cpcsam.commands import ArgumentParser, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest, load_base
+from cpcsam.model.torch_backend import TorchBackend
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample
 from training.evaluate_auto import evaluate_auto
-from training.evaluation.torch_model import TorchGraphs, class_names, examples_of, support_set
+from training.evaluation.torch_model import class_names, examples_of, support_set
 
 __all__ = ["main"]
 
@@ -68,19 +69,19 @@ def _problems(bbbc038: Path | None) -> dict[str, Problem]:
 
 
 def _measure(base: Path, problems: dict[str, Problem]) -> list[dict[str, Any]]:
-    graphs = TorchGraphs(load_base(base))
+    backend = TorchBackend(load_base(base))
     rows: list[dict[str, Any]] = [
         {"prototypes": prototypes, "background": background} for prototypes, background in NUMBERS
     ]
     for name, problem in problems.items():
         names = class_names(problem.support)
-        examples = examples_of(problem.support, names, graphs, problem.tile)
+        examples = examples_of(problem.support, names, backend, problem.tile)
         for row in tqdm(rows, desc=name):
             config = VocabularyConfig(row["prototypes"], row["background"])
             vocabulary = build_vocabulary(
                 names, examples, model="", tile=problem.tile, config=config
             )
-            scores = evaluate_auto(graphs, vocabulary, problem.test)
+            scores = evaluate_auto(backend, vocabulary, problem.test)
             row[name] = {"dice": scores["dice"], "ap50": scores["ap50"]}
     return rows
 

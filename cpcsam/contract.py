@@ -26,6 +26,7 @@ __all__ = [
     "MASK_DECODER_WITH_MASK",
     "MAX_IMAGES_TIMES_PROMPTS",
     "MODEL_SIZES",
+    "MULTIMASK",
     "NUM_MASKS",
     "PATCH_SIZE",
     "MAX_PIXELS",
@@ -39,6 +40,7 @@ __all__ = [
     "RETURN_EMBEDDINGS",
     "SCALE_PROMPTS",
     "SEGMENT",
+    "SINGLE_MASK",
     "STEPS",
     "GraphSpec",
     "MaskSelection",
@@ -62,6 +64,11 @@ MASK_THRESHOLD: Final = 0.0
 """A logit above this is foreground; `Sam.mask_threshold`."""
 STABILITY_OFFSET: Final = 1.0
 """By which the threshold moves up and down to see how stable a mask is, as in SAM."""
+
+SINGLE_MASK: Final = slice(0, 1)
+"""Index of the mask for unambiguous prompts among the decoder's four."""
+MULTIMASK: Final = slice(1, None)
+"""Index of the masks for ambiguous prompts."""
 
 PROMPT_BUCKETS: Final = (1, 4, 16)
 """Prompts of one decoder request are padded to one of these; more are split over requests."""

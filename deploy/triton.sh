@@ -1,13 +1,13 @@
 #!/bin/sh
-# Start Triton in its container over the current version; further options may follow.
+# Start Triton in its container with the current version of a repository and further options.
 set -eu
 
 # Refuses an altered version, and engines for another TensorRT or another GPU.
 models=$(python3 -m serving.repository "${CPCSAM_MODELS:-/models}")
 
-# Who does not know this word gets no answer from the closed interfaces, and nobody knows it.
-word=$(od -A n -N 32 -t x1 /dev/urandom | tr -d ' \n')
-closed="shared-memory,model-repository,trace,logging:admin=$word"
+# The closed interfaces answer only to callers with this secret, which nobody has.
+secret=$(od -A n -N 32 -t x1 /dev/urandom | tr -d ' \n')
+closed="shared-memory,model-repository,trace,logging:admin=$secret"
 
 exec tritonserver \
   --model-repository="$models" \

@@ -3,10 +3,10 @@
 python -m export.build_engine --onnx build/onnx --out build/plans
 python -m export.build_engine --onnx build/onnx --out build/plans --workspace-gb 8
 
-A plan runs only in the TensorRT and on the GPU architecture that it was built for. Where this
-Python has no TensorRT, the build runs in the Triton image of docker-compose.yml, which serves the
-engines. Kernel times are kept beside the plans, so that the next build is quicker; what is
-unchanged is not built again. Plans become engines that can be served by export.check_engines.
+A plan runs only with the TensorRT version and GPU architecture it was built for. If this Python has
+no TensorRT, the build runs in the Triton image of docker-compose.yml, which serves the engines.
+Measured kernel times are kept next to the plans to speed up the next build; unchanged plans are not
+rebuilt. export.check_engines turns plans into engines that can be served.
 """
 
 from __future__ import annotations
@@ -28,20 +28,19 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
-from cpcsam.commands import ArgumentParser, exit_code_of, positive
+from cpcsam.commands import parser_of, positive, run_command
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import Gpu, visible_gpus
-from export.engines.builder import PlanOptions, plan_from_onnx
+from export.engines.builder import PRECISIONS, PlanOptions, plan_from_onnx
 from export.engines.container import build_in_container
 from export.engines.importing import find_tensorrt, require_tensorrt
 from export.engines.profiles import Profile, profiles_of
 from export.provenance import code_digest
 
-__all__ = ["PRECISIONS", "build_engines", "main"]
+__all__ = ["build_engines", "main"]
 
 PROG: Final = "python -m export.build_engine"
-PRECISIONS: Final = ("fp32", "fp16")
 WORKSPACE_GB: Final = 16.0
 
 
@@ -51,18 +50,18 @@ def build_engines(
     """Build a plan of every graph and publish an artifact of kind `plans`.
 
     Args:
-        onnx: artifact with the graphs.
+        onnx: artifact of kind `onnx`.
         out: the artifact to write.
         trt: the module `tensorrt`.
-        gpu: what the plans are for.
-        options: how plans are built.
+        gpu: target GPU of the plans.
+        options: builder options.
 
     Returns:
-        Whether plans were built; False if those at `out` are of these graphs and settings.
+        True if plans were built; False if those at `out` have the same graphs and settings.
 
     Raises:
-        ArtifactError: onnx is no such artifact, or was altered.
-        ExportError: TensorRT cannot build a graph, or not in this precision; nothing is published.
+        ArtifactError: onnx is not such an artifact, or was altered.
+        ExportError: TensorRT cannot build a graph or its precision; nothing is published.
     """
     manifest = read_manifest(onnx, "onnx")
     precision, image_size = manifest.config.get("precision"), int(manifest.config["image_size"])
@@ -78,7 +77,7 @@ def build_engines(
         "compute_capability": gpu.compute_capability,
         "gpu": gpu.name,
         "workspace_bytes": options.workspace_bytes,
-        "profiles": {graph.name: _told(profiles_of(graph, image_size)) for graph in GRAPHS},
+        "profiles": {graph.name: _as_json(profiles_of(graph, image_size)) for graph in GRAPHS},
     }
     config = {**manifest.config, "engine": engine}
     parents = {**manifest.parents, "onnx": sha256_file(onnx / MANIFEST_NAME), "code": code_digest()}
@@ -96,12 +95,12 @@ def build_engines(
     return True
 
 
-def _told(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
-    return [{name: asdict(shapes) for name, shapes in one.items()} for one in profiles]
+def _as_json(profiles: Sequence[Profile]) -> list[dict[str, Any]]:
+    return [{name: asdict(shapes) for name, shapes in ranges.items()} for ranges in profiles]
 
 
 def _only_gpu() -> Gpu:
-    """The GPU of this machine; of several, which must be of one architecture, the first."""
+    """Return the first GPU of this machine; all must have the same architecture."""
     gpus = visible_gpus()
     if len({gpu.compute_capability for gpu in gpus}) != 1:
         raise ConfigError.of(
@@ -128,9 +127,8 @@ def _build(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when done, 2 after an error, told in one line."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    """Run the command; return its exit code."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--onnx", type=Path, metavar="DIR", required=True, help="the graphs")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the plans")
     parser.add_argument(
@@ -138,11 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=positive,
         default=WORKSPACE_GB,
         metavar="GIB",
-        help="most scratch memory of the GPU; default: %(default)g",
+        help="largest GPU scratch memory of a kernel; default: %(default)g",
     )
     parser.add_argument("--here", action="store_true", help="never build in a container")
-    args = parser.parse_args(argv)
-    return exit_code_of(lambda: _build(args), PROG)
+    return run_command(parser, _build, argv)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Command: judge TensorRT plans on real images, and publish those within tolerance as engines.
+"""Command: compare TensorRT plans with torch on real images, and publish accurate ones as engines.
 
 python -m export.check_engines --plans build/plans --merged build/merged --out build/engines
 python -m export.check_engines --plans build/plans --merged build/merged --out DIR --images IMAGE...
 
-The masks of every profile, filled to its largest batch, are compared with those of torch in
-float32, by the measures and tolerances of the export. Beyond them nothing is published, and
-DIR-rejected.html shows the worst masks. Where this Python has no TensorRT, the plans run in the
-Triton image, which serves them.
+The masks of every profile, at its largest batch, are compared with those of torch in float32, by
+the measures and tolerances of the export. If a tolerance is exceeded, nothing is published, and
+DIR-rejected.html shows the worst masks. If this Python has no TensorRT, the plans run in the Triton
+image, which serves them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import GRAPHS
 from cpcsam.model.run_checkpoint import load_merged
+from export.accuracy.comparison import Comparison, mask_iou_lines, write_accepted
 from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
-from export.accuracy.runners import Runner, TorchRunner
-from export.compare import Comparison, judge, require_made_from
-from export.engines.full_batches import FullBatches
+from export.accuracy.runners import GraphRunner, TorchRunner
+from export.engines.full_batches import FullBatchRunner
 from export.engines.profiles import IMAGES_AND_PROMPTS
 from export.engines.runner import EngineRunner, plan_command
-from export.provenance import code_digest
+from export.provenance import code_digest, require_made_from
 from export.real_images import Scene, packaged_images, read_scenes
 
 __all__ = ["check_engines", "main", "measure_profiles"]
@@ -43,11 +43,11 @@ PROG: Final = "python -m export.check_engines"
 
 
 def measure_profiles(
-    reference: Runner, engines: Runner, scenes: Sequence[Scene]
+    reference: GraphRunner, engines: GraphRunner, scenes: Sequence[Scene]
 ) -> tuple[Fidelity, ...]:
-    """Compare engines with a reference on real images, once for each profile, filled."""
+    """Measure mask fidelity of engines on real images, for each profile at its largest batch."""
     cases = find_cases(reference, scenes)
-    return tuple(measure(cases, FullBatches(engines, *most)) for most in IMAGES_AND_PROMPTS)
+    return tuple(measure(cases, FullBatchRunner(engines, *most)) for most in IMAGES_AND_PROMPTS)
 
 
 def check_engines(
@@ -58,23 +58,23 @@ def check_engines(
     images: Sequence[Path] = (),
     command: Sequence[str] = (),
 ) -> bool:
-    """Publish plans as an artifact of kind `engine` if their masks are near enough to torch's.
+    """Publish plans as an artifact of kind `engine` if their masks are within tolerance of torch's.
 
     Args:
         plans: artifact of kind `plans`.
-        merged: the model that they were made of.
+        merged: the merged model that the plans were made from.
         out: the artifact to write: the plans, comparison.json and comparison.html.
-        images: real images to compare on; none takes the packaged ones.
-        command: starts the process that runs the plans; none takes `plan_command`'s.
+        images: real images for the comparison; empty uses the packaged ones.
+        command: command line of the worker process; empty uses `plan_command`.
 
     Returns:
-        Whether they were judged; False if the engines at `out` are these plans, judged so before.
+        True if the plans were compared; False if `out` holds the same plans, already compared.
 
     Raises:
-        ArtifactError: an input is missing, altered, or the plans are of another model.
+        ArtifactError: an input is missing or altered, or the plans are of another model.
         DataError: an image cannot be read.
-        ExportError: there is nothing to run them with, they fail, or are too far from torch;
-            nothing is published. If masks are too far, `OUT-rejected.html` shows them.
+        ExportError: there is nothing to run the plans with, they fail, or their masks are too far
+            from torch's; nothing is published. In the last case `OUT-rejected.html` shows them.
     """
     manifest = read_manifest(plans, "plans")
     require_made_from(plans, manifest, merged)
@@ -96,7 +96,7 @@ def check_engines(
     with publish(
         out, "engine", parents=parents, config=manifest.config, metrics=metrics
     ) as staging:
-        judge(comparison, [precision] * len(fidelity), model.image_size, staging, out)
+        write_accepted(comparison, [precision] * len(fidelity), model.image_size, staging, out)
         for graph in GRAPHS:
             shutil.copyfile(plans / f"{graph.name}.plan", staging / f"{graph.name}.plan")
     return True
@@ -107,23 +107,18 @@ def _run(args: argparse.Namespace) -> None:
         print(f"{args.out}: unchanged")
         return
     print(f"{args.out}: engines within tolerance of torch")
-    for engine, summary in read_manifest(args.out, verify=False).metrics["masks"].items():
-        print(
-            f"{engine}: mask IoU mean {summary['iou_mean']:.4f}, minimum "
-            f"{summary['iou_min']:.4f} over {summary['masks']} masks"
-        )
+    for line in mask_iou_lines(read_manifest(args.out, verify=False).metrics["masks"]):
+        print(line)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when the engines are good, 2 after an error, told in one line."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    """Run the command; return its exit code, 0 if the engines are within tolerance."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--plans", type=Path, metavar="DIR", required=True)
     parser.add_argument("--merged", type=Path, metavar="DIR", required=True)
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="the engines")
     parser.add_argument("--images", type=Path, metavar="FILE", nargs="+", default=())
-    args = parser.parse_args(argv)
-    return exit_code_of(lambda: _run(args), PROG)
+    return run_command(parser, _run, argv)
 
 
 if __name__ == "__main__":

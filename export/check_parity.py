@@ -1,10 +1,10 @@
-"""Command: prove that exported graphs compute what torch does, in full size and without weights.
+"""Command: compare exported graphs with torch in full size, on random weights.
 
 python -m export.check_parity --model-size vit_b --image-size 1024
 
-An untrained model, its zeros filled with noise, is exported in float32, and every graph is compared
-with torch on random images, prompts with padding, boxes and mask prompts. The grid of shapes is
-smaller than the export's, as vit_b at 1024 pixels takes gigabytes and minutes.
+An untrained model, its zero-initialised weights filled with noise, is exported in float32, and
+every graph is compared with torch on random images, padded prompts, boxes and mask prompts. The
+grid of shapes is smaller than the export's, since vit_b at 1024 pixels takes gigabytes and minutes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 
 import torch
 
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import IMAGE_SIZES, MODEL_SIZES
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig
@@ -27,8 +27,8 @@ from cpcsam.model.sam import CpcSam
 from export.accuracy.parity_grid import Row, compare_on_grid, worst_by_output
 from export.accuracy.random_weights import fill_with_noise
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.check_tensorrt import trace_graphs
-from export.compare import TOLERANCES
+from export.accuracy.tolerances import TOLERANCES
+from export.graphs.precisions import trace_graphs
 
 __all__ = ["check_parity", "main"]
 
@@ -39,10 +39,14 @@ POINTS: Final = (1, 2, 7)
 
 
 def check_parity(model_size: str, image_size: int) -> list[Row]:
-    """Export an untrained model in float32 and compare it with torch.
+    """Export an untrained model in float32 and compare it with torch on a parity grid.
+
+    Args:
+        model_size: one of `MODEL_SIZES`.
+        image_size: side S, one of `IMAGE_SIZES`.
 
     Returns:
-        Every output at every shape.
+        A row for every output at every shape.
 
     Raises:
         ExportError: an output is too far from torch's; names graph, output and shape.
@@ -72,17 +76,15 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when all agree, 2 after an error, told in one line."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    """Run the command; return its exit code, 0 if all outputs are within tolerance."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument(
         "--model-size", choices=MODEL_SIZES, default="vit_b", help="default: %(default)s"
     )
     parser.add_argument(
         "--image-size", type=int, choices=IMAGE_SIZES, default=1024, help="default: %(default)s"
     )
-    args = parser.parse_args(argv)
-    return exit_code_of(lambda: _check(args), PROG)
+    return run_command(parser, _check, argv)
 
 
 if __name__ == "__main__":

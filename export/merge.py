@@ -3,8 +3,8 @@
 python -m export.merge --run runs/NAME/best --out build/merged
 python -m export.merge --base weights/vit_t --out build/merged
 
-The second form takes a base as it is, without a run. With both, --base says where the run's base
-is now.
+The second form takes a bare base, without a run. With both, --base is the present path of the run's
+base.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Final
 import torch
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, is_made_from, read_manifest, sha256_file
-from cpcsam.errors import ConfigError, CpcSamError, ExportError
+from cpcsam.commands import parser_of, run_command
+from cpcsam.errors import ConfigError, ExportError
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_run, save_merged
@@ -28,18 +29,22 @@ from export.provenance import code_digest
 
 __all__ = ["TOLERANCE", "main", "measure_difference", "merge"]
 
+PROG: Final = "python -m export.merge"
 TOLERANCE: Final = 1e-4
-"""Of every output before and after, relative to its largest value; rounding makes about 1e-6."""
+"""Largest accepted difference of every output, relative to its largest value; rounding gives about
+1e-6."""
 
 
 def merge(
     run: Path | None, base: Path | None, out: Path, image_size: int | None = None
 ) -> dict[str, float]:
-    """Merge, compare and publish an artifact of kind `merged`; keep one of this run at `out`.
+    """Merge LoRA and fuse CaPL, compare before and after, and publish an artifact of kind `merged`.
+
+    An artifact at `out` made from the same run by the same code is kept.
 
     Args:
-        run: an artifact of kind `run`, None to merge the bare base.
-        base: the base; with `run`, where it is now (None: where it was).
+        run: an artifact of kind `run`; None merges the bare base.
+        base: the base; with `run`, its present path, None if it has not moved.
         out: the artifact to write.
         image_size: side S to interpolate a bare base to; None keeps its own.
 
@@ -77,7 +82,7 @@ def merge(
         merged,
         out,
         parents=parents,
-        # By this digest vocabularies know the model; every later artifact hands it on.
+        # Vocabularies identify the model by this digest; every later artifact passes it on.
         config={"trained_model": parents.get("run", parents["base"])},
         metrics={"relative_difference": differences},
     )
@@ -86,6 +91,11 @@ def merge(
 
 def measure_difference(before: CpcSam, after: FusedCpcSam, seed: int = 0) -> dict[str, float]:
     """Compare both models on random prompts of an oblong image, through all graphs.
+
+    Args:
+        before: the model before merging and fusing.
+        after: the merged, fused model.
+        seed: of the random image and prompts.
 
     Returns:
         The relative difference of every output, keyed by `graph/output`.
@@ -97,9 +107,10 @@ def measure_difference(before: CpcSam, after: FusedCpcSam, seed: int = 0) -> dic
     size = before.image_size
     tensors = draw_images(size, 1, generator) | draw_prompts(size, 1, 5, 4, generator)
     tensors["input_size"] = torch.tensor([[size, size * 3 // 5]], dtype=torch.int32)
-    expected, found = run_graphs(before, tensors), run_graphs(after, tensors)
-    differences = {name: relative_difference(found[name], expected[name]) for name in expected}
+    expected, actual = run_graphs(before, tensors), run_graphs(after, tensors)
+    differences = {name: relative_difference(actual[name], expected[name]) for name in expected}
     for name, difference in differences.items():
+        # Negated, so that NaN fails.
         if not difference <= TOLERANCE:
             raise ExportError.of(
                 f"merge, {name}",
@@ -110,26 +121,19 @@ def measure_difference(before: CpcSam, after: FusedCpcSam, seed: int = 0) -> dic
     return differences
 
 
+def _run(args: argparse.Namespace) -> None:
+    differences = merge(args.run, args.base, args.out, args.image_size)
+    print(f"{args.out}: largest relative difference {max(differences.values()):.1e}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when done, 2 after an error, told in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m export.merge",
-        description="Merge a training run into one checkpoint, LoRA merged and CaPL fused.",
-        epilog=(__doc__ or "").split("\n", 2)[2],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Run the command; return its exit code."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--run", type=Path, metavar="DIR", help="a training run's best or last")
-    parser.add_argument("--base", type=Path, metavar="PATH", help="a base, or where it is now")
+    parser.add_argument("--base", type=Path, metavar="PATH", help="a base, or its present path")
     parser.add_argument("--image-size", type=int, help="interpolate a bare base to this size")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True)
-    args = parser.parse_args(argv)
-    try:
-        differences = merge(args.run, args.base, args.out, args.image_size)
-    except (CpcSamError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: largest relative difference {max(differences.values()):.1e}")
-    return 0
+    return run_command(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The digest of the code that exports: a parent of every artifact that is reused if unchanged."""
+"""Provenance of exported artifacts: digest of the exporting code, and their merged model."""
 
 from __future__ import annotations
 
@@ -6,15 +6,41 @@ import hashlib
 from pathlib import Path
 
 import cpcsam
+from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, sha256_file
+from cpcsam.errors import ArtifactError
 
-__all__ = ["code_digest"]
+__all__ = ["code_digest", "require_made_from"]
 
 
 def code_digest() -> str:
-    """SHA-256 of the sources of `cpcsam` and `export`, so that changed code makes things anew."""
+    """Return the SHA-256 of the sources of `cpcsam` and `export`.
+
+    It is a parent of every artifact that is reused if unchanged, so that changed code rebuilds it.
+    """
     digest = hashlib.sha256()
     for package in (Path(cpcsam.__file__).parent, Path(__file__).parent):
         for file in sorted(package.rglob("*.py")):
             digest.update(f"{file.relative_to(package.parent)}\0".encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
+
+
+def require_made_from(path: Path, manifest: Manifest, merged: Path) -> None:
+    """Raise if an artifact was made from another merged model.
+
+    Args:
+        path: the artifact.
+        manifest: its manifest.
+        merged: artifact of kind `merged`.
+
+    Raises:
+        ArtifactError: names both models.
+    """
+    digest, made_from = sha256_file(merged / MANIFEST_NAME), manifest.parents.get("merged", "none")
+    if made_from != digest:
+        raise ArtifactError.of(
+            str(path),
+            got=f"{manifest.kind} of the merged model {made_from[:12]}",
+            expected=f"of {merged}, {digest[:12]}",
+            fix="export that model, or give the one that was exported",
+        )

@@ -1,4 +1,4 @@
-"""Real images for the comparison of engines, and how an image enters the encoder's frame."""
+"""Real images for comparing engines, resized and padded to the encoder's frame."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ PHOTOGRAPHS: Final = (
     "ihc.png",
     "rocket.jpg",
 )
-"""Of scikit-image's wheel: people, things, an animal, coins, cells and stained tissue."""
+"""Images of scikit-image's wheel: people, objects, an animal, coins, cells, stained tissue."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A real image as the encoder sees it.
+    """A real image in the encoder's frame.
 
     Attributes:
-        name: of its file.
-        shown: (H, W, 3) uint8, resized so that its longest side is S.
-        image: (1, 3, S, S) uint8, padded.
+        name: of the file.
+        shown: (H, W, 3) uint8 RGB, resized so that the longest side is S.
+        image: (1, 3, S, S) uint8 RGB, padded.
         input_size: (1, 2) int32, (H, W) of `shown`.
     """
 
@@ -49,7 +49,7 @@ class Scene:
 
 
 def packaged_images() -> list[Path]:
-    """Files of real images that come with this repository and with scikit-image.
+    """List the real images that ship with this repository and with scikit-image.
 
     Raises:
         DataError: scikit-image is not installed.
@@ -67,14 +67,14 @@ def packaged_images() -> list[Path]:
 
 
 def read_scenes(files: Sequence[Path], image_size: int) -> list[Scene]:
-    """Read images and bring them into the encoder's frame.
+    """Read images, resize and pad them to the encoder's frame.
 
     Args:
         files: JPEG, PNG, TIFF, BMP or WebP.
         image_size: side S of the frame.
 
     Raises:
-        DataError: a file is missing or no image.
+        DataError: a file is missing or not an image.
     """
     return [_read(file, image_size) for file in files]
 

@@ -4,8 +4,8 @@ python -m serving.serve --repository build/repository
 python -m serving.serve --repository build/repository --port 0 --metrics-port 0
 python -m serving.serve --repository build/repository --triton-metrics-port 8002
 
-Everything listens on loopback unless told otherwise. Ctrl-C or SIGTERM stops both and leaves no
-process behind; so does the end of Triton.
+Everything listens on loopback by default. Ctrl-C or SIGTERM stops both and leaves no process
+behind; the same happens when Triton ends.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import cpcsam
-from cpcsam.commands import ArgumentParser, exit_code_of, port
+from cpcsam.commands import parser_of, port, run_command
 from cpcsam.errors import ServingError
-from serving.gateway.config import add_gateway_options, config_of
-from serving.gateway.server import run_until_stopped
+from serving.gateway.config import add_gateway_options, config_from_args
+from serving.gateway.run import run_until_stopped
+from serving.triton.interrupt import until_interrupted
 from serving.triton.launch import TritonServer, launch_triton
 
 __all__ = ["main"]
@@ -33,9 +33,8 @@ POLL_S: Final = 0.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it was asked to stop, 2 after an error."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    """Run the command and return its exit code; 0 after Ctrl-C or SIGTERM."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
     parser.add_argument(
         "--repository", type=Path, required=True, metavar="DIR", help="the model repository"
@@ -45,33 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, use in (("grpc", "gRPC"), ("http", "HTTP"), ("metrics", "/metrics")):
         triton(f"--triton-{name}-port", type=port, default=0, help=f"port of {use} (%(default)s)")
     triton("--triton-log", type=Path, metavar="FILE", help="its log (a temporary file)")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    try:
-        signal.signal(signal.SIGTERM, _interrupt)
-        return exit_code_of(lambda: _serve(args), PROG)
-    except KeyboardInterrupt:  # before the gateway runs; afterwards it handles the signals
-        return 0
+    return run_command(parser, _serve, argv)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    # Refuses wrong limits before Triton takes its time to start.
-    config_of(args, triton="")
-    with launch_triton(
-        args.repository,
-        grpc_port=args.triton_grpc_port,
-        http_port=args.triton_http_port,
-        metrics_port=args.triton_metrics_port,
-        log=args.triton_log,
-    ) as triton:
-        print(f"triton   {triton.grpc_url}  (log {triton.log})")
-        print(f"metrics  {triton.metrics_url}")
-        config = config_of(args, triton=triton.grpc_url)
-        asyncio.run(run_until_stopped(config, _end_of(triton)))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # The gateway handles the signals itself; this is for the time until it runs.
+    with until_interrupted():
+        config_from_args(args, triton="")  # fails on wrong options before Triton starts
+        with launch_triton(
+            args.repository,
+            grpc_port=args.triton_grpc_port,
+            http_port=args.triton_http_port,
+            metrics_port=args.triton_metrics_port,
+            log=args.triton_log,
+        ) as triton:
+            print(f"triton   {triton.grpc_url}  (log {triton.log})")
+            print(f"metrics  {triton.metrics_url}")
+            config = config_from_args(args, triton=triton.grpc_url)
+            asyncio.run(run_until_stopped(config, _fail_at_exit_of(triton)))
 
 
-async def _end_of(triton: TritonServer) -> None:
-    """Wait until Triton ends by itself.
+async def _fail_at_exit_of(triton: TritonServer) -> None:
+    """Wait until Triton exits by itself.
 
     Raises:
         ServingError: it has.
@@ -84,10 +79,6 @@ async def _end_of(triton: TritonServer) -> None:
         expected="a running server",
         fix=f"see {triton.log}",
     )
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ python -m serving.tokens add --file tokens.txt --tenant pathology --role editor
 python -m serving.tokens list --file tokens.txt
 python -m serving.tokens remove --file tokens.txt --id 3fb0a2c1
 
-`add` prints a new token, once: the file holds SHA-256 digests alone, so that whoever reads it, or a
-backup of it, gains nothing. (Tokens are 256 random bits, which no slow hash could protect better.)
-A running gateway heeds a changed file within a second. A tenant may have several tokens; an editor
+`add` prints a new token, once: the file holds only SHA-256 digests, so that a reader of it, or of a
+backup, gains nothing. (Tokens are 256 random bits, which no slow hash could protect better.) A
+running gateway applies a changed file within a second. A tenant may have several tokens; an editor
 may also change the tenant's classes.
 
 A line of the file: TENANT ROLE SHA256, the rest of it after # is a comment.
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ConfigError
 from serving.gateway.auth.tokens import (
     EDITOR,
@@ -61,34 +61,32 @@ def _list(args: argparse.Namespace) -> None:
 
 def _remove(args: argparse.Namespace) -> None:
     known = read_tokens(args.file)
-    left = [token for digest, token in known.items() if digest[:ID_LENGTH] != args.id]
-    if len(left) == len(known):
+    kept = [token for digest, token in known.items() if digest[:ID_LENGTH] != args.id]
+    if len(kept) == len(known):
         raise ConfigError.of(
-            "--id", got=args.id, expected="one that `list` shows", fix="correct the option"
+            "--id", got=args.id, expected="an id that `list` shows", fix="correct the option"
         )
-    write_tokens(args.file, left)
+    write_tokens(args.file, kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when done, 2 after an error, told in one line."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    """Run the command and return its exit code."""
+    parser = parser_of(PROG, __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, run, text in (
-        ("add", _add, "make a token, print it and add it to the file"),
+        ("add", _add, "create a token, print it and add it to the file"),
         ("list", _list, "show id, role and tenant of every token"),
-        ("remove", _remove, "make a token invalid"),
+        ("remove", _remove, "revoke a token"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
         command.add_argument("--file", type=Path, required=True, help="the file of tokens")
         if name == "add":
-            command.add_argument("--tenant", required=True, metavar="NAME", help="whose it is")
+            command.add_argument("--tenant", required=True, metavar="NAME", help="its owner")
             command.add_argument("--role", choices=(USER, EDITOR), default=USER)
         if name == "remove":
             command.add_argument("--id", required=True, help="as `list` shows it")
-    args = parser.parse_args(argv)
-    return exit_code_of(lambda: args.run(args), PROG)
+    return run_command(parser, lambda args: args.run(args), argv)
 
 
 if __name__ == "__main__":

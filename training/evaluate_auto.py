@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
 from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, Model, segment_image
+from cpcsam.automatic.predictor import AutoSettings, segment_image
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
+from cpcsam.backends.protocol import Backend
 from cpcsam.commands import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
+from cpcsam.model.torch_backend import TorchBackend
 from training.data.sample import Sample
 from training.data.source_options import (
     add_model_options,
@@ -30,7 +32,7 @@ from training.data.source_options import (
 from training.data.sources import read_source
 from training.evaluation.class_scores import score_segmentation
 from training.evaluation.panels import panels_of, save_panels
-from training.evaluation.torch_model import TorchGraphs, open_model
+from training.evaluation.torch_model import open_model
 
 __all__ = ["evaluate_auto", "main", "segmenter"]
 
@@ -50,7 +52,7 @@ of --out together: files of one --label are the seeds of one row.
 
 
 def evaluate_auto(
-    model: Model,
+    backend: Backend,
     vocabulary: Vocabulary,
     samples: Iterable[Sample],
     settings: AutoSettings | None = None,
@@ -59,7 +61,7 @@ def evaluate_auto(
     """Segment images without any prompt of an annotator and compare with the truth.
 
     Args:
-        model: with CaPL, if it is to calibrate the generated prompts.
+        backend: the model, with CaPL if it is to calibrate the generated prompts.
         vocabulary: made with this model.
         samples: annotated images; the annotation is compared with, and used for nothing else.
         settings: how entities are looked for; None takes the defaults.
@@ -71,15 +73,15 @@ def evaluate_auto(
     Raises:
         DataError: no image shows a class of the vocabulary.
     """
-    segment = segmenter(model, vocabulary, settings)
+    segment = segmenter(backend, vocabulary, settings)
     return score_segmentation(segment, vocabulary.names, samples, _called(vocabulary, names))
 
 
 def segmenter(
-    model: Model, vocabulary: Vocabulary, settings: AutoSettings | None = None
+    backend: Backend, vocabulary: Vocabulary, settings: AutoSettings | None = None
 ) -> Callable[[Sample], list[FoundMask]]:
     """What finds the entities of an image by a vocabulary; it reads no annotation."""
-    return lambda sample: segment_image(sample.image, vocabulary, model, settings)
+    return lambda sample: segment_image(sample.image, vocabulary, backend, settings)
 
 
 def _called(vocabulary: Vocabulary, names: dict[str, str] | None) -> list[str]:
@@ -176,15 +178,15 @@ def main(arguments: list[str] | None = None) -> int:
             overlap=options.overlap,
         )
         samples = read_source(source_of(options), "source")
-        graphs = TorchGraphs(CpcSam(model.sam) if options.no_capl else model)
+        backend = TorchBackend(CpcSam(model.sam) if options.no_capl else model)
         names = _names(options.name, vocabulary)
         shown = tqdm(samples, desc="segment", unit="image")
-        scores = evaluate_auto(graphs, vocabulary, shown, settings, names)
+        scores = evaluate_auto(backend, vocabulary, shown, settings, names)
         if options.out is not None:
             panels = panels_of(
                 samples,
                 scores["per_image"],
-                segmenter(graphs, vocabulary, settings),
+                segmenter(backend, vocabulary, settings),
                 _called(vocabulary, names),
             )
             document = {

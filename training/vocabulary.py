@@ -18,6 +18,7 @@ from cpcsam.automatic.vocabulary import (
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.commands import ArgumentParser, exit_code_of, share
 from cpcsam.errors import ConfigError
+from cpcsam.model.torch_backend import TorchBackend
 from training.data.sample import ENTITY, Sample
 from training.data.source_options import (
     add_model_options,
@@ -27,7 +28,6 @@ from training.data.source_options import (
 )
 from training.data.sources import read_source
 from training.evaluation.torch_model import (
-    TorchGraphs,
     class_names,
     examples_of,
     open_model,
@@ -59,7 +59,7 @@ def build(options: argparse.Namespace) -> None:
     names = class_names(samples)
     vocabulary = build_vocabulary(
         _renamed(names, options.name),
-        examples_of(_progress(samples, "embed"), names, TorchGraphs(model), options.tile),
+        examples_of(_progress(samples, "embed"), names, TorchBackend(model), options.tile),
         model=digest,
         tile=options.tile,
         config=VocabularyConfig(options.prototypes, options.background),
@@ -82,7 +82,7 @@ def extend(options: argparse.Namespace) -> None:
     names = class_names(samples)
     for name, new in zip(names, _renamed(names, options.name), strict=True):
         shown = _progress(samples, f"embed {new}")
-        examples = examples_of(shown, (name,), TorchGraphs(model), vocabulary.tile)
+        examples = examples_of(shown, (name,), TorchBackend(model), vocabulary.tile)
         vocabulary = vocabulary.extend(new, examples)
     added = {"added": [*recorded.get("added", []), *(sample.name for sample in samples)]}
     save_vocabulary(vocabulary, options.out, config={**recorded, **added})

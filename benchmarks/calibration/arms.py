@@ -8,7 +8,7 @@ target classes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
@@ -71,6 +71,7 @@ class Arm:
         bilevel: how θ and φ take turns.
         losses: weights of the objectives.
         lr: peak learning rate of θ.
+        precision: of training.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Arm:
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     lr: float = LEARNING_RATE
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
 
     def trains_as(self, other: Arm) -> bool:
         """Whether the two differ in nothing but their names."""

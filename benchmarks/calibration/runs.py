@@ -259,7 +259,8 @@ class Prepared(NamedTuple):
 def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
     """Make an arm ready to train."""
     optimizer = OptimizerConfig(lr=arm.lr, lr_capl=CAPL_LEARNING_RATE)
-    learner = new_learner(load_base(base), arm.model, optimizer, seed=seed, bf16=True)
+    bf16 = arm.precision == "bfloat16"
+    learner = new_learner(load_base(base), arm.model, optimizer, seed=seed, bf16=bf16)
     batch = BatchConfig(
         images=2,
         entities=3,

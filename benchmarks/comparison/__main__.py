@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="where a dataset of docs/datasets.md is unpacked; may be repeated",
+        help="where a dataset of docs/guides/datasets.md is unpacked; may be repeated",
     )
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     options = parser.parse_intermixed_args(arguments)

@@ -25,7 +25,7 @@ class Setting:
 
     Attributes:
         name: in tables and folders.
-        dataset: a name of docs/datasets.md; `confounded` draws the scenes of
+        dataset: a name of docs/guides/datasets.md; `confounded` draws the scenes of
             `benchmarks.data.confounded_scenes`, `stains` takes BBBC038v1's fluorescence to train and its
             stained tissue to test.
         tested_on: another dataset to test on, whose images are also the support set's.

@@ -17,12 +17,13 @@ from cpcsam.automatic.tiling import Tile
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.client import Example, SegmentationClient
 from cpcsam.client.results import SegmentResult
+from cpcsam.model.torch_backend import TorchBackend
 from demo.commands import run_stage
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto
 from training.evaluation.class_scores import score_segmentation
-from training.evaluation.torch_model import TorchGraphs, open_model, support_set
+from training.evaluation.torch_model import open_model, support_set
 
 __all__ = ["run"]
 
@@ -89,7 +90,7 @@ def _evaluate(build: Path, base: Path, data: Path, samples: Sequence[Sample]) ->
     vocabulary = load_vocabulary(build / "vocabulary", digest)
     started = time.monotonic()
     shown = tqdm(samples, desc="evaluated")
-    scores = evaluate_auto(TorchGraphs(model), vocabulary, shown, names={NAME: ENTITY})
+    scores = evaluate_auto(TorchBackend(model), vocabulary, shown, names={NAME: ENTITY})
     return _brief(scores, time.monotonic() - started)
 
 

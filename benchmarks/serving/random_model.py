@@ -10,8 +10,8 @@ from segment_anything import sam_model_registry
 from cpcsam.artifacts.manifest import publish
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
-from export.check_tensorrt import trace_graphs
-from export.repository import build_repository
+from export.graphs.precisions import trace_graphs
+from export.triton_repository.publishing import build_repository
 
 __all__ = ["random_repository"]
 

@@ -9,7 +9,7 @@ torch and ONNX Runtime both fit; the gateway takes the same steps with Triton's 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,12 @@ from cpcsam.automatic.mask_merging import FoundMask, merge_masks
 from cpcsam.automatic.prompt_proposals import GeneratedPrompts
 from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary
+from cpcsam.backends.protocol import Backend, EncoderBackend
 from cpcsam.contract import PROMPT_BUCKETS, PointLabel
 from cpcsam.transforms import resize_coords, to_frame
 
 __all__ = [
     "AutoSettings",
-    "Encoder",
-    "Model",
     "merge_found",
     "segment_everything",
     "segment_image",
@@ -47,28 +46,10 @@ MULTIMASK: Final = slice(1, None)
 Array = NDArray[np.float32]
 
 
-class Encoder(Protocol):
-    """What tells what an image shows where, on numpy arrays."""
-
-    image_size: int
-
-    def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
-        """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G), or maps of another size."""
-
-
-class Model(Encoder, Protocol):
-    """The three graphs of the contract, on numpy arrays."""
-
-    def decode(
-        self, image_embeddings: Array, point_coords: Array, point_labels: NDArray[np.int32]
-    ) -> tuple[Array, Array]:
-        """(1, 256, G, G), (1, P, N, 2) and (1, P, N) to low_res_masks and iou_predictions."""
-
-
 def segment_image(
     image: NDArray[np.uint8],
     vocabulary: Vocabulary,
-    model: Model,
+    backend: Backend,
     settings: AutoSettings | None = None,
 ) -> list[FoundMask]:
     """Find all entities of the vocabulary's classes in one image.
@@ -76,7 +57,7 @@ def segment_image(
     Args:
         image: (H, W, 3) uint8, RGB, of any size.
         vocabulary: made with this model.
-        model: the graphs.
+        backend: the model.
         settings: how to look; None takes the defaults.
 
     Returns:
@@ -86,9 +67,9 @@ def segment_image(
     size = image.shape[0], image.shape[1]
     found: list[FoundMask] = []
     tiles: list[Tile] = []
-    for shown in shown_tiles(image, vocabulary.tile, settings.overlap, model):
+    for shown in shown_tiles(image, vocabulary.tile, settings.overlap, backend):
         tiles.append(shown.tile)
-        found += _search(shown, vocabulary, size, model, settings)
+        found += _search(shown, vocabulary, size, backend, settings)
     return merge_found(found, tiles, settings)
 
 
@@ -104,7 +85,7 @@ def shown_tiles(
     image: NDArray[np.uint8],
     tile: int,
     overlap: float,
-    model: Encoder,
+    backend: EncoderBackend,
     max_tiles: int | None = None,
 ) -> Iterator[ShownTile]:
     """Embed an image tile by tile.
@@ -113,18 +94,18 @@ def shown_tiles(
         image: (H, W, 3) uint8.
         tile: side of the tiles in pixels of the image; 0 shows the whole image at once.
         overlap: of neighbours, as a part of the side.
-        model: what embeds the tiles.
+        backend: embeds the tiles.
         max_tiles: show at most so many, evenly spread; None shows all.
     """
     for part in tiles_of((image.shape[0], image.shape[1]), tile, overlap, max_tiles):
-        frame, input_size = to_frame(part.cut(image), model.image_size)
-        embeddings = model.encode(frame[None], np.array([input_size], np.int32))
+        frame, input_size = to_frame(part.cut(image), backend.image_size)
+        embeddings = backend.encode(frame[None], np.array([input_size], np.int32))
         yield ShownTile(part, input_size, embeddings[0])
 
 
 def segment_everything(
     image: NDArray[np.uint8],
-    model: Model,
+    backend: Backend,
     settings: EverythingSettings | None = None,
     tile: int = 0,
     overlap: float = TILE_OVERLAP,
@@ -133,7 +114,7 @@ def segment_everything(
 
     Args:
         image: (H, W, 3) uint8, RGB, of any size.
-        model: the graphs.
+        backend: the model.
         settings: how to look; None takes the defaults.
         tile: side of tiles, each with a grid of clicks, which then are merged; 0 looks at the
             whole image and at the crops of the settings.
@@ -145,25 +126,25 @@ def segment_everything(
     settings = settings or EverythingSettings()
     size = image.shape[0], image.shape[1]
     views = views_of(size, settings, tile, overlap)
-    seen = [_look(view, image, model, settings) for view in views]
+    seen = [_look(view, image, backend, settings) for view in views]
     if tile:
         return merged_tiles(views, seen, size, settings)
     return [one.unpacked(size) for one in best_of_crops(seen, size, settings)]
 
 
 def _look(
-    view: View, image: NDArray[np.uint8], model: Model, settings: EverythingSettings
+    view: View, image: NDArray[np.uint8], backend: Backend, settings: EverythingSettings
 ) -> list[Candidate]:
-    frame, input_size = to_frame(view.part.cut(image), model.image_size)
-    embeddings = model.encode(frame[None], np.array([input_size], np.int32))
+    frame, input_size = to_frame(view.part.cut(image), backend.image_size)
+    embeddings = backend.encode(frame[None], np.array([input_size], np.int32))
     found: list[Candidate] = []
     for start in range(0, len(view.clicks), PROMPT_BUCKETS[-1]):
         clicks = view.clicks[start : start + PROMPT_BUCKETS[-1]]
-        coords = resize_coords(clicks, view.part.size, model.image_size)
+        coords = resize_coords(clicks, view.part.size, backend.image_size)
         labels = np.full((1, len(clicks), 1), PointLabel.FOREGROUND, np.int32)
-        masks, predicted = model.decode(embeddings, coords[None, :, None], labels)
+        masks, predicted = backend.decode(embeddings, coords[None, :, None], labels)
         answer = masks[0, :, MULTIMASK], predicted[0, :, MULTIMASK]
-        found += judge(view, clicks, answer, input_size, model.image_size, settings)
+        found += judge(view, clicks, answer, input_size, backend.image_size, settings)
     return found
 
 
@@ -171,7 +152,7 @@ def _search(
     shown: ShownTile,
     vocabulary: Vocabulary,
     size: tuple[int, int],
-    model: Model,
+    backend: Backend,
     settings: AutoSettings,
 ) -> list[FoundMask]:
     """Drive the search of one tile with the model's answers."""
@@ -180,16 +161,16 @@ def _search(
     try:
         prompts = next(search)
         while True:
-            prompts = search.send(_decode(shown.image_embeddings, prompts, model))
+            prompts = search.send(_decode(shown.image_embeddings, prompts, backend))
     except StopIteration as end:
         found: list[FoundMask] = end.value
         return found
 
 
-def _decode(embeddings: Array, prompts: GeneratedPrompts, model: Model) -> BestMasks:
+def _decode(embeddings: Array, prompts: GeneratedPrompts, backend: Backend) -> BestMasks:
     size = PROMPT_BUCKETS[-1]
     answers = [
-        model.decode(
+        backend.decode(
             embeddings[None],
             prompts.point_coords[None, start : start + size],
             prompts.point_labels[None, start : start + size],

@@ -1,1 +1,1 @@
-"""Numeric comparison of an exported model with torch."""
+"""Accuracy gate of exported graphs: parity on random tensors, mask fidelity on real images."""

@@ -1,7 +1,8 @@
-"""How far an engine's answers on real images are from the model's: the accuracy gate's measures.
+"""Mask fidelity: IoU and boundary distance between an engine's masks and torch's on real images.
 
-Every engine runs all graphs by itself, so its errors add up as they would in service. Masks are
-compared in the encoder's frame, where the model sees the image.
+Every engine runs the whole pipeline, so its errors accumulate as they would in service. Masks are
+compared in the encoder's frame. Polygraphy's Comparator does neither: it compares the outputs of
+single graphs element by element.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from cpcsam.client.overlay import contour
 from cpcsam.contract import MASK_THRESHOLD
 from cpcsam.transforms import upscale_masks
-from export.accuracy.runners import Runner
+from export.accuracy.runners import GraphRunner
 from export.accuracy.self_prompts import (
     MIN_STABILITY,
     Prompts,
@@ -36,42 +37,42 @@ __all__ = ["SHOWN_MASKS", "Case", "Fidelity", "MaskPair", "MaskRow", "find_cases
 
 SHOWN_MASKS: Final = 12
 MARGIN: Final = 16
-"""Pixels around a pair of masks that are kept for the report."""
+"""Pixels around a pair of masks that the report shows."""
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A scene, its prompts and what the reference answers.
+    """A scene with its prompts and the reference's outputs.
 
     Attributes:
         scene: the image.
-        prompts: of each kind.
+        prompts: one group for each kind.
         image_embeddings: (1, 256, G, G).
-        answers: low_res_masks (1, P, 4, 4G, 4G) and iou_predictions (1, P, 4) of each kind.
+        expected: low_res_masks (1, P, 4, 4G, 4G) and iou_predictions (1, P, 4) of each group.
     """
 
     scene: Scene
     prompts: tuple[Prompts, ...]
     image_embeddings: Tensor
-    answers: tuple[tuple[Tensor, Tensor], ...]
+    expected: tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
 class MaskRow:
-    """One mask of the reference and the engine's.
+    """Measures of an engine's mask against the reference's.
 
     Attributes:
         scene: name of the image.
         prompt: `click`, `box` or `mask`, and its number.
-        selection: `single`, mask 0, or `best`, of masks 1-3 that of the highest predicted IoU.
-        stability: of the reference's mask; see `export.accuracy.self_prompts`.
+        selection: `single` (mask 0) or `best` (the highest predicted IoU of masks 1-3).
+        stability: stability score of the reference's mask.
         area: pixels of the reference's mask.
-        iou: of both masks; 1 where both are empty.
-        boundary_mean: distance of each contour's pixels to the other contour, pixels of the
-            encoder's frame, mean of both ways.
-        boundary_max: the largest of them.
+        iou: of both masks; 1 if both are empty.
+        boundary_mean: mean distance between the contours in pixels of the encoder's frame,
+            averaged over both directions.
+        boundary_max: largest distance of a contour's pixel from the other contour (Hausdorff).
         logits: largest difference of the low_res_masks over their largest value.
     """
 
@@ -87,29 +88,29 @@ class MaskRow:
 
     @property
     def counts(self) -> bool:
-        """Whether the reference's mask is distinct enough to be judged by."""
+        """True if the reference's mask is stable and not empty, so that the gate counts it."""
         return self.stability >= MIN_STABILITY and self.area > 0
 
 
 @dataclass(frozen=True)
 class MaskPair:
-    """What the report shows of a mask: a part of the image and both masks there."""
+    """A mask in the report: a crop of the image and both masks within it."""
 
     row: MaskRow
     image: NDArray[np.uint8]
     expected: Mask
-    found: Mask
+    actual: Mask
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Every comparison with one engine.
+    """All mask comparisons of an engine.
 
     Attributes:
         engine: name of its runner.
         embeddings: largest relative difference of image_embeddings, by image.
         rows: all masks.
-        worst: those that count and have the lowest IoU, worst first.
+        worst: counted masks of lowest IoU, worst first, at most `SHOWN_MASKS`.
     """
 
     engine: str
@@ -119,11 +120,11 @@ class Fidelity:
 
     @property
     def counted(self) -> list[MaskRow]:
-        """The rows that count."""
+        """Rows whose reference mask is stable and not empty."""
         return [row for row in self.rows if row.counts]
 
     def summary(self) -> dict[str, float]:
-        """Return the figures of the report; those of masks are absent where none counts."""
+        """Return the figures of the report; without a counted mask, those of masks are absent."""
         counted = self.counted
         figures = {"embeddings_max": max(self.embeddings.values(), default=0.0)}
         figures |= {"masks": len(counted), "masks_left_out": len(self.rows) - len(counted)}
@@ -141,29 +142,29 @@ class Fidelity:
         return figures
 
 
-def find_cases(reference: Runner, scenes: Sequence[Scene]) -> list[Case]:
-    """Prompt the reference on every scene where it finds something distinct."""
+def find_cases(reference: GraphRunner, scenes: Sequence[Scene]) -> list[Case]:
+    """Run the reference on every scene; scenes without a stable mask are left out."""
     cases = []
     for scene in tqdm(scenes, desc=f"masks, {reference.name}", unit="image"):
         image_embeddings = encode(reference, scene)
         prompts = prompts_for(reference, scene, image_embeddings)
         if prompts:
-            answers = tuple(decode(reference, image_embeddings, one) for one in prompts)
-            cases.append(Case(scene, prompts, image_embeddings, answers))
+            expected = tuple(decode(reference, image_embeddings, group) for group in prompts)
+            cases.append(Case(scene, prompts, image_embeddings, expected))
     return cases
 
 
-def measure(cases: Sequence[Case], runner: Runner) -> Fidelity:
-    """Ask an engine the same and compare."""
+def measure(cases: Sequence[Case], runner: GraphRunner) -> Fidelity:
+    """Run an engine on the same prompts and measure its masks against the reference's."""
     embeddings: dict[str, float] = {}
     pairs: list[MaskPair] = []
     rows: list[MaskRow] = []
     for case in tqdm(cases, desc=f"masks, {runner.name}", unit="image"):
         image_embeddings = encode(runner, case.scene)
         embeddings[case.scene.name] = relative_difference(image_embeddings, case.image_embeddings)
-        for prompts, expected in zip(case.prompts, case.answers, strict=True):
-            found, _ = decode(runner, image_embeddings, prompts)
-            of_kind = list(_pairs(case.scene, prompts.kind, expected, found))
+        for prompts, expected in zip(case.prompts, case.expected, strict=True):
+            low_res_masks, _ = decode(runner, image_embeddings, prompts)
+            of_kind = list(_pairs(case.scene, prompts.kind, expected, low_res_masks))
             rows += [pair.row for pair in of_kind]
             pairs += [pair for pair in of_kind if pair.row.counts]
         pairs = sorted(pairs, key=lambda pair: pair.row.iou)[:SHOWN_MASKS]
@@ -171,44 +172,44 @@ def measure(cases: Sequence[Case], runner: Runner) -> Fidelity:
 
 
 def _pairs(
-    scene: Scene, kind: str, expected: tuple[Tensor, Tensor], found: Tensor
+    scene: Scene, kind: str, expected: tuple[Tensor, Tensor], actual: Tensor
 ) -> Iterator[MaskPair]:
-    """Compare the masks that would answer each prompt; which is best, the reference says."""
+    """Compare the single and the best mask of each prompt, by the reference's predicted IoU."""
     low_res_masks, iou_predictions = expected
     for index in range(low_res_masks.shape[1]):
         best = 1 + int(iou_predictions[0, index, 1:].argmax())
         for selection, mask in (("single", 0), ("best", best)):
-            logits = (one[0, index, mask] for one in (low_res_masks, found))
+            logits = (masks[0, index, mask] for masks in (low_res_masks, actual))
             yield _pair(scene, f"{kind} {index + 1}", selection, *logits)
 
 
-def _pair(scene: Scene, prompt: str, selection: str, expected: Tensor, found: Tensor) -> MaskPair:
+def _pair(scene: Scene, prompt: str, selection: str, expected: Tensor, actual: Tensor) -> MaskPair:
     height, width = scene.shown.shape[:2]
     masks = [
         upscale_masks(logits.numpy(), (height, width), (height, width), scene.image.shape[-1])
         > MASK_THRESHOLD
-        for logits in (expected, found)
+        for logits in (expected, actual)
     ]
-    box = _box_around(masks[0] | masks[1])
-    wanted, got = masks[0][box], masks[1][box]
-    union = int((wanted | got).sum())
-    mean, largest = _boundary_distance(wanted, got)
+    window = _window_around(masks[0] | masks[1])
+    expected_mask, actual_mask = masks[0][window], masks[1][window]
+    union = int((expected_mask | actual_mask).sum())
+    mean, largest = _boundary_distance(expected_mask, actual_mask)
     row = MaskRow(
         scene=scene.name,
         prompt=prompt,
         selection=selection,
         stability=stability(expected),
-        area=int(wanted.sum()),
-        iou=int((wanted & got).sum()) / union if union else 1.0,
+        area=int(expected_mask.sum()),
+        iou=int((expected_mask & actual_mask).sum()) / union if union else 1.0,
         boundary_mean=mean,
         boundary_max=largest,
-        logits=relative_difference(found, expected),
+        logits=relative_difference(actual, expected),
     )
-    return MaskPair(row, scene.shown[box], wanted, got)
+    return MaskPair(row, scene.shown[window], expected_mask, actual_mask)
 
 
-def _box_around(mask: Mask) -> tuple[slice, slice]:
-    """The part of an image around a mask; all of it where the mask is empty."""
+def _window_around(mask: Mask) -> tuple[slice, slice]:
+    """Return the window (rows, columns) around a mask; the whole image if the mask is empty."""
     if not mask.any():
         return slice(None), slice(None)
     sides = []
@@ -218,9 +219,9 @@ def _box_around(mask: Mask) -> tuple[slice, slice]:
     return sides[0], sides[1]
 
 
-def _boundary_distance(expected: Mask, found: Mask) -> tuple[float, float]:
-    """Mean and largest distance between two contours; the diagonal where only one is there."""
-    contours = [contour(mask) for mask in (expected, found)]
+def _boundary_distance(expected: Mask, actual: Mask) -> tuple[float, float]:
+    """Return mean and largest distance between two contours; the diagonal if only one exists."""
+    contours = [contour(mask) for mask in (expected, actual)]
     if not any(edge.any() for edge in contours):
         return 0.0, 0.0
     if not all(edge.any() for edge in contours):
@@ -230,6 +231,6 @@ def _boundary_distance(expected: Mask, found: Mask) -> tuple[float, float]:
         distance_transform_edt(~other)[edge] for edge, other in (contours, reversed(contours))
     ]
     return (
-        float(np.mean([one.mean() for one in distances])),
-        max(float(one.max()) for one in distances),
+        float(np.mean([direction.mean() for direction in distances])),
+        max(float(direction.max()) for direction in distances),
     )

@@ -1,4 +1,8 @@
-"""Compare an engine with torch on random tensors, over a grid of batches, prompts and points."""
+"""Parity grid: an engine against torch on random tensors, over batches, prompts and points.
+
+Polygraphy's Comparator is not used: it runs all inputs through an engine at a time, not a graph on
+the reference's outputs of the graph before, and its tolerances hold per element.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,20 @@ from tqdm import tqdm
 
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec
 from cpcsam.errors import ExportError
-from export.accuracy.runners import Runner
+from export.accuracy.runners import GraphRunner
 from export.graphs.modules import draw_images, draw_prompts, relative_difference
 
 __all__ = ["Row", "compare_on_grid", "worst_by_output"]
 
 BATCHES: Final = {256: (1, 2, 5), 512: (1, 2, 5), 1024: (1, 2)}
-"""B of the grid by image_size; five images of 1024 pixels would need about 30 GB."""
+"""B of the grid by image_size; a batch of five at 1024 pixels would need about 30 GB."""
 PROMPTS: Final = (1, 3, 16)
 POINTS: Final = (1, 2, 7)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One output at one shape; prompts and points are 0 for the image encoder."""
+    """Difference of an output at one shape; prompts and points are 0 for the image encoder."""
 
     graph: str
     output: str
@@ -46,8 +50,8 @@ def worst_by_output(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def compare_on_grid(
-    reference: Runner,
-    found: Runner,
+    reference: GraphRunner,
+    engine: GraphRunner,
     image_size: int,
     tolerance: float,
     *,
@@ -57,22 +61,25 @@ def compare_on_grid(
     encoder_only: bool = False,
     seed: int = 0,
 ) -> list[Row]:
-    """Compare the graphs one by one; each is fed with the reference's own tensors.
+    """Compare the graphs in the contract's order, each on the reference's own tensors.
 
     Args:
-        reference: what is right.
-        found: what is tested.
-        image_size: side S of both.
-        tolerance: of every output, relative to its largest value.
-        batches: B of the grid; none takes those of `BATCHES`.
-        prompts: P of the grid; none takes `PROMPTS`.
-        points: N of the grid; none takes `POINTS`.
-        encoder_only: leave the other graphs out.
+        reference: runner with the expected outputs.
+        engine: runner under test.
+        image_size: side S of both models.
+        tolerance: largest accepted difference, relative to an output's largest absolute value.
+        batches: B of the grid; empty uses `BATCHES`.
+        prompts: P of the grid; empty uses `PROMPTS`.
+        points: N of the grid; empty uses `POINTS`.
+        encoder_only: skip the other graphs.
         seed: of the random images and prompts.
 
+    Returns:
+        A row for every output at every shape.
+
     Raises:
-        ExportError: an output's shape, dtype or values are not those of the reference; names
-            graph, output and shape.
+        ExportError: an output's shape, dtype or values differ from the reference; names graph,
+            output and shape.
     """
     generator = torch.Generator().manual_seed(seed)
     batches = batches or BATCHES[image_size]
@@ -81,7 +88,7 @@ def compare_on_grid(
     rows: list[Row] = []
     with tqdm(
         total=len(batches) * (1 + (len(GRAPHS) - 1) * len(shapes)),
-        desc=f"grid, {found.name}",
+        desc=f"grid, {engine.name}",
         unit="graph",
     ) as progress:
 
@@ -89,8 +96,8 @@ def compare_on_grid(
             graph: GraphSpec, tensors: dict[str, Tensor], shape: tuple[int, int, int]
         ) -> None:
             expected = reference(graph, tensors)
-            outputs = found(graph, tensors)
-            rows.extend(_compare(graph, shape, outputs, expected, found.name, tolerance))
+            outputs = engine(graph, tensors)
+            rows.extend(_compare(graph, shape, outputs, expected, engine.name, tolerance))
             tensors.update(zip(graph.output_names, expected, strict=True))
             progress.update()
 
@@ -109,23 +116,24 @@ def _compare(
     graph: GraphSpec,
     shape: tuple[int, int, int],
     outputs: Sequence[Tensor],
-    expected: Sequence[Tensor],
+    references: Sequence[Tensor],
     engine: str,
     tolerance: float,
 ) -> Iterator[Row]:
-    where = "B={} P={} N={}".format(*shape)
-    for name, found, wanted in zip(graph.output_names, outputs, expected, strict=True):
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+    sizes = "B={} P={} N={}".format(*shape)
+    for name, actual, expected in zip(graph.output_names, outputs, references, strict=True):
+        if actual.shape != expected.shape or actual.dtype != expected.dtype:
             raise ExportError.of(
-                f"{graph.name}, {name} at {where}",
-                got=f"{found.dtype} {tuple(found.shape)} by {engine}",
-                expected=f"{wanted.dtype} {tuple(wanted.shape)}",
+                f"{graph.name}, {name} at {sizes}",
+                got=f"{actual.dtype} {tuple(actual.shape)} by {engine}",
+                expected=f"{expected.dtype} {tuple(expected.shape)}",
                 fix="the graph has frozen a dynamic dimension; correct the exported code",
             )
-        difference = relative_difference(found, wanted)
+        difference = relative_difference(actual, expected)
+        # Negated, so that NaN fails.
         if not difference <= tolerance:
             raise ExportError.of(
-                f"{graph.name}, {name} {tuple(wanted.shape)} at {where}",
+                f"{graph.name}, {name} {tuple(expected.shape)} at {sizes}",
                 got=f"a relative difference of {difference:.2e} by {engine}",
                 expected=f"at most {tolerance:.0e}",
                 fix="the exported graph computes something else; correct the exported code",

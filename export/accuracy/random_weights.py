@@ -1,4 +1,4 @@
-"""Noise for untrained models, so that comparing them proves something."""
+"""Random weights for untrained models in parity tests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["fill_with_noise"]
 
 @torch.no_grad()
 def fill_with_noise(module: nn.Module, seed: int, scale: float = 0.02) -> None:
-    """Fill zero-initialised parameters with noise, so that no comparison passes vacuously.
+    """Replace zero-initialised parameters by Gaussian noise, so that no comparison is vacuous.
 
     Args:
-        module: changed in place; SAM's positions and CaPL's last layers start at zero.
+        module: changed in place; SAM's positions and CaPL's last layers are zero-initialised.
         seed: of the noise.
-        scale: its standard deviation.
+        scale: standard deviation of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():

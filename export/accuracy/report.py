@@ -1,4 +1,4 @@
-"""The comparison as one self-contained HTML page: figures, and the worst masks as pictures."""
+"""Self-contained HTML page of a comparison: figures, and the worst masks as pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Pixel = TypeVar("Pixel", np.uint8, np.bool_)
 
 PICTURE_SIDE: Final = 256
 EXPECTED_COLOR: Final = (40, 220, 90)
-FOUND_COLOR: Final = (255, 160, 0)
+ACTUAL_COLOR: Final = (255, 160, 0)
 DIFFERENCE_COLOR: Final = (255, 0, 60)
 LABELS: Final = {
     "masks": "masks compared",
@@ -51,25 +51,25 @@ def comparison_page(
     grid: Mapping[str, Mapping[str, float]],
     fidelity: Sequence[Fidelity],
 ) -> str:
-    """Make the page.
+    """Render the page.
 
     Args:
-        title: what was compared.
-        verdict: passed, or what failed.
+        title: heading of the page.
+        verdict: passed, or the failed measure.
         tolerance: by name.
-        grid: engine to `graph/output` to the largest relative difference.
-        fidelity: a comparison on real images of each engine.
+        grid: largest relative difference by engine and `graph/output`.
+        fidelity: mask fidelity on real images of each engine.
 
     Returns:
-        HTML that loads nothing from elsewhere.
+        HTML without external resources.
     """
     parts = [f"<h1>{html.escape(title)}</h1><p><strong>{html.escape(verdict)}</strong></p>"]
     parts.append("<h2>Tolerance</h2>" + _table(tolerance))
-    for found in fidelity:
-        parts.append(f"<h2>Real images: {html.escape(found.engine)}</h2>")
-        summary = found.summary()
+    for measured in fidelity:
+        parts.append(f"<h2>Real images: {html.escape(measured.engine)}</h2>")
+        summary = measured.summary()
         parts.append(_table({LABELS[name]: summary[name] for name in LABELS if name in summary}))
-        parts.append(_masks(found.worst))
+        parts.append(_masks(measured.worst))
     for engine, worst in grid.items():
         parts.append(f"<h2>Random tensors: {html.escape(engine)}</h2>")
         parts.append("<p>Largest difference relative to the largest value.</p>" + _table(worst))
@@ -81,13 +81,13 @@ def comparison_page(
 
 def _table(figures: Mapping[str, float]) -> str:
     rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{_shown(value)}</td></tr>"
+        f"<tr><th>{html.escape(name)}</th><td>{_number(value)}</td></tr>"
         for name, value in figures.items()
     )
     return f"<table>{rows}</table>"
 
 
-def _shown(value: float) -> str:
+def _number(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.5f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
@@ -98,8 +98,8 @@ def _masks(pairs: Sequence[MaskPair]) -> str:
         return "<p>No mask to show.</p>"
     figures = "".join(_figure(pair) for pair in pairs)
     return (
-        "<p>The worst masks: green the model's contour, orange the engine's, red what only one "
-        f"of them has.</p><div class=masks>{figures}</div>"
+        "<p>The worst masks: green the model's contour, orange the engine's, red where "
+        f"they differ.</p><div class=masks>{figures}</div>"
     )
 
 
@@ -109,21 +109,21 @@ def _figure(pair: MaskPair) -> str:
         f"IoU {row.iou:.4f}, contours {row.boundary_mean:.3f} px apart, {row.area} px: "
         f"{row.scene}, {row.prompt}, {row.selection}"
     )
-    encoded = base64.b64encode(_picture(pair)).decode()
+    encoded = base64.b64encode(_png(pair)).decode()
     return (
         f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{encoded}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 
-def _picture(pair: MaskPair) -> bytes:
-    """The pair enlarged by a whole factor, so that every pixel of a mask stays a square."""
+def _png(pair: MaskPair) -> bytes:
+    """Draw a pair, enlarged by a whole factor so that every pixel of a mask stays a square."""
     factor = max(1, PICTURE_SIDE // max(pair.expected.shape))
     canvas = _enlarged(pair.image, factor)
-    expected, found = _enlarged(pair.expected, factor), _enlarged(pair.found, factor)
+    expected, actual = _enlarged(pair.expected, factor), _enlarged(pair.actual, factor)
     canvas[contour(expected)] = EXPECTED_COLOR
-    canvas[contour(found)] = FOUND_COLOR
-    canvas[expected != found] = DIFFERENCE_COLOR
+    canvas[contour(actual)] = ACTUAL_COLOR
+    canvas[expected != actual] = DIFFERENCE_COLOR
     file = io.BytesIO()
     Image.fromarray(canvas).save(file, "PNG")
     return file.getvalue()

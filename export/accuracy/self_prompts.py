@@ -1,8 +1,8 @@
-"""Prompts that need no annotation: what the model itself finds distinct on an image.
+"""Annotation-free prompts, generated from the model's own stable masks.
 
-As SAM's automatic mask generator does, the model is clicked on a grid, and those masks count that
-keep their shape when the threshold moves. Each becomes three prompts that a user could have given:
-a click, a box with that click, and the click with the mask as a mask prompt.
+As in SAM's automatic mask generator, the model is prompted with a grid of clicks, and the masks
+that are stable under a shift of the threshold are kept. Each becomes three prompts that a user
+could give: a click, a box with that click, and the click with the mask as a mask prompt.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cpcsam.contract import (
     GraphSpec,
     PointLabel,
 )
-from export.accuracy.runners import Runner
+from export.accuracy.runners import GraphRunner
 from export.real_images import Scene
 
 __all__ = ["MIN_STABILITY", "Prompts", "decode", "encode", "prompts_for", "stability"]
@@ -34,9 +34,9 @@ __all__ = ["MIN_STABILITY", "Prompts", "decode", "encode", "prompts_for", "stabi
 CLICKS_A_SIDE: Final = 8
 MAX_ENTITIES: Final = PROMPT_BUCKETS[-1]
 MIN_STABILITY: Final = 0.8
-"""SAM's generator asks for 0.95; a compact model draws softer edges."""
+"""SAM's generator requires 0.95; a compact model draws softer edges."""
 STABILITY_OFFSET: Final = 1.0
-"""Of logits; SAM's automatic mask generator uses the same."""
+"""Shift of the logits' threshold; SAM's automatic mask generator uses the same."""
 MIN_CELLS: Final = 8
 """Least area of a mask in cells of the 4G × 4G grid."""
 MAX_PART: Final = 0.9
@@ -51,7 +51,7 @@ BOX_LABELS: Final = (
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of one kind for one image.
+    """Prompts of the same kind for one image.
 
     Attributes:
         kind: `click`, `box` or `mask`.
@@ -70,14 +70,16 @@ class Prompts:
         return PROMPT_ENCODER, MASK_DECODER
 
 
-def encode(runner: Runner, scene: Scene) -> Tensor:
-    """Return the engine's image_embeddings of a scene, (1, 256, G, G)."""
+def encode(runner: GraphRunner, scene: Scene) -> Tensor:
+    """Run the image encoder on a scene; return image_embeddings (1, 256, G, G)."""
     inputs = {"image": scene.image, "input_size": scene.input_size}
     return runner(IMAGE_ENCODER, inputs)[0]
 
 
-def decode(runner: Runner, image_embeddings: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-    """Return low_res_masks (1, P, 4, 4G, 4G) and iou_predictions (1, P, 4)."""
+def decode(
+    runner: GraphRunner, image_embeddings: Tensor, prompts: Prompts
+) -> tuple[Tensor, Tensor]:
+    """Decode prompts to low_res_masks (1, P, 4, 4G, 4G) and iou_predictions (1, P, 4)."""
     encoder, decoder = prompts.graphs
     tensors = {"image_embeddings": image_embeddings, **prompts.tensors}
     tensors |= dict(zip(encoder.output_names, runner(encoder, tensors), strict=True))
@@ -85,16 +87,18 @@ def decode(runner: Runner, image_embeddings: Tensor, prompts: Prompts) -> tuple[
     return low_res_masks, iou_predictions
 
 
-def prompts_for(reference: Runner, scene: Scene, image_embeddings: Tensor) -> tuple[Prompts, ...]:
-    """Find up to `MAX_ENTITIES` distinct masks of the reference and prompt each in three ways.
+def prompts_for(
+    reference: GraphRunner, scene: Scene, image_embeddings: Tensor
+) -> tuple[Prompts, ...]:
+    """Generate prompts of each kind for up to `MAX_ENTITIES` stable masks of the reference.
 
     Args:
-        reference: the engine whose masks count.
-        scene: an image.
-        image_embeddings: what the reference makes of it.
+        reference: runner of the reference model.
+        scene: the image.
+        image_embeddings: (1, 256, G, G), computed by the reference.
 
     Returns:
-        `click`, `box` and `mask` prompts of equal number; nothing where no mask is stable.
+        `click`, `box` and `mask` prompts, equally many of each; empty if no mask is stable.
     """
     clicks, masks = [], []
     for coords in _click_grid(scene).split(PROMPT_BUCKETS[-1]):
@@ -103,7 +107,7 @@ def prompts_for(reference: Runner, scene: Scene, image_embeddings: Tensor) -> tu
             best = 1 + int(iou_predictions[0, index, 1:].argmax())
             clicks += [coords[index]] * 2
             masks += [low_res_masks[0, index, 0], low_res_masks[0, index, best]]
-    chosen = list(_distinct(masks, scene))
+    chosen = list(_stable_and_distinct(masks, scene))
     if not chosen:
         return ()
     points = torch.stack([clicks[index] for index in chosen])
@@ -116,7 +120,7 @@ def prompts_for(reference: Runner, scene: Scene, image_embeddings: Tensor) -> tu
 
 
 def stability(low_res_mask: Tensor) -> float:
-    """Pixels that stay when the threshold rises, over those that are there when it falls.
+    """Return the stability score: IoU of the masks at a raised and a lowered threshold.
 
     Args:
         low_res_mask: (4G, 4G) logits.
@@ -126,7 +130,7 @@ def stability(low_res_mask: Tensor) -> float:
 
 
 def _click_grid(scene: Scene) -> Tensor:
-    """(clicks, 2) points evenly spread over the image, (X, Y) of the encoder's frame."""
+    """Return an even grid of points (clicks, 2), (X, Y) in pixels of the encoder's frame."""
     height, width = scene.shown.shape[:2]
     steps = (torch.arange(CLICKS_A_SIDE) + 0.5) / CLICKS_A_SIDE
     return torch.cartesian_prod(steps * width, steps * height)
@@ -138,7 +142,7 @@ def _clicks(coords: Tensor) -> Prompts:
 
 
 def _boxes(points: Tensor, masks: Tensor) -> Prompts:
-    """Boxes around masks (P, 4G, 4G), each with its click and one empty slot."""
+    """Make box prompts around masks (P, 4G, 4G), each with its click and an empty slot."""
     cell = PATCH_SIZE // LOW_RES_FACTOR
     corners = []
     for mask in masks:
@@ -150,8 +154,8 @@ def _boxes(points: Tensor, masks: Tensor) -> Prompts:
     return Prompts("box", {"point_coords": coords[None], "point_labels": labels.contiguous()})
 
 
-def _distinct(masks: list[Tensor], scene: Scene) -> Iterator[int]:
-    """Indices of the stablest masks of which no two are the same, at most `MAX_ENTITIES`."""
+def _stable_and_distinct(masks: list[Tensor], scene: Scene) -> Iterator[int]:
+    """Yield indices of the most stable masks, near-duplicates removed as by NMS on mask IoU."""
     cells = scene.input_size.prod() * (LOW_RES_FACTOR / PATCH_SIZE) ** 2
     scores = {
         index: stability(mask)
@@ -159,7 +163,7 @@ def _distinct(masks: list[Tensor], scene: Scene) -> Iterator[int]:
         if MIN_CELLS <= int((mask > 0).sum()) <= MAX_PART * cells
     }
     taken: list[Tensor] = []
-    for index in sorted(scores, key=lambda one: -scores[one]):
+    for index in sorted(scores, key=lambda candidate: -scores[candidate]):
         mask = masks[index] > 0
         if scores[index] < MIN_STABILITY or len(taken) == MAX_ENTITIES:
             return

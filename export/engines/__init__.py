@@ -1,1 +1,1 @@
-"""TensorRT engines: building, running and timing them."""
+"""TensorRT engines: building, running in a process or container of their own, profiles."""

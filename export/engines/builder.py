@@ -1,7 +1,11 @@
-"""A TensorRT plan from an ONNX graph, by the Python API that TensorRT 10, 11 and RTX share.
+"""TensorRT builder: a plan from an ONNX graph, through the API shared by TensorRT 10, 11 and RTX.
 
-The network is strongly typed: every precision is what the graph says. TensorRT 11 knows no other
-network and ignores the flag that 10 needs. TensorRT itself is handed in as a module.
+The network is strongly typed: the graph itself states every precision. TensorRT 11 has no other
+networks and ignores the flag that 10 needs. TensorRT is passed in as a module.
+
+Polygraphy's loaders are not used: they import `tensorrt` or `tensorrt_rtx` by one switch for the
+whole process (the wheels here hold only `tensorrt_rtx_bindings`), set RTX configurations without a
+way to clear TF32, report a failed build without its node, and are not in the Triton image.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.contract import GraphSpec
@@ -18,18 +22,21 @@ from cpcsam.errors import CpcSamError, ExportError
 from export.engines.profiles import Profile, profiles_of
 from export.engines.progress import progress_monitor
 
-__all__ = ["PlanOptions", "plan_from_onnx"]
+__all__ = ["AHEAD_OF_TIME", "PRECISIONS", "PlanOptions", "plan_from_onnx"]
+
+PRECISIONS: Final = ("fp32", "fp16")
+"""Precisions of graphs that TensorRT builds."""
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How plans are built.
+    """Builder options.
 
     Attributes:
-        workspace_bytes: most scratch memory of the GPU that a kernel may take.
+        workspace_bytes: largest GPU scratch memory of a kernel.
         timing_cache: file of measured kernel times, read and updated; None keeps none.
-        compute_capability: GPU architecture, as in `8.9`, to build for without such a GPU, which
-            only TensorRT-RTX can; None builds for the GPU that is there.
+        compute_capability: GPU architecture, such as `8.9`, to build for ahead of time, without
+            such a GPU; only TensorRT-RTX can. None builds for the GPU of this machine.
     """
 
     workspace_bytes: int
@@ -37,32 +44,36 @@ class PlanOptions:
     compute_capability: str | None = None
 
 
+AHEAD_OF_TIME: Final = PlanOptions(workspace_bytes=16 << 30, compute_capability="8.9")
+"""Options for TensorRT-RTX on a machine without a GPU."""
+
+
 def plan_from_onnx(
     trt: ModuleType, file: Path, graph: GraphSpec, image_size: int, options: PlanOptions
 ) -> bytes:
-    """Build the plan of one graph for all its profiles.
+    """Build the serialized plan of a graph for all its profiles.
 
     Args:
-        trt: the module `tensorrt`, or `tensorrt_rtx_bindings`.
-        file: the graph; weights beside it are found.
-        graph: the graph of the contract.
-        image_size: side of the encoder's frame.
-        options: see `PlanOptions`.
+        trt: the module `tensorrt` or `tensorrt_rtx_bindings`.
+        file: the .onnx file; external weights are read from its folder.
+        graph: specification of the graph.
+        image_size: side S of the encoder's frame.
+        options: builder options.
 
     Raises:
-        ExportError: TensorRT refuses the graph; the message names the node.
+        ExportError: TensorRT rejects the graph; the message names the node.
     """
     build = _Build(trt, file, profiles_of(graph, image_size), options)
     network = build.parse()
     plan = build.serialize(network, title=graph.name)
     if plan is None:
-        complaint = build.log.complaint()
-        raise build.failure(_named_layer(network, complaint) or _first_failing(build), complaint)
+        reason = build.log.reason()
+        raise build.failure(_named_layer(network, reason) or _first_failing(build), reason)
     return plan
 
 
 class _Build:
-    """One graph on its way; a failed build is repeated on parts of it, each parsed anew."""
+    """Build of a graph; a failed build is repeated on its parts, each parsed again."""
 
     def __init__(
         self, trt: ModuleType, file: Path, profiles: Sequence[Profile], options: PlanOptions
@@ -71,13 +82,13 @@ class _Build:
         self.log = _make_log(trt)
         self.builder = trt.Builder(self.log)
 
-    def failure(self, node: str, complaint: str) -> CpcSamError:
+    def failure(self, node: str, reason: str) -> CpcSamError:
         return ExportError.of(
             f"{self.file.name}, node {node}",
-            got=complaint,
+            got=reason,
             expected=f"a graph that {self.trt.__name__} {self.trt.__version__} builds",
             fix="raise the limit of the workspace"
-            if "OutOfMemory" in complaint
+            if "OutOfMemory" in reason
             else "correct the exported code",
         )
 
@@ -92,11 +103,11 @@ class _Build:
         return network
 
     def serialize(self, network: Any, title: str | None = None) -> bytes | None:
-        """Build a network; None if TensorRT fails. Progress is shown under a title."""
+        """Build a network, with a progress bar if it has a title; None if TensorRT fails."""
         trt, options = self.trt, self.options
         config = self.builder.create_builder_config()
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
-        # TF32 would round the products of a graph that is meant to be float32.
+        # TF32 would round the products of a float32 graph to 10 bits.
         config.clear_flag(trt.BuilderFlag.TF32)
         if options.compute_capability is not None:
             name = f"SM{options.compute_capability.replace('.', '')}"
@@ -124,14 +135,14 @@ class _Build:
 
 def _load_timing_cache(config: Any, file: Path) -> None:
     measured = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
-    # A cache of another TensorRT or GPU is refused; begin an empty one.
+    # TensorRT rejects a cache of another version or GPU.
     if measured is None or not config.set_timing_cache(measured, False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _make_log(trt: ModuleType) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
-        """Keeps the errors, which say more than the exception or None that the API returns."""
+        """Logger that keeps errors: the API itself returns None without a reason."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -141,8 +152,8 @@ def _make_log(trt: ModuleType) -> Any:
             if severity <= trt.ILogger.Severity.ERROR:
                 self.errors.append(message)
 
-        def complaint(self) -> str:
-            # Without a GPU the search for one is an error as well, but not the cause.
+        def reason(self) -> str:
+            # Without a GPU, TensorRT also logs the failed search for it, which is not the cause.
             causes = [text for text in self.errors if "catchCudaError" not in text]
             return _one_line((causes or self.errors or ["no reason"])[-1])
 
@@ -157,14 +168,14 @@ def _layers(network: Any) -> list[Any]:
     return [network.get_layer(index) for index in range(network.num_layers)]
 
 
-def _named_layer(network: Any, complaint: str) -> str:
-    """The layer that TensorRT's message names; layers are named after ONNX nodes."""
-    named = [layer.name for layer in _layers(network) if layer.name in complaint]
+def _named_layer(network: Any, reason: str) -> str:
+    """Return the layer, named after its ONNX node, that TensorRT's message mentions, or ""."""
+    named = [layer.name for layer in _layers(network) if layer.name in reason]
     return max(named, key=len, default="")
 
 
 def _first_failing(build: _Build) -> str:
-    """The layer without which the layers before it build: found by halving the network."""
+    """Return the first layer that fails to build, by bisection over prefixes of the network."""
     network = build.parse()
     builds, fails = 0, network.num_layers
     while fails - builds > 1:
@@ -180,7 +191,7 @@ def _first_failing(build: _Build) -> str:
 
 
 def _keep_first(network: Any, count: int) -> None:
-    """Make the outputs of the first layers, as far as no other of them reads them, the outputs."""
+    """Reduce a network to its first layers; tensors none of them reads become its outputs."""
     for index in reversed(range(network.num_outputs)):
         network.unmark_output(network.get_output(index))
     layers = _layers(network)[:count]

@@ -1,4 +1,4 @@
-"""Commands in the Triton image, whose TensorRT serves the engines that it builds."""
+"""Run commands in the Triton image, whose TensorRT serves the engines that it builds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["CHECKOUT", "build_in_container", "container_command", "require_image
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 COMPOSE: Final = CHECKOUT / "docker-compose.yml"
 INSIDE: Final = "/opt/cpcsam"
-"""Where the image has the project; this checkout's code is put over it."""
+"""Path of the project in the image; this checkout's code is mounted over it."""
 
 
 def triton_image(compose: Path = COMPOSE) -> str:
-    """Name of the image that serves, as docker-compose.yml pins it."""
+    """Return the name of the serving image, as pinned in docker-compose.yml."""
     import yaml  # not in the image, which imports this module as well
 
     return str(yaml.safe_load(compose.read_text())["services"]["triton"]["image"])
@@ -29,19 +29,19 @@ def triton_image(compose: Path = COMPOSE) -> str:
 def container_command(
     image: str, module: str, arguments: Sequence[str], mounts: Mapping[Path, str]
 ) -> list[str]:
-    """Command line that runs a module of this checkout in a container, on the GPU that serves.
+    """Return the command line that runs a module of this checkout in a container with a GPU.
 
     Args:
-        image: the image.
-        module: to run, such as `export.build_engine`.
-        arguments: of the module.
-        mounts: folders, each with its path inside, `:ro` where it is only read.
+        image: name of the image.
+        module: Python module, such as `export.build_engine`.
+        arguments: command-line arguments of the module.
+        mounts: path inside the container by folder, with `:ro` for read-only.
     """
     code = {CHECKOUT / name: f"{INSIDE}/{name}:ro" for name in ("cpcsam", "export")}
     folders = {folder.resolve(): inside for folder, inside in mounts.items()}
     return [
         *("docker", "run", "--rm", "--init", "--interactive", "--network=none"),
-        # One GPU, as in docker-compose.yml.
+        # As in docker-compose.yml.
         "--gpus=1",
         f"--user={os.getuid()}:{os.getgid()}",
         *(f"--volume={source}:{target}" for source, target in (code | folders).items()),
@@ -53,7 +53,7 @@ def container_command(
 
 
 def require_image() -> str:
-    """Name of the image that serves, which has been built.
+    """Return the name of the serving image, after checking that it is built.
 
     Raises:
         ExportError: there is no Docker or no such image.
@@ -66,13 +66,13 @@ def require_image() -> str:
             expected="one of them",
             fix="install Docker and the NVIDIA Container Toolkit, or pip install tensorrt",
         )
-    found = subprocess.run(
+    inspected = subprocess.run(
         ["docker", "image", "inspect", image], capture_output=True, text=True, check=False
     )
-    if found.returncode:
+    if inspected.returncode:
         raise ExportError.of(
             f"image {image}",
-            got=found.stderr.strip() or f"exit status {found.returncode}",
+            got=inspected.stderr.strip() or f"exit status {inspected.returncode}",
             expected="the image of docker-compose.yml",
             fix="docker-compose build triton",
         )
@@ -83,12 +83,13 @@ def build_in_container(onnx: Path, out: Path, options: Sequence[str]) -> None:
     """Build plans in the Triton image.
 
     Args:
-        onnx: the graphs; read only inside.
-        out: the plans; the folder around it is written.
+        onnx: the graphs, mounted read-only.
+        out: the plans; its parent folder is mounted writable.
         options: further options of `python -m export.build_engine`.
 
     Raises:
-        ExportError: there is no Docker or no such image, or the build failed, which has told why.
+        ExportError: there is no Docker or no such image, or the build failed; the container's
+            own output says why.
     """
     image = require_image()
     out.parent.mkdir(parents=True, exist_ok=True)

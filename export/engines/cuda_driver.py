@@ -1,7 +1,8 @@
-"""Memory and a stream of one GPU, through the CUDA driver's own library.
+"""GPU memory and a stream through the CUDA driver API, loaded with ctypes.
 
-That library is wherever a GPU's driver is, so neither CUDA's bindings for Python nor torch need to
-be in the image that serves. TensorRT works in the device's primary context, which is made current.
+The driver's library is present wherever its GPU is usable, so the serving image needs neither
+CUDA's Python bindings nor torch. TensorRT works in the device's primary context, which is made
+current.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ __all__ = ["Device"]
 
 DRIVER: Final = "libcuda.so.1"
 ALIGNED: Final = 0
-"""Flag of a stream that waits for the copies, which are not in any stream, and they for it."""
+"""Flag of a blocking stream: it is ordered with the copies, which run in the default stream."""
 
 
 class Device:
-    """A GPU; a context manager that gives everything back at its end.
+    """A GPU with its primary context; a context manager that releases them.
 
     Attributes:
-        stream: handle of a stream for TensorRT.
+        stream: CUDA stream handle for TensorRT.
     """
 
     def __init__(self, index: int = 0) -> None:
-        """Take a GPU.
+        """Retain the primary context of a GPU and create a stream.
 
         Args:
-            index: as the driver numbers the visible ones.
+            index: number of the GPU among the visible devices.
 
         Raises:
             ExportError: there is no driver, or no such GPU.
@@ -55,33 +56,33 @@ class Device:
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
 
     def allocate(self, size: int) -> int:
-        """Return the address of new memory of some bytes; `free` gives it back.
+        """Allocate `size` bytes and return their device address; `free` releases them.
 
         Raises:
-            ExportError: there is not enough.
+            ExportError: out of memory.
         """
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(size))
         return address.value
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Release memory from `allocate`."""
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
-        """Copy an array to the GPU; it may change when this returns."""
+        """Copy an array to the GPU, synchronously."""
         contiguous = np.ascontiguousarray(array)
         source = ctypes.c_void_p(contiguous.ctypes.data)
         size = ctypes.c_size_t(contiguous.nbytes)
         self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(address), source, size)
 
     def download(self, address: int, array: NDArray[Any]) -> None:
-        """Copy from the GPU into a contiguous array; waits for what was begun before."""
+        """Copy from the GPU into a contiguous array, after all work issued before."""
         target, size = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
         self._call("cuMemcpyDtoH_v2", target, ctypes.c_uint64(address), size)
 
     def synchronize(self) -> None:
-        """Wait for the stream.
+        """Wait until the stream is idle.
 
         Raises:
             ExportError: a kernel failed.
@@ -100,7 +101,7 @@ class Device:
             f"the GPU's driver, {name}",
             got=f"error {code} ({(text.value or b'unknown').decode()})",
             expected="success",
-            fix="free the GPU's memory, or see what nvidia-smi tells",
+            fix="free the GPU's memory, or check the GPU with nvidia-smi",
         )
 
 

@@ -1,7 +1,7 @@
-"""A runner that fills every call, so that an engine is judged on each of its profiles.
+"""Graph runner that pads every call to a full batch, so that each profile can be measured.
 
-A profile has kernels of its own, chosen for full batches. A few prompts of one image would only
-ever meet the profile that is nearest to them.
+A profile has its own kernels, tuned for full batches; a few prompts of an image would only ever
+select the nearest profile.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ import torch
 from torch import Tensor
 
 from cpcsam.contract import GraphSpec
-from export.accuracy.runners import Runner
+from export.accuracy.runners import GraphRunner
 
-__all__ = ["FullBatches"]
+__all__ = ["FullBatchRunner"]
 
 
-class FullBatches:
-    """Another runner, called with as many images and prompts as a profile takes at most.
+class FullBatchRunner:
+    """Wrapper of a runner that calls it with a profile's largest number of images and prompts.
 
-    Images and prompts are repeated to that number; the last copies answer.
+    Images and prompts are repeated up to that number; outputs are taken from the last copies.
 
     Attributes:
-        name: as in `Runner`, with the profile.
+        name: of the wrapped runner, with images × prompts of the profile.
     """
 
-    def __init__(self, runner: Runner, images: int, prompts: int) -> None:
+    def __init__(self, runner: GraphRunner, images: int, prompts: int) -> None:
         """Wrap a runner.
 
         Args:
-            runner: whom to ask.
-            images: of every call; of the image encoder at most what its batches take.
-            prompts: an image of every call; more are split over several.
+            runner: runs the padded calls.
+            images: B of every call, at most the largest batch of the image encoder.
+            prompts: P of every call; larger inputs are split over several calls.
         """
         self._runner, self._images, self._prompts = runner, images, prompts
         self.name = f"{runner.name}, {images} × {prompts}"
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """As `Runner`, of no more images than every call has."""
+        """Run a graph on at most `images` images; see `GraphRunner`."""
         tensors = {spec.name: inputs[spec.name] for spec in graph.inputs}
         images = next(iter(tensors.values())).shape[0]
         filled = {name: _repeated(tensor, 0, self._images) for name, tensor in tensors.items()}
@@ -59,6 +59,6 @@ class FullBatches:
 
 
 def _repeated(tensor: Tensor, dim: int, count: int) -> Tensor:
-    """Repeat along a dimension up to a number of entries, the last ones in their order."""
+    """Repeat along a dimension to `count` entries that end with the original ones in order."""
     size = tensor.shape[dim]
     return tensor.index_select(dim, torch.arange(-count, 0) % size)

@@ -1,4 +1,4 @@
-"""TensorRT's Python module, if there is one."""
+"""Import of TensorRT or TensorRT-RTX, whichever Python modules are installed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Final
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["find_tensorrt", "require_tensorrt"]
+__all__ = ["find_tensorrt", "require_tensorrt", "require_tensorrt_rtx"]
 
 MODULES: Final = ("tensorrt", "tensorrt_bindings")
-"""TensorRT, and its bindings alone where the libraries are installed without them."""
+"""TensorRT, and its bindings alone if the libraries are installed separately."""
+RTX_MODULE: Final = "tensorrt_rtx_bindings"
 
 
 def find_tensorrt() -> ModuleType | None:
-    """TensorRT if it can be imported."""
+    """Import TensorRT; None if it cannot be imported."""
     return _find()[0]
 
 
@@ -36,8 +37,25 @@ def require_tensorrt() -> ModuleType:
     return trt
 
 
+def require_tensorrt_rtx() -> ModuleType:
+    """Import TensorRT-RTX.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return import_module(RTX_MODULE)
+    except ImportError as error:
+        raise ConfigError.of(
+            "TensorRT-RTX",
+            got=str(error),
+            expected="its wheels",
+            fix="pip install 'cpcsam[export]'",
+        ) from error
+
+
 def _find() -> tuple[ModuleType | None, str]:
-    """TensorRT, else why not."""
+    """Return TensorRT, or None and the import errors."""
     reasons = []
     for name in MODULES:
         try:

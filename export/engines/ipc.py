@@ -1,4 +1,4 @@
-"""Arrays between two processes: a line of JSON, then the arrays' bytes one after another."""
+"""Inter-process messages over pipes: a line of JSON, then the bytes of the arrays in order."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from numpy.typing import NDArray
 __all__ = ["receive", "send"]
 
 
-def send(stream: BinaryIO, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+def send(stream: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write a message.
 
     Args:
         stream: a pipe to the other process.
-        head: plain data without the key `arrays`.
+        header: JSON values, without the key `arrays`.
         arrays: by name.
     """
-    told = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
-    stream.write(json.dumps({**head, "arrays": told}).encode() + b"\n")
+    specs = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    stream.write(json.dumps({**header, "arrays": specs}).encode() + b"\n")
     for array in arrays.values():
         stream.write(np.ascontiguousarray(array).tobytes())
     stream.flush()
 
 
 def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-    """Read a message: its head and its arrays; None where the other process has ended."""
+    """Read a message, its header and arrays; None at the end of the stream."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
-    head = json.loads(line)
+    header = json.loads(line)
     arrays = {}
-    for name, (dtype, shape) in head.pop("arrays").items():
+    for name, (dtype, shape) in header.pop("arrays").items():
         array = np.empty(shape, dtype)
         content = stream.read(array.nbytes)
         if len(content) < array.nbytes:
             return None
         arrays[name] = np.frombuffer(bytearray(content), dtype).reshape(shape)
-    return head, arrays
+    return header, arrays

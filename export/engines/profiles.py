@@ -1,4 +1,4 @@
-"""TensorRT's optimization profiles of every graph: the shapes that an engine is built for."""
+"""TensorRT optimization profiles: min, opt and max shapes of every graph's inputs."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ IMAGES_AND_PROMPTS: Final = (
     (DECODER_MAX_BATCH, PROMPT_BUCKETS[-1]),
     (1, MAX_IMAGES_TIMES_PROMPTS),
 )
-"""Most images and prompts of each profile: few of the one go with many of the other, so that the
-memory of an engine, which grows with their product, stays bounded."""
+"""Largest numbers of images and prompts of each profile. An engine's memory grows with their
+product, so a profile for many prompts takes few images."""
 USUAL_POINTS: Final = POINT_BUCKETS[1]
 """A box, or a click and its correction."""
 
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """Shapes of one input: any between the smallest and the largest, fastest at the usual."""
+    """Shape range of an input: min, opt (the shape its kernels are tuned for) and max."""
 
     smallest: tuple[int, ...]
     usual: tuple[int, ...]
     largest: tuple[int, ...]
 
     def takes(self, shape: tuple[int, ...]) -> bool:
-        """Whether a shape is within the range."""
+        """Return whether a shape is within the range."""
         return len(shape) == len(self.usual) and all(
             least <= size <= most
             for least, size, most in zip(self.smallest, shape, self.largest, strict=True)
         )
 
     def distance(self, shape: tuple[int, ...]) -> int:
-        """Of a shape from the usual one: the sum over all dimensions."""
+        """Return the L1 distance of a shape from the opt shape."""
         return sum(abs(size - usual) for size, usual in zip(shape, self.usual, strict=True))
 
 
 Profile: TypeAlias = Mapping[str, ShapeRange]
-"""The range of every input, by its name."""
+"""Shape range of every input, by name."""
 
 
 def profiles_of(graph: GraphSpec, image_size: int) -> tuple[Profile, ...]:
-    """Profiles of a graph, in the order in which Triton numbers them.
+    """Return the profiles of a graph, in Triton's numbering.
 
-    A graph that takes no prompts has one, up to its largest batch. Engines are tuned for full
-    batches, as they are what the server's capacity hangs on.
+    A graph without prompts has a single profile, up to its largest batch. The opt shapes are full
+    batches, which determine the server's throughput.
     """
     if not any("P" in tensor.dims for tensor in graph.inputs):
         return (_profile(graph, image_size, graph.max_batch, 1),)
@@ -67,14 +67,14 @@ def profiles_of(graph: GraphSpec, image_size: int) -> tuple[Profile, ...]:
 def nearest_profile(
     profiles: Sequence[Profile], shapes: Mapping[str, tuple[int, ...]]
 ) -> int | None:
-    """Choose a profile as Triton does: of those that take the shapes, that of the nearest usual.
+    """Choose a profile as Triton does: the nearest opt shape among the profiles that fit.
 
     Args:
-        profiles: of a graph.
-        shapes: of all its inputs, by name.
+        profiles: profiles of a graph.
+        shapes: shapes of all its inputs, by name.
 
     Returns:
-        Its number; None where no profile takes the shapes.
+        Number of the profile; None if no profile fits.
     """
     distances = {
         number: sum(profile[name].distance(shape) for name, shape in shapes.items())

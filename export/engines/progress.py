@@ -1,4 +1,4 @@
-"""TensorRT's progress as progress bars."""
+"""Progress bars for TensorRT's builder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tqdm import tqdm
 __all__ = ["progress_monitor"]
 
 SHOWN_DEPTH: Final = 3
-"""Phases are nested; deeper ones pass too quickly to be read."""
+"""Depth of nested phases that get a bar; deeper ones end too quickly to be read."""
 
 
 def progress_monitor(trt: ModuleType, title: str) -> Any:
-    """Make an `IProgressMonitor` that shows a bar for each of the outer phases.
+    """Return an `IProgressMonitor` with a bar for each of the outer phases.
 
     Args:
         trt: the module `tensorrt`.
-        title: stands before the outermost phase.
+        title: prefix of the outermost phase.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc,name-defined]
@@ -44,7 +44,7 @@ def progress_monitor(trt: ModuleType, title: str) -> Any:
         def phase_finish(self, phase: str) -> None:
             bar = self.bars.pop(phase, None)
             if bar is not None:
-                bar.update((bar.total or 0) - bar.n)  # the last step of a phase is not always told
+                bar.update((bar.total or 0) - bar.n)  # TensorRT may omit the last step of a phase
                 bar.close()
 
     return Monitor()

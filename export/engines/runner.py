@@ -1,4 +1,4 @@
-"""TensorRT engines as a `Runner`, in a process of their own and, if need be, in a container."""
+"""Graph runner of TensorRT engines, in a process of its own or in the Triton container."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MODULE = "export.engines.worker"
 
 
 def plan_command(plans: Path) -> list[str]:
-    """Command line of the process: here if there is TensorRT, else in the Triton image.
+    """Return the worker's command line: here if TensorRT is installed, else in the Triton image.
 
     Raises:
-        ExportError: there is neither.
+        ExportError: there is neither TensorRT nor the image.
     """
     if find_tensorrt() is not None:
         return [sys.executable, "-m", MODULE, str(plans.resolve())]
@@ -35,70 +35,70 @@ def plan_command(plans: Path) -> list[str]:
 
 
 class EngineRunner:
-    """The plans of a folder; a context manager that ends their process.
+    """Runner of the plans in a folder; a context manager that ends the worker process.
 
     Attributes:
-        name: as in `Runner`.
+        name: engine and precision, for reports and errors.
     """
 
     def __init__(self, command: Sequence[str], precision: str) -> None:
-        """Start the process.
+        """Start the worker process.
 
         Args:
-            command: of `plan_command`.
+            command: from `plan_command`.
             precision: of the engines, for the name.
 
         Raises:
-            ExportError: it has no TensorRT or no GPU.
+            ExportError: the worker has no TensorRT or no GPU.
         """
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=CHECKOUT
         )
-        self._questions = cast(BinaryIO, self._process.stdin)
-        self._answers = cast(BinaryIO, self._process.stdout)
+        self._requests = cast(BinaryIO, self._process.stdin)
+        self._responses = cast(BinaryIO, self._process.stdout)
         try:
-            while (line := self._answers.readline()) != GREETING:
+            while (line := self._responses.readline()) != GREETING:
                 if not line:
-                    raise self._ended()
-            head, _ = self._answer()
+                    raise self._exited()
+            header, _ = self._receive()
         except BaseException:
-            self._end()
+            self._close()
             raise
-        self.name = f"TensorRT {head['tensorrt']}, {precision}"
+        self.name = f"TensorRT {header['tensorrt']}, {precision}"
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._end()
+        self._close()
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """As `Runner`."""
+        """Run a graph; see `GraphRunner`."""
         arrays = {name: inputs[name].numpy() for name in graph.input_names}
         try:
-            send(self._questions, {"graph": graph.name}, arrays)
+            send(self._requests, {"graph": graph.name}, arrays)
         except BrokenPipeError as error:
-            raise self._ended() from error
-        _, outputs = self._answer()
+            raise self._exited() from error
+        _, outputs = self._receive()
         return [torch.from_numpy(outputs[name]) for name in graph.output_names]
 
-    def _answer(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        answer = receive(self._answers)
-        if answer is None:
-            raise self._ended()
-        if "error" in answer[0]:
-            raise ExportError(answer[0]["error"])
-        return answer
+    def _receive(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        response = receive(self._responses)
+        if response is None:
+            raise self._exited()
+        if "error" in response[0]:
+            raise ExportError(response[0]["error"])
+        return response
 
-    def _ended(self) -> CpcSamError:
+    def _exited(self) -> CpcSamError:
         return ExportError.of(
             "the process that runs the engines",
             got=f"its end, with exit status {self._process.wait()}",
-            expected="answers",
+            expected="responses",
             fix="see the lines above",
         )
 
-    def _end(self) -> None:
-        """Without questions the process ends by itself, and frees the GPU."""
+    def _close(self) -> None:
+        """Close the pipes, which ends the worker and frees the GPU, and wait for it."""
         with self._process:
             pass

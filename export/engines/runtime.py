@@ -1,4 +1,8 @@
-"""Run one TensorRT plan on arrays, by the Python API that TensorRT 10, 11 and RTX share."""
+"""TensorRT runtime: run a plan on numpy arrays, through the API shared by TensorRT 10, 11 and RTX.
+
+Polygraphy's TrtRunner is not used: it stays on a single profile, where Triton chooses one for each
+call, and needs libcudart and Polygraphy itself in the Triton image.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +26,19 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class PlanExecution:
-    """A plan on a GPU. Every call takes the profile that Triton would take for its shapes."""
+    """A plan on a GPU; every call uses the profile that Triton would choose for its shapes."""
 
     def __init__(self, trt: ModuleType, device: Device, file: Path, graph: GraphSpec) -> None:
         """Load a plan.
 
         Args:
             trt: the module `tensorrt`, of the version that built the plan.
-            device: where to run; of the architecture that the plan was built for.
+            device: GPU of the architecture that the plan was built for.
             file: the plan.
-            graph: of the contract.
+            graph: specification of the graph.
 
         Raises:
-            ExportError: this TensorRT or GPU does not take the plan.
+            ExportError: this TensorRT or GPU rejects the plan.
         """
         self._trt, self._device, self._graph = trt, device, graph
         self._log = trt.Logger(trt.Logger.ERROR)
@@ -44,27 +48,27 @@ class PlanExecution:
         if context is None:
             raise ExportError.of(
                 str(file),
-                got="a plan that cannot be loaded, for the reason that is told above",
+                got="a plan that cannot be loaded, for the reason logged above",
                 expected=f"one for TensorRT {trt.__version__} and this GPU",
                 fix="build the engines where they are served: make engines",
             )
         self._context = context
         self._profiles = tuple(map(self._profile, range(self._engine.num_optimization_profiles)))
-        self._profile_in_use = 0
+        self._selected_profile = 0
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run the graph.
 
         Args:
-            inputs: of the graph, by name, with the contract's dtypes.
+            inputs: by name, with the contract's shapes and dtypes.
 
         Returns:
-            The outputs by name.
+            Outputs by name, with the contract's shapes and dtypes.
 
         Raises:
-            ExportError: no profile takes these shapes, or TensorRT fails.
+            ExportError: no profile fits these shapes, or TensorRT fails.
         """
-        self._take_profile({name: array.shape for name, array in inputs.items()})
+        self._select_profile({name: array.shape for name, array in inputs.items()})
         outputs = self._make_outputs()
         with self._on_device({**inputs, **outputs}) as addresses:
             for name, array in inputs.items():
@@ -83,22 +87,22 @@ class PlanExecution:
             for name in self._graph.input_names
         }
 
-    def _take_profile(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def _select_profile(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         index = nearest_profile(self._profiles, shapes)
         if index is None:
-            told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise self._failure(f"inputs of {told}", "shapes within a profile")
-        if index != self._profile_in_use:
+            got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise self._failure(f"inputs of {got}", "shapes within a profile")
+        if index != self._selected_profile:
             stream = self._device.stream
-            changed = self._context.set_optimization_profile_async(index, stream)
-            self._require(changed, f"profile {index}")
+            switched = self._context.set_optimization_profile_async(index, stream)
+            self._require(switched, f"profile {index}")
             self._device.synchronize()
-            self._profile_in_use = index
+            self._selected_profile = index
         for name, shape in shapes.items():
             self._require(self._context.set_input_shape(name, shape), f"shape of {name}")
 
     def _make_outputs(self) -> dict[str, NDArray[Any]]:
-        """Arrays of the shapes that follow from the inputs'."""
+        """Allocate output arrays of the shapes that TensorRT infers from the inputs."""
         missing = self._context.infer_shapes()
         self._require(not missing, f"shapes of {missing}")
         return {
@@ -111,7 +115,7 @@ class PlanExecution:
 
     @contextmanager
     def _on_device(self, arrays: Arrays) -> Iterator[dict[str, int]]:
-        """Addresses of memory for arrays, by name."""
+        """Allocate device memory for arrays; yield the addresses by name."""
         addresses: dict[str, int] = {}
         try:
             for name, array in arrays.items():
@@ -123,7 +127,7 @@ class PlanExecution:
 
     def _require(self, done: object, what: str) -> None:
         if not done:
-            raise self._failure(f"a refusal, told above, of the {what}", "outputs")
+            raise self._failure(f"a refusal, logged above, of the {what}", "outputs")
 
     def _failure(self, got: str, expected: str) -> CpcSamError:
         return ExportError.of(

@@ -1,9 +1,9 @@
-"""Command: run TensorRT plans for another process, which asks by standard input.
+"""Command: run TensorRT plans for another process, over standard input and output.
 
 python -m export.engines.worker FOLDER
 
-`export.engines.runner` starts it, in the image that serves where this Python has no TensorRT. What
-libraries print goes to standard error: standard output belongs to the answers.
+`export.engines.runner` starts it, in the serving image if this Python has no TensorRT. The output
+of libraries is redirected to standard error, since standard output carries the responses.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO, Final
 
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import CpcSamError
 from export.engines.cuda_driver import Device
@@ -27,55 +27,53 @@ __all__ = ["GREETING", "main", "serve"]
 
 PROG: Final = "python -m export.engines.worker"
 GREETING: Final = b"cpcsam plans\n"
-"""Begins the answers; what comes before it, such as an image's banner, is not for the reader."""
+"""First line of the responses; anything before it, such as an image's banner, is skipped."""
 
 
 def serve(
-    folder: Path, trt: ModuleType, device: Device, questions: BinaryIO, answers: BinaryIO
+    folder: Path, trt: ModuleType, device: Device, requests: BinaryIO, responses: BinaryIO
 ) -> None:
-    """Answer until there are no more questions; a failure is an answer as well.
+    """Respond to requests until the end of the stream; an error is a response as well.
 
     Args:
-        folder: where `GRAPH.plan` are; each is loaded when it is first needed.
+        folder: folder of `GRAPH.plan`; each plan is loaded on first use.
         trt: the module `tensorrt`.
-        device: where to run.
-        questions: messages of `export.engines.ipc` with the head `graph`, and its inputs.
-        answers: the same with its outputs, or with the head `error`.
+        device: GPU that runs the plans.
+        requests: messages of `export.engines.ipc` with the header `graph` and the inputs.
+        responses: messages with the outputs, or with the header `error`.
     """
     loaded: dict[str, PlanExecution] = {}
     specs = {graph.name: graph for graph in GRAPHS}
-    while (question := receive(questions)) is not None:
-        head, inputs = question
-        name = head["graph"]
+    while (request := receive(requests)) is not None:
+        header, inputs = request
+        name = header["graph"]
         try:
             if name not in loaded:
                 loaded[name] = PlanExecution(trt, device, folder / f"{name}.plan", specs[name])
-            send(answers, {}, loaded[name](inputs))
+            send(responses, {}, loaded[name](inputs))
         except CpcSamError as error:
-            send(answers, {"error": str(error)}, {})
+            send(responses, {"error": str(error)}, {})
 
 
 def _run(folder: Path) -> None:
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as answers:
+    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as responses:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        answers.write(GREETING)
+        responses.write(GREETING)
         try:
             trt, device = require_tensorrt(), Device()
         except CpcSamError as error:
-            send(answers, {"error": str(error)}, {})
+            send(responses, {"error": str(error)}, {})
             return
         with device:
-            send(answers, {"tensorrt": trt.__version__}, {})
-            serve(folder, trt, device, sys.stdin.buffer, answers)
+            send(responses, {"tensorrt": trt.__version__}, {})
+            serve(folder, trt, device, sys.stdin.buffer, responses)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when there are no more questions."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where GRAPH.plan are")
-    args = parser.parse_args(argv)
-    return exit_code_of(lambda: _run(args.folder), PROG)
+    """Run the command; return its exit code, 0 at the end of the requests."""
+    parser = parser_of(PROG, __doc__)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of GRAPH.plan")
+    return run_command(parser, lambda args: _run(args.folder), argv)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The exported modules and what makes them traceable, fp16 and int8."""
+"""The contract's graphs as torch modules, in traceable, fp16 and int8 form, traced to ONNX."""

@@ -1,8 +1,8 @@
-"""The encoder's attention in blocks of queries, so that no tensor holds all of its probabilities.
+"""Blockwise (query-chunked) attention for the image encoder, bounding the size of its tensors.
 
-At 1024 pixels a global block of vit_b compares 4096 queries with 4096 keys in 12 heads: 0.8 GB a
-matrix in float32, of which the official form holds several. A block of queries needs only its own
-rows of them. The values are the same, as each row has its own softmax.
+At 1024 pixels a global block of vit_b compares 4096 queries with 4096 keys in 12 heads: 0.8 GB per
+float32 matrix, of which the official implementation holds several. A chunk of queries needs only
+its own rows. The outputs are equal, since the softmax is taken per row.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from cpcsam.model.decoder import softmax
 __all__ = ["QUERIES", "BlockwiseAttention", "use_blockwise_attention"]
 
 QUERIES: Final = 1024
-"""Queries of one block: only global attention at 1024 pixels, G = 64, is divided, into 4."""
+"""Queries per chunk: only global attention at 1024 pixels (G = 64) is split, into 4."""
 
 
 class BlockwiseAttention(nn.Module):
-    """segment-anything's attention with relative positions, some rows of queries at a time."""
+    """segment-anything's attention with relative positions, computed in chunks of query rows."""
 
     def __init__(self, attn: Attention, queries: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BlockwiseAttention(nn.Module):
         self.rel_pos_h, self.rel_pos_w = attn.rel_pos_h, attn.rel_pos_w
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend within (B, H, W, C)."""
+        """Attend within (B, H, W, C) float; the output has the same shape."""
         height, width, channels = map(int, x.shape[1:])
         heads, head_dim = self.num_heads, channels // self.num_heads
         grid = (-1, heads, height, width, head_dim)
@@ -53,7 +53,7 @@ class BlockwiseAttention(nn.Module):
         return projected
 
     def _attend(self, q: Tensor, bias_h: Tensor, bias_w: Tensor, keys: Tensor, v: Tensor) -> Tensor:
-        """(B, heads, rows, W, d) scaled queries and their biases to (B, heads, rows · W, d)."""
+        """Map scaled queries (B, heads, rows, W, d) and their biases to (B, heads, rows · W, d)."""
         heads, rows, width, head_dim = map(int, q.shape[1:])
         height = int(bias_h.shape[-1])
         logits = q.reshape(-1, heads, rows * width, head_dim) @ keys
@@ -63,11 +63,11 @@ class BlockwiseAttention(nn.Module):
 
 
 def use_blockwise_attention(encoder: nn.Module, queries: int = QUERIES) -> None:
-    """Replace the attention of every block of an encoder; the weights stay the same objects.
+    """Replace the attention of every block of an encoder in place, sharing the weights.
 
     Args:
-        encoder: segment-anything's.
-        queries: of one block at most, but at least one row of the grid.
+        encoder: segment-anything's image encoder.
+        queries: largest number of queries per chunk; a chunk has at least one row of the grid.
     """
     for block in cast(ImageEncoderViT, encoder).blocks:
         block.attn = BlockwiseAttention(block.attn, queries)

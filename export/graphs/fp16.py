@@ -1,9 +1,9 @@
-"""A model in float16, with float32 where float16 is known to fail.
+"""Mixed-precision form of a model: float16 weights, float32 where float16 is known to fail.
 
-Precision is written into the graph, as strongly typed TensorRT wants it: weights are float16, and
-casts surround what stays float32. That is every LayerNorm and softmax, whose sums overflow or lose
-digits, and the arithmetic on pixels and coordinates, of which float16 has too few. Inputs and
-outputs are those of the contract, so graphs of any precision stand in for each other.
+The graph itself states every precision, as strongly typed TensorRT requires: weights are float16,
+and casts surround the float32 parts. Those are every LayerNorm and softmax, whose sums overflow or
+lose digits, and the arithmetic on pixels and coordinates, which exceed float16's resolution. Inputs
+and outputs stay those of the contract, so graphs of any precision are interchangeable.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from torch import Tensor, nn
 
 from cpcsam.errors import ExportError
 from cpcsam.model.decoder import DecoderTrace
-from export.graphs.traceable import ExportableCpcSam
+from export.graphs.traceable import TraceableCpcSam
 
-__all__ = ["HalfCpcSam", "to_half"]
+__all__ = ["Fp16CpcSam", "to_fp16"]
 
 FULL_PRECISION = (nn.LayerNorm, LayerNorm2d, PositionEmbeddingRandom)
 NORMS = (nn.LayerNorm, LayerNorm2d)
 WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
-class HalfCpcSam(ExportableCpcSam):
-    """A model that computes in float16 between the contract's float32 tensors."""
+class Fp16CpcSam(TraceableCpcSam):
+    """A traceable model computing in float16 between the contract's float32 tensors."""
 
     def encode_image(self, image: Tensor, input_size: Tensor) -> Tensor:
-        """As `CpcSam.encode_image`; the pixels are normalised in float32."""
+        """Run `CpcSam.encode_image`; pixels are normalised in float32."""
         return super().encode_image(image, input_size).float()
 
     def embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
-        """As `CpcSam.embed_points`, of float32 coordinates, in float16."""
+        """Run `CpcSam.embed_points` on float32 coordinates; the embeddings are float16."""
         return super().embed_points(point_coords, point_labels).half()
 
     def encode_prompts(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `CpcSam.encode_prompts`."""
+        """Run `CpcSam.encode_prompts` in float16."""
         sparse_embeddings, token_mask = super().encode_prompts(
             image_embeddings.half(), point_coords, point_labels
         )
         return sparse_embeddings.float(), token_mask.float()
 
     def encode_masks(self, mask_input: Tensor) -> Tensor:
-        """As `CpcSam.encode_masks`."""
+        """Run `CpcSam.encode_masks` in float16."""
         return super().encode_masks(mask_input.half()).float()
 
     def decode_masks(
@@ -59,7 +59,7 @@ class HalfCpcSam(ExportableCpcSam):
         dense_embeddings: Tensor | None = None,
         trace: DecoderTrace | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As `CpcSam.decode_masks`."""
+        """Run `CpcSam.decode_masks` in float16."""
         low_res_masks, iou_predictions = super().decode_masks(
             image_embeddings.half(),
             sparse_embeddings.half(),
@@ -70,16 +70,16 @@ class HalfCpcSam(ExportableCpcSam):
         return low_res_masks.float(), iou_predictions.float()
 
 
-def to_half(model: ExportableCpcSam) -> HalfCpcSam:
-    """Return a copy in float16.
+def to_fp16(model: TraceableCpcSam) -> Fp16CpcSam:
+    """Return a copy of a model in mixed float16 and float32.
 
     Args:
-        model: float32; it stays as it is.
+        model: float32; left unchanged.
 
     Raises:
-        ExportError: a weight is too large for float16.
+        ExportError: a weight exceeds 65504, the largest float16.
     """
-    half = HalfCpcSam(copy.deepcopy(model))
+    half = Fp16CpcSam(copy.deepcopy(model))
     half.constant_image_pe = half.image_pe().half()
     for name, module in half.named_modules():
         if not isinstance(module, FULL_PRECISION):

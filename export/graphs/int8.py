@@ -1,4 +1,7 @@
-"""Dynamic int8 for the CPU: weights in 8 bits, activations quantised as they come."""
+"""Dynamic int8 quantisation of the image encoder for the CPU.
+
+Weights are stored in int8; activations are quantised at run time, each tensor by its own range.
+"""
 
 from __future__ import annotations
 
@@ -18,26 +21,28 @@ __all__ = ["quantize_encoder"]
 
 BLOCK: Final = re.compile(r"/blocks\.(\d+)/")
 GEMM_SUFFIX: Final = "_MatMul"
-"""What the quantiser adds to the name of a Gemm when it makes it a MatMul."""
+"""Suffix of the MatMul into which the quantiser converts a Gemm."""
 
 
 def quantize_encoder(encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the image encoder with the constant MatMul and Gemm of its last blocks in int8.
+    """Quantise the weighted MatMul and Gemm nodes in the second half of the encoder's blocks.
 
-    The first half of the blocks stays in float32, since an error there passes through all that
-    follow. The other graphs are not quantised: the decoder's masks suffer more than the
-    encoder's, for little time.
+    The first half stays in float32, since its errors pass through all later blocks. The other
+    graphs are not quantised: an int8 decoder costs more mask quality and saves little time.
 
     Args:
-        encoder: the float32 graph, from tracing a smoothed model.
+        encoder: float32 graph, traced from a model smoothed by SmoothQuant; gets metadata.
+
+    Returns:
+        The quantised graph.
     """
     blocks = {node.name: BLOCK.search(node.name) for node in encoder.graph.node}
-    found = {name: int(block[1]) for name, block in blocks.items() if block is not None}
-    first = (max(found.values()) + 2) // 2
-    kept = [name for name in blocks if found.get(name, 0) < first]
-    # Tracing has inferred shapes and folded constants, which is what the metadata stands for.
+    block_of = {name: int(block[1]) for name, block in blocks.items() if block is not None}
+    first = (max(block_of.values()) + 2) // 2
+    kept = [name for name in blocks if block_of.get(name, 0) < first]
+    # The metadata promises inferred shapes and folded constants; tracing has done both.
     add_pre_process_metadata(encoder)
-    with TemporaryDirectory() as folder, _without_chatter():
+    with TemporaryDirectory() as folder, _quiet_logging():
         file = Path(folder) / "encoder.onnx"
         quantize_dynamic(
             encoder,
@@ -52,8 +57,8 @@ def quantize_encoder(encoder: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """The quantiser logs a line for every node on the root logger."""
+def _quiet_logging() -> Iterator[None]:
+    """Silence the quantiser, which logs a line for every node on the root logger."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

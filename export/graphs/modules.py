@@ -1,4 +1,4 @@
-"""The five graphs of the contract as torch modules, and random inputs to compare them on."""
+"""Torch modules of the contract's five graphs, and random inputs for parity tests."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FORWARDS: Final[Mapping[str, Callable[..., Outputs]]] = {
 
 
 class GraphModule(nn.Module):
-    """One graph around a model: inputs and outputs in the contract's order."""
+    """A graph of the contract as a module: inputs and outputs in the contract's order."""
 
     def __init__(self, model: CpcSam, graph: GraphSpec) -> None:
         super().__init__()
@@ -51,34 +51,34 @@ class GraphModule(nn.Module):
         self.spec = graph
 
     def forward(self, *inputs: Tensor) -> Outputs:
-        """Run the graph; see `cpcsam.contract` for names and shapes."""
+        """Run the graph; names and shapes are those of `cpcsam.contract`."""
         return FORWARDS[self.spec.name](self.model, *inputs)
 
 
 @torch.no_grad()
 def run_graphs(model: CpcSam, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Run all graphs in the contract's order, each on the outputs of those before it.
+    """Run all graphs in the contract's order, each on the outputs of the graphs before it.
 
     Args:
-        model: any model.
-        tensors: the inputs that no graph makes, by their names.
+        model: plain, fused or traceable.
+        tensors: the inputs that no graph produces, by name.
 
     Returns:
-        Every output under `graph/output`.
+        Every output, keyed by `graph/output`.
     """
     known = dict(tensors)
-    found: dict[str, Tensor] = {}
+    results: dict[str, Tensor] = {}
     for graph in GRAPHS:
         outputs = GraphModule(model, graph)(*(known[name] for name in graph.input_names))
         for name, output in zip(graph.output_names, outputs, strict=True):
-            known[name] = found[f"{graph.name}/{name}"] = output
-    return found
+            known[name] = results[f"{graph.name}/{name}"] = output
+    return results
 
 
 def draw_images(image_size: int, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Draw image (B, 3, S, S) uint8 and input_size (B, 2), the first square, the others oblong.
+    """Draw image (B, 3, S, S) uint8 and input_size (B, 2) int32, the first square, others oblong.
 
-    What lies beyond input_size is garbage too: no graph may look at it.
+    Pixels beyond input_size are noise as well: a graph that reads them fails the comparison.
     """
     image = torch.randint(
         0, 256, (batch, 3, image_size, image_size), generator=generator, dtype=torch.uint8
@@ -93,13 +93,14 @@ def draw_images(image_size: int, batch: int, generator: torch.Generator) -> dict
 def draw_prompts(
     image_size: int, batch: int, prompts: int, points: int, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw prompts of every kind: clicks, boxes, both, and slots left empty at random.
+    """Draw prompts of every kind: clicks, boxes, both, with random empty slots.
 
-    Empty slots hold garbage coordinates, not finite ones among them; some prompts are all empty,
-    as padding is.
+    Empty slots hold garbage coordinates, some of them infinite or NaN; some prompts are entirely
+    empty, like padding.
 
     Returns:
-        point_coords (B, P, N, 2), point_labels (B, P, N) and mask_input (B, P, 1, 4G, 4G).
+        point_coords (B, P, N, 2) float32, (X, Y) in pixels of the encoder's frame; point_labels
+        (B, P, N) int32; mask_input (B, P, 1, 4G, 4G) float32 logits.
     """
     shape = (batch, prompts, points)
 
@@ -127,8 +128,11 @@ def draw_prompts(
     }
 
 
-def relative_difference(found: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference over the largest absolute expected value; NaN for any NaN."""
-    difference = float((found.double() - expected.double()).abs().max())
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest absolute difference over the largest absolute expected value.
+
+    NaN in either tensor gives NaN, which no tolerance accepts.
+    """
+    difference = float((actual.double() - expected.double()).abs().max())
     largest = float(expected.abs().max())
     return difference / largest if largest > 0 else difference

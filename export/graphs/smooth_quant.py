@@ -1,9 +1,9 @@
-"""Make the encoder's linear layers easy to quantise, without changing what it computes.
+"""SmoothQuant for the image encoder: rescale linear layers for int8 without changing the outputs.
 
-Eight bits are spent on the range of a layer's inputs, all channels together. What is constant in a
-channel and what differs between channels wastes them, so both move into the layer itself:
-W x + b = (W s) ((x − μ) / s) + (b + W μ), where the LayerNorm before it yields (x − μ) / s for
-free. Scales are those of SmoothQuant at α = ½ with the standard deviation for the range:
+An int8 scale covers the range of a layer's inputs over all channels, so a channel's constant offset
+and differences between channels waste bits. Both move into the weights:
+W x + b = (W s) ((x − μ) / s) + (b + W μ), where the preceding LayerNorm yields (x − μ) / s at no
+cost. The scales are SmoothQuant's at α = ½ with the standard deviation as the range:
 s = √(σ / max |W|).
 """
 
@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.model.sam import CpcSam
-from export.graphs.traceable import ExportableCpcSam
+from export.graphs.traceable import TraceableCpcSam
 from export.real_images import Scene
 
 __all__ = ["smooth_encoder"]
 
-LEAST_DEVIATION: Final = 1e-3
-LEAST_WEIGHT: Final = 1e-6
+MIN_DEVIATION: Final = 1e-3
+MIN_WEIGHT: Final = 1e-6
 
 
-class _Inputs:
-    """Running mean and variance of each channel of a layer's inputs."""
+class _InputStatistics:
+    """Running mean and variance of each input channel of a layer, as a forward pre-hook."""
 
     def __init__(self) -> None:
         self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
@@ -44,38 +44,42 @@ class _Inputs:
 
     def deviation(self) -> Tensor:
         variance = self.squares / self.count - self.mean().square()
-        return variance.clamp(min=LEAST_DEVIATION**2).sqrt()
+        return variance.clamp(min=MIN_DEVIATION**2).sqrt()
 
 
 @torch.no_grad()
-def smooth_encoder(model: ExportableCpcSam, scenes: Sequence[Scene]) -> ExportableCpcSam:
+def smooth_encoder(model: TraceableCpcSam, scenes: Sequence[Scene]) -> TraceableCpcSam:
     """Return a copy in which qkv and lin1 of every block have centred, evenly scaled inputs.
 
     Args:
-        model: it stays as it is.
-        scenes: real images, to measure the inputs on.
+        model: float32; left unchanged.
+        scenes: real images for calibration, at least one.
     """
     smooth = copy.deepcopy(model)
     encoder: Any = smooth.sam.image_encoder
-    seen = {
-        layer: _Inputs() for block in encoder.blocks for layer in (block.attn.qkv, block.mlp.lin1)
+    statistics = {
+        layer: _InputStatistics()
+        for block in encoder.blocks
+        for layer in (block.attn.qkv, block.mlp.lin1)
     }
     with ExitStack() as hooks:
-        for layer, inputs in seen.items():
+        for layer, inputs in statistics.items():
             hooks.callback(layer.register_forward_pre_hook(inputs).remove)
         for scene in scenes:
             CpcSam.encode_image(smooth, scene.image, scene.input_size)
     for block in encoder.blocks:
-        # Windows are padded with zeros after the LayerNorm, which must still mean zero.
-        _smooth(block.norm1, block.attn.qkv, seen[block.attn.qkv], shift=not block.window_size)
-        _smooth(block.norm2, block.mlp.lin1, seen[block.mlp.lin1], shift=True)
+        qkv, lin1 = block.attn.qkv, block.mlp.lin1
+        # Windows are padded with zeros after the LayerNorm, so there zero must still mean zero.
+        _smooth(block.norm1, qkv, statistics[qkv], shift=not block.window_size)
+        _smooth(block.norm2, lin1, statistics[lin1], shift=True)
     return smooth
 
 
-def _smooth(norm: nn.LayerNorm, layer: nn.Linear, seen: _Inputs, shift: bool) -> None:
-    scale = (seen.deviation() / layer.weight.abs().amax(0).clamp(min=LEAST_WEIGHT)).sqrt()
+def _smooth(norm: nn.LayerNorm, layer: nn.Linear, inputs: _InputStatistics, shift: bool) -> None:
+    scale = (inputs.deviation() / layer.weight.abs().amax(0).clamp(min=MIN_WEIGHT)).sqrt()
+    # A geometric mean of 1 leaves the magnitudes of weights and inputs as they were.
     scale = (scale / scale.log().mean().exp()).float()
-    mean = seen.mean().float() if shift else torch.zeros_like(scale)
+    mean = inputs.mean().float() if shift else torch.zeros_like(scale)
     norm.weight.div_(scale)
     norm.bias.sub_(mean).div_(scale)
     layer.bias.add_(layer.weight @ mean)

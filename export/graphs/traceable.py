@@ -1,4 +1,4 @@
-"""A fused model in the form that is traced: same values, weights shared, attention blockwise."""
+"""Traceable form of a fused model: equal outputs, shared weights, blockwise attention."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from cpcsam.model.fusion import FusedCpcSam
 from export.graphs.blockwise_attention import QUERIES, use_blockwise_attention
 
-__all__ = ["ExportableCpcSam", "exportable"]
+__all__ = ["TraceableCpcSam", "make_traceable"]
 
 
-class ExportableCpcSam(FusedCpcSam):
-    """A fused model whose positional encoding of the grid is a constant, not computed each time."""
+class TraceableCpcSam(FusedCpcSam):
+    """A fused model whose positional encoding of the grid is a constant of the graph."""
 
     @torch.no_grad()
     def __init__(self, model: FusedCpcSam) -> None:
@@ -22,18 +22,18 @@ class ExportableCpcSam(FusedCpcSam):
         self.register_buffer("constant_image_pe", model.image_pe().clone(), persistent=False)
 
     def image_pe(self) -> Tensor:
-        """As `CpcSam.image_pe`."""
+        """Return `CpcSam.image_pe`, computed once."""
         return self.get_buffer("constant_image_pe")
 
 
-def exportable(model: FusedCpcSam, queries: int = QUERIES) -> ExportableCpcSam:
-    """Return the model in the form to export; it shares the weights, and the model stays as it is.
+def make_traceable(model: FusedCpcSam, queries: int = QUERIES) -> TraceableCpcSam:
+    """Return the traceable form of a model, in evaluation mode.
 
     Args:
-        model: the fused model.
-        queries: of one block of the encoder's attention, at most.
+        model: the fused model; left unchanged, its weights are shared.
+        queries: largest number of queries in a block of the encoder's attention.
     """
     tensors = [*model.parameters(), *model.buffers()]
     shared = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     use_blockwise_attention(shared.sam.image_encoder, queries)
-    return ExportableCpcSam(shared).eval()
+    return TraceableCpcSam(shared).eval()

@@ -1,4 +1,4 @@
-"""From a torch model to an .onnx file, one graph of the contract at a time."""
+"""Export a graph of the contract from torch to an .onnx file by tracing."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from cpcsam.contract import GraphSpec, TensorSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
-from export.graphs.shape_only import shapes_alone
+from export.graphs.shape_only_matmul import shape_only_matmul
 
 __all__ = ["OPSET", "label", "onnx_from_torch", "save"]
 
 OPSET: Final = 18
 INLINE_BYTES: Final = 1_500_000_000
-"""A graph with more weights keeps them in a file beside it: protobuf ends at 2 GB."""
+"""Limit of weights inside the .onnx file, beyond which they go to `FILE.data`: protobuf ends at
+2 GB."""
 ELEMENT_TYPES: Final = {
     "float32": TensorProto.FLOAT,
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
 }
 TRACED_DIMS: Final = {"B": 2, "P": 3, "N": 4, "N+1": 5}
-"""Dynamic dimensions of the traced inputs; 1 would let a missing expansion pass."""
+"""Sizes of the dynamic dimensions while tracing; 1 would hide a missing expansion."""
 
 
 def onnx_from_torch(
     model: CpcSam, graph: GraphSpec, file: Path, properties: Mapping[str, Any]
 ) -> None:
-    """Export one graph by tracing; ONNX's own checker has accepted what is written.
+    """Export a graph with torch's tracing exporter, and check it with ONNX's checker.
 
-    The tracing exporter serves, as torch's newer one takes 10 to 20 times as long for the same
-    values and the same speed. Where a size is frozen by tracing, the grid finds it.
+    torch's newer exporter (`dynamo=True`) takes 10 to 20 times as long for the same values and the
+    same speed. A dynamic dimension frozen by tracing is found by `export.accuracy.parity_grid`.
 
     Args:
-        model: usually in the form of `export.graphs.traceable` or `export.graphs.fp16`.
-        graph: the contract's graph.
-        file: the .onnx file to write; its weights go to `FILE.data` beyond `INLINE_BYTES`.
-        properties: written into the graph as its metadata.
+        model: usually the result of `make_traceable` or `to_fp16`.
+        graph: specification of the graph.
+        file: the .onnx file to write; weights beyond `INLINE_BYTES` go to `FILE.data`.
+        properties: metadata of the file.
 
     Raises:
         ExportError: torch cannot export it, or ONNX's checker refuses it.
@@ -62,7 +63,7 @@ def onnx_from_torch(
             TemporaryDirectory() as folder,
             warnings.catch_warnings(),
             torch.no_grad(),
-            shapes_alone(),
+            shape_only_matmul(),
         ):
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -104,13 +105,13 @@ def _traced_input(tensor: TensorSpec, image_size: int) -> torch.Tensor:
 def label(
     exported: onnx.ModelProto, graph: GraphSpec, image_size: int, properties: Mapping[str, Any]
 ) -> None:
-    """Declare inputs and outputs as the contract spells them, and where the graph is from.
+    """Set the declared inputs and outputs to the contract's, and the producer and metadata.
 
     Args:
         exported: changed in place.
-        graph: the contract's graph.
-        image_size: side S.
-        properties: written as the graph's metadata.
+        graph: specification of the graph.
+        image_size: side S of the encoder's frame.
+        properties: metadata; values other than strings are written as JSON.
     """
     for declared, tensors in (
         (exported.graph.input, graph.inputs),
@@ -138,7 +139,7 @@ def label(
 
 
 def save(exported: onnx.ModelProto, file: Path) -> None:
-    """Write a graph, its weights beside it in `FILE.data` beyond `INLINE_BYTES`."""
+    """Write a graph; weights beyond `INLINE_BYTES` go to `FILE.data`."""
     weights = sum(len(tensor.raw_data) for tensor in exported.graph.initializer)
     onnx.save_model(
         exported,

@@ -1,1 +1,1 @@
-"""Configuration and file layout of the Triton model repository."""
+"""Triton model repository: configurations, file layout and publishing of versions."""

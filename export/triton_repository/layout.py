@@ -1,4 +1,4 @@
-"""What one version of a Triton model repository holds, as file contents by path."""
+"""File layout of a version of a Triton model repository."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SOURCE_SUFFIX: Final[Mapping[Target, str]] = {"cpu": ".onnx", "gpu": ".plan"}
 CONFIG_NAME: Final = "config.pbtxt"
 SHIM_NAME: Final = "model.py"
 SHIM_VERSION: Final = "1"
-"""Version folder of the committed trees, where the shims are."""
+"""Version folder of the committed trees, which holds the shims."""
 
 
 @dataclass(frozen=True)
 class ModelTree:
-    """A version before it is written.
+    """Files of a version before it is written.
 
     Attributes:
         written: content of the configurations and shims, by path.
-        copied: file of the source for each graph and its weights, by path.
-        digests: SHA-256 of all of them, by path.
+        copied: source file of each graph and its weights, by path.
+        digests: SHA-256 of all files, by path.
     """
 
     written: Mapping[str, bytes]
@@ -39,7 +39,7 @@ class ModelTree:
     digests: Mapping[str, str]
 
     def write(self, tree: Path) -> None:
-        """Write all files below a folder."""
+        """Write or copy all files below a folder."""
         write_files(tree, self.written)
         for path, file in self.copied.items():
             (tree / path).parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,14 @@ class ModelTree:
 def plan_tree(
     source: Path, manifest: Manifest, repository: RepositoryConfig, shims: Path, version: int
 ) -> ModelTree:
-    """Say what a version holds.
+    """Plan the files of a version.
 
     Args:
         source: artifact with the graphs.
-        manifest: its manifest.
-        repository: what is served, and how.
+        manifest: manifest of `source`.
+        repository: settings of the repository.
         shims: the committed tree of the target.
-        version: number of the version; Triton knows every model by it.
+        version: number of the version, Triton's version of every model.
 
     Raises:
         ArtifactError: source lacks a graph.
@@ -72,12 +72,12 @@ def plan_tree(
 
 
 def model_files(repository: RepositoryConfig, shims: Path, version: int) -> dict[str, bytes]:
-    """Each model's config.pbtxt, and its model.py if it has one, by path."""
+    """Return each model's config.pbtxt, and the model.py of Python models, by path."""
     files = {}
     for name, config in model_configs(repository).items():
         files[f"{name}/{CONFIG_NAME}"] = config_text(config).encode()
         if config.platform == "ensemble":
-            # Triton asks for a version folder; git and object stores drop empty ones.
+            # Triton requires a version folder; git and object stores drop empty ones.
             files[f"{name}/{version}/.keep"] = b""
         if config.backend == "python":
             shim = shims / name / SHIM_VERSION / SHIM_NAME
@@ -93,9 +93,9 @@ def write_files(tree: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _graph_files(source: Path, manifest: Manifest, target: Target, version: int) -> dict[str, str]:
-    """Names in the source by path: graphs as model.onnx or model.plan, weights as they are."""
+    """Return names in the source by path: graphs as model.onnx or model.plan, weights unchanged."""
     suffix = SOURCE_SUFFIX[target]
-    found = {}
+    names = {}
     for graph in GRAPHS:
         name = f"{graph.name}{suffix}"
         if name not in manifest.files:
@@ -106,10 +106,10 @@ def _graph_files(source: Path, manifest: Manifest, target: Target, version: int)
                 fix="export it again",
             )
         folder = f"{graph.name}/{version}"
-        found[f"{folder}/model{suffix}"] = name
-        found |= {
+        names[f"{folder}/model{suffix}"] = name
+        names |= {
             f"{folder}/{other}": other
             for other in manifest.files
             if other.startswith(name) and other != name
         }
-    return found
+    return names

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from cpcsam.backends.onnx_session import open_session
 from cpcsam.contract import GRAPHS, GraphSpec, TensorSpec
 from cpcsam.errors import CpcSamError, ServingError
 from serving.backend.step import Answer, Execute, Request, Settings, Tensors
@@ -38,11 +38,13 @@ def open_graph(settings: Settings) -> Execute:
             a core).
 
     Raises:
-        ServingError: the file is missing, no ONNX graph, or not the graph of the contract.
+        ArtifactError: the file is missing or no ONNX graph.
+        ServingError: it is not the graph of the contract.
     """
     graph = next(graph for graph in GRAPHS if graph.name == settings.name)
     image_size = settings.integer("image_size")
-    session = _open_session(settings.directory / MODEL_FILE, settings.integer("intra_op_threads"))
+    threads = settings.integer("intra_op_threads") or len(os.sched_getaffinity(0))
+    session = open_session(settings.directory / MODEL_FILE, threads)
     _check(session, graph, image_size)
 
     def run(tensors: Tensors) -> Tensors:
@@ -96,27 +98,6 @@ def _wanted(answer: Answer, request: Request) -> Answer:
     if isinstance(answer, CpcSamError):
         return answer
     return {name: array for name, array in answer.items() if name in request.outputs}
-
-
-def _open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    if not path.is_file():
-        raise ServingError.of(
-            str(path), got="no such file", expected="an ONNX graph", fix="make the repository anew"
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
-    # Idle threads that spin would take the cores from the other models of the server.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ServingError.of(
-            str(path),
-            got=f"a file that ONNX Runtime refuses ({' '.join(str(error).split())})",
-            expected="an ONNX graph",
-            fix="export it again",
-        ) from error
 
 
 def _check(session: onnxruntime.InferenceSession, graph: GraphSpec, image_size: int) -> None:

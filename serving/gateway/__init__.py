@@ -1,1 +1,1 @@
-"""The gateway: the typed gRPC API in front of Triton."""
+"""Gateway: typed gRPC API in front of Triton."""

@@ -5,12 +5,13 @@ python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0
 python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
 python -m serving.gateway --tokens tokens.txt --tls-cert server.pem --tls-key server.key
 
-It listens on loopback unless told otherwise, and stops on SIGTERM or Ctrl-C when the requests in
-work are answered, after --grace seconds at the latest.
+It listens on loopback by default. On SIGTERM or Ctrl-C it stops when the running requests are
+answered, after --grace seconds at the latest.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import sys
@@ -18,25 +19,27 @@ from collections.abc import Sequence
 from typing import Final
 
 import cpcsam
-from cpcsam.commands import ArgumentParser, exit_code_of
-from serving.gateway.config import GatewayConfig, add_gateway_options, config_of
-from serving.gateway.server import run_until_stopped
+from cpcsam.commands import parser_of, run_command
+from serving.gateway.config import GatewayConfig, add_gateway_options, config_from_args
+from serving.gateway.run import run_until_stopped
 
 __all__ = ["main"]
 
 PROG: Final = "python -m serving.gateway"
 
 
+def _serve(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    asyncio.run(run_until_stopped(config_from_args(args, args.triton)))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 when it was asked to stop, 2 after an error."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    """Run the command and return its exit code."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--triton", default=GatewayConfig.triton, help="HOST:PORT (%(default)s)")
     parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
     add_gateway_options(parser)
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    return exit_code_of(lambda: asyncio.run(run_until_stopped(config_of(args, args.triton))), PROG)
+    return run_command(parser, _serve, argv)
 
 
 if __name__ == "__main__":

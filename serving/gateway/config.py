@@ -1,4 +1,4 @@
-"""How a gateway is run, and the options of the commands that run one."""
+"""Configuration of a gateway and the command-line options that set it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from serving.gateway.auth.tls import TlsFiles, tls_files
 from serving.gateway.auth.tokens import read_tokens
 from serving.gateway.limits import Limits
 
-__all__ = ["GatewayConfig", "add_gateway_options", "config_of"]
+__all__ = ["GatewayConfig", "add_gateway_options", "config_from_args"]
 
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """How a gateway is run.
+    """Configuration of a gateway.
 
     Attributes:
         triton: HOST:PORT of Triton's gRPC.
@@ -25,13 +25,13 @@ class GatewayConfig:
         port: port of the API; 0 takes a free one.
         metrics_host: address of the Prometheus endpoint.
         metrics_port: its port; 0 takes a free one.
-        limits: what is accepted at most.
+        limits: bounds of requests, concurrency and memory.
         max_seconds: longest time for a request; a caller's own deadline may be shorter.
-        grace_s: how long requests in work may go on once the gateway is to stop.
-        tokens: file of the callers' tokens; None lets everybody in.
-        tls: certificate and key; None speaks plain text.
-        classes: folder in which the tenants' classes are kept; None lets nobody change them.
-        vocabulary: artifact with the classes that every tenant begins with; None is no class.
+        grace_s: seconds for running requests to finish when the gateway stops.
+        tokens: file of the callers' tokens; None requires none.
+        tls: certificate and key; None serves plain text.
+        classes: folder that stores the tenants' classes; None forbids changes.
+        vocabulary: artifact with the initial classes of every tenant; None is no class.
     """
 
     triton: str = "127.0.0.1:8001"
@@ -62,12 +62,12 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         help="port of /metrics (%(default)s), 0: any",
     )
     classes = parser.add_argument_group("classes").add_argument
-    text = "folder in which the tenants' classes are kept (nobody may change them)"
+    text = "folder that stores the tenants' classes (none: no changes)"
     classes("--classes", type=Path, metavar="DIR", help=text)
-    text = "vocabulary that every tenant begins with, as training.vocabulary builds it (no class)"
+    text = "initial vocabulary of every tenant, as training.vocabulary builds it (no class)"
     classes("--vocabulary", type=Path, metavar="DIR", help=text)
     security = parser.add_argument_group("security").add_argument
-    text = "file of the callers' tokens, as serving.tokens writes it (everybody is let in)"
+    text = "file of the callers' tokens, as serving.tokens writes it (no token required)"
     security("--tokens", type=Path, metavar="FILE", help=text)
     security("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM (plain text)")
     security("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
@@ -76,12 +76,12 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         ("max_image_bytes", "bytes of an encoded image"),
         ("max_pixels", "pixels of an image"),
         ("max_prompts", "prompts of a request"),
-        ("max_in_flight", "requests in work at once, those that wait included"),
-        ("max_concurrent", "calls that Triton gets at once, fewer where it is slow"),
-        ("max_tiles", "tiles in which one image is shown"),
-        ("max_clicks", "clicks of a request for everything"),
-        ("stream_window", "requests of a stream that are read ahead of its answers"),
-        ("cache_bytes", "bytes of embeddings kept for follow-up requests"),
+        ("max_in_flight", "requests in flight, including those that wait"),
+        ("max_concurrent", "concurrent calls to Triton, fewer if it is slow"),
+        ("max_tiles", "tiles of one image"),
+        ("max_clicks", "point prompts of a request for everything"),
+        ("stream_window", "requests of a stream read ahead of its responses"),
+        ("cache_bytes", "bytes of the embedding cache"),
     ):
         option = f"--{name.replace('_', '-')}"
         default = getattr(config.limits, name)
@@ -91,7 +91,7 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=config.limits.max_queue_s,
         metavar="S",
-        help="longest time that a request waits for its turn (%(default)s)",
+        help="longest wait of a request for its first turn (%(default)s)",
     )
     limits(
         "--max-seconds",
@@ -105,12 +105,16 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=config.grace_s,
         metavar="S",
-        help="seconds for the requests in work when stopping (%(default)s)",
+        help="seconds for running requests to finish when stopping (%(default)s)",
     )
 
 
-def config_of(args: argparse.Namespace, triton: str) -> GatewayConfig:
-    """Configuration of parsed options.
+def config_from_args(args: argparse.Namespace, triton: str) -> GatewayConfig:
+    """Build the configuration from parsed options, and check the files it names.
+
+    Args:
+        args: as `add_gateway_options` defines them.
+        triton: HOST:PORT of Triton's gRPC.
 
     Raises:
         ConfigError: a limit is out of bounds, or the tokens, the certificate or its key cannot be

@@ -1,33 +1,51 @@
-"""Who asks, and until when: what every step of a request needs to know of it."""
+"""Request context: identity, deadline, model and capacity permit of a request."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from time import monotonic
 
-from serving.gateway.auth.interceptor import Caller
-from serving.gateway.scheduling.admission import Ticket
+from serving.gateway.auth.principal import Principal
+from serving.gateway.model_info import ModelInfo
+from serving.gateway.scheduling.admission import Permit
 
-__all__ = ["Call"]
+__all__ = ["RequestContext"]
 
 
-@dataclass(frozen=True)
-class Call:
-    """One call of the API.
+@dataclass(eq=False)
+class RequestContext:
+    """State of one request, built once and passed to every step.
 
     Attributes:
-        request_id: as the caller chose it; shown in logs.
-        caller: who asks.
-        ticket: its place among the requests in work.
-        deadline: when its answer is of no use any more, in seconds of `time.monotonic`.
+        request_id: chosen by the caller; shown in logs.
+        principal: the authenticated caller.
+        permit: the request's claim on the gateway's capacity.
+        deadline: time after which the answer is useless, in seconds of `time.monotonic`.
+        fetch_model: fetches the served model's metadata within a timeout in seconds.
     """
 
     request_id: str
-    caller: Caller
-    ticket: Ticket
+    principal: Principal
+    permit: Permit
     deadline: float
+    fetch_model: Callable[[float], Awaitable[ModelInfo]]
+    _model: ModelInfo | None = field(default=None, init=False, repr=False)
+    _fetching: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left, to hand on; at least a millisecond, for 0 would mean no deadline."""
+        """Seconds until the deadline; at least a millisecond, since 0 would mean no deadline."""
         return max(self.deadline - monotonic(), 1e-3)
+
+    async def model(self) -> ModelInfo:
+        """Return the served model's metadata, fetched at the first call and the same afterwards.
+
+        Raises:
+            ServingError: or one of its subclasses, as Triton failed.
+        """
+        async with self._fetching:
+            if self._model is None:
+                self._model = await self.fetch_model(self.remaining_s)
+            return self._model

@@ -1,4 +1,4 @@
-"""What the gateway tells of itself: the model, the limits, and the values of what is not set."""
+"""Self-description of the gateway: the model, the limits and the default settings."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.inference.triton_responses import TritonFacts
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
+from serving.gateway.model_info import ModelInfo
 from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 
-__all__ = ["description"]
+__all__ = ["describe_response"]
 
 
-def description(
-    facts: TritonFacts, limits: Limits, max_seconds: float, classes: Sequence[str]
+def describe_response(
+    model: ModelInfo, limits: Limits, max_seconds: float, classes: Sequence[str]
 ) -> pb.DescribeResponse:
-    """The answer to Describe.
+    """Build the response to Describe.
 
     Args:
-        facts: what Triton says.
-        limits: what is accepted at most.
+        model: metadata of the served model.
+        limits: bounds of a request.
         max_seconds: longest time for a request.
         classes: names of the caller's classes.
     """
     search = asdict(AutoSettings())
-    named = {field.name for field in pb.ClassSearch.DESCRIPTOR.fields}
+    class_search = {field.name for field in pb.ClassSearch.DESCRIPTOR.fields}
     return pb.DescribeResponse(
         model=pb.Model(
             name=SEGMENT.name,
-            version=facts.model_version,
-            size=facts.model_size,
-            image_size=facts.image_size,
-            low_res_size=facts.low_res_size,
-            digest=facts.model_digest,
-            trained_model=facts.trained_model,
-            mask_prompts=facts.mask_prompts,
+            version=model.model_version,
+            size=model.model_size,
+            image_size=model.image_size,
+            low_res_size=model.low_res_size,
+            digest=model.model_digest,
+            trained_model=model.trained_model,
+            mask_prompts=model.mask_prompts,
         ),
         limits=pb.Limits(
             max_image_bytes=limits.max_image_bytes,
@@ -61,10 +61,10 @@ def description(
             max_entities=MAX_ENTITIES,
         ),
         gateway_version=cpcsam.__version__,
-        triton_version=facts.triton_version,
+        triton_version=model.triton_version,
         classes=classes,
         mask_formats=pb.MaskFormat.keys(),
         everything=pb.Everything(**asdict(EverythingSettings())),
-        class_search=pb.ClassSearch(**{name: search[name] for name in named}),
+        class_search=pb.ClassSearch(**{name: search[name] for name in class_search}),
         tile_overlap=TILE_OVERLAP,
     )

@@ -1,4 +1,4 @@
-"""An error as gRPC carries it: status, message, and details that programs can read."""
+"""gRPC statuses of errors: code, message and machine-readable details (google.rpc)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 def trailing_metadata(error: CpcSamError) -> Metadata:
-    """What goes beside the status of a failed call: `status_message`, and gRPC's own pushback."""
+    """Trailing metadata of a failed call: its `status_message` and gRPC's retry pushback."""
     details: Metadata = ((DETAILS_KEY, status_message(error).SerializeToString()),)
     if isinstance(error, FullError):
         details += ((PUSHBACK_KEY, str(_milliseconds(error))),)
@@ -30,10 +30,10 @@ def trailing_metadata(error: CpcSamError) -> Metadata:
 
 
 def status_message(error: CpcSamError) -> status_pb2.Status:
-    """Status, message and details of an error.
+    """Convert an error to a google.rpc.Status.
 
-    The details are ErrorInfo (the class of the error, such as FULL), BadRequest where a field is at
-    fault, and RetryInfo where trying again helps.
+    Its details are ErrorInfo (the class of the error, such as FULL), BadRequest if a field is at
+    fault, and RetryInfo if a retry helps.
     """
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=name.upper(), domain=DOMAIN)]

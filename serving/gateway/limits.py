@@ -1,4 +1,4 @@
-"""What the gateway accepts at most."""
+"""Limits of the gateway: sizes of a request, concurrency and memory."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from cpcsam.errors import ConfigError
 __all__ = ["GROUPS", "MAX_POINT_SLOTS", "MAX_REQUEST_ID_LENGTH", "PROMPT_BYTES", "Limits"]
 
 GROUPS: Final = 4
-"""In how many parts the slots are given out while more requests wait than can have one."""
+"""Parts in which permits are granted while more requests wait than permits are free."""
 MAX_POINT_SLOTS: Final = POINT_BUCKETS[-1]
-"""Points of one prompt; a box takes the room of two."""
+"""Point slots of a prompt; a box takes two."""
 MAX_REQUEST_ID_LENGTH: Final = 128
 PROMPT_BYTES: Final = 8 * 1024 * 1024
-"""Room of a gRPC message beyond its image: enough for 10,000 full prompts, so that too many prompts
-are refused by name rather than by gRPC."""
-LEAST: Final = {"cache_bytes": 0, "max_queue_s": 0.001}
-"""Where the least value that makes sense is not 1."""
+"""Bytes of a gRPC message beyond its image: enough for 10,000 full prompts, so that a request with
+too many is refused with a message of the gateway rather than by gRPC."""
+MINIMUMS: Final = {"cache_bytes": 0, "max_queue_s": 0.001}
+"""Minimums other than 1."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one request, and of how many are worked on at once.
+    """Upper bounds of a request and of the gateway's concurrency, queue and cache.
 
     Attributes:
         max_image_bytes: size of the encoded image.
         max_pixels: height times width of the image, read from its header.
         max_prompts: prompts of a request.
-        max_in_flight: requests in work, those that wait for their turn included; one more is
-            refused.
-        max_concurrent: calls that Triton gets at once, fewer where it is slow; others wait for
-            their turn.
-        max_queue_s: how long a request may wait for its first turn.
-        max_tiles: in which one image is shown.
-        max_clicks: of everything in one request.
-        stream_window: requests of one stream that are read ahead of its answers.
-        cache_bytes: of the embeddings that are kept; 0 keeps none.
+        max_in_flight: requests in flight, including those that wait for their turn; further ones
+            are refused.
+        max_concurrent: concurrent calls to Triton, fewer if it is slow; further ones wait for their
+            turn.
+        max_queue_s: seconds that a request may wait for its first turn.
+        max_tiles: tiles of one image.
+        max_clicks: point prompts of one request for everything.
+        stream_window: requests of a stream that are read ahead of its responses.
+        cache_bytes: size of the embedding cache; 0 disables it.
 
     Raises:
-        ConfigError: a bound below the least that makes sense, or more pixels than the contract
-            allows.
+        ConfigError: a bound below its minimum, or more pixels than the contract allows.
     """
 
     max_image_bytes: int = 32 * 1024 * 1024
@@ -57,12 +56,12 @@ class Limits:
     cache_bytes: int = 512 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        """Refuse bounds that would refuse everything."""
+        """Validate the bounds."""
         for field in fields(self):
-            value, least = getattr(self, field.name), LEAST.get(field.name, 1)
-            if not value >= least:
+            value, minimum = getattr(self, field.name), MINIMUMS.get(field.name, 1)
+            if not value >= minimum:
                 raise ConfigError.of(
-                    field.name, got=value, expected=f"at least {least}", fix="raise the limit"
+                    field.name, got=value, expected=f"at least {minimum}", fix="raise the limit"
                 )
         if self.max_pixels > MAX_PIXELS:
             raise ConfigError.of(
@@ -74,10 +73,10 @@ class Limits:
 
     @property
     def max_calls(self) -> int:
-        """Calls of any kind that are open at once; gRPC refuses more before it reads them."""
+        """Concurrent calls of any kind; gRPC refuses more before it reads them."""
         return 4 * self.max_in_flight + 64
 
     @property
     def max_message_bytes(self) -> int:
-        """Size of a whole gRPC request."""
+        """Maximum size of a gRPC request message."""
         return self.max_image_bytes + PROMPT_BYTES

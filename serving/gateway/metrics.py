@@ -1,4 +1,4 @@
-"""The gateway's Prometheus metrics and the HTTP endpoint that shows them."""
+"""Prometheus metrics of the gateway and their HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ BUCKETS_S: Final = (
     *(0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
     *(1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0),
 )
-"""Upper edges in seconds, each at most 5/3 of the one before, so that quantiles are read finely;
-only the last step is 2."""
+"""Upper edges in seconds. The ratio of neighbours is at most 5/3 (2 for the last), which bounds the
+error of quantiles."""
 
 
 class Stopwatch:
-    """Seconds of a block; `seconds` counts on until the block ends."""
+    """Timer that starts when it is made and runs until `stop`."""
 
     def __init__(self) -> None:
         self._started = perf_counter()
@@ -30,37 +30,37 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the start to now, or to the end of the block."""
+        """Seconds from the start to now, or to `stop`."""
         return perf_counter() - self._started if self._seconds is None else self._seconds
 
     def stop(self) -> None:
-        """Hold the time."""
+        """Stop the timer."""
         self._seconds = perf_counter() - self._started
 
 
 class Metrics:
-    """The metrics of one gateway, in a registry of their own.
+    """Metrics of one gateway, in a registry of their own.
 
     Attributes:
-        registry: holds all of them.
-        request_seconds: histogram by `method` and `code` (the gRPC status' name).
-        stage_seconds: histogram by `stage`: `validate`, `queue` (for a first turn) or `triton` (the
-            queue included).
-        in_flight: Segment requests in work.
-        prompts: prompts of the accepted requests.
-        rejected: requests refused by `reason`: `invalid`, `over_limit`, `in_flight` or
+        registry: collects all of them.
+        request_seconds: histogram by `method` and `code` (name of the gRPC status).
+        stage_seconds: histogram by `stage`: `validate`, `queue` (wait for the first turn) or
+            `triton` (including the queue).
+        in_flight: gauge of Segment requests in flight.
+        prompts: counter of the prompts of accepted requests.
+        rejected: counter of refused requests by `reason`: `invalid`, `over_limit`, `in_flight` or
             `unauthenticated`.
-        cache_lookups: look-ups of embeddings by `outcome`: `hit`, `miss` or `joined`, where another
-            request was computing the same.
-        cache_bytes: of the embeddings kept.
-        cache_evictions: embeddings that gave way to others.
+        cache_lookups: counter of embedding lookups by `outcome`: `hit`, `miss` or `joined` (another
+            request was already computing it).
+        cache_bytes: gauge of the embedding cache's size.
+        cache_evictions: counter of evicted embeddings.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.request_seconds = Histogram(
             "cpcsam_request_seconds",
-            "Time from a request's arrival to its answer.",
+            "Time from a request's arrival to its response.",
             ("method", "code"),
             buckets=BUCKETS_S,
             registry=self.registry,
@@ -73,7 +73,7 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge(
-            "cpcsam_in_flight_requests", "Segment requests in work.", registry=self.registry
+            "cpcsam_in_flight_requests", "Segment requests in flight.", registry=self.registry
         )
         self.prompts = Counter(
             "cpcsam_prompts", "Prompts of the accepted requests.", registry=self.registry
@@ -85,24 +85,24 @@ class Metrics:
             self.rejected.labels(reason)
         self.cache_lookups = Counter(
             "cpcsam_cache_lookups",
-            "Look-ups of embeddings, by outcome.",
+            "Embedding lookups, by outcome.",
             ("outcome",),
             registry=self.registry,
         )
         for outcome in ("hit", "miss", "joined"):
             self.cache_lookups.labels(outcome)
         self.cache_bytes = Gauge(
-            "cpcsam_cache_bytes", "Bytes of the embeddings kept.", registry=self.registry
+            "cpcsam_cache_bytes", "Size of the embedding cache.", registry=self.registry
         )
         self.cache_evictions = Counter(
             "cpcsam_cache_evictions",
-            "Embeddings that gave way to others.",
+            "Evicted embeddings.",
             registry=self.registry,
         )
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stopwatch]:
-        """Time a stage, whether it succeeds or not."""
+        """Observe the duration of a block, whether it succeeds or not."""
         watch = Stopwatch()
         try:
             yield watch
@@ -113,10 +113,10 @@ class Metrics:
 
 @contextmanager
 def serve_metrics(metrics: Metrics, host: str, port: int) -> Iterator[int]:
-    """Show the metrics at `http://HOST:PORT/metrics` while the block runs.
+    """Serve the metrics at `http://HOST:PORT/metrics` while the block runs.
 
     Args:
-        metrics: what to show.
+        metrics: to serve.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
 

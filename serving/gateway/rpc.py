@@ -1,4 +1,4 @@
-"""What every call of the API has: a deadline, an error's status, a log line and its metrics."""
+"""Execution of RPCs: request context, deadline, status of errors, log line and metrics."""
 
 from __future__ import annotations
 
@@ -12,83 +12,107 @@ import grpc
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_error
-from serving.gateway.auth.interceptor import Access
-from serving.gateway.context import Call
+from serving.gateway.auth.authenticator import Authenticator
+from serving.gateway.auth.interceptor import authenticated_principal
+from serving.gateway.auth.principal import Principal
+from serving.gateway.context import RequestContext
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.metrics import Metrics, Stopwatch
-from serving.gateway.scheduling.admission import Ticket
+from serving.gateway.model_info import ModelInfo
+from serving.gateway.scheduling.admission import Permit
 
 __all__ = ["RpcRunner"]
 
 LOG = logging.getLogger(__name__)
 Response = TypeVar("Response")
+Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
 class RpcRunner:
-    """Answers calls; one instance a gateway.
+    """Runs the handlers of RPCs; one instance per gateway.
 
     Args:
-        access: knows the callers.
-        metrics: count what happens.
-        max_seconds: longest time for a call; a caller's own deadline may be shorter.
+        authenticator: authenticates the requests of a stream.
+        metrics: counts outcomes and times.
+        max_seconds: longest time for a request; a caller's own deadline may be shorter.
+        fetch_model: fetches the served model's metadata within a timeout in seconds.
     """
 
-    def __init__(self, access: Access, metrics: Metrics, max_seconds: float) -> None:
-        self._access = access
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        metrics: Metrics,
+        max_seconds: float,
+        fetch_model: Callable[[float], Awaitable[ModelInfo]],
+    ) -> None:
+        self._authenticator = authenticator
         self._metrics = metrics
+        self._fetch_model = fetch_model
         self.max_seconds = max_seconds
 
-    async def answer(
-        self,
-        method: str,
-        request_id: str,
-        work: Callable[[Call], Awaitable[Response]],
-        context: Any,
+    async def run(
+        self, method: str, request_id: str, handler: Handler[Response], grpc_context: Any
     ) -> Response:
-        """Answer a call, or end it with the status of what went wrong; see `attempt`."""
-        outcome = await self.attempt(method, request_id, work, context)
+        """Run the handler of a unary call; a failure ends the call with its gRPC status.
+
+        Args:
+            method: name of the call, for metrics and logs.
+            request_id: chosen by the caller; for logs.
+            handler: computes the response.
+            grpc_context: servicer context of the call.
+        """
+        outcome = await self._attempt(
+            method, request_id, handler, grpc_context, authenticated_principal
+        )
         if isinstance(outcome, CpcSamError):
             details = trailing_metadata(outcome)
-            await context.abort(status_of_error(outcome), str(outcome), details)
+            await grpc_context.abort(status_of_error(outcome), str(outcome), details)
             raise AssertionError("abort raises")
         return outcome
 
-    async def attempt(
+    async def run_in_stream(
+        self, method: str, request_id: str, handler: Handler[Response], grpc_context: Any
+    ) -> Response | CpcSamError:
+        """Run the handler of one request of a stream and return its response or its failure.
+
+        The token is looked up for each request, since it may be revoked while the stream is open.
+        Arguments as for `run`.
+        """
+
+        def authenticate() -> Principal:
+            return self._authenticator.authenticate(grpc_context.invocation_metadata())
+
+        return await self._attempt(method, request_id, handler, grpc_context, authenticate)
+
+    async def _attempt(
         self,
         method: str,
         request_id: str,
-        work: Callable[[Call], Awaitable[Response]],
-        context: Any,
+        handler: Handler[Response],
+        grpc_context: Any,
+        authenticate: Callable[[], Principal],
     ) -> Response | CpcSamError:
-        """Do the work within the caller's deadline; count and log.
-
-        Args:
-            method: name of the call.
-            request_id: as the caller chose it.
-            work: what to do.
-            context: of the call, as gRPC gives it.
-
-        Returns:
-            The answer, or why there is none.
-        """
         watch = Stopwatch()
-        remaining_s = context.time_remaining()
+        remaining_s = grpc_context.time_remaining()
         timeout_s = self.max_seconds if remaining_s is None else min(self.max_seconds, remaining_s)
-        code = grpc.StatusCode.CANCELLED  # stays where the caller gives up
+        code = grpc.StatusCode.CANCELLED  # stays if the caller gives up
         failure: CpcSamError | None = None
         try:
-            caller = self._access.caller_of(context.invocation_metadata())
-            share = caller.tenant if self._access.asks_for_tokens else context.peer()
-            call = Call(request_id, caller, Ticket(share), monotonic() + timeout_s)
+            principal = authenticate()
+            # Without tokens every caller is the same principal: share capacity by address instead.
+            share = principal.tenant if self._authenticator.requires_tokens else grpc_context.peer()
+            context = RequestContext(
+                request_id, principal, Permit(share), monotonic() + timeout_s, self._fetch_model
+            )
             async with asyncio.timeout(timeout_s):
-                response = await work(call)
+                response = await handler(context)
             code = grpc.StatusCode.OK
             return response
         except TimeoutError:
-            failure = _out_of_time(timeout_s)
+            failure = _deadline_exceeded(timeout_s)
         except CpcSamError as error:
             failure = error
-            self._count_refusal(error)
+            self._count_rejection(error)
         except Exception:
             LOG.exception("%s %r failed", method, request_id)
             failure = ServingError("internal error; see the gateway's log")
@@ -101,7 +125,7 @@ class RpcRunner:
             LOG.info("%s %r: %s, %.1f ms", method, request_id, code.name, watch.seconds * 1e3)
         return failure
 
-    def _count_refusal(self, error: CpcSamError) -> None:
+    def _count_rejection(self, error: CpcSamError) -> None:
         if isinstance(error, ContractError | LimitError):
             reason = "invalid" if isinstance(error, ContractError) else "over_limit"
             self._metrics.rejected.labels(
@@ -109,10 +133,10 @@ class RpcRunner:
             ).inc()
 
 
-def _out_of_time(timeout_s: float) -> CpcSamError:
+def _deadline_exceeded(timeout_s: float) -> CpcSamError:
     return DeadlineError.of(
         "deadline",
         got=f"no answer within {timeout_s:.3g} s",
-        expected="one sooner",
+        expected="an answer in time",
         fix="allow more time",
     )

@@ -1,4 +1,4 @@
-"""A gateway in a thread of its own, for callers that are not asynchronous."""
+"""Gateway in a background thread, for synchronous callers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gateway_in_background(config: GatewayConfig) -> Iterator[Gateway]:
             started.set_result(gateway)
             await stop.wait()
 
-    def work() -> None:
+    def run_loop() -> None:
         try:
             loop.run_until_complete(run())
         except BaseException as error:  # the caller's thread raises it
@@ -40,11 +40,11 @@ def gateway_in_background(config: GatewayConfig) -> Iterator[Gateway]:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
-    thread = threading.Thread(target=work, name="gateway")
+    thread = threading.Thread(target=run_loop, name="gateway")
     thread.start()
     try:
         yield started.result()
     finally:
-        with suppress(RuntimeError):  # the loop is closed where the start failed
+        with suppress(RuntimeError):  # the loop is closed if the start failed
             loop.call_soon_threadsafe(stop.set)
         thread.join()

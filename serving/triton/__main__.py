@@ -1,22 +1,22 @@
-"""Command: run the real Triton server on this machine, without a container.
+"""Command: the real Triton server on this machine, without a container.
 
 python -m serving.triton --repository build/repository
 python -m serving.triton --repository build/repository --grpc-port 8001 --metrics-port 8002
 
-It listens on 127.0.0.1 only, serves until Ctrl-C, and leaves no process behind.
+It listens on 127.0.0.1 only, serves until Ctrl-C or SIGTERM, and leaves no process behind.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cpcsam.commands import ArgumentParser, exit_code_of, port, positive
+from cpcsam.commands import parser_of, port, positive, run_command
 from cpcsam.errors import ServingError
+from serving.triton.interrupt import until_interrupted
 from serving.triton.launch import START_TIMEOUT_S, launch_triton
 
 __all__ = ["main"]
@@ -24,12 +24,9 @@ __all__ = ["main"]
 PROG: Final = "python -m serving.triton"
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog=PROG,
-        description="Run the real Triton server on this machine, without a container.",
-        epilog=(__doc__ or "").split("\n", 2)[2],
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; 0 after Ctrl-C or SIGTERM."""
+    parser = parser_of(PROG, __doc__)
     parser.add_argument(
         "--repository", type=Path, required=True, metavar="DIR", help="the model repository"
     )
@@ -41,38 +38,27 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--timeout", type=positive, default=START_TIMEOUT_S, metavar="S", help="to load the models"
     )
-    return parser
+    return run_command(parser, _serve, argv)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    with launch_triton(
-        args.repository,
-        grpc_port=args.grpc_port,
-        http_port=args.http_port,
-        metrics_port=args.metrics_port,
-        log=args.log,
-        timeout_s=args.timeout,
-    ) as triton:
+    with (
+        until_interrupted(),
+        launch_triton(
+            args.repository,
+            grpc_port=args.grpc_port,
+            http_port=args.http_port,
+            metrics_port=args.metrics_port,
+            log=args.log,
+            timeout_s=args.timeout,
+        ) as triton,
+    ):
         print(f"grpc {triton.grpc_url}\nhttp {triton.http_url}\nmetrics {triton.metrics_url}")
         print(f"log {triton.log}\nCtrl-C stops it.", flush=True)
         status = triton.process.wait()
         raise ServingError.of(
             "Triton", got=f"exit status {status}", expected="a server", fix=f"see {triton.log}"
         )
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 after Ctrl-C or SIGTERM, 2 after an error, told in one line."""
-    args = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return exit_code_of(lambda: _serve(args), PROG)
-    except KeyboardInterrupt:
-        return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Check that a model repository can be served on this machine."""
+"""Compatibility of a model repository with this machine."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FIX: Final = "build the engines where they are served: make engines"
 
 
 def open_repository(path: Path) -> tuple[Path, Manifest]:
-    """Find the version to serve and verify it.
+    """Resolve the version to serve and verify its digests.
 
     Args:
-        path: a folder of versions, of which the current one is taken; or one version.
+        path: folder of versions, of which the current one is taken; or a single version.
 
     Raises:
-        ArtifactError: there is no version, or it is not as it was made.
+        ArtifactError: there is no version, or a file differs from its digest.
     """
     version = resolve_version(path)
     return version, read_manifest(version, "repository")
@@ -32,16 +32,16 @@ def open_repository(path: Path) -> tuple[Path, Manifest]:
 def check_engines(
     version: Path, manifest: Manifest, *, tensorrt: str | None, gpus: Sequence[Gpu]
 ) -> None:
-    """Compare a repository's engines, if it has any, with the server and its GPUs.
+    """Check that the engines of a repository, if any, fit the server's TensorRT and its GPUs.
 
     Args:
-        version: the version's folder, for the message.
+        version: folder of the version, for the message.
         manifest: its manifest.
-        tensorrt: the server's; None if it has none.
-        gpus: all that the server may use: it runs an instance on each.
+        tensorrt: version of the server's TensorRT; None without one.
+        gpus: all GPUs visible to the server, which runs an instance on each.
 
     Raises:
-        ServingError: they were built for something else.
+        ServingError: they were built for another TensorRT or another GPU architecture.
     """
     if manifest.config.get("target") != "gpu":
         return
@@ -51,7 +51,7 @@ def check_engines(
         raise ServingError.of(
             str(version),
             got=f"a repository for gpu, engines of TensorRT {built_with}",
-            expected="one for cpu, as this server has no TensorRT",
+            expected="a repository for cpu, as this server has no TensorRT",
             fix="serve it by docker-compose up, or publish graphs for the CPU: make repository",
         )
     if built_with != tensorrt:
@@ -66,7 +66,7 @@ def check_engines(
             str(version),
             got=f"engines for GPUs of compute capability {built_for}, and no GPU",
             expected="a GPU",
-            fix="give the container one: docker run --gpus all",
+            fix="give the container a GPU: docker run --gpus all",
         )
     for gpu in gpus:
         if gpu.compute_capability != built_for:

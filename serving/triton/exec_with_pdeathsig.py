@@ -1,10 +1,10 @@
-"""Run a program that is told to end when its parent ends, however that ends.
+"""Execute a program with a parent-death signal: it gets SIGTERM when its parent ends in any way.
 
 python exec_with_pdeathsig.py PARENT_PID PROGRAM [ARGUMENT ...]
 
-The kernel sends SIGTERM (PR_SET_PDEATHSIG of prctl(2)); the setting survives execve. It is asked
-for here, in a process of its own, because between fork and execve of a process with threads, such
-as a gRPC client, no Python code may safely run.
+The signal is PR_SET_PDEATHSIG of prctl(2), which survives execve. It is set in a process of its
+own, because no Python code may safely run between fork and execve of a process with threads, such
+as a gRPC client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Replace this process by the command, unless the parent has ended already."""
+    """Set the signal and replace this process by the command, unless the parent has ended."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == parent:
         os.execv(command[0], command)

@@ -1,8 +1,8 @@
-"""What the local Triton needs of this machine: found, checked and laid out.
+"""Installation of a local Triton from the wheel `nvidia-pytriton`.
 
-The wheel `nvidia-pytriton` carries NVIDIA's tritonserver; only its files are used. Its Python
-backend must lie beside the stub of this Python version, and that stub loads Python's own shared
-library, so both are put in a folder of the user's cache.
+The wheel carries NVIDIA's tritonserver; only its files are used. Its Python backend must lie in the
+folder of the stub of this Python version, and the stub loads Python's own shared library, so both
+are placed in a folder of the user's cache.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STUB: Final = "triton_python_backend_stub"
 
 @dataclass(frozen=True)
 class TritonInstall:
-    """Paths that start Triton.
+    """Paths needed to start Triton.
 
     Attributes:
         server: the tritonserver binary.
@@ -50,13 +50,14 @@ class TritonInstall:
 
 
 def find_triton(cache: Path | None = None) -> TritonInstall:
-    """Find Triton in the installed wheel and lay its Python backend out.
+    """Locate Triton in the installed wheel and lay out its Python backend.
 
     Args:
-        cache: folder for the backend; the user's cache folder if None.
+        cache: folder for the backend; None takes the user's cache folder.
 
     Raises:
-        ServingError: the machine, the wheel, libpython or numpy is missing or does not fit.
+        ServingError: an unsupported machine, or the wheel, libpython or numpy is missing or
+            incompatible.
     """
     _check_machine()
     _check_numpy()
@@ -72,7 +73,7 @@ def find_triton(cache: Path | None = None) -> TritonInstall:
                 expected=f"a part of {WHEEL} {version} for Python {PYTHON_VERSION}",
                 fix=f"pip install --no-deps --force-reinstall {WHEEL}",
             )
-    layout = _lay_out(wheel, stub, _own_libpython(), cache or _user_cache(), version)
+    layout = _lay_out(wheel, stub, _shared_libpython(), cache or _user_cache(), version)
     install = TritonInstall(
         server=server,
         backends=layout / "backends",
@@ -113,7 +114,7 @@ def _check_numpy() -> None:
 
 
 def _find_wheel() -> tuple[Path, str]:
-    """The folder the wheel is installed in, and its version."""
+    """Return the folder that the wheel is installed in, and its version."""
     try:
         wheel = importlib.metadata.distribution(WHEEL)
     except importlib.metadata.PackageNotFoundError as error:
@@ -126,20 +127,24 @@ def _find_wheel() -> tuple[Path, str]:
     return Path(str(wheel.locate_file(""))).resolve(), wheel.version
 
 
-def _own_libpython() -> Path | None:
-    """This Python's shared library; None where it has none, so that the system's is taken."""
-    own = Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent") / LIBPYTHON
-    return own.resolve() if own.is_file() else None
+def _shared_libpython() -> Path | None:
+    """Return this Python's shared library; None without one, and the system's is loaded."""
+    path = Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent") / LIBPYTHON
+    return path.resolve() if path.is_file() else None
 
 
 def _check_libraries(install: TritonInstall) -> None:
-    """Let the dynamic linker resolve both programs, and name what it does not find."""
+    """Resolve the shared libraries of server and stub with the dynamic linker.
+
+    Raises:
+        ServingError: some are missing; they are named.
+    """
     path = os.pathsep.join(map(str, install.libraries))
     command = ["ldd", str(install.server), str(install.backends / "python" / STUB)]
-    listed = subprocess.run(
+    resolved = subprocess.run(
         command, env={**os.environ, "LD_LIBRARY_PATH": path}, capture_output=True, text=True
     ).stdout
-    missing = sorted(set(re.findall(r"(\S+) => not found", listed)))
+    missing = sorted(set(re.findall(r"(\S+) => not found", resolved)))
     if LIBPYTHON in missing:
         raise ServingError.of(
             LIBPYTHON,
@@ -161,7 +166,7 @@ def _user_cache() -> Path:
 
 
 def _lay_out(wheel: Path, stub: Path, libpython: Path | None, cache: Path, version: str) -> Path:
-    """Copy backend and stub, and link libpython, in a folder named by where they came from."""
+    """Copy backend and stub, and link libpython, to a folder named by a digest of their sources."""
     sources = [f"{path}:{path.stat().st_mtime_ns}" for path in (wheel, stub, libpython) if path]
     digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:12]
     layout = cache / f"triton-{version}-{digest}"

@@ -1,4 +1,4 @@
-"""Start and stop the real Triton server on this machine, without a container."""
+"""Process management of the real Triton server on this machine, without a container."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SHARED_MEMORY: Final = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class TritonServer:
-    """A running Triton.
+    """A running Triton server.
 
     Attributes:
         grpc_url: `host:port`, as gRPC clients take it.
-        http_url: root of the HTTP endpoint.
-        metrics_url: the Prometheus page.
-        log: what the server and its models write.
-        process: the server, leader of a process group that holds its models too.
+        http_url: root URL of the HTTP endpoint.
+        metrics_url: URL of the Prometheus endpoint.
+        log: output of the server and its models.
+        process: the server, leader of the process group that includes its models.
     """
 
     grpc_url: str
@@ -62,22 +62,22 @@ def launch_triton(
     log: Path | None = None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[TritonServer]:
-    """Start Triton over a repository, yield it when every model is ready, and stop it.
+    """Start Triton with a repository, yield it when every model is ready, and stop it.
 
     The server also ends when this process does, or the thread that called this.
 
     Args:
-        repository: versions of a repository for the CPU, of which the current one is served to
-            the end whatever is published meanwhile; or one version.
+        repository: versions of a repository for the CPU, of which the current one is served until
+            the end, even if another is published meanwhile; or a single version.
         grpc_port: on the loopback interface; 0 takes a free one. Likewise the other ports.
         http_port: see grpc_port.
         metrics_port: see grpc_port.
-        log: file to write; if None a temporary one, which stays only if Triton fails.
-        timeout_s: how long the models may take to load.
+        log: file to write; None takes a temporary one, which stays only if Triton fails.
+        timeout_s: time limit for loading the models.
 
     Raises:
         ArtifactError: no such repository, or an altered one.
-        ServingError: something that Triton needs is missing, a port is in use, or a model failed.
+        ServingError: a dependency of Triton is missing, a port is in use, or a model failed.
     """
     repository, manifest = open_repository(repository)
     check_engines(repository, manifest, tensorrt=None, gpus=())
@@ -113,14 +113,14 @@ def _temporary_log() -> Path:
     return Path(name)
 
 
-def _ports(wanted: dict[str, int]) -> dict[str, int]:
-    """Check the given ports and choose free ones for 0, all distinct."""
-    with ExitStack() as held:
-        return {option: _bind(held, option, port) for option, port in wanted.items()}
+def _ports(requested: dict[str, int]) -> dict[str, int]:
+    """Check the requested ports and replace 0 by free ones, all distinct."""
+    with ExitStack() as probes:
+        return {option: _bind(probes, option, port) for option, port in requested.items()}
 
 
-def _bind(held: ExitStack, option: str, port: int) -> int:
-    probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+def _bind(probes: ExitStack, option: str, port: int) -> int:
+    probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         probe.bind((HOST, port))
@@ -134,7 +134,7 @@ def _bind(held: ExitStack, option: str, port: int) -> int:
 def _command(
     install: TritonInstall, repository: Path, ports: dict[str, int], memory: str
 ) -> list[str]:
-    # Who does not know this word gets no answer from the closed interfaces, and nobody knows it.
+    # The closed interfaces answer only to callers with this secret, which nobody has.
     closed = f"{CLOSED_APIS}:admin={secrets.token_urlsafe(32)}"
     options = {
         "--model-repository": repository,
@@ -163,19 +163,19 @@ def _command(
 
 
 def _spawn(command: list[str], install: TritonInstall, log: Any) -> subprocess.Popen[bytes]:
-    """Start the server in a session of its own, so that Ctrl-C in a terminal does not reach it."""
+    """Start the server in its own session, so that Ctrl-C in a terminal does not reach it."""
     libraries = [*map(str, install.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
     executables = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        # The Python backend takes the first python3 of PATH for its home, hence this environment.
+        # The Python backend derives its home from the first python3 of PATH.
         "PATH": os.pathsep.join(executables),
     }
-    tied = [sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_with_pdeathsig.py"))]
+    launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_with_pdeathsig.py"))]
     return subprocess.Popen(
-        [*tied, str(os.getpid()), *command],
-        # It ignores PYTHONPATH but imports from its working directory: `serving` and `cpcsam`.
+        [*launcher, str(os.getpid()), *command],
+        # It ignores PYTHONPATH but imports `serving` and `cpcsam` from its working directory.
         cwd=CHECKOUT,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -213,7 +213,7 @@ def _is_ready(http_port: int) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
-    """Let the server finish; after the time it was given, end it and whatever is left of it."""
+    """Terminate the server gracefully, then kill its process group and free its shared memory."""
     process.terminate()
     try:
         with suppress(subprocess.TimeoutExpired):
@@ -228,7 +228,7 @@ def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
 
 
 def _wait_until_gone(group: int) -> None:
-    """Wait for killed processes that are not this one's children; the kernel takes a moment."""
+    """Wait until the kernel has removed killed processes that are not children of this process."""
     deadline = time.monotonic() + GROUP_TIMEOUT_S
     with suppress(ProcessLookupError):
         while time.monotonic() < deadline:

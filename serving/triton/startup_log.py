@@ -1,4 +1,4 @@
-"""Why Triton did not start, read from its log."""
+"""Diagnosis of a failed start of Triton from its log."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Final
 __all__ = ["failure_cause"]
 
 MODEL_FAILED: Final = re.compile(r"failed to load '([^']+)' version \d+: \w[\w ]*: (.*)\"$", re.M)
-CONFIG_REFUSED: Final = re.compile(r"Poll failed for model directory '([^']+)': (.*)\"$", re.M)
+CONFIG_REJECTED: Final = re.compile(r"Poll failed for model directory '([^']+)': (.*)\"$", re.M)
 CONFIG_DETAIL: Final = re.compile(r"Error parsing text-format inference\.ModelConfig: (.*)$", re.M)
-ENSEMBLE_REFUSED: Final = re.compile(r"Invalid argument: (in ensemble|ensemble) (.*)\"$", re.M)
+ENSEMBLE_REJECTED: Final = re.compile(r"Invalid argument: (in ensemble|ensemble) (.*)\"$", re.M)
 SOCKET_BUSY: Final = re.compile(r"failed to start (\w+) service: .*Socket '([^']+)' already in use")
 LIBRARY_MISSING: Final = re.compile(r"error while loading shared libraries: (.*)$", re.M)
 LAST_ERROR: Final = re.compile(r"^error: (.*)$", re.M)
 
 
 def failure_cause(log: str) -> str:
-    """Say in one line what made Triton give up.
+    """Summarize in one line the cause of a failed start.
 
     Args:
-        log: all that the server and its models wrote.
+        log: complete output of the server and its models.
 
     Returns:
         The failed model and its message, the busy port or the missing library; else the last
@@ -29,15 +29,15 @@ def failure_cause(log: str) -> str:
     models = [f"model {name}: {_message(text)}" for name, text in MODEL_FAILED.findall(log)]
     if models:
         return "; ".join(dict.fromkeys(models))
-    refused = [f"model {name}: {_message(text)}" for name, text in CONFIG_REFUSED.findall(log)]
-    if refused:
+    rejected = [f"model {name}: {_message(text)}" for name, text in CONFIG_REJECTED.findall(log)]
+    if rejected:
         details = [f" ({text})" for text in CONFIG_DETAIL.findall(log)[:1]]
-        return "".join([refused[0], *details])
+        return "".join([rejected[0], *details])
     if busy := SOCKET_BUSY.search(log):
         return f"{busy[1]} port: {busy[2]} is in use"
     if library := LIBRARY_MISSING.search(log):
         return f"missing library: {library[1]}"
-    if ensemble := ENSEMBLE_REFUSED.search(log):
+    if ensemble := ENSEMBLE_REJECTED.search(log):
         return f"{ensemble[1]} {_message(ensemble[2])}"
     if error := LAST_ERROR.search(log):
         return error[1]
@@ -46,6 +46,6 @@ def failure_cause(log: str) -> str:
 
 
 def _message(text: str) -> str:
-    """A model's message without the Python traceback that the backend appends."""
+    """Strip the Python traceback that the backend appends to a model's message."""
     text = text.split("\\n\\nAt:", 1)[0].removeprefix("TritonModelException: ")
     return " ".join(text.replace("\\n", " ").replace('\\"', '"').split())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.onnx_factory import export_noisy_model
+from tests.support.once import shared_folder
 from tests.support.paths import ROOT
 
 
@@ -23,4 +23,6 @@ def bbbc038() -> Path:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact of kind `onnx`; what it was exported from lies beside it in `merged`."""
-    return export_noisy_model(tmp_path_factory.mktemp("export"))
+    from tests.support.onnx_factory import export_noisy_model  # torch, which few tests here need
+
+    return shared_folder(tmp_path_factory, "exported", export_noisy_model) / "onnx"

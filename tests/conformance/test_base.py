@@ -23,7 +23,7 @@ MAX_BYTES = 17_000_000
 MIN_DICE = 0.80
 
 
-def test_weights_are_small_and_half_precision() -> None:
+def test_shipped_base_weights_are_small_and_half_precision() -> None:
     manifest = read_manifest(BASE, "checkpoint")
     assert (BASE / "model.safetensors").stat().st_size <= MAX_BYTES
     with safe_open(BASE / "model.safetensors", "np") as file:
@@ -32,7 +32,7 @@ def test_weights_are_small_and_half_precision() -> None:
     assert manifest.config["train_fingerprints"]
 
 
-def test_one_click_dice_is_as_stated(bbbc038: Path) -> None:
+def test_shipped_base_one_click_dice_equals_manifest(bbbc038: Path) -> None:
     samples = read_bbbc038(bbbc038, bbbc038 / "val.txt")
     cuts = [cut for sample in samples for cut in windows(sample, 128)]
     scores = OneClickScores.of(list(one_click(load_base(BASE), cuts)))
@@ -44,7 +44,7 @@ def test_one_click_dice_is_as_stated(bbbc038: Path) -> None:
     assert scores.iou_correlation > 0.3
 
 
-def test_no_part_of_the_demo_image_was_trained_on(bbbc038: Path) -> None:
+def test_demo_image_has_no_patch_of_a_training_image(bbbc038: Path) -> None:
     """No patch of the demo's image correlates with any place of any training image."""
     held_out = load_scene(BASE).held_out
     patches = [grey(window)[:PATCH, :PATCH] for window in windows(held_out, 128)]

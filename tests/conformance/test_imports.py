@@ -55,18 +55,18 @@ def blocked(names: list[str]) -> str:
     ],
     ids=["serving", "client", "engines in the Triton image"],
 )
-def test_modules_import_without(modules: list[str], without: list[str]) -> None:
+def test_modules_import_without_blocked_packages(modules: list[str], without: list[str]) -> None:
     imports = "".join(f"import {module}\n" for module in modules)
     done = run(blocked(without) + imports)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_block_is_real() -> None:
+def test_blocked_package_cannot_be_imported() -> None:
     done = run(blocked(["torch"]) + "import torch")
     assert done.returncode != 0 and "torch" in done.stderr
 
 
-def test_importing_the_package_is_light() -> None:
+def test_import_cpcsam_loads_no_heavy_package() -> None:
     done = run("import cpcsam, sys; print(cpcsam.__version__); print(*sys.modules)")
     assert done.returncode == 0, done.stderr
     version, modules = done.stdout.splitlines()

@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 PROTOS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("cpcsam/v1/*.proto"))
 
 
-def test_the_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
+def test_generated_code_equals_protos(tmp_path: Path) -> None:
     out = tmp_path / "set"
     subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", "-I.", f"--descriptor_set_out={out}", *PROTOS],
@@ -33,7 +33,7 @@ def test_the_generated_code_is_that_of_the_protos(tmp_path: Path) -> None:
         assert file == committed
 
 
-def test_one_module_offers_all_messages() -> None:
+def test_segmentation_pb2_has_all_messages() -> None:
     for path in PROTOS:
         for name in pb.DESCRIPTOR.pool.FindFileByName(path).message_types_by_name:
             assert hasattr(pb, name)
@@ -47,7 +47,7 @@ def _drop_json_names(messages: object) -> None:
         _drop_json_names(message.nested_type)
 
 
-def test_what_later_releases_add_to_has_a_oneof() -> None:
+def test_extensible_fields_are_oneofs() -> None:
     assert [
         field.name for field in pb.SegmentRequest.DESCRIPTOR.oneofs_by_name["image"].fields
     ] == ["image_bytes", "image_id"]
@@ -58,7 +58,7 @@ def test_what_later_releases_add_to_has_a_oneof() -> None:
     ]
 
 
-def test_the_stubs_offer_the_services_methods() -> None:
+def test_stubs_have_all_service_methods() -> None:
     service = pb.DESCRIPTOR.services_by_name["Segmentation"]
     assert service.full_name == "cpcsam.v1.Segmentation"
     for method in service.methods:

@@ -1,4 +1,4 @@
-"""What the README shows exists, answers --help, and is run by .ci/run."""
+"""Commands of the README exist, answer --help and are run by .ci/run; its Python runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
+PYTHON_BLOCKS = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+COMMANDS = [line for block in BASH_BLOCKS for line in block.splitlines()]
 CODE = "\n".join([*COMMANDS, *re.findall(r"`([^`\n]+)`", README)])
 SUBCOMMANDS = sorted(set(re.findall(r"\bcpcsam (\w+)", CODE)))
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -33,15 +34,15 @@ Answers = dict[tuple[str, ...], subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def answers() -> Answers:
-    """What every command answers to --help, asked on all cores: each imports for seconds."""
+    """Outputs of every command's --help, run in parallel because each imports for seconds."""
 
-    def ask(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *words, "--help"]
+    def run_help(arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", *arguments, "--help"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
-    asked = [*((module,) for module in MODULES), *(("cpcsam", name) for name in SUBCOMMANDS)]
+    commands = [*((module,) for module in MODULES), *(("cpcsam", name) for name in SUBCOMMANDS)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(asked, pool.map(ask, asked), strict=True))
+        return dict(zip(commands, pool.map(run_help, commands), strict=True))
 
 
 def assert_is_help(answer: subprocess.CompletedProcess[str]) -> None:
@@ -81,3 +82,21 @@ def test_subcommand_answers_help(subcommand: str, answers: Answers) -> None:
 def test_command_is_run_by_ci(command: str) -> None:
     script = [line.strip() for line in (ROOT / ".ci" / "run").read_text().splitlines()]
     assert {command, f"{command} &"} & set(script)
+
+
+def test_python_block_without_server_prints_output_in_comment() -> None:
+    block = PYTHON_BLOCKS[0]
+    assert "cpcsam.client" not in block
+    expected = re.search(r"^print\(.*\)  # (.+)$", block, re.M)
+    assert expected
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == expected[1]
+
+
+def test_sections_fit_on_a_screen() -> None:
+    sections = re.split(r"^## ", README, flags=re.M)[1:]
+    lengths = {section.splitlines()[0]: len(section.splitlines()) for section in sections}
+    assert max(lengths.values()) <= 25, lengths

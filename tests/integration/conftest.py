@@ -1,4 +1,4 @@
-"""The real tritonserver over a small repository and over the shipped base, once a session."""
+"""Real tritonserver with a small repository and with the shipped base, once a session."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
+from tests.support.once import shared_folder
 from tests.support.paths import ROOT
 from tests.support.tiny_graphs import publish_tiny_graphs
 
@@ -51,13 +52,11 @@ def export_shipped_base(build: Path) -> None:
 @pytest.fixture(scope="session")
 def shipped_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `merged`, `onnx` and `repository` of the shipped base."""
-    build = tmp_path_factory.mktemp("build")
-    export_shipped_base(build)
-    return build
+    return shared_folder(tmp_path_factory, "shipped", export_shipped_base)
 
 
 @pytest.fixture(scope="session")
 def shipped(shipped_build: Path) -> Iterator[TritonServer]:
-    """A ready server over the shipped base, exported as the README tells."""
+    """A ready server with the shipped base, exported as in the README."""
     with launch_triton(shipped_build / "repository") as server:
         yield server

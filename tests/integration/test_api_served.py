@@ -1,4 +1,4 @@
-"""The API over the real Triton and the shipped base answers what official SAM answers."""
+"""API over the real Triton with the shipped base, compared with official SAM."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def logits_of(mask: pb.Mask) -> np.ndarray:
     return values.reshape(round(len(values) ** 0.5), -1)
 
 
-def refused(call: Callable[[], object], told: str) -> grpc.StatusCode:
-    with pytest.raises(grpc.RpcError, match=told) as caught:
+def refused(call: Callable[[], object], message: str) -> grpc.StatusCode:
+    with pytest.raises(grpc.RpcError, match=message) as caught:
         call()
     code: grpc.StatusCode = caught.value.code()
     return code
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_image_files_of_every_kind_are_answered_as_by_official_predictor(
+def test_segment_of_every_image_format_equals_the_official_predictor(
     segment: Call, model: CpcSam, kind: str
 ) -> None:
     data, pixels = FILES[kind]
@@ -107,17 +107,17 @@ def test_image_files_of_every_kind_are_answered_as_by_official_predictor(
         assert np.abs(logits_of(found) - low_res).max() <= TOLERANCE * np.abs(logits).max()
 
 
-def test_an_answers_logits_are_improved_as_by_official_predictor(
+def test_segment_with_returned_logits_equals_the_official_predictor(
     segment: Call, model: CpcSam
 ) -> None:
-    """Prompts with and without a mask in one request, in order."""
+    """A request may mix prompts with and without masks; results keep their order."""
     picture = photograph(75, 111)
     given = segment(picture, prompts=[CLICK], return_low_res_masks=True).results[0].masks[0]
     box = pb.Box(x0=10, y0=20, x1=60, y1=70)
     refined = pb.Prompt(points=CLICK.points, box=box, mask_input=given.low_res_mask)
     plain = pb.Prompt(points=CLICK.points, box=box)
-    asked = [refined, plain] * 9
-    response = segment(picture, prompts=asked, return_low_res_masks=True)
+    prompts = [refined, plain] * 9
+    response = segment(picture, prompts=prompts, return_low_res_masks=True)
     predictor = SamPredictor(model.sam)
     predictor.set_image(picture)
     for index, mask_input in ((0, logits_of(given)[None]), (1, None)):
@@ -136,7 +136,7 @@ def test_an_answers_logits_are_improved_as_by_official_predictor(
     assert np.abs(differ).max() > 0.1, "the mask must matter"
 
 
-def test_every_format_tells_the_same_mask(segment: Call) -> None:
+def test_segment_in_every_mask_format_returns_the_same_mask(segment: Call) -> None:
     picture = photograph(75, 111)
     answers = {
         form: segment(picture, prompts=[CLICK], mask_format=form).results[0].masks[0]
@@ -158,13 +158,13 @@ def test_every_format_tells_the_same_mask(segment: Call) -> None:
 
 
 @pytest.mark.parametrize("crop_layers", [0, 1])
-def test_everything_is_what_the_official_generator_finds(
+def test_everything_equals_the_official_mask_generator(
     segment: Call, model: CpcSam, crop_layers: int
 ) -> None:
     picture = photograph(201, 220)
-    asked = pb.Everything(crop_layers=crop_layers, crop_points_divisor=2)
-    asked.MergeFrom(LENIENT)
-    response = segment(picture, everything=asked)
+    settings = pb.Everything(crop_layers=crop_layers, crop_points_divisor=2)
+    settings.MergeFrom(LENIENT)
+    response = segment(picture, everything=settings)
     generator = SamAutomaticMaskGenerator(
         model.sam,
         points_per_side=12,
@@ -185,18 +185,18 @@ def test_everything_is_what_the_official_generator_finds(
     assert scores == sorted(scores, reverse=True)
 
 
-def test_everything_in_tiles_is_merged(segment: Call) -> None:
+def test_everything_in_tiles_merges_masks(segment: Call) -> None:
     picture = photograph(150, 200)
-    asked = pb.Everything(points_per_side=6, min_iou=0.4, min_stability=0.4)
-    response = segment(picture, everything=asked, tile_size=100, mask_format=pb.MASK_FORMAT_NONE)
-    again = segment(picture, everything=asked, tile_size=100)
+    settings = pb.Everything(points_per_side=6, min_iou=0.4, min_stability=0.4)
+    response = segment(picture, everything=settings, tile_size=100, mask_format=pb.MASK_FORMAT_NONE)
+    again = segment(picture, everything=settings, tile_size=100)
     assert again.cached and not response.cached and len(response.results) > 5
     assert [r.masks[0].box for r in again.results] == [r.masks[0].box for r in response.results]
-    assert any(one.masks[0].box.x0 < 100 < one.masks[0].box.x1 for one in again.results)
+    assert any(result.masks[0].box.x0 < 100 < result.masks[0].box.x1 for result in again.results)
 
 
-def test_a_prompt_is_answered_in_a_tile_around_it(segment: Call) -> None:
-    """As in the tile alone; and in a larger one where the tile would cut the mask."""
+def test_segment_with_tiles_encodes_the_tile_around_the_prompt(segment: Call) -> None:
+    """The mask equals that of the tile alone, or of a larger tile if the first would cut it."""
     picture = photograph(240, 240)
     prompt = pb.Prompt(box=pb.Box(x0=70, y0=75, x1=100, y1=110))
     tiled = segment(
@@ -215,9 +215,9 @@ def test_a_prompt_is_answered_in_a_tile_around_it(segment: Call) -> None:
 
     background = pb.Prompt(points=[pb.Point(x=5, y=5)], box=pb.Box(x1=60, y1=60))
     large = pb.Prompt(box=pb.Box(x0=3, y0=3, x1=235, y1=236))
-    for asked in (background, large):
-        whole = segment(picture, prompts=[asked], return_low_res_masks=True)
-        tiled = segment(picture, prompts=[asked], tile_size=64, return_low_res_masks=True)
+    for prompt in (background, large):
+        whole = segment(picture, prompts=[prompt], return_low_res_masks=True)
+        tiled = segment(picture, prompts=[prompt], tile_size=64, return_low_res_masks=True)
         (mask,) = tiled.results[0].masks
         if mask.low_res_mask.HasField("part"):
             part = mask.low_res_mask.part
@@ -226,10 +226,10 @@ def test_a_prompt_is_answered_in_a_tile_around_it(segment: Call) -> None:
             assert mask.coco_rle == whole.results[0].masks[0].coco_rle
 
 
-def test_too_much_is_refused_by_name(segment: Call) -> None:
+def test_segment_beyond_a_limit_names_it(segment: Call) -> None:
     picture = photograph(90, 90)
     exhausted, invalid = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT
-    for fields, told, code in (
+    for fields, message, code in (
         ({"everything": pb.Everything()}, "everything, clicks: got 1024", exhausted),
         ({"everything": pb.Everything(points_per_side=2**31)}, "clicks: got 4611", exhausted),
         ({"everything": pb.Everything(crop_layers=3)}, "everything, crops: got 85", exhausted),
@@ -242,20 +242,20 @@ def test_too_much_is_refused_by_name(segment: Call) -> None:
             invalid,
         ),
     ):
-        assert refused(lambda given=fields: segment(picture, **given), told) is code
+        assert refused(lambda given=fields: segment(picture, **given), message) is code
 
 
-def test_a_server_tells_what_it_offers(stub: pb_grpc.SegmentationStub) -> None:
-    told = stub.Describe(pb.DescribeRequest(), timeout=30)
-    assert (told.model.low_res_size, told.model.mask_prompts) == (64, True)
-    assert len(told.model.digest) == len(told.model.trained_model) == 64
-    assert list(told.mask_formats) == list(pb.MaskFormat.values())
-    assert (told.limits.max_clicks, told.limits.max_tiles) == (600, 40)
-    assert (told.limits.stream_window, told.limits.max_seconds) == (8, 60)
-    everything = told.everything
+def test_describe_returns_defaults_and_formats(stub: pb_grpc.SegmentationStub) -> None:
+    description = stub.Describe(pb.DescribeRequest(), timeout=30)
+    assert (description.model.low_res_size, description.model.mask_prompts) == (64, True)
+    assert len(description.model.digest) == len(description.model.trained_model) == 64
+    assert list(description.mask_formats) == list(pb.MaskFormat.values())
+    assert (description.limits.max_clicks, description.limits.max_tiles) == (600, 40)
+    assert (description.limits.stream_window, description.limits.max_seconds) == (8, 60)
+    everything = description.everything
     assert (everything.points_per_side, everything.crop_layers) == (32, 0)
     assert everything.min_iou == pytest.approx(0.88)
     assert {field.name for field, _ in everything.ListFields()} == {
         field.name for field in pb.Everything.DESCRIPTOR.fields
     }
-    assert told.class_search.overlap == 0.5 and told.tile_overlap == 0.25
+    assert description.class_search.overlap == 0.5 and description.tile_overlap == 0.25

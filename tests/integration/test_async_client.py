@@ -1,4 +1,4 @@
-"""The client of asyncio over the real gateway: the same answers, and its tasks can be cancelled."""
+"""Asyncio client against the real gateway: results, errors, retries and cancellation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ async def client(gateway: Gateway) -> AsyncIterator[AsyncSegmentationClient]:
 
 
 @pytest.mark.triton
-async def test_many_tasks_get_what_a_waiting_client_gets(
+async def test_async_segment_by_many_tasks_equals_the_sync_client(
     gateway: Gateway, client: AsyncSegmentationClient
 ) -> None:
     prompts = [Prompt.click(5, 6), Prompt(box=(4, 4, 30, 20))]
@@ -77,7 +77,7 @@ async def test_many_tasks_get_what_a_waiting_client_gets(
 
 
 @pytest.mark.triton
-async def test_a_known_image_is_named_and_a_forgotten_one_sent_again(
+async def test_async_segment_references_a_known_image_and_resends_an_evicted_one(
     client: AsyncSegmentationClient,
 ) -> None:
     assert not (await client.segment(picture(10), CLICK)).cached
@@ -87,14 +87,16 @@ async def test_a_known_image_is_named_and_a_forgotten_one_sent_again(
 
 
 @pytest.mark.triton
-async def test_errors_are_those_of_the_waiting_client(client: AsyncSegmentationClient) -> None:
+async def test_async_segment_raises_the_errors_of_the_sync_client(
+    client: AsyncSegmentationClient,
+) -> None:
     with pytest.raises(ContractError, match=r"got \(500, 4\), expected 0 <= x < 70"):
         await client.segment(picture(1), [Prompt.click(500, 4)])
     with pytest.raises(ContractError, match="nowhere.png: got No such file"):
         await client.segment("nowhere.png", CLICK)
 
 
-async def test_it_tries_again_until_its_time_is_over() -> None:
+async def test_async_describe_retries_until_the_deadline() -> None:
     config = GatewayConfig(triton=f"127.0.0.1:{free_port()}", port=0, metrics_port=0)
     with gateway_in_background(config) as gateway:
         async with AsyncSegmentationClient(gateway.address, timeout_s=1) as client:
@@ -105,7 +107,7 @@ async def test_it_tries_again_until_its_time_is_over() -> None:
         assert (metric(gateway, line) or 0) >= 3
 
 
-async def test_a_gateway_that_is_not_there_is_named() -> None:
+async def test_async_client_without_a_gateway_names_its_address() -> None:
     address = f"127.0.0.1:{free_port()}"
     async with AsyncSegmentationClient(address, timeout_s=0.3) as client:
         with pytest.raises(UnavailableError, match=f"^{address}: got .*; start it or correct"):
@@ -113,16 +115,18 @@ async def test_a_gateway_that_is_not_there_is_named() -> None:
         assert not await client.healthy()
 
 
-async def test_a_deadline_is_kept(silent: Gateway) -> None:
+async def test_async_segment_keeps_its_deadline(silent: Gateway) -> None:
     async with AsyncSegmentationClient(silent.address, timeout_s=0.5) as client:
         started = time.monotonic()
-        with pytest.raises(DeadlineError, match="expected an answer within 0.5 s|expected one"):
+        with pytest.raises(
+            DeadlineError, match="expected an answer within 0.5 s|expected an answer in time"
+        ):
             await client.segment(picture(0), CLICK)
         assert time.monotonic() - started >= 0.4
     await asyncio.to_thread(wait_for, silent, "cpcsam_in_flight_requests", 0)
 
 
-async def test_cancelled_tasks_and_timeouts_free_their_places(silent: Gateway) -> None:
+async def test_async_segment_when_cancelled_frees_its_permit(silent: Gateway) -> None:
     cancelled = 'cpcsam_request_seconds_count{code="CANCELLED",method="Segment"}'
     before = metric(silent, cancelled) or 0
     async with AsyncSegmentationClient(silent.address, timeout_s=60, retry=False) as client:
@@ -130,7 +134,7 @@ async def test_cancelled_tasks_and_timeouts_free_their_places(silent: Gateway) -
         await asyncio.to_thread(wait_for, silent, "cpcsam_in_flight_requests", 1)
         timed = asyncio.create_task(asyncio.wait_for(client.segment(picture(1), CLICK), 2))
         await asyncio.to_thread(wait_for, silent, "cpcsam_in_flight_requests", 2)
-        with pytest.raises(FullError, match="requests in work: got 2 already"):
+        with pytest.raises(FullError, match="requests in flight: got 2 already"):
             await client.segment(picture(2), CLICK)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -141,7 +145,7 @@ async def test_cancelled_tasks_and_timeouts_free_their_places(silent: Gateway) -
     await asyncio.to_thread(wait_for, silent, cancelled, before + 2)
 
 
-async def test_images_are_encoded_beside_the_event_loop() -> None:
+async def test_async_segment_encodes_images_outside_the_event_loop() -> None:
     threads: list[int] = []
 
     class Watched(Image.Image):
@@ -157,7 +161,7 @@ async def test_images_are_encoded_beside_the_event_loop() -> None:
     assert len(threads) == 1 and threads[0] != threading.get_ident()
 
 
-async def test_tokens_and_certificates_are_used(tmp_path: Path) -> None:
+async def test_async_client_uses_token_and_certificate(tmp_path: Path) -> None:
     tls, tokens = make_certificate(tmp_path), tmp_path / "tokens.txt"
     tokens.write_text(f"lab {USER} {digest_of('secret')}\n")
     triton = f"127.0.0.1:{free_port()}"
@@ -172,16 +176,18 @@ async def test_tokens_and_certificates_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])
-def test_a_wrong_file_of_certificates_is_told_at_once(kind: type[Any], tmp_path: Path) -> None:
+def test_async_client_with_invalid_certificates_is_refused_at_once(
+    kind: type[Any], tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="got No such file or directory, expected a file of cert"):
         kind(ca=tmp_path / "none.pem")
 
 
-def test_one_client_serves_one_event_loop_after_it_was_made_without() -> None:
+def test_async_client_made_outside_an_event_loop_works_in_one() -> None:
     client = AsyncSegmentationClient(f"127.0.0.1:{free_port()}", timeout_s=0.2)
 
-    async def ask() -> bool:
+    async def is_healthy() -> bool:
         async with client:
             return await client.healthy()
 
-    assert not asyncio.run(ask())
+    assert not asyncio.run(is_healthy())

@@ -1,4 +1,4 @@
-"""Classes over gRPC: taught from three images, found at once and after a restart, as by torch."""
+"""Classes over gRPC: added from three images, found at once and after a restart, as by torch."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from cpcsam.grpc_errors import (
     NotFoundError,
     PreconditionError,
 )
+from cpcsam.model.torch_backend import TorchBackend
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from demo.scene import load_scene
@@ -40,7 +41,7 @@ from tests.support.paths import ROOT
 from training.data.sample import Sample, read_pair
 from training.data.sources import cut_region
 from training.evaluation.one_click import iou_score
-from training.evaluation.torch_model import TorchGraphs, open_model
+from training.evaluation.torch_model import open_model
 
 pytestmark = pytest.mark.triton
 
@@ -103,11 +104,13 @@ def foreground(result: SegmentResult) -> np.ndarray:
     return np.any([mask.array for (mask,) in result.masks], axis=0)
 
 
-def dice(one: np.ndarray, other: np.ndarray) -> float:
-    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+def dice(mask: np.ndarray, other: np.ndarray) -> float:
+    return float(2 * (mask & other).sum() / (mask.sum() + other.sum()))
 
 
-def test_a_taught_class_is_found_at_once(user: SegmentationClient, held_out: Sample) -> None:
+def test_segment_by_a_new_class_finds_its_entities(
+    user: SegmentationClient, held_out: Sample
+) -> None:
     result = user.segment(held_out.image, classes=["nucleus"])
     assert dice(foreground(result), held_out.instances > 0) > 0.75
     assert {mask.label for (mask,) in result.masks} == {"nucleus"}
@@ -119,23 +122,23 @@ def test_a_taught_class_is_found_at_once(user: SegmentationClient, held_out: Sam
         assert mask.box[0] - 9 <= x <= mask.box[2] + 9 and mask.box[1] - 9 <= y <= mask.box[3] + 9
 
 
-def test_it_is_what_evaluation_finds_with_torch(
+def test_segment_by_class_equals_the_evaluation_with_torch(
     user: SegmentationClient, held_out: Sample, config: GatewayConfig
 ) -> None:
     model, digest = open_model(BASE, None)
     assert config.classes is not None
     vocabulary = load_vocabulary(resolve_version(config.classes / "lab"), digest)
     assert vocabulary.tile == 100
-    expected = segment_image(held_out.image, vocabulary, TorchGraphs(model))
+    expected = segment_image(held_out.image, vocabulary, TorchBackend(model))
     result = user.segment(held_out.image, classes=["nucleus"])
     assert len(result.masks) == len(expected) > 10
     whole = Tile(0, 0, *held_out.instances.shape)
-    for (mask,), one in zip(result.masks, expected, strict=True):
-        assert iou_score(mask.array, one.within(whole)) > 0.98
-        assert mask.score == pytest.approx(one.score, abs=1e-3)
+    for (mask,), reference in zip(result.masks, expected, strict=True):
+        assert iou_score(mask.array, reference.within(whole)) > 0.98
+        assert mask.score == pytest.approx(reference.score, abs=1e-3)
 
 
-def test_it_is_found_after_a_restart(
+def test_segment_by_class_after_a_restart_finds_it(
     user: SegmentationClient, held_out: Sample, config: GatewayConfig
 ) -> None:
     before = user.segment(held_out.image, classes=["nucleus"])
@@ -149,12 +152,12 @@ def test_it_is_found_after_a_restart(
     assert [mask.counts for (mask,) in after.masks] == [mask.counts for (mask,) in before.masks]
 
 
-def test_a_follow_up_sends_and_encodes_nothing(
+def test_segment_by_class_of_a_cached_image_sends_and_encodes_nothing(
     user: SegmentationClient, nuclei: Sample, shipped: TritonServer
 ) -> None:
     def encoded() -> int:
-        with InferenceServerClient(shipped.grpc_url) as asked:
-            (model,) = asked.get_inference_statistics("image_encoder").model_stats
+        with InferenceServerClient(shipped.grpc_url) as client:
+            (model,) = client.get_inference_statistics("image_encoder").model_stats
             return int(model.inference_count)
 
     image = encode_image(np.ascontiguousarray(nuclei.image[200:420, 150:400]))
@@ -170,17 +173,17 @@ def test_a_follow_up_sends_and_encodes_nothing(
     assert len(few.masks) < len(first.masks)
 
 
-def test_a_second_class_is_added_and_removed(
+def test_second_class_is_added_and_removed(
     address: str, user: SegmentationClient, nuclei: Sample, held_out: Sample
 ) -> None:
-    """Everything bright at once, and the first class stays as it was."""
+    """A class of all bright pixels as a single entity leaves the first class unchanged."""
     before = user.segment(held_out.image, classes=["nucleus"])
     part = cut_region(nuclei, (400, 0, 512, 112))
     both = Example.of_masks(part.image, [part.instances > 0])
     with SegmentationClient(address, token="editor") as editor:
         names = [known.name for known in editor.add_class("tissue", [both])]
         assert names == ["nucleus", "tissue"]
-        with pytest.raises(ExistsError, match="name: got 'tissue', which is known"):
+        with pytest.raises(ExistsError, match="name: got 'tissue', which exists"):
             editor.add_class("tissue", [both])
         with SegmentationClient(address, token="other") as other:
             assert other.classes() == ()
@@ -196,16 +199,18 @@ def test_a_second_class_is_added_and_removed(
     assert [mask.counts for (mask,) in after.masks] == [mask.counts for (mask,) in before.masks]
 
 
-def test_only_editors_change_classes(user: SegmentationClient, examples: list[Example]) -> None:
+def test_add_class_without_the_editor_role_is_refused(
+    user: SegmentationClient, examples: list[Example]
+) -> None:
     for change in (
         lambda: user.add_class("cell", examples),
         lambda: user.remove_class("nucleus"),
     ):
-        with pytest.raises(ForbiddenError, match="got one of lab that may not change classes"):
+        with pytest.raises(ForbiddenError, match="got a token of lab that may not change classes"):
             change()
 
 
-def test_what_can_teach_nothing_is_named_and_changes_nothing(
+def test_add_class_with_invalid_examples_names_them_and_changes_nothing(
     address: str, examples: list[Example]
 ) -> None:
     image = np.zeros((40, 50, 3), np.uint8)
@@ -222,9 +227,9 @@ def test_what_can_teach_nothing_is_named_and_changes_nothing(
         "image_bytes: got 4 bytes": ("x", [Example(b"text", blank + 1)]),
     }
     with SegmentationClient(address, token="editor") as editor:
-        for told, (name, shown) in cases.items():
-            with pytest.raises(ContractError, match=told):
-                editor.add_class(name, shown)
+        for message, (name, examples_of_class) in cases.items():
+            with pytest.raises(ContractError, match=message):
+                editor.add_class(name, examples_of_class)
         entity = pb.CocoRle(size=pb.Size(height=40, width=50), counts="01")
         request = pb.AddClassRequest(
             name="x",
@@ -237,7 +242,9 @@ def test_what_can_teach_nothing_is_named_and_changes_nothing(
         assert [known.name for known in editor.classes()] == ["nucleus"]
 
 
-def test_too_many_tiles_and_unknown_names_are_refused(user: SegmentationClient) -> None:
+def test_segment_by_class_with_too_many_tiles_or_unknown_names_is_refused(
+    user: SegmentationClient,
+) -> None:
     with pytest.raises(LimitError, match="tiles: got an image of 900 x 900 in tiles of 100 pixels"):
         user.segment(np.zeros((900, 900, 3), np.uint8), classes=["nucleus"])
     with pytest.raises(ContractError, match="classes: got 'cat', expected some of nucleus"):
@@ -250,7 +257,7 @@ def test_too_many_tiles_and_unknown_names_are_refused(user: SegmentationClient) 
         )
 
 
-def test_the_command_line_teaches_lists_uses_and_forgets(
+def test_classes_command_adds_lists_and_removes(
     address: str, nuclei: Sample, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     token, image, labels = (tmp_path / name for name in ("token", "cells.png", "labels.png"))
@@ -277,11 +284,13 @@ def test_the_command_line_teaches_lists_uses_and_forgets(
     assert capsys.readouterr().out == ""
 
 
-def test_without_a_folder_nobody_teaches(shipped: TritonServer, examples: list[Example]) -> None:
+def test_add_class_without_a_folder_is_refused(
+    shipped: TritonServer, examples: list[Example]
+) -> None:
     config = GatewayConfig(triton=shipped.grpc_url, port=0, metrics_port=0)
     with (
         gateway_in_background(config) as gateway,
         SegmentationClient(gateway.address) as client,
-        pytest.raises(PreconditionError, match="expected one that was started with --classes"),
+        pytest.raises(PreconditionError, match="expected a gateway started with --classes"),
     ):
         client.add_class("nucleus", examples)

@@ -1,4 +1,4 @@
-"""Both clients and the command line over the real Triton, the gateway and the shipped base."""
+"""Both clients and the command line against the gateway with the shipped base."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def client(gateway: Gateway) -> Iterator[SegmentationClient]:
         yield connected
 
 
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max((one | other).sum(), 1))
+def iou(mask: np.ndarray, other: np.ndarray) -> float:
+    return float((mask & other).sum() / max((mask | other).sum(), 1))
 
 
-def test_every_form_brings_the_same_mask(client: SegmentationClient) -> None:
+def test_segment_in_every_mask_format_returns_the_same_mask(client: SegmentationClient) -> None:
     masks = {
         form: client.segment(NUCLEI, CLICK, mask_format=form).masks[0][0] for form in MaskFormat
     }
@@ -69,15 +69,15 @@ def test_every_form_brings_the_same_mask(client: SegmentationClient) -> None:
 
 
 @pytest.mark.parametrize("tile_size", [0, 80])
-def test_logits_are_given_back_to_a_further_prompt(
+def test_segment_with_returned_logits_refines_the_mask(
     client: SegmentationClient, tile_size: int
 ) -> None:
-    told = client.describe()
-    assert told.mask_prompts
+    description = client.describe()
+    assert description.mask_prompts
     ((first,),) = client.segment(NUCLEI, CLICK, low_res_masks=True, tile_size=tile_size).masks
     assert first.low_res_mask is not None
     assert (first.low_res_mask.part is None) == (tile_size == 0)
-    assert first.low_res_mask.logits.shape == (told.low_res_size,) * 2
+    assert first.low_res_mask.logits.shape == (description.low_res_size,) * 2
     assert (first.low_res_mask.logits > 0).any()
     prompt = Prompt(((62, 76),), mask_input=first.low_res_mask)
     ((again,),) = client.segment(NUCLEI, [prompt], tile_size=tile_size).masks
@@ -90,7 +90,7 @@ def test_logits_are_given_back_to_a_further_prompt(
         assert iou(plain.array, mixed.array) < 0.99, "the mask must have a say"
 
 
-def test_everything_is_found_at_once_and_in_tiles(client: SegmentationClient) -> None:
+def test_segment_everything_with_and_without_tiles_finds_all(client: SegmentationClient) -> None:
     whole = client.segment(NUCLEI, everything=GRID)
     tiled = client.segment(
         NUCLEI,
@@ -110,11 +110,11 @@ async def streamed(kind: type[Any], address: str, questions: Any) -> list[Any]:
         with SegmentationClient(address) as waiting:
             return list(waiting.segment_stream(questions))
     async with AsyncSegmentationClient(address) as suspending:
-        return [one async for one in suspending.segment_stream(questions)]
+        return [result async for result in suspending.segment_stream(questions)]
 
 
 @KINDS
-async def test_a_stream_brings_what_single_calls_bring(
+async def test_stream_equals_single_calls(
     kind: type[Any], gateway: Gateway, client: SegmentationClient
 ) -> None:
     pixels = np.array(Image.open(NUCLEI).convert("RGB"))
@@ -133,7 +133,7 @@ async def test_a_stream_brings_what_single_calls_bring(
         assert iou(outcome.masks[0][0].array, alone.masks[0][0].array) >= 0.999
 
 
-async def test_asyncio_gets_what_a_waiting_client_gets(
+async def test_async_client_equals_the_sync_client(
     gateway: Gateway, client: SegmentationClient
 ) -> None:
     async with AsyncSegmentationClient(gateway.address, timeout_s=120) as suspending:
@@ -141,20 +141,20 @@ async def test_asyncio_gets_what_a_waiting_client_gets(
         mine = await suspending.segment(NUCLEI, everything=GRID, mask_format=MaskFormat.POLYGONS)
     theirs = client.segment(NUCLEI, everything=GRID)
     assert len(mine.masks) == len(theirs.masks) > 5
-    for (one,), (other,) in zip(mine.masks, theirs.masks, strict=True):
-        assert iou(one.array, other.array) >= 0.999
+    for (mask,), (other,) in zip(mine.masks, theirs.masks, strict=True):
+        assert iou(mask.array, other.array) >= 0.999
 
 
-def test_the_server_tells_its_defaults(client: SegmentationClient) -> None:
-    told = client.describe()
-    assert set(told.mask_formats) == set(MaskFormat)
-    assert len(told.digest) == len(told.trained_model) == 64
-    assert None not in vars(told.everything).values()
-    assert None not in vars(told.class_search).values()
-    assert told.limits["max_clicks"] == 600 and told.limits["stream_window"] >= 1
+def test_describe_returns_the_default_settings(client: SegmentationClient) -> None:
+    description = client.describe()
+    assert set(description.mask_formats) == set(MaskFormat)
+    assert len(description.digest) == len(description.trained_model) == 64
+    assert None not in vars(description.everything).values()
+    assert None not in vars(description.class_search).values()
+    assert description.limits["max_clicks"] == 600 and description.limits["stream_window"] >= 1
 
 
-def test_the_command_line_finds_everything_and_improves_on_logits(
+def test_segment_command_finds_everything_and_refines_logits(
     gateway: Gateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = ["--address", gateway.address, "--timeout", "120"]

@@ -1,4 +1,4 @@
-"""Who has no token, a wrong one or no TLS is refused, and no log tells a token."""
+"""Tokens and TLS of the gateway: refusals, and logs without tokens."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def secured(tls: TlsFiles, tokens: Path) -> Iterator[Gateway]:
-    """A gateway with both, whose Triton is away: whoever is let in is told so."""
+    """A gateway with tokens and TLS but no Triton: admitted callers get UNAVAILABLE."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         triton = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -57,7 +57,7 @@ def client(gateway: Gateway, tls: TlsFiles | None, token: str | None) -> Segment
     return SegmentationClient(gateway.address, timeout_s=2, token=token, ca=ca)
 
 
-def test_who_has_the_token_is_let_in(secured: Gateway, tls: TlsFiles) -> None:
+def test_call_with_a_known_token_is_admitted(secured: Gateway, tls: TlsFiles) -> None:
     with client(secured, tls, TOKEN) as known:
         with pytest.raises(UnavailableError, match="inference server: got none that is ready"):
             known.segment(IMAGE, CLICK)
@@ -65,7 +65,7 @@ def test_who_has_the_token_is_let_in(secured: Gateway, tls: TlsFiles) -> None:
 
 
 @pytest.mark.parametrize(("token", "got"), [(None, "no token"), (WRONG, "an unknown token")])
-def test_who_has_not_is_refused(
+def test_call_without_a_known_token_is_refused(
     secured: Gateway, tls: TlsFiles, token: str | None, got: str
 ) -> None:
     with client(secured, tls, token) as unknown:
@@ -75,12 +75,12 @@ def test_who_has_not_is_refused(
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
-def test_plain_text_is_refused_where_tls_is_on(secured: Gateway, token: str | None) -> None:
+def test_plain_text_call_to_a_tls_gateway_is_refused(secured: Gateway, token: str | None) -> None:
     with client(secured, None, token) as plain, pytest.raises(UnavailableError):
         plain.describe()
 
 
-def test_an_unknown_certificate_is_not_trusted(
+def test_client_with_another_certificate_does_not_trust_the_gateway(
     secured: Gateway, tls: TlsFiles, tmp_path: Path
 ) -> None:
     with client(secured, make_certificate(tmp_path), TOKEN) as wary:
@@ -88,7 +88,7 @@ def test_an_unknown_certificate_is_not_trusted(
             wary.describe()
 
 
-def test_reflection_asks_for_a_token_and_health_does_not(secured: Gateway, tls: TlsFiles) -> None:
+def test_reflection_needs_a_token_and_health_does_not(secured: Gateway, tls: TlsFiles) -> None:
     credentials = grpc.ssl_channel_credentials(tls.certificate.read_bytes())
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     with grpc.secure_channel(secured.address, credentials) as channel:
@@ -104,7 +104,7 @@ def test_reflection_asks_for_a_token_and_health_does_not(secured: Gateway, tls: 
         assert next(info(iter([request]), timeout=5, metadata=known)).list_services_response
 
 
-def test_no_log_tells_a_token(
+def test_logs_contain_no_token(
     tokens: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -112,15 +112,15 @@ def test_no_log_tells_a_token(
     with gateway_in_background(config) as gateway:
         for token in (TOKEN, WRONG):
             with (
-                client(gateway, None, token) as one,
+                client(gateway, None, token) as unknown,
                 pytest.raises((UnavailableError, AuthenticationError)),
             ):
-                one.segment(IMAGE, CLICK, request_id="logged")
+                unknown.segment(IMAGE, CLICK, request_id="logged")
     assert "logged" in caplog.text
     assert TOKEN not in caplog.text and WRONG not in caplog.text
 
 
-def test_the_command_line_sends_the_token(
+def test_status_command_sends_the_token(
     secured: Gateway, tls: TlsFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "token"
@@ -132,7 +132,7 @@ def test_the_command_line_sends_the_token(
     assert "authorization: got no token" in capsys.readouterr().err
 
 
-def test_files_that_do_not_belong_together_stop_the_start(tls: TlsFiles, tmp_path: Path) -> None:
+def test_start_with_mismatched_tls_files_is_refused(tls: TlsFiles, tmp_path: Path) -> None:
     other = make_certificate(tmp_path)
     for files in (
         TlsFiles(tls.certificate, other.key),

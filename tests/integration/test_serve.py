@@ -1,4 +1,4 @@
-"""The command that starts Triton and the gateway together, and leaves nothing behind."""
+"""Command that runs Triton and the gateway together and leaves no process behind."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def wait_until_gone(log: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_serve_command_starts_and_stops_both(
+    repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     with served(repository, tmp_path) as (process, address):
         with SegmentationClient(address, timeout_s=60) as client:
             assert client.healthy()
@@ -94,9 +96,7 @@ def test_it_serves_and_stops_both(repository: Path, tmp_path: Path, number: sign
     wait_until_gone(tmp_path / "triton.log")
 
 
-def test_only_gateway_and_metrics_are_reached_from_elsewhere(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_serve_command_exposes_only_gateway_and_metrics(repository: Path, tmp_path: Path) -> None:
     """Whoever listens on every address also answers at 127.0.0.2; who listens on loopback not."""
     files = make_certificate(tmp_path)
     tokens = tmp_path / "tokens.txt"
@@ -113,7 +113,9 @@ def test_only_gateway_and_metrics_are_reached_from_elsewhere(
         assert process.stdout is not None
         metrics = next(line for line in process.stdout if line.startswith("metrics"))
         published = {int(text.rpartition(":")[2].split("/")[0]) for text in (address, metrics)}
-        found = {one.port: one.address for one in listeners(processes_below(process.pid))}
+        found = {
+            listener.port: listener.address for listener in listeners(processes_below(process.pid))
+        }
         assert published < found.keys() and len(found) == 5, "Triton has three ports of its own"
         assert {found[port] for port in found.keys() - published} == {"127.0.0.1"}
         assert {port for port in found if answers("127.0.0.2", port)} == published
@@ -127,7 +129,7 @@ def test_only_gateway_and_metrics_are_reached_from_elsewhere(
         assert "the-token" not in (tmp_path / log).read_text()
 
 
-def test_it_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
+def test_serve_command_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
     with served(repository, tmp_path) as (process, _):
         server = re.compile(rb"tritonserver\0")
         (triton,) = (
@@ -138,15 +140,17 @@ def test_it_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
         )
         os.kill(triton, signal.SIGKILL)
         assert process.wait(60) == 2
-    told = (tmp_path / "stderr").read_text()
-    assert "python -m serving.serve: Triton: got its end, with exit status -9" in told
-    assert "Traceback" not in told
+    message = (tmp_path / "stderr").read_text()
+    assert "python -m serving.serve: Triton: got its end, with exit status -9" in message
+    assert "Traceback" not in message
     wait_until_gone(tmp_path / "triton.log")
 
 
-def test_wrong_options_are_told_before_triton_starts(repository: Path, tmp_path: Path) -> None:
+def test_serve_command_with_invalid_options_fails_before_triton_starts(
+    repository: Path, tmp_path: Path
+) -> None:
     log = tmp_path / "triton.log"
-    for options, told in (
+    for options, message in (
         (["--max-prompts", "0"], "max_prompts: got 0, expected at least 1"),
         (["--port", "70000"], "expected a port from 0 to 65535"),
         (["--tokens", str(tmp_path / "none")], "expected a file of tokens"),
@@ -161,5 +165,5 @@ def test_wrong_options_are_told_before_triton_starts(repository: Path, tmp_path:
             check=False,
             timeout=60,
         )
-        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not log.exists()

@@ -1,4 +1,4 @@
-"""What the load benchmark says must hold, does, but for what takes a quiet machine to measure."""
+"""Checks of the load benchmarks, except those that need a quiet machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield started
 
 
-def test_company_changes_no_answer(running: Service) -> None:
+def test_company_benchmark_finds_equal_responses(running: Service) -> None:
     figures, checks = mixed.run(running, clients=48, seconds=8)
     assert figures["requests"] >= 12 and figures["logit_answers"] >= 1
     assert figures["statuses"].keys() <= {"OK", "RESOURCE_EXHAUSTED"}
@@ -28,7 +28,7 @@ def test_company_changes_no_answer(running: Service) -> None:
     assert [check.line() for check in checks if not check.holds] == []
 
 
-def test_a_repeated_image_is_encoded_once(running: Service) -> None:
+def test_cache_benchmark_encodes_a_repeated_image_once(running: Service) -> None:
     figures, checks = followup.run(running, ratio=False)
     assert figures["encoded"] == figures["images"]
     assert figures["encoded_of_requests_that_met"] == 1

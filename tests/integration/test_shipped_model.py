@@ -1,4 +1,4 @@
-"""The shipped base, exported and served for real, answers what torch answers."""
+"""Shipped base, exported and served by Triton, compared with torch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from cpcsam import CpcSamPredictor
 from cpcsam.client import Prompt, SegmentationClient
-from cpcsam.contract import MASK_THRESHOLD
-from cpcsam.model.base_checkpoint import load_base
-from cpcsam.transforms import (
-    input_size_of,
-    pad_image,
-    resize_coords,
-    resize_image,
-    upscale_masks,
-)
 from serving.gateway.config import GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
@@ -47,38 +38,25 @@ def nuclei() -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-@torch.no_grad()
-def by_torch(image: np.ndarray, prompt: Prompt) -> tuple[np.ndarray, float]:
-    """Mask and predicted IoU of one prompt of clicks, without any server."""
-    model = load_base(BASE)
-    size, original = model.image_size, image.shape[:2]
-    input_size = input_size_of(original, size)
-    padded = torch.from_numpy(pad_image(resize_image(image, size), size))[None]
-    points = np.array(prompt.point_coords, np.float32)[None]
-    coords = torch.from_numpy(np.asarray(resize_coords(points, original, size)))[None]
-    labels = torch.tensor([[list(prompt.point_labels)]], dtype=torch.int32)
-    embeddings = model.encode_image(padded, torch.tensor([input_size], dtype=torch.int32))
-    masks, iou = model.decode_masks(
-        embeddings, *model.encode_prompts(embeddings, coords.float(), labels)
-    )
-    logits = upscale_masks(masks[0, :, 0].numpy(), input_size, original, size)
-    return logits[0] > MASK_THRESHOLD, float(iou[0, 0, 0])
-
-
 @pytest.mark.parametrize("crop", [(128, 128), (128, 90), (71, 128)], ids=str)
-def test_the_service_answers_what_torch_answers(
+def test_service_equals_torch(
     client: SegmentationClient, nuclei: np.ndarray, crop: tuple[int, int]
 ) -> None:
     image = np.ascontiguousarray(nuclei[: crop[0], : crop[1]])
     prompt = Prompt(((60.0, 40.0), (10.0, 60.0)), (1, 0))
     answer = client.segment(image, [prompt]).masks[0][0]
-    mask, score = by_torch(image, prompt)
+    predictor = CpcSamPredictor.from_pretrained(BASE)
+    predictor.set_image(image)
+    points = {"point_coords": prompt.point_coords, "point_labels": prompt.point_labels}
+    (mask,), (score,), _ = predictor.predict(**points, multimask_output=False)
     assert mask.any()
     assert iou_score(answer.array, mask) >= 0.999
     assert answer.score == pytest.approx(score, abs=1e-4)
 
 
-def test_company_changes_no_answer(client: SegmentationClient, nuclei: np.ndarray) -> None:
+def test_service_with_concurrent_requests_returns_equal_responses(
+    client: SegmentationClient, nuclei: np.ndarray
+) -> None:
     """Padding, buckets, splitting and shared batches are invisible in the answers."""
     prompts = [Prompt.click(*click) for click in CLICKS]
     mixed = Prompt(((62.0, 76.0), (5.0, 5.0)), (1, 0), box=(40.0, 60.0, 85.0, 100.0))

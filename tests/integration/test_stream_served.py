@@ -1,4 +1,4 @@
-"""Many images over one stream through the real Triton: in order, bounded, and never in vain."""
+"""SegmentStream over the real Triton: order, backpressure, deadlines and tokens."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def in_flight(gateway: Gateway) -> float:
 
 
 def answered(gateway: Gateway) -> float:
-    """Requests of streams that the gateway has answered."""
+    """Return the number of stream requests that the gateway has answered."""
     return metric(gateway, "cpcsam_request_seconds_count", method="SegmentStream")
 
 
@@ -79,32 +79,32 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_answers_come_in_order_and_a_bad_request_ends_nothing(
+def test_stream_returns_in_order_and_continues_after_an_invalid_request(
     stub: pb_grpc.SegmentationStub,
 ) -> None:
-    asked = [request(number) for number in range(12)]
-    asked[4] = request(4, image_bytes=b"text")
-    asked[7] = request(7, prompts=[])
-    asked[9] = request(9, image_id="0" * 64)
-    answers = list(stub.SegmentStream(iter(asked), timeout=PATIENCE_S))
-    assert [one.request_id for one in answers] == [one.request_id for one in asked]
+    requests = [request(number) for number in range(12)]
+    requests[4] = request(4, image_bytes=b"text")
+    requests[7] = request(7, prompts=[])
+    requests[9] = request(9, image_id="0" * 64)
+    answers = list(stub.SegmentStream(iter(requests), timeout=PATIENCE_S))
+    assert [answer.request_id for answer in answers] == [sent.request_id for sent in requests]
     failed = {4: "INVALID_ARGUMENT", 7: "INVALID_ARGUMENT", 9: "NOT_FOUND"}
     for number, answer in enumerate(answers):
         if number in failed:
             failure = answer.failure
             assert failure.code == grpc.StatusCode[failed[number]].value[0]
-            told = status_pb2.Status.FromString(failure.details)
-            assert (told.code, told.message) == (failure.code, failure.message)
-            assert told.details[0].Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
+            status = status_pb2.Status.FromString(failure.details)
+            assert (status.code, status.message) == (failure.code, failure.message)
+            assert status.details[0].Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
         else:
-            alone = stub.Segment(asked[number], timeout=PATIENCE_S)
+            alone = stub.Segment(requests[number], timeout=PATIENCE_S)
             (mine,), (theirs,) = answer.response.results[0].masks, alone.results[0].masks
             assert mine.coco_rle == theirs.coco_rle
             assert mine.score == pytest.approx(theirs.score, rel=1e-4)
             assert answer.response.image_id == alone.image_id
 
 
-def test_who_reads_no_answers_is_not_read_from(
+def test_stream_without_reader_stops_reading_requests(
     gateway: Gateway, stub: pb_grpc.SegmentationStub
 ) -> None:
     # 2.4 MB an answer: more than the buffers of a connection take.
@@ -130,21 +130,21 @@ def test_who_reads_no_answers_is_not_read_from(
     wait_until(lambda: in_flight(gateway) == 0)
 
 
-def test_streams_wait_for_a_place_where_single_requests_are_refused(
+def test_stream_when_full_waits_and_unary_requests_are_refused(
     stub: pb_grpc.SegmentationStub,
 ) -> None:
-    """Four streams ask for 12 places at once where there are 4."""
+    """Four streams of window 3 compete for 4 permits."""
 
     def stream(first: int) -> list[pb.SegmentStreamResponse]:
-        asked = [request(first + number) for number in range(8)]
-        return list(stub.SegmentStream(iter(asked), timeout=PATIENCE_S))
+        requests = [request(first + number) for number in range(8)]
+        return list(stub.SegmentStream(iter(requests), timeout=PATIENCE_S))
 
     with ThreadPoolExecutor(4) as pool:
         for answers in pool.map(stream, (0, 10, 20, 30)):
-            assert [one.WhichOneof("outcome") for one in answers] == ["response"] * 8
+            assert [answer.WhichOneof("outcome") for answer in answers] == ["response"] * 8
 
 
-def test_a_deadline_ends_the_stream_and_frees_its_places(
+def test_stream_at_its_deadline_ends_and_frees_its_permits(
     gateway: Gateway, stub: pb_grpc.SegmentationStub
 ) -> None:
     hold = threading.Event()
@@ -162,7 +162,7 @@ def test_a_deadline_ends_the_stream_and_frees_its_places(
     assert stub.Segment(request(2), timeout=PATIENCE_S).results
 
 
-def test_a_stream_needs_a_token_as_every_call(triton: TritonServer, tmp_path: Path) -> None:
+def test_stream_without_a_token_is_refused(triton: TritonServer, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.txt"
     tokens.write_text(f"lab {USER} {digest_of('good')}\n")
     config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, tokens=tokens)

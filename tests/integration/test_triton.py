@@ -38,12 +38,12 @@ def segment(client: InferenceServerClient, image: bytes, points: list) -> Arrays
     return infer(client, "segment", segment_inputs(image, points), DECODE.output_names)
 
 
-def test_every_model_is_ready(client: InferenceServerClient) -> None:
+def test_triton_has_every_model_ready(client: InferenceServerClient) -> None:
     assert client.is_server_ready()
     assert all(client.is_model_ready(spec.name) for spec in ENSEMBLES)
 
 
-def test_segment_answers_in_the_original_image(client: InferenceServerClient) -> None:
+def test_segment_returns_masks_of_the_original_size(client: InferenceServerClient) -> None:
     inputs = segment_inputs(WIDE, FOUR_PROMPTS)
     answer = infer(client, "segment", inputs, SEGMENT.output_names)
     assert answer["scores"].shape == (1, 4, 1)
@@ -77,7 +77,7 @@ def test_encode_then_decode_equals_segment(client: InferenceServerClient) -> Non
         ("masks_rle", "scores", "image_embeddings", "input_size", "original_size"),
     ],
 )
-def test_a_client_gets_the_outputs_it_asks_for(
+def test_segment_returns_only_requested_outputs(
     client: InferenceServerClient, outputs: tuple[str, ...]
 ) -> None:
     answer = infer(client, "segment", segment_inputs(WIDE, ONE_PROMPT), outputs)
@@ -97,7 +97,7 @@ def bad_requests() -> dict[str, Arrays]:
 
 
 @pytest.mark.parametrize("message", bad_requests())
-def test_a_bad_request_gets_an_error_and_the_server_goes_on(
+def test_segment_with_invalid_input_returns_an_error_and_keeps_serving(
     client: InferenceServerClient, message: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=message) as caught:
@@ -109,7 +109,7 @@ def test_a_bad_request_gets_an_error_and_the_server_goes_on(
 
 
 @pytest.mark.parametrize("call", CLOSED_CALLS.values(), ids=CLOSED_CALLS)
-def test_administration_is_closed(
+def test_administration_over_grpc_is_closed(
     client: InferenceServerClient, call: Callable[[InferenceServerClient], object]
 ) -> None:
     with pytest.raises(InferenceServerException, match="This protocol is restricted"):
@@ -119,12 +119,12 @@ def test_administration_is_closed(
 @pytest.mark.parametrize("path", CLOSED_PATHS)
 def test_administration_is_closed_over_http(triton: TritonServer, path: str) -> None:
     method = "POST" if path.startswith("repository") else "GET"
-    asked = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)
+    request = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(asked, timeout=10)
+        urllib.request.urlopen(request, timeout=10)
 
 
-def test_metrics_count_requests_and_give_quantiles(
+def test_metrics_count_requests_and_report_quantiles(
     triton: TritonServer, client: InferenceServerClient
 ) -> None:
     success = ("nv_inference_request_success_total", "segment")
@@ -169,7 +169,7 @@ def full_batch() -> Arrays:
 ENCODER = IMAGE_ENCODER.inputs
 
 
-def test_clients_that_meet_share_a_batch_and_get_what_each_gets_alone(
+def test_segment_by_concurrent_clients_shares_batches_and_equals_single_ones(
     triton: TritonServer,
 ) -> None:
     clients = [InferenceServerClient(triton.grpc_url) for _ in range(3)]
@@ -197,8 +197,8 @@ def test_clients_that_meet_share_a_batch_and_get_what_each_gets_alone(
     assert after[2] - before.get(2, 0) == 1
     assert after[1] == before[1]
     assert after[ENCODER_MAX_BATCH] - before[ENCODER_MAX_BATCH] == busy
-    for one, both, size in zip(alone, together, [(90, 140), (300, 200)], strict=True):
-        assert_same(both, one, size)
+    for single, both, size in zip(alone, together, [(90, 140), (300, 200)], strict=True):
+        assert_same(both, single, size)
 
 
 def assert_same(answer: Arrays, expected: Arrays, size: tuple[int, int]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.errors import ArtifactError, ServingError
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import SHARED_MEMORY, launch_triton
 
 pytestmark = pytest.mark.triton
@@ -49,7 +49,9 @@ def wait_until_gone(leader: int) -> None:
         sleep(0.2)
 
 
-def test_a_model_that_fails_is_named_and_nothing_is_left(graphs: Path, tmp_path: Path) -> None:
+def test_launch_with_a_failing_model_names_it_and_leaves_nothing(
+    graphs: Path, tmp_path: Path
+) -> None:
     manifest = read_manifest(graphs)
     with publish(tmp_path / "onnx", "onnx", config=manifest.config) as staging:
         for name in manifest.files:
@@ -68,7 +70,9 @@ def test_a_model_that_fails_is_named_and_nothing_is_left(graphs: Path, tmp_path:
     assert not regions(log)
 
 
-def test_an_altered_or_missing_repository_is_refused(repository: Path, tmp_path: Path) -> None:
+def test_launch_with_an_altered_or_missing_repository_is_refused(
+    repository: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ArtifactError, match="no manifest"), launch_triton(tmp_path):
         pass
     config = read_manifest(repository).config
@@ -79,7 +83,7 @@ def test_an_altered_or_missing_repository_is_refused(repository: Path, tmp_path:
         pass
 
 
-def test_a_repository_for_gpus_is_refused(tmp_path: Path) -> None:
+def test_launch_with_a_gpu_repository_is_refused(tmp_path: Path) -> None:
     config = {"target": "gpu", "engine": {"tensorrt": "10.13.3", "compute_capability": "8.9"}}
     with publish(tmp_path / "gpu", "repository", config=config):
         pass
@@ -88,7 +92,7 @@ def test_a_repository_for_gpus_is_refused(tmp_path: Path) -> None:
             pass
 
 
-def test_a_busy_port_is_named(repository: Path) -> None:
+def test_launch_with_a_busy_port_names_it(repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServingError, match=rf"--http-port: got {port} .*in use"):
@@ -96,7 +100,7 @@ def test_a_busy_port_is_named(repository: Path) -> None:
                 pass
 
 
-def test_too_little_time_is_told(repository: Path, tmp_path: Path) -> None:
+def test_launch_beyond_its_timeout_is_refused(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(ServingError, match=r"not ready after 0\.01 s"):
         with launch_triton(repository, timeout_s=0.01, log=tmp_path / "log"):
             pass
@@ -136,7 +140,7 @@ def command(repository: Path) -> Iterator[Command]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_ends_by_a_signal_with_all_it_started(
+def test_triton_command_on_a_signal_ends_with_all_its_processes(
     command: Command, number: signal.Signals
 ) -> None:
     command.process.send_signal(number)
@@ -146,14 +150,14 @@ def test_the_command_ends_by_a_signal_with_all_it_started(
     assert not command.log.exists()
 
 
-def test_triton_ends_when_its_launcher_is_killed(command: Command) -> None:
+def test_triton_when_its_launcher_is_killed_ends(command: Command) -> None:
     command.process.kill()
     wait_until_gone(command.leader)
     assert not regions(command.log)
     command.log.unlink()
 
 
-def test_the_command_tells_a_triton_that_died(command: Command) -> None:
+def test_triton_command_with_a_dead_server_names_it(command: Command) -> None:
     os.kill(command.leader, signal.SIGKILL)
     _, errors = command.process.communicate(timeout=TIMEOUT_S)
     assert command.process.returncode == 2
@@ -164,7 +168,7 @@ def test_the_command_tells_a_triton_that_died(command: Command) -> None:
     command.log.unlink()
 
 
-def test_the_command_tells_a_bad_repository_in_one_line(tmp_path: Path) -> None:
+def test_triton_command_with_an_invalid_repository_prints_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "serving.triton", "--repository", str(tmp_path)],
         capture_output=True,

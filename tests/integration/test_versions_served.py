@@ -1,4 +1,4 @@
-"""The real server keeps the version it started with; a new start, or a rollback, changes all."""
+"""Versions of a served repository: fixed for a running server, changed by a restart."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from cpcsam.artifacts.versions import list_versions, roll_back
 from cpcsam.contract import ENSEMBLES, GRAPHS, STEPS
-from export.repository import build_repository
+from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
 from tests.integration.conftest import export_shipped_base
 from tests.support.tiny_graphs import publish_tiny_graphs
@@ -29,7 +29,7 @@ def served(triton: TritonServer) -> tuple[set[str], np.ndarray]:
         return versions, infer(client, "segment", INPUTS, ["scores"])["scores"]
 
 
-def test_a_server_keeps_its_version_and_the_next_takes_the_current_one(
+def test_server_keeps_its_version_and_a_restart_takes_the_current_one(
     graphs: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
@@ -50,7 +50,7 @@ def test_a_server_keeps_its_version_and_the_next_takes_the_current_one(
         assert versions == {"1"} and np.array_equal(again, old)
 
 
-def test_exporting_the_same_again_rebuilds_nothing(shipped_build: Path) -> None:
+def test_export_of_an_unchanged_model_rebuilds_nothing(shipped_build: Path) -> None:
     made = [shipped_build / "onnx/manifest.json", shipped_build / "repository/1/manifest.json"]
     before = [file.stat().st_mtime_ns for file in made]
     export_shipped_base(shipped_build)

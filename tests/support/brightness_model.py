@@ -28,7 +28,11 @@ class BrightnessModel:
         return embeddings
 
     def decode(
-        self, image_embeddings: np.ndarray, point_coords: np.ndarray, point_labels: np.ndarray
+        self,
+        image_embeddings: np.ndarray,
+        point_coords: np.ndarray,
+        point_labels: np.ndarray,
+        mask_input: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         fine = image_embeddings[0, :16].reshape(4, 4, 16, 16).transpose(2, 0, 3, 1).reshape(64, 64)
         regions = _regions(fine > BRIGHT / 255)

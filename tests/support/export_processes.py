@@ -1,4 +1,4 @@
-"""`make export` in a child process that kills itself at a change of a name in the file system."""
+"""`make export` in a child process that pauses at every change in a folder and can be killed there."""
 
 from __future__ import annotations
 
@@ -8,69 +8,137 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from export.accuracy import parity_grid as grid
+from export.accuracy import parity_grid
 from tests.support.paths import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
 CONTEXT.set_forkserver_preload(
-    ["tests.support.export_processes", "export.to_onnx", "export.repository"]
+    ["tests.support.export_processes", "export.merge", "export.to_onnx", "export.repository"]
 )
-CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}
-"""Audit events of Python before a name in the file system changes or a file is copied."""
-PATIENCE_S = 600
+CHANGES = {
+    "open",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.symlink",
+    "shutil.copyfile",
+}
+"""Audit events of Python before a name in the file system changes or a file is written."""
+DESTINATION_SECOND = {"os.rename", "os.symlink", "shutil.copyfile"}
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change in the folder that is about to happen.
+
+    Attributes:
+        event: Python's audit event.
+        path: the name that changes, relative to the folder; the new one of a rename.
+    """
+
+    event: str
+    path: str
+
+
+@dataclass(frozen=True)
+class FaultPoint:
+    """A named moment of the export: the first change of a kind at a path.
+
+    Attributes:
+        event: Python's audit event.
+        pattern: of the path, relative to the folder, as in `fnmatch`.
+    """
+
+    event: str
+    pattern: str
+
+    def matches(self, change: Change) -> bool:
+        """Return whether a change is of this kind and at this path."""
+        return change.event == self.event and fnmatchcase(change.path, self.pattern)
 
 
 def export_commands(run: Path, *options: str) -> list[list[str]]:
-    """The modules that `make export` runs and their arguments, as make tells them."""
-    told = subprocess.run(
+    """Return the modules that `make export` runs, each with its arguments."""
+    planned = subprocess.run(
         ["make", "--dry-run", "export", f"RUN={run}", *options],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    return [words.split() for words in re.findall(r"python -m (export\..*)", told.stdout)]
+    return [line.split() for line in re.findall(r"python -m (export\..*)", planned.stdout)]
 
 
-def export_and_kill(folder: Path, commands: Sequence[Sequence[str]], change: int) -> int | None:
-    """Run the commands in a folder, killed just before the n-th change of a name below it.
+def run_export(
+    folder: Path,
+    commands: Sequence[Sequence[str]],
+    before_change: Callable[[Change], object] | None = None,
+    kill_at: FaultPoint | None = None,
+) -> int | None:
+    """Run the commands in a folder, in a child process.
+
+    Args:
+        folder: working directory of the commands.
+        commands: from `export_commands`.
+        before_change: called at every change in the folder, while the child waits.
+        kill_at: the child is killed with SIGKILL just before this change.
 
     Returns:
-        The exit code; the number of changes is then in `changes` beside the folder.
+        The exit code, -SIGKILL if killed.
     """
-    child = CONTEXT.Process(target=_export, args=(folder, commands, change))
+    ours, theirs = CONTEXT.Pipe()
+    child = CONTEXT.Process(target=_export, args=(folder, commands, theirs))
     child.start()
-    child.join(PATIENCE_S)
+    theirs.close()
+    while ours.poll(TIMEOUT_S):
+        try:
+            change = ours.recv()
+        except EOFError:
+            break
+        if kill_at is not None and kill_at.matches(change):
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            break
+        if before_change is not None:
+            before_change(change)
+        ours.send(None)
+    child.join(TIMEOUT_S)
     return child.exitcode
 
 
-def _export(folder: Path, commands: Sequence[Sequence[str]], change: int) -> None:
+def _export(folder: Path, commands: Sequence[Sequence[str]], parent: Connection) -> None:
     os.chdir(folder)
-    # The grid is not what this is about.
-    grid.BATCHES, grid.PROMPTS, grid.POINTS = {256: (1,)}, (1,), (1,)  # type: ignore[misc]
-    seen = 0
+    # These tests are about files; a grid of a single shape suffices.
+    parity_grid.BATCHES = {256: (1,)}  # type: ignore[misc]
+    parity_grid.PROMPTS = parity_grid.POINTS = (1,)  # type: ignore[misc]
 
-    def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if event in CHANGES and folder in _changed(event, arguments).parents:
-            seen += 1
-            if seen == change:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def wait_for_parent(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in CHANGES and (path := _changed_path(event, arguments)) is not None:
+            if folder in path.parents:
+                parent.send(Change(event, str(path.relative_to(folder))))
+                parent.recv()
 
-    sys.addaudithook(watch)
-    codes = [import_module(module).main(words) for module, *words in commands]
-    folder.with_name("changes").write_text(str(seen))
+    sys.addaudithook(wait_for_parent)
+    codes = [import_module(module).main(arguments) for module, *arguments in commands]
     os._exit(max(codes))
 
 
-def _changed(event: str, arguments: tuple[Any, ...]) -> Path:
-    """The name that changes; `shutil` removes folders by names relative to open ones."""
-    path = Path(os.fsdecode(arguments[event in ("os.symlink", "shutil.copyfile")]))
+def _changed_path(event: str, arguments: tuple[Any, ...]) -> Path | None:
+    """Return the absolute path of the name that changes; None for a file that is only read."""
+    name = arguments[event in DESTINATION_SECOND]
+    if event == "open" and (isinstance(name, int) or not arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+        return None
+    # shutil removes folders by names relative to open descriptors.
     relative_to = arguments[-1] if event in ("os.remove", "os.rmdir") else -1
     base = os.readlink(f"/proc/self/fd/{relative_to}") if relative_to >= 0 else os.getcwd()
-    return Path(base, path)
+    return Path(base, os.fsdecode(name))

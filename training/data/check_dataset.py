@@ -34,7 +34,7 @@ EXAMPLES = f"""examples:
   python -m training.data check coco /data/mine --out out/mine
 
 datasets: {", ".join(DATASETS)}
-docs/datasets.md tells where to get each and how it must lie on disk.
+docs/guides/datasets.md tells where to get each and how it must lie on disk.
 """
 PICTURES = 12
 PARTS: tuple[Part, ...] = ("train", "validation", "test")

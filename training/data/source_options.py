@@ -39,7 +39,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--region", type=_region, metavar="X0,Y0,X1,Y1", help="only this part of the images"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="a dataset of docs/datasets.md instead")
+    parser.add_argument("--dataset", metavar="NAME", help="a dataset of docs/guides/datasets.md instead")
     parser.add_argument("--root", type=Path, metavar="DIR", help="where it is unpacked")
     parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
     parser.add_argument(

@@ -27,7 +27,7 @@ class SourceConfig:
     """Annotated images: `dataset` with `root`, `bbbc038`, or `image` with `instances`.
 
     Attributes:
-        dataset: a name of docs/datasets.md.
+        dataset: a name of docs/guides/datasets.md.
         root: the folder that it was unpacked in.
         part: of the dataset: train, validation or test; null is train, and for validation where
             it takes train's dataset, validation.

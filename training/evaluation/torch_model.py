@@ -1,4 +1,4 @@
-"""A torch model behind numpy arrays, as automatic segmentation calls it, and support sets."""
+"""Models and support sets for evaluation without annotators."""
 
 from __future__ import annotations
 
@@ -6,53 +6,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
-from cpcsam.automatic.predictor import Model, shown_tiles
+from cpcsam.automatic.predictor import shown_tiles
 from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
 from cpcsam.automatic.vocabulary import Examples
+from cpcsam.backends.protocol import EncoderBackend
 from cpcsam.errors import ContractError, DataError
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
 from training.data.sample import Sample
 
-__all__ = ["TorchGraphs", "class_names", "examples_of", "open_model", "support_set"]
-
-Array = NDArray[np.float32]
-
-
-class TorchGraphs:
-    """`cpcsam.automatic.Model` over torch, on the device that the model is on."""
-
-    def __init__(self, model: CpcSam) -> None:
-        self.model = model.eval()
-        self.image_size = model.image_size
-        self.device = model.sam.pixel_mean.device
-
-    @torch.no_grad()
-    def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
-        """(B, 3, S, S) and (B, 2) to image_embeddings (B, 256, G, G)."""
-        shown = (torch.from_numpy(array).to(self.device) for array in (image, input_size))
-        embeddings = self.model.encode_image(*shown)
-        result: Array = embeddings.float().cpu().numpy()
-        return result
-
-    @torch.no_grad()
-    def decode(
-        self, image_embeddings: Array, point_coords: Array, point_labels: NDArray[np.int32]
-    ) -> tuple[Array, Array]:
-        """(1, 256, G, G), (1, P, N, 2) and (1, P, N) to low_res_masks and iou_predictions."""
-        embeddings, *prompts = (
-            torch.from_numpy(array).to(self.device)
-            for array in (image_embeddings, point_coords, point_labels)
-        )
-        masks, predicted = self.model.decode_masks(
-            embeddings, *self.model.encode_prompts(embeddings, *prompts)
-        )
-        return masks.float().cpu().numpy(), predicted.float().cpu().numpy()
+__all__ = ["class_names", "examples_of", "open_model", "support_set"]
 
 
 def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:
@@ -97,7 +63,7 @@ def class_names(samples: Iterable[Sample]) -> tuple[str, ...]:
 def examples_of(
     samples: Iterable[Sample],
     names: Sequence[str],
-    graphs: Model,
+    backend: EncoderBackend,
     tile: int,
     overlap: float = 0.5,
     max_tiles: int = MAX_TILES,
@@ -107,7 +73,7 @@ def examples_of(
     Args:
         samples: the support set.
         names: the classes to take; entities of others count as background.
-        graphs: the model.
+        backend: the model.
         tile: side of the tiles; 0 shows whole images.
         overlap: of neighbouring tiles, as a part of their side.
         max_tiles: at most so many an image, evenly spread.
@@ -117,7 +83,7 @@ def examples_of(
     """
     collector = ExampleCollector(names)
     for sample in samples:
-        for shown in shown_tiles(sample.image, tile, overlap, graphs, max_tiles):
+        for shown in shown_tiles(sample.image, tile, overlap, backend, max_tiles):
             collector.add(shown, sample.instances, sample.class_of)
     try:
         return collector.examples()

@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from benchmarks.comparison.methods.entities import found_in
 from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, Model, shown_tiles
+from cpcsam.automatic.predictor import AutoSettings, shown_tiles
 from cpcsam.automatic.tiling import Tile
+from cpcsam.backends.protocol import Backend
 from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
 from cpcsam.transforms import upscale_masks
 from training.data.sample import Sample
@@ -17,17 +18,17 @@ __all__ = ["segment_annotated"]
 
 
 def segment_annotated(
-    sample: Sample, model: Model, names: tuple[str, ...], tile: int
+    sample: Sample, backend: Backend, names: tuple[str, ...], tile: int
 ) -> list[FoundMask]:
     """Segment every entity by its tight box, in the tile that shows most of it.
 
     Args:
         sample: its annotation gives the boxes.
-        model: the graphs.
+        backend: the model.
         names: classes to prompt, which `class_index` counts.
         tile: side of the tiles; 0 shows the whole image.
     """
-    shown = list(shown_tiles(sample.image, tile, AutoSettings().overlap, model))
+    shown = list(shown_tiles(sample.image, tile, AutoSettings().overlap, backend))
     owners = _owners(sample, [part for part, *_ in shown])
     found = []
     for index, (part, input_size, embeddings) in enumerate(shown):
@@ -41,9 +42,9 @@ def segment_annotated(
             boxes = np.stack([_box(sample, label, part, input_size) for label in chunk])
             corners = (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
             point_labels = np.tile(np.array(corners, np.int32), (1, len(chunk), 1))
-            masks, predicted = model.decode(embeddings[None], boxes[None], point_labels)
+            masks, predicted = backend.decode(embeddings[None], boxes[None], point_labels)
             for label, logits, iou in zip(chunk, masks[0, :, 0], predicted[0, :, 0], strict=True):
-                mask = upscale_masks(logits, input_size, part.size, model.image_size)
+                mask = upscale_masks(logits, input_size, part.size, backend.image_size)
                 name = names.index(sample.class_of(label))
                 one = found_in(mask > MASK_THRESHOLD, name, float(iou), (part.top, part.left))
                 found += [one] if one is not None else []

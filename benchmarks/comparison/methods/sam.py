@@ -15,13 +15,14 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
+from cpcsam.model.torch_backend import TorchBackend
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
 from training.data.prefetch import Batches, stream
 from training.data.prompt_sampling import PromptMix
 from training.evaluate_auto import segmenter
-from training.evaluation.torch_model import TorchGraphs, examples_of
+from training.evaluation.torch_model import examples_of
 from training.loop.distributed import training_device
 from training.loop.gradient_checkpointing import recompute_blocks
 from training.loop.train_state import ModelConfig, new_learner
@@ -204,8 +205,8 @@ def with_capl(method: SamMethod) -> SamMethod:
 
 
 def _segmenter(model: CpcSam, task: Task, prompts: str) -> Segment:
-    graphs = TorchGraphs(model)
+    backend = TorchBackend(model)
     if prompts == "annotator":
-        return lambda sample: segment_annotated(sample, graphs, task.names, task.tile)
-    examples = examples_of(task.support, task.names, graphs, task.tile)
-    return segmenter(graphs, build_vocabulary(task.names, examples, model="", tile=task.tile))
+        return lambda sample: segment_annotated(sample, backend, task.names, task.tile)
+    examples = examples_of(task.support, task.names, backend, task.tile)
+    return segmenter(backend, build_vocabulary(task.names, examples, model="", tile=task.tile))

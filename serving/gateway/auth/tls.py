@@ -1,4 +1,4 @@
-"""The gateway's certificate."""
+"""TLS certificate of the gateway."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["TlsFiles", "tls_files"]
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """A certificate and its key, in PEM.
+    """Paths of a certificate and its private key, in PEM.
 
     Attributes:
-        certificate: the server's certificate, and those it is signed by.
+        certificate: the server's certificate, followed by its chain.
         key: its private key.
     """
 
@@ -26,7 +26,7 @@ class TlsFiles:
     key: Path
 
     def credentials(self) -> grpc.ServerCredentials:
-        """What gRPC listens with.
+        """Load the credentials of a gRPC server.
 
         Raises:
             ConfigError: a file cannot be read, or the two do not belong together.
@@ -35,7 +35,7 @@ class TlsFiles:
             # gRPC itself would only fail when the first caller comes.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.certificate, self.key)
             pair = (self.key.read_bytes(), self.certificate.read_bytes())
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # base class of ssl.SSLError
             raise ConfigError.of(
                 f"--tls-cert {self.certificate}, --tls-key {self.key}",
                 got=error.strerror or "something else",
@@ -46,10 +46,10 @@ class TlsFiles:
 
 
 def tls_files(certificate: Path | None, key: Path | None) -> TlsFiles | None:
-    """The files of two options that belong together.
+    """Combine the two TLS options; None if neither is given.
 
     Raises:
-        ConfigError: one is given without the other.
+        ConfigError: only one of them is given.
     """
     if certificate is not None and key is not None:
         return TlsFiles(certificate, key)

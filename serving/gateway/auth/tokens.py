@@ -26,10 +26,10 @@ DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Token:
-    """What the file says of one token.
+    """Entry of the token file.
 
     Attributes:
-        tenant: whose it is.
+        tenant: owner of the token.
         role: USER or EDITOR.
         digest: SHA-256 of the token, in hexadecimal.
     """
@@ -40,7 +40,7 @@ class Token:
 
 
 def digest_of(token: str) -> str:
-    """What the file holds of a token."""
+    """SHA-256 of a token, in hexadecimal, as the file holds it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
@@ -71,21 +71,21 @@ def read_tokens(path: Path) -> dict[str, Token]:
 
 
 def _token(line: str, where: str) -> Token:
-    words = line.partition("#")[0].split()
+    fields = line.partition("#")[0].split()
     if (
-        len(words) != 3
-        or not TENANT.fullmatch(words[0])
-        or words[1] not in (USER, EDITOR)
-        or not DIGEST.fullmatch(words[2])
+        len(fields) != 3
+        or not TENANT.fullmatch(fields[0])
+        or fields[1] not in (USER, EDITOR)
+        or not DIGEST.fullmatch(fields[2])
     ):
-        # The line itself stays unsaid: it may be a token in plain text.
+        # The message omits the line itself: it may be a token in plain text.
         raise ConfigError.of(
             where,
             got="something else",
             expected=f"TENANT, {USER} or {EDITOR}, and 64 hexadecimal digits",
             fix=f"add tokens with: {PROG} add",
         )
-    return Token(*words)
+    return Token(*fields)
 
 
 def write_tokens(path: Path, tokens: Sequence[Token]) -> None:

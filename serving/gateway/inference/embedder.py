@@ -1,4 +1,4 @@
-"""Embeddings of images and of their tiles, from the cache or from Triton."""
+"""Embeddings of images and tiles, through the cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cpcsam.automatic.class_search import ShownTile
 from cpcsam.automatic.tiling import Tile
 from cpcsam.transforms import decode_image, to_frame
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
@@ -28,7 +28,10 @@ EncodeWhole = Callable[[bytes], Awaitable[Encoded]]
 
 
 class Embedder:
-    """Embeds images for one gateway; to be used inside one event loop."""
+    """Image encoder of one gateway: the embedding cache in front of Triton.
+
+    To be used inside one event loop.
+    """
 
     def __init__(
         self, triton: TritonClient, cache: EmbeddingCache, admission: Admission, limits: Limits
@@ -38,24 +41,24 @@ class Embedder:
         self.admission = admission
         self.limits = limits
 
-    def tiled(self, image: RequestImage, call: Call) -> TiledImage:
-        """An image of which tiles are wanted."""
-        return TiledImage(self, image, call)
+    def tiled(self, image: RequestImage, context: RequestContext) -> TiledImage:
+        """Open a request's image for tile-wise embedding."""
+        return TiledImage(self, image, context)
 
 
 class TiledImage:
-    """One request's image, embedded tile by tile; an asynchronous context manager.
+    """Lazily decoded image of one request, embedded tile by tile; an async context manager.
 
-    Its pixels are decoded when a tile is not in the cache, and freed with the block.
+    Its pixels are decoded at the first tile that is not in the cache, and freed with the block.
 
     Attributes:
-        cached: whether nothing had to be encoded so far.
+        cached: True until something had to be encoded.
     """
 
-    def __init__(self, embedder: Embedder, image: RequestImage, call: Call) -> None:
+    def __init__(self, embedder: Embedder, image: RequestImage, context: RequestContext) -> None:
         self._embedder = embedder
         self._image = image
-        self._call = call
+        self._context = context
         self.cached = True
         self._pixels: asyncio.Task[Pixels] | None = None
         self._release: Callable[[], None] | None = None
@@ -72,17 +75,18 @@ class TiledImage:
             self._release()
 
     async def embed(self, tile: Tile, encode_whole: EncodeWhole | None = None) -> Encoded:
-        """The embedding of a tile, whose masks then have the tile's size.
+        """Return the embedding of a tile; masks decoded from it have the tile's size.
 
         Args:
-            tile: the part, or the whole image.
-            encode_whole: embeds the whole image, and does more at that; None only embeds.
+            tile: part of the image, or the whole.
+            encode_whole: encodes the whole image from its file, possibly in one call with more;
+                None uses `TritonClient.encode`.
 
         Raises:
             CpcSamError: as `TritonClient.encode`.
         """
         if tile == Tile(0, 0, *self._image.size):
-            encode = encode_whole or partial(self._embedder.triton.encode, call=self._call)
+            encode = encode_whole or partial(self._embedder.triton.encode, context=self._context)
             return await self._embedder.cache.get(
                 self._image.key, lambda: self._encode_whole(encode)
             )
@@ -91,7 +95,7 @@ class TiledImage:
         )
 
     async def show(self, tile: Tile) -> ShownTile:
-        """A tile as the search for entities takes it; see `embed`."""
+        """Embed a tile for the class search; see `embed`."""
         encoded = await self.embed(tile)
         height, width = (int(side) for side in encoded.input_size[0])
         return ShownTile(tile, (height, width), encoded.image_embeddings[0])
@@ -105,13 +109,13 @@ class TiledImage:
         if self._pixels is None:
             self._pixels = asyncio.create_task(self._decode())
         pixels = await asyncio.shield(self._pixels)
-        facts = await self._embedder.triton.facts(self._call.remaining_s)
-        frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), facts.image_size)
+        model = await self._context.model()
+        frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), model.image_size)
         sizes = np.array([input_size], np.int32)
-        embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._call)
+        embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
         return Encoded(embeddings, sizes, np.array([tile.size], np.int32))
 
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
-        self._release = await self._embedder.admission.image(self._call.ticket)
+        self._release = await self._embedder.admission.acquire_image(self._context.permit)
         return await asyncio.to_thread(decode_image, content, self._embedder.limits.max_pixels)

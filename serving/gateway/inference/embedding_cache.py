@@ -1,8 +1,8 @@
-"""Embeddings of images that were seen before, bounded in bytes (DESIGN §5).
+"""LRU cache of image embeddings, bounded in bytes and fair between tenants (DESIGN §5).
 
-They are found by the SHA-256 of the image file and the model that made them, before anything is
-decoded. Tenants never see each other's, and where room is needed, the tenant who takes the most
-of it gives way, with what it used least recently.
+The key holds the SHA-256 of the image file and the digest of the model, so that a hit needs no
+decoding. Tenants never share entries. Eviction takes the least recently used entry of the tenant
+that occupies the most bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["EmbeddingCache", "ImageKey"]
 
 @dataclass(frozen=True)
 class ImageKey:
-    """What an embedding is known by.
+    """Cache key of an embedding.
 
     Attributes:
-        tenant: whose image it is.
-        model: digest of the model that embeds it.
+        tenant: owner of the image.
+        model: digest of the encoder's model.
         image_id: SHA-256 of the image file, in hexadecimal.
-        tile: the part of the image that is shown; None for the whole.
+        tile: embedded part of the image; None for the whole.
     """
 
     tenant: str
@@ -37,11 +37,13 @@ class ImageKey:
 
 
 class EmbeddingCache:
-    """Keeps embeddings, and lets equal requests that meet compute one; used in one event loop.
+    """LRU cache with single-flight: concurrent misses of a key share one computation.
+
+    To be used inside one event loop.
 
     Args:
-        max_bytes: of all embeddings together; 0 keeps none.
-        metrics: count what happens.
+        max_bytes: bound of the sum of all embeddings; 0 keeps none.
+        metrics: counts hits, misses, bytes and evictions.
     """
 
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
@@ -55,41 +57,42 @@ class EmbeddingCache:
         return key in self._tenants.get(key.tenant, ())
 
     async def get(self, key: ImageKey, compute: Callable[[], Awaitable[Encoded]]) -> Encoded:
-        """The embedding of an image, computed if it is neither kept nor being computed.
+        """Return an embedding from the cache, or compute and cache it.
 
         Args:
-            key: of the image.
-            compute: makes the embedding; its errors are raised.
+            key: of the embedding.
+            compute: computes it; its errors are raised and not cached.
         """
-        kept = self._tenants.get(key.tenant, OrderedDict())
-        if key in kept:
+        entries = self._tenants.get(key.tenant, OrderedDict())
+        if key in entries:
             self._metrics.cache_lookups.labels("hit").inc()
-            kept.move_to_end(key)
-            return kept[key]
+            entries.move_to_end(key)
+            return entries[key]
         outcome = "joined" if self._flights.is_running(key) else "miss"
         self._metrics.cache_lookups.labels(outcome).inc()
 
-        async def compute_and_keep() -> Encoded:
+        async def compute_and_insert() -> Encoded:
             encoded = await compute()
-            self._keep(key, encoded)
+            self._insert(key, encoded)
             return encoded
 
-        return await self._flights.run(key, compute_and_keep)
+        return await self._flights.run(key, compute_and_insert)
 
-    def _keep(self, key: ImageKey, encoded: Encoded) -> None:
+    def _insert(self, key: ImageKey, encoded: Encoded) -> None:
         if encoded.nbytes > self._max_bytes or key in self:
             return
-        room = {key.tenant: encoded.nbytes}
+        # The newcomer counts for its tenant, so that no tenant grows by evicting smaller ones.
+        added = {key.tenant: encoded.nbytes}
         while sum(self._bytes.values()) + encoded.nbytes > self._max_bytes:
-            self._evict(max(self._bytes, key=lambda one: self._bytes[one] + room.get(one, 0)))
+            self._evict(max(self._bytes, key=lambda name: self._bytes[name] + added.get(name, 0)))
         self._tenants.setdefault(key.tenant, OrderedDict())[key] = encoded
         self._bytes[key.tenant] = self._bytes.get(key.tenant, 0) + encoded.nbytes
         self._metrics.cache_bytes.set(sum(self._bytes.values()))
 
     def _evict(self, tenant: str) -> None:
-        kept = self._tenants[tenant]
-        _, dropped = kept.popitem(last=False)
-        self._bytes[tenant] -= dropped.nbytes
-        if not kept:
+        entries = self._tenants[tenant]
+        _, evicted = entries.popitem(last=False)
+        self._bytes[tenant] -= evicted.nbytes
+        if not entries:
             del self._tenants[tenant], self._bytes[tenant]
         self._metrics.cache_evictions.inc()

@@ -1,6 +1,6 @@
-"""Prompts as padded tensors: buckets of few shapes, so that Triton can batch different requests.
+"""Bucketed, padded prompt tensors: few shapes, so that Triton can batch different requests.
 
-A request's prompts are cut into chunks of at most the largest prompt bucket. Within a chunk the
+A request's prompts are split into chunks of at most the largest prompt bucket. Within a chunk the
 prompts and their points are padded with slots labelled -1, which change no mask.
 """
 
@@ -27,10 +27,10 @@ class PromptChunk:
     """Padded prompts of one call to Triton; P and N are bucket sizes.
 
     Attributes:
-        count: how many of the P prompts are real; they come first.
+        count: number of real prompts; they come first, padding follows.
         point_coords: (1, P, N, 2) float32, (X, Y) pixels of the image or tile.
         point_labels: (1, P, N) int32, -1 in empty slots.
-        mask_input: (1, P, 1, 4G, 4G) float32 logits, where every prompt has a mask.
+        mask_input: (1, P, 1, 4G, 4G) float32 logits, if the prompts have masks.
     """
 
     count: int
@@ -40,11 +40,11 @@ class PromptChunk:
 
 
 def chunk_prompts(prompts: Sequence[pb.Prompt], tile: Tile) -> list[PromptChunk]:
-    """Cut checked prompts, all with a mask or none, into padded chunks, in order.
+    """Split validated prompts, all with a mask or all without, into padded chunks, in order.
 
     Args:
-        prompts: in the image's frame.
-        tile: the part of the image that is shown.
+        prompts: in the image's frame, pixels.
+        tile: part of the image that is encoded; coordinates become relative to it.
     """
     size = PROMPT_BUCKETS[-1]
     return [_chunk(prompts[start : start + size], tile) for start in range(0, len(prompts), size)]
@@ -53,7 +53,7 @@ def chunk_prompts(prompts: Sequence[pb.Prompt], tile: Tile) -> list[PromptChunk]
 def chunk_tensors(
     point_coords: NDArray[np.float32], point_labels: NDArray[np.int32]
 ) -> list[PromptChunk]:
-    """Cut prompts that are tensors already, (P, N, 2) and (P, N), into padded chunks, in order."""
+    """Split prompt tensors, (P, N, 2) float32 and (P, N) int32, into padded chunks, in order."""
     size = PROMPT_BUCKETS[-1]
     return [
         _padded(point_coords[start : start + size], point_labels[start : start + size])
@@ -66,13 +66,13 @@ def _chunk(prompts: Sequence[pb.Prompt], tile: Tile) -> PromptChunk:
     shape = len(prompts), max(map(slots_of, prompts))
     point_coords = np.zeros((*shape, 2), np.float32)
     point_labels = np.full(shape, PointLabel.EMPTY, np.int32)
-    for row, filled in enumerate(slots):
-        for column, (x, y, label) in enumerate(filled):
+    for row, points in enumerate(slots):
+        for column, (x, y, label) in enumerate(points):
             point_coords[row, column] = x - tile.left, y - tile.top
             point_labels[row, column] = label
     masks = None
     if prompts[0].HasField("mask_input"):
-        masks = np.stack([np.frombuffer(one.mask_input.logits, "<f4") for one in prompts])
+        masks = np.stack([np.frombuffer(prompt.mask_input.logits, "<f4") for prompt in prompts])
     return _padded(point_coords, point_labels, masks)
 
 
@@ -81,22 +81,22 @@ def _padded(
     point_labels: NDArray[np.int32],
     masks: NDArray[np.float32] | None = None,
 ) -> PromptChunk:
-    """A chunk of (P, N, 2), (P, N) and (P, 4G * 4G)."""
+    """Pad (P, N, 2), (P, N) and (P, 4G * 4G) to bucket sizes."""
     count, slots = point_labels.shape
     rows, columns = bucket(count, PROMPT_BUCKETS), bucket(slots, POINT_BUCKETS)
-    more = ((0, rows - count), (0, columns - slots))
-    coords = np.pad(point_coords, (*more, (0, 0)))[None]
-    labels = np.pad(point_labels, more, constant_values=PointLabel.EMPTY)[None]
+    padding = ((0, rows - count), (0, columns - slots))
+    coords = np.pad(point_coords, (*padding, (0, 0)))[None]
+    labels = np.pad(point_labels, padding, constant_values=PointLabel.EMPTY)[None]
     mask_input = None
     if masks is not None:
         side = round(masks.shape[1] ** 0.5)
         square = masks.reshape(1, count, 1, side, side)
-        mask_input = np.pad(square, ((0, 0), more[0], *((0, 0),) * 3))
+        mask_input = np.pad(square, ((0, 0), padding[0], *((0, 0),) * 3))
     return PromptChunk(count, coords, labels, mask_input)
 
 
 def _slots(prompt: pb.Prompt) -> Slots:
-    """Points first, then the box's corners, as official SAM orders them."""
+    """List points first, then the box's corners, in the order of official SAM."""
     slots = [
         (point.x, point.y, PointLabel.BACKGROUND if point.background else PointLabel.FOREGROUND)
         for point in prompt.points

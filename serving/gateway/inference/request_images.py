@@ -1,4 +1,4 @@
-"""The images of requests: sent along, or named because they were sent before."""
+"""Images of requests, sent as bytes or referenced by the image_id of an earlier request."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Final
 from cpcsam.errors import CpcSamError
 from cpcsam.grpc_errors import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import ImageKey
-from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.limits import Limits
 from serving.gateway.validation.request import check_image_id, original_size_of
 
-__all__ = ["ImageDesk", "RequestImage"]
+__all__ = ["RequestImages", "RequestImage"]
 
 HASHED_INLINE: Final = 256 * 1024
-"""Bytes that are hashed in less time than another thread would take to begin."""
+"""Size in bytes below which hashing takes less time than starting a thread."""
 KNOWN_SIZES: Final = 65_536
 
 
 @dataclass(frozen=True)
 class RequestImage:
-    """The image of a request.
+    """Image of a request.
 
     Attributes:
-        key: what its embedding is known by.
-        size: (H, W), upright.
-        content: the image file; None if the request only named it.
+        key: cache key of its embedding.
+        size: (H, W) after EXIF orientation.
+        content: the image file; None if the request only referenced it.
     """
 
     key: ImageKey
@@ -39,50 +38,51 @@ class RequestImage:
     content: bytes | None
 
     def require_content(self) -> bytes:
-        """The image file.
+        """Return the image file.
 
         Raises:
-            NotFoundError: the request did not bring it.
+            NotFoundError: the request only referenced it.
         """
         if self.content is None:
             raise _unknown(self.key.image_id)
         return self.content
 
 
-class ImageDesk:
-    """Takes images in, and remembers how large they were; to be used inside one event loop."""
+class RequestImages:
+    """Opens the images of requests and remembers their sizes; to be used inside one event loop."""
 
-    def __init__(self, triton: TritonClient, limits: Limits) -> None:
-        self._triton = triton
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._sizes: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
-    async def open(self, image: pb.SegmentRequest | pb.Example, call: Call) -> RequestImage:
-        """Check the image of a request, without decoding it.
+    async def open(
+        self, image: pb.SegmentRequest | pb.Example, context: RequestContext
+    ) -> RequestImage:
+        """Validate the image of a request by its header, without decoding it.
 
         Args:
-            image: a message with the oneof `image`.
-            call: who asks.
+            image: message with the oneof `image`.
+            context: of the request.
 
         Raises:
             ContractError: no image, or no header of an accepted format.
             LimitError: too many bytes or pixels.
-            NotFoundError: an image that is named but not known.
+            NotFoundError: an unknown image_id.
         """
         if image.WhichOneof("image") == "image_id":
             check_image_id(image.image_id)
             image_id, content = image.image_id, None
-            size = self._sizes.get((call.caller.tenant, image_id))
+            size = self._sizes.get((context.principal.tenant, image_id))
             if size is None:
                 raise _unknown(image_id)
         else:
             content = image.image_bytes
             size = original_size_of(content, self._limits)
             image_id = await _sha256(content)
-        self._remember(call.caller.tenant, image_id, size)
-        facts = await self._triton.facts(call.remaining_s)
+        self._remember(context.principal.tenant, image_id, size)
+        model = await context.model()
         return RequestImage(
-            ImageKey(call.caller.tenant, facts.model_digest, image_id), size, content
+            ImageKey(context.principal.tenant, model.model_digest, image_id), size, content
         )
 
     def _remember(self, tenant: str, image_id: str, size: tuple[int, int]) -> None:

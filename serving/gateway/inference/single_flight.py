@@ -1,4 +1,4 @@
-"""One computation for simultaneous equal requests."""
+"""Single-flight: concurrent requests for the same key share one computation."""
 
 from __future__ import annotations
 
@@ -22,43 +22,43 @@ class _Flight(Generic[Value]):
 
 
 class SingleFlight(Generic[Key, Value]):
-    """Runs computations by key; used inside one event loop.
+    """Runs at most one computation per key; to be used inside one event loop.
 
-    A computation goes on as long as anybody waits for it, whoever began it.
+    A computation runs as long as any request waits for it, and is cancelled with the last.
     """
 
     def __init__(self) -> None:
         self._flights: dict[Key, _Flight[Value]] = {}
 
     def is_running(self, key: Key) -> bool:
-        """Whether a request for this key would join another one."""
+        """Return whether a request for this key would join a running computation."""
         return key in self._flights
 
     async def run(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:
-        """Join the computation of this key, or begin it.
+        """Join the running computation of a key, or start it, and return its result.
 
-        It fails for all who wait, but for one case: where it ran out of the time or the room of
-        the caller who began it, the others begin anew with their own.
+        An error is raised in every waiting request, with an exception: if the request that started
+        the computation ran out of its time or permits, another starts it again with its own.
 
         Args:
             key: equal for requests that may share a computation.
-            compute: begins it.
+            compute: starts the computation.
         """
         while True:
             flight = self._flights.get(key)
-            mine = flight is None
+            started = flight is None
             if flight is None:
-                flight = self._begin(key, compute)
+                flight = self._start(key, compute)
             flight.waiting += 1
             try:
                 return await asyncio.shield(flight.task)
             except (DeadlineError, FullError):
-                if mine:
+                if started:
                     raise
             except asyncio.CancelledError:
-                # A computation may also break off because of the caller who began it.
+                # The computation itself may have been cancelled, by the request that started it.
                 caller = asyncio.current_task()
-                if mine or not flight.task.cancelled() or (caller and caller.cancelling()):
+                if started or not flight.task.cancelled() or (caller and caller.cancelling()):
                     raise
             finally:
                 flight.waiting -= 1
@@ -66,18 +66,18 @@ class SingleFlight(Generic[Key, Value]):
                     flight.task.cancel()
                     self._end(key, flight)
 
-    def _begin(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> _Flight[Value]:
-        async def work() -> Value:
+    def _start(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> _Flight[Value]:
+        async def run() -> Value:
             return await compute()
 
-        flight = _Flight(asyncio.create_task(work()))
+        flight = _Flight(asyncio.create_task(run()))
         self._flights[key] = flight
         flight.task.add_done_callback(lambda _: self._end(key, flight))
         return flight
 
     def _end(self, key: Key, flight: _Flight[Value]) -> None:
-        """Let the next request begin anew."""
+        """Forget a computation, so that the next request starts another."""
         if self._flights.get(key) is flight:
             del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # else asyncio complains that nobody asked for it
+            flight.task.exception()  # else asyncio logs that it was never retrieved

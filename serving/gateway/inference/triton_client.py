@@ -1,8 +1,8 @@
-"""Calls to Triton: its entry points and its encoder, readiness and description.
+"""Asynchronous client of Triton: inference, readiness and metadata of the model.
 
-Deadlines go with each request: it leaves Triton's queues when its time is over. Breaking a call off
-reaches Triton only where that is safe: in versions before `CANCELLABLE_SINCE` a race in its gRPC
-frontend can end the whole server with a segmentation fault, so calls in work there finish unheard.
+Each request carries its deadline, after which Triton drops it from its queues. Cancellation of a
+call is forwarded only to a Triton that supports it: in versions before `CANCELLABLE_SINCE` a race
+in its gRPC frontend can crash the server, so their calls run to completion with the result dropped.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from cpcsam.contract import (
     SELECTED_LOW_RES_MASKS,
     STABILITY,
 )
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
-from serving.gateway.inference.triton_errors import error_of_triton
+from serving.gateway.inference.triton_errors import error_from_triton
 from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
-    TritonFacts,
-    encoded_of,
-    masks_of,
+    encoded_from_result,
+    masks_from_result,
     output,
 )
-from serving.gateway.inference.uncancelled import LastingCalls
+from serving.gateway.inference.uncancelled import UncancelledCalls
+from serving.gateway.model_info import ModelInfo
 from serving.gateway.scheduling.admission import Admission
 
 __all__ = ["TritonClient", "is_cancellable"]
 
-ANSWERS: Final = (MASKS_RLE.name, SCORES.name, STABILITY.name)
-ENCODED: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
+MASK_OUTPUTS: Final = (MASKS_RLE.name, SCORES.name, STABILITY.name)
+EMBEDDING_OUTPUTS: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
 PROBE_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 10.0
 CANCELLABLE_SINCE: Final = (2, 58)
@@ -62,53 +62,56 @@ UNLIMITED: Final = 2**31 - 1
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", UNLIMITED),
     ("grpc.max_receive_message_length", UNLIMITED),
-    # A Triton that comes back is found within a second rather than within two minutes.
+    # Reconnects to a restarted Triton within a second rather than two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 )
 
 
 class TritonClient:
-    """One connection to a Triton server; to be made and used inside one event loop.
+    """Connection to a Triton server; to be made and used inside one event loop.
 
     Args:
         address: HOST:PORT of its gRPC.
-        admission: says whose turn it is.
+        admission: grants the turns of calls.
     """
 
     def __init__(self, address: str, admission: Admission) -> None:
         self._address = address
         self._admission = admission
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
-        self._lasting = LastingCalls()
-        self._facts: TritonFacts | None = None
+        self._uncancelled = UncancelledCalls()
+        self._model_info: ModelInfo | None = None
 
     async def close(self) -> None:
-        """Close the connection once the calls in work have ended."""
-        await self._lasting.finish(CLOSE_TIMEOUT_S)
+        """Wait for running calls, at most `CLOSE_TIMEOUT_S`, and close the connection."""
+        await self._uncancelled.finish(CLOSE_TIMEOUT_S)
         await self._client.close()
 
     async def ready(self) -> bool:
-        """Whether the server answers and has the entry point `segment` loaded."""
+        """Return whether the server answers and has the entry point `segment` loaded."""
         try:
             ready = await self._client.is_model_ready(SEGMENT.name, client_timeout=PROBE_TIMEOUT_S)
         except InferenceServerException:
             ready = False
         if not ready:
-            self._facts = None  # another version or model may come back
+            self._model_info = None  # it may return with another version or model
         return bool(ready)
 
-    async def facts(self, timeout_s: float) -> TritonFacts:
-        """Versions, sizes and digest; asked once, and again after Triton was away.
+    async def model_info(self, timeout_s: float) -> ModelInfo:
+        """Return the metadata of the served model, cached until Triton was not ready.
+
+        Args:
+            timeout_s: of each request for it.
 
         Raises:
-            ServingError: or one of its subclasses, for whatever Triton answers instead.
+            ServingError: or one of its subclasses, as Triton failed.
         """
-        if self._facts is None:
-            self._facts = await self._ask(timeout_s)
-        return self._facts
+        if self._model_info is None:
+            self._model_info = await self._fetch_model_info(timeout_s)
+        return self._model_info
 
-    async def _ask(self, timeout_s: float) -> TritonFacts:
+    async def _fetch_model_info(self, timeout_s: float) -> ModelInfo:
         try:
             server, segment, encoder, mask_prompts = await asyncio.gather(
                 self._client.get_server_metadata(client_timeout=timeout_s),
@@ -117,9 +120,9 @@ class TritonClient:
                 self._client.is_model_ready(DECODE_WITH_MASK.name, client_timeout=timeout_s),
             )
         except InferenceServerException as error:
-            raise error_of_triton(error, self._address) from error
+            raise error_from_triton(error, self._address) from error
         digest = encoder.config.parameters["model_digest"].string_value
-        return TritonFacts(
+        return ModelInfo(
             triton_version=server.version,
             model_version=segment.versions[-1] if segment.versions else "",
             model_size=encoder.config.parameters["model_size"].string_value,
@@ -134,84 +137,91 @@ class TritonClient:
         image_bytes: bytes,
         chunk: PromptChunk,
         mask_selection: int,
-        call: Call,
+        context: RequestContext,
         *,
         low_res: bool = False,
     ) -> tuple[ChunkMasks, Encoded]:
-        """Encode an image and answer a chunk of prompts without masks.
+        """Encode an image and decode a chunk of prompts without masks, in one call.
 
         Args:
-            image_bytes: the encoded image.
+            image_bytes: the image file.
             chunk: padded prompts in the original image's frame.
             mask_selection: a value of `MaskSelection`.
-            call: who asks, and until when.
-            low_res: whether the logits are wanted.
+            context: of the request.
+            low_res: also return the logits.
 
         Returns:
-            The masks, and what `decode` needs for further chunks.
+            The masks, and the embedding for further chunks.
 
         Raises:
             ContractError: the image cannot be decoded.
-            ServingError: or one of its subclasses, for whatever else Triton answers.
+            ServingError: or one of its subclasses, as Triton failed.
         """
         inputs = [
             _input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_)),
             *_prompt_inputs(chunk, mask_selection),
         ]
-        outputs = (*_answers(low_res), *ENCODED)
-        result = await self._infer(SEGMENT.name, inputs, outputs, call)
-        return masks_of(result, chunk, low_res), encoded_of(result)
+        outputs = (*_mask_outputs(low_res), *EMBEDDING_OUTPUTS)
+        result = await self._infer(SEGMENT.name, inputs, outputs, context)
+        return masks_from_result(result, chunk, low_res), encoded_from_result(result)
 
     async def decode(
         self,
         encoded: Encoded,
         chunk: PromptChunk,
         mask_selection: int,
-        call: Call,
+        context: RequestContext,
         *,
         low_res: bool = False,
     ) -> ChunkMasks:
-        """Answer a chunk of prompts, with masks or without, of an encoded image; see `segment`."""
+        """Decode a chunk of prompts, with masks or without, of an encoded image; see `segment`."""
         inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
         model = DECODE
         if chunk.mask_input is not None:
             model = DECODE_WITH_MASK
             inputs.append(_input(MASK_INPUT.name, chunk.mask_input))
-        result = await self._infer(model.name, inputs, _answers(low_res), call)
-        return masks_of(result, chunk, low_res)
+        result = await self._infer(model.name, inputs, _mask_outputs(low_res), context)
+        return masks_from_result(result, chunk, low_res)
 
     async def decode_logits(
-        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, call: Call
+        self, encoded: Encoded, chunk: PromptChunk, mask_selection: int, context: RequestContext
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As `decode`, but masks as logits, before they are brought to the original image.
+        """Decode a chunk of prompts to low-resolution logits only.
 
         Returns:
-            low_res_masks (P, M, 4G, 4G) and scores (P, M).
+            low_res_masks (P, M, 4G, 4G) float32 logits and scores (P, M) float32, predicted IoU.
         """
         inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
         outputs = (SELECTED_LOW_RES_MASKS.name, SCORES.name)
-        result = await self._infer(DECODE.name, inputs, outputs, call)
+        result = await self._infer(DECODE.name, inputs, outputs, context)
         masks, scores = (output(result, name)[0, : chunk.count] for name in outputs)
         return masks, scores
 
-    async def encode(self, image_bytes: bytes, call: Call) -> Encoded:
-        """Encode a whole image; see `segment`."""
+    async def encode(self, image_bytes: bytes, context: RequestContext) -> Encoded:
+        """Encode an image file; see `segment`."""
         inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
-        return encoded_of(await self._infer(ENCODE.name, inputs, ENCODED, call))
+        result = await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
+        return encoded_from_result(result)
 
     async def encode_frame(
-        self, image: NDArray[np.uint8], input_size: NDArray[np.int32], call: Call
+        self, image: NDArray[np.uint8], input_size: NDArray[np.int32], context: RequestContext
     ) -> NDArray[Any]:
-        """Encode what lies in the encoder's frame already, (1, 3, S, S) and (1, 2)."""
+        """Encode an image in the encoder's frame.
+
+        Args:
+            image: (1, 3, S, S) uint8.
+            input_size: (1, 2) int32, (H, W) without the padding.
+            context: of the request.
+        """
         inputs = [_input(IMAGE.name, image), _input(INPUT_SIZE.name, input_size)]
         outputs = (IMAGE_EMBEDDINGS.name,)
-        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, call), outputs[0])
+        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, context), outputs[0])
 
     async def _infer(
-        self, model: str, inputs: list[InferInput], outputs: Sequence[str], call: Call
+        self, model: str, inputs: list[InferInput], outputs: Sequence[str], context: RequestContext
     ) -> InferResult:
-        cancellable = is_cancellable((await self.facts(call.remaining_s)).triton_version)
-        release = await self._admission.call(call.ticket)
+        cancellable = is_cancellable((await context.model()).triton_version)
+        release = await self._admission.acquire(context.permit)
 
         async def infer() -> InferResult:
             try:
@@ -219,25 +229,25 @@ class TritonClient:
                     model,
                     inputs,
                     outputs=[InferRequestedOutput(name) for name in outputs],
-                    request_id=call.request_id,
-                    client_timeout=call.remaining_s if cancellable else None,
+                    request_id=context.request_id,
+                    client_timeout=context.remaining_s if cancellable else None,
                 )
             except InferenceServerException as error:
-                raise error_of_triton(error, self._address) from error
+                raise error_from_triton(error, self._address) from error
             finally:
-                release()  # not before Triton is done with it
+                release()  # only when Triton is done with the call
 
-        return await (infer() if cancellable else self._lasting.run(infer()))
+        return await (infer() if cancellable else self._uncancelled.run(infer()))
 
 
 def is_cancellable(version: str) -> bool:
-    """Whether a Triton of this version survives that calls are broken off."""
+    """Return whether Triton of this version survives the cancellation of calls."""
     numbers = version.split(".")[:2]
     return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE
 
 
-def _answers(low_res: bool) -> tuple[str, ...]:
-    return (*ANSWERS, SELECTED_LOW_RES_MASKS.name) if low_res else ANSWERS
+def _mask_outputs(low_res: bool) -> tuple[str, ...]:
+    return (*MASK_OUTPUTS, SELECTED_LOW_RES_MASKS.name) if low_res else MASK_OUTPUTS
 
 
 def _encoded_inputs(encoded: Encoded) -> list[InferInput]:

@@ -1,6 +1,6 @@
-"""What Triton's failures mean to the gateway's callers.
+"""Mapping of Triton's failures to the project's errors.
 
-What Triton says of a request at fault is passed on; what it says of its own trouble is logged.
+Messages about a wrong request are passed on to the caller; messages about Triton itself are logged.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from tritonclient.utils import InferenceServerException
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, LimitError, UnavailableError
 
-__all__ = ["error_of_triton"]
+__all__ = ["error_from_triton"]
 
 LOG = logging.getLogger(__name__)
 
 
-def error_of_triton(error: InferenceServerException, address: str) -> CpcSamError:
-    """Error of the project for one that Triton, or the way to it, answered.
+def error_from_triton(error: InferenceServerException, address: str) -> CpcSamError:
+    """Convert a failure of Triton, or of the connection to it, to an error of the project.
 
     Args:
         error: as tritonclient raises it; its status reads like `StatusCode.UNAVAILABLE`.
-        address: of the server, for messages.
+        address: of the server, for the log.
     """
     status = str(error.status()).removeprefix("StatusCode.")
-    details = _own_words(str(error.message()))
+    details = _without_ensemble(str(error.message()))
     if status == "INVALID_ARGUMENT":
         return ContractError(details)
     if status == "DEADLINE_EXCEEDED" or details == "Request timeout expired":
         return DeadlineError.of(
-            "deadline", got="no answer in time", expected="one sooner", fix="allow more time"
+            "deadline", got="no answer", expected="an answer in time", fix="allow more time"
         )
     if status == "UNAVAILABLE" and "maximum queue size" in details:
         return LimitError.of(
@@ -49,7 +49,7 @@ def error_of_triton(error: InferenceServerException, address: str) -> CpcSamErro
     )
 
 
-def _own_words(message: str) -> str:
-    """A step's message without the name of the ensemble that Triton puts before it."""
+def _without_ensemble(message: str) -> str:
+    """Strip the ensemble's name, which Triton puts before a step's message."""
     head, separator, tail = message.partition(", ")
     return tail if separator and head.startswith("in ensemble ") else message

@@ -1,4 +1,4 @@
-"""What Triton answers, as the gateway hands it on."""
+"""Typed responses of Triton: masks and embeddings."""
 
 from __future__ import annotations
 
@@ -12,29 +12,27 @@ from tritonclient.grpc import InferResult
 from cpcsam.contract import (
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
-    LOW_RES_FACTOR,
     MASKS_RLE,
     ORIGINAL_SIZE,
     SCORES,
     SELECTED_LOW_RES_MASKS,
     STABILITY,
-    grid_size,
 )
 from cpcsam.errors import ServingError
 from serving.gateway.inference.prompt_batches import PromptChunk
 
-__all__ = ["ChunkMasks", "Encoded", "TritonFacts", "encoded_of", "masks_of", "output"]
+__all__ = ["ChunkMasks", "Encoded", "encoded_from_result", "masks_from_result", "output"]
 
 
 @dataclass(frozen=True)
 class ChunkMasks:
-    """Answer to one chunk: for each real prompt its M masks.
+    """Masks of one chunk: M for each real prompt.
 
     Attributes:
         counts: (P, M) COCO run lengths, as bytes.
         scores: (P, M) float32, predicted IoU.
         stability: (P, M) float32.
-        low_res_masks: (P, M, 4G, 4G) float32 logits, where they were asked for.
+        low_res_masks: (P, M, 4G, 4G) float32 logits, if requested.
     """
 
     counts: NDArray[np.object_]
@@ -45,7 +43,13 @@ class ChunkMasks:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded image, as `segment` returns it and `decode` takes it; batch first."""
+    """Embedding of an image or tile with its sizes; batch first.
+
+    Attributes:
+        image_embeddings: (1, C, G, G).
+        input_size: (1, 2) int32, (H, W) in the encoder's frame without the padding.
+        original_size: (1, 2) int32, (H, W) of the image or tile as it was decoded.
+    """
 
     image_embeddings: NDArray[Any]
     input_size: NDArray[np.int32]
@@ -53,50 +57,21 @@ class Encoded:
 
     @property
     def nbytes(self) -> int:
-        """Room that it takes."""
+        """Size in bytes."""
         return self.image_embeddings.nbytes + self.input_size.nbytes + self.original_size.nbytes
 
     @property
     def size(self) -> tuple[int, int]:
-        """(H, W) of the image as it was decoded; its masks have this size."""
+        """(H, W) of the image or tile as it was decoded; its masks have this size."""
         height, width = self.original_size[0]
         return int(height), int(width)
 
 
-@dataclass(frozen=True)
-class TritonFacts:
-    """What Triton says of itself and of the model.
-
-    Attributes:
-        triton_version: of the server.
-        model_version: of the entry point `segment`.
-        model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
-        image_size: side of the encoder's input.
-        model_digest: tells one exported model from another.
-        trained_model: digest of the run or base that it was exported from, by which vocabularies
-            know it.
-        mask_prompts: whether prompts may have masks.
-    """
-
-    triton_version: str
-    model_version: str
-    model_size: str
-    image_size: int
-    model_digest: str
-    trained_model: str
-    mask_prompts: bool
-
-    @property
-    def low_res_size(self) -> int:
-        """Rows and columns of a mask's logits, 4G."""
-        return LOW_RES_FACTOR * grid_size(self.image_size)
-
-
 def output(result: InferResult, name: str) -> NDArray[Any]:
-    """One output of a model.
+    """Return an output tensor of a model.
 
     Raises:
-        ServingError: the model did not answer it.
+        ServingError: the response lacks it.
     """
     array: NDArray[Any] | None = result.as_numpy(name)
     if array is None:
@@ -104,13 +79,13 @@ def output(result: InferResult, name: str) -> NDArray[Any]:
             name,
             got="no such output from Triton",
             expected="the outputs of the tensor contract",
-            fix="make the model repository anew with this version",
+            fix="rebuild the model repository with this version",
         )
     return array
 
 
-def masks_of(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMasks:
-    """Masks, with their logits if wanted, without the batch dimension and the padding prompts."""
+def masks_from_result(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMasks:
+    """Parse masks, optionally with their logits, without batch dimension and padding prompts."""
 
     def real(name: str) -> NDArray[Any]:
         return output(result, name)[0, : chunk.count]
@@ -123,8 +98,8 @@ def masks_of(result: InferResult, chunk: PromptChunk, low_res: bool) -> ChunkMas
     )
 
 
-def encoded_of(result: InferResult) -> Encoded:
-    """What further chunks of the same image need."""
+def encoded_from_result(result: InferResult) -> Encoded:
+    """Parse the embedding, for further chunks of the same image."""
     return Encoded(
         output(result, IMAGE_EMBEDDINGS.name),
         output(result, INPUT_SIZE.name),

@@ -1,4 +1,4 @@
-"""Calls that go on to their end when nobody waits for them any more."""
+"""Calls that run to completion although their caller is cancelled."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["LastingCalls"]
+__all__ = ["UncancelledCalls"]
 
 T = TypeVar("T")
 
 
-class LastingCalls:
-    """Runs calls that must not be cancelled; used inside one event loop."""
+class UncancelledCalls:
+    """Runs calls shielded from cancellation; to be used inside one event loop."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[Any]] = set()
@@ -20,11 +20,11 @@ class LastingCalls:
 
     @property
     def abandoned(self) -> int:
-        """Calls that still run though their caller was cancelled."""
+        """Number of running calls whose caller was cancelled."""
         return len(self._abandoned)
 
     async def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """Wait for a call; if the caller is cancelled, the call is not."""
+        """Await a call; cancellation of the caller does not cancel it."""
         task = asyncio.create_task(call)
         self._running.add(task)
         task.add_done_callback(self._forget)
@@ -36,7 +36,7 @@ class LastingCalls:
             raise
 
     async def finish(self, timeout_s: float) -> None:
-        """Wait for all calls, at most this long."""
+        """Wait until all calls have ended, for at most `timeout_s`."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout_s)
 
@@ -44,4 +44,4 @@ class LastingCalls:
         self._running.discard(task)
         self._abandoned.discard(task)
         if not task.cancelled():
-            task.exception()  # else asyncio complains that nobody asked for it
+            task.exception()  # else asyncio logs that it was never retrieved

@@ -1,1 +1,1 @@
-"""Admission and fair scheduling of requests."""
+"""Admission control and fair queueing of requests."""

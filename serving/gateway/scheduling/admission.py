@@ -1,11 +1,12 @@
-"""How many requests are worked on, whose turn it is, and who is refused.
+"""Admission control: bounded requests in flight, and fair queueing for Triton and for pixels.
 
-Every request in work has a place; there are so many, and one more is refused at once. Where a
-client has taken more than others, its newest request that still waits makes room for theirs. Each
-call to Triton takes one of few slots, which are shared evenly, as does each image that the gateway
-decodes; a request that gets none within the queue's time limit is refused. So none can starve
-another, by many requests or by a large one. Where Triton is slow, it gets fewer calls at once, so
-that they spend less time in its own queues than they may in this one.
+The number of requests in flight is bounded: a request beyond it is refused at once, unless another
+client has more of them in flight; then the newest waiting request of that client is dropped
+instead. Each call to Triton takes one of few permits, which are shared evenly (`FairSemaphore`),
+and so does each image that the gateway decodes; a request that gets none within the queue's time
+limit is refused. No client can starve another, by many requests or by a large request. The number
+of calls adapts to Triton's speed, so that a call spends less time in Triton's own queues than it
+may spend here.
 """
 
 from __future__ import annotations
@@ -14,27 +15,29 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
+from typing import Final
 
 from cpcsam.grpc_errors import FullError
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
-from serving.gateway.scheduling.fair_queue import FairSlots
+from serving.gateway.scheduling.fair_queue import FairSemaphore
 
-__all__ = ["Admission", "Ticket"]
+__all__ = ["Admission", "Permit"]
 
-LEARNING_RATE = 0.1
-SHORTEST_RETRY_S = 0.1
-AT_TRITON = 0.4
-"""Part of the queue's time limit in which Triton should answer a call."""
-DECODED_AT_ONCE = 2
+SMOOTHING: Final = 0.1
+"""Weight of the newest call in the moving average of call times."""
+MIN_RETRY_S: Final = 0.1
+TRITON_SHARE: Final = 0.4
+"""Fraction of the queue's time limit in which Triton should answer a call."""
+CONCURRENT_DECODES: Final = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
 
 
-class Ticket:
-    """A request that asks for a place.
+class Permit:
+    """Claim of one request on the gateway's capacity, and its state in the queue.
 
     Args:
-        client: whoever is to get an even share.
+        client: key of fairness: all requests of a client share alike.
     """
 
     def __init__(self, client: str) -> None:
@@ -43,13 +46,13 @@ class Ticket:
         self._queueing: asyncio.Timeout | None = None
 
     @property
-    def waits(self) -> bool:
-        """Whether it stands in the queue for its first slot."""
+    def is_waiting(self) -> bool:
+        """True while the request waits for its first turn."""
         return self._queueing is not None
 
     @contextmanager
     def queueing(self, timeout: asyncio.Timeout) -> Iterator[None]:
-        """Stand in the queue; the timeout is what ends that early."""
+        """Mark the request as waiting while the block runs; `drop` expires the timeout."""
         self._queueing = timeout
         try:
             yield
@@ -57,113 +60,118 @@ class Ticket:
             self._queueing = None
 
     def drop(self) -> None:
-        """Give up its place in the queue."""
+        """End the wait now, as if its time were over."""
         assert self._queueing is not None
         self._queueing.reschedule(asyncio.get_running_loop().time())
 
 
 class Admission:
-    """Admits the requests of one gateway; to be used inside one event loop."""
+    """Admission control of one gateway; to be used inside one event loop."""
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._calls = FairSlots(limits.max_concurrent)
-        self._images = FairSlots(DECODED_AT_ONCE)
-        self._places: dict[str, list[Ticket]] = {}
-        self._each_s = 0.0
+        self._calls = FairSemaphore(limits.max_concurrent)
+        self._images = FairSemaphore(CONCURRENT_DECODES)
+        self._in_flight: dict[str, list[Permit]] = {}
+        self._mean_call_s = 0.0
 
     @contextmanager
-    def place(self, ticket: Ticket) -> Iterator[None]:
-        """Hold a place while the block runs.
+    def try_acquire(self, permit: Permit) -> Iterator[None]:
+        """Count a request as in flight while the block runs, or refuse it at once.
 
         Raises:
-            FullError: there is none.
+            FullError: `max_in_flight` is reached.
         """
         if self._count() >= self._limits.max_in_flight:
-            self._make_room(ticket.client)
-        self._places.setdefault(ticket.client, []).append(ticket)
+            self._make_room(permit.client)
+        self._in_flight.setdefault(permit.client, []).append(permit)
         self._metrics.in_flight.inc()
         try:
             yield
         finally:
-            self._give_up(ticket)
+            self._remove(permit)
             self._metrics.in_flight.dec()
 
-    async def call(self, ticket: Ticket) -> Callable[[], None]:
-        """Take a slot for a call to Triton.
+    async def acquire(self, permit: Permit) -> Callable[[], None]:
+        """Wait for the request's turn to call Triton.
 
         Returns:
-            What gives the slot back.
+            A function that ends the turn.
 
         Raises:
-            FullError: the request's first slot did not come in time.
+            FullError: the request's first turn did not come within `max_queue_s`.
         """
-        await self._take(self._calls, ticket)
-        started, together = monotonic(), self._calls.held
+        await self._wait(self._calls, permit)
+        started, concurrent = monotonic(), self._calls.held
 
         def release() -> None:
-            self._learn((monotonic() - started) / together)
-            self._calls.release(ticket.client)
+            self._adapt((monotonic() - started) / concurrent)
+            self._calls.release(permit.client)
 
         return release
 
-    def _learn(self, each_s: float) -> None:
-        """Give Triton as many calls as it answers in a part of the queue's time limit.
+    async def acquire_image(self, permit: Permit) -> Callable[[], None]:
+        """Wait for the request's turn to hold the pixels of an image; see `acquire`."""
+        await self._wait(self._images, permit)
+        return lambda: self._images.release(permit.client)
+
+    def _adapt(self, call_s: float) -> None:
+        """Adapt the number of concurrent calls to Triton's speed (moving average).
 
         Args:
-            each_s: a call's time, shared by the calls that were in work when it began.
+            call_s: a call's time, divided by the calls that ran when it began.
         """
-        self._each_s += (LEARNING_RATE if self._each_s else 1.0) * (each_s - self._each_s)
-        fitting = int(AT_TRITON * self._limits.max_queue_s / max(self._each_s, 1e-6))
+        weight = SMOOTHING if self._mean_call_s else 1.0
+        self._mean_call_s += weight * (call_s - self._mean_call_s)
+        fitting = int(TRITON_SHARE * self._limits.max_queue_s / max(self._mean_call_s, 1e-6))
         self._calls.resize(min(max(fitting, 1), self._limits.max_concurrent))
 
-    async def image(self, ticket: Ticket) -> Callable[[], None]:
-        """Take a slot for the pixels of an image; see `call`."""
-        await self._take(self._images, ticket)
-        return lambda: self._images.release(ticket.client)
-
-    async def _take(self, slots: FairSlots, ticket: Ticket) -> None:
-        if ticket.turns:
-            await slots.acquire(ticket.client, ticket.turns)
-            ticket.turns += 1
+    async def _wait(self, semaphore: FairSemaphore, permit: Permit) -> None:
+        if permit.turns:
+            await semaphore.acquire(permit.client, permit.turns)
+            permit.turns += 1
             return
         limit_s = self._limits.max_queue_s
         try:
             with self._metrics.stage("queue") as waited:
                 async with asyncio.timeout(limit_s) as timeout:
-                    with ticket.queueing(timeout):
-                        await slots.acquire(ticket.client)
+                    with permit.queueing(timeout):
+                        await semaphore.acquire(permit.client)
         except TimeoutError:
             raise self._full(
                 "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
             ) from None
-        ticket.turns += 1
+        permit.turns += 1
 
     def _make_room(self, client: str) -> None:
-        """Drop a request of a client that has more places than this one would have."""
-        mine = len(self._places.get(client, ())) + 1
-        for places in sorted(self._places.values(), key=len, reverse=True):
-            waiting = [ticket for ticket in places if ticket.waits]
-            if len(places) > mine and waiting:
+        """Drop a waiting request of a client with more in flight than this client would have.
+
+        Raises:
+            FullError: there is none.
+        """
+        mine = len(self._in_flight.get(client, ())) + 1
+        for permits in sorted(self._in_flight.values(), key=len, reverse=True):
+            waiting = [permit for permit in permits if permit.is_waiting]
+            if len(permits) > mine and waiting:
                 waiting[-1].drop()
-                self._give_up(waiting[-1])
+                self._remove(waiting[-1])
                 return
         most = self._limits.max_in_flight
-        raise self._full("requests in work", got=f"{most} already", expected=f"fewer than {most}")
+        raise self._full("requests in flight", got=f"{most} already", expected=f"fewer than {most}")
 
-    def _give_up(self, ticket: Ticket) -> None:
-        places = self._places.get(ticket.client, [])
-        if ticket in places:
-            places.remove(ticket)
-        if not places:
-            self._places.pop(ticket.client, None)
+    def _remove(self, permit: Permit) -> None:
+        permits = self._in_flight.get(permit.client, [])
+        if permit in permits:
+            permits.remove(permit)
+        if not permits:
+            self._in_flight.pop(permit.client, None)
 
     def _count(self) -> int:
-        return sum(map(len, self._places.values()))
+        return sum(map(len, self._in_flight.values()))
 
     def _full(self, what: str, *, got: str, expected: str) -> FullError:
         error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
-        ahead_s = self._each_s * (self._calls.held + self._calls.waiting)
-        error.retry_s = min(max(ahead_s, SHORTEST_RETRY_S), self._limits.max_queue_s)
+        backlog_s = self._mean_call_s * (self._calls.held + self._calls.waiting)
+        error.retry_s = min(max(backlog_s, MIN_RETRY_S), self._limits.max_queue_s)
         return error

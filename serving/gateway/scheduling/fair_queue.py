@@ -1,4 +1,4 @@
-"""A number of slots, shared evenly by whoever wants them at the moment."""
+"""Fair queueing: a semaphore whose permits are shared evenly by the clients that want them."""
 
 from __future__ import annotations
 
@@ -9,66 +9,66 @@ from itertools import count
 
 from serving.gateway.limits import GROUPS
 
-__all__ = ["FairSlots"]
+__all__ = ["FairSemaphore"]
 
 SECOND, FURTHER, FIRST = range(3)
-"""Turns of a request, as one client's own are ordered."""
-Waiting = tuple[int, int, asyncio.Future[None]]
-"""Which turn, a number by which equals are ordered, and what ends the wait."""
+"""Rank of a request's turn among the requests of the same client."""
+Waiter = tuple[int, int, asyncio.Future[None]]
+"""Rank of the turn, arrival number (which breaks ties), and the future that ends the wait."""
 
 
-class FairSlots:
-    """At most so many holders at once; a free slot goes to the client that holds the fewest.
+class FairSemaphore:
+    """Fair semaphore: bounded concurrency; a freed permit goes to the client holding the fewest.
 
-    Of clients that hold equally many, the one goes first whose last turn is longest ago; newcomers
-    do not overtake those who wait. A request's second turn goes before first ones, for few requests
-    take more, and what is half done is lost if it comes too late. One client's own requests are
-    served in their order, those that have begun first.
+    Among clients that hold equally many, the least recently served goes first; newcomers do not
+    overtake waiting clients. The second turn of a request goes before first turns: few requests
+    take more than two, and half-done work is lost if it comes too late. Requests of the same client
+    are served in order, those that have begun first.
 
-    While more wait than are free, slots are given out a quarter of them at a time: calls that begin
-    together reach the steps of the pipeline together, and share batches there. To be used inside
-    one event loop.
+    While more requests wait than permits are free, permits are granted a quarter of them at a time:
+    calls that begin together reach the steps of the pipeline together, and share batches there. To
+    be used inside one event loop.
 
     Args:
-        slots: how many there are.
+        permits: how many there are.
     """
 
-    def __init__(self, slots: int) -> None:
-        self._slots = self._free = slots
+    def __init__(self, permits: int) -> None:
+        self._permits = self._free = permits
         self._held: Counter[str] = Counter()
-        self._asked = count()
-        self._waiting: dict[str, list[Waiting]] = {}
+        self._arrivals = count()
+        self._waiters: dict[str, list[Waiter]] = {}
         self._turns = 0
         self._last_turn: dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
-        """How many wait for a slot."""
-        return sum(map(len, self._waiting.values()))
+        """Number of waiting requests."""
+        return sum(map(len, self._waiters.values()))
 
     @property
     def held(self) -> int:
-        """How many slots are taken."""
-        return self._slots - self._free
+        """Number of permits held."""
+        return self._permits - self._free
 
-    def resize(self, slots: int) -> None:
-        """Change how many there are; who holds one too many keeps it."""
-        self._free += slots - self._slots
-        self._slots = slots
+    def resize(self, permits: int) -> None:
+        """Change the number of permits; those held beyond it stay held until they are released."""
+        self._free += permits - self._permits
+        self._permits = permits
         self._grant()
 
     async def acquire(self, client: str, turns: int = 0) -> None:
-        """Take a slot, sooner or later.
+        """Wait for a permit.
 
         Args:
-            client: who asks.
-            turns: that the same request has had before.
+            client: holder of the permit.
+            turns: permits that the same request has held before.
         """
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        standing = (FIRST, SECOND, FURTHER)[min(turns, 2)]
-        waiting = (standing, next(self._asked), turn)
-        insort(self._waiting.setdefault(client, []), waiting)
-        # A newcomer stands behind all who wait, but for the one who was served last.
+        rank = (FIRST, SECOND, FURTHER)[min(turns, 2)]
+        waiter = (rank, next(self._arrivals), turn)
+        insort(self._waiters.setdefault(client, []), waiter)
+        # A new client queues behind all waiting ones, except the one that was served last.
         self._last_turn.setdefault(client, self._turns - 1)
         self._grant()
         try:
@@ -77,23 +77,23 @@ class FairSlots:
             if turn.done() and not turn.cancelled():  # granted in the same moment
                 self.release(client)
             else:
-                self._leave(client, waiting)
-                self._grant()  # what is free may be enough for the others
+                self._leave(client, waiter)
+                self._grant()  # the free permits may now suffice for the others
             raise
 
     def release(self, client: str) -> None:
-        """Give a slot back."""
+        """Give a permit back."""
         self._held[client] -= 1
         self._free += 1
         self._grant()
         self._forget(client)
 
     def _grant(self) -> None:
-        if self._free < min(self.waiting, max(1, self._slots // GROUPS)):
+        if self._free < min(self.waiting, max(1, self._permits // GROUPS)):
             return
-        while self._free > 0 and self._waiting:
-            client = min(self._waiting, key=self._rank)
-            first = self._waiting[client][0]
+        while self._free > 0 and self._waiters:
+            client = min(self._waiters, key=self._priority)
+            first = self._waiters[client][0]
             turn = first[-1]
             if not turn.cancelled():
                 self._free -= 1
@@ -103,22 +103,22 @@ class FairSlots:
                 turn.set_result(None)
             self._leave(client, first)
 
-    def _rank(self, client: str) -> tuple[int, bool, int]:
-        standing, *_ = self._waiting[client][0]
-        return self._held[client], standing != SECOND, self._last_turn[client]
+    def _priority(self, client: str) -> tuple[int, bool, int]:
+        rank, *_ = self._waiters[client][0]
+        return self._held[client], rank != SECOND, self._last_turn[client]
 
-    def _leave(self, client: str, waiting: Waiting) -> None:
-        """Take a request out of the queue, where it may have been already."""
-        queue = self._waiting.get(client, [])
-        if waiting in queue:
-            queue.remove(waiting)
+    def _leave(self, client: str, waiter: Waiter) -> None:
+        """Remove a waiter from the queue, if it is still there."""
+        queue = self._waiters.get(client, [])
+        if waiter in queue:
+            queue.remove(waiter)
             if not queue:
-                del self._waiting[client]
+                del self._waiters[client]
         self._forget(client)
 
     def _forget(self, client: str) -> None:
-        """Keep nothing of a client that neither holds nor wants a slot."""
+        """Drop the state of a client that neither holds nor awaits a permit."""
         if not self._held[client]:
             del self._held[client]
-            if client not in self._waiting:
+            if client not in self._waiters:
                 self._last_turn.pop(client, None)

@@ -1,4 +1,4 @@
-"""Parts of one request side by side."""
+"""Bounded concurrency for the parts of one request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from cpcsam.contract import ENCODER_MAX_BATCH
 
-__all__ = ["CONCURRENT_PARTS", "all_of"]
+__all__ = ["CONCURRENT_PARTS", "gather_limited"]
 
 CONCURRENT_PARTS: Final = ENCODER_MAX_BATCH
 """As many as one encoder batch holds. More would only stand in the queue before other requests."""
@@ -16,24 +16,26 @@ CONCURRENT_PARTS: Final = ENCODER_MAX_BATCH
 T = TypeVar("T")
 
 
-async def all_of(
-    parts: Sequence[Callable[[], Awaitable[T]]], at_once: int = CONCURRENT_PARTS
+async def gather_limited(
+    parts: Sequence[Callable[[], Awaitable[T]]], limit: int = CONCURRENT_PARTS
 ) -> list[T]:
-    """Results in order, a few parts at once; the first failure cancels the others.
+    """Run coroutines with bounded concurrency and return their results in order.
+
+    The first failure cancels the others and is raised.
 
     Args:
-        parts: what to do.
-        at_once: how many of them at a time.
+        parts: factories of the coroutines.
+        limit: most parts that run at once.
     """
-    places = asyncio.Semaphore(at_once)
+    semaphore = asyncio.Semaphore(limit)
 
     async def run(part: Callable[[], Awaitable[T]]) -> T:
-        async with places:
+        async with semaphore:
             return await part()
 
     try:
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(run(part)) for part in parts]
+            tasks = [group.create_task(run(part)) for part in parts]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in running]
+    return [task.result() for task in tasks]

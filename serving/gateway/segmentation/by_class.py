@@ -16,12 +16,12 @@ from cpcsam.automatic.tiling import Tile, tiles_of
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
 from cpcsam.grpc_errors import LimitError
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
-from serving.gateway.scheduling.gather import all_of
+from serving.gateway.scheduling.gather import gather_limited
 
 __all__ = ["ClassSearch", "tiles_within"]
 
@@ -38,7 +38,7 @@ class ClassSearch:
         vocabulary: Vocabulary,
         names: Sequence[str],
         settings: AutoSettings,
-        call: Call,
+        context: RequestContext,
     ) -> tuple[list[FoundMask], bool]:
         """Find entities, tile by tile.
 
@@ -47,7 +47,7 @@ class ClassSearch:
             vocabulary: of the tenant.
             names: classes of it to look for.
             settings: how to look.
-            call: who asks, and until when.
+            context: of the request.
 
         Returns:
             Masks in the original image, best first, and whether nothing had to be encoded.
@@ -60,35 +60,39 @@ class ClassSearch:
         wanted = np.array(chosen, np.float32)[:, None, None]
         limits = self._embedder.limits
         tiles = tiles_within(image.size, vocabulary.tile, settings.overlap, limits.max_tiles)
-        async with self._embedder.tiled(image, call) as tiled:
+        async with self._embedder.tiled(image, context) as tiled:
 
             async def search(tile: Tile) -> list[FoundMask]:
                 shown = await tiled.show(tile)
                 maps = await asyncio.to_thread(vocabulary.similarity_maps, shown.image_embeddings)
                 steps = search_tile(shown, maps * wanted, image.size, settings)
-                return await self._drive(steps, shown, call)
+                return await self._drive(steps, shown, context)
 
-            parts = await all_of([partial(search, tile) for tile in tiles])
+            parts = await gather_limited([partial(search, tile) for tile in tiles])
         found = [one for part in parts for one in part]
         return await asyncio.to_thread(merge_found, found, tiles, settings), tiled.cached
 
-    async def _drive(self, search: Search, shown: ShownTile, call: Call) -> list[FoundMask]:
+    async def _drive(
+        self, search: Search, shown: ShownTile, context: RequestContext
+    ) -> list[FoundMask]:
         """Answer what a search asks until it has found all."""
         answer: BestMasks | None = None
         while True:
             step = await asyncio.to_thread(_advance, search, answer)
             if isinstance(step, list):
                 return step
-            answer = await self._decode(shown, step, call)
+            answer = await self._decode(shown, step, context)
 
-    async def _decode(self, shown: ShownTile, prompts: GeneratedPrompts, call: Call) -> BestMasks:
+    async def _decode(
+        self, shown: ShownTile, prompts: GeneratedPrompts, context: RequestContext
+    ) -> BestMasks:
         # The prompts lie in the encoder's frame, so that frame is the "original" image here.
         frame = np.array([shown.input_size], np.int32)
         encoded = Encoded(shown.image_embeddings[None], frame, frame)
         decode = self._embedder.triton.decode_logits
-        answers = await all_of(
+        answers = await gather_limited(
             [
-                partial(decode, encoded, chunk, MaskSelection.BEST, call)
+                partial(decode, encoded, chunk, MaskSelection.BEST, context)
                 for chunk in chunk_tensors(prompts.point_coords, prompts.point_labels)
             ]
         )

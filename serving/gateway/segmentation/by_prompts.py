@@ -15,12 +15,12 @@ from cpcsam.automatic.rle import area_of_rle, mask_from_rle, rle_of_part
 from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
-from serving.gateway.scheduling.gather import all_of
+from serving.gateway.scheduling.gather import gather_limited
 from serving.gateway.validation.prompts import needed_box, part_of
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
@@ -63,21 +63,21 @@ class Prompting:
         self._embedder = embedder
 
     async def masks(
-        self, image: RequestImage, request: pb.SegmentRequest, call: Call
+        self, image: RequestImage, request: pb.SegmentRequest, context: RequestContext
     ) -> PromptedMasks:
         """Answer checked prompts.
 
         Args:
             image: that they point into.
             request: what is asked for.
-            call: who asks, and until when.
+            context: of the request.
 
         Raises:
             NotFoundError: the image was only named, and is not known any more.
             CpcSamError: as `TritonClient.segment`.
         """
-        async with self._embedder.tiled(image, call) as tiled:
-            asked = _Prompts(self._embedder, image, request, call, tiled)
+        async with self._embedder.tiled(image, context) as tiled:
+            asked = _Prompts(self._embedder, image, request, context, tiled)
             return PromptedMasks(await asked.answer(), tiled.cached)
 
 
@@ -89,13 +89,13 @@ class _Prompts:
         embedder: Embedder,
         image: RequestImage,
         request: pb.SegmentRequest,
-        call: Call,
+        context: RequestContext,
         tiled: TiledImage,
     ) -> None:
         self._triton = embedder.triton
         self._image = image
         self._request = request
-        self._call = call
+        self._context = context
         self._tiled = tiled
         self._whole = Tile(0, 0, *image.size)
 
@@ -110,7 +110,7 @@ class _Prompts:
                 shown.setdefault(part, []).append(index)
             answers |= dict(
                 pair
-                for pairs in await all_of(
+                for pairs in await gather_limited(
                     [partial(self._show, part, indices) for part, indices in shown.items()]
                 )
                 for pair in pairs
@@ -160,16 +160,18 @@ class _Prompts:
         async def encode_and_answer(content: bytes) -> Encoded:
             # One call for the image and the first chunk; whoever joins decodes all of its own.
             masks, encoded = await self._triton.segment(
-                content, chunks[0], selection, self._call, low_res=low_res
+                content, chunks[0], selection, self._context, low_res=low_res
             )
             answered.append(masks)
             return encoded
 
         together = part == self._whole and chunks[0].mask_input is None
         encoded = await self._tiled.embed(part, encode_and_answer if together else None)
-        answered += await all_of(
+        answered += await gather_limited(
             [
-                partial(self._triton.decode, encoded, chunk, selection, self._call, low_res=low_res)
+                partial(
+                    self._triton.decode, encoded, chunk, selection, self._context, low_res=low_res
+                )
                 for chunk in chunks[len(answered) :]
             ],
             CONCURRENT_CHUNKS,

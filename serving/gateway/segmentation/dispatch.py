@@ -13,14 +13,13 @@ from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.contract import SEGMENT
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.request_images import RequestImage
-from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.segmentation.by_class import ClassSearch
 from serving.gateway.segmentation.by_prompts import Prompting
 from serving.gateway.segmentation.mask_generator import EverythingSearch
 from serving.gateway.segmentation.responses import found_response, prompted_response
-from serving.gateway.vocabulary.service import ClassDesk
+from serving.gateway.vocabulary.service import VocabularyService
 
 __all__ = ["Segmenting"]
 
@@ -32,20 +31,18 @@ class Segmenting:
 
     def __init__(
         self,
-        triton: TritonClient,
         prompting: Prompting,
         search: ClassSearch,
         everything: EverythingSearch,
-        classes: ClassDesk,
+        classes: VocabularyService,
     ) -> None:
-        self._triton = triton
         self._prompting = prompting
         self._search = search
         self._everything = everything
         self._classes = classes
 
     async def answer(
-        self, request: pb.SegmentRequest, image: RequestImage, call: Call
+        self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
     ) -> pb.SegmentResponse:
         """Segment; the answer lacks what does not depend on the masks.
 
@@ -53,32 +50,34 @@ class Segmenting:
             CpcSamError: as the API documents.
         """
         if request.classes:
-            response = await self._by_class(request, image, call)
+            response = await self._by_class(request, image, context)
         elif request.HasField("everything"):
             settings = _settings(EverythingSettings, "everything", request.everything)
-            found, cached = await self._everything.find(image, request, settings, call)
+            found, cached = await self._everything.find(image, request, settings, context)
             response = await asyncio.to_thread(
                 found_response, found, ("",), image.size, cached, request.mask_format
             )
         else:
-            prompted = await self._prompting.masks(image, request, call)
+            prompted = await self._prompting.masks(image, request, context)
             response = await asyncio.to_thread(
                 prompted_response, prompted, image.size, request.mask_format
             )
-        facts = await self._triton.facts(call.remaining_s)
-        response.model_name, response.model_version = SEGMENT.name, facts.model_version
+        model = await context.model()
+        response.model_name, response.model_version = SEGMENT.name, model.model_version
         return response
 
     async def _by_class(
-        self, request: pb.SegmentRequest, image: RequestImage, call: Call
+        self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
     ) -> pb.SegmentResponse:
-        vocabulary = await self._classes.vocabulary(call)
+        vocabulary = await self._classes.vocabulary(context)
         known = () if vocabulary is None else vocabulary.names
         unknown = [name for name in request.classes if name not in known]
         if unknown or vocabulary is None:
             raise _unknown(unknown[0], known)
         settings = _settings(AutoSettings, "class_search", request.class_search)
-        found, cached = await self._search.find(image, vocabulary, request.classes, settings, call)
+        found, cached = await self._search.find(
+            image, vocabulary, request.classes, settings, context
+        )
         return await asyncio.to_thread(
             found_response, found, vocabulary.names, image.size, cached, request.mask_format
         )

@@ -23,12 +23,12 @@ from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
-from serving.gateway.scheduling.gather import all_of
+from serving.gateway.scheduling.gather import gather_limited
 from serving.gateway.segmentation.by_class import tiles_within
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
 
@@ -50,7 +50,7 @@ class EverythingSearch:
         image: RequestImage,
         request: pb.SegmentRequest,
         settings: EverythingSettings,
-        call: Call,
+        context: RequestContext,
     ) -> tuple[Iterable[FoundMask], bool]:
         """Find everything, view by view.
 
@@ -58,7 +58,7 @@ class EverythingSearch:
             image: to look in.
             request: with tiles or without.
             settings: how to look.
-            call: who asks, and until when.
+            context: of the request.
 
         Returns:
             Masks in the image, best first, unpacked one by one as they are read; and whether
@@ -72,9 +72,9 @@ class EverythingSearch:
         overlap = request.tile_overlap if request.HasField("tile_overlap") else TILE_OVERLAP
         _check_work(size, settings, side, overlap, self._embedder.limits)
         views = views_of(size, settings, side, overlap)
-        async with self._embedder.tiled(image, call) as tiled:
-            seen = await all_of(
-                [partial(self._look, view, tiled, settings, call) for view in views]
+        async with self._embedder.tiled(image, context) as tiled:
+            seen = await gather_limited(
+                [partial(self._look, view, tiled, settings, context) for view in views]
             )
         if not side:
             best = await asyncio.to_thread(best_of_crops, seen, size, settings)
@@ -83,25 +83,25 @@ class EverythingSearch:
         return await asyncio.to_thread(merged_tiles, views, seen, size, settings), tiled.cached
 
     async def _look(
-        self, view: View, tiled: TiledImage, settings: EverythingSettings, call: Call
+        self, view: View, tiled: TiledImage, settings: EverythingSettings, context: RequestContext
     ) -> list[Candidate]:
         """The good masks of all clicks of a view; others are forgotten batch by batch."""
         encoded = await tiled.embed(view.part)
         height, width = (int(side) for side in encoded.input_size[0])
-        image_size = (await self._embedder.triton.facts(call.remaining_s)).image_size
+        image_size = (await context.model()).image_size
         labels = np.full((len(view.clicks), 1), PointLabel.FOREGROUND, np.int32)
         chunks = chunk_tensors(view.clicks[:, None], labels)
 
         async def click(start: int) -> list[Candidate]:
             answer = await self._embedder.triton.decode_logits(
-                encoded, chunks[start // BATCH], MaskSelection.ALL, call
+                encoded, chunks[start // BATCH], MaskSelection.ALL, context
             )
             clicks = view.clicks[start : start + BATCH]
             return await asyncio.to_thread(
                 judge, view, clicks, answer, (height, width), image_size, settings
             )
 
-        parts = await all_of(
+        parts = await gather_limited(
             [partial(click, start) for start in range(0, len(view.clicks), BATCH)],
             2 * CONCURRENT_CHUNKS,  # while some are judged, others are decoded
         )

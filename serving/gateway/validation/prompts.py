@@ -1,4 +1,4 @@
-"""Checks of prompts, and what is read off checked ones. Pure functions."""
+"""Validation of prompts, and geometry of validated ones. Pure functions."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Corners = tuple[float, float, float, float]
 def check_prompts(
     prompts: Sequence[pb.Prompt], original_size: tuple[int, int], low_res_size: int
 ) -> None:
-    """Check every prompt against the image it points into, and its mask against the model.
+    """Validate prompts against the image's size, and their masks against the model.
 
     Args:
-        prompts: the request's prompts.
+        prompts: of the request.
         original_size: (H, W) of the upright image.
-        low_res_size: rows and columns of a mask's logits; 0 where the model takes no masks.
+        low_res_size: rows and columns of a mask's logits; 0 if the model takes no masks.
 
     Raises:
         ContractError: a prompt without points or box, with too many points, a coordinate that is
             not finite or outside the image, an empty box, or a mask of another size or part. It
-            names the first one.
+            names the first wrong field.
     """
     for index, prompt in enumerate(prompts):
         where = f"prompts[{index}]"
@@ -40,7 +40,7 @@ def check_prompts(
 
 
 def slots_of(prompt: pb.Prompt) -> int:
-    """Point slots that a prompt takes in the tensors: one a point, two for a box."""
+    """Return the number of point slots of a prompt: one per point, two for a box."""
     return len(prompt.points) + (2 if prompt.HasField("box") else 0)
 
 
@@ -48,7 +48,10 @@ def _check_prompt(where: str, prompt: pb.Prompt, original_size: tuple[int, int])
     slots = slots_of(prompt)
     if slots == 0:
         raise ContractError.of(
-            where, got="no points and no box", expected="at least one of them", fix="add a point"
+            where,
+            got="no points and no box",
+            expected="at least one point or box",
+            fix="add a point",
         )
     if slots > MAX_POINT_SLOTS:
         raise ContractError.of(
@@ -71,7 +74,7 @@ def _check_prompt(where: str, prompt: pb.Prompt, original_size: tuple[int, int])
 
 
 def needed_box(prompt: pb.Prompt) -> Corners:
-    """The smallest box, XYXY, that holds all points and the box of a prompt."""
+    """Return the bounding box, XYXY, of all points and the box of a prompt."""
     x, y = [point.x for point in prompt.points], [point.y for point in prompt.points]
     if prompt.HasField("box"):
         x += [prompt.box.x0, prompt.box.x1]
@@ -80,7 +83,7 @@ def needed_box(prompt: pb.Prompt) -> Corners:
 
 
 def part_of(mask: pb.LowResMask, original_size: tuple[int, int]) -> Tile:
-    """The part of the image that a checked mask shows."""
+    """Return the part of the image that a validated mask prompt covers."""
     if not mask.HasField("part"):
         return Tile(0, 0, *original_size)
     part = mask.part
@@ -135,6 +138,6 @@ def _check_box(where: str, box: pb.Box, original_size: tuple[int, int]) -> None:
 
 
 def _numbers(*values: float) -> str:
-    """Numbers as the caller wrote them: float32 shows 0.1 as 0.1."""
+    """Format float32 values as the caller wrote them: 0.1 as 0.1."""
     shown = (f"{value:.7g}" if math.isfinite(value) else str(value) for value in values)
     return f"({', '.join(shown)})"

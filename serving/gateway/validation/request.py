@@ -1,7 +1,7 @@
-"""Checks of a Segment request, before any pixel is decoded or anything is sent to Triton.
+"""Validation of Segment requests, before any pixel is decoded or anything is sent to Triton.
 
-Pure functions of the request and the limits. What can never succeed is a ContractError, what is
-over a limit a LimitError; both name the field at fault.
+Pure functions of the request and the limits. A request that can never succeed raises ContractError,
+one beyond a limit LimitError; both name the field at fault.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SIDEWAYS: Final = (5, 6, 7, 8)
 
 
 def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
-    """Check what a request asks for; its image and where the prompts point are checked next.
+    """Validate the fields of a request other than its image and coordinates.
 
     Raises:
         ContractError: the request can never succeed.
-        LimitError: it is over one of the limits.
+        LimitError: it is beyond one of the limits.
     """
     if len(request.request_id) > MAX_REQUEST_ID_LENGTH:
         raise ContractError.of(
@@ -48,23 +48,23 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             expected=", ".join(f"{choice.value} ({choice.name})" for choice in MaskSelection),
             fix="choose one of them",
         )
-    asked = [
+    modes = [
         name
-        for name, wanted in (
+        for name, is_set in (
             ("prompts", request.prompts),
             ("classes", request.classes),
             ("everything", request.HasField("everything")),
         )
-        if wanted
+        if is_set
     ]
-    if len(asked) != 1:
+    if len(modes) != 1:
         raise ContractError.of(
             "prompts, classes and everything",
-            got=" and ".join(asked) or "none",
+            got=" and ".join(modes) or "none",
             expected="one of them",
-            fix="ask for what prompts point at, for the entities of classes or for everything",
+            fix="request masks of prompts, of classes or of everything",
         )
-    _check_answer_form(request)
+    _check_mask_format(request)
     _check_tiles(request)
     for what in ("prompts", "classes"):
         count = len(getattr(request, what))
@@ -77,7 +77,7 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             )
 
 
-def _check_answer_form(request: pb.SegmentRequest) -> None:
+def _check_mask_format(request: pb.SegmentRequest) -> None:
     if request.mask_format not in pb.MaskFormat.values():
         raise ContractError.of(
             "mask_format",
@@ -89,7 +89,7 @@ def _check_answer_form(request: pb.SegmentRequest) -> None:
         raise ContractError.of(
             "return_low_res_masks",
             got="a request without prompts",
-            expected="one with prompts, as other masks are put together from several",
+            expected="prompts, as other masks are merged from several",
             fix="leave it out",
         )
 
@@ -120,7 +120,7 @@ def _check_tiles(request: pb.SegmentRequest) -> None:
 
 
 def check_image_id(image_id: str) -> None:
-    """Refuse what cannot be an image_id.
+    """Validate the form of an image_id.
 
     Raises:
         ContractError: it is not 64 lower-case hexadecimal digits.
@@ -157,7 +157,7 @@ def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own opinion of large or odd files
+            warnings.simplefilter("ignore")  # Pillow warns of large or odd files
             width, height = _upright_size(image_bytes)
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)}", limits) from error
@@ -177,7 +177,7 @@ def _upright_size(image_bytes: bytes) -> tuple[int, int]:
     """(width, height) after the EXIF orientation."""
     with Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS) as image:
         width, height = image.size
-        # Pillow gives a TIFF's size upright; asked for a PNG's missing EXIF, it decodes the image.
+        # Pillow reports a TIFF's size upright, and decodes a whole PNG to look for missing EXIF.
         oriented = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         if oriented and image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
             return height, width

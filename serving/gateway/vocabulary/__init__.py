@@ -1,1 +1,1 @@
-"""The classes that a tenant may add to and segment by."""
+"""Vocabularies of tenants: their classes, changed by examples and stored on disk."""

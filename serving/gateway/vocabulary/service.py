@@ -1,4 +1,4 @@
-"""Classes of a tenant: listed, taught by annotated images, and removed."""
+"""RPCs about the classes of a tenant: list, add from annotated images, remove."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.context import Call
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
-from serving.gateway.inference.request_images import ImageDesk, RequestImage
-from serving.gateway.scheduling.gather import all_of
+from serving.gateway.inference.request_images import RequestImage, RequestImages
+from serving.gateway.scheduling.gather import gather_limited
 from serving.gateway.vocabulary.store import VocabularyStore
 
-__all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "ClassDesk"]
+__all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService"]
 
 MAX_NAME_LENGTH: Final = 128
 MAX_EXAMPLES: Final = 64
@@ -32,36 +32,38 @@ MAX_ENTITIES: Final = 4096
 Annotated = tuple[list[ShownTile], NDArray[np.int32]]
 
 
-class ClassDesk:
-    """Answers the calls about classes for one gateway."""
+class VocabularyService:
+    """Lists and changes the vocabularies of a gateway's tenants."""
 
-    def __init__(self, store: VocabularyStore, images: ImageDesk, embedder: Embedder) -> None:
+    def __init__(self, store: VocabularyStore, images: RequestImages, embedder: Embedder) -> None:
         self._store = store
         self._images = images
         self._embedder = embedder
 
-    async def vocabulary(self, call: Call) -> Vocabulary | None:
-        """The caller's vocabulary; None without any class.
+    async def vocabulary(self, context: RequestContext) -> Vocabulary | None:
+        """Return the tenant's vocabulary; None without any class.
 
         Raises:
             PreconditionError: as `VocabularyStore.get`.
         """
-        return await self._store.get(call.caller.tenant, await self._model(call))
+        return await self._store.get(context.principal.tenant, await _trained_model(context))
 
-    async def list(self, call: Call) -> pb.ListClassesResponse:
-        """The caller's classes."""
-        return _listed(await self.vocabulary(call))
+    async def list(self, context: RequestContext) -> pb.ListClassesResponse:
+        """List the tenant's classes."""
+        return _response(await self.vocabulary(context))
 
-    async def add(self, request: pb.AddClassRequest, call: Call) -> pb.ListClassesResponse:
-        """Teach a class by annotated images.
+    async def add(
+        self, request: pb.AddClassRequest, context: RequestContext
+    ) -> pb.ListClassesResponse:
+        """Add a class whose prototypes are computed from annotated images.
 
         Raises:
-            ContractError: a name or an example that can teach nothing.
-            ExistsError: the class is known already.
-            ForbiddenError: the caller may not.
+            ContractError: an invalid name or example.
+            ExistsError: the class exists already.
+            ForbiddenError: the principal may not change classes.
             LimitError: too many examples.
         """
-        call.caller.require_edit()
+        context.principal.require_edit()
         _check_name(request.name)
         if not 1 <= len(request.examples) <= MAX_EXAMPLES:
             kind = LimitError if request.examples else ContractError
@@ -71,32 +73,34 @@ class ClassDesk:
                 expected=f"1 to {MAX_EXAMPLES} annotated images",
                 fix="give others",
             )
-        known = await self.vocabulary(call)
-        _refuse_known(known, request.name)
+        known = await self.vocabulary(context)
+        _require_new(known, request.name)
         tile = known.tile if known is not None and known.names else request.tile_size
-        annotated = await all_of(
+        annotated = await gather_limited(
             [
-                partial(self._embed, f"examples[{index}]", example, tile, call)
+                partial(self._embed, f"examples[{index}]", example, tile, context)
                 for index, example in enumerate(request.examples)
             ]
         )
-        model = await self._model(call)
+        model = await _trained_model(context)
 
-        def teach(vocabulary: Vocabulary | None) -> Vocabulary:
-            return _taught(vocabulary, request.name, annotated, tile, model)
+        def extend(vocabulary: Vocabulary | None) -> Vocabulary:
+            return _extended(vocabulary, request.name, annotated, tile, model)
 
-        return _listed(await self._store.change(call.caller.tenant, model, teach))
+        return _response(await self._store.change(context.principal.tenant, model, extend))
 
-    async def remove(self, request: pb.RemoveClassRequest, call: Call) -> pb.ListClassesResponse:
-        """Forget a class.
+    async def remove(
+        self, request: pb.RemoveClassRequest, context: RequestContext
+    ) -> pb.ListClassesResponse:
+        """Remove a class.
 
         Raises:
-            ForbiddenError: the caller may not.
+            ForbiddenError: the principal may not change classes.
             NotFoundError: there is no such class.
         """
-        call.caller.require_edit()
+        context.principal.require_edit()
 
-        def forget(vocabulary: Vocabulary | None) -> Vocabulary:
+        def without(vocabulary: Vocabulary | None) -> Vocabulary:
             if vocabulary is None or request.name not in vocabulary.names:
                 names = ", ".join(vocabulary.names) if vocabulary is not None else ""
                 raise NotFoundError.of(
@@ -107,30 +111,33 @@ class ClassDesk:
                 )
             return vocabulary.without(request.name)
 
-        model = await self._model(call)
-        return _listed(await self._store.change(call.caller.tenant, model, forget))
+        model = await _trained_model(context)
+        return _response(await self._store.change(context.principal.tenant, model, without))
 
-    async def _model(self, call: Call) -> str:
-        return (await self._embedder.triton.facts(call.remaining_s)).trained_model
-
-    async def _embed(self, where: str, example: pb.Example, tile: int, call: Call) -> Annotated:
-        """Tiles of an annotated image, as the model sees them, and its label image."""
-        image = await self._images.open(example, call)
+    async def _embed(
+        self, where: str, example: pb.Example, tile: int, context: RequestContext
+    ) -> Annotated:
+        """Embed the tiles of an annotated image and rasterize its label image."""
+        image = await self._images.open(example, context)
         instances = await asyncio.to_thread(_instances, where, example, image)
         tiles = tiles_of(image.size, tile, AutoSettings.overlap, MAX_TILES)
-        async with self._embedder.tiled(image, call) as tiled:
-            shown = await all_of([partial(tiled.show, part) for part in tiles])
+        async with self._embedder.tiled(image, context) as tiled:
+            shown = await gather_limited([partial(tiled.show, part) for part in tiles])
         return shown, instances
 
 
-def _taught(
+async def _trained_model(context: RequestContext) -> str:
+    return (await context.model()).trained_model
+
+
+def _extended(
     vocabulary: Vocabulary | None,
     name: str,
     annotated: Sequence[Annotated],
     tile: int,
     model: str,
 ) -> Vocabulary:
-    _refuse_known(vocabulary, name)
+    _require_new(vocabulary, name)
     collector = ExampleCollector([name])
     for shown, instances in annotated:
         for part in shown:
@@ -141,15 +148,15 @@ def _taught(
     if vocabulary.tile != tile:
         raise PreconditionError.of(
             "tile_size",
-            got=f"{tile}, where other classes have come to have {vocabulary.tile}",
-            expected="no change while the class was taught",
+            got=f"{tile}, but other classes were added with {vocabulary.tile}",
+            expected="no change while the class was added",
             fix="try again",
         )
     return vocabulary.extend(name, examples)
 
 
 def _instances(where: str, example: pb.Example, image: RequestImage) -> NDArray[np.int32]:
-    """The entities of an example as a label image; later ones lie on top."""
+    """Rasterize the entities of an example to a (H, W) label image; later ones lie on top."""
     if not 1 <= len(example.entities) <= MAX_ENTITIES:
         raise ContractError.of(
             f"{where}.entities",
@@ -181,14 +188,14 @@ def _check_name(name: str) -> None:
         )
 
 
-def _refuse_known(vocabulary: Vocabulary | None, name: str) -> None:
+def _require_new(vocabulary: Vocabulary | None, name: str) -> None:
     if vocabulary is not None and name in vocabulary.names:
         raise ExistsError.of(
-            "name", got=f"{name!r}, which is known", expected="a new class", fix="rename it"
+            "name", got=f"{name!r}, which exists", expected="a new class", fix="rename it"
         )
 
 
-def _listed(vocabulary: Vocabulary | None) -> pb.ListClassesResponse:
+def _response(vocabulary: Vocabulary | None) -> pb.ListClassesResponse:
     if vocabulary is None:
         return pb.ListClassesResponse()
     counts = [int((vocabulary.owners == index).sum()) for index in range(len(vocabulary.names))]

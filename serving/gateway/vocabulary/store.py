@@ -1,8 +1,9 @@
-"""The classes of every tenant, on disk, so that they outlive the gateway.
+"""Persistent store of the tenants' vocabularies.
 
-A tenant's folder holds versions of its vocabulary, of which one is current (`cpcsam.artifacts.versions`). A
-change writes a whole new version and then puts it in use; whatever happens in between, the old one
-stays. Tenants who have changed nothing share the vocabulary that the gateway was started with.
+A tenant's folder holds versions of its vocabulary, one of them current
+(`cpcsam.artifacts.versions`). A change writes a complete new version and then switches to it
+atomically, so that a crash leaves the old one. Tenants without changes share the initial vocabulary
+of the gateway.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ from cpcsam.grpc_errors import PreconditionError
 __all__ = ["Edit", "VocabularyStore"]
 
 Edit = Callable[[Vocabulary | None], Vocabulary]
-"""Makes a new vocabulary of the old one, or of none."""
+"""Function from the old vocabulary, or None, to the new one."""
 
 
 class VocabularyStore:
     """Reads and changes vocabularies; several gateways may share a folder.
 
     Args:
-        folder: where changes are kept; None refuses them.
-        first: artifact of kind `vocabulary` that every tenant begins with; None is no class.
+        folder: parent of the tenants' folders; None refuses changes.
+        initial: artifact of kind `vocabulary` with the initial classes; None is no class.
     """
 
-    def __init__(self, folder: Path | None, first: Path | None) -> None:
+    def __init__(self, folder: Path | None, initial: Path | None) -> None:
         self._folder = folder
-        self._first = first
+        self._initial = initial
         self._loaded: dict[Path, tuple[str, Vocabulary]] = {}
 
     async def get(self, tenant: str, model: str) -> Vocabulary | None:
-        """The vocabulary of a tenant; None where it never had one.
+        """Return the vocabulary of a tenant; None if it never had one.
 
         Args:
-            tenant: whose it is.
+            tenant: owner of the vocabulary.
             model: digest of the model that is served.
 
         Raises:
@@ -50,25 +51,25 @@ class VocabularyStore:
         return await asyncio.to_thread(self._get, tenant, model)
 
     async def change(self, tenant: str, model: str, edit: Edit) -> Vocabulary:
-        """Change the vocabulary of a tenant, one change at a time.
+        """Change the vocabulary of a tenant; changes of a tenant are serialized.
 
         Args:
-            tenant: whose it is.
+            tenant: owner of the vocabulary.
             model: digest of the model that is served.
-            edit: makes the new vocabulary; its errors change nothing.
+            edit: computes the new vocabulary; if it raises, nothing changes.
 
         Returns:
-            The new vocabulary, which is on disk.
+            The new vocabulary, already on disk.
 
         Raises:
-            PreconditionError: there is no folder to keep it in, or the old one cannot be used.
+            PreconditionError: there is no folder to store it in, or the old one cannot be used.
         """
         if self._folder is None:
             raise PreconditionError.of(
                 "classes",
-                got="a gateway without a folder to keep them in",
-                expected="one that was started with --classes DIR",
-                fix="ask the operator for that",
+                got="a gateway without a folder to store them in",
+                expected="a gateway started with --classes DIR",
+                fix="have the operator set it",
             )
         folder = self._folder / tenant
         return await asyncio.to_thread(self._change, folder, tenant, model, edit)
@@ -77,23 +78,23 @@ class VocabularyStore:
         path = self._path(tenant)
         if path is None:
             return None
-        known = self._loaded.get(path)
-        if known is None or known[0] != model:
+        loaded = self._loaded.get(path)
+        if loaded is None or loaded[0] != model:
             try:
-                known = model, load_vocabulary(path, model)
+                loaded = model, load_vocabulary(path, model)
             except ArtifactError as error:
                 if self._path(tenant) != path:  # changed while it was read
                     return self._get(tenant, model)
                 raise PreconditionError(str(error)) from error
-            self._loaded[path] = known
-        return known[1]
+            self._loaded[path] = loaded
+        return loaded[1]
 
     def _path(self, tenant: str) -> Path | None:
-        """The artifact that counts for a tenant."""
+        """Return the current artifact of a tenant."""
         if self._folder is None:
-            return self._first
+            return self._initial
         number = current_version(self._folder / tenant)
-        return self._first if number is None else self._folder / tenant / str(number)
+        return self._initial if number is None else self._folder / tenant / str(number)
 
     def _change(self, folder: Path, tenant: str, model: str, edit: Edit) -> Vocabulary:
         with writing(folder):

@@ -1,4 +1,4 @@
-"""What the tests of the gateway ask, and how they compare and read answers."""
+"""Images, prompts, comparison of results and metrics for the tests of the gateway."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LIMITS = Limits(max_image_bytes=200_000, max_pixels=20_000, max_prompts=48)
 
 
 def picture(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> NDArray[np.uint8]:
-    """Smooth light and dark regions, different for each seed."""
+    """Draw smooth light and dark regions, different for each seed."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), np.uint8))
     return np.array(coarse.resize((width, height), Image.Resampling.BICUBIC))
@@ -33,9 +33,9 @@ def clicks(count: int, seed: int = 0) -> list[Prompt]:
     return [Prompt.click(float(x), float(y)) for x, y in points]
 
 
-def assert_same(one: SegmentResult, other: SegmentResult) -> None:
-    assert one.original_size == other.original_size
-    for mine, theirs in zip(one.masks, other.masks, strict=True):
+def assert_same(actual: SegmentResult, expected: SegmentResult) -> None:
+    assert actual.original_size == expected.original_size
+    for mine, theirs in zip(actual.masks, expected.masks, strict=True):
         for mask, same in zip(mine, theirs, strict=True):
             assert mask.score == pytest.approx(same.score, rel=1e-4)
             union = (mask.array | same.array).sum()

@@ -1,4 +1,4 @@
-"""A gateway in front of the real Triton, for the tests of this folder."""
+"""Gateway in front of the real Triton, shared by the tests of this folder."""
 
 from __future__ import annotations
 

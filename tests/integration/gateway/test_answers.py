@@ -1,4 +1,4 @@
-"""The gateway in front of the real Triton answers every form of question."""
+"""Segmentation by prompts through the gateway and the real Triton."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.triton
 
 @pytest.mark.parametrize("count", [1, 3, 20])
 @pytest.mark.parametrize("selection", MaskSelection)
-def test_every_prompt_gets_its_masks(
+def test_segment_returns_masks_of_every_prompt(
     client: SegmentationClient, count: int, selection: MaskSelection
 ) -> None:
-    asked = clicks(count)
-    result = client.segment(picture(), asked, mask_selection=selection, request_id="r-1")
+    prompts = clicks(count)
+    result = client.segment(picture(), prompts, mask_selection=selection, request_id="r-1")
     assert (result.request_id, result.original_size) == ("r-1", (HEIGHT, WIDTH))
     assert (result.model_name, result.model_version) == ("segment", "1")
-    assert result.prompts == tuple(asked)
+    assert result.prompts == tuple(prompts)
     wanted = 3 if selection is MaskSelection.ALL else 1
     assert [len(masks) for masks in result.masks] == [wanted] * count
     assert set(result.timings_ms) == {"validate", "triton", "total"}
@@ -45,48 +45,50 @@ def test_every_prompt_gets_its_masks(
         assert mask.box == box
 
 
-def test_best_is_the_best_of_all(client: SegmentationClient) -> None:
-    image, asked = picture(), clicks(3)
-    best = client.segment(image, asked, mask_selection=MaskSelection.BEST)
-    every = client.segment(image, asked, mask_selection=MaskSelection.ALL)
+def test_segment_with_best_returns_the_best_of_all(client: SegmentationClient) -> None:
+    image, prompts = picture(), clicks(3)
+    best = client.segment(image, prompts, mask_selection=MaskSelection.BEST)
+    every = client.segment(image, prompts, mask_selection=MaskSelection.ALL)
     for (chosen,), three in zip(best.masks, every.masks, strict=True):
         highest = max(three, key=lambda mask: mask.score)
         assert chosen.counts == highest.counts
         assert chosen.score == pytest.approx(highest.score, rel=1e-4)
 
 
-def test_many_prompts_get_what_each_gets_alone(client: SegmentationClient) -> None:
-    image, asked = picture(1), clicks(36, seed=1)
-    together = client.segment(image, asked, mask_selection=MaskSelection.ALL)
-    alone = [client.segment(image, [one], mask_selection=MaskSelection.ALL) for one in asked]
+def test_segment_of_many_prompts_equals_single_ones(client: SegmentationClient) -> None:
+    image, prompts = picture(1), clicks(36, seed=1)
+    together = client.segment(image, prompts, mask_selection=MaskSelection.ALL)
+    alone = [
+        client.segment(image, [prompt], mask_selection=MaskSelection.ALL) for prompt in prompts
+    ]
     scores = {round(result.masks[0][0].score, 6) for result in alone}
-    assert len(scores) > 20, "the answers must depend on the prompts"
+    assert len(scores) > 20, "the results must depend on the prompts"
     for masks, single in zip(together.masks, alone, strict=True):
         assert_same(SegmentResult(**{**vars(single), "masks": (masks,)}), single)
 
 
-def test_clients_at_once_get_what_each_gets_alone(gateway: Gateway) -> None:
-    def ask(seed: int) -> SegmentResult:
+def test_segment_by_concurrent_clients_equals_single_ones(gateway: Gateway) -> None:
+    def segment(seed: int) -> SegmentResult:
         with SegmentationClient(gateway.address) as mine:
             image = picture(seed, height=40 + seed, width=90 - seed)
             return mine.segment(image, [Prompt.click(5 + seed, 6)] * (1 + 3 * seed))
 
-    alone = [ask(seed) for seed in range(6)]
+    alone = [segment(seed) for seed in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        for result, expected in zip(pool.map(ask, range(6)), alone, strict=True):
+        for result, expected in zip(pool.map(segment, range(6)), alone, strict=True):
             assert_same(result, expected)
 
 
-def test_an_image_may_come_in_every_form(client: SegmentationClient, tmp_path: Path) -> None:
-    image, asked = picture(), clicks(2)
+def test_segment_accepts_every_form_of_image(client: SegmentationClient, tmp_path: Path) -> None:
+    image, prompts = picture(), clicks(2)
     file = tmp_path / "image.png"
     Image.fromarray(image).save(file)
-    expected = client.segment(image, asked)
+    expected = client.segment(image, prompts)
     for form in (Image.fromarray(image), file, str(file), file.read_bytes()):
-        assert_same(client.segment(form, asked), expected)
+        assert_same(client.segment(form, prompts), expected)
 
 
-def test_a_sideways_photo_is_seen_upright(client: SegmentationClient) -> None:
+def test_segment_of_a_rotated_photo_uses_its_orientation(client: SegmentationClient) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     file = io.BytesIO()

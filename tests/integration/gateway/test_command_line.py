@@ -1,4 +1,4 @@
-"""The commands of the client against the gateway."""
+"""Client commands against the gateway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.triton
 
 
-def test_the_command_line_end_to_end(gateway: Gateway, tmp_path: Path) -> None:
+def test_segment_command_writes_masks(gateway: Gateway, tmp_path: Path) -> None:
     image = tmp_path / "image.png"
     Image.fromarray(picture()).save(image)
     options = ["--click", "20,30", "--negative", "90,5", "--box", "10,10,60,50", "--click", "70,8"]
@@ -52,7 +52,7 @@ def test_the_command_line_end_to_end(gateway: Gateway, tmp_path: Path) -> None:
     assert re.fullmatch(rf"{image}: 9 masks \(mean score [\d.-]+\), {out / 'image'}\n", done.stdout)
 
 
-def test_the_command_line_tells_the_servers_error_and_writes_nothing(
+def test_segment_command_with_a_server_error_prints_it_and_writes_nothing(
     gateway: Gateway, tmp_path: Path
 ) -> None:
     image, out = tmp_path / "image.png", tmp_path / "out"
@@ -75,7 +75,7 @@ def test_the_command_line_tells_the_servers_error_and_writes_nothing(
     )
 
 
-def test_the_status_command(gateway: Gateway) -> None:
+def test_status_command_prints_health_and_limits(gateway: Gateway) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "cpcsam", "status", "--address", gateway.address],
         cwd=ROOT,

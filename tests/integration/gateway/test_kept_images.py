@@ -1,4 +1,4 @@
-"""Images that the gateway keeps are encoded and sent once."""
+"""Embedding cache of the gateway: repeated images are encoded and sent once."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ pytestmark = pytest.mark.triton
 
 def encoder_runs(triton: TritonServer) -> int:
     """Images that Triton's encoder has seen, whatever batches they came in."""
-    with InferenceServerClient(triton.grpc_url) as asked:
-        (model,) = asked.get_inference_statistics("image_encoder").model_stats
+    with InferenceServerClient(triton.grpc_url) as client:
+        (model,) = client.get_inference_statistics("image_encoder").model_stats
         return int(model.inference_count)
 
 
-def test_a_repeated_image_is_encoded_and_sent_once(
+def test_segment_of_a_repeated_image_encodes_and_sends_it_once(
     gateway: Gateway, client: SegmentationClient, triton: TritonServer
 ) -> None:
     image = encode_image(picture(77))
@@ -37,7 +37,7 @@ def test_a_repeated_image_is_encoded_and_sent_once(
     again = client.segment(image, clicks(20))
     named = client.segment(fresh.image_id, clicks(20))
     assert encoder_runs(triton) == before
-    assert [one.cached for one in (fresh, again, named)] == [False, True, True]
+    assert [result.cached for result in (fresh, again, named)] == [False, True, True]
     assert fresh.image_id == again.image_id == hashlib.sha256(image).hexdigest()
     assert_same(again, fresh)
     assert_same(named, fresh)
@@ -45,21 +45,23 @@ def test_a_repeated_image_is_encoded_and_sent_once(
         client.segment(fresh.image_id, [Prompt.click(WIDTH, 1)])
 
 
-def test_equal_requests_that_meet_are_encoded_once(gateway: Gateway, triton: TritonServer) -> None:
+def test_segment_by_concurrent_equal_requests_encodes_once(
+    gateway: Gateway, triton: TritonServer
+) -> None:
     image, before = encode_image(picture(78)), encoder_runs(triton)
 
-    def ask(seed: int) -> SegmentResult:
+    def segment(seed: int) -> SegmentResult:
         with SegmentationClient(gateway.address) as mine:
             return mine.segment(image, clicks(3, seed))
 
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(ask, range(8)))
+        together = list(pool.map(segment, range(8)))
     assert encoder_runs(triton) - before == 1
     for seed, result in enumerate(together):
-        assert_same(result, ask(seed))
+        assert_same(result, segment(seed))
 
 
-def test_an_image_that_gave_way_is_told_and_the_client_sends_it_again(
+def test_segment_of_an_evicted_image_sends_it_again(
     triton: TritonServer,
 ) -> None:
     config = GatewayConfig(

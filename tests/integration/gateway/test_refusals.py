@@ -1,4 +1,4 @@
-"""What the gateway refuses it names, and it goes on serving."""
+"""Errors of the gateway: wrong input, limits, deadlines and cancellation."""
 
 from __future__ import annotations
 
@@ -73,17 +73,19 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named_and_serving_goes_on(client: SegmentationClient, case: str) -> None:
-    image, asked, kind, told = BAD[case]
-    with pytest.raises(kind, match=told) as caught:
-        client.segment(image, asked)
+def test_segment_with_invalid_input_names_it_and_keeps_serving(
+    client: SegmentationClient, case: str
+) -> None:
+    image, prompts, kind, message = BAD[case]
+    with pytest.raises(kind, match=message) as caught:
+        client.segment(image, prompts)
     assert type(caught.value) is kind
     assert ", expected " in str(caught.value) and "; " in str(caught.value)
     assert "\n" not in str(caught.value) and "ensemble" not in str(caught.value)
     assert len(client.segment(picture(), clicks(1)).masks) == 1
 
 
-def test_statuses_on_the_wire(gateway: Gateway) -> None:
+def test_segment_with_invalid_input_returns_its_grpc_status(gateway: Gateway) -> None:
     image_bytes = encode_image(picture())
     click = pb.Prompt(points=[pb.Point(x=1, y=1)])
     with grpc.insecure_channel(gateway.address) as channel:
@@ -108,7 +110,7 @@ def test_statuses_on_the_wire(gateway: Gateway) -> None:
             assert caught.value.code().name == status
 
 
-def test_a_deadline_too_short_is_told(gateway: Gateway) -> None:
+def test_segment_with_a_short_deadline_is_refused(gateway: Gateway) -> None:
     with SegmentationClient(gateway.address, timeout_s=0.002) as hurried:
         with pytest.raises(DeadlineError):
             hurried.segment(picture(), clicks(40))
@@ -116,8 +118,8 @@ def test_a_deadline_too_short_is_told(gateway: Gateway) -> None:
         assert len(patient.segment(picture(), clicks(1)).masks) == 1
 
 
-def test_triton_survives_callers_that_give_up(gateway: Gateway, triton: TritonServer) -> None:
-    def ask(number: int) -> None:
+def test_triton_with_cancelled_callers_survives(gateway: Gateway, triton: TritonServer) -> None:
+    def segment(number: int) -> None:
         with SegmentationClient(
             gateway.address, timeout_s=0.002 + 0.003 * (number % 50)
         ) as hurried:
@@ -125,7 +127,7 @@ def test_triton_survives_callers_that_give_up(gateway: Gateway, triton: TritonSe
                 hurried.segment(picture(), clicks(1 + 15 * (number % 4)))
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(ask, range(120)))
+        list(pool.map(segment, range(120)))
     assert triton.process.poll() is None
     deadline = time.monotonic() + 60
     with SegmentationClient(gateway.address) as patient:
@@ -138,7 +140,7 @@ def test_triton_survives_callers_that_give_up(gateway: Gateway, triton: TritonSe
                 time.sleep(0.1)
 
 
-def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer) -> None:
+def test_segment_when_full_is_refused_and_succeeds_on_retry(triton: TritonServer) -> None:
     config = GatewayConfig(
         triton=triton.grpc_url, port=0, metrics_port=0, limits=Limits(max_in_flight=1)
     )
@@ -148,7 +150,7 @@ def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer
         SegmentationClient(gateway.address) as patient,
     ):
 
-        def ask(_: int) -> type[CpcSamError] | None:
+        def segment(_: int) -> type[CpcSamError] | None:
             try:
                 client.segment(picture(), clicks(100), mask_selection=MaskSelection.ALL)
             except CpcSamError as error:
@@ -156,7 +158,7 @@ def test_a_full_gateway_refuses_and_the_others_are_answered(triton: TritonServer
             return None
 
         with ThreadPoolExecutor(8) as pool:
-            outcomes = list(pool.map(ask, range(8)))
+            outcomes = list(pool.map(segment, range(8)))
         assert set(outcomes) == {None, FullError}
         with ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: patient.segment(picture(), clicks(1)), range(4)))

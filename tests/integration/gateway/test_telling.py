@@ -1,4 +1,4 @@
-"""What the gateway tells of itself: limits, health, its API and metrics."""
+"""Self-description of the gateway: Describe, health, reflection and metrics."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from tests.integration.gateway.asking import LIMITS, clicks, picture, read_metri
 pytestmark = pytest.mark.triton
 
 
-def test_describe(client: SegmentationClient, repository: Path) -> None:
-    told = client.describe()
-    assert told.model_size == read_manifest(repository, verify=False).config["model_size"]
-    assert (told.model_name, told.model_version, told.image_size) == ("segment", "1", 256)
-    assert told.limits == {
+def test_describe_returns_model_and_limits(client: SegmentationClient, repository: Path) -> None:
+    description = client.describe()
+    assert description.model_size == read_manifest(repository, verify=False).config["model_size"]
+    assert (description.model_name, description.model_version, description.image_size) == (
+        "segment",
+        "1",
+        256,
+    )
+    assert description.limits == {
         "max_image_bytes": 200_000,
         "max_pixels": 20_000,
         "max_prompts": 48,
@@ -42,12 +46,12 @@ def test_describe(client: SegmentationClient, repository: Path) -> None:
         "max_examples": 64,
         "max_entities": 4096,
     }
-    assert set(told.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
-    assert told.gateway_version == cpcsam.__version__
-    assert told.triton_version.startswith("2.")
+    assert set(description.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
+    assert description.gateway_version == cpcsam.__version__
+    assert description.triton_version.startswith("2.")
 
 
-def test_health_and_reflection(gateway: Gateway, client: SegmentationClient) -> None:
+def test_health_and_reflection_are_served(gateway: Gateway, client: SegmentationClient) -> None:
     assert client.healthy()
     with grpc.insecure_channel(gateway.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -61,7 +65,7 @@ def test_health_and_reflection(gateway: Gateway, client: SegmentationClient) -> 
         }
 
 
-def test_metrics_count_what_happened(gateway: Gateway, client: SegmentationClient) -> None:
+def test_metrics_count_requests_and_refusals(gateway: Gateway, client: SegmentationClient) -> None:
     def value(name: str, **labels: str) -> float:
         return metrics.get((name, frozenset(labels.items())), 0.0)
 
@@ -85,9 +89,9 @@ def test_metrics_count_what_happened(gateway: Gateway, client: SegmentationClien
             before = counts
             client.segment(picture(), clicks(20))
             client.segment(picture(), clicks(2))
-            for asked in ([Prompt.click(-1, 0)], clicks(49)):
+            for prompts in ([Prompt.click(-1, 0)], clicks(49)):
                 with pytest.raises(CpcSamError):
-                    client.segment(picture(), asked)
+                    client.segment(picture(), prompts)
     changes = {name: counts[name] - before[name] for name in counts}
     assert changes == {
         "ok": 2,

@@ -1,8 +1,8 @@
-"""A stand-in for TensorRT's runtime, which needs a GPU: plans name ONNX graphs, run on the CPU.
+"""Stand-in for TensorRT's runtime, which needs a GPU: plans name ONNX graphs that run on the CPU.
 
-Only what `export.engines.runtime` calls, under TensorRT's names and as strict as TensorRT: a profile
-must take the shapes, addresses must be set, and the stream must be one. A test compares the names
-with those of TensorRT-RTX, whose module can be imported without a GPU.
+It has only the calls of `export.engines.runtime`, under TensorRT's names and as strict: shapes
+must fit a profile, addresses must be set, and the stream must exist. A test compares the names with
+those of TensorRT-RTX, whose module can be imported without a GPU.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ print("a banner, as libraries print them")
 def plan(
     onnx: Path, profiles: list[dict[str, list[list[int]]]], shift: dict[int, float] | None = None
 ) -> bytes:
-    """A plan of a graph; `shift` is added to the first output in a profile."""
-    told = {"onnx": str(onnx.resolve()), "profiles": profiles, "shift": shift or {}}
-    return json.dumps(told).encode()
+    """Serialize a plan of a graph; `shift`, by profile, is added to the first output."""
+    settings = {"onnx": str(onnx.resolve()), "profiles": profiles, "shift": shift or {}}
+    return json.dumps(settings).encode()
 
 
 def nptype(dtype: str) -> type:
@@ -43,17 +43,17 @@ class Runtime:
 
 
 class ICudaEngine:
-    def __init__(self, told: dict[str, Any]) -> None:
-        self.told = told
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
         self.session = onnxruntime.InferenceSession(
-            told["onnx"], providers=["CPUExecutionProvider"]
+            settings["onnx"], providers=["CPUExecutionProvider"]
         )
         nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.types = {node.name: node.type for node in nodes}
-        self.num_optimization_profiles = len(told["profiles"])
+        self.num_optimization_profiles = len(settings["profiles"])
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[list[int]]:
-        return self.told["profiles"][profile_index][name]
+        return self.settings["profiles"][profile_index][name]
 
     def get_tensor_dtype(self, name: str) -> str:
         return self.types[name]
@@ -81,7 +81,7 @@ class IExecutionContext:
         return [node.name for node in self._inputs() if node.name not in self.shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        """Of an output, whose symbols are the inputs'."""
+        """Return the shape of an output, whose symbolic dimensions are those of the inputs."""
         sizes = {"N+1": 0}
         for node in self._inputs():
             sizes |= dict(zip(node.shape, self.shapes[node.name], strict=True))
@@ -98,9 +98,11 @@ class IExecutionContext:
             node.name: self._array(node.name, self.shapes[node.name]) for node in self._inputs()
         }
         outputs = self.engine.session.run(None, feeds)
-        outputs[0] = outputs[0] + np.float32(self.engine.told["shift"].get(str(self.profile), 0))
-        for node, found in zip(self._outputs(), outputs, strict=True):
-            self._array(node.name, self.get_tensor_shape(node.name))[...] = found
+        outputs[0] = outputs[0] + np.float32(
+            self.engine.settings["shift"].get(str(self.profile), 0)
+        )
+        for node, output in zip(self._outputs(), outputs, strict=True):
+            self._array(node.name, self.get_tensor_shape(node.name))[...] = output
         return stream_handle > 0
 
     def _inputs(self) -> list[Any]:
@@ -110,7 +112,7 @@ class IExecutionContext:
         return list(self.engine.session.get_outputs())
 
     def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The memory at a tensor's address."""
+        """Return the memory at a tensor's address as an array."""
         dtype = np.dtype(nptype(self.engine.types[name]))
         size = int(np.prod(shape)) * dtype.itemsize
         memory = (ctypes.c_char * size).from_address(self.addresses[name])

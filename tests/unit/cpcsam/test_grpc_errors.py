@@ -19,7 +19,7 @@ from cpcsam.grpc_errors import (
     error_of_status,
     status_of_error,
 )
-from serving.gateway.inference.triton_errors import error_of_triton
+from serving.gateway.inference.triton_errors import error_from_triton
 
 PAIRS = [
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -66,7 +66,7 @@ def test_other_errors_are_internal_and_other_statuses_are_named() -> None:
     ],
 )
 def test_errors_of_triton(status: str, message: str, kind: type[CpcSamError]) -> None:
-    error = error_of_triton(InferenceServerException(message, f"StatusCode.{status}"), "h:1")
+    error = error_from_triton(InferenceServerException(message, f"StatusCode.{status}"), "h:1")
     assert type(error) is kind
     assert "secret" not in str(error)
     assert ": got " in str(error) and "; " in str(error)
@@ -74,5 +74,5 @@ def test_errors_of_triton(status: str, message: str, kind: type[CpcSamError]) ->
 
 def test_the_ensembles_name_is_left_out_of_a_steps_message() -> None:
     told = "in ensemble 'segment', image_bytes: got text, expected PNG; send a PNG"
-    error = error_of_triton(InferenceServerException(told, "StatusCode.INVALID_ARGUMENT"), "h:1")
+    error = error_from_triton(InferenceServerException(told, "StatusCode.INVALID_ARGUMENT"), "h:1")
     assert str(error) == "image_bytes: got text, expected PNG; send a PNG"

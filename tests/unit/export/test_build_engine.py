@@ -13,8 +13,9 @@ from cpcsam.artifacts.manifest import publish
 from cpcsam.errors import ExportError
 from cpcsam.gpu import Gpu
 from export.build_engine import build_engines, main
-from export.check_tensorrt import RTX_OPTIONS, load_rtx
+from export.engines.builder import AHEAD_OF_TIME
 from export.engines.container import INSIDE, container_command, triton_image
+from export.engines.importing import require_tensorrt_rtx
 from export.engines.runner import plan_command
 from tests.support.paths import ROOT
 
@@ -36,14 +37,14 @@ def docker(path: Path, monkeypatch: pytest.MonkeyPatch, run: str, inspect: str =
     monkeypatch.setenv("PATH", str(file.parent))
 
 
-def test_the_image_is_the_one_that_serves() -> None:
+def test_triton_image_is_the_serving_image() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert triton_image() == services["triton"]["image"]
     dockerfile = (ROOT / services["triton"]["build"]["dockerfile"]).read_text()
     assert f"WORKDIR {INSIDE}" in dockerfile and f"PYTHONPATH={INSIDE}" in dockerfile
 
 
-def test_the_container_reads_and_writes_as_this_user(tmp_path: Path) -> None:
+def test_container_command_runs_as_this_user(tmp_path: Path) -> None:
     mounts = {tmp_path / "onnx": "/onnx:ro", tmp_path / "build": "/out"}
     command = container_command("image:1", "export.some", ["--onnx=/onnx"], mounts)
     assert command[:3] == ["docker", "run", "--rm"]
@@ -61,7 +62,7 @@ def test_the_container_reads_and_writes_as_this_user(tmp_path: Path) -> None:
     assert command[inner + 1 :] == ["python3", "-m", "export.some", "--onnx=/onnx"]
 
 
-def test_the_command_runs_the_container(
+def test_build_engine_command_runs_container(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker(tmp_path, monkeypatch, f'printf "%s\\n" "$@" > {tmp_path}/told')
@@ -74,7 +75,7 @@ def test_the_command_runs_the_container(
     assert told == container_command(triton_image(), "export.build_engine", arguments, mounts)[1:]
 
 
-def test_plans_run_in_the_container_that_builds_them(
+def test_plan_command_runs_building_container(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docker(tmp_path, monkeypatch, "exit 0")
@@ -94,7 +95,7 @@ def test_plans_run_in_the_container_that_builds_them(
         ),
     ],
 )
-def test_what_docker_cannot_do_is_told_in_one_line(
+def test_build_engine_command_docker_failure_is_one_line(
     onnx: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -110,7 +111,7 @@ def test_what_docker_cannot_do_is_told_in_one_line(
     assert errors.count("\n") == 1
 
 
-def test_without_tensorrt_and_docker_both_are_named(
+def test_build_engine_command_without_tensorrt_and_docker_names_both(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -122,12 +123,16 @@ def test_without_tensorrt_and_docker_both_are_named(
     assert "TensorRT: got No module named 'tensorrt'; No module named 'tensorrt_bind" in errors
 
 
-def test_graphs_in_int8_are_refused(tmp_path: Path) -> None:
+def test_build_engines_int8_graphs_raises(tmp_path: Path) -> None:
     config = {"model_size": "vit_t", "image_size": 256, "precision": "int8"}
     with publish(tmp_path / "onnx", "onnx", config=config):
         pass
     gpu = Gpu("NVIDIA L4", "8.9")
     with pytest.raises(ExportError, match="got graphs in int8, expected fp32 or fp16"):
         build_engines(
-            tmp_path / "onnx", tmp_path / "engines", trt=load_rtx(), gpu=gpu, options=RTX_OPTIONS
+            tmp_path / "onnx",
+            tmp_path / "engines",
+            trt=require_tensorrt_rtx(),
+            gpu=gpu,
+            options=AHEAD_OF_TIME,
         )

@@ -36,7 +36,7 @@ def run(base: Path) -> Path:
     return base.parent / "run"
 
 
-def test_merging_a_run_measures_what_it_changed(run: Path, base: Path, tmp_path: Path) -> None:
+def test_merge_run_measures_differences(run: Path, base: Path, tmp_path: Path) -> None:
     differences = merge(run, None, tmp_path / "merged")
     assert 0 < max(differences.values()) <= 1e-5
     assert differences["mask_decoder/low_res_masks"] > 0
@@ -55,7 +55,7 @@ def test_merging_a_run_measures_what_it_changed(run: Path, base: Path, tmp_path:
     )
 
 
-def test_bare_base_is_merged_as_it_is(base: Path, tmp_path: Path) -> None:
+def test_merge_bare_base_keeps_weights(base: Path, tmp_path: Path) -> None:
     assert max(merge(None, base, tmp_path / "merged").values()) == 0
     merged = load_merged(tmp_path / "merged")
     assert merged.fused_config is None
@@ -67,7 +67,7 @@ def test_bare_base_is_merged_as_it_is(base: Path, tmp_path: Path) -> None:
     }
 
 
-def test_an_unchanged_run_is_not_merged_again(run: Path, tmp_path: Path) -> None:
+def test_merge_unchanged_run_is_reused(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "merged"
     differences = merge(run, None, out)
     made = (out / MANIFEST_NAME).stat().st_mtime_ns
@@ -80,19 +80,19 @@ def test_an_unchanged_run_is_not_merged_again(run: Path, tmp_path: Path) -> None
     read_manifest(out, "merged")
 
 
-def test_bare_base_at_another_image_size(base: Path, tmp_path: Path) -> None:
+def test_merge_bare_base_at_another_image_size(base: Path, tmp_path: Path) -> None:
     merge(None, base, tmp_path / "merged", image_size=512)
     assert read_manifest(tmp_path / "merged").config["image_size"] == 512
     assert load_merged(tmp_path / "merged").image_size == 512
 
 
-def test_a_merge_that_changes_the_outputs_is_refused() -> None:
+def test_measure_difference_changed_outputs_raises() -> None:
     other = fuse(noisy_cpcsam(seed=1))
     with pytest.raises(ExportError, match=f"expected at most {TOLERANCE:.0e}"):
         measure_difference(noisy_cpcsam(), other)
 
 
-def test_outputs_that_are_not_finite_are_refused() -> None:
+def test_measure_difference_nonfinite_outputs_raises() -> None:
     model = noisy_sam()
     with torch.no_grad():
         model.sam.mask_decoder.iou_token.weight.fill_(3e38)
@@ -100,17 +100,19 @@ def test_outputs_that_are_not_finite_are_refused() -> None:
         measure_difference(model, fuse(model))
 
 
-def test_options_are_checked(run: Path, base: Path, tmp_path: Path) -> None:
+def test_merge_invalid_options_raise(run: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="neither --run nor --base"):
         merge(None, None, tmp_path / "merged")
     with pytest.raises(ConfigError, match="--image-size: got 512, expected none"):
         merge(run, base, tmp_path / "merged", image_size=512)
 
 
-def test_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_command_succeeds_or_fails_in_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["--run", str(run), "--out", str(tmp_path / "merged")]) == 0
     assert "largest relative difference" in capsys.readouterr().out
     assert main(["--run", str(tmp_path / "none"), "--out", str(tmp_path / "x")]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: ") and len(message.splitlines()) == 1
+    assert message.startswith("python -m export.merge: ") and len(message.splitlines()) == 1
     assert not (tmp_path / "x").exists()

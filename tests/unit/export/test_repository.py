@@ -10,7 +10,8 @@ from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from export.repository import build_repository, main
+from export.repository import main
+from export.triton_repository.publishing import build_repository
 
 CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
@@ -31,7 +32,7 @@ def config_of(repository: Path, name: str) -> ModelConfig:
 @pytest.mark.parametrize(
     ("target", "kind", "suffix"), [("cpu", "onnx", ".onnx"), ("gpu", "engine", ".plan")]
 )
-def test_graphs_are_copied_beside_their_configuration(
+def test_build_repository_copies_graphs_with_configuration(
     tmp_path: Path, target: str, kind: str, suffix: str
 ) -> None:
     source = artifact(tmp_path / "source", kind, suffix)
@@ -52,7 +53,7 @@ def test_graphs_are_copied_beside_their_configuration(
     assert weights.read_text() == "weights"
 
 
-def test_the_manifest_names_its_source(tmp_path: Path) -> None:
+def test_build_repository_manifest_names_source(tmp_path: Path) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
     manifest = read_manifest(build_repository(source, tmp_path / "out"), "repository")
     assert manifest.parents == {"onnx": sha256_file(source / "manifest.json")}
@@ -60,7 +61,7 @@ def test_the_manifest_names_its_source(tmp_path: Path) -> None:
     assert "segment/config.pbtxt" in manifest.files
 
 
-def test_an_altered_graph_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_build_repository_altered_graph_raises_and_writes_nothing(tmp_path: Path) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
     (source / "mask_decoder.onnx").write_text("altered")
     with pytest.raises(ArtifactError, match=r"mask_decoder\.onnx: .* altered"):
@@ -68,7 +69,7 @@ def test_an_altered_graph_is_refused_and_nothing_is_written(tmp_path: Path) -> N
     assert not list_versions(tmp_path / "out")
 
 
-def test_a_missing_graph_is_named(tmp_path: Path) -> None:
+def test_build_repository_missing_graph_is_named(tmp_path: Path) -> None:
     with publish(tmp_path / "source", "onnx", config=CONFIG):
         pass
     with pytest.raises(ArtifactError, match="expected the graph image_encoder"):
@@ -76,7 +77,7 @@ def test_a_missing_graph_is_named(tmp_path: Path) -> None:
     assert not list_versions(tmp_path / "out")
 
 
-def test_an_unknown_image_size_is_refused(tmp_path: Path) -> None:
+def test_build_repository_unknown_image_size_raises(tmp_path: Path) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx", image_size=300)
     with pytest.raises(ArtifactError, match="image_size: got 300"):
         build_repository(source, tmp_path / "out")
@@ -90,7 +91,7 @@ def test_an_unknown_image_size_is_refused(tmp_path: Path) -> None:
         (["publish", "--onnx", "x", "--engines", "y", "--out", "z"], "not allowed with"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(
+def test_repository_command_wrong_options_are_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -108,7 +109,7 @@ def test_wrong_options_are_told_in_one_line(
         (["rollback", "missing"], "missing: got no version, expected a folder of versions"),
     ],
 )
-def test_the_command_fails_in_one_line(
+def test_repository_command_fails_in_one_line(
     arguments: list[str],
     message: str,
     tmp_path: Path,
@@ -123,7 +124,9 @@ def test_the_command_fails_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_publishes_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repository_command_publishes_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
     words = ["publish", "--onnx", str(source), "--out", str(tmp_path / "out")]
     assert main(words) == main(words) == 0

@@ -22,6 +22,7 @@ from cpcsam.errors import ConfigError, DataError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
+from cpcsam.model.torch_backend import TorchBackend
 from tests.support.brightness_model import BrightnessModel
 from tests.support.model_factory import noisy_cpcsam, noisy_sam
 from tests.support.training_factory import discs, write_pair
@@ -33,7 +34,6 @@ from training.evaluate_auto import evaluate_auto
 from training.evaluation.average_precision import average_precision, match_entities
 from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
-    TorchGraphs,
     class_names,
     examples_of,
     open_model,
@@ -220,16 +220,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_capl_has_a_say_in_the_generated_prompts() -> None:
-    graphs = TorchGraphs(noisy_cpcsam())
-    plain = TorchGraphs(type(graphs.model)(graphs.model.sam))
+    backend = TorchBackend(noisy_cpcsam())
+    plain = TorchBackend(type(backend.model)(backend.model.sam))
     coords = np.full((1, 1, 2, 2), 90, np.float32)
     labels = np.array([[[1, -1]]], np.int32)
     image = discs(0).image[:128, :128].transpose(2, 0, 1)
     shown = np.zeros((1, 3, 256, 256), np.uint8)
     shown[0, :, :128, :128] = image
-    embeddings = graphs.encode(shown, np.array([[128, 128]], np.int32))
+    embeddings = backend.encode(shown, np.array([[128, 128]], np.int32))
     assert embeddings.dtype == np.float32 and embeddings.shape == (1, EMBED_DIM, 16, 16)
-    with_capl, without = (one.decode(embeddings, coords, labels)[0] for one in (graphs, plain))
+    with_capl, without = (one.decode(embeddings, coords, labels)[0] for one in (backend, plain))
     assert with_capl.shape == (1, 1, NUM_MASKS, 64, 64)
     assert np.abs(with_capl - without).max() > 1e-3
 

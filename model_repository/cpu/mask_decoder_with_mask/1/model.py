@@ -1,4 +1,4 @@
-"""Triton model `mask_decoder_with_mask` on the CPU: its graph in ONNX Runtime."""
+"""Triton model `mask_decoder_with_mask` on the CPU: its ONNX graph in ONNX Runtime."""
 
 from serving.backend.onnx_model import open_graph
 from serving.backend.python_backend import triton_model

@@ -1,4 +1,4 @@
-"""Triton model `postprocess`: low_res_masks to run lengths in the original image."""
+"""Triton model `postprocess`: low-resolution mask logits to COCO RLE at the original size."""
 
 from serving.backend.postprocess import open_postprocess
 from serving.backend.python_backend import triton_model

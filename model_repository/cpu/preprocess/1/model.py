@@ -1,4 +1,4 @@
-"""Triton model `preprocess`: image_bytes to image, input_size and original_size."""
+"""Triton model `preprocess`: image file to the encoder's frame, with both sizes."""
 
 from serving.backend.preprocess import open_preprocess
 from serving.backend.python_backend import triton_model

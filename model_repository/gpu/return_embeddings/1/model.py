@@ -1,4 +1,4 @@
-"""Triton model `return_embeddings`: image_embeddings to an output of `segment`."""
+"""Triton model `return_embeddings`: passes image_embeddings through to the outputs of `segment`."""
 
 from serving.backend.postprocess import open_return_embeddings
 from serving.backend.python_backend import triton_model

@@ -175,7 +175,7 @@ def test_plugging_capl_in_leaves_what_theta_sees(task: Task) -> None:
 def test_sam_methods_train_and_find_entities(task: Task, name: str) -> None:
     method = METHODS[name]
     assert isinstance(method, SamMethod)
-    small = replace(method.with_base(BASE, None), images=1, entities=2)
+    small = replace(method.with_base(BASE, None), images=1, entities=2, precision="float32")
     fitted = small.fit(task, ONE_STEP, 0)
     assert fitted.spent.steps == (0 if name == "sam" else 1)
     assert (fitted.parameters == 0) == (name == "sam")

@@ -2,94 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
-from cpcsam.artifacts.manifest import publish, read_manifest
+from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.artifacts.versions import current_version, list_versions, resolve_version, writing
-from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
-from export.repository import build_repository, main
-
-CHANGES = {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "shutil.copyfile"}
-"""Audit events of Python before a name in the file system changes or a file is copied."""
-
-
-def graphs(path: Path, content: str) -> Path:
-    with publish(path, "onnx", config={"model_size": "vit_t", "image_size": 256}) as staging:
-        for graph in GRAPHS:
-            (staging / f"{graph.name}.onnx").write_text(content)
-    return path
+from export.repository import main
+from export.triton_repository.publishing import build_repository
+from tests.support.version_store import read_graph, write_graphs, write_two_versions
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Two versions, the second current."""
-    for number in (1, 2):
-        build_repository(graphs(tmp_path / f"onnx{number}", f"graph {number}"), tmp_path / "store")
-    return tmp_path / "store"
-
-
-def graph_of(version: Path) -> str:
-    [file] = version.glob("mask_decoder/*/model.onnx")
-    return file.read_text()
-
-
-def killed_before_change(count: int, work: Callable[[], object]) -> bool:
-    """Do the work in a child that is killed before its count-th change; False if it ended first."""
-    child = os.fork()
-    if child == 0:
-        left = count
-
-        def watch(event: str, _: object) -> None:
-            nonlocal left
-            if event in CHANGES:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(watch)
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
-def test_a_kill_at_any_change_leaves_whole_versions_one_of_them_current(
-    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    third = graphs(tmp_path / "onnx3", "graph 3")
-    served = set()
-    for count in range(1, 500):
-        trial = tmp_path / "trial"
-        shutil.rmtree(trial, ignore_errors=True)
-        shutil.copytree(store, trial, symlinks=True, copy_function=os.link)
-        killed = killed_before_change(count, partial(build_repository, third, trial))
-        assert main(["verify", str(trial)]) == 0, capsys.readouterr().err
-        current = resolve_version(trial)
-        assert graph_of(current) == f"graph {current.name}"
-        served.add((killed, current.name))
-        if not killed:
-            break
-        if count % 4:
-            continue
-        assert build_repository(third, trial) == trial / "3"
-        assert current_version(trial) == 3
-        assert {path.name for path in trial.iterdir()} == {".lock", "1", "2", "3", "current"}
-    assert served == {(True, "2"), (False, "3")}
-    assert count > 20
+    return write_two_versions(tmp_path)
 
 
 def test_verify_names_an_altered_version_and_a_link_to_none(
@@ -121,11 +51,11 @@ def test_list_marks_the_current_version(store: Path, capsys: pytest.CaptureFixtu
 def test_rollback_goes_back_step_by_step_or_to_a_version(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    build_repository(graphs(tmp_path / "onnx3", "graph 3"), store)
+    build_repository(write_graphs(tmp_path / "onnx3", "graph 3"), store)
     for number in (2, 1):
         assert main(["rollback", str(store)]) == 0
         assert current_version(store) == number
-        assert graph_of(store / "current") == f"graph {number}"
+        assert read_graph(store / "current") == f"graph {number}"
     assert main(["rollback", str(store)]) == 2
     assert f"{store}: got no version before 1" in capsys.readouterr().err
     assert main(["rollback", str(store), "--to", "3"]) == 0
@@ -159,7 +89,7 @@ def test_publishing_what_is_there_only_switches_to_it(store: Path, tmp_path: Pat
 def test_an_altered_version_is_not_taken_for_the_same(store: Path, tmp_path: Path) -> None:
     (store / "2/mask_decoder/2/model.onnx").write_text("altered")
     assert build_repository(tmp_path / "onnx2", store) == store / "3"
-    assert graph_of(store / "current") == "graph 2"
+    assert read_graph(store / "current") == "graph 2"
 
 
 def test_an_artifact_is_no_folder_of_versions(store: Path, tmp_path: Path) -> None:
@@ -168,7 +98,7 @@ def test_an_artifact_is_no_folder_of_versions(store: Path, tmp_path: Path) -> No
 
 
 def test_writers_take_turns(store: Path, tmp_path: Path) -> None:
-    third = graphs(tmp_path / "onnx3", "graph 3")
+    third = write_graphs(tmp_path / "onnx3", "graph 3")
     with writing(store):
         other = Thread(target=build_repository, args=(third, store))
         other.start()

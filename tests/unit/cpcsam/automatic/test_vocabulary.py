@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +17,6 @@ from cpcsam.automatic.vocabulary import (
 )
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
-from tests.support.paths import ROOT
 
 WIDTH = 12
 GRID = 8
@@ -172,19 +169,6 @@ def test_an_altered_file_is_refused(tmp_path: Path) -> None:
         file.write(b"x")
     with pytest.raises(ArtifactError, match="altered"):
         load_vocabulary(tmp_path / "v")
-
-
-def test_needs_neither_torch_nor_scipy() -> None:
-    program = (
-        "import sys\n"
-        "for name in ('torch', 'scipy', 'skimage', 'safetensors'): sys.modules[name] = None\n"
-        "import cpcsam.automatic.vocabulary, cpcsam.automatic.vocabulary_io, cpcsam.automatic\n"
-        "import cpcsam.automatic.prompt_proposals, cpcsam.automatic.mask_merging\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def assert_equal(one: Vocabulary, other: Vocabulary) -> None:

@@ -15,10 +15,10 @@ from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import DataError, ExportError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
+from export.accuracy.comparison import Comparison, require_fidelity
 from export.accuracy.mask_fidelity import Case, find_cases, measure
 from export.accuracy.runners import TorchRunner
 from export.accuracy.self_prompts import stability
-from export.compare import Comparison, require_fidelity
 from export.real_images import packaged_images, read_scenes
 from tests.support.model_factory import noisy_cpcsam
 from tests.support.paths import ROOT
@@ -50,7 +50,7 @@ def cases(model: FusedCpcSam) -> list[Case]:
     return find_cases(TorchRunner(model), read_scenes(packaged_images()[:1], 256))
 
 
-def test_prompts_are_of_every_kind_and_distinct(cases: list[Case]) -> None:
+def test_find_cases_prompts_are_of_every_kind_and_distinct(cases: list[Case]) -> None:
     [case] = cases
     click, box, mask = case.prompts
     assert [one.kind for one in case.prompts] == ["click", "box", "mask"]
@@ -68,16 +68,16 @@ def test_prompts_are_of_every_kind_and_distinct(cases: list[Case]) -> None:
     assert all(stability(logits) >= 0.8 for logits in mask.tensors["mask_input"][0, :, 0])
 
 
-def test_the_same_engine_is_perfect(model: FusedCpcSam, cases: list[Case]) -> None:
+def test_measure_same_engine_is_perfect(model: FusedCpcSam, cases: list[Case]) -> None:
     found = measure(cases, TorchRunner(model))
     summary = found.summary()
     assert summary["iou_min"] == summary["iou_mean"] == 1.0
     assert summary["boundary_max"] == summary["logits_max"] == summary["embeddings_max"] == 0.0
-    assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].answers[0][0].shape[1]
+    assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].expected[0][0].shape[1]
     require_fidelity(found, "fp32", 256)
 
 
-def test_shifted_masks_are_measured_and_refused(model: FusedCpcSam, cases: list[Case]) -> None:
+def test_measure_shifted_masks_exceed_tolerance(model: FusedCpcSam, cases: list[Case]) -> None:
     """Masks grown by a shift of the logits: IoU is the ratio of areas, and the gate names one."""
     found = measure(cases, Shifted(model, 0.5))
     of_masks = [row for row in found.rows if row.prompt.startswith("mask")]
@@ -86,8 +86,8 @@ def test_shifted_masks_are_measured_and_refused(model: FusedCpcSam, cases: list[
     assert all(0.3 < row.iou < 1 and row.boundary_mean > 0 for row in grown)
     assert [pair.row.iou for pair in found.worst] == sorted(pair.row.iou for pair in found.worst)
     for pair in found.worst:
-        assert pair.row.iou == pair.expected.sum() / pair.found.sum()
-        assert not (pair.expected & ~pair.found).any()
+        assert pair.row.iou == pair.expected.sum() / pair.actual.sum()
+        assert not (pair.expected & ~pair.actual).any()
     with pytest.raises(
         ExportError,
         match=r"^shifted, mean mask IoU .* got 0\.\d+ \(worst nuclei\.png, \w+ \d+",
@@ -95,7 +95,9 @@ def test_shifted_masks_are_measured_and_refused(model: FusedCpcSam, cases: list[
         require_fidelity(found, "int8", 256)
 
 
-def test_missing_masks_are_as_far_as_can_be(model: FusedCpcSam, cases: list[Case]) -> None:
+def test_measure_missing_masks_have_zero_iou_and_diagonal_distance(
+    model: FusedCpcSam, cases: list[Case]
+) -> None:
     found = measure(cases, Shifted(model, -1e3))
     row = found.worst[0].row
     assert row.iou == 0
@@ -106,7 +108,7 @@ def test_missing_masks_are_as_far_as_can_be(model: FusedCpcSam, cases: list[Case
     )
 
 
-def test_without_a_distinct_mask_only_float32_passes() -> None:
+def test_require_fidelity_without_stable_mask_accepts_only_fp32() -> None:
     model = fuse(noisy_cpcsam())
     model.sam.mask_decoder.output_hypernetworks_mlps.apply(_zero)
     runner = TorchRunner(model)
@@ -122,7 +124,7 @@ def _zero(module: torch.nn.Module) -> None:
         torch.nn.init.zeros_(parameter)
 
 
-def test_report_is_one_page_and_plain_data(
+def test_comparison_write_gives_self_contained_page_and_json(
     model: FusedCpcSam, cases: list[Case], tmp_path: Path
 ) -> None:
     found = measure(cases, Shifted(model, 0.5))
@@ -137,7 +139,7 @@ def test_report_is_one_page_and_plain_data(
     assert "http" not in page and 'src="/' not in page
 
 
-def test_unreadable_image_is_named(tmp_path: Path) -> None:
+def test_read_scenes_unreadable_image_is_named(tmp_path: Path) -> None:
     file = tmp_path / "no.png"
     with pytest.raises(DataError, match=r"no\.png: got an unreadable image"):
         read_scenes([file], 256)
@@ -146,7 +148,7 @@ def test_unreadable_image_is_named(tmp_path: Path) -> None:
         read_scenes([file], 256)
 
 
-def test_packaged_images_are_there() -> None:
+def test_packaged_images_can_be_read() -> None:
     for scene in read_scenes(packaged_images(), 256):
         assert scene.image.shape == IMAGE_SHAPE and max(scene.shown.shape) == 256
 

@@ -38,7 +38,7 @@ def fits(profile: Profile, wanted: dict[str, tuple[int, ...]]) -> bool:
     )
 
 
-def test_the_encoder_takes_every_batch_of_the_server() -> None:
+def test_encoder_profile_fits_every_batch() -> None:
     [profile] = profiles_of(IMAGE_ENCODER, SIZE)
     for batch in range(1, ENCODER_MAX_BATCH + 1):
         assert fits(profile, shapes(IMAGE_ENCODER, B=batch))
@@ -46,7 +46,7 @@ def test_the_encoder_takes_every_batch_of_the_server() -> None:
 
 
 @pytest.mark.parametrize("graph", PROMPTED, ids=lambda graph: graph.name)
-def test_every_padded_request_has_a_profile(graph: GraphSpec) -> None:
+def test_profiles_fit_every_padded_request(graph: GraphSpec) -> None:
     profiles = profiles_of(graph, SIZE)
     batches = range(1, DECODER_MAX_BATCH + 1)
     for images, prompts, points in product(batches, PROMPT_BUCKETS, POINT_BUCKETS):
@@ -58,7 +58,7 @@ def test_every_padded_request_has_a_profile(graph: GraphSpec) -> None:
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
-def test_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
+def test_profile_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
     for profile in profiles_of(graph, SIZE):
         assert profile.keys() == set(graph.input_names)
         for name, shape in profile.items():
@@ -75,7 +75,7 @@ def test_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
     ("images", "prompts", "profile"),
     [(8, 1, 0), (5, 1, 0), (4, 16, 1), (2, 16, 1), (1, 4, 1), (1, 64, 2), (1, 50, 2)],
 )
-def test_the_nearest_profile_that_takes_the_shapes_is_chosen(
+def test_nearest_profile_chooses_nearest_that_fits(
     graph: GraphSpec, images: int, prompts: int, profile: int
 ) -> None:
     wanted = shapes(graph, B=images, P=prompts, N=2)
@@ -84,7 +84,7 @@ def test_the_nearest_profile_that_takes_the_shapes_is_chosen(
 
 
 @pytest.mark.parametrize("sizes", [(5, 16, 2), (2, 17, 2), (1, 65, 2), (1, 1, 17)], ids=str)
-def test_beyond_every_profile_there_is_none(sizes: tuple[int, int, int]) -> None:
+def test_nearest_profile_beyond_every_profile_is_none(sizes: tuple[int, int, int]) -> None:
     images, prompts, points = sizes
     wanted = shapes(PROMPTED[0], B=images, P=prompts, N=points)
     assert nearest_profile(profiles_of(PROMPTED[0], SIZE), wanted) is None

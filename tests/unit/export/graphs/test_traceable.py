@@ -9,10 +9,10 @@ from segment_anything.modeling.image_encoder import Attention
 from cpcsam.errors import ExportError
 from cpcsam.model.fusion import fuse
 from export.graphs.blockwise_attention import BlockwiseAttention
-from export.graphs.fp16 import to_half
+from export.graphs.fp16 import to_fp16
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.graphs.smooth_quant import smooth_encoder
-from export.graphs.traceable import exportable
+from export.graphs.traceable import make_traceable
 from export.real_images import Scene
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 
@@ -26,7 +26,7 @@ def tensors(image_size: int = 256) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("queries", [1, 16, 48, 112, 10_000])
 @torch.no_grad()
-def test_blockwise_attention_is_attention(queries: int) -> None:
+def test_blockwise_attention_equals_attention(queries: int) -> None:
     """Blocks of one row, of several, with a smaller last one, and one block of all."""
     torch.manual_seed(0)
     attn = Attention(24, num_heads=3, use_rel_pos=True, input_size=(14, 14)).eval()
@@ -35,10 +35,10 @@ def test_blockwise_attention_is_attention(queries: int) -> None:
     assert relative_difference(BlockwiseAttention(attn, queries)(x), attn(x)) <= TOLERANCE
 
 
-def test_exportable_shares_the_weights_and_leaves_the_model_alone() -> None:
+def test_make_traceable_shares_weights_and_keeps_model() -> None:
     model = fuse(noisy_cpcsam())
     expected = run_graphs(model, tensors())
-    form = exportable(model, queries=64)
+    form = make_traceable(model, queries=64)
     for name, found in run_graphs(form, tensors()).items():
         assert relative_difference(found, expected[name]) <= TOLERANCE, name
     assert {p.data_ptr() for p in form.parameters()} <= {p.data_ptr() for p in model.parameters()}
@@ -46,26 +46,26 @@ def test_exportable_shares_the_weights_and_leaves_the_model_alone() -> None:
 
 
 @pytest.mark.parametrize("make", [noisy_cpcsam, windowed_cpcsam])
-def test_half_is_near_and_keeps_the_contract(make) -> None:  # type: ignore[no-untyped-def]
+def test_to_fp16_is_close_and_keeps_contract(make) -> None:  # type: ignore[no-untyped-def]
     model = fuse(make())
     expected = run_graphs(model, tensors())
-    for name, found in run_graphs(to_half(exportable(model)), tensors()).items():
+    for name, found in run_graphs(to_fp16(make_traceable(model)), tensors()).items():
         assert found.dtype == torch.float32
         assert relative_difference(found, expected[name]) <= 2e-2, name
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-def test_weight_too_large_for_half_is_refused() -> None:
+def test_to_fp16_too_large_weight_raises() -> None:
     model = fuse(noisy_cpcsam())
     model.sam.mask_decoder.iou_token.weight.data[0, 0] = 1e5
     with pytest.raises(ExportError, match=r"iou_token\.weight: got a weight of 1e\+05.*fp32"):
-        to_half(exportable(model))
+        to_fp16(make_traceable(model))
 
 
 @pytest.mark.parametrize("make", [noisy_cpcsam, windowed_cpcsam])
 @torch.no_grad()
-def test_smoothing_changes_weights_and_no_value(make) -> None:  # type: ignore[no-untyped-def]
-    form = exportable(fuse(make()))
+def test_smooth_encoder_changes_weights_and_keeps_outputs(make) -> None:  # type: ignore[no-untyped-def]
+    form = make_traceable(fuse(make()))
     for block in form.sam.image_encoder.blocks:
         block.norm1.weight.mul_(torch.linspace(0.5, 2, len(block.norm1.weight)))
         block.norm2.bias.add_(torch.linspace(-1, 1, len(block.norm2.bias)))

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from cpcsam.contract import MASK_DECODER, TensorSpec
-from cpcsam.errors import ServingError
+from cpcsam.errors import ArtifactError, ServingError
 from serving.backend.onnx_model import MODEL_FILE, open_graph, run_together
 from serving.backend.step import Request, Settings, Tensors
 
@@ -115,8 +115,8 @@ def test_a_graph_with_a_fixed_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="got no such file"):
+    with pytest.raises(ArtifactError, match="got no such file"):
         open_graph(settings(tmp_path))
     (tmp_path / MODEL_FILE).write_bytes(b"no graph")
-    with pytest.raises(ServingError, match="ONNX Runtime refuses"):
+    with pytest.raises(ArtifactError, match="ONNX Runtime refuses"):
         open_graph(settings(tmp_path))

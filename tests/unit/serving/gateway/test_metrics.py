@@ -1,4 +1,4 @@
-"""The metrics are there under their names, and the endpoint shows and frees them."""
+"""Prometheus metrics and their endpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def read(port: int) -> str:
         return str(answer.read().decode())
 
 
-def test_the_endpoint_shows_what_was_counted_and_frees_its_port() -> None:
+def test_serve_metrics_shows_counts_and_frees_its_port() -> None:
     metrics = Metrics()
     metrics.request_seconds.labels("Segment", "OK").observe(0.012)
     metrics.prompts.inc(3)
@@ -41,13 +41,13 @@ def test_the_endpoint_shows_what_was_counted_and_frees_its_port() -> None:
         assert again == port
 
 
-def test_buckets_are_fine_from_5_ms_to_60_s() -> None:
+def test_buckets_span_5_ms_to_60_s_in_small_steps() -> None:
     assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.005, 60.0)
     steps = [high / low for low, high in zip(BUCKETS_S, BUCKETS_S[1:], strict=False)]
     assert min(steps) > 1.3 and max(steps[:-1]) < 1.7 and steps[-1] == 2
 
 
-def test_a_stage_is_timed_until_its_end_only() -> None:
+def test_stage_stops_at_the_end_of_the_block() -> None:
     metrics = Metrics()
     with metrics.stage("triton") as watch:
         running = watch.seconds

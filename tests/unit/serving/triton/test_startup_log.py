@@ -28,32 +28,32 @@ LIBRARY = (
 )
 
 
-def test_a_failed_model_is_told_without_traceback_or_consequences() -> None:
+def test_failure_cause_of_a_failed_model_omits_traceback_and_consequences() -> None:
     expected = 'model image_encoder: model.onnx: got "text", expected an ONNX graph'
     assert failure_cause(MODEL + ENSEMBLE + MODEL) == expected
 
 
-def test_two_failed_models_are_both_told() -> None:
+def test_failure_cause_of_two_failed_models_names_both() -> None:
     cause = failure_cause(MODEL + MODEL.replace("image_encoder", "mask_decoder"))
     assert cause.count("expected an ONNX graph") == 2
     assert "; model mask_decoder: " in cause
 
 
-def test_a_refused_configuration_is_told_with_its_line() -> None:
+def test_failure_cause_of_a_rejected_configuration_names_its_line() -> None:
     cause = failure_cause(CONFIG)
     assert cause.startswith("model decode: failed to read text proto")
     assert '166:15: Message type "inference.ModelConfig" has no field' in cause
 
 
-def test_a_busy_port_is_told() -> None:
+def test_failure_cause_of_a_busy_port_names_it() -> None:
     assert failure_cause(PORT) == "GRPC port: 127.0.0.1:18001 is in use"
 
 
-def test_a_missing_library_is_told() -> None:
+def test_failure_cause_of_a_missing_library_names_it() -> None:
     assert failure_cause(LIBRARY).startswith("missing library: libz.so.1")
 
 
-def test_else_the_last_words_are_told() -> None:
+def test_failure_cause_otherwise_is_the_last_line() -> None:
     assert failure_cause("error: creating server: no such folder\nbye\n") == (
         "creating server: no such folder"
     )

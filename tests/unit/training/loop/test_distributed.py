@@ -1,30 +1,18 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
-from cpcsam.config import to_dict
-from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
-from tests.support.paths import ROOT
 from tests.support.training_factory import MINIATURE, discs, tiny_learner
 from tests.support.training_processes import (
-    lose_one,
-    resume_in_folders_apart,
-    run_by_the_clock,
-    run_pair,
-    stop_in_one_and_resume,
     tiny_run,
 )
 from training.bilevel.optimizer import OptimizerConfig
@@ -45,7 +33,6 @@ from training.loop.gradient_checkpointing import recompute_blocks
 from training.loop.train_state import Learner, ModelConfig
 from training.loop.trainer import train
 
-TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 IMAGES = BatchConfig(images=4, entities=2, groups=3)
 
 
@@ -203,72 +190,3 @@ def test_accumulation_and_recomputation_do_not_change_a_run(config: TrainConfig)
     assert greatest_difference(trained(plain), trained(lean)) < 1e-10
     assert first.best_dice == pytest.approx(second.best_dice)
     assert train(replace(plain, resume=True, accumulate=2)) == first
-
-
-def start(launcher: list[str], config: TrainConfig) -> subprocess.Popen[str]:
-    path = config.out.parent / f"{config.name}.yaml"
-    path.write_text(yaml.safe_dump(to_dict(config)))
-    return subprocess.Popen(
-        [sys.executable, "-m", *launcher, "training.train", str(path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_stopped_and_resumed_end_at_the_weights_of_one(config: TrainConfig) -> None:
-    alone = replace(config, name="alone", steps=20)
-    together = replace(alone, name="together", workers=1, resume=True)
-    stopped = start(TORCHRUN, together)
-    deadline = time.monotonic() + 300
-    while not (together.folder / "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    stopped.terminate()
-    output, errors = stopped.communicate(timeout=300)
-    assert stopped.returncode != 0
-    step = torch.load(together.folder / "last.pt", weights_only=True)["step"]
-    assert 2 <= step < 20
-    assert output == f"{together.folder}: stopped at step {step}; go on with resume=true\n", errors
-    for launcher, finished in (([], alone), (TORCHRUN, together)):
-        process = start(launcher, finished)
-        output, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        assert output.count("20 steps\n") == 1
-    assert greatest_difference(trained(alone), trained(together)) < 1e-5
-    assert len(list((alone.folder / "tensorboard").iterdir())) == 1
-    assert len(list((together.folder / "tensorboard").iterdir())) == 2
-
-
-def test_an_interrupt_in_one_process_stops_both_at_the_same_step(config: TrainConfig) -> None:
-    results = run_pair(stop_in_one_and_resume, config)
-    assert results[0] == results[1]
-    stopped, resumed = results[0]
-    assert (stopped.step, stopped.finished) == (2, False)
-    assert (resumed.step, resumed.finished) == (4, True)
-    unbroken = replace(config, name="unbroken")
-    assert train(unbroken).best_dice == pytest.approx(resumed.best_dice)
-    assert greatest_difference(trained(config), trained(unbroken)) < 1e-5
-
-
-def test_the_clock_stops_both_processes_at_the_same_step(config: TrainConfig) -> None:
-    first, second = run_pair(run_by_the_clock, config)
-    assert first == second
-    assert (first.step, first.finished) == (1, True)
-
-
-def test_processes_that_do_not_see_the_same_run_are_refused(config: TrainConfig) -> None:
-    done = replace(config, steps=1)
-    train(done)
-    for error in run_pair(resume_in_folders_apart, done):
-        assert "out: got" in error and "steps 0 and 1" in error
-
-
-def test_a_process_that_vanishes_is_told_in_one_line(config: TrainConfig) -> None:
-    first, second = run_pair(lose_one, replace(config, checkpoint_every=1))
-    assert second == "gone"
-    assert isinstance(first, TrainingError)
-    assert "process 0 of 2: got no answer from another" in str(first)
-    assert "\n" not in str(first)
-    assert torch.load(config.folder / "last.pt", weights_only=True)["step"] == 1

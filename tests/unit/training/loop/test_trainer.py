@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,47 +74,6 @@ def test_an_interrupted_run_resumes_to_the_same_weights(config: TrainConfig) -> 
     assert_equal(trained(broken), trained(config))
     again = train(replace(broken, resume=True))
     assert again == result
-
-
-def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
-    unbroken = replace(config, steps=6, name="unbroken", workers=1)
-    train(unbroken)
-    data = config.data
-    overrides = [
-        "name=killed",
-        f"out={config.out}",
-        "steps=6",
-        "evaluate_every=2",
-        "checkpoint_every=1",
-        f"model.base={config.model.base}",
-        "model.capl.hidden_dim=8",
-        f"data.train.image={data.train.image}",
-        f"data.train.instances={data.train.instances}",
-        "data.train.region=[0,0,200,100]",
-        "data.validation.region=[0,100,200,200]",
-        "data.window=100",
-        "batch={images: 1, entities: 1, groups: 2}",
-        "optimizer={lr: 1e-3, lr_capl: 1e-3}",
-    ]
-    empty = tmp_path / "run.yaml"
-    empty.write_text("")
-    last = config.out / "killed/last.pt"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training.train", str(empty), *overrides],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 300
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    _, errors = process.communicate()
-    assert last.exists(), errors.decode()
-    resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
-    assert train(resumed).step == 6
-    assert_equal(trained(resumed), trained(unbroken))
 
 
 def test_an_existing_run_is_neither_continued_nor_lost_by_accident(config: TrainConfig) -> None:

@@ -1,27 +1,13 @@
-"""Tokens: made once, kept as digests, heeded when the file changes, and never told."""
+"""Token file."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from cpcsam.errors import ConfigError
-from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
-from serving.gateway.auth import interceptor as access_module
-from serving.gateway.auth.interceptor import Access, Caller
-from serving.gateway.auth.tokens import EDITOR, Token, digest_of, read_tokens
-from serving.tokens import main
-
-
-def make(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
-    assert main(["add", "--file", str(path), *options]) == 0
-    return capsys.readouterr().out.strip()
-
-
-def bearer(token: str) -> list[tuple[str, str]]:
-    return [("user-agent", "x"), ("authorization", f"Bearer {token}")]
+from serving.gateway.auth.tokens import EDITOR, Token, read_tokens
 
 
 @pytest.fixture
@@ -29,28 +15,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "tokens.txt"
 
 
-def test_the_file_holds_digests_alone(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tokens = [make(file, capsys, "--tenant", "lab"), make(file, capsys, "--tenant", "lab")]
-    assert len(set(tokens)) == 2 and all(len(token) >= 40 for token in tokens)
-    assert not any(token in file.read_text() for token in tokens)
-    assert read_tokens(file) == {
-        digest_of(token): Token("lab", "user", digest_of(token)) for token in tokens
-    }
-
-
-def test_tokens_are_listed_and_removed_by_id(
-    file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make(file, capsys, "--tenant", "lab")
-    token = make(file, capsys, "--tenant", "ward", "--role", "editor")
-    assert main(["list", "--file", str(file)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[1:] for line in lines] == [["user", "lab"], ["editor", "ward"]]
-    assert main(["remove", "--file", str(file), "--id", lines[1][0]]) == 0
-    assert digest_of(token) not in read_tokens(file) and len(read_tokens(file)) == 1
-
-
-def test_comments_and_empty_lines_are_left_out(file: Path) -> None:
+def test_read_tokens_skips_comments_and_empty_lines(file: Path) -> None:
     file.write_text(f"# callers\n\nlab editor {'0' * 64}  # Ada\n")
     assert read_tokens(file) == {"0" * 64: Token("lab", EDITOR, "0" * 64)}
 
@@ -59,93 +24,10 @@ def test_comments_and_empty_lines_are_left_out(file: Path) -> None:
     "line",
     ["a-token-in-plain-text", f"lab owner {'0' * 64}", f"../lab user {'0' * 64}", "lab user 12"],
 )
-def test_a_line_that_is_no_token_is_named_by_its_number_and_not_shown(
+def test_read_tokens_with_an_invalid_line_names_its_number_and_hides_it(
     file: Path, line: str
 ) -> None:
     file.write_text(f"# callers\n{line}\n")
     with pytest.raises(ConfigError, match="tokens.txt, line 2: got something else") as caught:
         read_tokens(file)
     assert line.split()[0] not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["list", "--file", "{}"], "expected a file of tokens"),
-        (["remove", "--file", "{}", "--id", "x"], "expected a file of tokens"),
-        (["add", "--file", "{}", "--tenant", "Lab/.."], "--tenant: got 'Lab/..'"),
-    ],
-)
-def test_mistakes_are_one_line(
-    file: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([word.format(file) for word in options]) == 2
-    errors = capsys.readouterr().err
-    assert told in errors and errors.count("\n") == 1
-
-
-def test_callers_are_known_by_their_token(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    user = make(file, capsys, "--tenant", "lab")
-    editor = make(file, capsys, "--tenant", "ward", "--role", "editor")
-    access = Access(file)
-    assert access.asks_for_tokens
-    assert access.caller_of(bearer(user)) == Caller("lab", may_edit=False)
-    assert access.caller_of(bearer(editor)) == Caller("ward", may_edit=True)
-    assert access.caller_of([("authorization", f"bearer  {user} ")]).tenant == "lab"
-    access.caller_of(bearer(editor)).require_edit()
-    with pytest.raises(ForbiddenError, match="one of lab that may not change classes"):
-        access.caller_of(bearer(user)).require_edit()
-
-
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        None,
-        [],
-        [("user-agent", "x")],
-        bearer("guess"),
-        bearer(""),
-        [("authorization", "Basic bGFiOmxhYg==")],
-        [("authorization", b"Bearer \xff")],
-    ],
-)
-def test_whoever_is_not_known_is_refused(
-    file: Path, metadata: list[tuple[str, str | bytes]] | None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    make(file, capsys, "--tenant", "lab")
-    with pytest.raises(AuthenticationError, match="authorization: got") as caught:
-        Access(file).caller_of(metadata)
-    assert "guess" not in str(caught.value)
-
-
-def test_the_digest_of_a_token_is_none(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    digest = digest_of(make(file, capsys, "--tenant", "lab"))
-    with pytest.raises(AuthenticationError):
-        Access(file).caller_of(bearer(digest))
-
-
-def test_without_a_file_everybody_may_do_everything() -> None:
-    caller = Access(None).caller_of(None)
-    assert caller.may_edit and not Access(None).asks_for_tokens
-
-
-def test_a_changed_file_is_heeded_and_a_broken_one_is_not(
-    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(access_module, "REREAD_S", 0)
-    first = make(file, capsys, "--tenant", "lab")
-    access = Access(file)
-    second = make(file, capsys, "--tenant", "ward")
-    assert access.caller_of(bearer(second)).tenant == "ward"
-    file.write_text("broken\n")
-    assert access.caller_of(bearer(first)).tenant == "lab"
-    os.remove(file)
-    assert access.caller_of(bearer(first)).tenant == "lab"
-    make(file, capsys, "--tenant", "new")
-    with pytest.raises(AuthenticationError):
-        access.caller_of(bearer(first))
-
-
-def test_a_file_that_is_not_there_stops_the_start(file: Path) -> None:
-    with pytest.raises(ConfigError, match="expected a file of tokens; make it with"):
-        Access(file)

@@ -1,4 +1,4 @@
-"""The cache is bounded in bytes, fair to tenants, and computes nothing twice."""
+"""Embedding cache: bounded bytes, LRU eviction, fairness between tenants, single-flight."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def key(image: str, tenant: str = "a", model: str = "m", tile: Tile | None = Non
 
 
 class Store:
-    """A cache whose images are all made the same way, and which are counted."""
+    """Cache with a counting computation."""
 
     def __init__(self, units: int) -> None:
         self.metrics = Metrics()
         self.cache = EmbeddingCache(units * UNIT, self.metrics)
         self.made: list[ImageKey] = []
 
-    async def get(self, wanted: ImageKey, units: int = 1) -> Encoded:
+    async def get(self, lookup: ImageKey, units: int = 1) -> Encoded:
         async def make() -> Encoded:
-            self.made.append(wanted)
+            self.made.append(lookup)
             await asyncio.sleep(0)
             return encoded(units)
 
-        return await self.cache.get(wanted, make)
+        return await self.cache.get(lookup, make)
 
     def value(self, name: str, **labels: str) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels)
 
 
-async def test_what_is_kept_is_not_made_again_and_all_is_counted() -> None:
+async def test_get_of_a_cached_key_hits_and_counts_lookups() -> None:
     store = Store(4)
     first = await store.get(key("x"))
     assert await store.get(key("x")) is first
@@ -62,15 +62,15 @@ async def test_what_is_kept_is_not_made_again_and_all_is_counted() -> None:
     assert store.value("cpcsam_cache_evictions_total") == 0
 
 
-async def test_another_tenant_model_or_tile_is_another_image() -> None:
+async def test_get_with_another_tenant_model_or_tile_misses() -> None:
     store = Store(9)
     keys = [key("x"), key("x", "b"), key("x", model="n"), key("x", tile=Tile(0, 0, 2, 2))]
-    for one in keys:
-        await store.get(one)
-    assert store.made == keys and all(one in store.cache for one in keys)
+    for wanted in keys:
+        await store.get(wanted)
+    assert store.made == keys and all(wanted in store.cache for wanted in keys)
 
 
-async def test_the_least_recently_used_gives_way() -> None:
+async def test_eviction_takes_the_least_recently_used() -> None:
     store = Store(3)
     for name in ("x", "y", "z", "x", "w"):
         await store.get(key(name))
@@ -79,7 +79,7 @@ async def test_the_least_recently_used_gives_way() -> None:
     assert store.value("cpcsam_cache_bytes") == 3 * UNIT
 
 
-async def test_the_tenant_with_the_most_gives_way() -> None:
+async def test_eviction_takes_from_the_tenant_with_the_most_bytes() -> None:
     store = Store(4)
     await store.get(key("mine", "small"))
     for name in "pqrstu":
@@ -89,13 +89,13 @@ async def test_the_tenant_with_the_most_gives_way() -> None:
 
 
 @pytest.mark.parametrize("units", [0, 2])
-async def test_what_is_too_large_is_answered_and_not_kept(units: int) -> None:
+async def test_get_of_an_oversized_embedding_returns_without_caching(units: int) -> None:
     store = Store(units)
     assert (await store.get(key("x"), units=3)).nbytes == 3 * UNIT
     assert key("x") not in store.cache and not store.value("cpcsam_cache_bytes")
 
 
-async def test_a_failure_is_not_kept() -> None:
+async def test_get_after_a_failure_computes_again() -> None:
     store = Store(2)
 
     async def fail() -> Encoded:
@@ -108,23 +108,23 @@ async def test_a_failure_is_not_kept() -> None:
     assert key("x") in store.cache
 
 
-wanted = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 5))
+lookup = st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(1, 5))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
-@given(st.lists(wanted, max_size=40))
-def test_it_never_holds_more_than_its_room_and_tells_it_rightly(
-    asked: list[tuple[str, int, int]],
+@given(st.lists(lookup, max_size=40))
+def test_cache_stays_within_its_bytes_and_reports_them(
+    lookups: list[tuple[str, int, int]],
 ) -> None:
     async def run() -> None:
         store = Store(7)
         sizes = {}
-        for tenant, image, units in asked:
-            one = key(str(image), tenant)
-            if one not in store.cache:
-                sizes[one] = units * UNIT
-            await store.get(one, units)
-            assert one in store.cache
+        for tenant, image, units in lookups:
+            wanted = key(str(image), tenant)
+            if wanted not in store.cache:
+                sizes[wanted] = units * UNIT
+            await store.get(wanted, units)
+            assert wanted in store.cache
             held = sum(size for kept, size in sizes.items() if kept in store.cache)
             assert held == store.value("cpcsam_cache_bytes") <= 7 * UNIT
 

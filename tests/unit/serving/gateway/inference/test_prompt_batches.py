@@ -1,4 +1,4 @@
-"""Prompts become tensors of few shapes, and nothing is lost or added on the way."""
+"""Padded prompt tensors hold every prompt, in few shapes."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def slots(prompt: pb.Prompt) -> list[tuple[float, float, int]]:
 
 @UNHURRIED
 @given(prompts)
-def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.Prompt]) -> None:
-    chunks = chunk_prompts(asked, WHOLE)
+def test_chunk_prompts_keeps_slots_in_order_and_pads_the_rest(prompts: list[pb.Prompt]) -> None:
+    chunks = chunk_prompts(prompts, WHOLE)
     assert [chunk.count for chunk in chunks[:-1]] == [PROMPT_BUCKETS[-1]] * (len(chunks) - 1)
-    assert sum(chunk.count for chunk in chunks) == len(asked)
-    rows = iter(asked)
+    assert sum(chunk.count for chunk in chunks) == len(prompts)
+    rows = iter(prompts)
     for chunk in chunks:
         batch, row_count, column_count = chunk.point_labels.shape
         assert batch == 1 and row_count in PROMPT_BUCKETS and column_count in POINT_BUCKETS
@@ -61,10 +61,10 @@ def test_chunks_hold_every_slot_in_order_and_only_padding_beside(asked: list[pb.
             assert (chunk.point_labels[0, row, used:] == PointLabel.EMPTY).all()
 
 
-def test_buckets_are_the_smallest_that_hold() -> None:
+def test_chunk_prompts_takes_the_smallest_buckets() -> None:
     def shape(*counts: int) -> tuple[int, ...]:
-        asked = [pb.Prompt(points=[pb.Point(x=1, y=1)] * count) for count in counts]
-        return chunk_prompts(asked, WHOLE)[0].point_labels.shape
+        prompts = [pb.Prompt(points=[pb.Point(x=1, y=1)] * count) for count in counts]
+        return chunk_prompts(prompts, WHOLE)[0].point_labels.shape
 
     assert shape(1) == (1, 1, 1)
     assert shape(1, 3) == (1, 4, 4)
@@ -74,23 +74,23 @@ def test_buckets_are_the_smallest_that_hold() -> None:
     assert chunk_prompts([box_alone], WHOLE)[0].point_labels.tolist() == [[[2, 3]]]
 
 
-def test_masks_are_padded_with_their_prompts_and_points_move_into_the_tile() -> None:
+def test_chunk_prompts_with_masks_pads_them_and_shifts_points_into_the_tile() -> None:
     logits = np.arange(3 * 16, dtype="<f4").reshape(3, 16)
-    asked = [
+    prompts = [
         pb.Prompt(points=[pb.Point(x=30, y=9)], mask_input=pb.LowResMask(logits=row.tobytes()))
         for row in logits
     ]
-    (chunk,) = chunk_prompts(asked, Tile(5, 20, 50, 60))
+    (chunk,) = chunk_prompts(prompts, Tile(5, 20, 50, 60))
     assert chunk.point_coords[0, :3, 0].tolist() == [[10, 4]] * 3
     assert chunk.mask_input is not None and chunk.mask_input.shape == (1, 4, 1, 4, 4)
     assert np.array_equal(chunk.mask_input[0, :3].reshape(3, 16), logits)
     assert not chunk.mask_input[0, 3].any()
 
 
-def test_tensors_become_the_chunks_that_prompts_become() -> None:
-    asked = [pb.Prompt(points=[pb.Point(x=index, y=2 * index)]) for index in range(19)]
+def test_chunk_tensors_equals_chunk_prompts() -> None:
+    prompts = [pb.Prompt(points=[pb.Point(x=index, y=2 * index)]) for index in range(19)]
     coords = np.array([[[index, 2 * index]] for index in range(19)], np.float32)
-    expected = chunk_prompts(asked, WHOLE)
+    expected = chunk_prompts(prompts, WHOLE)
     for mine, theirs in zip(
         chunk_tensors(coords, np.ones((19, 1), np.int32)), expected, strict=True
     ):

@@ -1,4 +1,4 @@
-"""Equal requests that meet share a computation, and none fails for another's haste."""
+"""Single-flight: shared computations, errors and cancellation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.gateway.inference.single_flight import SingleFlight
 
 
 class Computation:
-    """Counts how often it is begun; ends when told to."""
+    """Counts its starts; ends when `gate` opens."""
 
     def __init__(self, *outcomes: int | Exception) -> None:
         self.outcomes = list(outcomes)
@@ -37,7 +37,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_simultaneous_requests_share_one_and_later_ones_do_not() -> None:
+async def test_run_of_concurrent_requests_shares_one_computation() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(1, 2)
     callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(5)]
@@ -49,20 +49,20 @@ async def test_simultaneous_requests_share_one_and_later_ones_do_not() -> None:
     assert await flights.run("a", compute) == 2
 
 
-async def test_keys_do_not_meet() -> None:
+async def test_run_with_different_keys_computes_each() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
-    one, other = Computation(1), Computation(2)
+    first, second = Computation(1), Computation(2)
     callers = [
-        asyncio.create_task(flights.run("a", one)),
-        asyncio.create_task(flights.run("b", other)),
+        asyncio.create_task(flights.run("a", first)),
+        asyncio.create_task(flights.run("b", second)),
     ]
     await settle()
-    one.gate.set()
-    other.gate.set()
+    first.gate.set()
+    second.gate.set()
     assert await asyncio.gather(*callers) == [1, 2]
 
 
-async def test_it_goes_on_when_the_first_gives_up_and_ends_with_the_last() -> None:
+async def test_run_is_cancelled_only_with_the_last_request() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(1, 2)
     first, second = (asyncio.create_task(flights.run("a", compute)) for _ in range(2))
@@ -77,7 +77,7 @@ async def test_it_goes_on_when_the_first_gives_up_and_ends_with_the_last() -> No
     assert await flights.run("a", compute) == 2
 
 
-async def test_an_error_is_everybodys() -> None:
+async def test_run_with_an_error_raises_it_in_every_request() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(ContractError("bad"), 1)
     callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(3)]
@@ -88,7 +88,7 @@ async def test_an_error_is_everybodys() -> None:
     assert compute.begun == 1
 
 
-async def test_who_has_more_time_begins_anew() -> None:
+async def test_run_after_the_starters_deadline_is_started_again_by_another() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(DeadlineError("late"), 1)
     callers = [asyncio.create_task(flights.run("a", compute)) for _ in range(4)]
@@ -99,7 +99,7 @@ async def test_who_has_more_time_begins_anew() -> None:
     assert compute.begun == 2
 
 
-async def test_nobody_waits_for_ever_where_all_run_late() -> None:
+async def test_run_when_every_request_is_late_ends() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(*[DeadlineError("late")] * 3)
     compute.gate.set()
@@ -108,20 +108,20 @@ async def test_nobody_waits_for_ever_where_all_run_late() -> None:
     assert [type(outcome) for outcome in outcomes] == [DeadlineError] * 3
 
 
-async def test_a_failure_that_nobody_waits_for_is_not_complained_of(
+async def test_run_with_an_abandoned_failure_logs_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     compute = Computation(ContractError("bad"))
-    caller = asyncio.create_task(flights.run("a", compute))
+    principal = asyncio.create_task(flights.run("a", compute))
     await settle()
     compute.gate.set()
-    caller.cancel()
+    principal.cancel()
     await settle()
-    assert caller.cancelled() and not caplog.records
+    assert principal.cancelled() and not caplog.records
 
 
-async def test_who_joined_is_not_cancelled_with_what_broke_off_inside() -> None:
+async def test_run_with_a_computation_cancelled_inside_is_started_again() -> None:
     flights: SingleFlight[str, int] = SingleFlight()
     inner = asyncio.create_task(asyncio.sleep(60))
     outcomes = [inner, 7]

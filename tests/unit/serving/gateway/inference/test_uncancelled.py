@@ -1,4 +1,4 @@
-"""Calls to a Triton that must not be cancelled go on; which Tritons these are."""
+"""Calls shielded from cancellation."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ import asyncio
 
 import pytest
 
-from serving.gateway.inference.triton_client import is_cancellable
-from serving.gateway.inference.uncancelled import LastingCalls
+from serving.gateway.inference.uncancelled import UncancelledCalls
 
 
-async def test_a_cancelled_caller_leaves_the_call_running() -> None:
-    calls, gate, ended = LastingCalls(), asyncio.Event(), []
+async def test_run_with_a_cancelled_caller_completes() -> None:
+    calls, gate, ended = UncancelledCalls(), asyncio.Event(), []
 
     async def call() -> int:
         await gate.wait()
         ended.append(True)
         return 7
 
-    caller = asyncio.create_task(calls.run(call()))
+    principal = asyncio.create_task(calls.run(call()))
     await asyncio.sleep(0)
     assert calls.abandoned == 0
     await asyncio.sleep(0)
-    caller.cancel()
+    principal.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await caller
+        await principal
     assert calls.abandoned == 1
     await calls.finish(0.01)
     assert calls.abandoned == 1 and not ended
@@ -34,8 +33,8 @@ async def test_a_cancelled_caller_leaves_the_call_running() -> None:
     assert calls.abandoned == 0 and ended == [True]
 
 
-async def test_results_and_errors_come_through() -> None:
-    calls = LastingCalls()
+async def test_run_returns_results_and_raises_errors() -> None:
+    calls = UncancelledCalls()
 
     async def call(value: int) -> int:
         if value < 0:
@@ -47,19 +46,3 @@ async def test_results_and_errors_come_through() -> None:
         await calls.run(call(-1))
     await calls.finish(1)
     assert calls.abandoned == 0
-
-
-@pytest.mark.parametrize(
-    ("version", "safe"),
-    [
-        ("2.51.0", False),
-        ("2.57.9", False),
-        ("2.58.0", True),
-        ("2.74.0", True),
-        ("3.0", True),
-        ("", False),
-        ("x.y", False),
-    ],
-)
-def test_versions_that_survive_cancelled_calls(version: str, safe: bool) -> None:
-    assert is_cancellable(version) is safe

@@ -1,4 +1,4 @@
-"""Places are bounded, waiting is bounded, and nobody is crowded out."""
+"""Admission control: bounded requests in flight, bounded waiting, fairness between clients."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import time
 from collections.abc import Awaitable
 
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 
-from cpcsam.errors import ContractError
-from cpcsam.grpc_errors import FullError, UnavailableError
-from serving.gateway.error_details import trailing_metadata
+from cpcsam.grpc_errors import FullError
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
-from serving.gateway.scheduling.admission import Admission, Ticket
+from serving.gateway.scheduling.admission import Admission, Permit
 
 
-class Desk:
-    """An admission whose requests hold their slot until they are told to go on."""
+class AdmissionHarness:
+    """Admission whose requests hold their permit until `gate` opens."""
 
     def __init__(self, **limits: float) -> None:
         self.metrics = Metrics()
@@ -30,9 +27,9 @@ class Desk:
         return asyncio.create_task(self._request(client))
 
     async def _request(self, client: str) -> None:
-        ticket = Ticket(client)
-        with self.admission.place(ticket):
-            release = await self.admission.call(ticket)
+        permit = Permit(client)
+        with self.admission.try_acquire(permit):
+            release = await self.admission.acquire(permit)
             self.served.append(client)
             try:
                 await self.gate.wait()
@@ -54,54 +51,54 @@ async def outcomes(*tasks: Awaitable[None]) -> list[type[BaseException] | None]:
     return [None if result is None else type(result) for result in results]
 
 
-async def test_one_more_than_there_are_places_is_refused_at_once() -> None:
-    desk = Desk(max_in_flight=2, max_concurrent=1)
-    first, second = desk.request("a"), desk.request("a")
+async def test_try_acquire_beyond_the_limit_is_refused_at_once() -> None:
+    harness = AdmissionHarness(max_in_flight=2, max_concurrent=1)
+    first, second = harness.request("a"), harness.request("a")
     await settle()
-    with pytest.raises(FullError, match="requests in work: got 2 already, expected fewer than 2"):
-        await asyncio.wait_for(desk.request("a"), 1)
-    desk.gate.set()
+    with pytest.raises(FullError, match="requests in flight: got 2 already, expected fewer than 2"):
+        await asyncio.wait_for(harness.request("a"), 1)
+    harness.gate.set()
     assert await outcomes(first, second) == [None, None]
-    assert desk.in_flight == 0
+    assert harness.in_flight == 0
 
 
-async def test_who_waits_too_long_is_refused_and_told_when_to_come_again() -> None:
-    desk = Desk(max_concurrent=1, max_queue_s=0.05)
-    first = desk.request("a")
+async def test_acquire_after_the_queue_limit_is_refused_with_a_retry_delay() -> None:
+    harness = AdmissionHarness(max_concurrent=1, max_queue_s=0.05)
+    first = harness.request("a")
     await settle()
     started = time.monotonic()
     with pytest.raises(
         FullError, match=r"queue: got no turn within 0\.0\S+ s, expected 0.05 s"
     ) as full:
-        await desk.request("b")
+        await harness.request("b")
     assert 0.04 < time.monotonic() - started < 0.5
     assert 0 < full.value.retry_s <= 0.1
-    desk.gate.set()
+    harness.gate.set()
     assert await outcomes(first) == [None]
-    assert await outcomes(desk.request("b")) == [None]
+    assert await outcomes(harness.request("b")) == [None]
 
 
-async def test_the_greedy_make_room_for_the_modest() -> None:
-    desk = Desk(max_in_flight=4, max_concurrent=1)
-    greedy = [desk.request("greedy") for _ in range(4)]
+async def test_try_acquire_when_full_drops_a_waiting_request_of_the_largest_client() -> None:
+    harness = AdmissionHarness(max_in_flight=4, max_concurrent=1)
+    greedy = [harness.request("greedy") for _ in range(4)]
     await settle()
-    modest = desk.request("modest")
+    modest = harness.request("modest")
     await settle()
-    assert greedy[-1].done() and desk.in_flight == 4
-    desk.gate.set()
+    assert greedy[-1].done() and harness.in_flight == 4
+    harness.gate.set()
     assert await outcomes(*greedy, modest) == [None, None, None, FullError, None]
-    assert desk.served == ["greedy", "modest", "greedy", "greedy"]
+    assert harness.served == ["greedy", "modest", "greedy", "greedy"]
 
 
-async def test_equals_do_not_drop_each_other() -> None:
-    desk = Desk(max_in_flight=4, max_concurrent=1)
-    requests = [desk.request(client) for client in "aabb"]
+async def test_try_acquire_when_full_drops_no_request_of_an_equal_client() -> None:
+    harness = AdmissionHarness(max_in_flight=4, max_concurrent=1)
+    requests = [harness.request(client) for client in "aabb"]
     await settle()
-    newcomers = [desk.request(client) for client in "ab"]
+    newcomers = [harness.request(client) for client in "ab"]
     await settle()
-    desk.gate.set()
+    harness.gate.set()
     assert await outcomes(*requests, *newcomers) == [None] * 4 + [FullError] * 2
-    third = Desk(max_in_flight=4, max_concurrent=1)
+    third = AdmissionHarness(max_in_flight=4, max_concurrent=1)
     requests = [third.request(client) for client in "aabb"]
     await settle()
     newcomer = third.request("c")
@@ -111,65 +108,42 @@ async def test_equals_do_not_drop_each_other() -> None:
     assert await outcomes(newcomer) == [None]
 
 
-async def test_what_has_begun_is_not_dropped() -> None:
-    desk = Desk(max_in_flight=2, max_concurrent=2)
-    begun = [desk.request("greedy") for _ in range(2)]
+async def test_try_acquire_when_full_drops_no_running_request() -> None:
+    harness = AdmissionHarness(max_in_flight=2, max_concurrent=2)
+    running = [harness.request("greedy") for _ in range(2)]
     await settle()
-    assert await outcomes(desk.request("modest")) == [FullError]
-    desk.gate.set()
-    assert await outcomes(*begun) == [None, None]
+    assert await outcomes(harness.request("modest")) == [FullError]
+    harness.gate.set()
+    assert await outcomes(*running) == [None, None]
 
 
-async def test_who_gives_up_frees_its_place() -> None:
-    desk = Desk(max_in_flight=2, max_concurrent=1)
-    working, waiting = desk.request("a"), desk.request("a")
+async def test_try_acquire_after_cancellation_succeeds() -> None:
+    harness = AdmissionHarness(max_in_flight=2, max_concurrent=1)
+    working, waiting = harness.request("a"), harness.request("a")
     await settle()
     for task in (working, waiting):
         task.cancel()
     await settle()
-    assert desk.in_flight == 0
-    desk.gate.set()
-    assert await outcomes(desk.request("a"), desk.request("a")) == [None, None]
+    assert harness.in_flight == 0
+    harness.gate.set()
+    assert await outcomes(harness.request("a"), harness.request("a")) == [None, None]
 
 
-async def test_a_further_slot_waits_as_long_as_the_request_may() -> None:
-    desk = Desk(max_concurrent=1, max_queue_s=0.02)
-    ticket = Ticket("a")
-    (await desk.admission.call(ticket))()
-    other = desk.request("b")
+async def test_acquire_of_a_further_turn_ignores_the_queue_limit() -> None:
+    harness = AdmissionHarness(max_concurrent=1, max_queue_s=0.02)
+    permit = Permit("a")
+    (await harness.admission.acquire(permit))()
+    other = harness.request("b")
     await settle()
-    waiting = asyncio.create_task(desk.admission.call(ticket))
+    waiting = asyncio.create_task(harness.admission.acquire(permit))
     await asyncio.sleep(0.06)
     assert not waiting.done()
-    desk.gate.set()
+    harness.gate.set()
     (await waiting)()
     assert await outcomes(other) == [None]
 
 
-def test_errors_carry_details_that_programs_can_read() -> None:
-    full = FullError("queue: got x, expected y; z")
-    full.retry_s = 0.25
-    metadata = dict(trailing_metadata(full))
-    assert metadata["grpc-retry-pushback-ms"] == "250"
-    status = status_pb2.Status.FromString(bytes(metadata["grpc-status-details-bin"]))
-    assert (status.code, status.message) == (8, str(full))
-    retry = error_details_pb2.RetryInfo()
-    assert status.details[1].Unpack(retry) and retry.retry_delay.ToMilliseconds() == 250
-
-    wrong = dict(trailing_metadata(ContractError("prompts[0].box: got x, expected y; z")))
-    assert "grpc-retry-pushback-ms" not in wrong
-    status = status_pb2.Status.FromString(bytes(wrong["grpc-status-details-bin"]))
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(info) and status.details[1].Unpack(bad)
-    assert (info.reason, bad.field_violations[0].field) == ("CONTRACT", "prompts[0].box")
-    assert bad.field_violations[0].description == "got x, expected y; z"
-
-    away = dict(trailing_metadata(UnavailableError("a: b")))
-    status = status_pb2.Status.FromString(bytes(away["grpc-status-details-bin"]))
-    assert (status.code, len(status.details)) == (14, 1)
-
-
-async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
+async def test_acquire_with_a_slow_triton_limits_concurrent_calls() -> None:
     """Each call takes 0.1 s of it, however many there are: two fit into 0.4 of 0.5 s."""
     admission = Admission(Limits(max_concurrent=8, max_queue_s=0.5), Metrics())
     triton, at_once = asyncio.Lock(), 0
@@ -177,9 +151,9 @@ async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
 
     async def request(client: str) -> None:
         nonlocal at_once
-        ticket = Ticket(client)
-        with admission.place(ticket):
-            release = await admission.call(ticket)
+        permit = Permit(client)
+        with admission.try_acquire(permit):
+            release = await admission.acquire(permit)
             at_once += 1
             most.append(at_once)
             async with triton:
@@ -187,7 +161,7 @@ async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
             at_once -= 1
             release()
 
-    async def ask_again(client: str) -> None:
+    async def keep_requesting(client: str) -> None:
         until = time.monotonic() + 4
         while time.monotonic() < until:
             try:
@@ -195,5 +169,5 @@ async def test_a_slow_triton_gets_fewer_calls_at_once() -> None:
             except FullError:
                 await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(ask_again(f"client-{number}") for number in range(12)))
+    await asyncio.gather(*(keep_requesting(f"client-{number}") for number in range(12)))
     assert max(most[:8]) == 8 and max(most[-8:]) <= 3

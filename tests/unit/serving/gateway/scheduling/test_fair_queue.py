@@ -1,4 +1,4 @@
-"""Slots are never more than there are, never lost, and shared evenly."""
+"""Fair semaphore: permits are bounded, conserved and shared evenly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serving.gateway.limits import GROUPS
-from serving.gateway.scheduling.fair_queue import FairSlots
+from serving.gateway.scheduling.fair_queue import FairSemaphore
 
 
 async def settle() -> None:
@@ -17,72 +17,74 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def two_a_group(waiting: int) -> tuple[FairSlots, list[asyncio.Task[None]]]:
-    """Slots that "a" holds all of, and as many requests of "b" that wait."""
-    slots = FairSlots(2 * GROUPS)
+async def semaphore_with_two_per_group(
+    waiting: int,
+) -> tuple[FairSemaphore, list[asyncio.Task[None]]]:
+    """Return a semaphore whose permits "a" holds all, and waiting requests of "b"."""
+    semaphore = FairSemaphore(2 * GROUPS)
     for _ in range(2 * GROUPS):
-        await slots.acquire("a")
-    tasks = [asyncio.create_task(slots.acquire("b")) for _ in range(waiting)]
+        await semaphore.acquire("a")
+    tasks = [asyncio.create_task(semaphore.acquire("b")) for _ in range(waiting)]
     await settle()
-    return slots, tasks
+    return semaphore, tasks
 
 
-async def test_a_newcomer_gets_the_next_slot_however_many_another_asked_for() -> None:
-    slots, order = FairSlots(2), []
+async def test_release_grants_a_newcomer_before_the_holder_of_most() -> None:
+    semaphore, order = FairSemaphore(2), []
 
-    async def ask(client: str) -> None:
-        await slots.acquire(client)
+    async def acquire(client: str) -> None:
+        await semaphore.acquire(client)
         order.append(client)
 
-    tasks = [asyncio.create_task(ask("greedy")) for _ in range(6)]
+    tasks = [asyncio.create_task(acquire("greedy")) for _ in range(6)]
     await settle()
-    assert order == ["greedy"] * 2 and slots.waiting == 4
-    tasks.append(asyncio.create_task(ask("modest")))
+    assert order == ["greedy"] * 2 and semaphore.waiting == 4
+    tasks.append(asyncio.create_task(acquire("modest")))
     await settle()
-    slots.release("greedy")
+    semaphore.release("greedy")
     await settle()
     assert order[-1] == "modest"
     for client in ("modest", "greedy", "greedy", "greedy", "greedy"):
-        slots.release(client)
+        semaphore.release(client)
         await settle()
-    assert order[-4:] == ["greedy"] * 4 and not slots.waiting
+    assert order[-4:] == ["greedy"] * 4 and not semaphore.waiting
     await asyncio.gather(*tasks)
 
 
-async def test_who_holds_equally_many_take_turns() -> None:
-    slots, order = FairSlots(1), []
-    await slots.acquire("first")
+async def test_release_among_equal_holders_is_round_robin() -> None:
+    semaphore, order = FairSemaphore(1), []
+    await semaphore.acquire("first")
 
-    async def ask(client: str) -> None:
-        await slots.acquire(client)
+    async def acquire(client: str) -> None:
+        await semaphore.acquire(client)
         order.append(client)
-        slots.release(client)
+        semaphore.release(client)
 
-    tasks = [asyncio.create_task(ask(client)) for client in "aaabbbc"]
+    tasks = [asyncio.create_task(acquire(client)) for client in "aaabbbc"]
     await settle()
-    slots.release("first")
+    semaphore.release("first")
     await asyncio.gather(*tasks)
-    assert order == list("abcabab") and not slots.waiting
+    assert order == list("abcabab") and not semaphore.waiting
 
 
-async def test_newcomers_do_not_overtake_who_waits() -> None:
-    """However many come and go meanwhile, the one who waits is at most one round away."""
-    slots, order = FairSlots(1), []
+async def test_release_with_newcomers_keeps_the_order_of_waiting() -> None:
+    """A waiting client is at most a round away, however many come and go meanwhile."""
+    semaphore, order = FairSemaphore(1), []
 
-    async def ask(client: str) -> None:
-        await slots.acquire(client)
+    async def acquire(client: str) -> None:
+        await semaphore.acquire(client)
         order.append(client)
 
-    await slots.acquire("large")
-    slots.release("large")
-    await slots.acquire("other")
-    tasks = [asyncio.create_task(ask(client)) for client in ("large", "new-0")]
+    await semaphore.acquire("large")
+    semaphore.release("large")
+    await semaphore.acquire("other")
+    tasks = [asyncio.create_task(acquire(client)) for client in ("large", "new-0")]
     await settle()
     holder = "other"
     for number in range(1, 6):
-        tasks.append(asyncio.create_task(ask(f"new-{number}")))
+        tasks.append(asyncio.create_task(acquire(f"new-{number}")))
         await settle()
-        slots.release(holder)
+        semaphore.release(holder)
         await settle()
         holder = order[-1]
     assert order[0] == "large" and order[1:] == [f"new-{number}" for number in range(4)]
@@ -90,88 +92,88 @@ async def test_newcomers_do_not_overtake_who_waits() -> None:
         task.cancel()
 
 
-async def test_what_has_begun_goes_before_the_clients_new_requests() -> None:
-    slots, order = FairSlots(1), []
-    await slots.acquire("a")
+async def test_release_prefers_started_requests_of_the_same_client() -> None:
+    semaphore, order = FairSemaphore(1), []
+    await semaphore.acquire("a")
 
-    async def ask(name: str, turns: int) -> None:
-        await slots.acquire("a", turns)
+    async def acquire(name: str, turns: int) -> None:
+        await semaphore.acquire("a", turns)
         order.append(name)
-        slots.release("a")
+        semaphore.release("a")
 
-    asked = [("new-0", 0), ("begun-0", 2), ("new-1", 0), ("begun-1", 5)]
-    tasks = [asyncio.create_task(ask(*one)) for one in asked]
+    requests = [("new-0", 0), ("begun-0", 2), ("new-1", 0), ("begun-1", 5)]
+    tasks = [asyncio.create_task(acquire(*request)) for request in requests]
     await settle()
-    slots.release("a")
+    semaphore.release("a")
     await asyncio.gather(*tasks)
     assert order == ["begun-0", "begun-1", "new-0", "new-1"]
 
 
-async def test_a_second_turn_goes_before_first_ones_and_further_ones_do_not() -> None:
-    slots, order = FairSlots(1), []
-    await slots.acquire("x")
+async def test_release_prefers_second_turns_but_not_further_ones() -> None:
+    semaphore, order = FairSemaphore(1), []
+    await semaphore.acquire("x")
 
-    async def ask(client: str, turns: int) -> None:
-        await slots.acquire(client, turns)
+    async def acquire(client: str, turns: int) -> None:
+        await semaphore.acquire(client, turns)
         order.append(client)
-        slots.release(client)
+        semaphore.release(client)
 
-    asked = [("new", 0), ("third", 2), ("second", 1)]
-    tasks = [asyncio.create_task(ask(*one)) for one in asked]
+    requests = [("new", 0), ("third", 2), ("second", 1)]
+    tasks = [asyncio.create_task(acquire(*request)) for request in requests]
     await settle()
-    slots.release("x")
+    semaphore.release("x")
     await asyncio.gather(*tasks)
     assert order == ["second", "new", "third"]
 
 
-async def test_fewer_slots_take_none_away_and_more_are_given_at_once() -> None:
-    slots = FairSlots(2)
-    await slots.acquire("a")
-    await slots.acquire("b")
-    slots.resize(1)
-    waiting = [asyncio.create_task(slots.acquire("c")) for _ in range(2)]
-    slots.release("a")
+async def test_resize_keeps_held_permits_and_grants_new_ones() -> None:
+    semaphore = FairSemaphore(2)
+    await semaphore.acquire("a")
+    await semaphore.acquire("b")
+    semaphore.resize(1)
+    waiting = [asyncio.create_task(semaphore.acquire("c")) for _ in range(2)]
+    semaphore.release("a")
     await settle()
-    assert slots.held == 1 and slots.waiting == 2
-    slots.resize(3)
+    assert semaphore.held == 1 and semaphore.waiting == 2
+    semaphore.resize(3)
     await asyncio.wait_for(asyncio.gather(*waiting), 1)
-    assert slots.held == 3
+    assert semaphore.held == 3
 
 
-async def test_slots_are_given_out_in_groups_while_more_wait() -> None:
-    slots, waiting = await two_a_group(waiting=3)
-    slots.release("a")
+async def test_release_with_many_waiting_grants_in_groups() -> None:
+    semaphore, waiting = await semaphore_with_two_per_group(waiting=3)
+    semaphore.release("a")
     await settle()
-    assert slots.held == 2 * GROUPS - 1 and slots.waiting == 3
-    slots.release("a")
+    assert semaphore.held == 2 * GROUPS - 1 and semaphore.waiting == 3
+    semaphore.release("a")
     await settle()
-    assert slots.held == 2 * GROUPS and slots.waiting == 1
-    slots.release("a")  # one waits, one is free
+    assert semaphore.held == 2 * GROUPS and semaphore.waiting == 1
+    semaphore.release("a")  # a request waits, a permit is free
     await asyncio.wait_for(asyncio.gather(*waiting), 1)
 
 
-async def test_who_gives_up_while_waiting_leaves_the_free_slots_to_the_others() -> None:
-    slots, waiting = await two_a_group(waiting=2)
-    slots.release("a")
+async def test_acquire_when_cancelled_leaves_free_permits_to_others() -> None:
+    semaphore, waiting = await semaphore_with_two_per_group(waiting=2)
+    semaphore.release("a")
     await settle()
-    assert slots.waiting == 2
+    assert semaphore.waiting == 2
     waiting[0].cancel()
     await asyncio.wait_for(waiting[1], 1)
-    assert slots.held == 2 * GROUPS
+    assert semaphore.held == 2 * GROUPS
 
 
-async def test_who_gives_up_while_waiting_takes_nothing() -> None:
-    slots = FairSlots(1)
-    await slots.acquire("a")
-    waiting = [asyncio.create_task(slots.acquire("b")) for _ in range(3)]
+async def test_acquire_when_cancelled_takes_no_permit() -> None:
+    semaphore = FairSemaphore(1)
+    await semaphore.acquire("a")
+    waiting = [asyncio.create_task(semaphore.acquire("b")) for _ in range(3)]
     await settle()
     waiting[0].cancel()
-    slots.release("a")  # in the same moment: the cancelled one must not get it
+    semaphore.release("a")  # in the same moment: the cancelled request must not get it
     waiting[1].cancel()  # granted, and cancelled before it knew
     await settle()
     assert waiting[2].done() and not waiting[2].cancelled()
-    slots.release("b")
-    await asyncio.wait_for(slots.acquire("c"), 1)
+    semaphore.release("b")
+    await asyncio.wait_for(semaphore.acquire("c"), 1)
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -179,12 +181,12 @@ async def test_who_gives_up_while_waiting_takes_nothing() -> None:
     st.integers(1, 8),
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3), st.booleans()), max_size=30),
 )
-def test_slots_are_conserved(count: int, asked: list[tuple[str, int, bool]]) -> None:
+def test_semaphore_conserves_permits(count: int, requests: list[tuple[str, int, bool]]) -> None:
     async def run() -> None:
-        slots, held = FairSlots(count), Counter[str]()
+        semaphore, held = FairSemaphore(count), Counter[str]()
 
         async def use(client: str, rounds: int) -> None:
-            await slots.acquire(client)
+            await semaphore.acquire(client)
             held[client] += 1
             assert held.total() <= count
             try:
@@ -192,17 +194,17 @@ def test_slots_are_conserved(count: int, asked: list[tuple[str, int, bool]]) -> 
                     await asyncio.sleep(0)
             finally:
                 held[client] -= 1
-                slots.release(client)
+                semaphore.release(client)
 
         tasks = []
-        for client, rounds, gives_up in asked:
+        for client, rounds, gives_up in requests:
             tasks.append(asyncio.create_task(use(client, rounds)))
             await asyncio.sleep(0)
             if gives_up:
                 tasks[-rounds - 1 if rounds < len(tasks) else -1].cancel()
         await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
-        assert not slots.waiting and not +held
+        assert not semaphore.waiting and not +held
         for _ in range(count):
-            await asyncio.wait_for(slots.acquire("z"), 1)
+            await asyncio.wait_for(semaphore.acquire("z"), 1)
 
     asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Checks of requests: whatever is good passes, whatever is bad is named, nothing else escapes."""
+"""Validation of requests and of the headers of their images."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import math
 import struct
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import MaskSelection
-from cpcsam.errors import ConfigError, ContractError
+from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.limits import MAX_POINT_SLOTS, Limits
-from serving.gateway.validation.prompts import check_prompts, needed_box, part_of, slots_of
+from serving.gateway.limits import Limits
 from serving.gateway.validation.request import check_image_id, check_request, original_size_of
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
 HEIGHT, WIDTH = 40, 60
-SIZE, LOW = (HEIGHT, WIDTH), 4
 LIMITS = Limits(max_image_bytes=100_000, max_pixels=10_000, max_prompts=5, max_in_flight=1)
 FORM = r".*: got .+, expected .+; .+"
+EVERYTHING = {"prompts": [], "everything": pb.Everything()}
 
 
 def image_file(
@@ -44,129 +42,13 @@ def click(x: float, y: float) -> pb.Prompt:
     return pb.Prompt(points=[pb.Point(x=x, y=y)])
 
 
-def masked(logits: bytes = bytes(4 * LOW * LOW), part: tuple[float, ...] = ()) -> pb.Prompt:
-    """A prompt at (5, 6) with a mask."""
-    mask = pb.LowResMask(logits=logits)
-    if part:
-        mask.part.CopyFrom(box(*part).box)
-    return pb.Prompt(points=[pb.Point(x=5, y=6)], mask_input=mask)
-
-
-def box(*corners: float) -> pb.Prompt:
-    return pb.Prompt(box=pb.Box(**dict(zip(("x0", "y0", "x1", "y1"), corners, strict=True))))
-
-
 def request(**fields: object) -> pb.SegmentRequest:
     return pb.SegmentRequest(
         **{"image_bytes": image_file(), "prompts": [click(1, 2)], **fields}  # type: ignore[arg-type]
     )
 
 
-EVERYTHING = {"prompts": [], "everything": pb.Everything()}
-inside_x = st.floats(0, WIDTH, width=32, exclude_max=True)
-inside_y = st.floats(0, HEIGHT, width=32, exclude_max=True)
-points = st.builds(pb.Point, x=inside_x, y=inside_y, background=st.booleans())
-any_float = st.floats(width=32)
-
-
-@st.composite
-def boxes(draw: st.DrawFn) -> pb.Box:
-    x0, x1 = sorted(draw(st.tuples(inside_x, st.floats(0, WIDTH, width=32))))
-    y0, y1 = sorted(draw(st.tuples(inside_y, st.floats(0, HEIGHT, width=32))))
-    assume(x0 < x1 and y0 < y1)
-    return pb.Box(x0=x0, y0=y0, x1=x1, y1=y1)
-
-
-@UNHURRIED
-@given(st.lists(points, min_size=1, max_size=MAX_POINT_SLOTS - 2), st.none() | boxes())
-def test_prompts_inside_the_image_pass(clicks: list[pb.Point], around: pb.Box | None) -> None:
-    check_prompts([pb.Prompt(points=clicks, box=around)], SIZE, LOW)
-
-
-@UNHURRIED
-@given(any_float, any_float)
-def test_a_point_passes_exactly_when_it_lies_in_the_image(x: float, y: float) -> None:
-    if 0 <= x < WIDTH and 0 <= y < HEIGHT:
-        check_prompts([click(x, y)], SIZE, LOW)
-    else:
-        with pytest.raises(ContractError, match=rf"^prompts\[1\]\.points\[0\]{FORM}"):
-            check_prompts([click(0, 0), click(x, y)], SIZE, LOW)
-
-
-@UNHURRIED
-@given(st.tuples(any_float, any_float, any_float, any_float))
-def test_a_box_passes_exactly_when_it_is_not_empty_and_in_the_image(
-    corners: tuple[float, float, float, float],
-) -> None:
-    x0, y0, x1, y1 = corners
-    if 0 <= x0 < x1 <= WIDTH and 0 <= y0 < y1 <= HEIGHT:
-        check_prompts([box(*corners)], SIZE, LOW)
-    else:
-        with pytest.raises(ContractError, match=rf"^prompts\[0\]\.box{FORM}"):
-            check_prompts([box(*corners)], SIZE, LOW)
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_not_finite_are_shown(value: float) -> None:
-    with pytest.raises(ContractError, match=rf"got \({value}, 3\)"):
-        check_prompts([click(value, 3)], SIZE, LOW)
-    with pytest.raises(ContractError, match=rf"got \(0, 0, {value}, 3\)"):
-        check_prompts([box(0, 0, value, 3)], SIZE, LOW)
-
-
-@UNHURRIED
-@given(st.integers(0, 40), st.booleans())
-def test_point_slots_are_bounded(count: int, with_box: bool) -> None:
-    prompt = pb.Prompt(
-        points=[pb.Point(x=1, y=1)] * count,
-        box=pb.Box(x0=0, y0=0, x1=5, y1=5) if with_box else None,
-    )
-    assert slots_of(prompt) == count + 2 * with_box
-    if 1 <= slots_of(prompt) <= MAX_POINT_SLOTS:
-        check_prompts([prompt], SIZE, LOW)
-    else:
-        with pytest.raises(ContractError, match=FORM):
-            check_prompts([prompt], SIZE, LOW)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "part"),
-    [(masked(), (0, 0, HEIGHT, WIDTH)), (masked(part=(5, 0, 30, 7)), (0, 5, 7, 30))],
-)
-def test_a_mask_shows_the_image_or_a_part(prompt: pb.Prompt, part: tuple[int, ...]) -> None:
-    check_prompts([prompt], SIZE, LOW)
-    assert part_of(prompt.mask_input, SIZE) == Tile(*part)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "low_res_size", "what"),
-    [
-        (masked(b"0000"), LOW, r"mask_input\.logits: got 4 bytes, expected 4 rows"),
-        (masked(), 0, r"mask_input\.logits: got 64 bytes, expected no mask"),
-        (masked(struct.pack("<16f", *[math.nan] * 16)), LOW, "got a value that is NaN or infinite"),
-        (masked(part=(0, 0, 70, 7)), LOW, r"mask_input\.part: got \(0, 0, 70, 7\)"),
-        (masked(part=(0.5, 0, 30, 9)), LOW, r"mask_input\.part: .*whole pixels around \(5, 6, 5"),
-        (masked(part=(6, 0, 30, 9)), LOW, "expected whole pixels around"),
-    ],
-)
-def test_each_bad_mask_is_named(prompt: pb.Prompt, low_res_size: int, what: str) -> None:
-    with pytest.raises(ContractError, match=what) as caught:
-        check_prompts([click(1, 2), prompt], SIZE, low_res_size)
-    assert caught.match(rf"^prompts\[1\]\.mask_input{FORM}")
-
-
-@UNHURRIED
-@given(st.lists(points, min_size=1), st.none() | boxes())
-def test_a_prompt_needs_the_box_around_all_of_it(
-    clicks: list[pb.Point], around: pb.Box | None
-) -> None:
-    x0, y0, x1, y1 = needed_box(pb.Prompt(points=clicks, box=around))
-    assert all(x0 <= point.x <= x1 and y0 <= point.y <= y1 for point in clicks)
-    if around is not None:
-        assert x0 <= around.x0 and y0 <= around.y0 and around.x1 <= x1 and around.y1 <= y1
-
-
-def test_a_good_request_passes() -> None:
+def test_check_request_with_valid_fields_passes() -> None:
     check_request(request(), LIMITS)
     check_request(request(prompts=[], classes=["nucleus"]), LIMITS)
     check_request(request(**EVERYTHING, tile_size=64, tile_overlap=0.5), LIMITS)
@@ -175,7 +57,7 @@ def test_a_good_request_passes() -> None:
 
 
 @pytest.mark.parametrize("image_id", ["", "0" * 63, "G" * 64, "A" * 64])
-def test_an_image_id_that_cannot_be_one_is_named(image_id: str) -> None:
+def test_check_image_id_with_an_invalid_id_names_it(image_id: str) -> None:
     with pytest.raises(ContractError, match="image_id: got ") as caught:
         check_image_id(image_id)
     assert caught.match(FORM)
@@ -203,7 +85,7 @@ def test_an_image_id_that_cannot_be_one_is_named(image_id: str) -> None:
         ),
     ],
 )
-def test_each_bad_request_is_named(
+def test_check_request_with_an_invalid_field_names_it(
     fields: dict[str, object], kind: type[Exception], what: str
 ) -> None:
     with pytest.raises(kind, match=what) as caught:
@@ -221,14 +103,16 @@ def test_each_bad_request_is_named(
         (image_file(101, 100), LimitError, "got 101 x 100 pixels"),
     ],
 )
-def test_each_bad_image_is_named(content: bytes, kind: type[Exception], what: str) -> None:
+def test_original_size_of_invalid_bytes_names_the_problem(
+    content: bytes, kind: type[Exception], what: str
+) -> None:
     with pytest.raises(kind, match=what) as caught:
         original_size_of(content, LIMITS)
     assert type(caught.value) is kind
     assert caught.match(FORM)
 
 
-def test_a_decompression_bomb_is_refused_by_its_header_alone() -> None:
+def test_original_size_of_a_decompression_bomb_is_refused() -> None:
     png = bytearray(image_file())
     png[16:24] = struct.pack(">II", 60_000, 60_000)  # width and height in IHDR
     with pytest.raises((LimitError, ContractError), match=FORM):
@@ -241,7 +125,7 @@ def test_a_decompression_bomb_is_refused_by_its_header_alone() -> None:
 
 @UNHURRIED
 @given(st.binary(max_size=200))
-def test_any_bytes_give_a_size_or_a_named_error(data: bytes) -> None:
+def test_original_size_of_any_bytes_is_a_size_or_an_error(data: bytes) -> None:
     for prefix in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe1", b"II*\x00", b"BM", b"RIFF"):
         try:
             height, width = original_size_of(prefix + data, LIMITS)
@@ -252,7 +136,7 @@ def test_any_bytes_give_a_size_or_a_named_error(data: bytes) -> None:
 
 @UNHURRIED
 @given(st.data())
-def test_damaged_headers_give_a_size_or_a_named_error(data: st.DataObject) -> None:
+def test_original_size_of_damaged_headers_is_a_size_or_an_error(data: st.DataObject) -> None:
     for kind in IMAGE_FORMATS:
         damaged = bytearray(image_file(kind=kind, orientation=6))
         for _ in range(3):
@@ -267,27 +151,16 @@ def test_damaged_headers_give_a_size_or_a_named_error(data: st.DataObject) -> No
 
 @pytest.mark.parametrize("kind", IMAGE_FORMATS)
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_header_gives_the_size_that_decoding_gives(kind: str, orientation: int) -> None:
+def test_original_size_of_a_header_equals_the_decoded_size(kind: str, orientation: int) -> None:
     data = image_file(kind=kind, orientation=orientation)
     assert original_size_of(data, LIMITS) == decode_image(data).shape[:2]
 
 
-def test_formats_beyond_the_accepted_are_refused() -> None:
+def test_original_size_of_other_formats_is_refused() -> None:
     with pytest.raises(ContractError, match="JPEG, PNG, TIFF, BMP, WEBP"):
         original_size_of(image_file(kind="GIF"), LIMITS)
 
 
-def test_the_api_and_the_contract_number_mask_selections_alike() -> None:
+def test_mask_selections_of_api_and_contract_are_equal() -> None:
     ours = {f"MASK_SELECTION_{choice.name}": choice.value for choice in MaskSelection}
     assert dict(pb.MaskSelection.items()) == ours
-
-
-@pytest.mark.parametrize("name", ["max_image_bytes", "max_pixels", "max_prompts", "max_in_flight"])
-def test_limits_below_one_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{name}: got 0, expected at least 1"):
-        Limits(**{name: 0})
-
-
-def test_more_pixels_than_the_repository_allows_are_refused() -> None:
-    with pytest.raises(ConfigError, match="max_pixels"):
-        Limits(max_pixels=10**9)

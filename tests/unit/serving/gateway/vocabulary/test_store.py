@@ -1,4 +1,4 @@
-"""Classes outlive the gateway, tenants do not meet, and no failure half-way loses anything."""
+"""Vocabulary store: persistence, isolation of tenants and crash safety."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def names(store: VocabularyStore, tenant: str) -> tuple[str, ...]:
     return () if vocabulary is None else vocabulary.names
 
 
-async def test_changes_are_kept_and_tenants_do_not_meet(tmp_path: Path) -> None:
+async def test_change_persists_and_stays_within_the_tenant(tmp_path: Path) -> None:
     store = VocabularyStore(tmp_path, None)
     assert await names(store, "lab") == ()
     for name in ("disc", "ring"):
@@ -60,10 +60,10 @@ async def test_changes_are_kept_and_tenants_do_not_meet(tmp_path: Path) -> None:
         assert changed is not None and changed.names[-1] == name
     await store.change("ward", MODEL, learn("bone"))
     again = VocabularyStore(tmp_path, None)
-    for one in (store, again):
-        assert await names(one, "lab") == ("disc", "ring")
-        assert await names(one, "ward") == ("bone",)
-        assert await names(one, "other") == ()
+    for reopened in (store, again):
+        assert await names(reopened, "lab") == ("disc", "ring")
+        assert await names(reopened, "ward") == ("bone",)
+        assert await names(reopened, "other") == ()
     await again.change("lab", MODEL, forget("disc"))
     await again.change("lab", MODEL, forget("ring"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ()
@@ -72,7 +72,7 @@ async def test_changes_are_kept_and_tenants_do_not_meet(tmp_path: Path) -> None:
     assert len(list_versions(tmp_path / "lab")) == 1, "older ones are removed"
 
 
-async def test_everybody_begins_with_the_first_vocabulary(tmp_path: Path) -> None:
+async def test_get_without_changes_returns_the_initial_vocabulary(tmp_path: Path) -> None:
     first, folder = tmp_path / "first", tmp_path / "classes"
     save_vocabulary(build_vocabulary(["disc"], examples(0), model=MODEL), first)
     store = VocabularyStore(folder, first)
@@ -84,14 +84,14 @@ async def test_everybody_begins_with_the_first_vocabulary(tmp_path: Path) -> Non
     assert await names(VocabularyStore(None, first), "lab") == ("disc",)
 
 
-async def test_changes_at_once_are_all_made(tmp_path: Path) -> None:
+async def test_change_by_concurrent_callers_applies_all(tmp_path: Path) -> None:
     store = VocabularyStore(tmp_path, None)
     wanted = [f"class {index}" for index in range(5)]
     await asyncio.gather(*(store.change("lab", MODEL, learn(name)) for name in wanted))
     assert sorted(await names(store, "lab")) == wanted
 
 
-async def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
+async def test_change_with_a_failing_edit_changes_nothing(tmp_path: Path) -> None:
     store = VocabularyStore(tmp_path, None)
     await store.change("lab", MODEL, learn("disc"))
     with pytest.raises(ConfigError, match="is known"):
@@ -99,7 +99,7 @@ async def test_an_edit_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert await names(store, "lab") == ("disc",)
 
 
-async def test_a_crash_before_the_last_step_leaves_the_old_one(
+async def test_change_with_a_crash_before_the_switch_keeps_the_old_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = VocabularyStore(tmp_path, None)
@@ -112,18 +112,18 @@ async def test_a_crash_before_the_last_step_leaves_the_old_one(
         broken.setattr(module, "switch_to", crash)
         with pytest.raises(OSError, match="disk full"):
             await store.change("lab", MODEL, learn("ring"))
-    for one in (store, VocabularyStore(tmp_path, None)):
-        assert await names(one, "lab") == ("disc",)
+    for reopened in (store, VocabularyStore(tmp_path, None)):
+        assert await names(reopened, "lab") == ("disc",)
     await store.change("lab", MODEL, learn("bone"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ("disc", "bone")
 
 
-async def test_without_a_folder_nothing_is_changed() -> None:
-    with pytest.raises(PreconditionError, match="expected one that was started with --classes DIR"):
+async def test_change_without_a_folder_is_refused() -> None:
+    with pytest.raises(PreconditionError, match="expected a gateway started with --classes DIR"):
         await VocabularyStore(None, None).change("lab", MODEL, learn("disc"))
 
 
-async def test_another_models_vocabulary_is_refused(tmp_path: Path) -> None:
+async def test_get_with_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
     store = VocabularyStore(tmp_path, None)
     await store.change("lab", MODEL, learn("disc"))
     with pytest.raises(PreconditionError, match="got one made with model aaaa"):

@@ -1,0 +1,101 @@
+"""Write the contract's graphs to ONNX files in float32, float16 or int8."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import onnx
+from tqdm import tqdm
+
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER
+from cpcsam.model.fusion import FusedCpcSam
+from export.graphs.fp16 import to_fp16
+from export.graphs.int8 import quantize_encoder
+from export.graphs.smooth_quant import smooth_encoder
+from export.graphs.traceable import make_traceable
+from export.graphs.tracing import label, onnx_from_torch, save
+from export.real_images import Scene
+
+__all__ = ["trace_graphs", "write_graphs"]
+
+NO_PROPERTIES: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+def trace_graphs(
+    model: FusedCpcSam,
+    folder: Path,
+    precision: str,
+    properties: Mapping[str, Any] = NO_PROPERTIES,
+) -> None:
+    """Trace every graph of the contract into `GRAPH.onnx`, without comparing it to torch.
+
+    Args:
+        model: the fused model.
+        folder: existing folder for the files.
+        precision: `fp32` or `fp16`; int8 needs `write_graphs`.
+        properties: metadata of every file.
+
+    Raises:
+        ExportError: torch cannot export a graph, or a weight is too large for float16.
+    """
+    traceable = make_traceable(model)
+    if precision == "fp16":
+        traceable = to_fp16(traceable)
+    with tqdm(GRAPHS, desc=f"export, {precision}", unit="graph") as progress:
+        for graph in progress:
+            progress.set_postfix_str(graph.name)
+            onnx_from_torch(traceable, graph, folder / f"{graph.name}.onnx", properties)
+
+
+def write_graphs(
+    model: FusedCpcSam,
+    folder: Path,
+    precision: str,
+    properties: Mapping[str, Any],
+    scenes: Sequence[Scene],
+) -> dict[str, Path]:
+    """Write the graphs of a precision, and for a reduced one the float32 graphs it derives from.
+
+    Args:
+        model: the fused model.
+        folder: gets the graphs of `precision`; `folder/fp32` those in float32 of a reduced one.
+        precision: `fp32`, `fp16` or `int8`.
+        properties: metadata of every file.
+        scenes: real images that calibrate SmoothQuant for int8.
+
+    Returns:
+        Folder of each precision, float32 first.
+
+    Raises:
+        ExportError: as `trace_graphs`.
+    """
+    if precision == "fp32":
+        trace_graphs(model, folder, precision, properties)
+        return {"fp32": folder}
+    folders = {"fp32": folder / "fp32", precision: folder}
+    folders["fp32"].mkdir()
+    trace_graphs(model, folders["fp32"], "fp32", {**properties, "precision": "fp32"})
+    if precision == "fp16":
+        trace_graphs(model, folder, precision, properties)
+        return folders
+    for file in folders["fp32"].iterdir():
+        if not file.name.startswith(IMAGE_ENCODER.name):
+            shutil.copyfile(file, folder / file.name)
+    _write_int8_encoder(model, folder, properties, scenes)
+    return folders
+
+
+def _write_int8_encoder(
+    model: FusedCpcSam, folder: Path, properties: Mapping[str, Any], scenes: Sequence[Scene]
+) -> None:
+    smooth, name = folder / "fp32/smooth", f"{IMAGE_ENCODER.name}.onnx"
+    smooth.mkdir()
+    smoothed = smooth_encoder(make_traceable(model), scenes)
+    onnx_from_torch(smoothed, IMAGE_ENCODER, smooth / name, {})
+    quantized = quantize_encoder(onnx.load(smooth / name))
+    label(quantized, IMAGE_ENCODER, model.image_size, properties)
+    save(quantized, folder / name)

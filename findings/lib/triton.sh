@@ -1,0 +1,45 @@
+# The real tritonserver of the wheel nvidia-pytriton 0.7.0, without Docker: sourced by triton-*.sh.
+# Makes $folder with an environment of $1 (requirements) and $folder/models to be filled, and gives
+# start_triton [OPTION ...], which sets $http and $metrics (URLs on 127.0.0.1). It ends on exit.
+folder=$(mktemp -d)
+triton=
+clean_up() {
+  [ -z "$triton" ] || { kill -9 -- "-$triton" && wait "$triton"; } 2>/dev/null || true
+  rm -rf "$folder"
+}
+trap clean_up EXIT
+"${PYTHON:-python3}" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --quiet "$@"
+"$folder/venv/bin/pip" install --quiet --no-deps nvidia-pytriton==0.7.0 2>/dev/null
+read -r site version libdir < <("$folder/venv/bin/python" -c \
+  'import sys, sysconfig as s; print(s.get_path("purelib"), "%d.%d" % sys.version_info[:2], s.get_config_var("LIBDIR"))')
+wheel=$site/pytriton/tritonserver
+cp -r "$wheel/backends" "$folder/backends"
+cp "$wheel/python_backend_stubs/$version/triton_python_backend_stub" "$folder/backends/python/"
+mkdir "$folder/models"
+
+start_triton() {
+  local ports
+  ports=$("$folder/venv/bin/python" -c 'import socket as s
+held = [s.create_server(("127.0.0.1", 0)) for _ in range(2)]
+print(*(one.getsockname()[1] for one in held))')
+  http=http://127.0.0.1:${ports% *} metrics=http://127.0.0.1:${ports#* }/metrics
+  LD_LIBRARY_PATH="$libdir:$site/nvidia_pytriton.libs" PATH="$folder/venv/bin:$PATH" \
+    setsid "$wheel/bin/tritonserver" --model-repository="$folder/models" \
+    --backend-directory="$folder/backends" --cache-directory="$wheel/caches" \
+    --backend-config="python,shm-region-prefix-name=$(basename "$folder")-" \
+    --http-address=127.0.0.1 --http-port="${ports% *}" --allow-grpc=false \
+    --metrics-address=127.0.0.1 --metrics-port="${ports#* }" --allow-gpu-metrics=false \
+    --disable-auto-complete-config --pinned-memory-pool-byte-size=0 "$@" >"$folder/log" 2>&1 &
+  triton=$!
+  for _ in $(seq 120); do
+    "$folder/venv/bin/python" - "$http/v2/health/ready" 2>/dev/null <<'PROGRAM' && return
+import sys, urllib.request
+urllib.request.urlopen(sys.argv[1], timeout=2)
+PROGRAM
+    kill -0 "$triton" || break
+    sleep 1
+  done
+  cat "$folder/log"
+  return 1
+}

@@ -1,0 +1,90 @@
+"""Authentication of callers by bearer token."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+from cpcsam.errors import ConfigError
+from cpcsam.grpc_errors import AuthenticationError
+from serving.gateway.auth.principal import EVERYBODY, Principal
+from serving.gateway.auth.tokens import EDITOR, Token, digest_of, read_tokens
+
+__all__ = ["Authenticator", "Metadata"]
+
+LOG = logging.getLogger(__name__)
+HEADER: Final = "authorization"
+SCHEME: Final = "bearer "
+CHECK_PERIOD_S: Final = 1.0
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class Authenticator:
+    """Authenticates callers against a file of tokens, which is read again when it changes.
+
+    Args:
+        path: the file; None admits every caller as a single tenant with all permissions.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._tokens: dict[str, Token] = {} if path is None else read_tokens(path)
+        self._state = self._file_state()
+        self._checked = monotonic()
+
+    @property
+    def requires_tokens(self) -> bool:
+        """True if callers need a token."""
+        return self._path is not None
+
+    def authenticate(self, metadata: Metadata | None) -> Principal:
+        """Return the principal of the bearer token in a request's metadata.
+
+        Raises:
+            AuthenticationError: no token, or an unknown token.
+        """
+        if self._path is None:
+            return EVERYBODY
+        self._reload_if_changed()
+        header = next((value for name, value in metadata or () if name == HEADER), "")
+        text = header.decode(errors="replace") if isinstance(header, bytes) else header
+        token = None
+        if text[: len(SCHEME)].lower() == SCHEME:
+            # Looked up by digest: the duration of the lookup leaks nothing about a token.
+            token = self._tokens.get(digest_of(text[len(SCHEME) :].strip()))
+        if token is None:
+            raise AuthenticationError.of(
+                HEADER,
+                got="an unknown token" if text else "no token",
+                expected="Bearer TOKEN",
+                fix="request a token from the operator",
+            )
+        return Principal(token.tenant, token.role == EDITOR)
+
+    def _reload_if_changed(self) -> None:
+        assert self._path is not None
+        if monotonic() - self._checked < CHECK_PERIOD_S:
+            return
+        self._checked = monotonic()
+        if (state := self._file_state()) == self._state:
+            return
+        self._state = state
+        try:
+            self._tokens = read_tokens(self._path)
+            LOG.info("%s: %d tokens", self._path, len(self._tokens))
+        except ConfigError as error:
+            LOG.error("keeping the previous tokens: %s", error)
+
+    def _file_state(self) -> tuple[int, int, int] | None:
+        try:
+            state = self._path.stat() if self._path is not None else None
+        except OSError:
+            return None
+        return None if state is None else (state.st_mtime_ns, state.st_size, state.st_ino)

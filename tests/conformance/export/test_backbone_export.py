@@ -1,0 +1,165 @@
+"""vit_b, vit_l and vit_h are exported by the code that exports vit_t, at every image size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from segment_anything import sam_model_registry
+
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.build_sam import build_sam
+from cpcsam.model.fusion import FusedCpcSam, fuse
+from cpcsam.model.sam import CpcSam
+from export import check_parity
+from export.accuracy.parity_grid import compare_on_grid
+from export.accuracy.runners import OnnxRunner, TorchRunner
+from export.accuracy.tolerances import TOLERANCES
+from export.graphs.modules import GraphModule, relative_difference
+from export.graphs.traceable import make_traceable
+from export.graphs.tracing import onnx_from_torch
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
+
+TOLERANCE = 1e-5
+WHOLE_MATRIX = 64**4
+"""Elements of one head's 4096 × 4096 probabilities at 1024 pixels."""
+
+
+def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
+    form = make_traceable(model)
+    for graph in GRAPHS:
+        onnx_from_torch(form, graph, folder / f"{graph.name}.onnx", {})
+    return OnnxRunner(folder, "fp32")
+
+
+def test_export_vit_t_at_512_equals_torch(tmp_path: Path) -> None:
+    """In full depth, with mask prompts; 256 pixels are test_onnx_export's."""
+    model = fuse(noisy_cpcsam(512))
+    compare_on_grid(
+        TorchRunner(model),
+        export(model, tmp_path),
+        512,
+        TOLERANCE,
+        batches=(1,),
+        prompts=(2,),
+        points=(3,),
+    )
+
+
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+def test_export_vit_b_two_blocks_equals_torch(image_size: int, tmp_path: Path) -> None:
+    """A block in padded windows and a global one: all that depends on the image size."""
+    model = fuse(windowed_cpcsam(image_size))
+    runner = export(model, tmp_path)
+    batches = (1, 3) if image_size == 256 else (1,)
+    encoder_only = image_size == 1024  # make check-parity decodes there
+    compare_on_grid(
+        TorchRunner(model),
+        runner,
+        image_size,
+        TOLERANCE,
+        batches=batches,
+        encoder_only=encoder_only,
+    )
+
+
+def test_export_official_vit_b_full_depth_equals_torch(tmp_path: Path) -> None:
+    """Random weights in the official file's layout, positions interpolated to 256 pixels."""
+    torch.manual_seed(0)
+    sam = sam_model_registry["vit_b"]()
+    fill_with_noise(sam, seed=1)
+    torch.save(sam.state_dict(), tmp_path / "mine.pth")
+    model = fuse(load_base(tmp_path / "mine.pth", "vit_b", 256))
+    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
+    runner = OnnxRunner(tmp_path, "fp32")
+    compare_on_grid(TorchRunner(model), runner, 256, TOLERANCE, batches=(1, 2), encoder_only=True)
+
+
+def test_export_vit_h_two_blocks_equals_torch(tmp_path: Path) -> None:
+    model = fuse(windowed_cpcsam(256, model_size="vit_h"))
+    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
+    compare_on_grid(
+        TorchRunner(model),
+        OnnxRunner(tmp_path, "fp32"),
+        256,
+        TOLERANCE,
+        batches=(3,),
+        encoder_only=True,
+    )
+
+
+@pytest.mark.parametrize("image_size", IMAGE_SIZES)
+@pytest.mark.parametrize("model_size", MODEL_SIZES)
+def test_graph_module_of_every_size_has_contract_shapes(model_size: str, image_size: int) -> None:
+    """In full depth, without storage."""
+    with torch.device("meta"), torch.no_grad():
+        model = make_traceable(fuse(CpcSam(build_sam(model_size, image_size)).to("meta")))
+        sizes = {"B": 2, "P": 3, "N": 4, "N+1": 5}
+        for graph in GRAPHS:
+
+            def shape(tensor) -> tuple[int, ...]:  # type: ignore[no-untyped-def]
+                fixed = tensor.shape(image_size)
+                return tuple(
+                    sizes.get(str(dim), size) for dim, size in zip(tensor.dims, fixed, strict=True)
+                )
+
+            inputs = [
+                torch.zeros(shape(tensor), dtype=getattr(torch, tensor.dtype))
+                for tensor in graph.inputs
+            ]
+            outputs = GraphModule(model, graph)(*inputs)
+            assert [tuple(one.shape) for one in outputs] == [*map(shape, graph.outputs)]
+
+
+def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
+    """At 1024 pixels; with queries enough for one block the largest tensor is all of them."""
+    model = fuse(windowed_cpcsam(1024, model_size="vit_t"))
+    heads = 6
+    largest = {}
+    for queries in (1024, 4096):
+        file = tmp_path / f"{queries}.onnx"
+        onnx_from_torch(make_traceable(model, queries), IMAGE_ENCODER, file, {})
+        inferred = onnx.shape_inference.infer_shapes(onnx.load(file), data_prop=True)
+        largest[queries] = max(_elements(value) for value in inferred.graph.value_info)
+    assert largest[4096] == heads * WHOLE_MATRIX
+    assert largest[1024] <= heads * WHOLE_MATRIX // 4
+
+
+def _elements(value: onnx.ValueInfoProto) -> int:
+    """Of one image; a dimension that is not known counts as one."""
+    count = 1
+    for dim in value.type.tensor_type.shape.dim:
+        count *= dim.dim_value or 1
+    return count
+
+
+def test_blockwise_attention_in_chunks_keeps_outputs(tmp_path: Path) -> None:
+    model = fuse(windowed_cpcsam(512))
+    image = torch.randint(0, 256, (1, 3, 512, 512)).byte()
+    inputs = {"image": image, "input_size": torch.tensor([[512, 300]], dtype=torch.int32)}
+    [expected] = TorchRunner(model)(IMAGE_ENCODER, inputs)
+    for queries in (96, 320):
+        onnx_from_torch(
+            make_traceable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
+        )
+        [found] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
+        assert relative_difference(found, expected) <= TOLERANCE
+
+
+def test_check_parity_command_reports_outputs_and_fails_beyond_tolerance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `make check-parity` does for vit_b at 1024 pixels, on fewer shapes of the smallest."""
+    for name in ("BATCHES", "PROMPTS"):
+        monkeypatch.setattr(check_parity, name, (2,))
+    assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == sum(len(graph.outputs) for graph in GRAPHS)
+    assert all(line.endswith(("over 1 shapes", "over 3 shapes")) for line in told)
+    monkeypatch.setitem(TOLERANCES, "fp32", replace(TOLERANCES["fp32"], grid=1e-9))
+    assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 2
+    assert "image_encoder, image_embeddings (2, 256, 16, 16)" in capsys.readouterr().err

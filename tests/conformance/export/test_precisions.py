@@ -1,0 +1,157 @@
+"""fp16 and int8 of the shipped base: what is in the graphs, how near they are, that they serve."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec
+from cpcsam.errors import ExportError
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import fuse
+from cpcsam.model.run_checkpoint import load_merged, save_merged
+from export import to_onnx
+from export.accuracy import parity_grid as grid
+from export.accuracy.tolerances import TOLERANCES
+from export.real_images import packaged_images
+from export.triton_repository.publishing import build_repository
+from serving.backend.onnx_model import open_graph
+from serving.backend.step import Request, Settings
+from tests.support.paths import ROOT
+
+IOU_MEAN, IOU_MIN = 0.998, 0.99
+WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+COORDINATES = ("/MatMul",)
+"""Points times the random frequencies of their encoding: the one product of float32 tensors."""
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("precisions") / "merged"
+    save_merged(fuse(load_base(ROOT / "weights/vit_t")), path, parents={})
+    return path
+
+
+def export(merged: Path, precision: str) -> Path:
+    out = merged.parent / precision
+    to_onnx.export_graphs(
+        load_merged(merged),
+        out,
+        parents={"merged": sha256_file(merged / MANIFEST_NAME)},
+        config=read_manifest(merged).config,
+        precision=precision,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def fp16(merged: Path) -> Path:
+    return export(merged, "fp16")
+
+
+@pytest.fixture(scope="module")
+def int8(merged: Path) -> Path:
+    return export(merged, "int8")
+
+
+@pytest.fixture(params=["fp16", "int8"])
+def reduced(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.getfixturevalue(request.param)
+    return path
+
+
+def element_types(file: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
+    """A graph and the element type of every tensor in it."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(file), strict_mode=True).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    return graph, types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def test_export_reduced_precision_masks_within_tolerance(reduced: Path) -> None:
+    report = json.loads((reduced / "comparison.json").read_text())
+    assert report["precision"] == reduced.name and report["verdict"] == "Within tolerance."
+    engines = report["masks"]
+    assert len(engines) == 2
+    for engine, summary in engines.items():
+        assert summary["masks"] >= 50
+        assert summary["iou_mean"] >= IOU_MEAN and summary["iou_min"] >= IOU_MIN, engine
+        assert summary["boundary_mean_max"] <= 0.256
+    [full, of_precision] = (report["masks"][engine] for engine in engines)
+    assert full["iou_min"] > of_precision["iou_min"] < 1
+    assert (reduced / "comparison.html").stat().st_size > 50_000
+    assert not (reduced / "fp32").exists()
+
+
+@pytest.mark.parametrize("spec", GRAPHS, ids=lambda graph: graph.name)
+def test_fp16_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
+    graph, types = element_types(fp16 / f"{spec.name}.onnx")
+    products = norms = 0
+    for node in graph.node:
+        if node.op_type in WEIGHTED and node.name not in COORDINATES:
+            products += 1
+            assert {types[name] for name in node.input} == {TensorProto.FLOAT16}, node.name
+        if node.op_type in ("LayerNormalization", "Softmax", "ReduceMean", "Sqrt"):
+            norms += 1
+            assert {types[name] for name in node.input if types[name] != TensorProto.INT64} == {
+                TensorProto.FLOAT
+            }, node.name
+    assert norms > 0 or "decoder" not in spec.name
+    assert products > 0 or spec.name == "prompt_encoder"
+    full = [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]
+    assert sum(np.prod(tensor.dims) for tensor in full) < 10_000
+    half = sum(len(one.raw_data) for one in graph.initializer) / 2
+    assert half > 3_000_000 or "prompt" in spec.name
+
+
+def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
+    for spec in GRAPHS:
+        graph = onnx.load(int8 / f"{spec.name}.onnx").graph
+        integer = [node for node in graph.node if node.op_type == "MatMulInteger"]
+        assert bool(integer) == (spec is IMAGE_ENCODER)
+        for node in integer:
+            [weight] = [one for one in graph.initializer if one.name == node.input[1]]
+            assert weight.data_type == TensorProto.INT8
+            [zero] = [one for one in graph.initializer if one.name == node.input[3]]
+            assert list(zero.dims) == [weight.dims[1]], "a scale for every output channel"
+    names = [node.name for node in onnx.load(int8 / "image_encoder.onnx").graph.node]
+    assert not any("blocks.3/" in name and name.endswith("_quant") for name in names)
+    assert any("blocks.4/" in name and name.endswith("_quant") for name in names)
+
+
+@pytest.mark.parametrize("spec", (IMAGE_ENCODER, MASK_DECODER), ids=lambda graph: graph.name)
+def test_reduced_graph_in_backend_keeps_contract(reduced: Path, spec: GraphSpec) -> None:
+    """The CPU repository takes any precision; its steps see the contract's tensors."""
+    version = build_repository(reduced, reduced.parent / f"{reduced.name}-repository")
+    folder = version / spec.name / version.name
+    run = open_graph(Settings(spec.name, folder, {"image_size": "256", "intra_op_threads": "1"}))
+    tensors = {t.name: np.ones([2, *map(abs, t.shape(256)[1:])], t.dtype) for t in spec.inputs}
+    [answer] = run([Request(tensors, frozenset(spec.output_names))])
+    assert not isinstance(answer, Exception)
+    for tensor in spec.outputs:
+        assert answer[tensor.name].dtype == tensor.dtype
+        assert np.isfinite(answer[tensor.name]).all()
+
+
+def test_export_graphs_beyond_tolerance_writes_only_rejected_page(
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = replace(TOLERANCES["int8"], iou_mean=0.9999)
+    monkeypatch.setitem(TOLERANCES, "int8", strict)
+    monkeypatch.setattr(grid, "PROMPTS", (1,))  # the grid is not what this is about
+    out = tmp_path / "onnx"
+    with pytest.raises(
+        ExportError, match=r"int8, mean mask IoU over \d+ masks of real images: got 0\.99"
+    ):
+        to_onnx.export_graphs(
+            load_merged(merged), out, precision="int8", images=packaged_images()[:1]
+        )
+    assert {path.name for path in tmp_path.iterdir()} == {"onnx-rejected.html"}
+    assert "data:image/png" in (tmp_path / "onnx-rejected.html").read_text()

@@ -1,0 +1,43 @@
+"""Tracing without values gives the graphs that tracing with values gives."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+import export.graphs.tracing
+from cpcsam.contract import GRAPHS
+from cpcsam.model.capl import CaplConfig
+from cpcsam.model.fusion import build_merged
+from export.graphs.precisions import trace_graphs
+from export.graphs.shape_only_matmul import shape_only_matmul
+
+
+def test_shape_only_matmul_in_block_gives_shapes_without_values() -> None:
+    left, right, bias = torch.ones(5, 3), torch.ones(3, 7), torch.ones(7)
+    several = torch.ones(2, 5, 3), torch.ones(2, 3, 7)
+    with shape_only_matmul():
+        assert (left @ right).shape == torch.addmm(bias, left, right).shape == (5, 7)
+        assert torch.bmm(*several).shape == (2, 5, 7)
+        assert not torch.equal(left @ right, torch.full((5, 7), 3.0))
+    assert torch.equal(left @ right, torch.full((5, 7), 3.0))
+    assert torch.equal(torch.addmm(bias, left, right), torch.full((5, 7), 4.0))
+    assert torch.equal(torch.bmm(*several), torch.full((2, 5, 7), 3.0))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_trace_graphs_with_shape_only_matmul_writes_equal_files(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build_merged("vit_t", 256, CaplConfig()).requires_grad_(False)
+    for folder in ("shapes", "values"):
+        (tmp_path / folder).mkdir()
+    trace_graphs(model, tmp_path / "shapes", precision)
+    monkeypatch.setattr(export.graphs.tracing, "shape_only_matmul", nullcontext)
+    trace_graphs(model, tmp_path / "values", precision)
+    for graph in GRAPHS:
+        files = [tmp_path / folder / f"{graph.name}.onnx" for folder in ("shapes", "values")]
+        assert files[0].read_bytes() == files[1].read_bytes()

@@ -1,0 +1,120 @@
+"""Modules and files that configuration, deployment and documentation name exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.triton import launch
+from tests.support.paths import ROOT
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+STAGES = r"benchmarks|cpcsam|demo|export|reporting|serving|tools|training"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SCRIPTS = [
+    ROOT / "Makefile",
+    ROOT / ".ci/run",
+    ROOT / "docker-compose.yml",
+    *sorted((ROOT / "deploy").iterdir()),
+    *sorted((ROOT / "training/configs").glob("*.yaml")),
+]
+SHIMS = sorted((ROOT / "model_repository").rglob("model.py"))
+BRACES = re.compile(r"\{([^}]*)\}")
+
+
+def ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def expand(pattern: str) -> list[str]:
+    """Expand the braces of a pattern, as a shell does."""
+    choices = [part.split(",") for part in BRACES.findall(pattern)]
+    template = BRACES.sub("{}", pattern)
+    return [template.format(*words) for words in product(*choices)]
+
+
+def test_braces_are_expanded() -> None:
+    assert expand("{a,b}/{c,d}.py") == ["a/c.py", "a/d.py", "b/c.py", "b/d.py"]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SCRIPTS], ids=ids)
+def test_modules_that_are_run_exist(path: Path) -> None:
+    text = path.read_text()
+    named = {
+        *re.findall(rf"(?:python3?|\$\(PY\)) -m ((?:{STAGES})\b[\w.]*)", text),
+        *re.findall(rf'"-m", "((?:{STAGES})\b[\w.]*)"', text),
+    }
+    missing = [name for name in named if find_spec(name.rstrip(".")) is None]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=ids)
+def test_files_that_pages_name_exist(path: Path) -> None:
+    named = set(re.findall(rf"`((?:{STAGES}|tests|deploy|docs)/[\w./-]+\.\w+)`", path.read_text()))
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_lint_exceptions_name_files() -> None:
+    patterns = PYPROJECT["tool"]["ruff"]["lint"]["per-file-ignores"]
+    named = [name for pattern in patterns for name in expand(pattern)]
+    assert [name for name in named if not any(ROOT.glob(name))] == []
+
+
+def test_types_are_checked_everywhere() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert packages == {*PYPROJECT["tool"]["mypy"]["files"]}
+
+
+def test_layers_are_checked_everywhere() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    [roots] = re.findall(
+        r"^root_packages =\n((?: +\w+\n)+)", (ROOT / ".importlinter").read_text(), re.M
+    )
+    assert packages == {*roots.split()}
+
+
+def test_commands_of_the_package_exist() -> None:
+    for target in PYPROJECT["project"]["scripts"].values():
+        assert find_spec(target.partition(":")[0]) is not None, target
+
+
+@pytest.mark.parametrize("path", SHIMS, ids=ids)
+def test_models_of_triton_import_what_exists(path: Path) -> None:
+    imports = [node for node in ast.walk(ast.parse(path.read_text()))
+               if isinstance(node, ast.ImportFrom)]  # fmt: skip
+    assert imports
+    for node in imports:
+        assert node.module is not None and find_spec(node.module) is not None, node.module
+        source = find_spec(node.module)
+        assert source is not None and source.origin is not None
+        defined = {
+            item.name
+            for item in ast.parse(Path(source.origin).read_text()).body
+            if isinstance(item, (ast.FunctionDef, ast.ClassDef))
+        }
+        assert {alias.name for alias in node.names} <= defined, path
+
+
+def test_mounts_of_the_containers_exist() -> None:
+    compose: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    mounts = [
+        volume.split(":")[0]
+        for service in compose["services"].values()
+        for volume in service.get("volumes", [])
+        if volume.startswith("./")
+    ]
+    assert mounts
+    assert [mount for mount in mounts if not (ROOT / mount).exists()] == []
+
+
+def test_the_launcher_that_is_run_by_path_exists() -> None:
+    [name] = re.findall(r'with_name\("(\w+\.py)"\)', Path(launch.__file__).read_text())
+    assert Path(launch.__file__).with_name(name).exists()
