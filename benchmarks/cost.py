@@ -22,8 +22,8 @@ from benchmarks.micro.memory import rss_peak_bytes
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import ArgumentParser, count, exit_code_of
 from cpcsam.model.base_checkpoint import base_digest
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
-from training.loop.train_state import ModelConfig
 
 __all__ = ["STRATEGIES", "Cost", "main", "measure"]
 
@@ -85,13 +85,13 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
         steps: that count; `WARM_UP` more come before them.
     """
     torch.set_num_threads(1)
-    learner, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
+    state, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
     before, step_s, draw_s = rss_peak_bytes() / 2**20, [], []
     for step in range(WARM_UP + steps):
         started = time.process_time()
         halves = batches[step]
         drawn = time.process_time()
-        learner.take_step(halves, bilevel)
+        state.train_step(halves, bilevel)
         step_s.append(time.process_time() - started)
         draw_s.append(drawn - started)
     return Cost(

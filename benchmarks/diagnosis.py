@@ -254,8 +254,8 @@ def diagnose(options: argparse.Namespace) -> dict[str, Any]:
     models = {"base": load_base(options.base)}
     budgets = _budgets(options)
     for arm in tqdm(ARMS, desc="train", unit="arm"):
-        learner, _ = train(arm, split, options.base, options.seed, budgets[arm.name])
-        models[arm.name] = learner.model
+        state, _ = train(arm, split, options.base, options.seed, budgets[arm.name])
+        models[arm.name] = state.model
     visible = {}
     if options.bbbc038 is None:
         visible = {name: _visible(model, split.target) for name, model in models.items()}

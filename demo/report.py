@@ -1,4 +1,4 @@
-"""What the demonstration leaves behind: a picture, the masks, the figures and a page."""
+"""Report of the demonstration: overlay image, masks, figures and HTML page."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENLARGEMENT: Final = 3
 
 
 def conclusion(report: dict[str, Any]) -> str:
-    """Say of both kinds of clicks which of the four is best, and by how much."""
+    """Describe, for both kinds of clicks, the best of the four methods and its margin."""
     sentences = []
     for clicks, dice in (("accurate", report), ("careless", report["careless"])):
         first, second = sorted(COMPARED, key=lambda name: -dice[name])[:2]
@@ -121,7 +121,7 @@ def _page(picture: bytes, report: dict[str, Any]) -> str:
 <h1>CPC-SAM demonstration</h1>
 <p>{report["nuclei"]} nuclei of a real fluorescence image, in the half that no training saw, each
 found by one click over gRPC: by an accurate one, on the pixel nearest its centroid, and by a
-careless one, anywhere on it or, as half of them are, up to 5 pixels beside it.
+careless one, anywhere on it or, as half of them are, up to 5 pixels outside it.
 {html.escape(conclusion(report))}</p>
 <h2>Mean Dice</h2>
 <table><tr><th><th>accurate clicks<th>careless clicks</tr>{bars}</table>

@@ -43,10 +43,10 @@ def measure_tempo(
     for _ in tqdm(range(rounds), desc="tempo", unit="round"):
         for name, one in prepared.items():
             turn = range(min(one.bilevel.capl_every, LONGEST_TURN))
-            drawn = [one.batches[one.learner.step + step] for step in turn]
+            drawn = [one.batches[one.state.step + step] for step in turn]
             started = time.process_time()
             for halves in drawn:
-                one.learner.take_step(halves, one.bilevel)
+                one.state.train_step(halves, one.bilevel)
             seconds[name].append((time.process_time() - started) / len(drawn))
     return {name: float(torch.tensor(values[1:]).median()) for name, values in seconds.items()}
 

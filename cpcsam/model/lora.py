@@ -1,14 +1,13 @@
-"""LoRA on SAM through peft: inject, list and merge."""
+"""LoRA on SAM through peft: inject, list and merge.
+
+peft is imported where it is used: it takes as long as torch, and most commands have no LoRA.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
 from dataclasses import dataclass
-
-from peft import LoraConfig as PeftLoraConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
@@ -57,6 +56,9 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
             expected="names of linear layers, such as qkv, q_proj, v_proj",
             fix="correct lora.encoder_modules and lora.decoder_modules",
         )
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import inject_adapter_in_model
+
     inject_adapter_in_model(
         PeftLoraConfig(
             r=config.rank,
@@ -74,6 +76,8 @@ def is_lora_parameter(name: str) -> bool:
 
 def merge_lora(model: CpcSam) -> CpcSam:
     """Return a copy with every LoRA update added to its weight and no LoRA layer left."""
+    from peft.tuners.lora import LoraLayer
+
     merged = copy.deepcopy(model)
     for name, module in list(merged.named_modules()):
         if isinstance(module, LoraLayer):

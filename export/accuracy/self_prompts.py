@@ -104,6 +104,7 @@ def prompts_for(
     for coords in _click_grid(scene).split(PROMPT_BUCKETS[-1]):
         low_res_masks, iou_predictions = decode(reference, image_embeddings, _clicks(coords))
         for index in range(len(coords)):
+            # Mask 0 is SAM's single output, masks 1-3 its multimask output.
             best = 1 + int(iou_predictions[0, index, 1:].argmax())
             clicks += [coords[index]] * 2
             masks += [low_res_masks[0, index, 0], low_res_masks[0, index, best]]

@@ -122,6 +122,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 return await self._segment(request, context)
             except FullError as error:
                 await asyncio.sleep(error.retry_s)
+                # Each attempt claims capacity like a new request.
                 context = replace(context, permit=Permit(context.permit.client))
 
     async def _segment(

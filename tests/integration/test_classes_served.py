@@ -80,7 +80,7 @@ def config(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> G
 
 @pytest.fixture(scope="module")
 def address(config: GatewayConfig, examples: list[Example]) -> Iterator[str]:
-    """A gateway that was taught the class `nucleus`."""
+    """A gateway with the class `nucleus`."""
     with gateway_in_background(config) as gateway:
         with SegmentationClient(gateway.address, token="editor") as editor:
             assert editor.classes() == ()

@@ -25,7 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def require_model(parser: ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse a command line without a model."""
+    """Exit with an error if the command line names no model."""
     if options.base is None and options.run is None:
         parser.error("got neither --base nor --run, expected one of them")
 
@@ -39,7 +39,9 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--region", type=_region, metavar="X0,Y0,X1,Y1", help="only this part of the images"
     )
-    parser.add_argument("--dataset", metavar="NAME", help="a dataset of docs/guides/datasets.md instead")
+    parser.add_argument(
+        "--dataset", metavar="NAME", help="a dataset of docs/guides/datasets.md instead"
+    )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where it is unpacked")
     parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
     parser.add_argument(
@@ -48,7 +50,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 
 def source_of(options: argparse.Namespace) -> SourceConfig:
-    """The source that the options of `add_source_options` name."""
+    """Return the source that the options of `add_source_options` name."""
     return SourceConfig(
         bbbc038=options.bbbc038,
         ids=options.ids,

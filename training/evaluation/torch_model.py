@@ -27,7 +27,7 @@ def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:
     A base is known by its weights' digest, a run by its manifest's, as in later artifacts.
 
     Args:
-        base: an artifact of kind `checkpoint` or an official file; with a run, where its base is.
+        base: an artifact of kind `checkpoint` or an official file; with a run, its base.
         run: an artifact of kind `run`; None takes the base alone.
 
     Raises:
@@ -47,7 +47,7 @@ def support_set(samples: Sequence[Sample], share: float, seed: int) -> list[Samp
 
 
 def class_names(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The classes that have an entity in the samples, sorted."""
+    """Return the classes that have an entity in the samples, sorted."""
     return tuple(
         sorted(
             {
@@ -76,7 +76,7 @@ def examples_of(
         backend: the model.
         tile: side of the tiles; 0 shows whole images.
         overlap: of neighbouring tiles, as a part of their side.
-        max_tiles: at most so many an image, evenly spread.
+        max_tiles: largest number of tiles per image, evenly spread.
 
     Raises:
         DataError: no entity of these classes covers a cell.

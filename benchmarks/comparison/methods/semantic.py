@@ -26,11 +26,13 @@ from cpcsam.automatic.mask_merging import FoundMask
 from cpcsam.automatic.predictor import AutoSettings, shown_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
 from training.bilevel.losses import LossConfig, segmentation_loss
-from training.bilevel.optimizer import OptimizerConfig, schedule
+from training.bilevel.optimizer import OptimizerConfig
 from training.data.augment import random_window
-from training.data.prefetch import stream
+from training.data.prefetch import prefetch
 from training.data.sample import Sample
 from training.loop.distributed import training_device
+from training.loop.optimizer import adamw, set_lr
+from training.loop.train_state import Counters
 
 __all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
 
@@ -51,7 +53,7 @@ class SemanticMethod:
         encoder_weights: None trains from scratch; other values download weights.
         image_size: side S in pixels that windows and tiles are shown at.
         images: windows a step.
-        optimizer: AdamW's recipe; `lr_capl` is unused.
+        optimizer: configuration of AdamW; `lr_capl` and `lr_points` are unused.
         precision: of training.
         workers: processes that prepare batches.
     """
@@ -72,23 +74,31 @@ class SemanticMethod:
         torch.manual_seed(seed)
         network = self.network(len(task.names)).to(device)
         recipe = self.optimizer
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        optimizer = adamw(
+            network.parameters(),
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            decay_vectors=True,
         )
+        counters = Counters()
 
-        def step(batch: SemanticBatch, progress: float) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * schedule(recipe, min(1.0, progress + 1e-3))
+        def train_step(batch: SemanticBatch, progress: float) -> dict[str, float]:
+            set_lr(optimizer, recipe.lr * recipe.lr_factor(min(1.0, progress + 1e-3)))
             network.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 logits = network(_normalised(batch.image))
             optimizer.zero_grad(set_to_none=True)
-            segmentation_loss(logits, batch.masks, LossConfig()).mean().backward()
+            loss = segmentation_loss(logits, batch.masks, LossConfig()).mean()
+            loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimizer.step()
+            counters.step += 1
+            return {"loss": loss.item()}
 
         batches = SemanticBatches(task, self.image_size, self.images, seed)
-        spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
+        drawn = prefetch(batches, 0, self.workers, device)
+        spent = train_within(budget, counters, drawn, train_step, device)
         graphs = _Probabilities(network.eval(), self.image_size, device)
         radius = typical_radius(task.support)
 

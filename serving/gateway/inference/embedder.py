@@ -108,6 +108,7 @@ class TiledImage:
         self.cached = False
         if self._pixels is None:
             self._pixels = asyncio.create_task(self._decode())
+        # Shielded: other tiles of the request await the same task.
         pixels = await asyncio.shield(self._pixels)
         model = await self._context.model()
         frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), model.image_size)
@@ -117,5 +118,6 @@ class TiledImage:
 
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
+        # Pixels take far more memory than the file: few images are decoded at a time.
         self._release = await self._embedder.admission.acquire_image(self._context.permit)
         return await asyncio.to_thread(decode_image, content, self._embedder.limits.max_pixels)

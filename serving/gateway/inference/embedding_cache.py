@@ -79,6 +79,7 @@ class EmbeddingCache:
         return await self._flights.run(key, compute_and_insert)
 
     def _insert(self, key: ImageKey, encoded: Encoded) -> None:
+        # An embedding larger than the cache would evict everything and still not fit.
         if encoded.nbytes > self._max_bytes or key in self:
             return
         # The newcomer counts for its tenant, so that no tenant grows by evicting smaller ones.

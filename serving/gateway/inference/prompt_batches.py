@@ -83,6 +83,7 @@ def _padded(
 ) -> PromptChunk:
     """Pad (P, N, 2), (P, N) and (P, 4G * 4G) to bucket sizes."""
     count, slots = point_labels.shape
+    # Triton batches only requests of equal shapes, hence buckets.
     rows, columns = bucket(count, PROMPT_BUCKETS), bucket(slots, POINT_BUCKETS)
     padding = ((0, rows - count), (0, columns - slots))
     coords = np.pad(point_coords, (*padding, (0, 0)))[None]

@@ -230,6 +230,7 @@ class TritonClient:
                     inputs,
                     outputs=[InferRequestedOutput(name) for name in outputs],
                     request_id=context.request_id,
+                    # A client timeout is a cancellation too.
                     client_timeout=context.remaining_s if cancellable else None,
                 )
             except InferenceServerException as error:

@@ -75,6 +75,7 @@ class VocabularyService:
             )
         known = await self.vocabulary(context)
         _require_new(known, request.name)
+        # All classes of a vocabulary share a tile size: the first class decides.
         tile = known.tile if known is not None and known.names else request.tile_size
         annotated = await gather_limited(
             [
@@ -145,6 +146,7 @@ def _extended(
     examples = collector.examples()
     if vocabulary is None or not vocabulary.names:
         return build_vocabulary([name], examples, model=model, tile=tile)
+    # The vocabulary may have changed while the examples were embedded.
     if vocabulary.tile != tile:
         raise PreconditionError.of(
             "tile_size",

@@ -31,7 +31,7 @@ from training import report as report_command
 from training import vocabulary as vocabulary_command
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto
-from training.evaluation.average_precision import average_precision, match_entities
+from training.evaluation.average_precision import AveragePrecision
 from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
     class_names,
@@ -111,7 +111,7 @@ def test_classes_are_scored_by_their_own_entities() -> None:
 @pytest.mark.parametrize(
     "fields", [{"threshold": 1.5}, {"min_iou": -0.1}, {"overlap": 1.0}, {"min_similarity": 2.0}]
 )
-def test_settings_without_a_meaning_are_refused(fields: dict[str, float]) -> None:
+def test_bad_settings_raise(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         AutoSettings(**fields)  # type: ignore[arg-type]
 
@@ -153,19 +153,20 @@ def test_average_precision_is_cocos(seed: int) -> None:
             _square(labels, rng, label)
         truths.append(labels)
         found.append([_found(labels, rng) for _ in range(int(rng.integers(0, 9)))])
-    detections = [
-        one
-        for masks, truth in zip(found, truths, strict=True)
-        for one in match_entities(masks, truth)
-    ]
-    entities = sum(len(np.unique(truth)) - 1 for truth in truths)
+    precision = AveragePrecision()
+    for masks, truth in zip(found, truths, strict=True):
+        precision.update(masks, truth)
     expected = _cocos(truths, found)
-    assert average_precision(detections, entities) == pytest.approx(expected, abs=1e-6)
+    assert precision.compute() == pytest.approx(expected, abs=1e-6)
 
 
 def test_average_precision_without_entities_or_detections() -> None:
-    assert average_precision([], 0) == 1
-    assert average_precision([], 3) == 0
+    empty = AveragePrecision()
+    empty.update([], np.zeros(SIZE, np.int32))
+    assert empty.compute() == 1
+    missed = AveragePrecision()
+    missed.update([], np.repeat(np.arange(4, dtype=np.int32), SIZE[0] * SIZE[1] // 4).reshape(SIZE))
+    assert missed.compute() == 0
 
 
 def _square(labels: np.ndarray, rng: np.random.Generator, label: int) -> None:
@@ -219,7 +220,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_capl_has_a_say_in_the_generated_prompts() -> None:
+def test_decode_with_capl_changes_the_masks() -> None:
     backend = TorchBackend(noisy_cpcsam())
     plain = TorchBackend(type(backend.model)(backend.model.sam))
     coords = np.full((1, 1, 2, 2), 90, np.float32)
@@ -260,7 +261,7 @@ def test_commands_build_extend_show_and_evaluate(
     assert (page / "report.html").read_text().count("data:image/jpeg") == 3
 
 
-def test_commands_tell_errors_in_one_line(
+def test_commands_report_errors_in_one_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, instances = write_pair(tmp_path, discs(0))
@@ -282,7 +283,7 @@ def test_commands_tell_errors_in_one_line(
     assert exit_.value.code == 2
 
 
-def test_a_run_has_a_vocabulary_of_its_own_and_its_capl_can_be_switched_off(
+def test_evaluate_auto_of_run_takes_its_own_vocabulary_with_and_without_capl(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, built, out = tmp_path / "run", tmp_path / "built", tmp_path / "scores.json"
