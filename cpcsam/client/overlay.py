@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -11,13 +9,11 @@ from PIL import Image, ImageDraw, ImageFont
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
 from cpcsam.contract import PointLabel
+from cpcsam.drawing import RGB, color_of, contour
 
-__all__ = ["color_of", "contour", "draw_overlay"]
+__all__ = ["draw_overlay"]
 
-RGB = tuple[int, int, int]
 FILL_OPACITY = 0.35
-GOLDEN_ANGLE = 0.618034
-"""Step along the hue circle, as a fraction of it; successive hues stay well separated."""
 
 
 def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image:
@@ -51,29 +47,6 @@ def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image
             if mask.area:
                 _draw_score(draw, mask.score, mask.box, rank, color_of(index), font, picture.size)
     return picture
-
-
-def color_of(index: int) -> RGB:
-    """Return a bright colour for a prompt index, distinct from those of neighbouring indices."""
-    red, green, blue = colorsys.hsv_to_rgb((0.08 + index * GOLDEN_ANGLE) % 1, 0.85, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def contour(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
-    """Return the inner contour of a mask: the mask minus its erosion by a cross.
-
-    Args:
-        mask: (H, W) bool; the outside of the image is background.
-        width: of the contour, in pixels (city-block distance).
-
-    Returns:
-        (H, W) bool, a subset of the mask.
-    """
-    inner = mask
-    for _ in range(width):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
 
 
 def _draw_prompt(draw: ImageDraw.ImageDraw, prompt: Prompt, color: RGB, line: int) -> None:

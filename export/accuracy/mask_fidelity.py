@@ -18,8 +18,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
 
-from cpcsam.client.overlay import contour
 from cpcsam.contract import MASK_THRESHOLD
+from cpcsam.drawing import contour
 from cpcsam.transforms import upscale_masks
 from export.accuracy.runners import GraphRunner
 from export.accuracy.self_prompts import (

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cpcsam.automatic.tiling import Tile
+from cpcsam.geometry import Box
 from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
@@ -33,7 +33,7 @@ class ImageKey:
     tenant: str
     model: str
     image_id: str
-    tile: Tile | None = None
+    tile: Box | None = None
 
 
 class EmbeddingCache:
