@@ -28,6 +28,8 @@ from tests.support.training_processes import (
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
 

@@ -17,6 +17,8 @@ from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
 from training.train import main
 
+pytestmark = pytest.mark.slow
+
 LEFTOVERS = {
     "step 2, before the update of θ": [],
     "best model, before its manifest": [".best"],

@@ -21,6 +21,8 @@ from tests.support.training_processes import tiny_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
