@@ -23,8 +23,9 @@ from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.augment import AugmentConfig, whole_window
-from training.data.batches import BatchConfig, Halves, StepBatches
+from training.data.batches import BatchConfig, StepBatches
 from training.data.datasets.instance_folders import read_bbbc038
+from training.data.prompt_batch import Halves
 from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, entity_windows
 from training.evaluation.one_click import dice_score, to_size

@@ -15,7 +15,8 @@ from cpcsam.model.sam import CpcSam
 from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
-from training.data.batches import BatchConfig, Halves, StepBatches
+from training.data.batches import BatchConfig, StepBatches
+from training.data.prompt_batch import Halves
 from training.data.sample import Sample
 
 from .model_factory import fill_with_noise, noisy_sam

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
-from training.data.batches import PromptBatch
+from training.data.prompt_batch import PromptBatch
 
 __all__ = ["Forward", "Predictions"]
 

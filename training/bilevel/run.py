@@ -17,8 +17,9 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.run_checkpoint import save_run
 from training.bilevel.config import TrainConfig, run_record
 from training.bilevel.train_state import BilevelState, new_bilevel_state
-from training.data.batches import Halves, StepBatches
+from training.data.batches import StepBatches
 from training.data.prefetch import prefetch
+from training.data.prompt_batch import Halves
 from training.data.sample import Sample
 from training.data.sources import read_source, validation_windows
 from training.evaluation.one_click import OneClickScores, one_click

@@ -29,7 +29,7 @@ from training.bilevel.losses import (
     point_terms,
     sam_terms,
 )
-from training.data.batches import Halves, PromptBatch
+from training.data.prompt_batch import Halves, PromptBatch
 from training.loop.optimizer import ParameterGroup
 
 __all__ = [

@@ -17,7 +17,7 @@ from training.bilevel.forward import Forward
 from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig, bilevel_step
-from training.data.batches import Halves
+from training.data.prompt_batch import Halves
 from training.loop.optimizer import ParameterGroup, set_lr
 from training.loop.train_state import TrainState
 

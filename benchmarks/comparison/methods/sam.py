@@ -20,8 +20,9 @@ from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import new_bilevel_state
-from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
+from training.data.batches import GROUP_STYLES, BatchConfig, StepBatches
 from training.data.prefetch import Batches, prefetch
+from training.data.prompt_batch import Halves
 from training.data.prompt_sampling import PromptMix
 from training.evaluate_auto import segmenter
 from training.evaluation.torch_model import examples_of
@@ -44,7 +45,7 @@ ACCURATE: Final = PromptMix(box=0.5, several=0, centre=1.0, box_jitter=0)
 """One careful annotator: a tight box or a click in the centre."""
 
 LORA: Final = LoraConfig(rank=4, alpha=50.0)
-"""As in `benchmarks.calibration.arms`: its alpha sets how fast LoRA learns from the compact base."""
+"""As in `benchmarks.calibration.arms`: its alpha sets how fast LoRA learns from the small base."""
 
 CAPL_TURNS: Final = BilevelConfig(capl_every=3)
 """As in `benchmarks.calibration.arms`: θ takes three steps a round."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -20,7 +21,7 @@ def read_nifti(path: Path) -> NDArray[np.generic]:
     """Read a single-file volume, compressed or not.
 
     Returns:
-        (X, Y, Z) of the file's own type; float32 if its header scales the values.
+        (X, Y, Z) of the file's own type; of a float type if its header scales the values.
 
     Raises:
         DataError: the file is missing, cut short or no NIfTI volume of three dimensions.
@@ -29,7 +30,7 @@ def read_nifti(path: Path) -> NDArray[np.generic]:
         image = nibabel.load(path, mmap=False)
         if not isinstance(image, nibabel.Nifti1Image):
             raise _unusable(path, "another format")
-        proxy = image.dataobj
+        proxy: Any = image.dataobj  # an ArrayProxy; nibabel declares less
         values: NDArray[np.generic] = proxy.get_unscaled()
     except FileNotFoundError as error:
         raise _unusable(path, "no such file") from error
@@ -43,7 +44,8 @@ def read_nifti(path: Path) -> NDArray[np.generic]:
         raise _unusable(path, f"data type {values.dtype}")
     values = values.reshape(values.shape[:3], order="F")
     if proxy.slope != 1 or proxy.inter != 0:
-        return values * np.float32(proxy.slope) + np.float32(proxy.inter)
+        values = np.multiply(values, np.float32(proxy.slope))
+        values = np.add(values, np.float32(proxy.inter))
     return values
 
 

@@ -22,7 +22,8 @@ from training.bilevel.losses import point_terms
 from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
-from training.data.batches import PRACTICE, BatchConfig, StepBatches
+from training.data.batches import BatchConfig, StepBatches
+from training.data.prompt_batch import PRACTICE
 from training.data.prompt_sampling import accurate_points, pixel_at_edge, pixel_wrong
 
 POINTS_ALONE = ModelConfig(

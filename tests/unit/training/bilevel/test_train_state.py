@@ -19,7 +19,7 @@ from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
-from training.data.batches import PromptBatch
+from training.data.prompt_batch import PromptBatch
 
 FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 

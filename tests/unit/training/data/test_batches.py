@@ -9,7 +9,8 @@ import torch
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
 from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_state
-from training.data.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
+from training.data.batches import GROUP_STYLES, BatchConfig, StepBatches
+from training.data.prompt_batch import PromptBatch
 from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample
 

@@ -21,7 +21,8 @@ from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.run import train
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState
-from training.data.batches import BatchConfig, Halves, StepBatches
+from training.data.batches import BatchConfig, StepBatches
+from training.data.prompt_batch import Halves
 from training.loop.distributed import (
     all_gather,
     all_reduce_max,
