@@ -1,1 +1,1 @@
-"""Measurements behind the claims of the documentation; each writes its figures beside its plots."""
+"""Measurements behind the figures of the documentation; reports/ keeps those that it quotes."""

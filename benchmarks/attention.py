@@ -1,36 +1,6 @@
-"""Measure time and peak memory of vit_b's encoder by how many queries attend at once."""
+"""Measure time and peak memory of vit_b's encoder by the queries of an attention block.
 
-from __future__ import annotations
-
-import argparse
-import json
-import platform
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
-import numpy as np
-import onnxruntime
-import torch
-from tqdm import tqdm
-
-from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.commands import ArgumentParser, count, exit_code_of
-from cpcsam.contract import IMAGE_ENCODER
-from cpcsam.errors import ConfigError
-from cpcsam.model.build_sam import build_sam
-from cpcsam.model.fusion import fuse
-from cpcsam.model.sam import CpcSam
-from export.graphs.traceable import make_traceable
-from export.graphs.tracing import onnx_from_torch
-
-__all__ = ["Row", "main"]
-
-PROG = "python -m benchmarks.attention"
-EXAMPLES = """examples:
+Examples:
   python -m benchmarks.attention                                  vit_b at 1024 pixels, 3 rounds
   python -m benchmarks.attention --image-size 512 --rounds 1      a quick look
 
@@ -38,21 +8,54 @@ Every variant runs in processes of its own, whose peak of resident memory counts
 variants take turns, twice; times are CPU seconds of the process, so other programs hardly disturb
 them. Weights are random: they change neither time nor memory.
 """
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from tqdm import tqdm
+
+from benchmarks.common.output import OUT, add_report_option, publish, write_json
+from cpcsam.commands import count, parser_of, run_command
+from cpcsam.contract import IMAGE_ENCODER
+from cpcsam.errors import ConfigError
+from cpcsam.model.build_sam import build_sam
+from cpcsam.model.fusion import fuse
+from cpcsam.model.sam import CpcSam
+from export.graphs.traceable import make_traceable
+from export.graphs.tracing import onnx_from_torch
+from reporting.cells import Cell
+from reporting.run_report import RunReport, Table, machine_of
+
+__all__ = ["Row", "main", "report_of"]
+
+PROG = "python -m benchmarks.attention"
 TURNS = 2
 OFFICIAL = "official"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant.
+    """Measurement of a variant.
 
     Attributes:
         variant: `official`, or the queries of one block.
         arena: whether ONNX Runtime keeps freed memory.
-        cpu_s: CPU seconds a call, the least of all rounds.
-        cpu_median_s: likewise, the median.
-        wall_s: seconds a call, the least of all rounds.
-        rss_peak_gb: peak resident memory of the process, 10⁹ bytes, the largest of all turns.
+        cpu_s: CPU seconds a call, minimum over all rounds.
+        cpu_median_s: CPU seconds a call, median over all rounds.
+        wall_s: wall-clock seconds a call, minimum over all rounds.
+        rss_peak_gb: peak resident memory of the process, 10⁹ bytes, maximum over all turns.
     """
 
     variant: str
@@ -76,26 +79,26 @@ def _export(model_size: str, image_size: int, queries: Sequence[int], folder: Pa
     return files
 
 
-def _measure(files: Sequence[Path], options: argparse.Namespace) -> list[Row]:
+def _measure(files: Sequence[Path], args: argparse.Namespace) -> list[Row]:
     variants = [(file, arena) for file in files for arena in (True, False)]
-    found: dict[tuple[Path, bool], list[dict[str, list[float] | float]]] = {}
+    turns_of: dict[tuple[Path, bool], list[dict[str, list[float] | float]]] = {}
     for variant in tqdm(variants * TURNS, desc="measure"):
         file, arena = variant
-        words = [str(file), *map(str, (options.image_size, options.rounds, options.threads))]
+        arguments = [str(file), *map(str, (args.image_size, args.rounds, args.threads))]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.micro.ort_process", *words, str(int(arena))],
+            [sys.executable, "-m", "benchmarks.micro.ort_process", *arguments, str(int(arena))],
             capture_output=True,
             text=True,
         )
         if done.returncode:
             raise ConfigError.of(
-                f"{file.stem} of {options.image_size} pixels",
+                f"{file.stem} of {args.image_size} pixels",
                 got=f"exit status {done.returncode} ({' '.join(done.stderr.split())[-200:]})",
                 expected="a measurement",
                 fix="choose a smaller --image-size, or free memory",
             )
-        found.setdefault(variant, []).append(json.loads(done.stdout))
-    return [_row(file, arena, turns) for (file, arena), turns in found.items()]
+        turns_of.setdefault(variant, []).append(json.loads(done.stdout))
+    return [_row(file, arena, turns) for (file, arena), turns in turns_of.items()]
 
 
 def _row(file: Path, arena: bool, turns: Sequence[dict[str, list[float] | float]]) -> Row:
@@ -110,23 +113,54 @@ def _row(file: Path, arena: bool, turns: Sequence[dict[str, list[float] | float]
     )
 
 
-def _table(rows: Sequence[Row]) -> str:
-    fastest = min(row.cpu_s for row in rows)
-    lines = [
-        "| queries at once | arena | CPU s a call | of the fastest | median | peak GB |",
-        "|---|---|---|---|---|---|",
+def report_of(result: Mapping[str, Any]) -> RunReport:
+    """Make the report of a result."""
+    fastest = min(row["cpu_s"] for row in result["rows"])
+    heads = ["queries per block", "arena", "CPU s a call", "of the fastest", "median", "peak GB"]
+    rows = [
+        [
+            row["variant"],
+            "on" if row["arena"] else "off",
+            *(
+                Cell(figure, decimals=2)
+                for figure in (
+                    row["cpu_s"],
+                    row["cpu_s"] / fastest,
+                    row["cpu_median_s"],
+                    row["rss_peak_gb"],
+                )
+            ),
+        ]
+        for row in result["rows"]
     ]
-    lines += [
-        f"| {row.variant} | {'on' if row.arena else 'off'} | {row.cpu_s:.2f} "
-        f"| {row.cpu_s / fastest:.2f} | {row.cpu_median_s:.2f} | {row.rss_peak_gb:.2f} |"
-        for row in rows
-    ]
-    return "\n".join(lines) + "\n"
+    note = (
+        f"{result['model_size']} at {result['image_size']} pixels in ONNX Runtime "
+        f"{result['onnxruntime']}, {result['rounds']} rounds, {result['machine']}."
+    )
+    return RunReport(
+        "attention", "Memory of attention in the image encoder", note, [Table("", heads, rows)]
+    )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _run(args: argparse.Namespace) -> None:
+    with TemporaryDirectory() as folder:
+        files = _export(args.model_size, args.image_size, args.queries, Path(folder))
+        rows = _measure(files, args)
+    result = {
+        "model_size": args.model_size,
+        "image_size": args.image_size,
+        "machine": f"{machine_of()}, {args.threads} thread{'s' if args.threads > 1 else ''}",
+        "onnxruntime": onnxruntime.__version__,
+        "rounds": TURNS * args.rounds,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_json(args.out / "attention.json", result)
+    publish(report_of(result), args.out / "attention.md", args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--model-size", default="vit_b", help="(default: %(default)s)")
     parser.add_argument("--image-size", type=int, default=1024, help="(default: %(default)s)")
     parser.add_argument(
@@ -135,33 +169,15 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="+",
         default=[4096, 1024, 512, 256],
         metavar="N",
-        help="at once (default: 4096 1024 512 256)",
+        help="of an attention block (default: 4096 1024 512 256)",
     )
     parser.add_argument("--rounds", type=count, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="(default: 1)")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/attention"), metavar="DIR"
+        "--out", type=Path, default=OUT / "attention", metavar="DIR", help="(%(default)s)"
     )
-    options = parser.parse_args(arguments)
-
-    def command() -> None:
-        with TemporaryDirectory() as folder:
-            files = _export(options.model_size, options.image_size, options.queries, Path(folder))
-            rows = _measure(files, options)
-        threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
-        report = {
-            "model_size": options.model_size,
-            "image_size": options.image_size,
-            "machine": f"{platform.machine()}, {threads}",
-            "onnxruntime": onnxruntime.__version__,
-            "rounds": TURNS * options.rounds,
-            "rows": [asdict(row) for row in rows],
-        }
-        write_atomic(options.out / "attention.json", (json.dumps(report, indent=2) + "\n").encode())
-        write_atomic(options.out / "attention.md", _table(rows).encode())
-        print(_table(rows), end="")
-
-    return exit_code_of(command, PROG)
+    add_report_option(parser, argv)
+    return run_command(parser, _run, argv)
 
 
 if __name__ == "__main__":

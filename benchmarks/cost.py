@@ -1,16 +1,25 @@
-"""Measure what a training step costs in every strategy, and by LoRA alone."""
+"""Measure the cost of a training step of every strategy, and of LoRA alone.
+
+Examples:
+  python -m benchmarks.cost               10 steps of each
+  python -m benchmarks.cost --steps 2     a quick look
+
+Every strategy trains in a process of its own, on one thread, on the same batches of the confounded
+scenes. A step includes drawing its batch; a warm-up step precedes the first that counts. Times are
+CPU seconds of the process, so other programs hardly disturb them.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 import multiprocessing
-import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,24 +27,18 @@ from tqdm import tqdm
 
 from benchmarks.calibration.arms import SHOTS, Arm
 from benchmarks.calibration.runs import prepare, read_split
+from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from benchmarks.micro.memory import rss_peak_bytes
-from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.commands import ArgumentParser, count, exit_code_of
+from cpcsam.commands import count, parser_of, run_command
 from cpcsam.model.base_checkpoint import base_digest
+from reporting.cells import Cell
+from reporting.run_report import RunReport, Table, machine_of
 from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
 
-__all__ = ["STRATEGIES", "Cost", "main", "measure"]
+__all__ = ["STRATEGIES", "Cost", "main", "measure", "report_of"]
 
 PROG = "python -m benchmarks.cost"
-EXAMPLES = """examples:
-  python -m benchmarks.cost               10 steps of each
-  python -m benchmarks.cost --steps 2     a quick look
-
-Every strategy trains in a process of its own, on one thread, on the same batches of the confounded
-scenes. A step counts all of its work, drawing its batch included; one step before the first that
-counts warms up. Times are CPU seconds of the process, so other programs hardly disturb them.
-"""
 SEED = 0
 WARM_UP = 1
 REFERENCE = "unrolled_1"
@@ -52,15 +55,15 @@ STRATEGIES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What the steps of one strategy took.
+    """Time and memory of a strategy's steps.
 
     Attributes:
         name: of the strategy.
         label: for the table.
         step_s: CPU seconds of every step.
-        draw_s: CPU seconds of it that drew the batch, mean over steps.
-        rss_before_mib: peak resident memory before the first step, mebibytes.
-        rss_peak_mib: at the end.
+        draw_s: CPU seconds of drawing a batch, mean over steps.
+        rss_before_mib: peak resident memory before the first step, MiB.
+        rss_peak_mib: peak resident memory at the end, MiB.
     """
 
     name: str
@@ -81,8 +84,8 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
 
     Args:
         arm: the strategy.
-        base: where training starts.
-        steps: that count; `WARM_UP` more come before them.
+        base: checkpoint that training starts from.
+        steps: that count; `WARM_UP` more precede them.
     """
     torch.set_num_threads(1)
     state, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
@@ -110,68 +113,65 @@ def _in_a_process_of_its_own(arm: Arm, base: Path, steps: int) -> Cost:
         return pool.submit(measure, arm, base, steps).result()
 
 
-def _table(costs: Sequence[Cost]) -> list[str]:
-    reference = next(cost.mean_s for cost in costs if cost.name == REFERENCE)
-    lines = [
-        "| strategy | CPU s a step | of unrolled, 1 step | peak MiB | of it training |",
-        "|---|---|---|---|---|",
-    ]
-    for cost in costs:
-        lines.append(
-            f"| {cost.label} | {cost.mean_s:.2f} ± {float(np.std(cost.step_s)):.2f} "
-            f"| {cost.mean_s / reference:.2f} | {cost.rss_peak_mib:.0f} "
-            f"| {cost.rss_peak_mib - cost.rss_before_mib:.0f} |"
-        )
-    return lines
-
-
-def _write_report(costs: Sequence[Cost], base: Path, steps: int, out: Path) -> str:
-    reference = next(cost.mean_s for cost in costs if cost.name == REFERENCE)
-    machine, digest = f"{platform.machine()}, 1 thread", base_digest(base)
-    context = {
-        "base_sha256": digest,
-        "steps": steps,
-        "machine": machine,
-        "torch": torch.__version__,
-        "reference": REFERENCE,
-    }
+def report_of(result: Mapping[str, Any]) -> RunReport:
+    """Make the report of a result."""
+    context = result["context"]
+    heads = ["strategy", "CPU s a step", "of unrolled, 1 step", "peak MiB", "of it training"]
     rows = [
-        {**asdict(cost), "mean_s": cost.mean_s, "ratio": cost.mean_s / reference} for cost in costs
+        [
+            row["label"],
+            Cell(row["mean_s"], float(np.std(row["step_s"])), len(row["step_s"]), 2),
+            Cell(row["ratio"], decimals=2),
+            Cell(row["rss_peak_mib"], decimals=0),
+            Cell(row["rss_peak_mib"] - row["rss_before_mib"], decimals=0),
+        ]
+        for row in result["strategies"]
     ]
-    lines = [
-        f"{steps} steps of 2 × 2 windows with 3 entities and 5 prompt groups, in mixed precision, "
-        f"{machine}; base `{digest[:12]}`. CPU seconds a step, mean ± standard "
-        "deviation over steps; peak resident memory of the process, and how much of it training "
-        "added.",
-        "",
-        *_table(costs),
-    ]
-    markdown = "\n".join(lines) + "\n"
-    report = {"context": context, "strategies": rows}
-    write_atomic(out / "cost.json", (json.dumps(report, indent=2) + "\n").encode())
-    write_atomic(out / "cost.md", markdown.encode())
-    return markdown
+    note = (
+        f"{context['steps']} steps of 2 × 2 windows with 3 entities and 5 prompt groups, in mixed "
+        f"precision, {context['machine']}; base `{context['base_sha256'][:12]}`. CPU seconds a "
+        "step, mean ± standard deviation over steps; peak resident memory of the process, and the "
+        "part of it that training added."
+    )
+    return RunReport("cost", "Cost of a training step", note, [Table("", heads, rows)])
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _run(args: argparse.Namespace) -> None:
+    digest = base_digest(args.base)
+    costs = [
+        _in_a_process_of_its_own(arm, args.base, args.steps)
+        for arm in tqdm(STRATEGIES, desc="strategies")
+    ]
+    reference = next(cost.mean_s for cost in costs if cost.name == REFERENCE)
+    result = {
+        "context": {
+            "base_sha256": digest,
+            "steps": args.steps,
+            "machine": f"{machine_of()}, 1 thread",
+            "torch": torch.__version__,
+            "reference": REFERENCE,
+        },
+        "strategies": [
+            {**asdict(cost), "mean_s": cost.mean_s, "ratio": cost.mean_s / reference}
+            for cost in costs
+        ],
+    }
+    write_json(args.out / "cost.json", result)
+    publish(report_of(result), args.out / "cost.md", args, digest)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="DIR")
     parser.add_argument(
         "--steps", type=count, default=10, metavar="N", help="of each (default: 10)"
     )
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cost"), metavar="DIR")
-    options = parser.parse_args(arguments)
-
-    def command() -> None:
-        base_digest(options.base)  # a missing base is refused here, not by the first process
-        costs = [
-            _in_a_process_of_its_own(arm, options.base, options.steps)
-            for arm in tqdm(STRATEGIES, desc="strategies")
-        ]
-        print(_write_report(costs, options.base, options.steps, options.out), end="")
-
-    return exit_code_of(command, PROG)
+    parser.add_argument(
+        "--out", type=Path, default=OUT / "cost", metavar="DIR", help="(%(default)s)"
+    )
+    add_report_option(parser, argv)
+    return run_command(parser, _run, argv)
 
 
 if __name__ == "__main__":

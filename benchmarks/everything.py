@@ -1,13 +1,20 @@
-"""Measure how fast everything is found through the real Triton, beside the official generator."""
+"""Measure the speed of segmenting everything through Triton and by the official generator.
+
+Examples:
+  python -m benchmarks.everything                                a photograph of 512 x 512
+  python -m benchmarks.everything --points 16 --rounds 1         a quick look
+
+build/repository must serve the base, which `make export` exports from build/merged. The two take
+turns. The served time includes gRPC, the gateway, Triton and encoding; nothing is cached between
+rounds, as each sends the image with other bytes behind its end.
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
-import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,65 +27,71 @@ from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator
 
-from cpcsam.artifacts.manifest import write_atomic
+from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from cpcsam.artifacts.versions import resolve_version
 from cpcsam.automatic.rle import mask_from_rle
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from export.real_images import packaged_images
+from reporting.cells import Cell
+from reporting.run_report import RunReport, Table, machine_of
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import launch_triton
 
-__all__ = ["main"]
+__all__ = ["main", "report_of"]
 
 PROG = "python -m benchmarks.everything"
-EXAMPLES = """examples:
-  python -m benchmarks.everything                                a photograph of 512 x 512
-  python -m benchmarks.everything --points 16 --rounds 1         a quick look
-
-build/repository must serve the base, which `make export` exports from build/merged. The two take
-turns. Ours includes gRPC, the gateway, Triton and encoding; nothing is cached between rounds, as
-each sends the image with other bytes behind its end.
-"""
 SAME_IOU = 0.99
 Mask = NDArray[np.bool_]
 Result = TypeVar("Result")
 
 
+def report_of(result: Mapping[str, Any]) -> RunReport:
+    """Make the report of a result."""
+    found = None if result["found_share"] is None else 100 * float(result["found_share"])
+    rows = [
+        ["official generator", Cell(result["official_s"]), result["official_masks"], None],
+        ["served", Cell(result["served_s"]), result["found_masks"], found and Cell(found)],
+        ["ratio of the times", Cell(result["ratio"], decimals=2), None, None],
+    ]
+    heads = ["", "seconds", "masks", f"% of the official masks at IoU ≥ {SAME_IOU}"]
+    height, width = result["image"]
+    note = (
+        f"{result['clicks']} clicks on an image of {height} × {width} pixels, median of "
+        f"{result['rounds']} rounds, {result['machine']}."
+    )
+    return RunReport("everything", "Segmenting everything", note, [Table("", heads, rows)])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 when the result is written, 2 after an error."""
-    parser = ArgumentParser(
-        prog=PROG,
-        description=(__doc__ or ""),
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of(PROG, __doc__)
     parser.add_argument(
         "--image",
         type=Path,
         default=packaged_images()[1],
         metavar="FILE",
-        help="what to look in (scikit-image's astronaut)",
+        help="image to segment (scikit-image's astronaut)",
     )
     parser.add_argument(
         "--repository",
         type=Path,
         default=Path("build/repository"),
         metavar="DIR",
-        help="what to serve (%(default)s)",
+        help="model repository (%(default)s)",
     )
     parser.add_argument(
         "--base",
         type=Path,
         default=Path("weights/vit_t"),
         metavar="DIR",
-        help="the same in torch (%(default)s)",
+        help="the same model in torch (%(default)s)",
     )
     parser.add_argument(
         "--points", type=int, default=32, metavar="N", help="clicks a side (%(default)s)"
@@ -91,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         default=3,
         metavar="N",
-        help="of which the median counts (%(default)s)",
+        help="number of measurements; their median counts (%(default)s)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("out/everything.json"), metavar="FILE", help="the result"
+        "--out", type=Path, default=OUT / "everything.json", metavar="FILE", help="(%(default)s)"
     )
-    args = parser.parse_args(argv)
-    return exit_code_of(lambda: _run(args), PROG)
+    add_report_option(parser, argv)
+    return run_command(parser, _run, argv)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -108,8 +121,8 @@ def _run(args: argparse.Namespace) -> None:
             "--image", got=str(error), expected="a readable image", fix="correct the path"
         ) from error
     result = _measure(args, image)
-    write_atomic(args.out, (json.dumps(result, indent=2) + "\n").encode())
-    print(json.dumps(result, indent=2))
+    write_json(args.out, result)
+    publish(report_of(result), args.out.with_suffix(".md"), args)
 
 
 def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, object]:
@@ -119,7 +132,7 @@ def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, ob
         pred_iou_thresh=args.min_iou,
         stability_score_thresh=args.min_stability,
     )
-    asked = pb.Everything(
+    everything = pb.Everything(
         points_per_side=args.points, min_iou=args.min_iou, min_stability=args.min_stability
     )
     png = io.BytesIO()
@@ -127,7 +140,7 @@ def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, ob
     times: dict[str, list[float]] = {"official": [], "served": []}
     limits = Limits(max_clicks=max(args.points**2, 1))
     expected: list[dict[str, Any]] = []
-    found = pb.SegmentResponse()
+    response = pb.SegmentResponse()
     with launch_triton(resolve_version(args.repository)) as triton:
         config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, limits=limits)
         with (
@@ -139,12 +152,14 @@ def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, ob
             stub = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
             for turn in range(args.rounds + 1):  # the first of each warms up
                 data = png.getvalue() + bytes([turn % 256])
-                request = pb.SegmentRequest(image_bytes=data, everything=asked)
+                request = pb.SegmentRequest(image_bytes=data, everything=everything)
                 expected = _timed(times["official"], lambda: official.generate(image))
-                found = _timed(times["served"], partial(stub.Segment, request))
+                response = _timed(times["served"], partial(stub.Segment, request))
     size = image.shape[0], image.shape[1]
-    masks = [mask_from_rle(one.masks[0].coco_rle.counts.encode(), size) for one in found.results]
-    same = [_best_iou(one["segmentation"], masks) >= SAME_IOU for one in expected]
+    masks = [
+        mask_from_rle(result.masks[0].coco_rle.counts.encode(), size) for result in response.results
+    ]
+    same = [_best_iou(mask["segmentation"], masks) >= SAME_IOU for mask in expected]
     seconds = {name: median(taken[1:]) for name, taken in times.items()}
     return {
         "image": list(size),
@@ -156,7 +171,7 @@ def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, ob
         "served_s": round(seconds["served"], 3),
         "ratio": round(seconds["official"] / seconds["served"], 2),
         "rounds": args.rounds,
-        "machine": platform.machine(),
+        "machine": machine_of(),
     }
 
 
@@ -168,7 +183,9 @@ def _timed(times: list[float], work: Callable[[], Result]) -> Result:
 
 
 def _best_iou(mask: Mask, others: Sequence[Mask]) -> float:
-    return max((float((mask & one).sum() / (mask | one).sum()) for one in others), default=0.0)
+    return max(
+        (float((mask & other).sum() / (mask | other).sum()) for other in others), default=0.0
+    )
 
 
 if __name__ == "__main__":

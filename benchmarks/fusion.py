@@ -1,13 +1,20 @@
-"""Measure the decoder with fused calibration against the explicit logit bias."""
+"""Compare the speed of the decoder with fused calibration and with an explicit logit bias.
+
+Examples:
+  python -m benchmarks.fusion                             1, 4 and 16 prompts, 40 rounds
+  python -m benchmarks.fusion --prompts 1 --rounds 5      a quick look
+
+In every round both decoders run once, alternating first and second, on one thread; a ratio below 1
+says that the fused decoder is faster. Times are CPU milliseconds of the process. CaPL's weights are
+noise: they change the masks, which are compared, and not the time.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.commands import ArgumentParser, count, exit_code_of
+from benchmarks.common.output import OUT, add_report_option, publish, write_json
+from cpcsam.commands import count, parser_of, run_command
 from cpcsam.contract import EMBED_DIM, MASK_DECODER, PROMPT_ENCODER, grid_size
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.capl import CaPL, CaplConfig
@@ -28,18 +35,12 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule, draw_prompts, relative_difference
 from export.graphs.tracing import onnx_from_torch
+from reporting.cells import Cell
+from reporting.run_report import RunReport, Table, machine_of
 
-__all__ = ["Row", "main", "measure"]
+__all__ = ["Row", "main", "measure", "report_of"]
 
 PROG = "python -m benchmarks.fusion"
-EXAMPLES = """examples:
-  python -m benchmarks.fusion                             1, 4 and 16 prompts, 40 rounds
-  python -m benchmarks.fusion --prompts 1 --rounds 5      a quick look
-
-In every round both decoders run once, in turns first and second, on one thread; a ratio below 1
-says that the fused one is faster. Times are CPU milliseconds of the process. CaPL's weights are
-noise: they change what comes out, which is compared, and not how long it takes.
-"""
 SEED = 0
 POINTS = 2
 WARM_UP = 3
@@ -50,17 +51,17 @@ Run = Callable[[], list[Tensor]]
 
 @dataclass(frozen=True)
 class Row:
-    """One engine at one number of prompts.
+    """Times of both decoders in an engine at a number of prompts.
 
     Attributes:
         engine: torch or onnxruntime.
         prompts: of one image.
         explicit_ms: CPU milliseconds a call, median over rounds.
-        fused_ms: likewise.
+        fused_ms: CPU milliseconds a call, median over rounds.
         ratio: fused over explicit, median over rounds.
         ratio_low: 25th percentile.
         ratio_high: 75th percentile.
-        relative_difference: between both decoders' masks.
+        relative_difference: largest between both decoders' masks, relative to the largest value.
     """
 
     engine: str
@@ -74,7 +75,7 @@ class Row:
 
 
 def _calibrated(base: Path, config: CaplConfig) -> CpcSam:
-    """A base with a CaPL that is far from the identity."""
+    """Load a base and add a random CaPL far from the identity."""
     model = load_base(base)
     torch.manual_seed(SEED)
     model.capl = CaPL(config)
@@ -88,9 +89,9 @@ def measure(engine: str, prompts: int, explicit: Run, fused: Run, rounds: int) -
 
     Args:
         engine: name for the row.
-        prompts: what they decode.
-        explicit: runs the one.
-        fused: runs the other.
+        prompts: number of prompts that they decode.
+        explicit: runs the decoder with an explicit bias.
+        fused: runs the fused decoder.
         rounds: timed calls of each.
     """
     difference = relative_difference(fused()[0], explicit()[0])
@@ -127,16 +128,18 @@ def _torch_run(model: CpcSam, inputs: Mapping[str, Tensor]) -> Run:
 def _onnx_session(model: CpcSam, file: Path) -> onnxruntime.InferenceSession:
     """Export a decoder and open it, on one thread."""
     onnx_from_torch(model, MASK_DECODER, file, {})
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        str(file), session_options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _onnx_run(session: onnxruntime.InferenceSession, inputs: Mapping[str, Tensor]) -> Run:
     feeds = {name: tensor.numpy() for name, tensor in inputs.items()}
 
     def run() -> list[Tensor]:
-        return [torch.from_numpy(found) for found in session.run(None, feeds)]
+        return [torch.from_numpy(output) for output in session.run(None, feeds)]
 
     return run
 
@@ -153,46 +156,69 @@ def _inputs(model: CpcSam, prompts: int) -> dict[str, Tensor]:
     return dict(zip(MASK_DECODER.input_names, (embeddings, *sparse), strict=True))
 
 
-def _measure_all(options: argparse.Namespace) -> dict[str, Any]:
+def _measure_all(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     config = CaplConfig()
-    explicit = _calibrated(options.base, config)
+    explicit = _calibrated(args.base, config)
     fused = fuse(explicit)
     rows = []
     with TemporaryDirectory() as folder:
         models = {"explicit": explicit, "fused": fused}
         sessions = [_onnx_session(m, Path(folder) / f"{name}.onnx") for name, m in models.items()]
-        for prompts in tqdm(options.prompts, desc="prompts"):
+        for prompts in tqdm(args.prompts, desc="prompts"):
             inputs = _inputs(explicit, prompts)
             runs = {
                 "torch": [_torch_run(model, inputs) for model in models.values()],
                 "onnxruntime": [_onnx_run(session, inputs) for session in sessions],
             }
             for engine, (before, after) in runs.items():
-                rows.append(measure(engine, prompts, before, after, options.rounds))
+                rows.append(measure(engine, prompts, before, after, args.rounds))
     return {
-        "base_sha256": base_digest(options.base),
+        "base_sha256": base_digest(args.base),
         "image_size": explicit.image_size,
         "capl": asdict(config),
-        "machine": f"{platform.machine()}, 1 thread",
+        "machine": f"{machine_of()}, 1 thread",
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
-        "rounds": options.rounds,
+        "rounds": args.rounds,
         "rows": [asdict(row) for row in rows],
     }
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return (
-        f"{row['engine']:12} {row['prompts']:3} prompts: explicit {row['explicit_ms']:.1f} ms, "
-        f"fused {row['fused_ms']:.1f} ms, ratio {row['ratio']:.3f} ({row['ratio_low']:.3f} to "
-        f"{row['ratio_high']:.3f}), masks differ by {row['relative_difference']:.1e}"
+def report_of(result: Mapping[str, Any]) -> RunReport:
+    """Make the report of a result."""
+    heads = ["engine", "prompts", "explicit ms", "fused ms", "ratio", "25 %", "75 %"]
+    heads.append("relative difference of masks")
+    rows = [
+        [
+            row["engine"],
+            row["prompts"],
+            Cell(row["explicit_ms"]),
+            Cell(row["fused_ms"]),
+            *(Cell(row[name], decimals=3) for name in ("ratio", "ratio_low", "ratio_high")),
+            f"{row['relative_difference']:.1e}",
+        ]
+        for row in result["rows"]
+    ]
+    note = (
+        f"Decoder at {result['image_size']} pixels, {result['rounds']} rounds, "
+        f"{result['machine']}; base `{result['base_sha256'][:12]}`. CPU milliseconds a call, "
+        "median over rounds, and the ratio of fused to explicit with its quartiles."
+    )
+    return RunReport(
+        "fusion", "Fused calibration against an explicit bias", note, [Table("", heads, rows)]
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _run(args: argparse.Namespace) -> None:
+    result = _measure_all(args)
+    write_json(args.out, result)
+    publish(report_of(result), args.out.with_suffix(".md"), args, result["base_sha256"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="PATH")
     parser.add_argument(
         "--prompts",
@@ -204,17 +230,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=count, default=40, metavar="N", help="(default: 40)")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/fusion.json"), metavar="FILE"
+        "--out", type=Path, default=OUT / "fusion.json", metavar="FILE", help="(%(default)s)"
     )
-    options = parser.parse_args(arguments)
-
-    def command() -> None:
-        report = _measure_all(options)
-        write_atomic(options.out, (json.dumps(report, indent=2) + "\n").encode())
-        for row in report["rows"]:
-            print(_line(row))
-
-    return exit_code_of(command, PROG)
+    add_report_option(parser, argv)
+    return run_command(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""How many prototypes a vocabulary should have, measured where nothing is compared or claimed.
+"""Measure the number of prototypes of a vocabulary, on images that nothing is claimed of.
 
-Scenes of base classes, and with `--bbbc038` images of train.txt, both from the base as it is: the
-support set and the scored images are others, and none is in a test of `benchmarks.comparison`.
+Examples:
+  python -m benchmarks.prototypes
+  python -m benchmarks.prototypes --bbbc038 /data/bbbc038v1     nuclei as well
+
+Scenes of base classes, and with --bbbc038 images of train.txt, both from the base as it is: the
+support set and the scored images are disjoint, and none is in a test of `benchmarks.comparison`.
 """
 
 from __future__ import annotations
 
-import json
-import platform
+import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,36 +20,32 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from benchmarks.data.confounded_scenes import scene
-from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.automatic.vocabulary import VocabularyConfig, build_vocabulary
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.torch_backend import TorchBackend
+from reporting.cells import Cell
+from reporting.run_report import RunReport, Table, machine_of
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample
 from training.evaluate_auto import evaluate_auto
 from training.evaluation.torch_model import class_names, examples_of, support_set
 
-__all__ = ["main"]
+__all__ = ["main", "report_of"]
 
 PROG = "python -m benchmarks.prototypes"
-EXAMPLES = """examples:
-  python -m benchmarks.prototypes
-  python -m benchmarks.prototypes --bbbc038 /data/bbbc038v1     nuclei as well
-
-Figures go to prototypes.json and prototypes.md in --out.
-"""
 NUMBERS = ((4, 4), (8, 4), (4, 32), (8, 32), (16, 32), (16, 64))
-"""Of a class, and of the background; the first are the defaults."""
+"""Prototypes of a class and of the background; the first pair is the default."""
 SUPPORT_SEED, TEST_SEED, SUPPORT_SCENES, TEST_SCENES = 610_000, 620_000, 3, 24
 EVERY = 6
-"""Of the nuclei's images that are not support, one in so many is scored."""
+"""Stride of the scored images among the nuclei's that are not support."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Images to learn a vocabulary from, and others to find entities in."""
+    """Support images of a vocabulary, and other images to find entities in."""
 
     support: Sequence[Sample]
     test: Sequence[Sample]
@@ -86,45 +85,48 @@ def _measure(base: Path, problems: dict[str, Problem]) -> list[dict[str, Any]]:
     return rows
 
 
-def _markdown(rows: list[dict[str, Any]], problems: dict[str, Problem]) -> str:
+def report_of(result: Mapping[str, Any]) -> RunReport:
+    """Make the report of a result."""
+    problems = [name for name in result["rows"][0] if name not in ("prototypes", "background")]
     titles = [f"{name}: {score}" for name in problems for score in ("Dice", "AP@0.5")]
-    lines = [
-        "| of a class | of the background | " + " | ".join(titles) + " |",
-        "|" + "---|" * (2 + len(titles)),
+    rows = [
+        [
+            row["prototypes"],
+            row["background"],
+            *(Cell(100 * row[name][key]) for name in problems for key in ("dice", "ap50")),
+        ]
+        for row in result["rows"]
     ]
-    for row in rows:
-        scores = [f"{100 * row[name][key]:.1f}" for name in problems for key in ("dice", "ap50")]
-        lines.append(f"| {row['prototypes']} | {row['background']} | {' | '.join(scores)} |")
-    return "\n".join(lines) + "\n"
+    note = (
+        f"Scores in %, by at most as many prototypes a class and of the background; "
+        f"{result['machine']}, base `{result['base_sha256'][:12]}`."
+    )
+    heads = ["of a class", "of the background", *titles]
+    return RunReport("prototypes", "Prototypes of a vocabulary", note, [Table("", heads, rows)])
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _run(args: argparse.Namespace) -> None:
+    base = base_digest(args.base)
+    result = {
+        "base_sha256": base,
+        "machine": machine_of(),
+        "torch": torch.__version__,
+        "rows": _measure(args.base, _problems(args.bbbc038)),
+    }
+    write_json(args.out / "prototypes.json", result)
+    publish(report_of(result), args.out / "prototypes.md", args, base)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="DIR")
     parser.add_argument("--bbbc038", type=Path, metavar="DIR", help="folder of BBBC038v1")
     parser.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/prototypes"), metavar="DIR"
+        "--out", type=Path, default=OUT / "prototypes", metavar="DIR", help="(%(default)s)"
     )
-    options = parser.parse_args(arguments)
-
-    def command() -> None:
-        problems = _problems(options.bbbc038)
-        rows = _measure(options.base, problems)
-        report = {
-            "base_sha256": base_digest(options.base),
-            "machine": platform.machine(),
-            "torch": torch.__version__,
-            "rows": rows,
-        }
-        markdown = _markdown(rows, problems)
-        write_atomic(
-            options.out / "prototypes.json", (json.dumps(report, indent=2) + "\n").encode()
-        )
-        write_atomic(options.out / "prototypes.md", markdown.encode())
-        print(markdown, end="")
-
-    return exit_code_of(command, PROG)
+    add_report_option(parser, argv)
+    return run_command(parser, _run, argv)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cpcsam.client import Mask
 from cpcsam.client.prompts import XY
-from cpcsam.client.sync_client import Mask
 from cpcsam.commands import exit_code_of, parser_of, positive
 from demo.commands import DemoError, run_stage, serve
 from demo.measure import latency_of, mean_dice, on_one_canvas, segment_nuclei
-from demo.report import conclusion, write_report
+from demo.report import conclusion, report_of, write_report
 from demo.scene import HELD_OUT, WINDOW, Scene, load_scene, otsu_component
+from reporting.run_report import current_provenance
 
 __all__ = ["main", "run"]
 
@@ -88,6 +89,7 @@ def run(out: Path, minutes: float) -> dict[str, Any]:
     report["conclusion"] = conclusion(report)
     report["wall_s"] = time.monotonic() - started
     write_report(out, scene.held_out.image, on_one_canvas(scene, careless), report)
+    report_of(report).write(out, current_provenance([PROG]))
     if min(report["capl_weight_change"], report["capl_bias"]) < MIN_CAPL:
         raise DemoError.of(
             "CaPL",

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from cpcsam.client.sync_client import Mask, Prompt, SegmentationClient, SegmentResult
+from cpcsam.client import Mask, Prompt, SegmentationClient, SegmentResult
 from demo.commands import DemoError
 from demo.scene import Nucleus, Scene
 from training.evaluation.one_click import dice_score

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 from pathlib import Path
@@ -20,8 +18,11 @@ from cpcsam.client.masks import Mask
 from cpcsam.client.overlay import draw_overlay
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
+from reporting.cells import Cell
+from reporting.html import data_uri, render_page
+from reporting.run_report import RunReport, Table
 
-__all__ = ["COMPARED", "conclusion", "enlarged_overlay", "write_report"]
+__all__ = ["COMPARED", "conclusion", "enlarged_overlay", "report_of", "write_report"]
 
 COMPARED: Final = {
     "dice_click": "fine-tuned, with CaPL (served over gRPC)",
@@ -97,43 +98,27 @@ def write_report(
     write_atomic(out / "overlay.png", picture.getvalue())
     write_atomic(out / "masks.json", (json.dumps(masks, indent=1) + "\n").encode())
     write_atomic(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
-    write_atomic(out / "report.html", _page(picture.getvalue(), report).encode())
+    page = render_page(
+        "demo",
+        title="CPC-SAM demonstration",
+        report=report,
+        conclusion=conclusion(report),
+        compared=COMPARED,
+        picture=data_uri(picture.getvalue()),
+        shown=_shown,
+    )
+    write_atomic(out / "report.html", page.encode())
 
 
-def _page(picture: bytes, report: dict[str, Any]) -> str:
-    bars = "".join(
-        f"<tr><th>{html.escape(text)}</th>{_bar(report[name])}{_bar(report['careless'][name])}</tr>"
+def report_of(report: dict[str, Any]) -> RunReport:
+    """Make the report that the README quotes; benchmarks/reports keeps a copy."""
+    rows = [
+        [text, *(Cell(scores[name], decimals=3) for scores in (report, report["careless"]))]
         for name, text in COMPARED.items()
-    )
-    figures = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{html.escape(_shown(value))}</td></tr>"
-        for name, value in report.items()
-    )
-    encoded = base64.b64encode(picture).decode()
-    return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>CPC-SAM demonstration</title>
-<style>
- body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto }}
- th {{ text-align: left; font-weight: normal; padding-right: 1.5rem; white-space: nowrap }}
- td {{ font-variant-numeric: tabular-nums }} .bar {{ width: 14rem }}
- .bar div {{ background: #2a7; color: #fff; padding-left: .4rem }} img {{ max-width: 100% }}
-</style>
-<h1>CPC-SAM demonstration</h1>
-<p>{report["nuclei"]} nuclei of a real fluorescence image, in the half that no training saw, each
-found by one click over gRPC: by an accurate one, on the pixel nearest its centroid, and by a
-careless one, anywhere on it or, as half of them are, up to 5 pixels outside it.
-{html.escape(conclusion(report))}</p>
-<h2>Mean Dice</h2>
-<table><tr><th><th>accurate clicks<th>careless clicks</tr>{bars}</table>
-<h2>Careless clicks, masks and predicted IoU</h2>
-<img alt="held-out part with masks" src="data:image/png;base64,{encoded}">
-<h2>All figures</h2><table>{figures}</table>
-</html>
-"""
-
-
-def _bar(dice: float) -> str:
-    return f"<td class=bar><div style='width:{dice:.1%}'>{dice:.3f}</div></td>"
+    ]
+    note = f"Mean Dice of {report['nuclei']} nuclei of the held-out half, by one click each."
+    heads = ["", "accurate clicks", "careless clicks"]
+    return RunReport("demo", "Demonstration", note, [Table("", heads, rows)])
 
 
 def _shown(value: object) -> str:

@@ -1,1 +1,1 @@
-"""Tables and HTML reports, shared by training, export and benchmarks."""
+"""Tables, HTML pages and benchmark reports, shared by training, export, demo and benchmarks."""

@@ -26,8 +26,9 @@ from typing import Any
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, segment_image
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import segment_image
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.backends.protocol import Backend
@@ -56,7 +57,7 @@ def evaluate_auto(
     backend: Backend,
     vocabulary: Vocabulary,
     samples: Iterable[Sample],
-    settings: AutoSettings | None = None,
+    settings: ClassSearchConfig | None = None,
     names: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Segment images without prompts of an annotator and score the masks against the annotation.
@@ -79,8 +80,8 @@ def evaluate_auto(
 
 
 def segmenter(
-    backend: Backend, vocabulary: Vocabulary, settings: AutoSettings | None = None
-) -> Callable[[Sample], list[FoundMask]]:
+    backend: Backend, vocabulary: Vocabulary, settings: ClassSearchConfig | None = None
+) -> Callable[[Sample], list[InstanceMask]]:
     """Return a function that segments an image's entities by a vocabulary, without annotation."""
     return lambda sample: segment_image(sample.image, vocabulary, backend, settings)
 
@@ -119,7 +120,7 @@ def _parser() -> ArgumentParser:
         help="the images' name of a class and the vocabulary's",
     )
     parser.add_argument("--no-capl", action="store_true", help="switch the run's CaPL off")
-    defaults = AutoSettings()
+    defaults = ClassSearchConfig()
     for name, meaning in (
         ("threshold", "similarity from which a place is prompted"),
         ("min_similarity", "least similarity under a mask"),
@@ -171,7 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_model(parser, options)
         model, digest = open_model(options.base, options.run)
         vocabulary = load_vocabulary(options.vocabulary, digest)
-        settings = AutoSettings(
+        settings = ClassSearchConfig(
             threshold=options.threshold,
             min_similarity=options.min_similarity,
             min_iou=options.min_iou,

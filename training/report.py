@@ -1,7 +1,18 @@
-"""Put scores together: mean and deviation over seeds as JSON, CSV, Markdown and one page."""
+r"""Tabulate scores: mean and deviation over seeds as JSON, CSV, Markdown and one HTML page.
+
+Examples:
+  python -m training.report scores-0.json scores-1.json scores-2.json --out out/report
+  python -m training.report out/benchmarks/table1/*/*.json \
+      --like benchmarks/paper/table1.csv --out out/table1
+
+Scores are what training.evaluate_auto --out and benchmarks.comparison write. Files of one label are
+the seeds of one row. --like takes the columns of a CSV, and its figures as cited rows. OUT then
+holds table.json, table.csv, table.md and report.html, which needs no other file.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,17 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import CpcSamError, DataError
-from reporting.html import Picture, Section, page
-from reporting.tables import (
+from reporting.scores import (
     Column,
+    Picture,
     Row,
+    Section,
     cited_columns,
     cited_rows,
     columns_of,
     measured_rows,
     to_csv,
+    to_html,
     to_markdown,
     to_plain,
 )
@@ -27,15 +40,6 @@ from reporting.tables import (
 __all__ = ["all_columns", "main", "section_of", "write_tables"]
 
 PROG = "python -m training.report"
-EXAMPLES = """examples:
-  python -m training.report scores-0.json scores-1.json scores-2.json --out out/report
-  python -m training.report benchmarks/results/table1/*/*.json --like benchmarks/paper/table1.csv \\
-      --out out/table1
-
-Scores are what training.evaluate_auto --out and benchmarks.comparison write. Files of one label are
-the seeds of one row. --like takes the columns of a CSV, and its figures as cited rows. OUT then
-holds table.json, table.csv, table.md and report.html, which needs no other file.
-"""
 NEEDED = ("label", "setting", "dice", "iou", "ap50", "classes", "minutes", "parameters")
 
 
@@ -52,12 +56,12 @@ def write_tables(
     """Write table.json, table.csv, table.md and report.html, each atomically.
 
     Args:
-        folder: where.
+        folder: to write to.
         title: of the report.
-        note: what the figures are, in one paragraph.
+        note: definition of the figures, one paragraph.
         rows: of the table.
         columns: of the table.
-        more: Markdown to follow the table.
+        more: Markdown that follows the table.
         sections: pictures for the page.
 
     Returns:
@@ -69,14 +73,14 @@ def write_tables(
         ("table.json", json.dumps(document, indent=1) + "\n"),
         ("table.csv", to_csv(rows, columns)),
         ("table.md", markdown),
-        ("report.html", page(title, note, rows, columns, sections)),
+        ("report.html", to_html(title, note, rows, columns, sections)),
     ):
         write_atomic(folder / name, text.encode())
     return markdown
 
 
 def all_columns(runs: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Every score of every setting that was run, and Dice of its classes."""
+    """Columns for every score of every measured setting, and Dice of its classes."""
     classes: dict[str, dict[str, None]] = {}
     for run in runs:
         classes.setdefault(run["setting"], {}).update(dict.fromkeys(run["classes"]))
@@ -113,33 +117,32 @@ def _unfit(path: Path, got: str) -> CpcSamError:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _report(args: argparse.Namespace) -> None:
+    runs = {path: _read(path) for path in args.scores}
+    columns = all_columns(runs.values())
+    cited: list[Row] = []
+    if args.like is not None:
+        columns = cited_columns(args.like)
+        cited = cited_rows(args.like, columns)
+    markdown = write_tables(
+        args.out,
+        title=args.title,
+        note=f"Scores in %, mean ± standard deviation over seeds; {len(runs)} runs.",
+        rows=[*measured_rows(runs.values(), columns), *cited],
+        columns=columns,
+        sections=[section for path, run in runs.items() for section in section_of(path, run)],
+    )
+    print(markdown)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("scores", type=Path, nargs="+", metavar="JSON", help="files of scores")
     parser.add_argument("--like", type=Path, metavar="CSV", help="columns and cited figures")
     parser.add_argument("--title", default="Segmentation without annotators")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
-    options = parser.parse_args(arguments)
-
-    def command() -> None:
-        runs = {path: _read(path) for path in options.scores}
-        columns = all_columns(runs.values())
-        cited: list[Row] = []
-        if options.like is not None:
-            columns = cited_columns(options.like)
-            cited = cited_rows(options.like, columns)
-        markdown = write_tables(
-            options.out,
-            title=options.title,
-            note=f"Scores in %, mean ± standard deviation over seeds; {len(runs)} runs.",
-            rows=[*measured_rows(runs.values(), columns), *cited],
-            columns=columns,
-            sections=[one for path, run in runs.items() for one in section_of(path, run)],
-        )
-        print(markdown)
-
-    return exit_code_of(command, PROG)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    return run_command(parser, _report, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The arms of `benchmarks.calibration`: what each trains, with which prompts and how fast.
+"""Arms of `benchmarks.calibration`: trained parameters, prompts and learning rate of each.
 
 Noise levels and baselines were written before CaPL was first run on this data; LoRA's alpha, CaPL's
 learning rates, how often it is updated and that it moves points were chosen afterwards, on other
@@ -51,7 +51,7 @@ SHOTS = {"standard": 8, "few-shot": 4}
 LEARNING_RATE = 1e-3
 CAPL_LEARNING_RATE = 3e-4
 ALPHA = 50.0
-"""LoRA's, whatever the rank: it sets how fast LoRA learns, which must not differ between arms."""
+"""LoRA's, at every rank: it sets how fast LoRA learns, which must not differ between arms."""
 
 MATCHED_RANK = 69
 """LoRA of this rank has as many parameters as LoRA of rank 4 with both modules of CaPL."""
@@ -59,16 +59,16 @@ MATCHED_RANK = 69
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train.
+    """Training of an arm.
 
     Attributes:
-        name: of its results.
+        name: of its files of results.
         label: for tables.
-        model: what learns.
+        model: trained parts.
         groups: K, prompt groups an entity.
-        styles: how they annotate.
+        styles: of their prompts.
         strength: of their carelessness.
-        bilevel: how θ and φ take turns.
+        bilevel: alternation of θ and φ.
         losses: weights of the objectives.
         lr: peak learning rate of θ.
         precision: of training.
@@ -86,7 +86,7 @@ class Arm:
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
     def trains_as(self, other: Arm) -> bool:
-        """Whether the two differ in nothing but their names."""
+        """Return whether the two differ in their names alone."""
         return replace(self, name=other.name, label=other.label) == other
 
 

@@ -30,10 +30,10 @@ from training.data.sample import Sample, entity_windows
 from training.evaluation.one_click import dice_score, to_size
 
 __all__ = [
-    "Asked",
+    "PromptedSample",
     "Prepared",
     "Split",
-    "ask",
+    "prompt_sample",
     "noisy_dice",
     "prepare",
     "read_split",
@@ -92,7 +92,7 @@ def read_split(seed: int, shots: int, bbbc038: Path | None = None) -> Split:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptedSample:
     """A sample as a model sees it, and what the careless annotators prompt in it.
 
     Attributes:
@@ -111,7 +111,7 @@ class Asked:
     truths: NDArray[np.bool_]
 
 
-def ask(sample: Sample, image_size: int, strength: float) -> Asked:
+def prompt_sample(sample: Sample, image_size: int, strength: float) -> PromptedSample:
     """Prompt every entity of a sample by every careless annotator.
 
     The prompts are decided by sample, entity and annotator alone: every model gets the same.
@@ -138,7 +138,7 @@ def ask(sample: Sample, image_size: int, strength: float) -> Asked:
         torch.from_numpy(np.stack(column))[None] for column in zip(*prompts, strict=True)
     )
     truths = np.stack([sample.instances == label for label, _ in pairs])
-    return Asked(window.image[None], coords, point_labels, shown, truths)
+    return PromptedSample(window.image[None], coords, point_labels, shown, truths)
 
 
 @torch.no_grad()
@@ -152,27 +152,28 @@ def noisy_dice(model: CpcSam, samples: Sequence[Sample], strength: float) -> flo
     """
     scores: list[float] = []
     for sample in samples:
-        asked = ask(sample, model.image_size, strength)
+        prompted = prompt_sample(sample, model.image_size, strength)
         embeddings = model.encode_image(
-            asked.image, torch.full((1, 2), model.image_size, dtype=torch.int32)
+            prompted.image, torch.full((1, 2), model.image_size, dtype=torch.int32)
         )
         low_res_masks, _ = model.decode_masks(
-            embeddings, *model.encode_prompts(embeddings, asked.point_coords, asked.point_labels)
+            embeddings,
+            *model.encode_prompts(embeddings, prompted.point_coords, prompted.point_labels),
         )
-        scores += scores_of(low_res_masks, asked, model.image_size)
+        scores += scores_of(low_res_masks, prompted, model.image_size)
     return float(np.mean(scores))
 
 
-def scores_of(low_res_masks: Tensor, asked: Asked, image_size: int) -> list[float]:
+def scores_of(low_res_masks: Tensor, prompted: PromptedSample, image_size: int) -> list[float]:
     """Dice of mask 0 of each prompt, in the sample.
 
     Args:
         low_res_masks: (1, P, 4, 4G, 4G) logits.
-        asked: what was prompted.
+        prompted: what was prompted.
         image_size: side S of the encoder's frame.
     """
-    masks = to_size(low_res_masks[0, :, :1], image_size, asked.truths.shape[-1])[:, 0]
-    return [dice_score(*pair) for pair in zip(masks, asked.truths, strict=True)]
+    masks = to_size(low_res_masks[0, :, :1], image_size, prompted.truths.shape[-1])[:, 0]
+    return [dice_score(*pair) for pair in zip(masks, prompted.truths, strict=True)]
 
 
 def run(

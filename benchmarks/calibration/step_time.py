@@ -1,4 +1,4 @@
-"""How long a step of each arm takes, measured in turns, so that what else runs slows all alike."""
+"""Relative time of a training step, measured in turns so that other load slows all arms alike."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ __all__ = ["measure_tempo", "steps_of"]
 ROUNDS = 8
 SEED = 0
 LONGEST_TURN = 12
-"""Steps of a turn at most, for arms that hardly ever update CaPL."""
+"""Upper bound of a turn's steps, for arms that hardly ever update CaPL."""
 
 
 def measure_tempo(
     arms: Iterable[Arm], split: Split, base: Path, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Let the arms take turns, on one thread.
+    """Measure the arms in turns, on one thread.
 
     Args:
-        arms: with names of their own.
-        split: what they train on.
-        base: where training starts.
+        arms: with distinct names.
+        split: training samples.
+        base: checkpoint that training starts from.
         rounds: turns of each, of which the first warms up and does not count.
 
     Returns:
@@ -41,12 +41,12 @@ def measure_tempo(
     prepared = {arm.name: prepare(arm, split, base, SEED) for arm in arms}
     seconds: dict[str, list[float]] = {name: [] for name in prepared}
     for _ in tqdm(range(rounds), desc="tempo", unit="round"):
-        for name, one in prepared.items():
-            turn = range(min(one.bilevel.capl_every, LONGEST_TURN))
-            drawn = [one.batches[one.state.step + step] for step in turn]
+        for name, ready in prepared.items():
+            turn = range(min(ready.bilevel.capl_every, LONGEST_TURN))
+            drawn = [ready.batches[ready.state.step + step] for step in turn]
             started = time.process_time()
             for halves in drawn:
-                one.state.train_step(halves, one.bilevel)
+                ready.state.train_step(halves, ready.bilevel)
             seconds[name].append((time.process_time() - started) / len(drawn))
     return {name: float(torch.tensor(values[1:]).median()) for name, values in seconds.items()}
 
@@ -54,16 +54,16 @@ def measure_tempo(
 def steps_of(
     arms: Iterable[Arm], steps: int, reference: Arm, split: Split, base: Path, kept: Path
 ) -> Mapping[str, int]:
-    """As many steps of each arm as take the time of `steps` of the reference.
+    """Compute the steps of each arm that take the time of `steps` steps of the reference.
 
     Args:
         arms: any.
         steps: of the reference.
         reference: an arm.
-        split: what they train on.
-        base: where training starts.
-        kept: file with the tempo of arms that were measured before; those that it lacks are
-            measured beside the reference and added.
+        split: training samples.
+        base: checkpoint that training starts from.
+        kept: file with the tempo of arms that were measured before; missing arms are measured
+            together with the reference and added.
     """
     ratios: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
     missing = {arm.name: arm for arm in arms if arm.name not in ratios}

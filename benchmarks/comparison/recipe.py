@@ -1,4 +1,4 @@
-"""What a recipe of `benchmarks.comparison` says: data, methods, budget and the columns to show."""
+"""Recipe of a comparison: data, methods, budget and columns of the table."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.budget import Budget
+from benchmarks.common.output import OUT
 from benchmarks.comparison.methods.registry import METHODS, AnyMethod
 from benchmarks.comparison.methods.sam import SamMethod
 from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
-from reporting.tables import ALL, Column
+from reporting.scores import ALL, Column
 from training.data.augment import AugmentConfig
 from training.data.datasets.protocol import Classes
 
@@ -26,14 +27,14 @@ class Setting:
     Attributes:
         name: in tables and folders.
         dataset: a name of docs/guides/datasets.md; `confounded` draws the scenes of
-            `benchmarks.data.confounded_scenes`, `stains` takes BBBC038v1's fluorescence to train and its
-            stained tissue to test.
-        tested_on: another dataset to test on, whose images are also the support set's.
-        shots: images to train on, drawn by the seed; null takes all.
+            `benchmarks.data.confounded_scenes`, `stains` trains on BBBC038v1's fluorescence and
+            tests on its stained tissue.
+        tested_on: another dataset to test on, which also gives the support set.
+        shots: number of training images, drawn by the seed; null takes all.
         classes: that training sees.
-        share: part of the images that is the support set.
-        max_support: but at most so many.
-        test_images: test on at most so many, evenly spread; null takes all.
+        share: part of the images that is the support set, from 0 to 1.
+        max_support: upper bound of the support set's images.
+        test_images: upper bound of the test images, evenly spread; null takes all.
         tile: side of the squares that images are shown in; 0 shows whole images.
         augment: how training windows vary.
     """
@@ -73,7 +74,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One comparison: every method on every setting, once a seed.
+    """A comparison: every method on every setting, once a seed.
 
     Attributes:
         name: of its folder of results.
@@ -81,13 +82,13 @@ class Recipe:
         settings: the data.
         methods: names of `METHODS`.
         variants: further methods.
-        base: where SAM's methods start.
+        base: checkpoint that SAM's methods start from.
         image_size: side S in pixels for all networks; null is the base's, and 256 for others.
         sam: `key=value` changes to every SAM method, such as `optimizer.lr=5e-3`.
         seeds: of weights, batches, shots and support sets, from 0.
         minutes: of training a run, see `Budget`; null for no limit.
         steps: of training a run; null for no limit.
-        jobs: runs at once, each on one core; 1 uses all cores, and the GPU.
+        jobs: number of parallel runs, each on one core; 1 uses all cores, and the GPU.
         columns: of the table; none shows all scores of every setting.
         cited: CSV with a publication's figures for some of the columns.
         out: folder of all comparisons' results.
@@ -107,10 +108,10 @@ class Recipe:
     jobs: int = 2
     columns: tuple[Column, ...] = ()
     cited: Path | None = None
-    out: Path = Path("benchmarks/results")
+    out: Path = OUT
 
     def __post_init__(self) -> None:
-        """Refuse names that nothing has, or that two have."""
+        """Refuse unknown and repeated names."""
         names = [*self.methods, *(variant.name for variant in self.variants)]
         for what, given, known in (
             ("methods", names, None),
@@ -119,7 +120,9 @@ class Recipe:
             ("variants", [variant.of for variant in self.variants], METHODS),
             ("columns", [column.setting for column in self.columns], self._columns()),
         ):
-            wrong = _twice(given) if known is None else [one for one in given if one not in known]
+            wrong = (
+                _twice(given) if known is None else [name for name in given if name not in known]
+            )
             if wrong:
                 raise ConfigError.of(
                     what,
@@ -137,12 +140,12 @@ class Recipe:
         Budget(self.minutes, self.steps)
 
     def _columns(self) -> list[str]:
-        """What columns may be of; the last is of cited figures alone."""
+        """Admitted settings of columns; the last has cited figures alone."""
         return [*(setting.name for setting in self.settings), ALL, "training cost"]
 
     @property
     def folder(self) -> Path:
-        """Where its results are."""
+        """Folder of its results."""
         return self.out / self.name
 
 

@@ -1,48 +1,72 @@
-"""Table and page of `benchmarks.comparison`, from the scores of its runs."""
+"""Report of `benchmarks.comparison`: table, gains of CaPL and page of its results."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from benchmarks.calibration.report import paired_interval
 from benchmarks.comparison.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
-from reporting.tables import cited_rows, measured_rows
+from reporting.cells import interval_of, paired_interval
+from reporting.run_report import RunReport, Table
+from reporting.scores import Column, Row, cited_rows, measured_rows
 from training.report import all_columns, section_of, write_tables
 
-__all__ = ["capl_gains", "write_report"]
+__all__ = ["base_of", "capl_gains", "report_of", "runs_of", "write_page"]
 
 Runs = Sequence[Mapping[str, Any]]
 
-COUNTERPARTS = {"cpc-sam": "lora-groups"}
-"""Methods that differ by CaPL, beside NAME+capl and NAME."""
+COUNTERPARTS: Final = {"cpc-sam": "lora-groups"}
+"""Methods that differ by CaPL, in addition to NAME+capl and NAME."""
 
 
-def write_report(recipe: Recipe) -> str:
-    """Write table.json, table.csv, table.md and report.html; return the Markdown.
+def runs_of(recipe: Recipe) -> Runs:
+    """Read all results in the recipe's order of methods.
 
     Raises:
-        DataError: there are no scores.
+        DataError: there are none.
     """
-    runs = _read(recipe)
+    paths = [
+        _path(recipe, setting.name, name, seed)
+        for name in methods_of(recipe)
+        for setting in recipe.settings
+        for seed in range(recipe.seeds)
+    ]
+    runs = [json.loads(path.read_text()) for path in paths if path.exists()]
     if not runs:
         raise DataError.of(
             str(recipe.folder), got="no scores", expected="those of a run", fix="run the recipe"
         )
-    columns = recipe.columns or all_columns(runs)
-    rows = measured_rows(runs, columns)
-    if recipe.cited is not None:
-        rows += cited_rows(recipe.cited, columns)
-    return write_tables(
+    return runs
+
+
+def report_of(recipe: Recipe, runs: Runs) -> RunReport:
+    """Make the report of a recipe's results."""
+    columns, rows = _scores(recipe, runs)
+    scores = Table(
+        "",
+        ["method", *(column.title for column in columns), "source"],
+        [[row.label, *row.cells, row.source] for row in rows],
+    )
+    gains = _gains_table(capl_gains(runs))
+    return RunReport(
+        recipe.name, recipe.title, _note(runs), [scores, *([gains] if gains.rows else [])]
+    )
+
+
+def write_page(recipe: Recipe, runs: Runs) -> None:
+    """Write table.json, table.csv, table.md and report.html, which shows the pictures."""
+    columns, rows = _scores(recipe, runs)
+    gains = _gains_table(capl_gains(runs))
+    write_tables(
         recipe.folder,
         title=recipe.title,
         note=_note(runs),
         rows=rows,
         columns=columns,
-        more=_gains_table(capl_gains(runs)),
+        more=f"\n{gains.title}:\n\n{gains.markdown()}" if gains.rows else "",
         sections=[
             section
             for run in runs
@@ -51,19 +75,22 @@ def write_report(recipe: Recipe) -> str:
     )
 
 
+def base_of(runs: Runs) -> str | None:
+    """SHA-256 of the base checkpoint that SAM's methods start from; None without any."""
+    bases = sorted({run["record"]["method"]["model"]["base"] for run in runs if _is_sam(run)})
+    return bases[0] if bases else None
+
+
+def _scores(recipe: Recipe, runs: Runs) -> tuple[Sequence[Column], list[Row]]:
+    columns = recipe.columns or all_columns(runs)
+    rows = measured_rows(runs, columns)
+    if recipe.cited is not None:
+        rows += cited_rows(recipe.cited, columns)
+    return columns, rows
+
+
 def _path(recipe: Recipe, setting: str, name: str, seed: int) -> Path:
     return recipe.folder / setting / f"{name}-{seed}.json"
-
-
-def _read(recipe: Recipe) -> Runs:
-    """All scores in the recipe's order of methods."""
-    paths = [
-        _path(recipe, setting.name, name, seed)
-        for name in methods_of(recipe)
-        for setting in recipe.settings
-        for seed in range(recipe.seeds)
-    ]
-    return [json.loads(path.read_text()) for path in paths if path.exists()]
 
 
 def _note(runs: Runs) -> str:
@@ -88,7 +115,7 @@ def _is_sam(run: Mapping[str, Any]) -> bool:
 
 
 def capl_gains(runs: Runs) -> list[dict[str, Any]]:
-    """What CaPL adds to each method in points of Dice, paired by seed.
+    """Compute the gain of CaPL for each method in points of Dice, paired by seed.
 
     Returns:
         `method`, `setting`, `gain` (mean and 95 % interval; the mean alone for one seed), `seeds`.
@@ -101,8 +128,8 @@ def capl_gains(runs: Runs) -> list[dict[str, Any]]:
         for setting in dict.fromkeys(run["setting"] for run in runs):
             pairs = [
                 value - dice[plain, setting, seed]
-                for (one, where, seed), value in dice.items()
-                if (one, where) == (name, setting) and (plain, setting, seed) in dice
+                for (other, place, seed), value in dice.items()
+                if (other, place) == (name, setting) and (plain, setting, seed) in dice
             ]
             if pairs and plain is not None:
                 gain = paired_interval(pairs)
@@ -111,18 +138,13 @@ def capl_gains(runs: Runs) -> list[dict[str, Any]]:
     return gains
 
 
-def _gains_table(gains: Sequence[Mapping[str, Any]]) -> str:
-    if not gains:
-        return ""
-    lines = [
-        "",
-        "What CaPL adds, in points of Dice, paired by seed, with 95 % intervals:",
-        "",
-        "| method | setting | CaPL adds | seeds |",
-        "|---|---|---|---|",
-    ]
-    for row in gains:
-        mean, *interval = (f"{value:+.1f}" for value in row["gain"])
-        shown = f"{mean} [{', '.join(interval)}]" if interval else mean
-        lines.append(f"| {row['method']} | {row['setting']} | {shown} | {row['seeds']} |")
-    return "\n".join(lines) + "\n"
+def _gains_table(gains: Sequence[Mapping[str, Any]]) -> Table:
+    """Points of Dice that CaPL adds, paired by seed, with 95 % intervals."""
+    return Table(
+        "Gain of CaPL, in points of Dice, paired by seed, with 95 % intervals",
+        ["method", "setting", "CaPL adds", "seeds"],
+        [
+            [row["method"], row["setting"], interval_of(row["gain"], unpaired=""), row["seeds"]]
+            for row in gains
+        ],
+    )

@@ -1,4 +1,4 @@
-"""Peak of a process's resident memory."""
+"""Peak resident memory of a process."""
 
 from __future__ import annotations
 

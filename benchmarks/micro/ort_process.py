@@ -1,4 +1,4 @@
-"""Run an image encoder in ONNX Runtime, in a process that does nothing else; prints JSON.
+"""Time an image encoder in ONNX Runtime, in a process that does nothing else; prints JSON.
 
 It imports no torch, so that its peak of resident memory is the engine's.
 """
@@ -26,9 +26,9 @@ def run(file: Path, image_size: int, rounds: int, threads: int, arena: bool) -> 
     Args:
         file: the image_encoder's .onnx.
         image_size: side S.
-        rounds: timed calls, after a first one.
-        threads: of one call.
-        arena: whether ONNX Runtime keeps freed memory for the next call.
+        rounds: timed calls, after a warm-up.
+        threads: of a call.
+        arena: let ONNX Runtime keep freed memory for the next call.
 
     Returns:
         `wall_s` and `cpu_s` of every call and `rss_peak_gb` of the process, loading included.

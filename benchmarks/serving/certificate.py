@@ -1,4 +1,4 @@
-"""A certificate for this machine, signed by itself."""
+"""Self-signed certificate of this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def self_signed(folder: Path, *addresses: str) -> TlsFiles:
 
     Args:
         folder: that gets them.
-        addresses: IP addresses that the server is reached at, beside localhost.
+        addresses: IP addresses of the server in addition to localhost.
 
     Raises:
         ConfigError: openssl is not installed.

@@ -1,4 +1,4 @@
-"""Scenario `classes`: over gRPC they score what evaluation scores; a taught one stays."""
+"""Scenario `classes`: served classes score as in evaluation; a taught class persists."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.vocabulary_io import load_vocabulary
+from cpcsam.client import Example, SegmentationClient
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import Example, SegmentationClient
+from cpcsam.geometry import Box
 from cpcsam.model.torch_backend import TorchBackend
 from demo.commands import run_stage
 from training.data.datasets.instance_folders import read_bbbc038
@@ -33,7 +33,7 @@ SUPPORT: Final = 0.1
 TAUGHT: Final = 3
 """Annotated images of AddClass."""
 SCORED: Final = 8
-"""Images on which a taught class is scored."""
+"""Images that a taught class is scored on."""
 TIMEOUT_S: Final = 600.0
 DICE_POINTS: Final = 0.5
 
@@ -41,7 +41,7 @@ DICE_POINTS: Final = 0.5
 def run(
     repository: Path, build: Path, base: Path, data: Path, count: int | None
 ) -> tuple[dict[str, Any], list[Check]]:
-    """Score the validation images by both ways, then teach, ask, restart and ask again.
+    """Score the validation images in torch and over gRPC; teach a class, restart, score again.
 
     Args:
         repository: of the base.
@@ -51,7 +51,7 @@ def run(
         count: take only so many images; None takes all.
 
     Returns:
-        Figures, and what must hold.
+        Figures and checks.
     """
     samples = read_bbbc038(data, data / "val.txt")[:count]
     evaluated = _evaluate(build, base, data, samples)
@@ -67,7 +67,9 @@ def run(
         "served": served,
         "dice_difference_points": difference,
         "per_image_dice_difference_points_max": 100
-        * max(abs(one - evaluated["per_image"][name]) for name, one in served["per_image"].items()),
+        * max(
+            abs(dice - evaluated["per_image"][name]) for name, dice in served["per_image"].items()
+        ),
         "taught": taught,
     }
     return figures, [
@@ -95,10 +97,10 @@ def _evaluate(build: Path, base: Path, data: Path, samples: Sequence[Sample]) ->
 
 
 def _score(gateway: str, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Score what the service finds."""
+    """Score the masks of the service."""
     with SegmentationClient(gateway, timeout_s=TIMEOUT_S) as client:
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             return _found(client.segment(sample.image, classes=[NAME]))
 
         started = time.monotonic()
@@ -113,7 +115,7 @@ def _teach(
     data: Path,
     samples: Sequence[Sample],
 ) -> dict[str, Any]:
-    """Teach a class, use it at once, and again after the whole service was restarted."""
+    """Teach a class, and score it before and after a restart of the whole service."""
     train = read_bbbc038(data, data / "train.txt")
     support = support_set(train, TAUGHT / len(train), seed=0)
     examples = [Example(sample.image, sample.instances) for sample in support]
@@ -125,10 +127,10 @@ def _teach(
         ):
             return work(client)
 
-    def ask(client: SegmentationClient) -> dict[str, Any]:
+    def score(client: SegmentationClient) -> dict[str, Any]:
         masks: dict[str, list[str]] = {}
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             result = client.segment(sample.image, classes=[NAME])
             masks[sample.name] = [mask.counts for (mask,) in result.masks]
             return _found(result)
@@ -140,12 +142,12 @@ def _teach(
         started = time.monotonic()
         (known,) = client.add_class(NAME, examples, tile_size=TILE)
         seconds = time.monotonic() - started
-        return {**ask(client), "seconds": seconds, "prototypes": known.prototypes}
+        return {**score(client), "seconds": seconds, "prototypes": known.prototypes}
 
     with TemporaryDirectory(dir=build) as folder:
         kept = Path(folder)
         before = with_client(teach)
-        after = with_client(ask)
+        after = with_client(score)
     changed = sum(before["masks"][name] != masks for name, masks in after["masks"].items())
     return {
         "examples": len(examples),
@@ -158,11 +160,13 @@ def _teach(
     }
 
 
-def _found(result: SegmentResult) -> list[FoundMask]:
-    """The answer as evaluation takes it."""
-    whole = Tile(0, 0, *result.original_size)
+def _found(result: SegmentResult) -> list[InstanceMask]:
+    """Convert an answer to the masks that evaluation scores."""
+    whole = Box(0, 0, *result.original_size)
     return [
-        FoundMask(0, mask.score, prompt.point_coords[0], whole, mask.array, whole, cut=False)
+        InstanceMask.from_mask(
+            mask.array, whole, score=mask.score, tile=whole, point=prompt.point_coords[0]
+        )
         for prompt, (mask,) in zip(result.prompts, result.masks, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""Scenario `deadlines`: whoever is out of time, or has gone, leaves at once and frees the place."""
+"""Scenario `deadlines`: expired and cancelled requests end at once and free their permits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 from tqdm import tqdm
 
-from benchmarks.serving.load import Outcome, ask, connections, percentiles, repeating, statuses
+from benchmarks.serving.load import Outcome, connections, percentiles, repeating, send, statuses
 from benchmarks.serving.stack import gateway_metric, service
 from benchmarks.serving.tasks import draw_tasks
 from benchmarks.serving.verdict import Check, at_least, at_most
@@ -24,16 +24,16 @@ __all__ = ["ended_at", "run"]
 
 TASKS: Final = 64
 BUSY: Final = 24
-"""Clients that keep the service busy, with patience."""
+"""Clients with a long deadline that keep the service busy."""
 HURRIED: Final = 16
-"""Clients whose time runs out, and as many who give up."""
+"""Clients whose deadline expires, and the same number that cancel."""
 SHORTEST_S, LONGEST_S = 0.02, 2.0
 PATIENCE_S: Final = 60.0
 LATE_S: Final = 0.1
 PLACES: Final = 8
 ROUNDS: Final = 25
 TAKEN_S: Final = 0.5
-"""How long the places of a round stay taken."""
+"""Seconds that the permits of a round stay held."""
 FULL: Final = "RESOURCE_EXHAUSTED"
 LOGGED: Final = re.compile(
     r"^(?P<date>\S+ \S+),(?P<ms>\d+) INFO \S+ Segment '(?P<id>[^']+)': (?P<status>\w+), ", re.M
@@ -41,7 +41,7 @@ LOGGED: Final = re.compile(
 
 
 def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], list[Check]]:
-    """Measure lateness under load, then whether places are free at once.
+    """Measure lateness under load, then whether permits are free at once.
 
     Args:
         repository: to serve.
@@ -49,7 +49,7 @@ def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], 
         seconds: of load.
 
     Returns:
-        Figures, and what must hold.
+        Figures and checks.
     """
     with service(repository, build) as running:
         due, outcomes = asyncio.run(_hurry(running, seconds))
@@ -86,18 +86,18 @@ def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], 
     return figures, [
         at_most("latest end after the deadline, ms", 1e3 * max(late["expiring"]), 1e3 * LATE_S),
         at_most("latest end after a cancellation, ms", 1e3 * max(late["cancelled"]), 1e3 * LATE_S),
-        at_most("requests in work afterwards", left, 0),
+        at_most("requests in flight afterwards", left, 0),
         at_least(f"of {ROUNDS} times that all places were taken, one more refused", full, ROUNDS),
         at_most(f"refused of {ROUNDS * PLACES} that took freed places", refused, 0),
     ]
 
 
 async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], list[Outcome]]:
-    """Put hurried clients among patient ones.
+    """Mix clients that expire or cancel with patient ones.
 
     Returns:
-        When each hurried request has to be gone, in seconds since the epoch, by its id; and what
-        became of the patient ones.
+        End of each expiring or cancelled request that is due, in seconds since the epoch, by its
+        id; and the outcomes of the patient clients.
     """
     tasks, rng = draw_tasks(TASKS, seed=3), random.Random(3)
     numbers = iter(range(10**9))
@@ -115,7 +115,7 @@ async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], li
             request = tasks[number % len(tasks)].request(number, name)
             if kind == "expiring":
                 due[name] = time.time() + wait_s
-                await ask(stub, number, request, wait_s)
+                await send(stub, number, request, wait_s)
             else:
                 call = stub.Segment(request, timeout=PATIENCE_S)
                 await asyncio.wait([asyncio.ensure_future(_answer(call))], timeout=wait_s)
@@ -143,13 +143,13 @@ async def _answer(call: Any) -> None:
 
 
 async def _refill(running: Service) -> tuple[int, int]:
-    """Fill all places, leave them by a cancellation or a deadline, and fill them anew.
+    """Hold all permits, release them by a cancellation or a deadline, and acquire them again.
 
-    Between leaving and coming lie the 100 ms that leaving may take.
+    100 ms, the bound of lateness, lie between release and acquisition.
 
     Returns:
-        In how many rounds one more was refused while all places were taken; and how many of those
-        that came afterwards were.
+        Number of rounds in which a further request was refused while all permits were held; and
+        number of requests refused after the release.
     """
     tasks = draw_tasks(TASKS, seed=4, prompts=(Limits.max_prompts,))
     copies, full, refused = iter(range(10**9)), 0, 0
@@ -165,23 +165,23 @@ async def _refill(running: Service) -> tuple[int, int]:
             first = [stub.Segment(request(), timeout=patience_s) for stub in stubs[:PLACES]]
             ends = [asyncio.ensure_future(_answer(call)) for call in first]
             await asyncio.sleep(TAKEN_S / 2)
-            full += (await ask(stubs[-1], 0, request(), TAKEN_S / 2)).status == FULL
+            full += (await send(stubs[-1], 0, request(), TAKEN_S / 2)).status == FULL
             await asyncio.sleep(leave_at - time.monotonic())
             for call in first:
                 call.cancel()
             await asyncio.sleep(LATE_S)
-            second = [ask(stub, 0, request(), TAKEN_S) for stub in stubs[PLACES:]]
-            refused += sum(one.status == FULL for one in await asyncio.gather(*second))
+            second = [send(stub, 0, request(), TAKEN_S) for stub in stubs[PLACES:]]
+            refused += sum(outcome.status == FULL for outcome in await asyncio.gather(*second))
             await asyncio.gather(*ends)
             await asyncio.sleep(LATE_S)
     return full, refused
 
 
 def ended_at(log: str) -> dict[str, tuple[float, str]]:
-    """When the gateway was done with each named request, and its status.
+    """Parse the end and status of each named request from the gateway's log.
 
     Args:
-        log: of the gateway, whose lines bear local time to the millisecond.
+        log: of the gateway, whose lines begin with local time in milliseconds.
 
     Returns:
         Seconds since the epoch and the status, by request id.

@@ -1,4 +1,4 @@
-"""Scenario `followup`: an image is encoded once, and asking about it again is cheap."""
+"""Scenario `followup`: an image is encoded once, and further requests about it are cheap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.serving.load import Outcome, ask, connections, percentiles
+from benchmarks.serving.load import Outcome, connections, percentiles, send
 from benchmarks.serving.stack import encoder_runs
 from benchmarks.serving.tasks import Task, draw_prompts, draw_tasks
 from benchmarks.serving.verdict import Check, at_most
@@ -23,23 +23,23 @@ __all__ = ["IMAGE_SIZE", "PATIENT", "run"]
 IMAGE_SIZE: Final = 1024
 IMAGES: Final = 4
 FOLLOW_UPS: Final = 10
-"""Of each image: half of them send the file again, half only name it."""
+"""Further requests about each image: half of them send the file again, half its image_id."""
 TOGETHER: Final = 8
 TIMEOUT_S: Final = 600.0
 PATIENT: Final = ("--max-seconds", f"{TIMEOUT_S:g}", "--max-queue", f"{TIMEOUT_S:g}")
-"""Options of the service: what is measured is time, whatever it is on a busy machine."""
+"""Options of the service, so that a busy machine refuses nothing while time is measured."""
 SHARE: Final = 1 / 20
 
 
 def run(running: Service, *, ratio: bool) -> tuple[dict[str, Any], list[Check]]:
-    """Ask about new images, and about each again, one click at a time.
+    """Segment new images, and each again, by one click per request.
 
     Args:
         running: the service.
-        ratio: whether the time of a follow-up must keep its bound.
+        ratio: check the time of follow-ups against its bound.
 
     Returns:
-        Figures, and what must hold.
+        Figures and checks.
     """
     return asyncio.run(_run(running, ratio))
 
@@ -50,21 +50,21 @@ async def _run(running: Service, ratio: bool) -> tuple[dict[str, Any], list[Chec
     first: list[Outcome] = []
     again: list[Outcome] = []
     async with connections(running.gateway, TOGETHER) as stubs:
-        await ask(stubs[0], 0, _click(tasks[-1], rng).request(1), TIMEOUT_S)  # warms up
+        await send(stubs[0], 0, _click(tasks[-1], rng).request(1), TIMEOUT_S)  # warms up
         start = encoder_runs(running)
         for index, task in enumerate(tqdm(tasks[:-1], desc="images")):
-            first.append(await ask(stubs[0], index, _click(task, rng).request(0), TIMEOUT_S))
+            first.append(await send(stubs[0], index, _click(task, rng).request(0), TIMEOUT_S))
             for turn in range(FOLLOW_UPS):
                 request = _click(task, rng).request(0)
                 if turn % 2 and first[-1].response is not None:
                     request = pb.SegmentRequest(
                         image_id=first[-1].response.image_id, prompts=request.prompts
                     )
-                again.append(await ask(stubs[0], index, request, TIMEOUT_S))
+                again.append(await send(stubs[0], index, request, TIMEOUT_S))
         encoded = encoder_runs(running).since(start)
         before = encoder_runs(running)
         together = await asyncio.gather(
-            *(ask(stub, 0, _click(tasks[0], rng).request(2), TIMEOUT_S) for stub in stubs)
+            *(send(stub, 0, _click(tasks[0], rng).request(2), TIMEOUT_S) for stub in stubs)
         )
         joined = encoder_runs(running).since(before)
     outcomes = [*first, *again, *together]
@@ -92,7 +92,7 @@ async def _run(running: Service, ratio: bool) -> tuple[dict[str, Any], list[Chec
 
 
 def _click(task: Task, rng: np.random.Generator) -> Task:
-    """The task with one new prompt."""
+    """The task with a new prompt of one click."""
     return replace(
         task, prompts=draw_prompts(1, task.size, rng), mask_selection=MaskSelection.SINGLE
     )

@@ -1,4 +1,4 @@
-"""Many clients at once: each asks as soon as it was answered, or all at a given rate."""
+"""Load generators: closed loop (a request per client) and open loop (Poisson arrivals)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 __all__ = [
     "Outcome",
     "arriving",
-    "ask",
+    "send",
     "connections",
     "percentiles",
     "rate",
@@ -31,24 +31,24 @@ __all__ = [
 # Connections to one address share a socket otherwise, and the gateway takes them for one client.
 APART: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
 Draw = Callable[[int], tuple[int, pb.SegmentRequest]]
-"""The next question of a client: a label of one's own and the request."""
+"""Draws the next request of a client, with a label for its outcome."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a request.
+    """Outcome of a request.
 
     Attributes:
         label: as drawn.
-        asked_at: seconds since the epoch.
+        sent_at: seconds since the epoch.
         seconds: until the answer.
         status: name of the gRPC status.
-        message: what was told with it.
-        response: None where there is none.
+        message: details of the status.
+        response: None after an error.
     """
 
     label: int
-    asked_at: float
+    sent_at: float
     seconds: float
     status: str
     message: str
@@ -57,7 +57,7 @@ class Outcome:
 
 @asynccontextmanager
 async def connections(address: str, count: int) -> AsyncIterator[list[Any]]:
-    """Stubs with a connection of their own each, which are closed in the end."""
+    """Open stubs with a connection each, and close them after the block."""
     async with AsyncExitStack() as stack:
         yield [
             pb_grpc.SegmentationStub(  # type: ignore[no-untyped-call]
@@ -67,73 +67,73 @@ async def connections(address: str, count: int) -> AsyncIterator[list[Any]]:
         ]
 
 
-async def ask(stub: Any, label: int, request: pb.SegmentRequest, timeout_s: float) -> Outcome:
-    """Ask once."""
-    asked_at, started = time(), monotonic()
+async def send(stub: Any, label: int, request: pb.SegmentRequest, timeout_s: float) -> Outcome:
+    """Send a request and wait for its outcome."""
+    sent_at, started = time(), monotonic()
     status, message, response = "OK", "", None
     try:
         response = await stub.Segment(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as error:
         status, message = error.code().name, error.details() or ""
-    return Outcome(label, asked_at, monotonic() - started, status, message, response)
+    return Outcome(label, sent_at, monotonic() - started, status, message, response)
 
 
 async def repeating(
     stubs: Sequence[Any], draw: Draw, seconds: float, timeout_s: float
 ) -> list[Outcome]:
-    """One client a stub, each with one request in work at a time."""
+    """Closed loop: a client per stub, each with one request in flight."""
     until = monotonic() + seconds
 
     async def client(number: int) -> list[Outcome]:
         outcomes = []
         while monotonic() < until:
-            outcomes.append(await ask(stubs[number], *draw(number), timeout_s))
+            outcomes.append(await send(stubs[number], *draw(number), timeout_s))
         return outcomes
 
     lists = await asyncio.gather(*map(client, range(len(stubs))))
-    return [outcome for one in lists for outcome in one]
+    return [outcome for outcomes in lists for outcome in outcomes]
 
 
 async def arriving(
     stubs: Sequence[Any], draw: Draw, rate: float, seconds: float, timeout_s: float, seed: int = 0
 ) -> list[Outcome]:
-    """Requests that arrive at random moments, whether or not others were answered.
+    """Open loop: requests arrive as a Poisson process, whether or not others were answered.
 
     Args:
         stubs: take turns.
-        draw: the next question.
+        draw: draws the next request.
         rate: mean requests a second.
-        seconds: how long they arrive.
+        seconds: duration of the arrivals.
         timeout_s: of each.
         seed: of the moments.
     """
     rng = random.Random(seed)
-    begun, due = monotonic(), 0.0
+    started, due = monotonic(), 0.0
     running: list[asyncio.Task[Outcome]] = []
     while due < seconds:
-        await asyncio.sleep(max(0.0, begun + due - monotonic()))
+        await asyncio.sleep(max(0.0, started + due - monotonic()))
         number = len(running) % len(stubs)
-        running.append(asyncio.create_task(ask(stubs[number], *draw(number), timeout_s)))
+        running.append(asyncio.create_task(send(stubs[number], *draw(number), timeout_s)))
         due += rng.expovariate(rate)
     return await asyncio.gather(*running)
 
 
 def rate(outcomes: Sequence[Outcome]) -> float:
-    """Good answers a second, from the first question to the last answer."""
-    begun = min(outcome.asked_at for outcome in outcomes)
-    ended = max(outcome.asked_at + outcome.seconds for outcome in outcomes)
+    """Throughput: successful answers a second, from the first request to the last answer."""
+    begun = min(outcome.sent_at for outcome in outcomes)
+    ended = max(outcome.sent_at + outcome.seconds for outcome in outcomes)
     return sum(outcome.status == "OK" for outcome in outcomes) / (ended - begun)
 
 
 def statuses(outcomes: Iterable[Outcome]) -> dict[str, int]:
-    """How many requests ended how."""
+    """Count outcomes by status, the most frequent first."""
     return dict(Counter(outcome.status for outcome in outcomes).most_common())
 
 
 def percentiles(values: Sequence[float], digits: int = 3) -> dict[str, float]:
-    """p50, p90, p99 and the largest of values."""
-    found = np.percentile(values, [50, 90, 99, 100])
+    """p50, p90, p99 and maximum of values."""
+    quantiles = np.percentile(values, [50, 90, 99, 100])
     return {
         name: round(float(value), digits)
-        for name, value in zip(("p50", "p90", "p99", "max"), found, strict=True)
+        for name, value in zip(("p50", "p90", "p99", "max"), quantiles, strict=True)
     }

@@ -1,4 +1,4 @@
-"""Triton's own answers: masks as logits, which the batches that requests share must not change."""
+"""Mask logits from Triton itself, which must not depend on the batches that requests share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.serving.tasks import Task
-from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import (
     IMAGE_BYTES,
     MASK_SELECTION,
@@ -22,6 +21,7 @@ from cpcsam.contract import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
+from cpcsam.geometry import Box
 from serving.gateway.inference.prompt_batches import chunk_prompts
 
 __all__ = ["Logits", "logits_of", "probe", "relative_difference"]
@@ -31,8 +31,8 @@ TIMEOUT_S = 120.0
 
 
 async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
-    """The logits of a task's first prompts, as many as fit into one call, (P, M, 4G, 4G)."""
-    chunk = chunk_prompts(task.request(0).prompts, Tile(0, 0, *task.size))[0]
+    """Infer the logits of the task's prompts that fit into a call, (P, M, 4G, 4G) float32."""
+    chunk = chunk_prompts(task.request(0).prompts, Box(0, 0, *task.size))[0]
     arrays = {
         IMAGE_BYTES.name: np.array([[task.image_bytes]], np.object_),
         MASK_SELECTION.name: np.array([[task.mask_selection]], np.int32),
@@ -52,32 +52,33 @@ async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
     return logits
 
 
-def relative_difference(found: Logits, expected: Logits) -> float:
+def relative_difference(actual: Logits, expected: Logits) -> float:
     """Largest difference over the largest value."""
-    return float(abs(found - expected).max() / abs(expected).max())
+    return float(abs(actual - expected).max() / abs(expected).max())
 
 
 async def probe(
-    client: InferenceServerClient,
+    triton: InferenceServerClient,
     tasks: Sequence[Task],
     alone: Sequence[Logits],
     seconds: float,
-    askers: int,
+    clients: int,
 ) -> list[float]:
-    """Ask for logits beside other clients, and compare with those computed alone.
+    """Request logits under load, and compare them with those computed alone.
 
     Returns:
         The relative difference of every answer.
     """
     until = monotonic() + seconds
 
-    async def ask(number: int) -> list[float]:
+    async def client(number: int) -> list[float]:
         differences, turn = [], number
         while monotonic() < until:
             index = turn % len(tasks)
-            found = await logits_of(client, tasks[index])
-            differences.append(relative_difference(found, alone[index]))
-            turn += askers
+            logits = await logits_of(triton, tasks[index])
+            differences.append(relative_difference(logits, alone[index]))
+            turn += clients
         return differences
 
-    return [one for found in await asyncio.gather(*map(ask, range(askers))) for one in found]
+    lists = await asyncio.gather(*map(client, range(clients)))
+    return [difference for differences in lists for difference in differences]

@@ -1,4 +1,4 @@
-"""Scenario `mixed`: company changes no answer, and clients share the encoder's batches."""
+"""Scenario `mixed`: concurrent requests change no answer, and share the encoder's batches."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tritonclient.grpc.aio import InferenceServerClient
 
 from benchmarks.serving.load import (
     Outcome,
-    ask,
     connections,
     percentiles,
     rate,
     repeating,
+    send,
     statuses,
 )
 from benchmarks.serving.logits import logits_of, probe
@@ -35,7 +35,7 @@ __all__ = ["PATIENT", "run"]
 
 TASKS: Final = 64
 PROBES: Final = 1
-"""Further clients, who ask Triton itself for logits meanwhile."""
+"""Clients that request logits from Triton itself at the same time."""
 REPEATED: Final = 0.25
 """Share of the requests whose image the gateway may know; the others bring a new file."""
 TIMEOUT_S: Final = 120.0
@@ -46,15 +46,15 @@ SCORES: Final = 1e-4
 
 
 def run(running: Service, clients: int, seconds: float) -> tuple[dict[str, Any], list[Check]]:
-    """Ask everything alone, then all at once.
+    """Send every request alone, then all concurrently.
 
     Args:
         running: the service.
-        clients: at once.
-        seconds: how long they ask.
+        clients: number of concurrent clients.
+        seconds: duration of the load.
 
     Returns:
-        Figures, and what must hold.
+        Figures and checks.
     """
     return asyncio.run(_run(running, clients, seconds))
 
@@ -73,7 +73,7 @@ async def _run(
 
     async with connections(running.gateway, clients) as stubs:
         alone = [
-            await ask(stubs[0], index, task.request(next(copies)), TIMEOUT_S)
+            await send(stubs[0], index, task.request(next(copies)), TIMEOUT_S)
             for index, task in enumerate(tqdm(tasks, desc="alone"))
         ]
         async with InferenceServerClient(running.triton) as triton:
@@ -130,21 +130,21 @@ def _worst(outcome: Outcome, alone: Outcome) -> tuple[float, float]:
     assert outcome.response is not None and alone.response is not None
     mine, theirs = _masks(outcome.response), _masks(alone.response)
     pairs = list(zip(mine, theirs, strict=True))
-    ious = [_iou(one, other) for one, other in pairs]
-    return min(ious), max(abs(one.score - other.score) for one, other in pairs)
+    ious = [_iou(first, second) for first, second in pairs]
+    return min(ious), max(abs(first.score - second.score) for first, second in pairs)
 
 
 def _masks(response: pb.SegmentResponse) -> Sequence[pb.Mask]:
     return [mask for result in response.results for mask in result.masks]
 
 
-def _iou(one: pb.Mask, other: pb.Mask) -> float:
-    if one.coco_rle == other.coco_rle:
+def _iou(first: pb.Mask, second: pb.Mask) -> float:
+    if first.coco_rle == second.coco_rle:
         return 1.0
-    first, second = _pixels(one), _pixels(other)
-    if first.shape != second.shape:
+    a, b = _pixels(first), _pixels(second)
+    if a.shape != b.shape:
         return 0.0
-    return float((first & second).sum() / (first | second).sum())
+    return float((a & b).sum() / (a | b).sum())
 
 
 def _pixels(mask: pb.Mask) -> NDArray[np.bool_]:

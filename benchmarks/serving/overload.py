@@ -1,4 +1,4 @@
-"""Scenario `overload`: at twice what can be done, the accepted are answered in bounded time."""
+"""Scenario `overload`: at twice the capacity, accepted requests are answered in bounded time."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from benchmarks.serving.load import (
     arriving,
-    ask,
     connections,
     percentiles,
     rate,
     repeating,
+    send,
     statuses,
 )
 from benchmarks.serving.stack import cores_of, encoder_runs, gateway_metric
@@ -28,22 +28,22 @@ __all__ = ["run"]
 TASKS: Final = 64
 CONNECTIONS: Final = 64
 CLIENTS: Final = 32
-"""That keep the service busy while its capacity is measured; few enough that none is refused."""
+"""Clients that measure the capacity; few enough that none is refused."""
 FACTOR: Final = 2.0
 TIMEOUT_S: Final = 30.0
 REFUSALS: Final = ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
 
 
 def run(running: Service, queue_s: float, seconds: float) -> tuple[dict[str, Any], list[Check]]:
-    """Measure one request alone, then the capacity, then twice of it.
+    """Measure single requests, then the capacity, then twice the capacity.
 
     Args:
         running: the service.
-        queue_s: its limit of the queue's time.
-        seconds: how long requests arrive; a third of it for the capacity.
+        queue_s: limit of the time in its queue.
+        seconds: duration of the arrivals; a third of it for the capacity.
 
     Returns:
-        Figures, and what must hold.
+        Figures and checks.
     """
     return asyncio.run(_run(running, queue_s, seconds))
 
@@ -60,7 +60,7 @@ async def _run(
 
     async with connections(running.gateway, CONNECTIONS) as stubs:
         alone = [
-            await ask(stubs[0], *draw(0), TIMEOUT_S) for _ in tqdm(range(len(tasks)), desc="alone")
+            await send(stubs[0], *draw(0), TIMEOUT_S) for _ in tqdm(range(len(tasks)), desc="alone")
         ]
         measured = await repeating(stubs[:CLIENTS], draw, seconds / 3, TIMEOUT_S)
         capacity = rate(measured)
@@ -68,8 +68,8 @@ async def _run(
         with cores_of(running) as cores:
             outcomes = await arriving(stubs, draw, FACTOR * capacity, seconds, TIMEOUT_S)
         encoder = encoder_runs(running).since(before)
-        # What was refused has left nothing behind.
-        afterwards = await ask(stubs[0], *draw(0), TIMEOUT_S)
+        # Refused requests must not hold permits.
+        afterwards = await send(stubs[0], *draw(0), TIMEOUT_S)
     left = gateway_metric(running, "cpcsam_in_flight_requests")
     service_s = statistics.median(outcome.seconds for outcome in alone)
     accepted = [outcome.seconds for outcome in outcomes if outcome.status == "OK"]
@@ -96,6 +96,6 @@ async def _run(
     return figures, [
         at_most("answers that are neither good nor a refusal", len(other), 0),
         at_most("p99 of the accepted, seconds", percentiles(accepted)["p99"], bound),
-        at_most("requests in work afterwards", left, 0),
+        at_most("requests in flight afterwards", left, 0),
         at_most("bad answers after the load", int(afterwards.status != "OK"), 0),
     ]

@@ -1,4 +1,4 @@
-"""Which processes listen on which addresses, and whether a port answers."""
+"""Listening sockets of processes, read from /proc, and reachability of ports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Listener", "answers", "listeners", "outside_address", "processes_bel
 LISTEN: Final = "0A"
 """State of a socket in /proc/net/tcp."""
 MAPPED: Final = bytes(10) + b"\xff\xff"
-"""What an IPv6 socket writes before an IPv4 address."""
+"""Prefix of an IPv4-mapped IPv6 address."""
 ELSEWHERE: Final = ("192.0.2.1", 9)
 """An address of documentation; a UDP socket that is connected to it sends nothing."""
 
@@ -36,7 +36,7 @@ class Listener:
 
 
 def processes_below(parent: int) -> set[int]:
-    """A process and all that it and its children have started."""
+    """Ids of a process and its descendants."""
     found = {parent}
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         with suppress(OSError):
@@ -46,7 +46,7 @@ def processes_below(parent: int) -> set[int]:
 
 
 def listeners(processes: Collection[int]) -> list[Listener]:
-    """The sockets on which these processes listen."""
+    """Listening TCP sockets of the processes."""
     owners = {}
     for process in processes:
         with suppress(OSError):
@@ -69,21 +69,21 @@ def listeners(processes: Collection[int]) -> list[Listener]:
 
 
 def _address(text: str) -> str:
-    """An address as the kernel prints it: words of four bytes in the machine's order."""
+    """Parse an address as the kernel prints it: words of four bytes in native byte order."""
     words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
     packed = b"".join(words).removeprefix(MAPPED)
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether a connection is accepted."""
+    """Return whether a connection is accepted."""
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex((host, port)) == 0
 
 
 def outside_address() -> str:
-    """This machine's address as others see it; without a network one that loopback lacks."""
+    """This machine's address on its network; without a network, a non-loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(ELSEWHERE)

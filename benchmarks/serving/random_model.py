@@ -1,4 +1,4 @@
-"""A repository over random weights: what matters is how long its graphs take."""
+"""Model repository of random weights, for measurements of time alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Tables and a plot of what the scenarios found."""
+"""Report of `benchmarks.serving`: checks and figures of every scenario, and a plot of latencies."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,46 +13,45 @@ from matplotlib import pyplot as plt
 
 from benchmarks.serving.verdict import Check
 from cpcsam.artifacts.manifest import write_atomic
+from reporting.run_report import RunReport, Table
 
 __all__ = ["write_report"]
 
 
-def write_report(folder: Path) -> str:
-    """Write report.md and latencies.png from the scenarios' files; return the Markdown."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    lines: list[str] = []
-    for name, result in found.items():
-        lines += [*_section(name, result), ""]
-    markdown = "\n".join(lines)
-    write_atomic(folder / "report.md", markdown.encode())
-    _plot(found, folder / "latencies.png")
-    return markdown
+def write_report(folder: Path) -> RunReport:
+    """Make the report of the scenarios' files in a folder; write latencies.png into it."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    plot = _latencies_plot(results)
+    if plot is not None:
+        write_atomic(folder / "latencies.png", plot)
+    return RunReport(
+        "serving",
+        "The service under load",
+        "",
+        [_table(name, result) for name, result in results.items()],
+        {} if plot is None else {"latencies": plot},
+    )
 
 
-def _section(name: str, result: Mapping[str, Any]) -> list[str]:
+def _table(name: str, result: Mapping[str, Any]) -> Table:
     machine = result["machine"]
     before, after = machine["load_average"], machine["load_average_after"]
     checks = [
         Check(**{key: value for key, value in check.items() if key != "holds"})
         for check in result["checks"]
     ]
-    figures = _brief(result["figures"])
-    return [
-        f"## {name}",
-        "",
+    lines = [
         f"{result['date']}, {machine['cores']} {machine['architecture']} cores; load average "
         f"{before[0]} before, {after[0]} after.",
         "",
-        "| figure | found | must be | holds |",
-        "|---|---|---|---|",
-        *(check.line() for check in checks),
-        "",
-        *(f"- {key}: {_text(value)}" for key, value in figures.items()),
+        *(f"- {key}: {_text(value)}" for key, value in _brief(result["figures"]).items()),
     ]
+    heads = ["figure", "found", "must be", "holds"]
+    return Table(name, heads, [check.row() for check in checks], "\n".join(lines))
 
 
 def _brief(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is listed one by one."""
+    """The figures without lists of single measurements."""
     return {
         key: _brief(value) if isinstance(value, Mapping) else value
         for key, value in figures.items()
@@ -61,19 +61,19 @@ def _brief(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_text(one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_text(part)}" for key, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _plot(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """Share of the accepted requests of each overload that were answered by a time."""
+def _latencies_plot(results: Mapping[str, Mapping[str, Any]]) -> bytes | None:
+    """Plot the share of each overload's accepted requests answered by a time, as PNG."""
     curves = {
         name: result["figures"]
-        for name, result in found.items()
+        for name, result in results.items()
         if result["figures"].get("latencies_s")
     }
     if not curves:
-        return
+        return None
     plt.switch_backend("Agg")
     figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for name, figures in curves.items():
@@ -83,5 +83,7 @@ def _plot(found: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         axes.axvline(2 * figures["queue_limit_s"], color=line.get_color(), linestyle=":")
     axes.set(xlabel="seconds until the answer", ylabel="share of the accepted", ylim=(0, 1))
     axes.legend(loc="lower right")
-    figure.savefig(file, dpi=110)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=110, format="png", metadata={"Software": None})
     plt.close(figure)
+    return png.getvalue()

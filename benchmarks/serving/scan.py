@@ -1,4 +1,4 @@
-"""Scenario `scan`: what of the running service is reached from elsewhere, and who is let in."""
+"""Scenario `scan`: ports reachable from other machines, and authentication."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from benchmarks.serving.ports import answers, listeners, outside_address, proces
 from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from demo.commands import Service
 from serving.gateway.auth.tls import TlsFiles
@@ -49,7 +49,7 @@ CLOSED_CALLS: Final[Mapping[str, Callable[[InferenceServerClient], object]]] = M
         "log": lambda client: client.get_log_settings(),
     }
 )
-"""What Triton must refuse over gRPC, by name."""
+"""Administrative gRPC calls that Triton must refuse."""
 CLOSED_PATHS: Final = (
     "repository/index",
     "repository/models/segment/unload",
@@ -57,20 +57,20 @@ CLOSED_PATHS: Final = (
     "trace/setting",
     "logging",
 )
-"""And over HTTP, below /v2."""
+"""Administrative HTTP paths below /v2 that Triton must refuse."""
 CLOSED: Final = "restricted"
 FORBIDDEN: Final = 403
 
 
 def run(repository: Path, build: Path) -> tuple[dict[str, Any], list[Check]]:
-    """Serve to everywhere with TLS and a token, and look from elsewhere on this machine.
+    """Serve on all addresses with TLS and a token, and scan from a non-loopback address.
 
     Args:
         repository: to serve.
         build: for the certificate, the tokens and the logs.
 
     Returns:
-        Figures, and what must hold.
+        Figures and checks.
     """
     outside = outside_address()
     files = self_signed(build, outside)
@@ -82,29 +82,33 @@ def run(repository: Path, build: Path) -> tuple[dict[str, Any], list[Check]]:
     )
     with service(repository, build, *options) as running:
         found = listeners(processes_below(running.pid))
-        reached = {one.port for one in found if answers(outside, one.port)}
+        reached = {listener.port for listener in found if answers(outside, listener.port)}
         published = {_port(running.gateway), _port(running.gateway_metrics_url)}
         gateway = f"{outside}:{_port(running.gateway)}"
         let_in, refused = _callers(gateway, files, build)
-        away = [one for one in found if one.port not in published]
+        away = [listener for listener in found if listener.port not in published]
         known = {_port(running.triton), _port(running.triton_metrics_url)}
         triton = _closed_calls(running) | _closed_paths(
-            [one.port for one in away if one.port not in known]
+            [listener.port for listener in away if listener.port not in known]
         )
     logs = (build / "serve.log").read_text() + (build / "triton.log").read_text()
     figures = {
         "outside": outside,
-        "listeners": [asdict(one) | {"reached": one.port in reached} for one in found],
+        "listeners": [
+            asdict(listener) | {"reached": listener.port in reached} for listener in found
+        ],
         "reached_from_outside": len(reached),
         "refused_callers": refused,
         "closed_at_triton": triton,
         "token_in_logs": TOKEN in logs,
     }
     return figures, [
-        at_most("ports reached beside gateway and metrics", len(reached - published), 0),
+        at_most("ports reached other than gateway and metrics", len(reached - published), 0),
         at_least("of gateway and metrics reached", len(reached & published), 2),
         at_most(
-            "Triton's ports beyond loopback", sum(one.address != "127.0.0.1" for one in away), 0
+            "Triton's ports beyond loopback",
+            sum(listener.address != "127.0.0.1" for listener in away),
+            0,
         ),
         at_least("ports of Triton's", len(away), 3),
         at_least("callers with the token and TLS that are answered", let_in, 1),
@@ -121,7 +125,7 @@ def _port(address: str) -> int:
 
 
 def _callers(gateway: str, files: TlsFiles, build: Path) -> tuple[int, dict[str, bool]]:
-    """Whether the one who may is answered, and whether each of the others is refused."""
+    """Return whether the valid token is accepted and each invalid credential refused, by name."""
     (build / "other").mkdir(exist_ok=True)
     other = self_signed(build / "other", "127.0.0.1").certificate
     reach = partial(SegmentationClient, gateway, timeout_s=10)
@@ -145,7 +149,7 @@ def _refused(client: SegmentationClient, kind: type[Exception]) -> bool:
 
 
 def _closed_calls(running: Service) -> dict[str, bool]:
-    """Whether Triton refuses each call that would administer it, asked from this machine."""
+    """Return whether Triton refuses each administrative gRPC call over loopback, by name."""
     found = {}
     with InferenceServerClient(running.triton) as client:
         for name, call in CLOSED_CALLS.items():
@@ -158,7 +162,7 @@ def _closed_calls(running: Service) -> dict[str, bool]:
 
 
 def _closed_paths(http_ports: Sequence[int]) -> dict[str, bool]:
-    """Likewise over HTTP."""
+    """Return whether Triton refuses each administrative HTTP path over loopback, by name."""
     found = {}
     for port in http_ports:
         for path in CLOSED_PATHS:

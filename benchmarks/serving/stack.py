@@ -1,4 +1,4 @@
-"""The service as `make serve` runs it, over a repository made here, and its counters."""
+"""The service as `make serve` runs it, its model repository and its counters."""
 
 from __future__ import annotations
 
@@ -33,32 +33,32 @@ class EncoderRuns:
     """Triton's counters of the encoder.
 
     Attributes:
-        images: that it has seen.
-        batches: in which they came.
+        images: number of encoded images.
+        batches: number of executed batches.
     """
 
     images: int
     batches: int
 
     def since(self, before: EncoderRuns) -> EncoderRuns:
-        """What has been added."""
+        """Difference to earlier counters."""
         return EncoderRuns(self.images - before.images, self.batches - before.batches)
 
 
 def encoder_runs(running: Service) -> EncoderRuns:
-    """Ask Triton for its counters."""
-    with InferenceServerClient(running.triton) as asked:
-        (model,) = asked.get_inference_statistics(IMAGE_ENCODER.name).model_stats
+    """Read the encoder's counters from Triton."""
+    with InferenceServerClient(running.triton) as triton:
+        (model,) = triton.get_inference_statistics(IMAGE_ENCODER.name).model_stats
         return EncoderRuns(int(model.inference_count), int(model.execution_count))
 
 
 @contextmanager
 def cores_of(running: Service) -> Iterator[list[float]]:
-    """Yield a list that holds, after the block, how many cores the service had while it ran."""
-    found: list[float] = []
+    """Yield a list that gets the mean number of cores that the service used in the block."""
+    cores: list[float] = []
     started, spent = time.monotonic(), _cpu_seconds(running)
-    yield found
-    found.append((_cpu_seconds(running) - spent) / (time.monotonic() - started))
+    yield cores
+    cores.append((_cpu_seconds(running) - spent) / (time.monotonic() - started))
 
 
 def _cpu_seconds(running: Service) -> float:
@@ -70,9 +70,9 @@ def _cpu_seconds(running: Service) -> float:
 
 
 def compute_seconds(running: Service) -> dict[str, float]:
-    """Seconds that each of Triton's models has computed so far, ensembles left out."""
-    with InferenceServerClient(running.triton) as asked:
-        models = asked.get_inference_statistics().model_stats
+    """Compute time of each of Triton's models so far, seconds; ensembles are left out."""
+    with InferenceServerClient(running.triton) as triton:
+        models = triton.get_inference_statistics().model_stats
     ensembles = {spec.name for spec in ENSEMBLES}
     return {
         model.name: sum(batch.compute_infer.ns for batch in model.batch_stats) / 1e9
@@ -82,7 +82,7 @@ def compute_seconds(running: Service) -> dict[str, float]:
 
 
 def gateway_metric(running: Service, name: str, **labels: str) -> float:
-    """A sample of the gateway's Prometheus page; 0 if it is not there."""
+    """Read a sample from the gateway's Prometheus page; 0 if it is missing."""
     with urlopen(running.gateway_metrics_url, timeout=10) as page:
         families = list(text_string_to_metric_families(page.read().decode()))
     return next(
@@ -97,7 +97,7 @@ def gateway_metric(running: Service, name: str, **labels: str) -> float:
 
 
 def repository_of(base: Path, build: Path) -> Path:
-    """Export a base by the commands of `make export`; what is there and unchanged stays."""
+    """Export a base by the commands of `make export`; unchanged artifacts stay."""
     repository = build / "repository"
     run_stage("Merge", "export.merge", "--base", base, "--out", build / "merged")
     run_stage("Export", "export.to_onnx", "--merged", build / "merged", "--out", build / "onnx")

@@ -1,4 +1,4 @@
-"""Questions of mixed kinds: real pictures of many sizes, with one prompt to many."""
+"""Requests of mixed kinds: real pictures of many sizes, with 1 to 24 prompts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from export.real_images import packaged_images
 __all__ = ["Task", "draw_prompts", "draw_tasks"]
 
 SMALLEST, LARGEST = 64, 1200
-"""Of an image's sides, in pixels."""
+"""Bounds of an image's sides, in pixels."""
 PROMPT_COUNTS: Final = (1, 1, 1, 2, 3, 4, 6, 10, 16, 24)
-"""As often as they stand here; more than 16 are split over several calls to Triton."""
+"""Drawn uniformly; more than 16 are split over several calls to Triton."""
 MAX_CLICKS: Final = 3
 BOXED: Final = 0.3
 BACKGROUND: Final = 0.2
@@ -30,13 +30,13 @@ BACKGROUND: Final = 0.2
 
 @dataclass(frozen=True)
 class Task:
-    """A question that can be asked again and again.
+    """A request that can be sent repeatedly.
 
     Attributes:
         image_bytes: an image file.
         size: (H, W) of the image.
-        prompts: where to look.
-        mask_selection: which masks to return.
+        prompts: clicks and boxes.
+        mask_selection: masks to return.
     """
 
     image_bytes: bytes
@@ -45,12 +45,12 @@ class Task:
     mask_selection: MaskSelection
 
     def file(self, copy: int) -> bytes:
-        """The image file; each copy is another file, hence new to the cache, of the same pixels."""
+        """The image file; each copy has other bytes, hence a cache miss, and the same pixels."""
         # Decoders read nothing behind an image's end.
         return self.image_bytes + copy.to_bytes(8, "big")
 
     def request(self, copy: int, request_id: str = "") -> pb.SegmentRequest:
-        """The question about a copy of the image."""
+        """The request for a copy of the image."""
         image = self.file(copy)
         question = Question(
             image, self.prompts, mask_selection=self.mask_selection, request_id=request_id
@@ -61,12 +61,12 @@ class Task:
 
 
 def draw_tasks(count: int, seed: int, prompts: Sequence[int] = PROMPT_COUNTS) -> list[Task]:
-    """Draw questions about parts of the packaged pictures, each resized to a size of its own.
+    """Draw requests about parts of the packaged pictures, each of another size.
 
     Args:
-        count: of questions, each about another image.
+        count: number of requests, each about another image.
         seed: decides everything.
-        prompts: how many prompts a question may have.
+        prompts: admitted numbers of prompts.
 
     Raises:
         DataError: there are no such pictures.
@@ -102,7 +102,7 @@ def _task(picture: Image.Image, rng: np.random.Generator, prompts: Sequence[int]
 
 
 def draw_prompts(count: int, size: tuple[int, int], rng: np.random.Generator) -> tuple[Prompt, ...]:
-    """Prompts of one click to three, some with a box, anywhere in an image of (H, W)."""
+    """Draw prompts of one to three clicks, some with a box, in an image of size (H, W)."""
     return tuple(_prompt(size, rng) for _ in range(count))
 
 

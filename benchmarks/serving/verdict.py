@@ -1,4 +1,4 @@
-"""What a scenario found, and whether it is what must hold."""
+"""Checks of a scenario: measured figures and the bounds they must keep."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SIGNS: Final = {"at most": "≤", "at least": "≥"}
 
 @dataclass(frozen=True)
 class Check:
-    """One figure and its bound.
+    """A figure and its bound.
 
     Attributes:
-        what: is measured, with its unit.
-        value: that was found.
+        what: name of the figure, with its unit.
+        value: measured.
         relation: `at most` or `at least`.
         bound: that must be kept.
     """
@@ -42,11 +42,11 @@ class Check:
             return self.value <= self.bound
         return self.value >= self.bound
 
-    def line(self) -> str:
-        """One row of a Markdown table."""
-        sign = SIGNS[self.relation]
+    def row(self) -> tuple[str, str, str, str]:
+        """Cells of a table: figure, value, bound and verdict."""
         verdict = "yes" if self.holds else "**no**"
-        return f"| {self.what} | {self.value:.4g} | {sign} {self.bound:.4g} | {verdict} |"
+        bound = f"{SIGNS[self.relation]} {self.bound:.4g}"
+        return self.what, f"{self.value:.4g}", bound, verdict
 
 
 def at_most(what: str, value: float, bound: float) -> Check:
@@ -60,7 +60,7 @@ def at_least(what: str, value: float, bound: float) -> Check:
 
 
 def machine() -> dict[str, Any]:
-    """The machine and how busy it is at the moment, by others too."""
+    """Cores, architecture and load average of the machine, other programs included."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "architecture": platform.machine(),
@@ -81,7 +81,7 @@ def write_verdict(
     Args:
         out: folder of the results.
         scenario: its name.
-        settings: what was chosen.
+        settings: chosen options.
         before: `machine()` before the scenario began.
         figures: all that was measured.
         checks: those that must hold.

@@ -17,7 +17,7 @@ __all__ = ["LoraConfig", "inject_lora", "is_lora_parameter", "merge_lora"]
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Where LoRA goes and how wide it is (§4.2; rank 4 of Appendix F.2).
+    """LoRA's target modules and rank (§4.2; rank 4 of Appendix F.2).
 
     Attributes:
         rank: rank of each update; 0 leaves LoRA out.
@@ -33,10 +33,10 @@ class LoraConfig:
 
 
 def inject_lora(model: CpcSam, config: LoraConfig) -> None:
-    """Add LoRA layers in place; an untrained one changes no output.
+    """Add LoRA layers in place; untrained layers change no output.
 
     Raises:
-        ConfigError: no layer of the model has a name that the config asks for.
+        ConfigError: no layer of the model has a name of the config.
     """
     if config.rank == 0:
         return
@@ -70,7 +70,7 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
 
 
 def is_lora_parameter(name: str) -> bool:
-    """Tell whether a parameter's name is one that `inject_lora` added."""
+    """Return whether `inject_lora` added the parameter of this name."""
     return ".lora_" in name
 
 

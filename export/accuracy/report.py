@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
@@ -12,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cpcsam.client.overlay import contour
+from cpcsam.drawing import contour
 from export.accuracy.mask_fidelity import Fidelity, MaskPair
+from reporting.html import data_uri, render_page
 
 __all__ = ["comparison_page"]
 
@@ -35,13 +34,6 @@ LABELS: Final = {
     "logits_max": "logits, largest difference relative to the largest value",
     "embeddings_max": "image embeddings, likewise",
 }
-STYLE: Final = """
- body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem }
- table { border-collapse: collapse } th { text-align: left; font-weight: normal }
- th, td { padding: .15rem 1.5rem .15rem 0 } td { font-variant-numeric: tabular-nums }
- .masks { display: flex; flex-wrap: wrap; gap: 1rem } figure { margin: 0; width: 16rem }
- figcaption { font-size: .85rem } img { width: 100%; image-rendering: pixelated }
-"""
 
 
 def comparison_page(
@@ -63,28 +55,29 @@ def comparison_page(
     Returns:
         HTML without external resources.
     """
-    parts = [f"<h1>{html.escape(title)}</h1><p><strong>{html.escape(verdict)}</strong></p>"]
-    parts.append("<h2>Tolerance</h2>" + _table(tolerance))
-    for measured in fidelity:
-        parts.append(f"<h2>Real images: {html.escape(measured.engine)}</h2>")
-        summary = measured.summary()
-        parts.append(_table({LABELS[name]: summary[name] for name in LABELS if name in summary}))
-        parts.append(_masks(measured.worst))
-    for engine, worst in grid.items():
-        parts.append(f"<h2>Random tensors: {html.escape(engine)}</h2>")
-        parts.append("<p>Largest difference relative to the largest value.</p>" + _table(worst))
-    return (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}'
-        f"</title>\n<style>{STYLE}</style>\n" + "\n".join(parts) + "\n</html>\n"
+    return render_page(
+        "parity",
+        title=title,
+        verdict=verdict,
+        tolerance=tolerance,
+        grid=grid,
+        engines=[
+            {
+                "name": measured.engine,
+                "summary": _labelled(measured.summary()),
+                "masks": [
+                    {"caption": _caption(pair), "picture": data_uri(_png(pair))}
+                    for pair in measured.worst
+                ],
+            }
+            for measured in fidelity
+        ],
+        shown=_number,
     )
 
 
-def _table(figures: Mapping[str, float]) -> str:
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th><td>{_number(value)}</td></tr>"
-        for name, value in figures.items()
-    )
-    return f"<table>{rows}</table>"
+def _labelled(summary: Mapping[str, float]) -> dict[str, float]:
+    return {LABELS[name]: summary[name] for name in LABELS if name in summary}
 
 
 def _number(value: float) -> str:
@@ -93,26 +86,11 @@ def _number(value: float) -> str:
     return f"{value:.5f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
-def _masks(pairs: Sequence[MaskPair]) -> str:
-    if not pairs:
-        return "<p>No mask to show.</p>"
-    figures = "".join(_figure(pair) for pair in pairs)
-    return (
-        "<p>The worst masks: green the model's contour, orange the engine's, red where "
-        f"they differ.</p><div class=masks>{figures}</div>"
-    )
-
-
-def _figure(pair: MaskPair) -> str:
+def _caption(pair: MaskPair) -> str:
     row = pair.row
-    caption = (
+    return (
         f"IoU {row.iou:.4f}, contours {row.boundary_mean:.3f} px apart, {row.area} px: "
         f"{row.scene}, {row.prompt}, {row.selection}"
-    )
-    encoded = base64.b64encode(_png(pair)).decode()
-    return (
-        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{encoded}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
 
 

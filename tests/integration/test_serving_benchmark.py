@@ -25,11 +25,11 @@ def test_company_benchmark_finds_equal_responses(running: Service) -> None:
     assert figures["requests"] >= 12 and figures["logit_answers"] >= 1
     assert figures["statuses"].keys() <= {"OK", "RESOURCE_EXHAUSTED"}
     assert figures["cache_lookups"]["miss"] > 0
-    assert [check.line() for check in checks if not check.holds] == []
+    assert [check.row() for check in checks if not check.holds] == []
 
 
 def test_cache_benchmark_encodes_a_repeated_image_once(running: Service) -> None:
     figures, checks = followup.run(running, ratio=False)
     assert figures["encoded"] == figures["images"]
     assert figures["encoded_of_requests_that_met"] == 1
-    assert [check.line() for check in checks if not check.holds] == []
+    assert [check.row() for check in checks if not check.holds] == []

@@ -13,8 +13,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.geometry import Box
 
 __all__ = ["AveragePrecision"]
 
@@ -36,7 +36,7 @@ class AveragePrecision:
         """Number of masks so far."""
         return len(self._found)
 
-    def update(self, masks: Sequence[FoundMask], truth: NDArray[np.int32]) -> None:
+    def update(self, masks: Sequence[InstanceMask], truth: NDArray[np.int32]) -> None:
         """Add an image.
 
         Args:
@@ -44,12 +44,12 @@ class AveragePrecision:
             truth: (H, W) labels of the class's entities, 0 elsewhere.
         """
         height, width = truth.shape
-        whole, image = Tile(0, 0, height, width), len(self._images)
+        whole, image = Box(0, 0, height, width), len(self._images)
         self._images.append({"id": image, "height": height, "width": width})
         for label in np.unique(truth[truth > 0]):
             self._true.append(_annotation(image, len(self._true), truth == label))
         for mask in masks:
-            entry = _annotation(image, len(self._found), mask.within(whole))
+            entry = _annotation(image, len(self._found), mask.in_region(whole))
             self._found.append({**entry, "score": mask.score})
 
     def compute(self) -> float:

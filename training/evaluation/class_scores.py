@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.errors import DataError
 from training.data.sample import Sample
 from training.evaluation.average_precision import AveragePrecision
@@ -20,7 +20,7 @@ METRICS = ("dice", "iou", "ap50")
 
 
 def score_segmentation(
-    segment: Callable[[Sample], list[FoundMask]],
+    segment: Callable[[Sample], list[InstanceMask]],
     names: Sequence[str],
     samples: Iterable[Sample],
     called: Sequence[str] | None = None,
@@ -105,12 +105,11 @@ def labels_of(sample: Sample, name: str) -> NDArray[np.int32]:
     return np.where(np.isin(sample.instances, chosen), sample.instances, 0)
 
 
-def foreground_of(found: Iterable[FoundMask], size: tuple[int, ...]) -> NDArray[np.bool_]:
+def foreground_of(found: Iterable[InstanceMask], size: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return the union of masks, (H, W) bool of an image's size."""
     foreground = np.zeros(size, bool)
     for mask in found:
-        area = mask.area
-        foreground[area.top : area.bottom, area.left : area.right] |= mask.mask
+        foreground[mask.bbox.slices] |= mask.mask
     return foreground
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.client.overlay import color_of, contour
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.drawing import color_of, contour
 from training.data.sample import Sample
 from training.evaluation.class_scores import foreground_of
 
@@ -30,7 +30,7 @@ FILL: Final = 0.35
 def panels_of(
     samples: Sequence[Sample],
     per_image: Sequence[Mapping[str, Any]],
-    segment: Callable[[Sample], list[FoundMask]],
+    segment: Callable[[Sample], list[InstanceMask]],
     names: Sequence[str],
 ) -> dict[str, tuple[str, Image.Image]]:
     """Segment and draw the images with the lowest, median and highest Dice.
@@ -69,7 +69,7 @@ def save_panels(panels: Mapping[str, tuple[str, Image.Image]], folder: Path) -> 
     return {place: caption for place, (caption, _) in panels.items()}
 
 
-def draw_panel(sample: Sample, found: Sequence[FoundMask], names: Sequence[str]) -> Image.Image:
+def draw_panel(sample: Sample, found: Sequence[InstanceMask], names: Sequence[str]) -> Image.Image:
     """Draw image, annotation and prediction side by side; classes have colours, entities outlines.
 
     Args:

@@ -22,8 +22,9 @@ from benchmarks.comparison.methods.entities import (
     typical_radius,
 )
 from benchmarks.comparison.methods.interface import Fitted, Task
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, shown_tiles
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import encode_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
 from training.bilevel.losses import LossConfig, segmentation_loss
 from training.bilevel.optimizer import OptimizerConfig
@@ -102,7 +103,7 @@ class SemanticMethod:
         graphs = _Probabilities(network.eval(), self.image_size, device)
         radius = typical_radius(task.support)
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             return _entities(probabilities_of(sample.image, graphs, task.tile), radius)
 
         return Fitted(segment, spent, sum(one.numel() for one in network.parameters()))
@@ -168,7 +169,7 @@ class SemanticBatches:
 
 
 class _Probabilities:
-    """The network as `shown_tiles` calls a model: it embeds a tile as its classes' maps."""
+    """The network as `encode_tiles` calls a model: it embeds a tile as its classes' maps."""
 
     def __init__(self, network: nn.Module, image_size: int, device: torch.device) -> None:
         self.network = network
@@ -187,7 +188,9 @@ def probabilities_of(image: NDArray[np.uint8], graphs: _Probabilities, tile: int
     """Mean of the overlapping tiles' maps, (classes, H, W) in [0, 1]."""
     total: Array | None = None
     count = np.zeros(image.shape[:2], np.float32)
-    for part, (height, width), maps in shown_tiles(image, tile, AutoSettings().overlap, graphs):
+    for part, (height, width), maps in encode_tiles(
+        image, tile, ClassSearchConfig().overlap, graphs
+    ):
         shown = torch.from_numpy(maps[None, :, :height, :width])
         resized = F.interpolate(shown, part.size, mode="bilinear", antialias=True)[0].numpy()
         if total is None:
@@ -198,7 +201,7 @@ def probabilities_of(image: NDArray[np.uint8], graphs: _Probabilities, tile: int
     return total / count
 
 
-def _entities(probabilities: Array, radius: float) -> list[FoundMask]:
+def _entities(probabilities: Array, radius: float) -> list[InstanceMask]:
     """Entities of the likeliest class of each pixel, where it is likelier than not."""
     likeliest = np.where(probabilities.max(0) > 0.5, probabilities.argmax(0), -1)
     found = []

@@ -67,7 +67,7 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert "run" not in manifest.config["recipe"][0]
 
 
-def test_a_second_part_goes_on_from_the_first(tmp_path: Path) -> None:
+def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:
     first = tiny(tmp_path, "first")
     pretrain(first)
     second = tiny(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)

@@ -1,4 +1,4 @@
-"""The command that builds engines: in the serving image where this Python has no TensorRT."""
+"""The build_engine command, in the serving image if this Python has no TensorRT."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_build_engine_command_without_tensorrt_and_docker_names_both(
     onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = ["--onnx", str(onnx), "--out", str(tmp_path / "engines")]
-    assert main(words) == 2
+    arguments = ["--onnx", str(onnx), "--out", str(tmp_path / "engines")]
+    assert main(arguments) == 2
     assert "got neither its Python module nor docker" in capsys.readouterr().err
-    assert main([*words, "--here"]) == 2
+    assert main([*arguments, "--here"]) == 2
     errors = capsys.readouterr().err
     assert "TensorRT: got No module named 'tensorrt'; No module named 'tensorrt_bind" in errors
 

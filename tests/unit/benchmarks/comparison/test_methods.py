@@ -195,7 +195,7 @@ def test_an_annotator_prompts_every_entity(task: Task) -> None:
         assert scores["dice"] > 0.8
 
 
-def test_who_looks_on_sees_every_share_and_is_not_counted() -> None:
+def test_train_within_calls_the_probe_uncounted() -> None:
     seen: list[float] = []
 
     def busy(progress: float) -> None:
@@ -218,7 +218,7 @@ def test_who_looks_on_sees_every_share_and_is_not_counted() -> None:
     assert spent.seconds < 0.05
 
 
-def test_a_budget_ends_by_time_or_steps() -> None:
+def test_budget_progress_is_the_larger_share_of_time_and_steps() -> None:
     assert Budget(minutes=1, steps=10).progress(5, 45.0) == 0.75
     assert Budget(steps=10).progress(10, 1e9) == 1
     for limits in ({}, {"minutes": 0.0}, {"steps": 0}):

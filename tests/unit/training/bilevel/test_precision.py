@@ -25,7 +25,7 @@ def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:
     assert terms[1].total.item() == pytest.approx(terms[0].total.item(), rel=0.02)
 
 
-def test_a_learner_in_float64_starts_at_the_weights_of_float32() -> None:
+def test_new_bilevel_state_in_float64_has_the_weights_of_float32() -> None:
     single, double = (
         new_bilevel_state(
             noisy_sam(), ModelConfig(), OptimizerConfig(), seed=3, bf16=False, dtype=dtype

@@ -115,7 +115,7 @@ def test_five_capl_steps_go_further_than_one() -> None:
     assert distances[1] > 2 * distances[0]
 
 
-def test_capl_waits_for_its_turn() -> None:
+def test_bilevel_step_with_capl_every_updates_phi_once_per_round() -> None:
     state = tiny_state()
     config = BilevelConfig(capl_every=3)
     moved = []
@@ -248,7 +248,7 @@ def test_a_full_step_through_unrolling() -> None:
         ("capl_5_steps", BilevelConfig(capl_steps=5)),
     ],
 )
-def test_the_four_strategies_differ_in_nothing_else(name: str, expected: BilevelConfig) -> None:
+def test_strategy_configs_differ_only_in_the_strategy(name: str, expected: BilevelConfig) -> None:
     plain = read_yaml(CONFIGS / "bbbc038.yaml")
     strategy = read_yaml(CONFIGS / f"strategy_{name}.yaml")
     assert from_dict(BilevelConfig, strategy.pop("bilevel")) == expected

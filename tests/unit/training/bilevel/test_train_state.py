@@ -28,7 +28,7 @@ def step(state: BilevelState) -> None:
     state.train_step(tiny_halves(), BilevelConfig())
 
 
-def test_schedule_rises_and_falls() -> None:
+def test_lr_factor_warms_up_then_decays_by_a_cosine() -> None:
     config = OptimizerConfig(warmup=0.2, final=0.1)
     assert config.lr_factor(0.1) == pytest.approx(0.5)
     assert config.lr_factor(0.2) == pytest.approx(1.0)
@@ -37,7 +37,7 @@ def test_schedule_rises_and_falls() -> None:
     assert OptimizerConfig(warmup=0.0).lr_factor(0.0) == 1.0
 
 
-def test_learning_rates_are_separate() -> None:
+def test_set_learning_rates_scales_each_group() -> None:
     config = OptimizerConfig(lr=1e-3, lr_capl=2e-3, warmup=0.5)
     state = tiny_state(optimizer=config)
     assert state.set_learning_rates(config, 0.25) == pytest.approx(0.5)
@@ -54,7 +54,7 @@ def test_only_matrices_decay() -> None:
                 assert parameters["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
-def test_theta_and_phi_are_what_the_configuration_names() -> None:
+def test_new_bilevel_state_groups_the_configured_parameters() -> None:
     state = tiny_state(ModelConfig(unfreeze=("iou_token",)))
     calibrating = {n for n, _ in state.model.named_parameters() if n.startswith("capl.")}
     points = {name for name in calibrating if name.startswith("capl.task.points.")}
@@ -80,7 +80,7 @@ def test_optimizer_values_are_checked(name: str) -> None:
         OptimizerConfig(**{name: -1.0})
 
 
-def test_saved_state_continues_exactly(tmp_path: Path) -> None:
+def test_restore_of_saved_state_continues_exactly(tmp_path: Path) -> None:
     path, record = tmp_path / "last.pt", {"seed": 0, "model": {"unfreeze": ["iou_token"]}}
     state = tiny_state()
     step(state)
@@ -96,7 +96,7 @@ def test_saved_state_continues_exactly(tmp_path: Path) -> None:
         assert torch.equal(parameter, resumed.model.get_parameter(name)), name
 
 
-def test_another_configuration_is_refused_by_its_key(tmp_path: Path) -> None:
+def test_restore_with_other_configuration_names_the_key(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
     state = tiny_state()
     state.save(path, {"optimizer": {"lr": 0.1}})
@@ -105,7 +105,7 @@ def test_another_configuration_is_refused_by_its_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
-def test_a_damaged_state_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_restore_of_damaged_file_raises_artifact_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "last.pt"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="unreadable file"):
@@ -138,7 +138,7 @@ def moved_by_training(state: BilevelState, steps: int = 2) -> set[str]:
     ],
     ids=["default", "LoRA alone", "no LoRA", "encoder's LoRA alone", "no CaPL"],
 )
-def test_what_is_frozen_is_bit_identical_after_training(config: ModelConfig) -> None:
+def test_frozen_parameters_are_bit_identical_after_training(config: ModelConfig) -> None:
     state = tiny_state(config)
     moved, learns = moved_by_training(state), set(state.trained)
     assert moved <= learns

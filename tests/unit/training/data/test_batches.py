@@ -67,7 +67,7 @@ def test_group_styles_differ() -> None:
     assert len(set(GROUP_STYLES)) == BatchConfig().groups
 
 
-def test_a_step_is_decided_by_seed_and_number_alone() -> None:
+def test_step_batches_are_deterministic_in_seed_and_step() -> None:
     batches = tiny_batches()
     again = vars(tiny_batches()[2].training)
     batches[0]
@@ -105,7 +105,7 @@ def test_images_without_entities_are_left_out_or_refused() -> None:
         StepBatches([empty], 256, BatchConfig(), seed=0, steps=1)[0]
 
 
-def test_images_whose_entities_are_too_small_give_way_to_others() -> None:
+def test_batches_replace_images_with_too_small_entities() -> None:
     small = np.zeros_like(discs().instances)
     small[5, 5] = 1
     samples = [Sample("small", discs().image, small), discs(0), discs(1)]
@@ -132,19 +132,19 @@ def test_coarse_masks_come_with_the_styles_that_draw_them() -> None:
     assert (overlap > 0.5).all(), "each on the entity of its own prompt"
 
 
-def test_without_such_a_style_there_are_no_masks() -> None:
+def test_batches_without_mask_style_have_no_masks() -> None:
     batch = styled(CLICK, CLICK)[0].training
     assert batch.mask_input is None and batch.has_mask is None
 
 
-def test_a_share_of_the_prompts_gets_a_mask() -> None:
+def test_batches_with_mask_share_add_coarse_masks() -> None:
     batches = styled(replace(CLICK, mask=0.5), groups=10)
     have = [batches[step].training.has_mask for step in range(10)]
     share = torch.stack([mask for mask in have if mask is not None]).float().mean()
     assert 0.4 < share < 0.6
 
 
-def test_masks_are_decided_by_seed_and_step_too() -> None:
+def test_coarse_masks_are_deterministic_in_seed_and_step() -> None:
     mix = replace(WITH_MASK, mask=0.5, mask_noise=0.4)
     first, again = styled(mix)[3].held_out, styled(mix)[3].held_out
     assert first.mask_input is not None and first.has_mask is not None

@@ -84,7 +84,7 @@ def test_one_process_communicates_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         assert list(range(7))[rank_slice(7)] == list(range(7))
 
 
-def test_an_environment_of_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_group_with_partial_environment_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -98,7 +98,7 @@ def test_without_a_gpu_training_runs_on_the_cpu() -> None:
     assert training_device() == torch.device("cpu")
 
 
-def test_the_parts_of_a_batch_are_the_whole_batch() -> None:
+def test_rank_slices_of_batches_concatenate_to_the_whole_batch() -> None:
     samples = [discs(seed) for seed in range(8)]
     whole, first, second = (
         StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=2, rank_slice=images)[1]
@@ -114,7 +114,7 @@ def test_the_parts_of_a_batch_are_the_whole_batch() -> None:
     ("accumulate", "moves_points", "tolerance"),
     [(2, False, 1e-10), (4, False, 1e-10), (2, True, 1e-6)],
 )
-def test_accumulated_steps_are_those_of_whole_batches(
+def test_accumulated_microbatches_give_the_steps_of_whole_batches(
     accumulate: int, moves_points: bool, tolerance: float
 ) -> None:
     """Moved points are in float32 whatever the model is in, and equal as far as that tells."""
@@ -128,7 +128,7 @@ def test_accumulated_steps_are_those_of_whole_batches(
     assert greatest_difference(weights(whole), start) > 1e-3
 
 
-def test_recomputed_blocks_give_the_same_steps() -> None:
+def test_gradient_checkpointing_gives_the_same_steps() -> None:
     plain, recomputed = double_state(), double_state()
     enable_gradient_checkpointing(recomputed.model)
     assert steps(plain) == steps(recomputed)
@@ -136,7 +136,7 @@ def test_recomputed_blocks_give_the_same_steps() -> None:
     assert list(recomputed.model.state_dict()) == list(plain.model.state_dict())
 
 
-def test_recomputed_blocks_keep_little_for_backward() -> None:
+def test_gradient_checkpointing_keeps_little_for_backward() -> None:
     plain, recomputed = noisy_sam(), noisy_sam()
     enable_gradient_checkpointing(recomputed)
     assert kept_bytes(recomputed) < 0.3 * kept_bytes(plain)
@@ -158,7 +158,7 @@ def kept_bytes(model: CpcSam) -> int:
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
-def test_chunks_keep_the_order_and_refuse_unequal_parts() -> None:
+def test_microbatches_keep_the_order_and_refuse_unequal_sizes() -> None:
     samples = [discs(seed) for seed in range(8)]
     halves: Halves = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=1)[0]
     chunks = halves.training.chunks(2)
@@ -169,7 +169,7 @@ def test_chunks_keep_the_order_and_refuse_unequal_parts() -> None:
         halves.training.chunks(3)
 
 
-def test_what_several_processes_cannot_compute_exactly_is_refused(config: TrainConfig) -> None:
+def test_train_config_that_processes_cannot_compute_exactly_raises(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"batch\.images: got 2, expected a multiple of 3"):
         replace(config, accumulate=3)
     with pytest.raises(ConfigError, match=r"got 2, expected a multiple of 4 \(2 processes × 2"):
@@ -184,7 +184,9 @@ def test_what_several_processes_cannot_compute_exactly_is_refused(config: TrainC
             refused()
 
 
-def test_accumulation_and_recomputation_do_not_change_a_run(config: TrainConfig) -> None:
+def test_train_with_accumulation_and_checkpointing_gives_the_same_weights(
+    config: TrainConfig,
+) -> None:
     plain = replace(config, steps=2)
     lean = replace(plain, name="lean", accumulate=2, gradient_checkpointing=True)
     first, second = train(plain), train(lean)

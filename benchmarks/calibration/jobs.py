@@ -1,0 +1,140 @@
+"""Jobs of `benchmarks.calibration`: an arm, a setting and a seed each, cached by configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.budget import Budget
+from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, SHOTS, Arm
+from benchmarks.calibration.runs import read_split, run
+from benchmarks.calibration.step_time import steps_of
+from benchmarks.common.job_cache import (
+    TRAINING_CODE,
+    code_digest,
+    data_digest,
+    digest_of,
+    store,
+)
+from cpcsam.config import to_dict
+from cpcsam.model.base_checkpoint import base_digest
+
+__all__ = ["CalibrationJob", "context_of", "jobs_of", "run_job", "tempo_file"]
+
+CURVE_POINTS: Final = 6
+CODE: Final = (*TRAINING_CODE, "benchmarks/calibration/runs.py", "benchmarks/stains.py")
+
+
+@dataclass(frozen=True)
+class CalibrationJob:
+    """Training and scoring of an arm.
+
+    Attributes:
+        arm: to train.
+        setting: name of its folder of results.
+        shots: number of training samples.
+        seed: of weights, batches and training samples.
+        budget: of training.
+        base: the base checkpoint's folder.
+        context: of all jobs of the benchmark, see `context_of`.
+        bbbc038: the dataset's folder; None takes the confounded scenes.
+        out: folder of all results.
+        curve: number of points on the training curve.
+    """
+
+    arm: Arm
+    setting: str
+    shots: int
+    seed: int
+    budget: Budget
+    base: Path
+    context: str
+    bbbc038: Path | None
+    out: Path
+    curve: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The result's JSON."""
+        return self.out / self.setting / f"{self.arm.name}-{self.seed}.json"
+
+    def configuration(self) -> dict[str, Any]:
+        """Everything that decides the result; the arm's label does not."""
+        arm = to_dict(self.arm)
+        del arm["label"]
+        return {
+            "arm": arm,
+            "setting": self.setting,
+            "shots": self.shots,
+            "seed": self.seed,
+            "budget": to_dict(self.budget),
+            "curve": self.curve,
+            "context": self.context,
+            "data": None if self.bbbc038 is None else data_digest(self.bbbc038),
+        }
+
+
+def context_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Configuration that all jobs share: base, code, and minutes or steps of training."""
+    return {
+        "base": base_digest(args.base),
+        "code": code_digest(CODE),
+        "minutes": args.minutes if args.steps is None else None,
+        "steps": args.steps,
+    }
+
+
+def tempo_file(out: Path, base: Path) -> Path:
+    """File of the arms' measured tempo with this base and code."""
+    digest = digest_of({"base": base_digest(base), "code": code_digest(CODE)})
+    return out / f"tempo-{digest[:12]}.json"
+
+
+def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
+    """All jobs of the command's options, the core's arms first."""
+    context = digest_of(context_of(args))
+
+    def job(arm: Arm, setting: str, shots: int, seed: int, **more: Any) -> CalibrationJob:
+        budget, bbbc038 = Budget(args.minutes), more.pop("bbbc038", None)
+        place = (args.base, context, bbbc038, args.out)
+        return CalibrationJob(arm, setting, shots, seed, budget, *place, **more)
+
+    jobs = [
+        job(arm, setting, shots, seed, curve=CURVE_POINTS if seed == 0 else 0)
+        for seed in range(args.seeds)
+        for setting, shots in SHOTS.items()
+        for arm in CORE
+    ]
+    if args.bbbc038 is not None:
+        jobs += [
+            job(arm, f"bbbc038-{setting}", shots, seed, bbbc038=args.bbbc038)
+            for seed in range(args.seeds)
+            for setting, shots in SHOTS.items()
+            for arm in CORE
+        ]
+    if not args.core_only:
+        varied = [arm for arm in ABLATIONS if not arm.trains_as(BOTH)]
+        jobs += [job(arm, "ablations", SHOTS["standard"], 0) for arm in varied]
+    jobs = [job for job in jobs if args.arms is None or job.arm.name in args.arms]
+    return jobs if args.steps is None else _by_steps(jobs, args)
+
+
+def _by_steps(jobs: Sequence[CalibrationJob], args: argparse.Namespace) -> list[CalibrationJob]:
+    """Replace minutes by the steps that take the time of `--steps` steps of the arm `groups`."""
+    arms = {job.arm.name: job.arm for job in jobs}.values()
+    split = read_split(0, SHOTS["standard"])
+    kept = tempo_file(args.out, args.base)
+    steps = steps_of(arms, args.steps, GROUPS, split, args.base, kept)
+    return [replace(job, budget=Budget(steps=steps[job.arm.name])) for job in jobs]
+
+
+def run_job(job: CalibrationJob) -> str:
+    """Train, score and store a job; return a line for the log."""
+    split = read_split(job.seed, job.shots, job.bbbc038)
+    figures = run(job.arm, split, job.base, job.seed, job.budget, job.curve)
+    store(job, {**figures, "context": job.context})
+    dice = figures["target"]["1.0"]
+    return f"{job.setting}, {job.arm.name}, seed {job.seed}: {dice:.4f} in {figures['steps']} steps"

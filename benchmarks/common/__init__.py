@@ -1,0 +1,1 @@
+"""Job cache, process pool and output options that benchmarks share."""

@@ -1,0 +1,124 @@
+"""Job cache keyed by the SHA-256 of each job's configuration.
+
+A result is reused while the digest stored with it equals that of the job: a fresh checkout runs
+everything, an interrupted benchmark resumes, and a changed configuration, dataset, base or training
+code runs again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
+
+from cpcsam.artifacts.manifest import write_atomic
+from cpcsam.errors import DataError
+
+__all__ = [
+    "TRAINING_CODE",
+    "Job",
+    "code_digest",
+    "data_digest",
+    "digest_of",
+    "is_current",
+    "missing",
+    "store",
+]
+
+ROOT: Final = Path(__file__).parents[2]
+TRAINING_CODE: Final = (
+    "cpcsam/automatic",
+    "cpcsam/model",
+    "training",
+    "benchmarks/budget.py",
+    "benchmarks/data",
+)
+"""Sources that decide the scores of whatever is trained here."""
+
+
+class Job(Protocol):
+    """A unit of work whose result is a JSON file."""
+
+    @property
+    def path(self) -> Path:
+        """File of the result."""
+
+    def configuration(self) -> Mapping[str, Any]:
+        """Everything that decides the result, as plain data."""
+
+
+J = TypeVar("J", bound=Job)
+
+
+def digest_of(configuration: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    text = json.dumps(configuration, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_current(job: Job) -> bool:
+    """Return whether the job's result is there and of this configuration."""
+    try:
+        result = json.loads(job.path.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        raise DataError.of(
+            str(job.path), got=f"broken JSON ({error})", expected="a result", fix="remove the file"
+        ) from error
+    return bool(result.get("digest") == digest_of(job.configuration()))
+
+
+def missing(jobs: Iterable[J]) -> list[J]:
+    """The jobs without a current result."""
+    return [job for job in jobs if not is_current(job)]
+
+
+def store(job: Job, result: Mapping[str, Any]) -> None:
+    """Write a job's result with the digest of its configuration, atomically."""
+    document = {**result, "digest": digest_of(job.configuration())}
+    write_atomic(job.path, (json.dumps(document, indent=1) + "\n").encode())
+
+
+@cache
+def code_digest(places: Sequence[str] = TRAINING_CODE, root: Path = ROOT) -> str:
+    """SHA-256 of Python sources without comments, docstrings and layout.
+
+    Args:
+        places: files and folders below the root.
+        root: of the checkout.
+    """
+    digest = hashlib.sha256()
+    for place in places:
+        for path in _sources(root / place):
+            tree = _WithoutDocstrings().visit(ast.parse(path.read_bytes()))
+            digest.update(f"{path.relative_to(root)}\n{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()
+
+
+class _WithoutDocstrings(ast.NodeTransformer):
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # noqa: N802
+        return None if isinstance(node.value, ast.Constant) else node
+
+
+def _sources(place: Path) -> list[Path]:
+    return [place] if place.is_file() else sorted(place.rglob("*.py"))
+
+
+@cache
+def data_digest(root: Path) -> str:
+    """SHA-256 of the names and sizes of a dataset's files, wherever it lies.
+
+    Contents are not read: a dataset has gigabytes, and an edited mask changes its size.
+
+    Args:
+        root: the dataset's folder.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
