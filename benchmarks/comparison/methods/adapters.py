@@ -2,8 +2,9 @@
 
 Each encoder block gets a serial adapter after its attention and a parallel one at its MLP; each
 block of the decoder's transformer a serial one after either cross-attention and a parallel one at
-its MLP. Med-SA's third dimension is for volumes, and its hyper-prompting, which scales an adapter by
-the prompt, is left out: the decoder's adapters act on prompt tokens, so they see the prompt anyway.
+its MLP. Med-SA's third dimension is for volumes, and its hyper-prompting, which scales an adapter
+by the prompt, is left out: the decoder's adapters act on prompt tokens, so they see the prompt
+anyway.
 """
 
 from __future__ import annotations
