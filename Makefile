@@ -1,6 +1,6 @@
 # CPC-SAM: every step from a fresh clone. `make` lists the targets.
 
-PYTHON ?= $(shell command -v python3.11 || echo python3)
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed

@@ -1,50 +1,22 @@
-"""Training budgets: how long a run trains, and the loop that keeps to it."""
+"""Training of baselines within a budget, by the trainer's loop."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from tqdm import tqdm
 
-from cpcsam.errors import ConfigError
+from training.loop.budget import Budget
+from training.loop.callbacks import Probe
+from training.loop.train_state import Counters
+from training.loop.trainer import Trainer
 
 __all__ = ["Budget", "Spent", "train_within"]
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long a method trains: until either limit is reached.
-
-    Attributes:
-        minutes: CPU time of this process, so that runs side by side do not rob each other; on a
-            GPU, time on the clock. Drawing batches is not counted.
-        steps: optimiser steps.
-    """
-
-    minutes: float | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse training without an end."""
-        limits = [limit for limit in (self.minutes, self.steps) if limit is not None]
-        if not limits or min(limits) <= 0:
-            raise ConfigError.of(
-                "budget",
-                got=f"minutes {self.minutes} and steps {self.steps}",
-                expected="at least one of them, above 0",
-                fix="set minutes or steps",
-            )
-
-    def progress(self, spent: Spent) -> float:
-        """Share of the training that is done, by time or by steps, whichever is further."""
-        by_time = spent.seconds / (60 * self.minutes) if self.minutes is not None else 0.0
-        return max(by_time, spent.steps / self.steps if self.steps is not None else 0.0)
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -53,7 +25,7 @@ class Spent:
 
     Attributes:
         steps: optimiser steps.
-        seconds: as a budget counts them.
+        seconds: as the trainer's clock counts them.
     """
 
     steps: int = 0
@@ -62,35 +34,34 @@ class Spent:
 
 def train_within(
     budget: Budget,
-    batches: Iterable[T],
-    step: Callable[[T, float], None],
+    state: Counters,
+    batches: Iterable[Batch],
+    train_step: Callable[[Batch, float], Mapping[str, float]],
     device: torch.device,
-    look: Callable[[float], None] = lambda progress: None,
+    probe: Callable[[float], None] = lambda progress: None,
 ) -> Spent:
-    """Take training steps until the budget is spent.
+    """Train until the budget is used up, counting the steps alone: no batches and no probes.
+
+    A step counts by the CPU time of this process, so that runs in parallel do not take each
+    other's time; on a GPU, by wall-clock time.
 
     Args:
-        budget: how long.
+        budget: limits of the training.
+        state: counters that `train_step` and the trainer keep.
         batches: as many as are needed, on the device.
-        step: trains on a batch; also told the share of the training that is done.
-        device: where it computes, which decides the clock.
-        look: called before every step, and at the end, with that share; not counted.
+        train_step: trains on a batch, counts the step and returns metrics; also gets the progress.
+        device: of the computation, which decides the clock.
+        probe: called with the progress before every step and at the end.
     """
-    spent, drawn = Spent(), iter(batches)
-    with tqdm(desc="train", unit="step", leave=False) as bar:
-        while (progress := budget.progress(spent)) < 1:
-            look(progress)
-            batch = next(drawn)
-            started = _clock(device)
-            step(batch, progress)
-            spent = Spent(spent.steps + 1, spent.seconds + _clock(device) - started)
-            bar.update()
-    look(1.0)
-    return spent
 
+    def clock() -> float:
+        if device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
 
-def _clock(device: torch.device) -> float:
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
+    trainer = Trainer(
+        state, train_step, budget, (Probe(probe),), clock=clock, count_steps_alone=True
+    )
+    trainer.fit(batches)
+    return Spent(state.step, state.elapsed_s)

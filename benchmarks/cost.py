@@ -33,8 +33,8 @@ from cpcsam.commands import count, parser_of, run_command
 from cpcsam.model.base_checkpoint import base_digest
 from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, machine_of
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
-from training.loop.train_state import ModelConfig
 
 __all__ = ["STRATEGIES", "Cost", "main", "measure", "report_of"]
 
@@ -88,13 +88,13 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
         steps: that count; `WARM_UP` more precede them.
     """
     torch.set_num_threads(1)
-    learner, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
+    state, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
     before, step_s, draw_s = rss_peak_bytes() / 2**20, [], []
     for step in range(WARM_UP + steps):
         started = time.process_time()
         halves = batches[step]
         drawn = time.process_time()
-        learner.take_step(halves, bilevel)
+        state.train_step(halves, bilevel)
         step_s.append(time.process_time() - started)
         draw_s.append(drawn - started)
     return Cost(

@@ -1,4 +1,4 @@
-"""Refuse numbers that a configuration cannot mean."""
+"""Range checks of configuration values."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def require_range(
     above: bool = False,
     below: bool = False,
 ) -> None:
-    """Refuse a number outside of a range.
+    """Raise an error unless a number lies in a range.
 
     Args:
         name: of the value, for the error.
-        value: what must lie in [low, high]; NaN never does.
-        low: smallest.
-        high: largest.
-        above: `low` itself is refused.
-        below: `high` itself is refused.
+        value: number to check; NaN lies in no range.
+        low: smallest allowed value.
+        high: largest allowed value.
+        above: exclude `low` itself.
+        below: exclude `high` itself.
 
     Raises:
-        ConfigError: it lies outside.
+        ConfigError: the number lies outside of the range.
     """
     if low <= value <= high and not (above and value == low) and not (below and value == high):
         return

@@ -30,28 +30,28 @@ __all__ = [
 ]
 
 EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
-"""Modules that an extra brings, and the extra."""
+"""Optional top-level modules and the extra that installs them."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """A parser whose errors are one line; its description and epilog keep their line breaks."""
+    """Parser with one-line errors, whose description and epilog keep their line breaks."""
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Print one line and exit with 2."""
+        """Print the error as a single line and exit with code 2."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser_of(prog: str, doc: str | None) -> ArgumentParser:
-    """Make a command's parser from its module's docstring.
+    """Build a command's parser from its module's docstring.
 
     Args:
-        prog: name of the command, as users type it.
-        doc: the docstring; its first paragraph describes the command, the rest (examples, notes)
-            is shown below the options.
+        prog: name of the command as users type it.
+        doc: docstring of the module; its first paragraph becomes the description, the rest
+            (examples, notes) the epilog.
     """
     description, _, epilog = (doc or "").removeprefix("Command: ").partition("\n\n")
     return ArgumentParser(prog=prog, description=description, epilog=epilog)
@@ -65,24 +65,28 @@ def run_command(
     """Parse the arguments, run the command and return its exit code.
 
     Args:
-        parser: of the command; its `prog` begins every error.
-        work: the command; a number it returns is the exit code.
+        parser: of the command; its `prog` prefixes every error, unless a subparser sets another by
+            `set_defaults(prog=...)`.
+        work: the command itself; an int that it returns is the exit code.
         argv: arguments; None takes those of the process.
+
+    Returns:
+        The exit code; 130 after Ctrl-C.
     """
     args = parser.parse_args(argv)
+    prog = getattr(args, "prog", parser.prog)
     try:
-        return exit_code_of(lambda: work(args), parser.prog)
+        return exit_code_of(lambda: work(args), prog)
     except KeyboardInterrupt:
-        return _fail(130, parser.prog, "interrupted")
+        return _fail(130, prog, "interrupted")
 
 
 def exit_code_of(command: Callable[[], int | None], prog: str) -> int:
-    """Run a command's work; a failure becomes one line on stderr and an exit code.
+    """Run a command; an error becomes a line on stderr and an exit code.
 
     Args:
-        command: the work; whatever it imports of an extra, it imports when called. Where it
-            returns a number, that is the exit code.
-        prog: name to begin the line with.
+        command: imports optional packages when called; an int that it returns is the exit code.
+        prog: prefix of the line.
     """
     try:
         return command() or 0
@@ -103,7 +107,7 @@ def _fail(code: int, prog: str, message: str) -> int:
 
 
 def port(text: str) -> int:
-    """Argument type: a TCP port; 0 takes a free one."""
+    """Argument type: a TCP port; 0 picks a free port."""
     number = int(text) if text.isascii() and text.isdigit() else -1
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a port from 0 to 65535")

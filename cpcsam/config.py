@@ -1,7 +1,11 @@
-"""Plain-data configuration: YAML and `key.sub=value` overrides become frozen dataclasses, once.
+"""Configuration as frozen dataclasses, from YAML files and `key.sub=value` overrides.
 
-A configuration file names values, never Python objects. Defaults live in the dataclasses; a key
-that no dataclass knows is refused and the nearest known one is named.
+A configuration file holds values, never Python objects. Defaults live in the dataclasses; an
+unknown key is an error that names the nearest known key.
+
+Tried instead: pydantic's TypeAdapter. Only its strict JSON mode rejects `steps: true` and
+`steps: "3"`, but it rejects YAML 1.1's `5e-3` too, and naming the expected type or the nearest key
+takes the same walk over the type hints, for an additional dependency.
 """
 
 from __future__ import annotations
@@ -23,16 +27,16 @@ T = TypeVar("T")
 
 
 def load_config(cls: type[T], path: Path | None, overrides: Iterable[str] = ()) -> T:
-    """Read a YAML file, apply overrides and build the configuration.
+    """Load a configuration from a YAML file and overrides.
 
     Args:
         cls: a frozen dataclass; its fields are bool, int, float, str, Path, Literal, tuples or
-            further dataclasses, each of them or None.
+            nested dataclasses, each optionally None.
         path: the YAML file; None starts from the defaults.
-        overrides: `key=value` or `key.sub=value`; the value is read as YAML.
+        overrides: `key=value` or `key.sub=value`; the value is parsed as YAML.
 
     Raises:
-        ConfigError: an unreadable file, an unknown key, a missing key or a value of another type.
+        ConfigError: an unreadable file, an unknown or missing key, or a value of the wrong type.
     """
     data = {} if path is None else read_yaml(path)
     return from_dict(cls, apply_overrides(data, overrides))
@@ -42,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
-        ConfigError: the file is missing, unreadable, no YAML or no mapping.
+        ConfigError: the file is missing, unreadable, not YAML or not a mapping.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -101,15 +105,15 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """Build a (nested) dataclass from plain data, checking every key and type.
+    """Build a nested dataclass from plain data, validating every key and type.
 
     Args:
         cls: the dataclass.
-        data: keys and values as YAML or JSON give them.
-        where: dotted key of `data` itself, for messages.
+        data: mapping as parsed from YAML or JSON.
+        where: dotted path of `data`, for messages.
 
     Raises:
-        ConfigError: an unknown or missing key, or a value of another type.
+        ConfigError: an unknown or missing key, or a value of the wrong type.
     """
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in data:
@@ -131,7 +135,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
 
 
 def to_dict(config: Any) -> Any:
-    """Return a configuration as plain data (dict, list, str, numbers) that `from_dict` reads."""
+    """Convert a configuration to plain data (dict, list, str, numbers), as `from_dict` takes it."""
     if dataclasses.is_dataclass(config):
         fields = dataclasses.fields(config)
         return {field.name: to_dict(getattr(config, field.name)) for field in fields if field.init}
@@ -163,7 +167,7 @@ def _unknown_key(where: str, key: str, known: list[str]) -> CpcSamError:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check one value against its type; ints become floats and lists become tuples."""
+    """Validate a value against its type hint; ints become floats and lists become tuples."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
         return _convert_union(hint, value, where)
@@ -191,7 +195,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _convert_union(hint: Any, value: Any, where: str) -> Any:
-    """Convert to the one member beside None; None stays None."""
+    """Convert to the first member of a union that accepts the value; None stays None."""
     members = [member for member in get_args(hint) if member is not types.NoneType]
     if value is None and types.NoneType in get_args(hint):
         return None
@@ -220,7 +224,7 @@ def _convert_tuple(hint: Any, value: list[Any] | tuple[Any, ...], where: str) ->
 
 
 def _as_float(value: Any) -> float | None:
-    """Accept ints and what YAML 1.1 takes for text, such as 5e-3; never booleans."""
+    """Convert ints and numbers that YAML 1.1 reads as text, such as 5e-3, but no booleans."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The tensor contract: the single truth on names, dtypes, shapes and limits of every graph.
+"""Tensor contract: names, dtypes, shapes and limits of every graph, defined once.
 
 ONNX input and output names, Triton's `config.pbtxt` and the client are derived from this module;
 a conformance test fails when any of them drifts.
@@ -63,7 +63,7 @@ PIXEL_STD: Final = (58.395, 57.12, 57.375)
 MASK_THRESHOLD: Final = 0.0
 """A logit above this is foreground; `Sam.mask_threshold`."""
 STABILITY_OFFSET: Final = 1.0
-"""By which the threshold moves up and down to see how stable a mask is, as in SAM."""
+"""Offset of the threshold, up and down, for the stability score, as in SAM."""
 
 SINGLE_MASK: Final = slice(0, 1)
 """Index of the mask for unambiguous prompts among the decoder's four."""
@@ -77,13 +77,13 @@ POINT_BUCKETS: Final = (1, 2, 4, 8, 16)
 MAX_IMAGES_TIMES_PROMPTS: Final = 64
 ENCODER_MAX_BATCH: Final = 8
 DECODER_MAX_BATCH: Final = MAX_IMAGES_TIMES_PROMPTS // PROMPT_BUCKETS[-1]
-"""Triton knows one batch limit a model, so it is the one that holds for the largest bucket."""
+"""Triton has a single batch limit a model: that of the largest bucket."""
 MAX_PIXELS: Final = 8192 * 8192
 """Largest image that is decoded, in pixels; checked in its header, before decoding."""
 
 
 class PointLabel(IntEnum):
-    """What a slot of `point_labels` holds."""
+    """Value of a slot of `point_labels`."""
 
     EMPTY = -1
     BACKGROUND = 0
@@ -93,7 +93,7 @@ class PointLabel(IntEnum):
 
 
 class MaskSelection(IntEnum):
-    """Which of the decoder's four masks answer a prompt."""
+    """Selection among the decoder's four masks of a prompt."""
 
     SINGLE = 0
     """Mask 0, trained for unambiguous prompts: one mask a prompt (M = 1)."""
@@ -108,7 +108,7 @@ class TensorSpec:
     """One input or output of a graph.
 
     Attributes:
-        name: the one spelling of this tensor.
+        name: the same in every graph, configuration and client.
         dtype: numpy's name of the element type. It is the same whatever precision a graph computes
             in, so graphs of different precisions stand in for each other.
         dims: symbols or numbers, batch first; `"S"`, `"G"` and `"4G"` follow from image_size,
@@ -204,12 +204,16 @@ SCORES: Final = TensorSpec("scores", "float32", ("B", "P", "M"))
 """Predicted IoU of each selected mask."""
 MASKS_RLE: Final = TensorSpec("masks_rle", "object", ("B", "P", "M"))
 """COCO compressed run lengths (the `counts` string) of each mask, size = original_size."""
+BBOXES: Final = TensorSpec("bboxes", "int32", ("B", "P", "M", 4))
+"""Bounding box of each mask, XYXY pixels of the image, far ends exclusive; zeros if it is empty."""
+AREAS: Final = TensorSpec("areas", "int32", SCORES.dims)
+"""Pixels of each mask."""
 SELECTED_LOW_RES_MASKS: Final = TensorSpec(
     "selected_low_res_masks", "float32", ("B", "P", "M", "4G", "4G")
 )
 
 STABILITY: Final = TensorSpec("stability", "float32", SCORES.dims)
-"""How little each selected mask changes with its threshold, 0 to 1 (STABILITY_OFFSET)."""
+"""IoU of each selected mask at the thresholds ±STABILITY_OFFSET, 0 to 1."""
 
 ENCODE: Final = GraphSpec(
     "encode", (IMAGE_BYTES,), (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE), 1
@@ -217,7 +221,7 @@ ENCODE: Final = GraphSpec(
 DECODE: Final = GraphSpec(
     "decode",
     (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
-    (MASKS_RLE, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
+    (MASKS_RLE, BBOXES, AREAS, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
     1,
 )
 DECODE_WITH_MASK: Final = GraphSpec(
@@ -256,15 +260,15 @@ RETURN_EMBEDDINGS: Final = GraphSpec(
     "return_embeddings", (IMAGE_EMBEDDINGS,), (RETURNED_EMBEDDINGS,), SEGMENT.max_batch
 )
 """Hands `image_embeddings` out of `segment`. Triton drops a step whose tensor is an output of the
-ensemble that nobody asked for, even if later steps need it; with this step it drops only this."""
+ensemble that was not requested, even if later steps need it; with this step it drops only this."""
 STEPS: Final = (PREPROCESS, SCALE_PROMPTS, POSTPROCESS, RETURN_EMBEDDINGS)
 
 
 def grid_size(image_size: int) -> int:
-    """Side of the embedding grid, G = S / 16."""
+    """Return the side of the embedding grid, G = S / 16."""
     return image_size // PATCH_SIZE
 
 
 def bucket(count: int, buckets: tuple[int, ...]) -> int:
-    """Smallest bucket that holds `count`; the largest where none does (the caller splits)."""
+    """Return the smallest bucket that holds `count`; the largest if none does (callers split)."""
     return next((size for size in buckets if size >= count), buckets[-1])

@@ -1,4 +1,4 @@
-"""The exception tree. Every error a user can cause is one of these.
+"""Exception hierarchy of the project; every error that a user can cause is one of these.
 
 CpcSamError
 ├── ConfigError      a configuration value or command-line option
@@ -12,7 +12,10 @@ CpcSamError
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = [
     "ArtifactError",
@@ -27,17 +30,17 @@ __all__ = [
 
 
 class CpcSamError(Exception):
-    """Base of all errors; the message reads *what: got, expected; fix*."""
+    """Base class of all errors; messages read *what: got, expected; fix*."""
 
     @classmethod
     def of(cls, what: str, *, got: object, expected: object, fix: str) -> Self:
-        """Build the error in the house form.
+        """Build an error with a message of the house form.
 
         Args:
             what: the field, tensor or file at fault.
-            got: the offending value, as a short description.
-            expected: what would have been accepted.
-            fix: the next step of the user, in the imperative.
+            got: the invalid value, in short.
+            expected: description of valid values.
+            fix: next step for the user, in the imperative.
         """
         return cls(f"{what}: got {got}, expected {expected}; {fix}")
 

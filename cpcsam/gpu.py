@@ -1,4 +1,4 @@
-"""The NVIDIA GPUs that this machine shows, and the TensorRT that it has, without CUDA bindings."""
+"""Detection of NVIDIA GPUs and of TensorRT, without CUDA bindings."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ TENSORRT: Final = ("libnvinfer.so.11", "libnvinfer.so.10")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: what the driver calls it, and its architecture, such as `8.9`."""
+    """A GPU: its name, and its compute capability, such as `8.9`."""
 
     name: str
     compute_capability: str
 
 
 def visible_gpus() -> tuple[Gpu, ...]:
-    """GPUs that the driver shows to this process; none where there is no driver.
+    """Return the GPUs visible to this process; none without a driver.
 
     Raises:
         CpcSamError: there is a driver, but it does not answer.
     """
     try:
-        asked = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=False)
+        query = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return ()
-    if asked.returncode:
+    if query.returncode:
         raise CpcSamError.of(
             "nvidia-smi",
-            got=f"exit status {asked.returncode} ({(asked.stdout or asked.stderr).strip()})",
+            got=f"exit status {query.returncode} ({(query.stdout or query.stderr).strip()})",
             expected="the GPUs of this machine",
             fix="mend the driver; in a container, run it with the NVIDIA runtime",
         )
-    fields = (line.rsplit(",", 1) for line in asked.stdout.splitlines() if line.strip())
+    fields = (line.rsplit(",", 1) for line in query.stdout.splitlines() if line.strip())
     return tuple(Gpu(name.strip(), capability.strip()) for name, capability in fields)
 
 
 def tensorrt_version(libraries: Sequence[str] = TENSORRT) -> str | None:
-    """Version of the first library that loads, as in `10.13.3`; None where none does."""
+    """Return the version of the first library that loads, as in `10.13.3`, or None."""
     for name in libraries:
         try:
             library = ctypes.CDLL(name)

@@ -1,6 +1,6 @@
-"""Errors and gRPC statuses: the one table that gateway and client share.
+"""Mapping between errors and gRPC status codes, shared by gateway and client.
 
-The gateway turns an error into its status, the client turns the status into the same error.
+The gateway converts an error to its status code, the client converts it back to the same error.
 """
 
 from __future__ import annotations
@@ -27,45 +27,45 @@ __all__ = [
 
 
 class LimitError(ServingError):
-    """A request over one of the service's limits, or one too many at a time."""
+    """A request exceeds a limit of the service, or too many run concurrently."""
 
 
 class FullError(LimitError):
-    """No place is free at the moment; trying again helps.
+    """The service is at capacity; retry later.
 
     Attributes:
-        retry_s: after how many seconds.
+        retry_s: seconds to wait before a retry.
     """
 
     retry_s: float = 1.0
 
 
 class NotFoundError(ServingError):
-    """What the request names is not there, or not any more."""
+    """The request names something that does not exist, or no longer."""
 
 
 class ExistsError(ServingError):
-    """What is to be made is there already."""
+    """The object to create exists already."""
 
 
 class PreconditionError(ServingError):
-    """The request is good, but the server is not in a state to fulfil it."""
+    """The request is valid, but the server is not in a state to fulfil it."""
 
 
 class AuthenticationError(ServingError):
-    """The caller did not say who they are, or is not known."""
+    """The caller sent no credentials, or unknown ones."""
 
 
 class ForbiddenError(ServingError):
-    """The caller is known, and may not do this."""
+    """The caller lacks the permission."""
 
 
 class UnavailableError(ServingError):
-    """The gateway or the inference server behind it cannot be reached; trying again may help."""
+    """The gateway, or the inference server behind it, cannot be reached; a retry may help."""
 
 
 class DeadlineError(ServingError):
-    """The answer was not there in the time that the caller gave."""
+    """The deadline passed before the response."""
 
 
 # The most specific class first: the first match wins.
@@ -84,7 +84,7 @@ _STATUSES: Final[tuple[tuple[type[CpcSamError], grpc.StatusCode], ...]] = (
 
 
 def status_of_error(error: CpcSamError) -> grpc.StatusCode:
-    """Status that answers a request which failed with this error."""
+    """Return the gRPC status code of an error."""
     return next(
         (status for kind, status in _STATUSES if isinstance(error, kind)),
         grpc.StatusCode.INTERNAL,
@@ -94,12 +94,12 @@ def status_of_error(error: CpcSamError) -> grpc.StatusCode:
 def error_of_status(
     status: grpc.StatusCode, message: str, retry_s: float | None = None
 ) -> CpcSamError:
-    """Error that the caller of a request which failed with this status gets.
+    """Return the error of a gRPC status code.
 
     Args:
-        status: as gRPC gave it.
-        message: likewise.
-        retry_s: after how many seconds to try again, if the gateway said so.
+        status: code of the failed call.
+        message: its details.
+        retry_s: seconds after which the gateway asks to retry, if any.
     """
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_s is not None:
         error = FullError(message)

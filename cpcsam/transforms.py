@@ -1,4 +1,4 @@
-"""From the original image to the encoder's frame and back, as official SAM does, without torch.
+"""SAM's transforms between the original image and the encoder's frame, without torch.
 
 The encoder's frame is a square of side image_size: the image, resized so that its longest side
 fills the square, lies in the top left corner. Sizes are (H, W), points (X, Y) in pixels.
@@ -80,7 +80,7 @@ def _too_large(got: str, max_pixels: int) -> CpcSamError:
 
 
 def _one_line(error: Exception) -> str:
-    """What a decoder says, without the addresses of objects in memory."""
+    """Return an error's text on one line, without the addresses of objects in memory."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.split(" <_io.BytesIO", 1)[0]
 
@@ -100,7 +100,7 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def input_size_of(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """Size of the image in the encoder's frame (SAM's ResizeLongestSide, same rounding).
+    """Return the image's size in the encoder's frame (SAM's ResizeLongestSide, same rounding).
 
     Args:
         original_size: (H, W) of the image.
@@ -140,7 +140,7 @@ def resize_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]
 
 
 def pad_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
-    """Lay a resized image in the top left corner of the encoder's frame; the rest is 0.
+    """Pad a resized image with 0 on the right and bottom to the encoder's frame.
 
     Args:
         image: (H, W, 3) uint8, no side longer than image_size.
@@ -157,7 +157,7 @@ def pad_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
 def to_frame(
     image: NDArray[np.uint8], image_size: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-    """Show an image in the encoder's frame.
+    """Resize and pad an image to the encoder's frame.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -204,10 +204,10 @@ def upscale_masks(
     original_size: tuple[int, int],
     image_size: int,
 ) -> NDArray[np.float32]:
-    """Bring logits to the original image: SAM's `postprocess_masks` as one matrix an axis.
+    """Upsample mask logits to the image: SAM's `postprocess_masks` as a matrix for each axis.
 
-    That function upscales to image_size, crops to input_size and resizes to original_size, each
-    time bilinearly. All three are linear and act on rows and columns separately.
+    That function upsamples to image_size, crops to input_size and resizes to original_size, each
+    time bilinearly. All three are linear and separable in rows and columns.
 
     Args:
         low_res_masks: (..., 4G, 4G) logits.
@@ -228,14 +228,14 @@ def upscale_masks(
 def axis_matrices(
     low_res: int, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What `upscale_masks` multiplies rows and columns with: (H, low_res) and (W, low_res)."""
+    """Return the matrices of `upscale_masks`: rows (H, low_res) and columns (W, low_res)."""
     rows = _axis_matrix(low_res, image_size, input_size[0], original_size[0])
     return rows, _axis_matrix(low_res, image_size, input_size[1], original_size[1])
 
 
 @lru_cache(maxsize=16)
 def _axis_matrix(low_res: int, image_size: int, input_side: int, side: int) -> NDArray[np.float32]:
-    """(side, low_res): upscale to image_size, crop to input_side and resize to side, composed."""
+    """Compose upsampling to image_size, crop and resizing, on one axis: (side, low_res)."""
     upscale = _bilinear_matrix(low_res, image_size)[:input_side]
     matrix = (_bilinear_matrix(input_side, side) @ upscale).astype(np.float32)
     matrix.setflags(write=False)
@@ -243,7 +243,7 @@ def _axis_matrix(low_res: int, image_size: int, input_side: int, side: int) -> N
 
 
 def _bilinear_matrix(old: int, new: int) -> NDArray[np.float64]:
-    """(new, old): bilinear interpolation of one axis with pixel centres aligned, not corners."""
+    """Return the (new, old) matrix of bilinear interpolation (align_corners=False)."""
     centres = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
     lower = centres.astype(np.int64)
     upper = np.minimum(lower + 1, old - 1)

@@ -22,9 +22,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cpcsam.client import Mask
 from cpcsam.client.prompts import XY
-from cpcsam.client.sync_client import Mask
-from cpcsam.commands import ArgumentParser, exit_code_of, positive
+from cpcsam.commands import exit_code_of, parser_of, positive
 from demo.commands import DemoError, run_stage, serve
 from demo.measure import latency_of, mean_dice, on_one_canvas, segment_nuclei
 from demo.report import conclusion, report_of, write_report
@@ -67,9 +67,12 @@ def run(out: Path, minutes: float) -> dict[str, Any]:
         accurate, careless, triton_version = segment_nuclei(service.gateway, scene.nuclei)
         latency = latency_of(service.gateway_metrics_url)
     report: dict[str, Any] = {
-        **_dice(scene, [one.click for one in scene.nuclei], accurate, scores["accurate"]),
+        **_dice(scene, [nucleus.click for nucleus in scene.nuclei], accurate, scores["accurate"]),
         "careless": _dice(
-            scene, [one.careless_click for one in scene.nuclei], careless, scores["careless"]
+            scene,
+            [nucleus.careless_click for nucleus in scene.nuclei],
+            careless,
+            scores["careless"],
         ),
         "dice_click_torch": scores["accurate"]["run"]["dice"],
         "capl_weight_change": scores["capl_weight_change"],
@@ -100,7 +103,7 @@ def run(out: Path, minutes: float) -> dict[str, Any]:
 def _dice(
     scene: Scene, clicks: Sequence[XY], served: Iterable[Mask], scores: dict[str, Any]
 ) -> dict[str, float]:
-    """Mean Dice of all that is compared, by one click a nucleus."""
+    """Compute the mean Dice of each compared method, with a click per nucleus."""
     images = (nucleus.window.image for nucleus in scene.nuclei)
     return {
         "dice_click": mean_dice((mask.array for mask in served), scene.nuclei),
@@ -153,8 +156,7 @@ def _make(scene: Scene, work: Path, minutes: float) -> dict[str, float]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 2 after an error, 130 after Ctrl-C."""
-    summary, _, rest = (__doc__ or "").removeprefix("Command: ").partition("\n\n")
-    parser = ArgumentParser(prog=PROG, description=summary, epilog=rest)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder (%(default)s)")
     parser.add_argument(
         "--minutes", type=positive, default=2.5, help="longest fine-tuning (%(default)s)"

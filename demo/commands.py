@@ -1,4 +1,4 @@
-"""Run the stages' commands, and the service, as a user would: as processes of their own."""
+"""Child processes of the demonstration: the stages' commands and the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHOWN_LINES: Final = 15
 
 
 class DemoError(CpcSamError):
-    """A step of the demonstration failed, or fell short of what it must show."""
+    """A step of the demonstration failed or missed its target."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Service:
 
 
 def run_stage(title: str, module: str, *arguments: str | Path) -> float:
-    """Run `python -m module arguments`, its output going where this process's goes.
+    """Run `python -m module arguments` with this process's output streams.
 
     Returns:
         Seconds taken.
@@ -71,7 +71,7 @@ def run_stage(title: str, module: str, *arguments: str | Path) -> float:
 
 @contextmanager
 def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service]:
-    """Run the service on free ports while the block runs; afterwards nothing of it is left.
+    """Run the service on free ports for the duration of the block, then end all of its processes.
 
     Args:
         repository: the model repository.
@@ -95,7 +95,7 @@ def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service
 
 
 def _addresses(process: subprocess.Popen[str], stdout: IO[str], log: Path) -> Service:
-    """Read the addresses that the service prints once it serves."""
+    """Read the addresses that the service prints when it is ready."""
     deadline = threading.Timer(START_TIMEOUT_S, process.kill)
     deadline.start()
     found: dict[str, list[str]] = {"gateway": [], "triton": [], "metrics": []}
@@ -121,14 +121,14 @@ def _addresses(process: subprocess.Popen[str], stdout: IO[str], log: Path) -> Se
 
 @contextmanager
 def _child(
-    words: list[str], *, stdout: int | None = None, stderr: IO[str] | None = None
+    command: list[str], *, stdout: int | None = None, stderr: IO[str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a process; however the block ends, the process has ended too.
+    """Run a process for the duration of the block, and end it with the block.
 
-    It is asked by SIGTERM first, so that it can stop what it started itself.
+    It gets SIGTERM first, so that it can stop its own children.
     """
     process = subprocess.Popen(
-        words, stdout=stdout, stderr=stderr, text=True, start_new_session=True
+        command, stdout=stdout, stderr=stderr, text=True, start_new_session=True
     )
     try:
         yield process

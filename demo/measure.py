@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from cpcsam.client.sync_client import Mask, Prompt, SegmentationClient, SegmentResult
+from cpcsam.client import Mask, Prompt, SegmentationClient, SegmentResult
 from demo.commands import DemoError
 from demo.scene import Nucleus, Scene
 from training.evaluation.one_click import dice_score
@@ -42,34 +42,34 @@ class Latency:
 
 
 def segment_nuclei(address: str, nuclei: Sequence[Nucleus]) -> tuple[list[Mask], list[Mask], str]:
-    """Ask for each nucleus by its two clicks, a request a nucleus, from several threads.
+    """Segment each nucleus by its two clicks, in a request per nucleus, from several threads.
 
     Returns:
         A mask a nucleus, of its window's size, by its accurate click; the same by its careless
         click; and the version of the Triton that answered.
     """
 
-    def ask(nucleus: Nucleus) -> tuple[Mask, Mask]:
+    def segment(nucleus: Nucleus) -> tuple[Mask, Mask]:
         clicks = [Prompt.click(*nucleus.click), Prompt.click(*nucleus.careless_click)]
         (accurate,), (careless,) = client.segment(nucleus.window.image, clicks).masks
         return accurate, careless
 
     with SegmentationClient(address) as client, ThreadPoolExecutor(CLIENTS) as pool:
         triton_version = client.describe().triton_version
-        answers = pool.map(ask, nuclei)
+        answers = pool.map(segment, nuclei)
         pairs = list(tqdm(answers, total=len(nuclei), desc="requests", unit="nucleus"))
     accurate, careless = map(list, zip(*pairs, strict=True))
     return accurate, careless, triton_version
 
 
 def mean_dice(masks: Iterable[NDArray[np.bool_]], nuclei: Sequence[Nucleus]) -> float:
-    """Mean Dice of masks against the nuclei they stand for."""
+    """Compute the mean Dice of masks against their nuclei."""
     scores = [dice_score(mask, nucleus.truth) for mask, nucleus in zip(masks, nuclei, strict=True)]
     return sum(scores) / len(scores)
 
 
 def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
-    """Put the masks by careless clicks into the frame of the whole held-out part."""
+    """Paste the masks by careless clicks into the frame of the whole held-out part."""
     height, width = scene.held_out.instances.shape
     prompts, placed = [], []
     for nucleus, mask in zip(scene.nuclei, masks, strict=True):
@@ -129,14 +129,14 @@ def latency_of(metrics_url: str) -> Latency:
 
 
 def histogram_quantile(quantile: float, cumulative: dict[float, float]) -> float:
-    """Quantile of a histogram as Prometheus computes it: linear within a bucket.
+    """Compute a histogram's quantile as Prometheus does, by linear interpolation within a bucket.
 
     Args:
         quantile: in [0, 1].
         cumulative: count of observations up to each upper edge, infinity included.
 
     Returns:
-        In the edges' unit; the highest finite edge where the quantile lies beyond it.
+        In the edges' unit; the highest finite edge if the quantile lies beyond it.
     """
     edges = sorted(cumulative)
     rank = quantile * cumulative[edges[-1]]

@@ -1,4 +1,4 @@
-"""Results of the demonstration: a picture, the masks, the figures and an HTML page."""
+"""Report of the demonstration: overlay image, masks, figures and HTML page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ENLARGEMENT: Final = 3
 
 
 def conclusion(report: dict[str, Any]) -> str:
-    """Name the best of the four for accurate and for careless clicks, and its margin."""
+    """Describe, for both kinds of clicks, the best of the four methods and its margin."""
     sentences = []
     for clicks, dice in (("accurate", report), ("careless", report["careless"])):
         first, second = sorted(COMPARED, key=lambda name: -dice[name])[:2]

@@ -1,4 +1,4 @@
-"""The real image of the demonstration: where it is, how it is divided, who is clicked on."""
+"""Real image of the demonstration, split into a training and a held-out part with its nuclei."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Nucleus:
         corner: (X, Y) of the window in the held-out part.
         truth: (WINDOW, WINDOW) bool.
         click: (X, Y), pixels of the window: the one nearest the centroid.
-        careless_click: anywhere on the nucleus, or up to 5 pixels beside it.
+        careless_click: anywhere on the nucleus, or up to 5 pixels outside it.
     """
 
     window: Sample
@@ -70,7 +70,7 @@ class Scene:
 
 
 def load_scene(base: Path) -> Scene:
-    """Find the image that the package stardist ships, and make sure that it is new to the base.
+    """Load the image that the package stardist ships, and check that the base never saw it.
 
     Args:
         base: the base's artifact; its manifest has the fingerprints of its training images.
@@ -113,7 +113,7 @@ def _nuclei(held_out: Sample) -> list[Nucleus]:
 
 
 def otsu_component(image: NDArray[np.uint8], click: XY) -> NDArray[np.bool_]:
-    """What needs no training: the connected component of Otsu's foreground under the click.
+    """Segment without training: the connected component of Otsu's foreground under the click.
 
     Args:
         image: (H, W, 3).

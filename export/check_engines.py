@@ -93,6 +93,7 @@ def check_engines(
         fidelity = measure_profiles(TorchRunner(model), engines, scenes)
     comparison = Comparison(precision, {}, fidelity)
     metrics: dict[str, Any] = {**manifest.metrics, **comparison.figures()}
+    # Plans are copied only after the comparison has passed.
     with publish(
         out, "engine", parents=parents, config=manifest.config, metrics=metrics
     ) as staging:

@@ -106,6 +106,7 @@ def measure_difference(before: CpcSam, after: FusedCpcSam, seed: int = 0) -> dic
     generator = torch.Generator().manual_seed(seed)
     size = before.image_size
     tensors = draw_images(size, 1, generator) | draw_prompts(size, 1, 5, 4, generator)
+    # An oblong image exercises the padding as well.
     tensors["input_size"] = torch.tensor([[size, size * 3 // 5]], dtype=torch.int32)
     expected, actual = run_graphs(before, tensors), run_graphs(after, tensors)
     differences = {name: relative_difference(actual[name], expected[name]) for name in expected}

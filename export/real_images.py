@@ -54,6 +54,7 @@ def packaged_images() -> list[Path]:
     Raises:
         DataError: scikit-image is not installed.
     """
+    # Importing scikit-image takes a second; only its files are needed.
     package = importlib.util.find_spec("skimage")
     if package is None or not package.submodule_search_locations:
         raise DataError.of(

@@ -80,6 +80,7 @@ def export_graphs(
         runners = {name: OnnxRunner(folder, name) for name, folder in folders.items()}
         grid: dict[str, Sequence[Row]] = {}
         for name, runner in runners.items():
+            # In int8, only the encoder differs from the float32 graphs.
             grid[runner.name] = compare_on_grid(
                 reference,
                 runner,

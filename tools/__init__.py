@@ -1,1 +1,1 @@
-"""Commands that look after the checkout itself: what it needs and what it pins."""
+"""Maintenance commands of the checkout: prerequisites, locks, the wheel and API compatibility."""

@@ -1,9 +1,9 @@
-"""Name everything this machine lacks for `make`, all at once, and how to get it.
+"""Check the prerequisites of `make` on this machine, and report all missing ones with their fix.
 
     python3 -m tools.preflight --python python3.11
 
-Runs before anything is installed, so it needs the standard library alone and any Python from 3.7.
-Exit code 0: nothing is missing; 2: the missing things are listed on stderr.
+Runs before anything is installed, so it only needs the standard library of any Python from 3.7.
+Exit code 0: nothing is missing; 2: missing prerequisites are listed on stderr.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ __all__ = [
 PROGRAMS = ("git", "make")
 MIN_GLIBC = (2, 35)
 MIN_FREE_GB = 10.0
-SHARED_LIBRARY = "libpython3.11.so.1.0"
+PYTHON_VERSIONS = ((3, 11), (3, 12))
+"""Versions for which the wheel of the Triton server has a stub of its Python backend."""
 
-PROBE = f"""
+PROBE = """
 import ctypes, importlib.util, json, pathlib, sys, sysconfig
+name = "libpython{}.{}.so.1.0".format(*sys.version_info)
 folder = pathlib.Path(sysconfig.get_config_var("LIBDIR") or "/nonexistent")
-found = (folder / "{SHARED_LIBRARY}").is_file()
+found = (folder / name).is_file()
 if not found:
     try:
-        found = bool(ctypes.CDLL("{SHARED_LIBRARY}"))
+        found = bool(ctypes.CDLL(name))
     except OSError:
         pass
 venv = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
@@ -46,17 +48,17 @@ print(json.dumps(dict(version=sys.version_info[:3], shared_library=found, venv=v
 
 
 def check_platform(system: str, machine: str) -> list[str]:
-    """Complain unless this is Linux on x86-64: the Triton server's wheel is for nothing else."""
+    """Check for Linux on x86-64, the only platform of the Triton server's wheel."""
     if (system, machine) == ("Linux", "x86_64"):
         return []
     return [f"platform: got {system} {machine}, expected Linux x86_64; use another machine"]
 
 
 def check_glibc(version: str | None) -> list[str]:
-    """Complain about a C library that the Triton server cannot run on.
+    """Check that the C library is recent enough for the Triton server.
 
     Args:
-        version: as in `2.36`; None where the C library is not glibc.
+        version: such as `2.36`; None if the C library is not glibc.
     """
     wanted = ".".join(map(str, MIN_GLIBC))
     if version is not None and tuple(map(int, version.split(".")[:2])) >= MIN_GLIBC:
@@ -66,7 +68,7 @@ def check_glibc(version: str | None) -> list[str]:
 
 
 def check_programs(search_path: str) -> list[str]:
-    """Complain about each program that is not on the search path."""
+    """Check that each required program is on the search path."""
     return [
         f"{name}: not found; on Debian and Ubuntu: apt-get install {name}"
         for name in PROGRAMS
@@ -75,11 +77,12 @@ def check_programs(search_path: str) -> list[str]:
 
 
 def check_interpreter(python: str) -> list[str]:
-    """Complain about a missing Python 3.11, or about what Debian packages apart from it.
+    """Check the version, venv module and shared library of a Python interpreter.
 
     Args:
-        python: name or path of the interpreter that the virtual environment is made from.
+        python: name or path of the interpreter for the virtual environment.
     """
+    supported = " or ".join("{}.{}".format(*version) for version in PYTHON_VERSIONS)
     install = (
         "on Debian 12: apt-get install python3.11 python3.11-venv libpython3.11; elsewhere: "
         "PYTHON_CONFIGURE_OPTS=--enable-shared pyenv install 3.11; then make PYTHON=PATH"
@@ -90,27 +93,28 @@ def check_interpreter(python: str) -> list[str]:
         )
         probe = json.loads(answer.stdout.decode())
     except (OSError, subprocess.CalledProcessError, ValueError):
-        return [f"Python 3.11: {python} does not run; {install}"]
-    if probe["version"][:2] != [3, 11]:
+        return [f"Python {supported}: {python} does not run; {install}"]
+    if tuple(probe["version"][:2]) not in PYTHON_VERSIONS:
         got = ".".join(map(str, probe["version"]))
-        return [f"Python 3.11: got {got} as {python}, expected 3.11; {install}"]
+        return [f"Python: got {got} as {python}, expected {supported}; {install}"]
+    name = "python{}.{}".format(*probe["version"])
     problems = []
     if not probe["venv"]:
-        problems.append("Python's venv module: not found; apt-get install python3.11-venv")
+        problems.append(f"Python's venv module: not found; apt-get install {name}-venv")
     if not probe["shared_library"]:
         problems.append(
-            f"{SHARED_LIBRARY}: not found, and the Triton server's Python backend links against "
-            "it; on Debian 12: apt-get install libpython3.11; with pyenv: build with "
+            f"lib{name}.so.1.0: not found, and the Triton server's Python backend links against "
+            f"it; on Debian and Ubuntu: apt-get install lib{name}; with pyenv: build with "
             "PYTHON_CONFIGURE_OPTS=--enable-shared"
         )
     return problems
 
 
 def check_disk(free_gb: float) -> list[str]:
-    """Complain when an installation would not fit.
+    """Check that the installation fits on the disk.
 
     Args:
-        free_gb: gigabytes free, together with what an earlier installation already takes.
+        free_gb: free gigabytes, including those of an earlier installation.
     """
     if free_gb >= MIN_FREE_GB:
         return []
@@ -118,10 +122,10 @@ def check_disk(free_gb: float) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check this machine, print what is missing to stderr, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Name everything this machine lacks for `make`.")
+    """Check this machine, print missing prerequisites to stderr, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Check the prerequisites of `make`.")
     parser.add_argument("--python", default="python3.11", help="interpreter of the environment")
-    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="where it will be made")
+    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="its folder")
     options = parser.parse_args(argv)
     problems = [
         *check_platform(platform.system(), platform.machine()),

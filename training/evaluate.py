@@ -1,7 +1,19 @@
-"""Score a run by clicks: the base, the run, and the run with CaPL switched off."""
+r"""Command: score a run by clicks: the base, the run, and the run with CaPL switched off.
+
+Examples:
+  python -m training.evaluate --base weights/vit_t --bbbc038 /data/bbbc038v1 --ids val.txt
+  python -m training.evaluate --run runs/demo/best --image nuclei.tif --instances labels.tif \
+      --region 256,0,512,512 --out scores.json
+
+Every entity is clicked twice: accurately, on the pixel nearest its centroid, and carelessly, half
+of the clicks anywhere on the entity and half up to 5 pixels outside it. Both score the
+base, the run, and the run with CaPL switched off (no_capl). capl_weight_change is mean |w - 1| over
+the accurate clicks' embeddings, capl_bias mean |C| over the five cross-attentions.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -12,7 +24,7 @@ from typing import Any
 import torch
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.commands import ArgumentParser, count, exit_code_of
+from cpcsam.commands import ArgumentParser, count, parser_of, run_command
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
 from cpcsam.model.base_checkpoint import load_base
@@ -37,16 +49,6 @@ from training.evaluation.one_click import OneClickScores, one_click
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 
 PROG = "python -m training.evaluate"
-EXAMPLES = """examples:
-  python -m training.evaluate --base weights/vit_t --bbbc038 /data/bbbc038v1 --ids val.txt
-  python -m training.evaluate --run runs/demo/best --image nuclei.tif --instances labels.tif \\
-      --region 256,0,512,512 --out scores.json
-
-Every entity is clicked twice: accurately, on the pixel nearest its centroid, and carelessly, half
-of the clicks anywhere on the entity and half up to 5 pixels beside it. Scored by both are the base,
-the run, and the run with CaPL switched off (no_capl). capl_weight_change is mean |w - 1| over the
-accurate clicks' embeddings, capl_bias mean |C| over the five cross-attentions.
-"""
 CLICKS = {"accurate": ACCURATE_CLICK, "careless": CARELESS_CLICK}
 
 
@@ -57,7 +59,7 @@ def evaluate(
 
     Args:
         run: an artifact of kind `run`; None scores the base alone.
-        base: where the base is; None takes the path that the run recorded.
+        base: of the run; None takes the path that the run recorded.
         samples: square samples.
         min_area: entities of fewer pixels are left out.
 
@@ -92,15 +94,15 @@ def evaluate(
         weight_change, bias = capl_magnitudes(model, samples, min_area)
         figures = {"capl_weight_change": weight_change, "capl_bias": bias}
 
-    found = {
+    results = {
         name: list(one_click(model, samples, min_area, tuple(CLICKS.values())))
         for name, model in models.items()
     }
 
     def scores(annotator: PromptMix) -> dict[str, dict[str, Any]]:
         return {
-            name: asdict(OneClickScores.of([one for one in results if one.annotator == annotator]))
-            for name, results in found.items()
+            name: asdict(OneClickScores.of([r for r in clicked if r.annotator == annotator]))
+            for name, clicked in results.items()
         }
 
     clicks = {kind: scores(annotator) for kind, annotator in CLICKS.items()}
@@ -111,7 +113,7 @@ def evaluate(
 def capl_magnitudes(
     model: CpcSam, samples: Sequence[Sample], min_area: int = 30
 ) -> tuple[float, float]:
-    """How far CaPL is from the identity on one click an entity.
+    """Measure CaPL's distance from the identity, with a click per entity.
 
     Returns:
         Mean |w − 1| over the clicks' embeddings, and mean |C| over the five cross-attentions and
@@ -128,13 +130,13 @@ def capl_magnitudes(
         for click in clicks:
             coords = torch.tensor(click).reshape(1, 1, 1, 2) * window.scale
             labels = torch.full((1, 1, 1), int(PointLabel.FOREGROUND))
-            places = model.calibrate_points(embeddings, coords, labels)
+            moved = model.calibrate_points(embeddings, coords, labels)
             if model.capl.task is not None:
                 change, _ = model.capl.task.weights(
-                    model.embed_points(places, labels), sample_embeddings(embeddings, places)
+                    model.embed_points(moved, labels), sample_embeddings(embeddings, moved)
                 )
                 changes.append(float(change.abs().mean()))
-            sparse, token_mask = model.encode_points(embeddings, places, labels)
+            sparse, token_mask = model.encode_points(embeddings, moved, labels)
             trace = DecoderTrace()
             model.decode_masks(embeddings, sparse, token_mask, trace=trace)
             sites = [*trace.token_to_image_biases, *trace.image_to_token_biases]
@@ -147,7 +149,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     add_model_options(parser)
     add_source_options(parser)
     parser.add_argument(
@@ -169,28 +171,27 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
-    options = parser.parse_args(arguments)
-    require_model(parser, options)
 
-    def command() -> None:
+    def work(options: argparse.Namespace) -> None:
+        require_model(parser, options)
         samples = read_source(source_of(options), "source")
-        cuts = validation_windows(samples, options.window)
+        windows = validation_windows(samples, options.window)
         if options.around_entities:
-            cuts = [
+            windows = [
                 window
                 for sample in samples
                 for window in entity_windows(sample, options.window, options.min_area)
             ]
-        scores = evaluate(options.run, options.base, cuts, options.min_area)
+        scores = evaluate(options.run, options.base, windows, options.min_area)
         text = json.dumps(scores, indent=2) + "\n"
         if options.out is not None:
             write_atomic(options.out, text.encode())
         print(text, end="")
 
-    return exit_code_of(command, PROG)
+    return run_command(parser, work, argv)
 
 
 if __name__ == "__main__":

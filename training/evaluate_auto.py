@@ -1,11 +1,24 @@
-"""Score segmentation without annotators: a vocabulary prompts, the model answers."""
+r"""Command: score segmentation by class names, prompted by a vocabulary and by no annotator.
+
+Examples:
+  python -m training.evaluate_auto --base weights/vit_t --vocabulary build/vocabulary \
+      --bbbc038 /data/bbbc038v1 --ids val.txt --out scores.json
+  python -m training.evaluate_auto --run runs/NAME/best --vocabulary build/of-that-run \
+      --bbbc038 /data/bbbc038v1 --ids val.txt --no-capl
+
+dice and iou are of a class's foreground in one image, averaged over the images that show or
+are said to show the class; ap50 is COCO's average precision of its entities at IoU 0.5 over all
+images. The overall figures are means over the classes. A vocabulary knows the classes by its
+own names: rename them with --name if the images call them otherwise. training.report puts the files
+of --out together: files of one --label are the seeds of one row.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +26,13 @@ from typing import Any
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, segment_image
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import segment_image
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.backends.protocol import Backend
-from cpcsam.commands import ArgumentParser, exit_code_of, share
+from cpcsam.commands import ArgumentParser, parser_of, run_command, share
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
@@ -37,35 +51,23 @@ from training.evaluation.torch_model import open_model
 __all__ = ["evaluate_auto", "main", "segmenter"]
 
 PROG = "python -m training.evaluate_auto"
-EXAMPLES = """examples:
-  python -m training.evaluate_auto --base weights/vit_t --vocabulary build/vocabulary \\
-      --bbbc038 /data/bbbc038v1 --ids val.txt --out scores.json
-  python -m training.evaluate_auto --run runs/NAME/best --vocabulary build/of-that-run \\
-      --bbbc038 /data/bbbc038v1 --ids val.txt --no-capl
-
-dice and iou are of a class's foreground in one image, averaged over the images that show or
-are said to show the class; ap50 is COCO's average precision of its entities at IoU 0.5 over all
-images. The overall figures are means over the classes. A vocabulary knows the classes by its
-own names: rename them with --name if the images call them otherwise. training.report puts the files
-of --out together: files of one --label are the seeds of one row.
-"""
 
 
 def evaluate_auto(
     backend: Backend,
     vocabulary: Vocabulary,
     samples: Iterable[Sample],
-    settings: AutoSettings | None = None,
+    settings: ClassSearchConfig | None = None,
     names: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Segment images without any prompt of an annotator and compare with the truth.
+    """Segment images without prompts of an annotator and score the masks against the annotation.
 
     Args:
         backend: the model, with CaPL if it is to calibrate the generated prompts.
         vocabulary: made with this model.
         samples: annotated images; the annotation is compared with, and used for nothing else.
-        settings: how entities are looked for; None takes the defaults.
-        names: what the images call the vocabulary's classes where they differ.
+        settings: thresholds and tiling; None takes the defaults.
+        names: the images' names of the vocabulary's classes, if they differ.
 
     Returns:
         As `score_segmentation`.
@@ -78,19 +80,19 @@ def evaluate_auto(
 
 
 def segmenter(
-    backend: Backend, vocabulary: Vocabulary, settings: AutoSettings | None = None
-) -> Callable[[Sample], list[FoundMask]]:
-    """What finds the entities of an image by a vocabulary; it reads no annotation."""
+    backend: Backend, vocabulary: Vocabulary, settings: ClassSearchConfig | None = None
+) -> Callable[[Sample], list[InstanceMask]]:
+    """Return a function that segments an image's entities by a vocabulary, without annotation."""
     return lambda sample: segment_image(sample.image, vocabulary, backend, settings)
 
 
 def _called(vocabulary: Vocabulary, names: dict[str, str] | None) -> list[str]:
-    """What the images call the vocabulary's classes."""
+    """Return the images' names of the vocabulary's classes."""
     return [(names or {}).get(name, name) for name in vocabulary.names]
 
 
 def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:
-    """OLD=NEW of the images' names to {NEW: OLD}."""
+    """Parse pairs IMAGES=VOCABULARY into {VOCABULARY: IMAGES}."""
     names = {new: old for old, _, new in (pair.partition("=") for pair in pairs)}
     unknown = sorted(set(names) - set(vocabulary.names))
     if unknown:
@@ -104,7 +106,7 @@ def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     add_model_options(parser)
     parser.add_argument(
         "--vocabulary", type=Path, required=True, metavar="DIR", help="built with this model"
@@ -118,7 +120,7 @@ def _parser() -> ArgumentParser:
         help="the images' name of a class and the vocabulary's",
     )
     parser.add_argument("--no-capl", action="store_true", help="switch the run's CaPL off")
-    defaults = AutoSettings()
+    defaults = ClassSearchConfig()
     for name, meaning in (
         ("threshold", "similarity from which a place is prompted"),
         ("min_similarity", "least similarity under a mask"),
@@ -148,12 +150,12 @@ def _parser() -> ArgumentParser:
 
 
 def _about(options: argparse.Namespace, model: CpcSam) -> dict[str, Any]:
-    """What a report needs to know of the model."""
+    """Return label, training time and size of the model, for reports."""
     path, minutes, parameters = options.base, 0.0, 0
     if options.run is not None:
         path = options.run.parent if options.run.name == "best" else options.run
         minutes = read_manifest(options.run, "run", verify=False).metrics.get("elapsed_s", 0) / 60
-        parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {
         "label": options.label or path.name,
         "setting": options.setting,
@@ -162,16 +164,15 @@ def _about(options: argparse.Namespace, model: CpcSam) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
-    options = parser.parse_args(arguments)
-    require_model(parser, options)
 
-    def command() -> None:
+    def work(options: argparse.Namespace) -> None:
+        require_model(parser, options)
         model, digest = open_model(options.base, options.run)
         vocabulary = load_vocabulary(options.vocabulary, digest)
-        settings = AutoSettings(
+        settings = ClassSearchConfig(
             threshold=options.threshold,
             min_similarity=options.min_similarity,
             min_iou=options.min_iou,
@@ -201,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         brief = {key: scores[key] for key in ("images", "dice", "iou", "ap50", "classes")}
         print(json.dumps(brief, indent=2))
 
-    return exit_code_of(command, PROG)
+    return run_command(parser, work, argv)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def all_columns(runs: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
 
 
 def section_of(path: Path, run: Mapping[str, Any]) -> list[Section]:
-    """The pictures of a file of scores, which lie in the folder of its name; empty without any."""
+    """Return the images next to a file of scores, in the folder of its name, if there are any."""
     pictures = [
         Picture(caption, picture)
         for place, caption in run.get("panels", {}).items()

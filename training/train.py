@@ -1,23 +1,6 @@
-"""Train LoRA, the unfrozen parts and CaPL on instance masks, by bi-level optimisation (Eq. 4)."""
+"""Command: train LoRA, unfrozen parts and CaPL on instance masks by bi-level optimisation (Eq. 4).
 
-from __future__ import annotations
-
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from cpcsam.commands import ArgumentParser, exit_code_of
-from cpcsam.config import load_config
-from training.loop.config import TrainConfig
-from training.loop.distributed import is_main, process_count, process_group
-from training.loop.trainer import TrainResult, train
-
-__all__ = ["main"]
-
-PROG = "python -m training.train"
-EXAMPLES = """examples:
+Examples:
   python -m training.train training/configs/bbbc038.yaml data.train.bbbc038=/data/bbbc038v1
   python -m training.train training/configs/bbbc038.yaml model.lora.rank=8 bilevel.capl_steps=5
   python -m training.train training/configs/bbbc038.yaml resume=true        after a kill
@@ -25,48 +8,41 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node 8 -m training.train training/configs/bbbc038.yaml batch.images=16
   tensorboard --logdir runs                                                 watch the losses
 """
-INTERRUPTED = 130
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cpcsam.commands import parser_of, run_command
+from cpcsam.config import load_config
+from training.bilevel.config import TrainConfig
+from training.bilevel.run import TrainResult, train
+from training.loop.distributed import is_main, process_group
+from training.loop.interruption import INTERRUPTED, graceful_stop
+
+__all__ = ["main"]
+
+PROG = "python -m training.train"
 
 
-@contextmanager
-def _graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a question that is answered with yes.
-
-    A second one ends a lone process at once. One of several may get the same signal twice, from
-    the scheduler and through torchrun, so there it is no sign of impatience.
-    """
-    received: list[int] = []
-
-    def remember(number: int, _: object) -> None:
-        received.append(number)
-        if process_count() == 1:
-            signal.signal(number, signal.default_int_handler)
-
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     parser.add_argument("config", type=Path, help="YAML file, see training/configs")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the file")
-    options = parser.parse_args(arguments)
-    results: list[TrainResult] = []
+    return run_command(parser, _train, argv)
 
-    def command() -> None:
-        config = load_config(TrainConfig, options.config, options.overrides)
-        with process_group(), _graceful_stop() as interrupted:
-            results.append(train(config, interrupted))
-            if is_main():
-                _report(config, results[0])
 
-    code = exit_code_of(command, PROG)
-    return INTERRUPTED if results and not results[0].finished else code
+def _train(options: argparse.Namespace) -> int:
+    config = load_config(TrainConfig, options.config, options.overrides)
+    with process_group(), graceful_stop() as interrupted:
+        result = train(config, interrupted)
+        if is_main():
+            _report(config, result)
+    return 0 if result.finished else INTERRUPTED
 
 
 def _report(config: TrainConfig, result: TrainResult) -> None:
@@ -76,7 +52,7 @@ def _report(config: TrainConfig, result: TrainResult) -> None:
             f"{result.base_dice:.4f}, {result.step} steps"
         )
     else:
-        print(f"{config.folder}: stopped at step {result.step}; go on with resume=true")
+        print(f"{config.folder}: stopped at step {result.step}; continue with resume=true")
 
 
 if __name__ == "__main__":

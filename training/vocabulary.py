@@ -1,4 +1,18 @@
-"""Build, extend and show vocabularies: classes as prototypes of a model's embeddings."""
+r"""Command: build, extend and show vocabularies: classes as prototypes of a model's embeddings.
+
+Examples:
+  python -m training.vocabulary build --base weights/vit_t --bbbc038 /data/bbbc038v1 \
+      --ids train.txt --share 0.1 --seed 0 --name entity=nucleus --out build/vocabulary
+  python -m training.vocabulary build --run runs/NAME/best --dataset celebamask \
+      --root /data/CelebAMask-HQ --classes base --tile 0 --out build/faces
+  python -m training.vocabulary extend --base weights/vit_t --vocabulary build/vocabulary \
+      --image cells.png --instances labels.png --name entity=cell --out build/both
+  python -m training.vocabulary show build/vocabulary
+
+A vocabulary belongs to the model that it was built with; another model refuses it. The support
+set is a share of the images, drawn by the seed. Tiles are squares of the images, each shown to
+the model at its full size, so small entities need small tiles; --tile 0 shows whole images.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +30,7 @@ from cpcsam.automatic.vocabulary import (
     build_vocabulary,
 )
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
-from cpcsam.commands import ArgumentParser, exit_code_of, share
+from cpcsam.commands import ArgumentParser, parser_of, run_command, share
 from cpcsam.errors import ConfigError
 from cpcsam.model.torch_backend import TorchBackend
 from training.data.sample import ENTITY, Sample
@@ -37,23 +51,10 @@ from training.evaluation.torch_model import (
 __all__ = ["build", "extend", "main", "show"]
 
 PROG = "python -m training.vocabulary"
-EXAMPLES = """examples:
-  python -m training.vocabulary build --base weights/vit_t --bbbc038 /data/bbbc038v1 \\
-      --ids train.txt --share 0.1 --seed 0 --name entity=nucleus --out build/vocabulary
-  python -m training.vocabulary build --run runs/NAME/best --dataset celebamask \\
-      --root /data/CelebAMask-HQ --classes base --tile 0 --out build/faces
-  python -m training.vocabulary extend --base weights/vit_t --vocabulary build/vocabulary \\
-      --image cells.png --instances labels.png --name entity=cell --out build/both
-  python -m training.vocabulary show build/vocabulary
-
-A vocabulary belongs to the model that it was built with; another model refuses it. The support
-set is a share of the images, drawn by the seed. Tiles are squares of the images, each shown to
-the model at its full size, so small entities need small tiles; --tile 0 shows whole images.
-"""
 
 
 def build(options: argparse.Namespace) -> None:
-    """Make a vocabulary of all classes of a support set."""
+    """Build a vocabulary of all classes of a support set."""
     model, digest = open_model(options.base, options.run)
     samples = support_set(read_source(source_of(options), "source"), options.share, options.seed)
     names = class_names(samples)
@@ -90,7 +91,7 @@ def extend(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print what a vocabulary holds."""
+    """Print a vocabulary's classes, prototypes and calibration."""
     vocabulary = load_vocabulary(options.path)
     config = read_manifest(options.path, verify=False).config
     print(f"model       {vocabulary.model}")
@@ -152,7 +153,7 @@ def _add_common(parser: argparse.ArgumentParser, default_share: float) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+    parser = parser_of(PROG, __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = commands.add_parser("build", help="make one", description=build.__doc__)
     _add_common(made, 0.1)
@@ -166,7 +167,7 @@ def _parser() -> ArgumentParser:
             type=_whole,
             default=getattr(defaults, name),
             metavar="N",
-            help=f"at most so many prototypes {'a class' if name == 'prototypes' else 'of it'} "
+            help=f"largest number of prototypes {'a class' if name == 'prototypes' else 'of it'} "
             f"(default: {getattr(defaults, name)})",
         )
     more = commands.add_parser("extend", help="add classes", description=extend.__doc__)
@@ -179,14 +180,17 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command != "show":
-        require_model(parser, options)
     commands = {"build": build, "extend": extend, "show": show}
-    return exit_code_of(lambda: commands[options.command](options), PROG)
+
+    def work(options: argparse.Namespace) -> None:
+        if options.command != "show":
+            require_model(parser, options)
+        commands[options.command](options)
+
+    return run_command(parser, work, argv)
 
 
 if __name__ == "__main__":

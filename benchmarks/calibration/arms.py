@@ -13,9 +13,9 @@ from typing import Any, Literal
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from training.bilevel.losses import LossConfig
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
 from training.data.prompt_sampling import PromptMix
-from training.loop.train_state import ModelConfig
 
 __all__ = [
     "ABLATIONS",

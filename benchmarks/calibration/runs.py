@@ -21,13 +21,13 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
+from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.augment import AugmentConfig, whole_window
 from training.data.batches import BatchConfig, Halves, StepBatches
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, entity_windows
 from training.evaluation.one_click import dice_score, to_size
-from training.loop.train_state import Learner, new_learner
 
 __all__ = [
     "PromptedSample",
@@ -195,19 +195,19 @@ def run(
     """
     points: list[dict[str, float]] = []
 
-    def look(learner: Learner, progress: float) -> None:
+    def probe(state: BilevelState, progress: float) -> None:
         if curve and (progress == 1 or len(points) <= curve * progress):
-            points.append(_point(learner, split, progress))
+            points.append(_point(state, split, progress))
 
-    learner, spent = train(arm, split, base, seed, budget, look)
-    model = learner.model
+    state, spent = train(arm, split, base, seed, budget, probe)
+    model = state.model
     return {
         "arm": arm.name,
         "seed": seed,
         "base_sha256": base_digest(base),
         "steps": spent.steps,
         "cpu_s": round(spent.seconds, 1),
-        "parameters": sum(parameter.numel() for parameter in learner.trained.values()),
+        "parameters": sum(parameter.numel() for parameter in state.trained.values()),
         "target": {str(level): noisy_dice(model, split.target, level) for level in NOISE},
         "base": {"1.0": noisy_dice(model, split.base, 1.0)},
         "curve": points,
@@ -220,8 +220,8 @@ def train(
     base: Path,
     seed: int,
     budget: Budget,
-    look: Callable[[Learner, float], None] = lambda learner, progress: None,
-) -> tuple[Learner, Spent]:
+    probe: Callable[[BilevelState, float], None] = lambda state, progress: None,
+) -> tuple[BilevelState, Spent]:
     """Train an arm.
 
     Args:
@@ -229,29 +229,34 @@ def train(
         split: the samples.
         base: where training starts.
         seed: of weights and batches.
-        budget: of training; looking is not counted.
-        look: called before every step and at the end with the share of the budget that is spent.
+        budget: of training; probing is not counted.
+        probe: called before every step and at the end with the used share of the budget.
 
     Returns:
-        The learner and what it spent.
+        The trained state and the used budget.
     """
-    learner, batches, bilevel, optimizer = prepare(arm, split, base, seed)
+    state, batches, bilevel, optimizer = prepare(arm, split, base, seed)
 
-    def step(halves: Halves, progress: float) -> None:
-        learner.set_learning_rates(optimizer, min(1.0, progress + 1e-3))
-        learner.take_step(halves, bilevel)
+    def train_step(halves: Halves, progress: float) -> dict[str, float]:
+        state.set_learning_rates(optimizer, min(1.0, progress + 1e-3))
+        return state.train_step(halves, bilevel)
 
     drawn = (batches[index] for index in itertools.count())
     spent = train_within(
-        budget, drawn, step, torch.device("cpu"), lambda progress: look(learner, progress)
+        budget,
+        state,
+        drawn,
+        train_step,
+        torch.device("cpu"),
+        lambda progress: probe(state, progress),
     )
-    return learner, spent
+    return state, spent
 
 
 class Prepared(NamedTuple):
     """An arm before its first step."""
 
-    learner: Learner
+    state: BilevelState
     batches: StepBatches
     bilevel: BilevelConfig
     optimizer: OptimizerConfig
@@ -261,7 +266,7 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
     """Make an arm ready to train."""
     optimizer = OptimizerConfig(lr=arm.lr, lr_capl=CAPL_LEARNING_RATE)
     bf16 = arm.precision == "bfloat16"
-    learner = new_learner(load_base(base), arm.model, optimizer, seed=seed, bf16=bf16)
+    state = new_bilevel_state(load_base(base), arm.model, optimizer, seed=seed, bf16=bf16)
     batch = BatchConfig(
         images=2,
         entities=3,
@@ -271,13 +276,13 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
         augment=split.augment,
     )
     needed = arm.model.with_needed_practice(batch)
-    batches = StepBatches(split.train, learner.model.image_size, needed, seed=seed, steps=1_000_000)
-    return Prepared(learner, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
+    batches = StepBatches(split.train, state.model.image_size, needed, seed=seed, steps=1_000_000)
+    return Prepared(state, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
 
 
-def _point(learner: Learner, split: Split, progress: float) -> dict[str, float]:
+def _point(state: BilevelState, split: Split, progress: float) -> dict[str, float]:
     return {
         "progress": progress,
-        "base": noisy_dice(learner.model, split.base, 1.0),
-        "target": noisy_dice(learner.model, split.target, 1.0),
+        "base": noisy_dice(state.model, split.base, 1.0),
+        "target": noisy_dice(state.model, split.target, 1.0),
     }

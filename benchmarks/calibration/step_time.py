@@ -43,10 +43,10 @@ def measure_tempo(
     for _ in tqdm(range(rounds), desc="tempo", unit="round"):
         for name, ready in prepared.items():
             turn = range(min(ready.bilevel.capl_every, LONGEST_TURN))
-            drawn = [ready.batches[ready.learner.step + step] for step in turn]
+            drawn = [ready.batches[ready.state.step + step] for step in turn]
             started = time.process_time()
             for halves in drawn:
-                ready.learner.take_step(halves, ready.bilevel)
+                ready.state.train_step(halves, ready.bilevel)
             seconds[name].append((time.process_time() - started) / len(drawn))
     return {name: float(torch.tensor(values[1:]).median()) for name, values in seconds.items()}
 

@@ -53,8 +53,8 @@ def diagnose(args: argparse.Namespace) -> dict[str, Any]:
     models = {"base": load_base(args.base)}
     budgets = _budgets(args)
     for arm in tqdm(ARMS, desc="train", unit="arm"):
-        learner, _ = train(arm, split, args.base, args.seed, budgets[arm.name])
-        models[arm.name] = learner.model
+        state, _ = train(arm, split, args.base, args.seed, budgets[arm.name])
+        models[arm.name] = state.model
     visible = {}
     if args.bbbc038 is None:
         visible = {name: visible_misses(model, split.target) for name, model in models.items()}

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.vocabulary_io import load_vocabulary
+from cpcsam.client import Example, SegmentationClient
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import Example, SegmentationClient
+from cpcsam.geometry import Box
 from cpcsam.model.torch_backend import TorchBackend
 from demo.commands import run_stage
 from training.data.datasets.instance_folders import read_bbbc038
@@ -100,7 +100,7 @@ def _score(gateway: str, samples: Sequence[Sample]) -> dict[str, Any]:
     """Score the masks of the service."""
     with SegmentationClient(gateway, timeout_s=TIMEOUT_S) as client:
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             return _found(client.segment(sample.image, classes=[NAME]))
 
         started = time.monotonic()
@@ -130,7 +130,7 @@ def _teach(
     def score(client: SegmentationClient) -> dict[str, Any]:
         masks: dict[str, list[str]] = {}
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             result = client.segment(sample.image, classes=[NAME])
             masks[sample.name] = [mask.counts for (mask,) in result.masks]
             return _found(result)
@@ -160,11 +160,13 @@ def _teach(
     }
 
 
-def _found(result: SegmentResult) -> list[FoundMask]:
+def _found(result: SegmentResult) -> list[InstanceMask]:
     """Convert an answer to the masks that evaluation scores."""
-    whole = Tile(0, 0, *result.original_size)
+    whole = Box(0, 0, *result.original_size)
     return [
-        FoundMask(0, mask.score, prompt.point_coords[0], whole, mask.array, whole, cut=False)
+        InstanceMask.from_mask(
+            mask.array, whole, score=mask.score, tile=whole, point=prompt.point_coords[0]
+        )
         for prompt, (mask,) in zip(result.prompts, result.masks, strict=True)
     ]
 

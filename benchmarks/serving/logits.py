@@ -13,7 +13,6 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.serving.tasks import Task
-from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import (
     IMAGE_BYTES,
     MASK_SELECTION,
@@ -22,6 +21,7 @@ from cpcsam.contract import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
+from cpcsam.geometry import Box
 from serving.gateway.inference.prompt_batches import chunk_prompts
 
 __all__ = ["Logits", "logits_of", "probe", "relative_difference"]
@@ -32,7 +32,7 @@ TIMEOUT_S = 120.0
 
 async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
     """Infer the logits of the task's prompts that fit into a call, (P, M, 4G, 4G) float32."""
-    chunk = chunk_prompts(task.request(0).prompts, Tile(0, 0, *task.size))[0]
+    chunk = chunk_prompts(task.request(0).prompts, Box(0, 0, *task.size))[0]
     arrays = {
         IMAGE_BYTES.name: np.array([[task.image_bytes]], np.object_),
         MASK_SELECTION.name: np.array([[task.mask_selection]], np.int32),

@@ -21,7 +21,7 @@ from benchmarks.serving.ports import answers, listeners, outside_address, proces
 from benchmarks.serving.stack import service
 from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from demo.commands import Service
 from serving.gateway.auth.tls import TlsFiles

@@ -1,7 +1,7 @@
-"""A folder that is written under a hidden name and takes its own in one step when it is whole.
+"""Atomic directories: written under a hidden name and renamed when complete.
 
-Where the file system can exchange two names, which Linux's own can, the folder is there at every
-moment, the old one or the new. Elsewhere the old one is set aside first, as `.NAME.old.*/NAME`.
+If the file system can exchange two names (renameat2, as Linux's own can), readers find the old or
+the new directory at every moment. Elsewhere the old directory is moved to `.NAME.old.*/NAME` first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ANY_RANDOM_NAME: Final = "?" * 8
 
 @contextmanager
 def staging_folder(path: Path) -> Iterator[Path]:
-    """Yield a new hidden folder beside `path`; it is gone afterwards unless it took a name."""
+    """Yield a new hidden directory next to `path`; it is removed afterwards unless renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_left(path)
     staging, lock = _locked_folder(path)
@@ -41,9 +41,9 @@ def staging_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_left(path: Path) -> None:
-    """Remove the hidden folders that killed processes left for a path.
+    """Remove the hidden directories that killed processes left for a path.
 
-    Those of living ones stay: the kernel frees the lock of whoever ends, however it ends.
+    Those of running processes stay: their lock, which the kernel frees at exit, is still held.
     """
     for left in path.parent.glob(f".{path.name}.{ANY_RANDOM_NAME}"):
         if left.is_dir():
@@ -56,8 +56,8 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
         try:
             lock = os.open(staging, os.O_RDONLY)
         except FileNotFoundError:
-            continue  # another process took it for one that was left
-        with suppress(OSError):  # NFS locks no folders: there, nothing that was left is removed
+            continue  # another process removed it as a leftover
+        with suppress(OSError):  # NFS locks no directories: leftovers stay there
             fcntl.flock(lock, fcntl.LOCK_EX)
         if staging.exists():
             return staging, lock
@@ -75,7 +75,7 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def take_place(staging: Path, path: Path) -> None:
-    """Give a folder its name; one that has it goes to the staging name or is removed."""
+    """Rename a directory; a previous holder of the name is exchanged or removed."""
     if not path.exists():
         staging.rename(path)
     elif not exchange(staging, path):
@@ -83,10 +83,10 @@ def take_place(staging: Path, path: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step.
+    """Exchange two names atomically (renameat2).
 
     Returns:
-        False where the file system or the C library cannot; then nothing has changed.
+        False if the file system or the C library cannot; then nothing has changed.
 
     Raises:
         OSError: it can, but not these two.
@@ -104,7 +104,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def _replace(staging: Path, path: Path) -> None:
-    """Rename staging to path in two steps, setting the older folder aside first."""
+    """Rename staging to path in two steps, moving the older directory away first."""
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     path.rename(old / path.name)
     try:

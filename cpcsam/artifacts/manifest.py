@@ -1,7 +1,7 @@
 """Artifacts: directories with a `manifest.json`, written atomically and verified when read.
 
 A stage reads a directory, verifies every file's SHA-256 against the manifest and writes a new
-directory under a temporary name that is renamed when complete, so a half-written artifact is
+directory under a temporary name that is renamed when complete, so that an incomplete artifact is
 never visible under its name.
 """
 
@@ -46,7 +46,7 @@ REPORTED_TOOLS: Final = (
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact says of itself.
+    """Manifest of an artifact: kind, provenance and digests.
 
     Attributes:
         kind: `checkpoint` (a base), `run`, `merged`, `onnx`, `engine`, `repository` or
@@ -68,13 +68,13 @@ class Manifest:
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tool_versions() -> dict[str, str]:
-    """Versions of those libraries of `REPORTED_TOOLS` that are installed."""
+    """Return the versions of those libraries of `REPORTED_TOOLS` that are installed."""
     versions = {}
     for name in REPORTED_TOOLS:
         try:
@@ -85,7 +85,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write one file so that a reader sees the old content or the new, never a part."""
+    """Write a file atomically: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -111,8 +111,8 @@ def publish(
 ) -> Iterator[Path]:
     """Write an artifact: yield a temporary directory, then add the manifest and rename it.
 
-    An artifact already at `path` stays until the new one is complete and is then replaced. If the
-    body raises, nothing changes at `path`. `metrics` may be filled by the body.
+    An artifact already at `path` stays until its replacement is complete. If the body raises,
+    nothing changes at `path`. `metrics` may be filled by the body.
     """
     with staging_folder(path) as staging:
         yield staging
@@ -157,14 +157,14 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
             str(file),
             got=f"an unreadable file ({error})",
             expected="a manifest",
-            fix="make it anew",
+            fix="make it again",
         ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise ArtifactError.of(
             str(file),
             got=f"format version {manifest.format_version}",
             expected=str(FORMAT_VERSION),
-            fix="make the artifact anew with this version",
+            fix="make the artifact again with this version",
         )
     if kind is not None and manifest.kind != kind:
         raise ArtifactError.of(
@@ -179,12 +179,12 @@ def read_manifest(path: Path, kind: str | None = None, *, verify: bool = True) -
 def is_made_from(
     path: Path, kind: str, *, parents: Mapping[str, str], config: Mapping[str, Any] | None = None
 ) -> bool:
-    """Whether a whole artifact is there that need not be made again; removes what was left for it.
+    """Return whether a complete, current artifact exists; remove leftovers of killed processes.
 
     Args:
         path: the artifact's directory.
         kind: the expected kind.
-        parents: digests of all that it would be made from.
+        parents: digests of all inputs it would be made from.
         config: entries that its configuration must have, among others.
     """
     remove_left(path)
@@ -203,13 +203,13 @@ def is_made_from(
 def _verify(file: Path, digest: str) -> None:
     if not file.is_file():
         raise ArtifactError.of(
-            str(file), got="no such file", expected=f"sha256 {digest[:12]}", fix="make it anew"
+            str(file), got="no such file", expected=f"sha256 {digest[:12]}", fix="make it again"
         )
-    found = sha256_file(file)
-    if found != digest:
+    actual = sha256_file(file)
+    if actual != digest:
         raise ArtifactError.of(
             str(file),
-            got=f"sha256 {found[:12]}",
+            got=f"sha256 {actual[:12]}",
             expected=f"{digest[:12]} as its manifest says",
-            fix="the file was altered; make the artifact anew",
+            fix="the file was altered; make the artifact again",
         )

@@ -1,12 +1,12 @@
-"""Versions: a folder of numbered artifacts and a link, `current`, to the one in use.
+"""Versions: a directory of numbered artifacts, and a symbolic link, `current`, to the active one.
 
     build/repository/1/            an artifact with its manifest
     build/repository/2/            a later one
     build/repository/current -> 2
 
-A version gets its number by a rename when it is whole, is never altered afterwards, and the link
-moves by a rename too. So whoever follows the link finds one whole version or another, and whoever
-resolved it keeps what was found.
+A version gets its number by a rename when it is complete and is never altered afterwards; the link
+moves by a rename too. A reader that follows the link finds a complete version, and keeps the
+version that it resolved.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ LOCK: Final = ".lock"
 
 
 def list_versions(store: Path) -> dict[int, Path]:
-    """Versions of a folder by number, in ascending order; they are whole but may be altered."""
-    found = store.iterdir() if store.is_dir() else ()
-    numbered = {int(path.name): path for path in found if path.name.isdecimal() and path.is_dir()}
+    """Return versions by number, ascending; they are complete but not verified."""
+    entries = store.iterdir() if store.is_dir() else ()
+    numbered = {int(path.name): path for path in entries if path.name.isdecimal() and path.is_dir()}
     return dict(sorted(numbered.items()))
 
 
 def current_version(store: Path) -> int | None:
-    """Number of the version in use; None before the first.
+    """Return the number of the active version; None before the first.
 
     Raises:
         ArtifactError: the link leads to no version.
@@ -53,14 +53,14 @@ def current_version(store: Path) -> int | None:
         raise ArtifactError.of(
             str(store / CURRENT),
             got=f"a link to {number}, which is gone",
-            expected=f"one of the versions {_told(store)}",
+            expected=f"one of the versions {_listed(store)}",
             fix="choose one with: python -m export.repository rollback",
         )
     return number
 
 
 def resolve_version(path: Path) -> Path:
-    """Folder of the version in use; `path` itself where it is no folder of versions.
+    """Return the directory of the active version; `path` itself if it holds no versions.
 
     Raises:
         ArtifactError: the link leads to no version.
@@ -71,7 +71,7 @@ def resolve_version(path: Path) -> Path:
 
 @contextmanager
 def writing(store: Path) -> Iterator[None]:
-    """Be the only one that adds versions or moves the link; what a killed one left is removed.
+    """Lock the store for adding versions or moving the link; remove leftovers of killed writers.
 
     Raises:
         ArtifactError: `store` is itself an artifact.
@@ -85,7 +85,7 @@ def writing(store: Path) -> Iterator[None]:
         )
     store.mkdir(parents=True, exist_ok=True)
     with (store / LOCK).open("w") as lock:
-        # The kernel frees the lock of whoever ends, however it ends.
+        # The kernel frees the lock when the process exits, even if it is killed.
         fcntl.flock(lock, fcntl.LOCK_EX)
         for unfinished in store.glob(".[0-9]*"):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -93,7 +93,7 @@ def writing(store: Path) -> Iterator[None]:
 
 
 def switch_to(store: Path, number: int) -> None:
-    """Put a version in use; only inside `writing`."""
+    """Activate a version; only inside `writing`."""
     link = store / f".{CURRENT}"
     link.unlink(missing_ok=True)
     link.symlink_to(str(number))
@@ -101,18 +101,18 @@ def switch_to(store: Path, number: int) -> None:
 
 
 def roll_back(store: Path, kind: str, number: int | None = None) -> int:
-    """Put an earlier version in use, after its digests are verified.
+    """Activate an earlier version, after its digests are verified.
 
     Args:
-        store: the folder of versions.
+        store: the directory of versions.
         kind: of its artifacts.
-        number: any version; None takes the one before the current.
+        number: any version; None takes the latest before the active one.
 
     Returns:
         The version's number.
 
     Raises:
-        ArtifactError: there is no such version, or it is not as it was made.
+        ArtifactError: there is no such version, or its files do not match their digests.
     """
     if not list_versions(store):
         raise _no_version(store, "no version", "a folder of versions")
@@ -125,14 +125,14 @@ def roll_back(store: Path, kind: str, number: int | None = None) -> int:
                 raise _no_version(store, f"no version before {linked}", "an earlier one")
             number = before[-1]
         if number not in versions:
-            raise _no_version(store, f"no version {number}", f"one of {_told(store)}")
+            raise _no_version(store, f"no version {number}", f"one of {_listed(store)}")
         read_manifest(versions[number], kind)
         switch_to(store, number)
     return number
 
 
 def _linked(store: Path) -> int | None:
-    """Number that the link names, whether or not that version is there."""
+    """Return the number that the link names, whether or not that version exists."""
     link = store / CURRENT
     return int(link.readlink().name) if link.is_symlink() else None
 
@@ -143,5 +143,5 @@ def _no_version(store: Path, got: str, expected: str) -> CpcSamError:
     )
 
 
-def _told(store: Path) -> str:
+def _listed(store: Path) -> str:
     return ", ".join(map(str, list_versions(store))) or "(there is none)"

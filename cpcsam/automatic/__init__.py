@@ -1,1 +1,1 @@
-"""Segmentation without annotators: vocabularies, prompt proposals, mask generation and merging, on numpy arrays."""
+"""Automatic segmentation on numpy arrays: vocabularies, prompt proposals, mask generation."""

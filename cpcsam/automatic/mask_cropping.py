@@ -1,4 +1,4 @@
-"""A mask's logits brought to the image, only as far as the mask reaches. Plain numpy."""
+"""Upsampling of low-resolution mask logits to an image, cropped to the mask. Plain numpy."""
 
 from __future__ import annotations
 
@@ -7,72 +7,71 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.contract import MASK_THRESHOLD, STABILITY_OFFSET
+from cpcsam.geometry import EMPTY_BOX, Box
 from cpcsam.transforms import axis_matrices
 
-__all__ = ["NOWHERE", "PlacedMask", "place_mask"]
-
-NOWHERE = Tile(0, 0, 0, 0)
-"""The area of an empty mask."""
+__all__ = ["PastedMask", "paste_mask"]
 
 
 @dataclass(frozen=True)
-class PlacedMask:
-    """A mask in an image, or in a tile of one.
+class PastedMask:
+    """A mask in an image, a tile or a crop.
 
     Attributes:
-        area: where `mask` lies: the smallest box around it, or NOWHERE.
-        mask: (h, w) bool, of the area's size.
-        stability: how little it changes with its threshold, 0 to 1; 0 without any pixel.
+        bbox: smallest box around it, or `EMPTY_BOX`.
+        mask: (h, w) bool, of the box's size.
+        stability: IoU of the mask at the raised and the lowered threshold, 0 to 1; 0 for an empty
+            mask.
     """
 
-    area: Tile
+    bbox: Box
     mask: NDArray[np.bool_]
     stability: float
 
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(self.mask.sum())
 
-def place_mask(
+
+def paste_mask(
     low_res_mask: NDArray[np.float32],
     input_size: tuple[int, int],
     size: tuple[int, int],
     image_size: int,
     offset: float = STABILITY_OFFSET,
-) -> PlacedMask:
-    """Upscale the logits of one mask as `upscale_masks` does, and cut the mask out.
+) -> PastedMask:
+    """Upsample low-resolution mask logits to image resolution, cropped to the mask's bounding box.
 
-    An upscaled logit lies between those of the cells around it, so beside the cells above the
-    lower threshold nothing has to be computed.
+    An upsampled logit lies between those of the cells around it, so only the reach of the cells
+    above the lower threshold is computed. The logits equal those of `upscale_masks`.
 
     Args:
         low_res_mask: (4G, 4G) logits.
         input_size: (H, W) of the image in the encoder's frame.
         size: (H, W) of the image.
         image_size: side of the encoder's frame.
-        offset: by which the threshold moves for the stability, as SAM's
-            `calculate_stability_score` does.
+        offset: by which the threshold moves for the stability, as in SAM's
+            `calculate_stability_score`.
     """
     rows, columns = axis_matrices(low_res_mask.shape[-1], image_size, input_size, size)
     cells = low_res_mask > MASK_THRESHOLD - offset
     top, bottom = _reach(rows, cells.any(1))
     left, right = _reach(columns, cells.any(0))
     logits = (columns[left:right] @ low_res_mask.T @ rows[top:bottom].T).T
+    mask = logits > MASK_THRESHOLD
+    bbox = bbox_from_mask(mask)
+    if bbox == EMPTY_BOX:
+        return PastedMask(EMPTY_BOX, np.zeros((0, 0), bool), 0.0)
     outer = int((logits > MASK_THRESHOLD - offset).sum())
     inner = int((logits > MASK_THRESHOLD + offset).sum())
-    mask = logits > MASK_THRESHOLD
-    if not mask.any():
-        return PlacedMask(NOWHERE, np.zeros((0, 0), bool), 0.0)
-    lines, places = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    first, last = int(lines[0]), int(lines[-1]) + 1
-    near, far = int(places[0]), int(places[-1]) + 1
-    return PlacedMask(
-        Tile(top + first, left + near, top + last, left + far),
-        np.ascontiguousarray(mask[first:last, near:far]),
-        inner / outer,
-    )
+    crop = np.ascontiguousarray(bbox.crop(mask))
+    return PastedMask(bbox.translate(top, left), crop, inner / outer)
 
 
 def _reach(matrix: NDArray[np.float32], cells: NDArray[np.bool_]) -> tuple[int, int]:
-    """From where to where along one axis pixels take anything from these cells."""
+    """Return the range of pixels along one axis that these cells contribute to."""
     pixels = np.flatnonzero(matrix[:, cells].any(1))
     return (int(pixels[0]), int(pixels[-1]) + 1) if len(pixels) else (0, 0)

@@ -1,95 +1,72 @@
-"""One mask an entity: duplicates removed, and entities that tiles cut put together. Plain numpy."""
+"""Mask NMS, and merging of what overlapping tiles show: one mask an entity. Plain numpy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.instance_mask import InstanceMask, bbox_from_mask, paste_crop
+from cpcsam.geometry import Box
 
-__all__ = ["FoundMask", "label_map", "merge_masks", "suppress"]
+__all__ = ["label_map", "mask_nms", "merge_masks"]
 
 NMS_IOU: Final = 0.5
-"""Two masks of one class that overlap by this much are the same entity."""
-NMS_INSIDE: Final = 0.7
-"""So are two of which the smaller lies in the larger by this part."""
+"""Masks of one class with at least this IoU are the same entity."""
+NMS_CONTAINMENT: Final = 0.7
+"""So are two masks of which the larger contains at least this fraction of the smaller."""
 
-HALF: Final = 0.5 - 1e-5
+MAJORITY: Final = 0.5 - 1e-5
 """Of the votes; a tie stays, whatever the rounding."""
-AT_SIDE: Final = 0.1
+EDGE_WEIGHT: Final = 0.1
 """Weight of a tile's vote at its sides."""
 
 BoolMask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class FoundMask:
-    """A mask of one entity in the original image.
+class _Decoded:
+    """An instance with its pixels, which are read many times while merging."""
 
-    Attributes:
-        class_index: of its class.
-        score: predicted IoU times the class's mean probability under the mask.
-        click: (X, Y), the middle of the prompt, pixels of the original image.
-        area: where `mask` lies: the smallest box around the entity.
-        mask: (h, w) bool, of the area's size.
-        tile: where it was found, or its best part.
-        cut: whether it reaches an inner side of its tile, so that a part may be missing.
-        stability: how little it changes with the threshold of its logits; 1 without logits.
-    """
+    instance: InstanceMask
+    pixels: BoolMask
 
-    class_index: int
-    score: float
-    click: tuple[float, float]
-    area: Tile
-    mask: BoolMask
-    tile: Tile
-    cut: bool
-    stability: float = 1.0
-
-    def within(self, part: Tile) -> BoolMask:
-        """The mask in a part of the image, of the part's size."""
-        result = np.zeros(part.size, bool)
-        shared = self.area.shared_with(part)
-        if shared is not None:
-            rows = slice(shared.top - part.top, shared.bottom - part.top)
-            columns = slice(shared.left - part.left, shared.right - part.left)
-            result[rows, columns] = self.mask[
-                shared.top - self.area.top : shared.bottom - self.area.top,
-                shared.left - self.area.left : shared.right - self.area.left,
-            ]
-        return result
+    def in_region(self, region: Box) -> BoolMask:
+        """The pixels in a region of the image, of its size."""
+        return paste_crop(self.pixels, self.instance.bbox, region)
 
 
-def suppress(
+def mask_nms(
     masks: BoolMask,
     scores: NDArray[np.float32],
     classes: NDArray[np.int64],
-    iou: float = NMS_IOU,
-    inside: float = NMS_INSIDE,
+    iou_threshold: float = NMS_IOU,
+    containment_threshold: float = NMS_CONTAINMENT,
 ) -> NDArray[np.int64]:
-    """Non-maximum suppression on masks of one frame, class by class.
+    """Non-maximum suppression (NMS) on masks of one frame, class by class.
 
     Args:
         masks: (n, h, w) bool.
         scores: (n,), higher is better.
         classes: (n,).
-        iou: from this IoU on the lower score is dropped.
-        inside: or from this part of the smaller mask on inside the larger.
+        iou_threshold: from this IoU on the mask with the lower score is dropped.
+        containment_threshold: likewise from this fraction of the smaller mask inside the larger.
 
     Returns:
-        Indices of what is kept, best first.
+        Indices of the masks that stay, best first.
     """
     flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
     areas = flat.sum(1)
-    shared = flat @ flat.T
+    intersection = flat @ flat.T
     smaller = np.minimum(areas[:, None], areas[None])
-    union = areas[:, None] + areas[None] - shared
-    same = (shared >= iou * np.maximum(union, 1)) | (shared >= inside * np.maximum(smaller, 1))
+    union = areas[:, None] + areas[None] - intersection
+    same = (intersection >= iou_threshold * np.maximum(union, 1)) | (
+        intersection >= containment_threshold * np.maximum(smaller, 1)
+    )
     same &= classes[:, None] == classes[None]
     kept: list[int] = []
     for index in np.argsort(-scores, kind="stable"):
@@ -99,137 +76,135 @@ def suppress(
 
 
 def merge_masks(
-    found: Sequence[FoundMask],
-    tiles: Sequence[Tile],
+    masks: Sequence[InstanceMask],
+    tiles: Sequence[Box],
     iou: float = NMS_IOU,
-    inside: float = NMS_INSIDE,
+    containment: float = NMS_CONTAINMENT,
     *,
     nested: bool = False,
-) -> list[FoundMask]:
-    """Unite what all tiles found, by vote.
+) -> list[InstanceMask]:
+    """Merge the masks of all tiles by vote.
 
-    Whole masks come first, by score; then the cut ones. One that is the same entity as an earlier
-    one joins it, as does a cut one that agrees with another where both tiles look. Of each entity
-    a pixel remains if at least half of the tiles that show the pixel gave it to the entity; a
-    tile's vote weighs most in its middle, where it sees the surroundings.
+    Whole masks come first, by score; then the cut ones. A mask that is the same entity as an
+    earlier mask joins it, as does a cut mask that agrees with another where both tiles overlap. Of
+    each entity a pixel remains if at least half of the tiles that show the pixel gave it to the
+    entity; a tile's vote weighs most in its middle, where it sees the surroundings.
 
     Args:
-        found: masks of all tiles.
-        tiles: all tiles, also those in which nothing was found.
-        iou: as for `suppress`; also what cut masks must agree by.
-        inside: as for `suppress`.
-        nested: entities may lie in each other, as parts do, so being inside does not unite two; a
-            cut mask joins what it agrees with where both tiles look, be that cut or not.
+        masks: of all tiles.
+        tiles: all tiles, also those without any mask.
+        iou: as for `mask_nms`; also what cut masks must agree by.
+        containment: as for `mask_nms`.
+        nested: entities may lie in each other, as parts do, so containment does not unite two; a
+            cut mask joins what it agrees with where both tiles overlap, be that cut or not.
 
     Returns:
         One mask an entity, best first; the score is the best mask's times the mean vote.
     """
-    groups: list[list[FoundMask]] = []
-    for mask in sorted(found, key=lambda one: (one.cut, -one.score)):
+    groups: list[list[_Decoded]] = []
+    for mask in sorted(masks, key=lambda mask: (mask.is_cut, -mask.score)):
+        decoded = _Decoded(mask, mask.mask)
         for group in groups:
-            if group[0].class_index == mask.class_index and any(
-                _agree(member, mask, iou, nested)
-                or _same(member, mask, iou, math.inf if nested else inside)
+            if group[0].instance.class_index == mask.class_index and any(
+                _agree(member, decoded, iou, nested)
+                or _is_same(member, decoded, iou, math.inf if nested else containment)
                 for member in group
             ):
-                group.append(mask)
+                group.append(decoded)
                 break
         else:
-            groups.append([mask])
+            groups.append([decoded])
     voted = (_vote(group, tiles) for group in groups)
-    return sorted((one for one in voted if one is not None), key=lambda one: -one.score)
+    return sorted((mask for mask in voted if mask is not None), key=lambda mask: -mask.score)
 
 
-def _vote(group: Sequence[FoundMask], tiles: Sequence[Tile]) -> FoundMask | None:
-    """The entity that tiles agree on; None where they do not."""
-    area = group[0].area
+def _vote(group: Sequence[_Decoded], tiles: Sequence[Box]) -> InstanceMask | None:
+    """Return the entity that tiles agree on; None if they do not."""
+    best = group[0].instance
+    region = best.bbox
     for member in group[1:]:
-        area = _around(area, member.area)
-    shown, given = np.zeros(area.size, np.float32), np.zeros(area.size, np.float32)
+        region = region.enclosing(member.instance.bbox)
+    shown, given = np.zeros(region.size, np.float32), np.zeros(region.size, np.float32)
     for tile in tiles:
-        if area.shared_with(tile) is None:
+        if region.intersection(tile) is None:
             continue
-        weight = _weight(tile, area)
-        members = [member for member in group if member.tile == tile]
+        weight = _vote_weight(tile, region)
+        members = [member for member in group if member.instance.tile == tile]
         shown += weight
         for part in members[:1]:
-            covered = part.within(area)
+            covered = part.in_region(region)
             for other in members[1:]:
-                covered |= other.within(area)
+                covered |= other.in_region(region)
             given += weight * covered
     share = given / np.maximum(shown, 1e-6)
-    mask = share >= HALF
+    mask = share >= MAJORITY
     if not mask.any():
         return None
-    score = group[0].score * float(share[mask].mean())
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, bottom, left, right = (
-        int(at) for at in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
-    )
-    tight = Tile(area.top + top, area.left + left, area.top + bottom, area.left + right)
-    return replace(
-        group[0], score=score, area=tight, mask=np.ascontiguousarray(mask[top:bottom, left:right])
+    bbox = bbox_from_mask(mask)
+    return InstanceMask.from_mask(
+        np.ascontiguousarray(bbox.crop(mask)),
+        bbox.translate(region.top, region.left),
+        score=best.score * float(share[mask].mean()),
+        tile=best.tile,
+        is_cut=best.is_cut,
+        stability=best.stability,
+        class_index=best.class_index,
+        point=best.point,
     )
 
 
-def _weight(tile: Tile, area: Tile) -> NDArray[np.float32]:
-    """A tile's vote on an area's pixels: 1 in its middle, little at its sides, 0 beside it."""
+def _vote_weight(tile: Box, region: Box) -> NDArray[np.float32]:
+    """Weigh a tile's vote on a region's pixels: 1 in its middle, little at its sides, 0 outside."""
     axes = []
     for start, end, first, last in (
-        (tile.top, tile.bottom, area.top, area.bottom),
-        (tile.left, tile.right, area.left, area.right),
+        (tile.top, tile.bottom, region.top, region.bottom),
+        (tile.left, tile.right, region.left, region.right),
     ):
         place = (np.arange(first, last) + 0.5 - start) / (end - start)
-        inner = 1 - (1 - AT_SIDE) * np.abs(2 * place - 1)
+        inner = 1 - (1 - EDGE_WEIGHT) * np.abs(2 * place - 1)
         axes.append(np.where((place > 0) & (place < 1), inner, 0))
     return np.asarray(np.minimum(axes[0][:, None], axes[1]), np.float32)
 
 
-def label_map(found: Sequence[FoundMask], size: tuple[int, int]) -> NDArray[np.int32]:
-    """Paint masks into one label image, 1..n in their order; the earlier keeps a shared pixel.
+def label_map(masks: Sequence[InstanceMask], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Paint masks into a label image, 1..n in their order; the earlier keeps a shared pixel.
 
     Args:
-        found: the masks.
+        masks: of one image.
         size: (H, W) of the image.
     """
     labels = np.zeros(size, np.int32)
-    for label, one in enumerate(found, start=1):
-        shown = labels[one.area.top : one.area.bottom, one.area.left : one.area.right]
-        shown[one.mask & (shown == 0)] = label
+    for label, mask in enumerate(masks, start=1):
+        shown = mask.bbox.crop(labels)
+        shown[mask.mask & (shown == 0)] = label
     return labels
 
 
-def _overlap(first: FoundMask, second: FoundMask, part: Tile) -> tuple[int, int, int]:
-    """Pixels shared and of each, in a part of the image."""
-    one, other = first.within(part), second.within(part)
-    return int((one & other).sum()), int(one.sum()), int(other.sum())
+def _areas(first: _Decoded, second: _Decoded, region: Box) -> tuple[int, int, int]:
+    """Return the pixels of the intersection and of each mask, in a region of the image."""
+    pixels, others = first.in_region(region), second.in_region(region)
+    return int((pixels & others).sum()), int(pixels.sum()), int(others.sum())
 
 
-def _same(first: FoundMask, second: FoundMask, iou: float, inside: float) -> bool:
-    part = first.area.shared_with(second.area)
-    if part is None or first.tile == second.tile:
+def _is_same(first: _Decoded, second: _Decoded, iou: float, containment: float) -> bool:
+    region = first.instance.bbox.intersection(second.instance.bbox)
+    if region is None or first.instance.tile == second.instance.tile:
         return False
-    shared = _overlap(first, second, part)[0]
-    sizes = int(first.mask.sum()), int(second.mask.sum())
-    return shared > 0 and (shared >= iou * (sum(sizes) - shared) or shared >= inside * min(sizes))
-
-
-def _agree(first: FoundMask, second: FoundMask, iou: float, nested: bool) -> bool:
-    """Whether two masks, both cut or where nested either, show one entity from different tiles."""
-    part = first.tile.shared_with(second.tile)
-    cut = first.cut or second.cut if nested else first.cut and second.cut
-    if not cut or first.tile == second.tile or part is None:
-        return False
-    if first.area.shared_with(second.area) is None:
-        return False
-    shared, *sizes = _overlap(first, second, part)
-    return shared > 0 and shared >= iou * (sum(sizes) - shared)
-
-
-def _around(first: Tile, second: Tile) -> Tile:
-    return Tile(
-        min(first.top, second.top),
-        min(first.left, second.left),
-        max(first.bottom, second.bottom),
-        max(first.right, second.right),
+    shared = _areas(first, second, region)[0]
+    areas = first.instance.area, second.instance.area
+    return shared > 0 and (
+        shared >= iou * (sum(areas) - shared) or shared >= containment * min(areas)
     )
+
+
+def _agree(first: _Decoded, second: _Decoded, iou: float, nested: bool) -> bool:
+    """Return whether two masks, both cut or if nested either, show one entity in two tiles."""
+    mask, other = first.instance, second.instance
+    region = mask.tile.intersection(other.tile)
+    cut = mask.is_cut or other.is_cut if nested else mask.is_cut and other.is_cut
+    if not cut or mask.tile == other.tile or region is None:
+        return False
+    if mask.bbox.intersection(other.bbox) is None:
+        return False
+    shared, *areas = _areas(first, second, region)
+    return shared > 0 and shared >= iou * (sum(areas) - shared)

@@ -1,4 +1,8 @@
-"""The arithmetic of prototypes: clusters, an even metric and a logistic curve. Plain numpy."""
+"""Arithmetic of prototypes: spherical k-means, whitening, logistic regression. Plain numpy.
+
+scipy.special's `expit` and `logsumexp` differ from the functions here in the last bit of float32,
+and the similarity maps of stored vocabularies must not change.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,19 @@ CLUSTER_STEPS: Final = 25
 COVARIANCE_BLOCK: Final = 8192
 NEWTON_STEPS: Final = 50
 RIDGE: Final = 1e-4
-"""Keeps the curve finite where the examples can be told apart without error."""
+"""Keeps the curve finite if the examples are separable."""
 
 Array = NDArray[np.float32]
 
 
 def cluster(vectors: Array, count: int) -> Array:
-    """Cluster unit vectors by k-means on the sphere, the same for the same vectors.
+    """Cluster unit vectors by spherical k-means, deterministically.
 
-    The first centre is nearest the mean, each further one is least like all before it.
+    The first centre is nearest the mean, each further centre is farthest from all before it.
 
     Args:
         vectors: (n, d) of length 1, n > 0.
-        count: at most so many clusters.
+        count: upper bound on the clusters.
 
     Returns:
         (k, d) of length 1, k <= count.
@@ -50,11 +54,11 @@ def cluster(vectors: Array, count: int) -> Array:
 
 
 def whitening(groups: Sequence[Array], shrinkage: float) -> Array:
-    """The symmetric matrix under which vectors vary evenly within the groups.
+    """Return the whitening matrix (ZCA) of the shrunk within-group covariance.
 
     Args:
         groups: (n_i, d) each; groups of fewer than 2 are left out.
-        shrinkage: weight in (0, 1] of "as they are", which 1 returns up to a factor.
+        shrinkage: weight in (0, 1] of the identity, which 1 returns up to a factor.
 
     Returns:
         (d, d) float32.
@@ -70,7 +74,7 @@ def whitening(groups: Sequence[Array], shrinkage: float) -> Array:
 
 
 def _covariance(vectors: Array) -> NDArray[np.float64]:
-    """(d, d) of (n, d), in blocks: in double precision all at once would take much memory."""
+    """Return the covariance (d, d) of (n, d), in blocks to bound memory in double precision."""
     mean = vectors.mean(0, dtype=np.float64)
     total = np.zeros((len(mean), len(mean)))
     for start in range(0, len(vectors), COVARIANCE_BLOCK):
@@ -80,7 +84,7 @@ def _covariance(vectors: Array) -> NDArray[np.float64]:
 
 
 def fit_logistic(margins: NDArray[Any], targets: NDArray[Any]) -> tuple[float, float]:
-    """Slope (never negative) and intercept for which sigmoid(slope·m + intercept) fits best.
+    """Fit sigmoid(slope·m + intercept) by Newton's method; the slope is never negative.
 
     Args:
         margins: (n,).
@@ -101,7 +105,7 @@ def fit_logistic(margins: NDArray[Any], targets: NDArray[Any]) -> tuple[float, f
 
 
 def log_mean_exp(values: NDArray[Any]) -> NDArray[Any]:
-    """log(mean(exp(values))) along the last axis; -50 where there are none."""
+    """Return log(mean(exp(values))) along the last axis; -50 if the axis is empty."""
     if values.shape[-1] == 0:
         return np.full(values.shape[:-1], -50.0, np.float32)
     top = values.max(-1)
@@ -110,6 +114,6 @@ def log_mean_exp(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def sigmoid(values: NDArray[Any]) -> NDArray[Any]:
-    """1 / (1 + exp(-values)), without overflow."""
+    """Return 1 / (1 + exp(-values)), without overflow."""
     result: NDArray[Any] = 1 / (1 + np.exp(-np.clip(values, -60, 60)))
     return result

@@ -1,84 +1,80 @@
-"""Masks as COCO's compressed run lengths, also of an image of which only a part is at hand."""
+"""Run-length encoding (RLE) of masks in COCO's compressed format, also of crops of an image."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 
-__all__ = ["area_of_rle", "mask_from_rle", "pixels_of_rle", "rle_from_mask", "rle_of_part"]
+__all__ = ["mask_from_rle", "rle_from_crop", "rle_from_mask"]
+
+MAX_DIGITS: Final = 7
+"""Base-32 digits of the longest run that any image needs."""
 
 
 def rle_from_mask(mask: NDArray[np.bool_]) -> bytes:
-    """COCO compressed run lengths (the `counts` string) of one (H, W) mask."""
+    """Encode a (H, W) mask as COCO compressed run lengths (the `counts` string)."""
     encoded = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
     return bytes(encoded["counts"])
 
 
 def mask_from_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The (H, W) mask of COCO compressed run lengths; the inverse of `rle_from_mask`.
+    """Decode COCO compressed run lengths to a (H, W) mask; the inverse of `rle_from_mask`.
 
     Raises:
         ContractError: these are not the run lengths of a mask of this size.
     """
     # pycocotools leaves what too few runs do not cover to whatever the memory held before.
-    runs = _runs(counts)
-    if runs is None or min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
+    if not _covers(counts, size[0] * size[1]):
         raise ContractError.of(
             "run lengths",
             got=f"{len(counts)} bytes that do not fill {size[0]} x {size[1]} pixels",
             expected="the counts string of pycocotools.mask.encode",
-            fix="encode the mask anew",
+            fix="encode the mask again",
         )
     return np.asarray(coco_mask.decode({"counts": counts, "size": list(size)}), bool)
 
 
-def _runs(counts: bytes) -> list[int] | None:
-    """Runs of a counts string, each from the fourth on as the difference to the last but one."""
-    runs: list[int] = []
-    value = shift = 0
-    for byte in counts:
-        digit = byte - ord("0")
-        if not 0 <= digit < 64:
-            return None
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-        value = shift = 0
-    return None if shift else runs
+def _covers(counts: bytes, pixels: int) -> bool:
+    """Return whether a counts string is well-formed and its runs add up to the number of pixels."""
+    digits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
+    if not len(digits):
+        return pixels == 0
+    goes_on = (digits & 32) != 0
+    if ((digits < 0) | (digits >= 64)).any() or goes_on[-1]:
+        return False
+    ends = np.flatnonzero(~goes_on)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > MAX_DIGITS:
+        return False
+    places = np.arange(len(digits)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((digits & 31) << (5 * places), starts)
+    runs -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
+    # From the fourth on, a run is stored as its difference to the last but one.
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return bool(runs.min() >= 0 and runs.max() <= pixels and runs.sum() == pixels)
 
 
-def area_of_rle(counts: bytes, size: tuple[int, int]) -> Tile | None:
-    """The smallest box around the mask of run lengths; None where it is empty."""
-    x, y, width, height = map(int, coco_mask.toBbox({"counts": counts, "size": list(size)}))
-    return Tile(y, x, y + height, x + width) if width else None
-
-
-def pixels_of_rle(counts: bytes, size: tuple[int, int]) -> int:
-    """How many pixels the mask of run lengths has."""
-    return int(coco_mask.area({"counts": counts, "size": list(size)}))
-
-
-def rle_of_part(part: NDArray[np.bool_], area: Tile, size: tuple[int, int]) -> bytes:
-    """Run lengths of an image-sized mask that is empty beside one part, without making it.
+def rle_from_crop(crop: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> bytes:
+    """Encode an image-sized mask that is empty outside a box, without making it.
 
     Args:
-        part: (h, w) bool, of the area's size.
-        area: where the part lies.
+        crop: (h, w) bool, of the box's size.
+        box: of the image.
         size: (H, W) of the image.
     """
-    edges = np.diff(np.pad(part.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    edges = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     columns, rows = np.nonzero(edges)
     # Runs count along columns, so a column's runs begin where the column does.
-    bounds = (area.left + columns) * size[0] + area.top + rows
-    if area.size[0] == size[0]:  # a run may go on in the next column
+    bounds = (box.left + columns) * size[0] + box.top + rows
+    if box.size[0] == size[0]:  # a run may go on in the next column
         bounds = _joined(bounds)
     end = size[0] * size[1]
     counts = np.diff(np.concatenate([[0], bounds, [end] if end not in bounds[-1:] else []]))
@@ -87,7 +83,7 @@ def rle_of_part(part: NDArray[np.bool_], area: Tile, size: tuple[int, int]) -> b
 
 
 def _joined(bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Leave out where a run ends and the next begins."""
+    """Leave out positions where one run ends and the next begins."""
     same = bounds[1:] == bounds[:-1]
     kept = np.ones(len(bounds), bool)
     kept[1:] &= ~same

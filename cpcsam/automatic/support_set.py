@@ -1,4 +1,4 @@
-"""From annotated images, as the model saw their tiles, to the examples of a vocabulary."""
+"""Support sets: examples of a vocabulary from the encoded tiles of annotated images."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.class_search import ShownTile, shown_cells
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.class_search import EncodedTile, image_cells
 from cpcsam.automatic.vocabulary import Examples
 from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 
 __all__ = ["MAX_TILES", "ExampleCollector"]
 
 MAX_TILES = 12
-"""Of one image in a support set, so that no large image outweighs the others."""
+"""Tiles of an image in a support set, so that no large image outweighs the others."""
 
 Array = NDArray[np.float32]
 
@@ -37,28 +37,28 @@ class ExampleCollector:
         self._classes: list[int] = []
 
     def add(
-        self, shown: ShownTile, instances: NDArray[np.int32], class_of: Callable[[int], str]
+        self, encoded: EncodedTile, instances: NDArray[np.int32], class_of: Callable[[int], str]
     ) -> None:
         """Add a tile of an annotated image.
 
         Args:
-            shown: the tile.
+            encoded: the tile.
             instances: (H, W) label image of the whole image, 0 for background.
             class_of: name of a label's class.
         """
-        grid = shown.image_embeddings.shape[-1]
-        labels, coverage = _coverage(instances, shown.tile, shown.input_size, grid)
+        grid = encoded.image_embeddings.shape[-1]
+        labels, coverage = _coverage(instances, encoded.tile, encoded.input_size, grid)
         for label, covered in zip(labels, coverage, strict=True):
             name = class_of(int(label))
             if name in self._names:
                 self._entities.append(covered)
                 self._images.append(len(self._embeddings))
                 self._classes.append(self._names.index(name))
-        self._embeddings.append(shown.image_embeddings)
-        self._valid.append(shown_cells(shown.input_size, grid))
+        self._embeddings.append(encoded.image_embeddings)
+        self._valid.append(image_cells(encoded.input_size, grid))
 
     def examples(self) -> Examples:
-        """All that was added.
+        """Return the examples added so far.
 
         Raises:
             ContractError: no entity of the classes covers a cell.
@@ -80,15 +80,15 @@ class ExampleCollector:
 
 
 def _coverage(
-    instances: NDArray[np.int32], tile: Tile, input_size: tuple[int, int], grid: int
+    instances: NDArray[np.int32], tile: Box, input_size: tuple[int, int], grid: int
 ) -> tuple[NDArray[np.int32], Array]:
-    """Labels in a tile and how much of each cell each covers, (E,) and (E, G, G)."""
+    """Return the labels in a tile and their coverage of each cell, (E,) and (E, G, G)."""
     shown = np.zeros((grid * PATCH_SIZE, grid * PATCH_SIZE), np.int32)
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(input_size, tile.size, strict=True)
     )
-    part = instances[tile.top : tile.bottom, tile.left : tile.right]
+    part = tile.crop(instances)
     shown[: input_size[0], : input_size[1]] = part[rows][:, columns]
     labels = np.unique(shown[shown > 0])
     cells = shown.reshape(grid, PATCH_SIZE, grid, PATCH_SIZE)

@@ -1,62 +1,22 @@
-"""Large images in overlapping tiles, each shown to the model enlarged.
+"""Tiling of large images: overlapping squares, each encoded at image_size, so that details grow.
 
-A tile is a square of the original image; the encoder's frame shows it at image_size, so small
-entities grow. Sizes are (H, W), in pixels of the original image.
+Tiles are boxes in pixels of the original image; sizes are (H, W).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from cpcsam.errors import ConfigError
+from cpcsam.geometry import Box
 
-__all__ = ["TILE_OVERLAP", "Tile", "is_cut", "tile_around", "tile_grid", "tiles_of"]
-
-Kind = TypeVar("Kind", bound=np.generic)
+__all__ = ["TILE_OVERLAP", "is_cut", "tile_around", "tile_boxes", "tile_grid"]
 
 TILE_OVERLAP: Final = 0.25
-"""Of neighbouring tiles, as a part of their side, where nobody asks for another."""
+"""Default overlap of neighbouring tiles, as a fraction of their side."""
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A part of an image: rows top to bottom, columns left to right, the far ends exclusive."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.bottom - self.top, self.right - self.left
-
-    def cut(self, image: NDArray[Kind]) -> NDArray[Kind]:
-        """The tile's pixels, a view of the image (H, W, ...)."""
-        return image[self.top : self.bottom, self.left : self.right]
-
-    def within(self, outer: Tile) -> Tile:
-        """The same part, told in the image in which its frame is `outer`."""
-        return Tile(
-            outer.top + self.top,
-            outer.left + self.left,
-            outer.top + self.bottom,
-            outer.left + self.right,
-        )
-
-    def shared_with(self, other: Tile) -> Tile | None:
-        """The part that both tiles show; None where they are apart."""
-        top, left = max(self.top, other.top), max(self.left, other.left)
-        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
-        return Tile(top, left, bottom, right) if top < bottom and left < right else None
-
-
-def tile_grid(size: tuple[int, int], side: int, overlap: int) -> list[Tile]:
+def tile_grid(size: tuple[int, int], side: int, overlap: int) -> list[Box]:
     """Cover an image with tiles, row by row, as few as the overlap admits and evenly spread.
 
     An image that is smaller than a tile along an axis is taken whole along that axis.
@@ -78,22 +38,22 @@ def tile_grid(size: tuple[int, int], side: int, overlap: int) -> list[Tile]:
         )
     rows, columns = (_starts(length, side, side - overlap) for length in size)
     return [
-        Tile(top, left, min(top + side, size[0]), min(left + side, size[1]))
+        Box(top, left, min(top + side, size[0]), min(left + side, size[1]))
         for top in rows
         for left in columns
     ]
 
 
-def tiles_of(
+def tile_boxes(
     size: tuple[int, int], side: int, overlap: float, max_tiles: int | None = None
-) -> list[Tile]:
-    """The tiles in which an image is shown.
+) -> list[Box]:
+    """Return the tiles of an image.
 
     Args:
         size: (H, W) of the image.
-        side: of a tile; 0 shows the whole image at once.
-        overlap: of neighbours, as a part of the side.
-        max_tiles: at most so many, evenly spread; None takes all.
+        side: of a tile; 0 takes the whole image as one tile.
+        overlap: of neighbours, as a fraction of the side.
+        max_tiles: upper bound, evenly spread; None takes all.
     """
     side = side or max(size)
     tiles = tile_grid(size, side, min(int(side * overlap), side - 1))
@@ -103,15 +63,15 @@ def tiles_of(
 
 def tile_around(
     size: tuple[int, int], side: int, overlap: float, needed: tuple[float, float, float, float]
-) -> Tile:
-    """Of the tiles of `tiles_of` that hold a box the one in whose middle it lies most.
+) -> Box:
+    """Choose the tile of `tile_boxes` that holds a box nearest to its middle.
 
-    Where none holds it, tiles of twice the side are taken, and so on up to the whole image.
+    If none holds it, tiles of twice the side are tried, and so on up to the whole image.
 
     Args:
         size: (H, W) of the image.
         side: of the tiles; 0 takes the whole image.
-        overlap: of neighbours, as a part of the side.
+        overlap: of neighbours, as a fraction of the side.
         needed: the box, XYXY.
     """
     while 0 < side < max(size):
@@ -119,13 +79,13 @@ def tile_around(
         x = _best_start(size[1], side, step, needed[0], needed[2])
         y = _best_start(size[0], side, step, needed[1], needed[3])
         if x is not None and y is not None:
-            return Tile(y, x, min(y + side, size[0]), min(x + side, size[1]))
+            return Box(y, x, min(y + side, size[0]), min(x + side, size[1]))
         side *= 2
-    return Tile(0, 0, *size)
+    return Box(0, 0, *size)
 
 
 def _best_start(length: int, side: int, step: int, first: float, last: float) -> int | None:
-    """Where along one axis the tile begins whose middle is nearest to that of first and last."""
+    """Return the start of the tile whose middle is nearest to that of first and last."""
     holding = [
         start for start in _starts(length, side, step) if start <= first and last <= start + side
     ]
@@ -135,26 +95,26 @@ def _best_start(length: int, side: int, step: int, first: float, last: float) ->
 
 
 def _starts(length: int, side: int, step: int) -> list[int]:
-    """Where tiles begin along one axis; the last one ends with the image."""
+    """Return the starts of the tiles along one axis; the last tile ends with the image."""
     if length <= side:
         return [0]
     steps = -(-(length - side) // step)
     return [round(index * (length - side) / steps) for index in range(steps + 1)]
 
 
-def is_cut(area: Tile, tile: Tile, size: tuple[int, int]) -> bool:
-    """Tell whether what a tile shows reaches a side of it that is not a side of the image.
+def is_cut(bbox: Box, tile: Box, size: tuple[int, int]) -> bool:
+    """Return whether a mask reaches a side of its tile that is not a side of the image.
 
-    What does may go on in the next tile, so it is not a whole entity.
+    Such a mask may go on in the next tile, so it may not be a whole entity.
 
     Args:
-        area: in the image, within the tile and not empty.
-        tile: where it was found.
+        bbox: of the mask, in the image, within the tile and not empty.
+        tile: that the mask was predicted in.
         size: (H, W) of the image.
     """
     return (
-        0 < tile.top == area.top
-        or 0 < tile.left == area.left
-        or size[0] > tile.bottom == area.bottom
-        or size[1] > tile.right == area.right
+        0 < tile.top == bbox.top
+        or 0 < tile.left == bbox.left
+        or size[0] > tile.bottom == bbox.bottom
+        or size[1] > tile.right == bbox.right
     )

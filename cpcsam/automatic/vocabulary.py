@@ -1,4 +1,4 @@
-"""Vocabularies: classes known by prototypes of the model's embeddings, extended without training.
+"""Vocabularies: classes as prototypes of the model's embeddings, extended without training.
 
 A prototype is a mask-pooled image embedding of annotated entities. Similarity is measured after
 `metric`, which evens out how embeddings vary within a class. A place's margin for a class is how
@@ -28,19 +28,19 @@ __all__ = [
 ]
 
 BACKGROUND: Final = -1
-"""Owner of the prototypes that belong to no class; one below by the index of a class is likewise
-background, learnt with that class and forgotten with it."""
+"""Owner of the prototypes that belong to no class; BACKGROUND - 1 - i owns the background that was
+learnt with class i and is removed with it."""
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class VocabularyConfig:
-    """How prototypes are made.
+    """Parameters of the prototypes.
 
     Attributes:
-        prototypes: at most so many a class.
-        background: at most so many of what belongs to no class.
+        prototypes: upper bound for a class.
+        background: upper bound for what belongs to no class.
         shrinkage: in (0, 1]; 1 compares embeddings as they are, less takes how they vary within
             the classes into account.
         sharpness: how strongly the nearest prototype outweighs the others.
@@ -52,7 +52,7 @@ class VocabularyConfig:
     sharpness: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse values without a meaning."""
+        """Raise ConfigError for values out of range."""
         require_range("prototypes", self.prototypes, 1)
         require_range("background", self.background, 1)
         require_range("shrinkage", self.shrinkage, 0, 1, above=True)
@@ -61,12 +61,12 @@ class VocabularyConfig:
 
 @dataclass(frozen=True)
 class Examples:
-    """Annotated images as the model sees them.
+    """Encoded annotated images.
 
     Attributes:
         image_embeddings: (B, 256, G, G) float32.
-        entities: (E, G, G) float32 in [0, 1], how much of each cell an entity covers.
-        images: (E,) which of the B images the entity is in.
+        entities: (E, G, G) float32 in [0, 1], coverage of each cell by an entity.
+        images: (E,) index of each entity's image.
         classes: (E,) index of its class.
         valid: (B, G, G) bool, cells that show the image rather than padding.
     """
@@ -78,7 +78,7 @@ class Examples:
     valid: NDArray[np.bool_]
 
     def pooled(self, class_index: int) -> Array:
-        """The mask-pooled embedding of every entity of a class, (entities, 256)."""
+        """Return the mask-pooled embedding of every entity of a class, (entities, 256)."""
         chosen = np.flatnonzero((self.classes == class_index) & (self.entities.sum((1, 2)) > 0))
         embeddings = self.image_embeddings[self.images[chosen]]
         weights = self.entities[chosen]
@@ -86,26 +86,26 @@ class Examples:
         return np.asarray(sums / weights.sum((1, 2))[:, None], np.float32)
 
     def coverage(self, class_index: int) -> Array:
-        """How much of each valid cell the class covers, (cells,)."""
+        """Return the coverage of each valid cell by a class, (cells,) in [0, 1]."""
         total = np.zeros(self.valid.shape, np.float32)
         chosen = self.classes == class_index
         np.add.at(total, self.images[chosen], self.entities[chosen])
         return total[self.valid].clip(0, 1)
 
     def cells(self) -> Array:
-        """The embeddings of the valid cells, (cells, 256)."""
+        """Return the embeddings of the valid cells, (cells, 256)."""
         return np.moveaxis(self.image_embeddings, 1, -1)[self.valid]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Classes and how to find them.
+    """Prototypes, metric and calibration of the classes.
 
     Attributes:
         model: digest of the model whose embeddings these are.
         names: of the classes.
         tile: side of the tiles the images were shown in, in their own pixels; 0 for whole images.
-        config: how the prototypes were made.
+        config: parameters of the prototypes.
         mean: (256,) subtracted from embeddings.
         metric: (256, 256), applied next; the result is scaled to length 1.
         prototypes: (K, 256) of length 1.
@@ -124,13 +124,13 @@ class Vocabulary:
     calibration: Array
 
     def similarity_maps(self, image_embeddings: Array) -> Array:
-        """Probability that each place belongs to each class.
+        """Return the probability that each place belongs to each class.
 
         Args:
             image_embeddings: (..., 256, G, G).
 
         Returns:
-            (..., C, G, G) float32 in [0, 1]; classes are judged apart, so they need not sum to 1.
+            (..., C, G, G) float32 in [0, 1]; classes are independent, so they need not sum to 1.
 
         Raises:
             ContractError: embeddings of another width.
@@ -140,7 +140,7 @@ class Vocabulary:
                 "image_embeddings",
                 got=f"shape {image_embeddings.shape}",
                 expected=f"(..., {len(self.mean)}, G, G)",
-                fix="give what the model's image_encoder answers",
+                fix="give the output of the model's image_encoder",
             )
         margins = self._margins(np.moveaxis(image_embeddings, -3, -1))
         maps = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1])
@@ -149,7 +149,7 @@ class Vocabulary:
     def extend(self, name: str, examples: Examples) -> Vocabulary:
         """Add a class from a few examples; nothing is trained.
 
-        What the examples show beside the class, and no known class claims, becomes background.
+        Cells outside the class that no known class claims become background.
 
         Args:
             name: of the new class.
@@ -185,7 +185,7 @@ class Vocabulary:
         return replace(extended, calibration=calibration)
 
     def without(self, name: str) -> Vocabulary:
-        """Remove a class, and what was learnt as background with it: the inverse of `extend`.
+        """Remove a class and the background that was learnt with it: the inverse of `extend`.
 
         Args:
             name: of the class.
@@ -214,13 +214,13 @@ class Vocabulary:
         )
 
     def _project(self, embeddings: Array) -> Array:
-        """(..., 256) to unit vectors in which similarity is the dot product."""
+        """Project (..., 256) to unit vectors whose dot product is the similarity."""
         projected = (embeddings - self.mean) @ self.metric
         length = np.linalg.norm(projected, axis=-1, keepdims=True)
         return np.asarray(projected / np.maximum(length, 1e-6), np.float32)
 
     def _margins(self, embeddings: Array) -> Array:
-        """(..., 256) to (..., C): nearness to a class less nearness to everything else."""
+        """Return (..., C) of (..., 256): similarity to a class minus similarity to all else."""
         similarity = self._project(embeddings) @ self.prototypes.T * self.config.sharpness
         margins = np.zeros((*embeddings.shape[:-1], len(self.names)), np.float32)
         for index in range(len(self.names)):
@@ -245,7 +245,7 @@ def build_vocabulary(
         examples: the support set.
         model: digest of the model that embedded it.
         tile: side of the tiles the images were shown in; 0 for whole images.
-        config: how to make them; None takes the defaults.
+        config: parameters; None takes the defaults.
 
     Raises:
         ContractError: a class without an entity, or no cell of background.
@@ -271,16 +271,16 @@ def build_vocabulary(
         owners=np.zeros(0, np.int32),
         calibration=np.tile(np.array([1, 0], np.float32), (len(names), 1)),
     )
-    found = [
+    clusters = [
         cluster(
             vocabulary._project(_require_entities(examples.pooled(index), name)), config.prototypes
         )
         for index, name in enumerate(names)
     ]
-    found.append(cluster(vocabulary._project(empty), config.background))
-    owners = np.repeat([*range(len(names)), BACKGROUND], [len(group) for group in found])
+    clusters.append(cluster(vocabulary._project(empty), config.background))
+    owners = np.repeat([*range(len(names)), BACKGROUND], [len(group) for group in clusters])
     vocabulary = replace(
-        vocabulary, prototypes=np.concatenate(found), owners=owners.astype(np.int32)
+        vocabulary, prototypes=np.concatenate(clusters), owners=owners.astype(np.int32)
     )
     margins = vocabulary._margins(cells)
     curves = [fit_logistic(margins[:, i], coverage) for i, coverage in enumerate(coverages)]
@@ -288,7 +288,7 @@ def build_vocabulary(
 
 
 def _background_of(index: int) -> int:
-    """Owner of the background that was learnt with a class."""
+    """Return the owner of the background that was learnt with a class."""
     return BACKGROUND - 1 - index
 
 

@@ -30,7 +30,7 @@ def save_vocabulary(
     Args:
         vocabulary: what to save.
         path: the artifact's directory.
-        config: what to record beside it, such as the support set's names.
+        config: further entries to record, such as the support set's names.
         metrics: measured figures.
     """
     from safetensors.numpy import save_file
@@ -71,7 +71,7 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
             f"vocabulary {path}",
             got=f"one made with model {made_with[:12]}",
             expected=f"one made with model {model[:12]}",
-            fix="build it anew with this model, or give the model it was made with",
+            fix="build it again with this model, or give the model it was made with",
         )
     try:
         arrays = load_file(path / VOCABULARY_FILE)
@@ -87,5 +87,5 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
             str(path),
             got=f"an unreadable vocabulary ({error})",
             expected=f"{VOCABULARY_FILE} and its configuration",
-            fix="build it anew with this version",
+            fix="build it again with this version",
         ) from error

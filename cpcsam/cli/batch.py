@@ -1,6 +1,6 @@
-"""Segmenting many image files at once, and what is written about each.
+"""Concurrent segmentation of image files, with cached outputs.
 
-A folder for each image: `masks.json` (a COCO dataset, written last), and by choice `overlay.png`,
+Each image gets a folder: `masks.json` (a COCO dataset, written last), and optionally `overlay.png`,
 `masks/001.png` and so on in the order of the annotations, and `logits.npz`.
 """
 
@@ -26,7 +26,7 @@ from cpcsam.client.coco import coco_dataset, merge_coco
 from cpcsam.client.images import encode_image
 from cpcsam.client.overlay import draw_overlay
 from cpcsam.client.prompts import LowResMask
-from cpcsam.client.requests import Question
+from cpcsam.client.requests import SegmentRequest
 from cpcsam.client.results import SegmentResult
 from cpcsam.client.sync_client import SegmentationClient
 from cpcsam.errors import ConfigError, CpcSamError
@@ -39,27 +39,27 @@ from cpcsam.grpc_errors import (
 )
 from cpcsam.transforms import decode_image
 
-__all__ = ["Done", "Outputs", "merge_outputs", "read_logits", "segment_files"]
+__all__ = ["FileOutcome", "Outputs", "merge_outputs", "read_logits", "segment_files"]
 
-NOT_THE_IMAGES: Final = (
+FATAL_ERRORS: Final = (
     AuthenticationError,
     ForbiddenError,
     NotFoundError,
     PreconditionError,
     UnavailableError,
 )
-"""Errors that every further image would meet as well."""
+"""Errors that are not specific to an image and end the run."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written, and where.
+    """Selection of outputs and their folder.
 
     Attributes:
-        folder: holds the folders of the images.
-        overlay: whether to draw `overlay.png`.
-        png: whether to write each mask as a PNG file of one bit a pixel.
-        overwrite: whether to ask again where the same question is answered already.
+        folder: parent of the folders of the images.
+        overlay: whether to write `overlay.png`.
+        png: whether to write each mask as a PNG file with one bit per pixel.
+        overwrite: whether to segment images again whose output is up to date.
     """
 
     folder: Path
@@ -69,13 +69,13 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Done:
-    """What became of one image.
+class FileOutcome:
+    """Outcome of an image file.
 
     Attributes:
         image: the image.
-        scores: of its masks; None where an earlier answer was kept.
-        error: why there is no answer.
+        scores: of its masks; None if the existing output was up to date.
+        error: of the failed request, if any.
     """
 
     image: ImagePath
@@ -86,29 +86,29 @@ class Done:
 def segment_files(
     client: SegmentationClient,
     images: Sequence[ImagePath],
-    question: Question,
+    request: SegmentRequest,
     outputs: Outputs,
     jobs: int,
-) -> Generator[Done, None, None]:
-    """Ask the same about many images, several at once; yields each as it is done.
+) -> Generator[FileOutcome, None, None]:
+    """Segment image files concurrently with the same request; yields outcomes as completed.
 
     Args:
-        client: that is asked; it is closed where the work is broken off.
+        client: connection to use; closed if the run is aborted.
         images: the files.
-        question: its image is not looked at.
-        outputs: what to write.
-        jobs: images in work at once.
+        request: its image is ignored.
+        outputs: files to write.
+        jobs: number of images processed concurrently.
 
     Raises:
-        CpcSamError: what every further image would meet as well.
+        CpcSamError: an error that is not specific to an image.
         OSError: an output cannot be written.
     """
     with ThreadPoolExecutor(jobs) as pool:
-        work: list[Future[Done]] = []
+        futures: list[Future[FileOutcome]] = []
         try:
             for image in images:
-                work.append(pool.submit(_segment_file, client, image, question, outputs))
-            for future in as_completed(work):
+                futures.append(pool.submit(_segment_file, client, image, request, outputs))
+            for future in as_completed(futures):
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -117,52 +117,52 @@ def segment_files(
 
 
 def merge_outputs(images: Sequence[ImagePath], folder: Path) -> dict[str, Any]:
-    """One COCO dataset of what was written about the images."""
+    """Merge the written `masks.json` files of the images into a single COCO dataset."""
     return merge_coco(
         json.loads((folder / image.name / "masks.json").read_text()) for image in images
     )
 
 
 def _segment_file(
-    client: SegmentationClient, image: ImagePath, question: Question, outputs: Outputs
-) -> Done:
+    client: SegmentationClient, image: ImagePath, request: SegmentRequest, outputs: Outputs
+) -> FileOutcome:
     folder = outputs.folder / image.name
     try:
         content = encode_image(image.path)
-        # What an output is made of: kept by a second run only if all of it is the same.
-        made_of = {
+        # The cache key of an output: a later run keeps it only if all of the key is equal.
+        cache_key = {
             "image_id": hashlib.sha256(content).hexdigest(),
             "question": hashlib.sha256(
-                segment_request(question).SerializeToString(deterministic=True)
+                segment_request(request).SerializeToString(deterministic=True)
             ).hexdigest(),
             "outputs": {"overlay": outputs.overlay, "png": outputs.png},
         }
-        if not outputs.overwrite and _made_of(folder / "masks.json") == made_of:
-            return Done(image)
-        result = client.ask(replace(question, image=content))
+        if not outputs.overwrite and _cache_key(folder / "masks.json") == cache_key:
+            return FileOutcome(image)
+        result = client.send(replace(request, image=content))
         dataset = coco_dataset(image.file_name, result)
-        dataset["info"]["made_of"] = made_of
+        dataset["info"]["made_of"] = cache_key
         overlay = draw_overlay(decode_image(content), result) if outputs.overlay else None
-    except NOT_THE_IMAGES:
+    except FATAL_ERRORS:
         raise
     except CpcSamError as error:
-        return Done(image, error=error)
+        return FileOutcome(image, error=error)
     _clear(folder)
     if overlay is not None:
         write_atomic(folder / "overlay.png", _png(overlay))
     if outputs.png:
         for number, (_, _, mask) in enumerate(result.each(), start=1):
             write_atomic(folder / f"masks/{number:03}.png", _png(Image.fromarray(mask.array)))
-    if question.low_res_masks:
+    if request.low_res_masks:
         write_atomic(folder / "logits.npz", _logits(result))
     for annotation, (_, _, mask) in zip(dataset["annotations"], result.each(), strict=True):
         if mask.rings is not None:
             annotation["rings"] = mask.rings
     write_atomic(folder / "masks.json", (json.dumps(dataset) + "\n").encode())
-    return Done(image, tuple(mask.score for _, _, mask in result.each()))
+    return FileOutcome(image, tuple(mask.score for _, _, mask in result.each()))
 
 
-def _made_of(file: Path) -> Any:
+def _cache_key(file: Path) -> Any:
     try:
         return json.loads(file.read_text())["info"]["made_of"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -170,7 +170,7 @@ def _made_of(file: Path) -> Any:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an earlier answer left, beginning with what says that it is whole."""
+    """Remove earlier outputs, first `masks.json`, which marks them as complete."""
     for file in ("masks.json", "overlay.png", "logits.npz"):
         (folder / file).unlink(missing_ok=True)
     for mask in folder.glob("masks/[0-9]*.png"):
@@ -184,7 +184,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _logits(result: SegmentResult) -> bytes:
-    """`low_res_masks` (N, 4G, 4G) and `parts` (N, 4), XYXY or NaN for the whole image."""
+    """Serialise `low_res_masks` (N, 4G, 4G) and `parts` (N, 4), XYXY or NaN for all, as .npz."""
     masks = [mask.low_res_mask for _, _, mask in result.each() if mask.low_res_mask is not None]
     file = io.BytesIO()
     np.savez(
@@ -196,11 +196,11 @@ def _logits(result: SegmentResult) -> bytes:
 
 
 def read_logits(file: Path) -> list[LowResMask]:
-    """The masks of a `logits.npz`, in its order.
+    """Read the masks of a `logits.npz`, in order.
 
     Raises:
-        ConfigError: no such file.
-        ContractError: no such logits.
+        ConfigError: the file is missing or not such an archive.
+        ContractError: the logits are not square.
     """
     try:
         with np.load(file) as arrays:
@@ -213,6 +213,6 @@ def read_logits(file: Path) -> list[LowResMask]:
             fix="correct the path",
         ) from error
     return [
-        LowResMask.of_logits(one, None if np.isnan(part).any() else tuple(part.tolist()))
-        for one, part in zip(logits, parts, strict=True)
+        LowResMask.of_logits(mask, None if np.isnan(part).any() else tuple(part.tolist()))
+        for mask, part in zip(logits, parts, strict=True)
     ]

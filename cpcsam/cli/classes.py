@@ -1,4 +1,4 @@
-"""`cpcsam classes`: list, teach and forget the classes that the server knows by name."""
+"""Command `cpcsam classes`: list, add and remove the classes that the server knows by name."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ examples:
   cpcsam classes add nucleus --example scan.tif scan-labels.tif --tile-size 128
   cpcsam classes remove nucleus"""
 ADD: Final = """\
-Teach a class by a few annotated images in which all its entities are marked. It is known at once.
+Add a class from a few images in which all its entities are annotated. It can be used immediately.
 
-LABELS is a picture of the image's size, a grey PNG or TIFF with 8 or 16 bits: 0 for background, and
-a number of its own for each entity."""
+LABELS is a label image of the image's size, a greyscale PNG or TIFF with 8 or 16 bits: 0 for
+background, and a distinct number for each entity."""
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
-    text = "list, teach and forget the classes that the server knows by name"
+    """Add the command to the parser."""
+    text = "list, add and remove the classes that the server knows by name"
     parser = commands.add_parser(
         "classes", help=text, description=text.capitalize() + ".", epilog=EXAMPLES
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="list|add|remove")
 
-    every = kinds.add_parser(
-        "list", help="name the classes", epilog="examples:\n  cpcsam classes list"
+    listing = kinds.add_parser(
+        "list", help="list the classes", epilog="examples:\n  cpcsam classes list"
     )
-    every.set_defaults(run=_list)
+    listing.set_defaults(run=_list)
 
-    add = kinds.add_parser("add", help="teach a class", description=ADD, epilog=EXAMPLES)
+    add = kinds.add_parser("add", help="add a class", description=ADD, epilog=EXAMPLES)
     add.set_defaults(run=_add)
     add.add_argument("name", metavar="NAME", help="of the class")
     add.add_argument(
@@ -55,18 +55,18 @@ def add_to(commands: Commands) -> None:
         required=True,
         type=Path,
         metavar=("IMAGE", "LABELS"),
-        help="an image and its annotation; may be given again",
+        help="an image and its annotation; may be repeated",
     )
-    text = "for the first class: look at tiles of so many pixels a side (whole images)"
+    text = "for the first class: side of the tiles in pixels (default: whole images)"
     add.add_argument("--tile-size", type=count, default=0, metavar="N", help=text)
 
     remove = kinds.add_parser(
-        "remove", help="forget a class", epilog="examples:\n  cpcsam classes remove nucleus"
+        "remove", help="remove a class", epilog="examples:\n  cpcsam classes remove nucleus"
     )
     remove.set_defaults(run=_remove)
     remove.add_argument("name", metavar="NAME", help="of the class")
-    for one in (every, add, remove):
-        add_connection(one)
+    for subparser in (listing, add, remove):
+        add_connection(subparser)
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -88,15 +88,16 @@ def _remove(args: argparse.Namespace) -> None:
 
 
 def _print(classes: Iterable[ClassInfo]) -> None:
-    for one in classes:
-        print(f"{one.name}\t{one.prototypes} prototype{'' if one.prototypes == 1 else 's'}")
+    for entry in classes:
+        plural = "" if entry.prototypes == 1 else "s"
+        print(f"{entry.name}\t{entry.prototypes} prototype{plural}")
 
 
 def _read_labels(file: Path) -> NDArray[Any]:
-    """An (H, W) label image.
+    """Read an (H, W) integer label image.
 
     Raises:
-        DataError: no such picture, or nothing is marked in it.
+        DataError: the file is not a label image, or has no entity.
     """
     from PIL import Image
 
@@ -116,6 +117,6 @@ def _no_labels(file: Path, got: str) -> DataError:
     return DataError.of(
         str(file),
         got=got,
-        expected="a grey picture, 0 for background and a number for each entity",
+        expected="a greyscale image, 0 for background and a number for each entity",
         fix="give a label image",
     )

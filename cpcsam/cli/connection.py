@@ -1,4 +1,4 @@
-"""Options that the commands share: how the gateway is reached."""
+"""Connection options shared by the commands: address, TLS, token and timeout."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
 __all__ = ["Commands", "add_connection", "connect"]
 
 Commands = Any
-"""What argparse's add_subparsers returns, which has no public name."""
+"""Type of argparse's `add_subparsers` result, which has no public name."""
 
 TOKEN_VARIABLE: Final = "CPCSAM_TOKEN"
 
 
 def add_connection(parser: ArgumentParser) -> None:
-    """Add the options that `connect` reads."""
+    """Add the connection options, which `connect` reads."""
     group = parser.add_argument_group("the gateway")
     group.add_argument(
-        "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="where it is (%(default)s)"
+        "--address", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="its address (%(default)s)"
     )
-    group.add_argument("--tls", action="store_true", help="speak TLS")
-    text = "trust these certificates, PEM (the system's); implies --tls"
+    group.add_argument("--tls", action="store_true", help="use TLS")
+    text = "trusted certificates, PEM (the system's); implies --tls"
     group.add_argument("--ca", type=Path, metavar="FILE", help=text)
     text = f"file that holds the bearer token (the variable {TOKEN_VARIABLE})"
     group.add_argument("--token-file", type=Path, metavar="FILE", help=text)
-    text = "seconds for one call, tries again included (%(default)s)"
+    text = "time limit of a call in seconds, retries included (%(default)s)"
     group.add_argument("--timeout", type=positive, default=60.0, metavar="S", help=text)
 
 
 def connect(args: argparse.Namespace) -> SegmentationClient:
-    """A client, as the options say.
+    """Open a client with the connection options.
 
     Raises:
         ConfigError: the token or the certificates cannot be read.

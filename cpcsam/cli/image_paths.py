@@ -1,4 +1,4 @@
-"""Files, folders and globs as the images that they mean, each with a name for its outputs."""
+"""Expansion of files, folders and globs to image files, each with a name for its outputs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", "
 
 @dataclass(frozen=True)
 class ImagePath:
-    """An image file.
+    """Image file of a run.
 
     Attributes:
         path: of the file.
-        file_name: its path below the folder that holds all images of a run, with slashes.
-        name: the same without its suffix, unless another file differs by that alone.
+        file_name: POSIX path relative to the common folder of the run's images.
+        name: the same without its suffix, unless another file differs by the suffix alone.
     """
 
     path: Path
@@ -33,18 +33,18 @@ class ImagePath:
 
 
 def find_images(sources: Sequence[str]) -> list[ImagePath]:
-    """Find the images of files, folders (with all below them) and globs (** too), in sorted order.
+    """Find image files in files, folders (recursively) and globs (with **), in sorted order.
 
-    A file that is named itself is taken whatever it is; of others, those with the suffix of an
-    image, but for hidden files and the pictures that `segment_files` wrote.
+    An explicitly named file is always taken. Folders and globs are filtered by image suffix,
+    without hidden files and the images that `segment_files` wrote.
 
     Args:
-        sources: as given on a command line.
+        sources: paths and globs, as on a command line.
 
     Raises:
-        ConfigError: a source that is not there, or holds no image.
+        ConfigError: a source does not exist or holds no image.
     """
-    found: dict[Path, None] = {}
+    unique: dict[Path, None] = {}
     roots: list[Path] = []
     for source in sources:
         root, files = _search(source)
@@ -56,9 +56,9 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
                 fix="correct the path",
             )
         roots.append(Path(os.path.abspath(root)))
-        found |= dict.fromkeys(Path(os.path.abspath(file)) for file in files)
+        unique |= dict.fromkeys(Path(os.path.abspath(file)) for file in files)
     shared = Path(os.path.commonpath(roots))
-    inside = {file: file.relative_to(shared) for file in sorted(found)}
+    inside = {file: file.relative_to(shared) for file in sorted(unique)}
     stems = Counter(path.with_suffix("") for path in inside.values())
     return [
         ImagePath(
@@ -71,7 +71,7 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
 
 
 def _search(source: str) -> tuple[Path, list[Path]]:
-    """The folder that a source is about, and its files."""
+    """Return the root folder of a source and its image files."""
     path = Path(source)
     if path.is_dir():
         return path, list(_images(path.rglob("*"), path))
@@ -102,7 +102,7 @@ def _images(files: Iterator[Path], root: Path) -> Iterator[Path]:
 
 
 def _is_output(file: Path) -> bool:
-    """Whether a picture is one that `segment_files` wrote."""
+    """Return whether an image was written by `segment_files`."""
     if file.parent.name == "masks" and file.stem.isdigit():
         return (file.parent.parent / "masks.json").exists()
     return file.name == "overlay.png" and file.with_name("masks.json").exists()

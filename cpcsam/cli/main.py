@@ -1,15 +1,14 @@
-"""Command line: segment images, teach classes, and see whether the server is well."""
+"""Command line of the client: segment images, manage classes, show the server's status."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import cpcsam
 from cpcsam.cli import classes as cli_classes
 from cpcsam.cli import segment as cli_segment
 from cpcsam.cli import status as cli_status
-from cpcsam.commands import ArgumentParser, exit_code_of
+from cpcsam.commands import ArgumentParser, run_command
 
 __all__ = ["main"]
 
@@ -23,18 +22,13 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
+    """Run the command and return its exit code.
 
     Returns:
-        0 when done, 1 if a package is missing, 2 after an error, told in one line, 3 where some
-        images failed, told in one line each, 130 after Ctrl-C.
+        0 on success, 1 if a package is missing, 2 after an error, 3 if some images failed (each
+        failure is a line on stderr), 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
-    try:
-        return exit_code_of(lambda: args.run(args), f"cpcsam {args.command}")
-    except KeyboardInterrupt:
-        sys.stderr.write(f"cpcsam {args.command}: interrupted\n")
-        return 130
+    return run_command(_parser(), lambda args: args.run(args), argv)
 
 
 def _parser() -> ArgumentParser:
@@ -47,4 +41,6 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in (cli_segment, cli_status, cli_classes):
         command.add_to(commands)
+    for subparser in commands.choices.values():
+        subparser.set_defaults(prog=subparser.prog)
     return parser

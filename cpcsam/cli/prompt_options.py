@@ -1,7 +1,7 @@
-"""Prompts on a command line, read in the order of their options.
+"""Prompt options of the command line, parsed in order.
 
-`--click` and `--box` each begin a prompt of their own; `--also` and `--negative` add a click to the
-prompt begun last.
+`--click` and `--box` each start a new prompt; `--also` and `--negative` add a point to the last
+prompt.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ __all__ = ["add_prompts"]
 
 
 def add_prompts(parser: ArgumentParser) -> None:
-    """Add the options; they make `prompts`, a tuple."""
+    """Add the prompt options, which fill `prompts`, a tuple."""
     parser.set_defaults(prompts=())
-    group = parser.add_argument_group("what prompts point at")
+    group = parser.add_argument_group("prompts")
     for option, numbers, text in (
         ("--click", "X,Y", "a new prompt: a point on the entity"),
         ("--box", "X0,Y0,X1,Y1", "a new prompt: a box around the entity"),
         ("--also", "X,Y", "a further point on the entity"),
-        ("--negative", "X,Y", "a point beside the entity"),
+        ("--negative", "X,Y", "a background point, outside of the entity"),
     ):
         group.add_argument(option, action=_AddToPrompts, metavar=numbers, help=text)
 
 
 class _AddToPrompts(argparse.Action):
-    """Begin a prompt or add to the last one; argparse calls it in the order of the options."""
+    """Start a prompt or extend the last; argparse calls it in the order of the options."""
 
     def __call__(
         self,
@@ -40,7 +40,7 @@ class _AddToPrompts(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        """Read the numbers of one option."""
+        """Parse the coordinates of an option."""
         form = str(self.metavar)
         numbers = _numbers(str(values))
         if len(numbers) != form.count(",") + 1:

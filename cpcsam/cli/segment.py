@@ -1,4 +1,4 @@
-"""`cpcsam segment`: files, folders and globs, by prompts, class names or everything."""
+"""Command `cpcsam segment`: files, folders and globs, by prompts, class names or everything."""
 
 from __future__ import annotations
 
@@ -19,29 +19,28 @@ from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cpcsam.cli.batch import Done
-    from cpcsam.client.requests import Question
+    from cpcsam.cli.batch import FileOutcome
+    from cpcsam.client.requests import SegmentRequest
     from cpcsam.client.sync_client import SegmentationClient
 
 __all__ = ["add_to"]
 
 DESCRIPTION: Final = """\
-Segment images: files, folders with all below them, and globs ("scans/**/*.png", quoted).
+Segment images: files, folders (recursively), and quoted globs such as "scans/**/*.png".
 
-For each image a folder of its name is written below DIR: masks.json, a COCO dataset with run
-lengths, score, stability, area and prompt; and overlay.png, the image with masks, clicks and
-scores. Names mirror the paths below the folder that holds all images. DIR/coco.json joins what was
-written about several.
+Each image gets a folder of its name in DIR: masks.json, a COCO dataset with RLE, score, stability,
+area and prompt; and overlay.png, the image with masks, points and scores. Names mirror the paths
+relative to the common folder of the images. DIR/coco.json merges the datasets of several images.
 
-An image that fails is named and left out, and the exit code is 3. Run it again to go on after an
-interruption: what the same question about the same image has already made is kept."""
+A failed image is reported and left out, and the exit code is 3. An interrupted run can be resumed:
+outputs of the same request for the same image are kept."""
 EXAMPLES: Final = """\
 examples:
   cpcsam segment cells.png --click 120,80
   cpcsam segment cells.png --click 120,80 --click 40,200           two entities
-  cpcsam segment cells.png --click 120,80 --negative 150,80        one entity, without what is there
+  cpcsam segment cells.png --click 120,80 --negative 150,80        one entity and a background point
   cpcsam segment cells.png --box 90,60,160,110 --also 100,100      one entity, box and click
-  cpcsam segment cells.png --click 120,80 --mask-selection all     whole, part and part of a part
+  cpcsam segment cells.png --click 120,80 --mask-selection all     whole, part and subpart
   cpcsam segment scans/ --class nucleus --out out/scans --jobs 8   all entities of a class
   cpcsam segment "scans/**/*.tif" --everything --tile-size 512     everything, in tiles
   cpcsam segment cells.png --click 120,80 --logits                 and then, to improve on it:
@@ -51,7 +50,7 @@ Coordinates are pixels of the upright image from its top left corner."""
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "segment",
         help="segment files, folders and globs",
@@ -61,89 +60,92 @@ def add_to(commands: Commands) -> None:
     parser.set_defaults(run=_run)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder or a glob")
     add_prompts(parser)
-    prompts = parser.add_argument_group("how prompts are answered")
+    prompts = parser.add_argument_group("masks of prompts")
     prompts.add_argument(
         "--mask-selection",
         choices=[choice.name.lower() for choice in MaskSelection],
         default=MaskSelection.SINGLE.name.lower(),
-        help="for a prompt: the single mask, the best of three, or all three (%(default)s)",
+        help="masks per prompt: the single mask, the best of three, or all three (%(default)s)",
     )
-    text = "improve on these masks, one for each prompt: a logits.npz that --logits wrote"
+    text = "refine these masks, one per prompt: a logits.npz that --logits wrote"
     prompts.add_argument("--mask-input", type=Path, metavar="FILE", help=text)
 
-    found = parser.add_argument_group("or what is found (the server has the defaults)")
-    text = "all entities of a class that the server knows; may be given again"
-    found.add_argument("--class", dest="classes", action="append", metavar="NAME", help=text)
-    text = "everything that a grid of clicks hits"
-    found.add_argument("--everything", action="store_true", help=text)
-    text = "least predicted IoU of a mask, 0 to 1"
-    found.add_argument("--min-iou", type=share, metavar="X", help=text)
-    text = "with --class: least probability of the class at a place, 0 to 1"
-    found.add_argument("--threshold", type=share, metavar="X", help=text)
-    text = "with --everything: least stability of a mask, 0 to 1"
-    found.add_argument("--min-stability", type=share, metavar="X", help=text)
-    text = "with --everything: clicks along each side of the grid"
-    found.add_argument("--points-per-side", type=count, metavar="N", help=text)
-    text = "with --everything: least pixels of a mask"
-    found.add_argument("--min-area", type=count, metavar="N", help=text)
+    search = parser.add_argument_group("classes or everything, instead of prompts")
+    text = "all entities of a class that the server knows; may be repeated"
+    search.add_argument("--class", dest="classes", action="append", metavar="NAME", help=text)
+    text = "everything, by the automatic mask generator"
+    search.add_argument("--everything", action="store_true", help=text)
+    text = "minimum predicted IoU of a mask, 0 to 1"
+    search.add_argument("--min-iou", type=share, metavar="X", help=text)
+    text = "with --class: minimum class probability at a point prompt, 0 to 1"
+    search.add_argument("--threshold", type=share, metavar="X", help=text)
+    text = "with --everything: minimum stability score of a mask, 0 to 1"
+    search.add_argument("--min-stability", type=share, metavar="X", help=text)
+    text = "with --everything: points along each side of the grid"
+    search.add_argument("--points-per-side", type=count, metavar="N", help=text)
+    text = "with --everything: minimum number of pixels of a mask"
+    search.add_argument("--min-area", type=count, metavar="N", help=text)
 
-    tiles = parser.add_argument_group("large images, not with --class")
-    text = "look at overlapping tiles of so many pixels a side, enlarged (the whole image)"
+    tiles = parser.add_argument_group("tiles of large images, not with --class")
+    text = "side of overlapping tiles in pixels, each enlarged (default: the whole image)"
     tiles.add_argument("--tile-size", type=count, default=0, metavar="N", help=text)
-    text = "by which they overlap, as a part of their side"
+    text = "overlap of tiles, as a fraction of their side"
     tiles.add_argument("--tile-overlap", type=share, metavar="X", help=text)
 
-    outputs = parser.add_argument_group("what is written")
+    outputs = parser.add_argument_group("outputs")
     outputs.add_argument(
-        "--out", type=Path, default=Path("out"), metavar="DIR", help="folder to write (%(default)s)"
+        "--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (%(default)s)"
     )
     outputs.add_argument("--no-overlay", action="store_true", help="no overlay.png")
-    text = "each mask as masks/NUMBER.png too, in the order of masks.json"
+    text = "also write each mask as masks/NUMBER.png, in the order of masks.json"
     outputs.add_argument("--png", action="store_true", help=text)
-    text = "outlines along the sides of pixels as `rings` in masks.json too"
+    text = "also write polygons along pixel edges, as `rings` in masks.json"
     outputs.add_argument("--polygons", action="store_true", help=text)
-    text = "logits.npz too, for --mask-input; with prompts"
+    text = "also write logits.npz, for --mask-input; with prompts"
     outputs.add_argument("--logits", action="store_true", help=text)
-    outputs.add_argument("--overwrite", action="store_true", help="keep no earlier answer")
-    text = "images in work at once (%(default)s)"
+    text = "segment again even if the output is up to date"
+    outputs.add_argument("--overwrite", action="store_true", help=text)
+    text = "number of images processed concurrently (%(default)s)"
     outputs.add_argument("--jobs", type=count, default=4, metavar="N", help=text)
-    outputs.add_argument("--quiet", action="store_true", help="show errors alone")
+    outputs.add_argument("--quiet", action="store_true", help="print errors only")
     add_connection(parser)
 
 
 def _run(args: argparse.Namespace) -> int:
+    import pycocotools.mask  # noqa: F401  a missing package fails before the first request
     from tqdm import tqdm
 
     from cpcsam.cli.batch import Outputs, merge_outputs, segment_files
     from cpcsam.cli.image_paths import find_images
 
-    question = _question(args)
+    request = _request(args)
     images = find_images(args.images)
     if args.mask_input is not None and len(images) > 1:
-        raise _wrong("--mask-input", f"{len(images)} images", "one image")
+        raise _wrong("--mask-input", f"{len(images)} images", "a single image")
     outputs = Outputs(args.out, not args.no_overlay, args.png, args.overwrite)
-    done: list[Done] = []
-    silent = True if args.quiet or len(images) == 1 else None  # None: silent where no terminal is
+    outcomes: list[FileOutcome] = []
+    # With None, tqdm shows the bar on a terminal only.
+    silent = True if args.quiet or len(images) == 1 else None
     with connect(args) as client, tqdm(total=len(images), unit="image", disable=silent) as bar:
-        _check_classes(client, question.classes)
-        work = segment_files(client, images, question, outputs, args.jobs)
+        _check_classes(client, request.classes)
+        work = segment_files(client, images, request, outputs, args.jobs)
         with contextlib.closing(work):
-            for one in work:
-                done.append(one)
+            for outcome in work:
+                outcomes.append(outcome)
                 bar.update()
-                if one.error is not None:
-                    told = " ".join(f"cpcsam segment: {one.image.path}: {one.error}".split())
-                    bar.write(told, file=sys.stderr)
+                if outcome.error is not None:
+                    message = f"cpcsam segment: {outcome.image.path}: {outcome.error}"
+                    bar.write(" ".join(message.split()), file=sys.stderr)
                 elif not args.quiet:
-                    bar.write(_line(one, args.out))
-    failed = {one.image for one in done if one.error is not None}
+                    bar.write(_summary(outcome, args.out))
+    failed = {outcome.image for outcome in outcomes if outcome.error is not None}
     if len(images) > 1 and len(failed) < len(images):
         from cpcsam.artifacts.manifest import write_atomic
 
-        whole = merge_outputs([image for image in images if image not in failed], args.out)
-        write_atomic(args.out / "coco.json", (json.dumps(whole) + "\n").encode())
+        merged = merge_outputs([image for image in images if image not in failed], args.out)
+        write_atomic(args.out / "coco.json", (json.dumps(merged) + "\n").encode())
         if not args.quiet:
-            kept = sum(one.error is None and one.scores is None for one in done)
+            kept = sum(outcome.error is None and outcome.scores is None for outcome in outcomes)
             print(
                 f"{len(images)} images: {len(images) - len(failed) - kept} segmented, {kept} kept, "
                 f"{len(failed)} failed; {args.out / 'coco.json'}"
@@ -152,42 +154,42 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check_classes(client: SegmentationClient, names: Sequence[str]) -> None:
-    """Refuse unknown names once, not for each image.
+    """Reject unknown class names before any image is sent.
 
     Raises:
-        ConfigError: the server does not know a name.
+        ConfigError: the server does not know a class.
     """
-    known = {one.name for one in client.classes()} if names else set()
+    known = {entry.name for entry in client.classes()} if names else set()
     for name in names:
         if name not in known:
-            told = ", ".join(sorted(known)) or "none, as the server knows no class"
+            expected = ", ".join(sorted(known)) or "none, as the server knows no class"
             raise ConfigError.of(
-                "--class", got=name, expected=told, fix="correct it, or cpcsam classes add"
+                "--class", got=name, expected=expected, fix="correct it, or cpcsam classes add"
             )
 
 
-def _question(args: argparse.Namespace) -> Question:
-    """What the options ask, about no image yet.
+def _request(args: argparse.Namespace) -> SegmentRequest:
+    """Build the request of the options, without an image.
 
     Raises:
-        ConfigError: options that do not go together.
+        ConfigError: the options are incompatible.
     """
     from cpcsam.client.masks import MaskFormat
-    from cpcsam.client.requests import ClassSearch, Everything, Question
+    from cpcsam.client.requests import ClassSearch, Everything, SegmentRequest
 
-    asked = [
+    modes_given = [
         name
-        for name, wanted in (
+        for name, given in (
             ("prompts", args.prompts),
             ("--class", args.classes),
             ("--everything", args.everything),
         )
-        if wanted
+        if given
     ]
-    if len(asked) != 1:
-        told = " and ".join(asked) or "none"
-        raise _wrong("prompts", told, "--click X,Y or --box X0,Y0,X1,Y1, --class or --everything")
-    (mode,) = asked
+    if len(modes_given) != 1:
+        got = " and ".join(modes_given) or "none"
+        raise _wrong("prompts", got, "--click X,Y or --box X0,Y0,X1,Y1, --class or --everything")
+    (mode,) = modes_given
     for option, modes in (
         ("--threshold", ("--class",)),
         ("--points-per-side", ("--everything",)),
@@ -199,10 +201,10 @@ def _question(args: argparse.Namespace) -> Question:
         ("--tile-size", ("prompts", "--everything")),
         ("--tile-overlap", ("prompts", "--everything")),
     ):
-        given = getattr(args, option[2:].replace("-", "_"))
-        if given not in (None, False, 0) and mode not in modes:
-            raise _wrong(option, mode, f"{' or '.join(modes)} beside it")
-    return Question(
+        value = getattr(args, option[2:].replace("-", "_"))
+        if value not in (None, False, 0) and mode not in modes:
+            raise _wrong(option, mode, f"{' or '.join(modes)} with it")
+    return SegmentRequest(
         b"",
         _prompts(args),
         classes=args.classes or (),
@@ -226,14 +228,14 @@ def _question(args: argparse.Namespace) -> Question:
 
 
 def _prompts(args: argparse.Namespace) -> Any:
-    """The prompts, with their mask inputs."""
+    """Return the prompts, with their mask inputs."""
     if args.mask_input is None:
         return args.prompts
     from cpcsam.cli.batch import read_logits
 
     masks = read_logits(args.mask_input)
     if len(masks) != len(args.prompts):
-        raise _wrong("--mask-input", f"{len(masks)} masks", f"{len(args.prompts)}, one a prompt")
+        raise _wrong("--mask-input", f"{len(masks)} masks", f"{len(args.prompts)}, one per prompt")
     return tuple(
         replace(prompt, mask_input=mask) for prompt, mask in zip(args.prompts, masks, strict=True)
     )
@@ -243,11 +245,11 @@ def _wrong(what: str, got: str, expected: str) -> ConfigError:
     return ConfigError.of(what, got=got, expected=expected, fix="see cpcsam segment --help")
 
 
-def _line(done: Done, out: Path) -> str:
-    """What is told of an image that was answered."""
-    folder = out / done.image.name
-    if done.scores is None:
-        return f"{done.image.path}: kept, {folder}"
-    masks = f"{len(done.scores)} mask{'' if len(done.scores) == 1 else 's'}"
-    score = f" (mean score {statistics.fmean(done.scores):.3f})" if done.scores else ""
-    return f"{done.image.path}: {masks}{score}, {folder}"
+def _summary(outcome: FileOutcome, out: Path) -> str:
+    """Summarise a segmented image in a line."""
+    folder = out / outcome.image.name
+    if outcome.scores is None:
+        return f"{outcome.image.path}: kept, {folder}"
+    masks = f"{len(outcome.scores)} mask{'' if len(outcome.scores) == 1 else 's'}"
+    score = f" (mean score {statistics.fmean(outcome.scores):.3f})" if outcome.scores else ""
+    return f"{outcome.image.path}: {masks}{score}, {folder}"

@@ -1,4 +1,4 @@
-"""`cpcsam status`: the server's health, model and limits."""
+"""Command `cpcsam status`: the server's health, model and limits."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ examples:
 
 
 def add_to(commands: Commands) -> None:
-    """Add the command."""
+    """Add the command to the parser."""
     parser = commands.add_parser(
         "status",
         help="show the server's health, model and limits",
-        description="Show the server's health, model, classes and limits; fails if it is not well.",
+        description="Show the server's health, model and limits; fails if it is not serving.",
         epilog=EXAMPLES,
     )
     parser.set_defaults(run=_run)
@@ -38,30 +38,31 @@ def add_to(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     with connect(args) as client:
-        told = client.describe()
+        description = client.describe()
         healthy = client.healthy()
     if args.json:
-        known = asdict(told) | {"mask_formats": [form.name for form in told.mask_formats]}
-        print(json.dumps({"address": args.address, "healthy": healthy, **known}, indent=2))
+        formats = [form.name for form in description.mask_formats]
+        report = {"address": args.address, "healthy": healthy, **asdict(description)}
+        print(json.dumps(report | {"mask_formats": formats}, indent=2))
     else:
-        _print(args.address, healthy, told)
+        _print(args.address, healthy, description)
     if not healthy:
         raise ServingError.of(
             "health", got="not serving", expected="serving", fix="see the gateway's log"
         )
 
 
-def _print(address: str, healthy: bool, told: Description) -> None:
+def _print(address: str, healthy: bool, description: Description) -> None:
     print(f"address   {address}")
     print(f"health    {'serving' if healthy else 'not serving'}")
-    model = f"{told.model_size}, {told.image_size} px"
-    print(f"model     {told.model_name} {told.model_version} ({model})")
-    if told.digest:
-        print(f"digest    {told.digest}")
-    print(f"versions  gateway {told.gateway_version}, Triton {told.triton_version}")
-    print(f"classes   {', '.join(told.classes) or 'none'}")
-    print(f"formats   {', '.join(told.image_formats)}")
-    for name, limit in told.limits.items():
+    model = f"{description.model_size}, {description.image_size} px"
+    print(f"model     {description.model_name} {description.model_version} ({model})")
+    if description.digest:
+        print(f"digest    {description.digest}")
+    print(f"versions  gateway {description.gateway_version}, Triton {description.triton_version}")
+    print(f"classes   {', '.join(description.classes) or 'none'}")
+    print(f"formats   {', '.join(description.image_formats)}")
+    for name, limit in description.limits.items():
         print(
             f"limit     {name} {limit:g}"
             if isinstance(limit, float)

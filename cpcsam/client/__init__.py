@@ -5,7 +5,9 @@
     with SegmentationClient("127.0.0.1:50051") as client:
         result = client.segment("cells.png", [Prompt.click(120, 80)])
 
-The names are imported on first use, so `import cpcsam.client` itself needs no third-party package.
+The names are imported on first use (PEP 562), so `import cpcsam.client` itself needs no third-party
+package. The clients need numpy, grpcio and protobuf; encoding arrays and decoding masks needs the
+extra `client` (Pillow, pycocotools). Nothing here needs torch.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cpcsam.client.async_client import AsyncSegmentationClient
+    from cpcsam.client.coco import coco_dataset, merge_coco
     from cpcsam.client.images import ImageId, ImageLike, encode_image
     from cpcsam.client.masks import Mask, MaskFormat
+    from cpcsam.client.overlay import draw_overlay
     from cpcsam.client.prompts import LowResMask, Prompt
-    from cpcsam.client.requests import ClassSearch, Everything, Example, Question
+    from cpcsam.client.requests import ClassSearch, Everything, Example, Question, SegmentRequest
     from cpcsam.client.results import ClassInfo, Description, SegmentResult
+    from cpcsam.client.supervision_adapter import detections_of
     from cpcsam.client.sync_client import SegmentationClient
     from cpcsam.contract import MaskSelection
 
@@ -38,28 +43,42 @@ __all__ = [
     "MaskSelection",
     "Prompt",
     "Question",
+    "SegmentRequest",
     "SegmentResult",
     "SegmentationClient",
+    "coco_dataset",
+    "detections_of",
+    "draw_overlay",
     "encode_image",
+    "merge_coco",
 ]
 
-_MODULES = {
+_NAMES_BY_MODULE = {
     "cpcsam.client.async_client": ("AsyncSegmentationClient",),
+    "cpcsam.client.coco": ("coco_dataset", "merge_coco"),
     "cpcsam.client.images": ("ImageId", "ImageLike", "encode_image"),
     "cpcsam.client.masks": ("Mask", "MaskFormat"),
+    "cpcsam.client.overlay": ("draw_overlay",),
     "cpcsam.client.prompts": ("LowResMask", "Prompt"),
-    "cpcsam.client.requests": ("ClassSearch", "Everything", "Example", "Question"),
+    "cpcsam.client.requests": (
+        "ClassSearch",
+        "Everything",
+        "Example",
+        "Question",
+        "SegmentRequest",
+    ),
     "cpcsam.client.results": ("ClassInfo", "Description", "SegmentResult"),
+    "cpcsam.client.supervision_adapter": ("detections_of",),
     "cpcsam.client.sync_client": ("SegmentationClient",),
     "cpcsam.contract": ("MaskSelection",),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

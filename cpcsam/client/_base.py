@@ -1,120 +1,101 @@
-"""What all clients of a gateway have, however they wait."""
+"""Transport interface and state shared by the blocking and the asyncio client."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from pathlib import Path
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 import grpc
 
-from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
-from cpcsam.client._image_cache import SentImages
+from cpcsam.client._channel import Endpoint
+from cpcsam.client._image_cache import ImageIdCache
 from cpcsam.client._retry import Attempts
-from cpcsam.client.requests import Question
+from cpcsam.client.requests import SegmentRequest
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
-__all__ = ["HEALTHY", "Caller", "Connection", "MessagesOf", "closed_error", "open_stub"]
+__all__ = ["HEALTHY", "BaseClient", "Connection", "RequestEncoder", "closed_error", "open_stub"]
 
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
-"""The standard health messages are one enum; spelled here, they need no further package."""
+"""The standard health messages hold a single enum; spelled out here, they need no other package."""
 HEALTHY: Final = b"\x08\x01"
 """HealthCheckResponse with status SERVING, serialised."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
-MessagesOf = Callable[[Question], pb.SegmentRequest | None]
+RequestEncoder = Callable[[SegmentRequest], pb.SegmentRequest | None]
 
 
 class Connection(Protocol):
-    """How calls reach the gateway, and how they wait."""
+    """Transport of a client: sends RPCs and waits, by blocking or by suspending."""
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Ask once.
+        """Send a unary RPC once, without retries.
 
         Raises:
-            grpc.RpcError: no answer.
+            grpc.RpcError: the RPC failed.
         """
 
     def stream(
-        self, method: str, messages: MessagesOf, questions: Any, timeout_s: float | None
+        self, method: str, encode: RequestEncoder, requests: Any, timeout_s: float | None
     ) -> AsyncGenerator[Any, None]:
-        """Send the messages of questions and yield the answers.
+        """Send encoded requests over a bidirectional stream and yield the responses.
 
         Raises:
             grpc.RpcError: the stream broke.
         """
 
-    async def pause(self, seconds: float) -> None:
-        """Wait."""
+    async def sleep(self, seconds: float) -> None:
+        """Wait for a number of seconds."""
 
-    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do work that takes the processor or a disk some time."""
+    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run CPU-bound or disk-bound work without blocking other tasks."""
 
 
 def open_stub(channel: Any) -> Any:
-    """The service's methods by name, and `CheckHealth`, over a channel of either kind."""
+    """Create the service stub, with `CheckHealth` added, on a blocking or asyncio channel."""
     stub: Any = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
     stub.CheckHealth = channel.unary_unary(HEALTH_CHECK)
     return stub
 
 
 def closed_error() -> ServingError:
-    """What a call on a closed client tells."""
-    return ServingError.of("client", got="a closed one", expected="an open one", fix="make another")
+    """Return the error of a call on a closed client."""
+    return ServingError.of(
+        "client", got="a closed client", expected="an open client", fix="make a new one"
+    )
 
 
-class Caller:
-    """What all clients of a gateway have.
-
-    Calls are tried again, within their time, while the gateway cannot be reached or is full.
-
-    An image is sent once: asked about again, it is only named, and sent anew if the server has
-    forgotten it.
+class BaseClient:
+    """State of a client: endpoint, time limit, retry policy and the cache of known image ids.
 
     Args:
-        address: HOST:PORT of the gateway.
-        timeout_s: longest time for one call, tries again included.
-        retry: whether to try again at all.
-        token: bearer token, where the gateway asks for one.
-        tls: whether the gateway speaks TLS.
-        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
-
-    Raises:
-        ConfigError: the token or the file of certificates cannot be used.
+        endpoint: the gateway.
+        connection: transport to it.
+        timeout_s: time limit of a call in seconds, retries included.
+        retry: whether failed calls are retried.
     """
 
     def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        *,
-        timeout_s: float = 60.0,
-        retry: bool = True,
-        token: str | None = None,
-        tls: bool = False,
-        ca: Path | None = None,
+        self, endpoint: Endpoint, connection: Connection, timeout_s: float, retry: bool
     ) -> None:
-        self._endpoint = Endpoint(address, token, tls, ca)
+        self._endpoint = endpoint
+        self._connection = connection
         self._timeout_s = timeout_s
         self._retry = retry
-        self._sent = SentImages()
-        self._connection = self._connect(self._endpoint)
-
-    def _connect(self, endpoint: Endpoint) -> Connection:
-        raise NotImplementedError
+        self._known_images = ImageIdCache()
 
     async def _call(self, method: str, request: Any) -> Any:
-        """Call until it succeeds, fails for good, or the time is over.
+        """Send a unary RPC with exponential backoff, within the time limit.
 
         Raises:
-            CpcSamError: as `segment`.
+            CpcSamError: a permanent failure, or the time limit is exceeded.
         """
         attempts = Attempts(self._endpoint.address, self._timeout_s, self._retry)
         while True:
             try:
                 return await self._connection.call(method, request, attempts.remaining_s)
             except grpc.RpcError as error:
-                pause_s = attempts.pause_after(error)
-            await self._connection.pause(pause_s)
+                backoff_s = attempts.backoff_after(error)
+            await self._connection.sleep(backoff_s)

@@ -1,4 +1,4 @@
-"""How a client reaches a gateway: address, TLS and token."""
+"""gRPC channels to a gateway: address, TLS and bearer token."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ OPTIONS: Final = (
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A gateway and how it is spoken to.
+    """Address and credentials of a gateway.
 
     Attributes:
         address: HOST:PORT.
         token: sent with every call; it does not show in the object's `repr`.
-        tls: whether to speak TLS, as the gateway must then as well.
-        ca: file of the certificates to trust, PEM; None trusts those of the system. Implies tls.
+        tls: whether the gateway speaks TLS.
+        ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
+
+    Raises:
+        ConfigError: the token has characters that HTTP cannot carry.
     """
 
     address: str = DEFAULT_ADDRESS
@@ -37,7 +40,7 @@ class Endpoint:
     ca: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a token that HTTP cannot carry."""
+        """Validate the token."""
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise ConfigError.of(
                 "token", got="other characters", expected="printable ASCII", fix="copy it again"
@@ -45,11 +48,11 @@ class Endpoint:
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with every call."""
+        """Metadata of every call: the authorization header, if there is a token."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
     def channel(self) -> grpc.Channel:
-        """A connection for callers that wait.
+        """Open a blocking channel.
 
         Raises:
             ConfigError: the certificates cannot be read.
@@ -60,7 +63,7 @@ class Endpoint:
         return grpc.secure_channel(self.address, credentials, options=OPTIONS)
 
     def async_channel(self) -> grpc.aio.Channel:
-        """A connection for the event loop that runs.
+        """Open an asyncio channel in the running event loop.
 
         Raises:
             ConfigError: the certificates cannot be read.
@@ -71,7 +74,7 @@ class Endpoint:
         return grpc.aio.secure_channel(self.address, credentials, options=OPTIONS)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """What TLS needs; None for plain text.
+        """Return TLS credentials; None for plain text.
 
         Raises:
             ConfigError: the certificates cannot be read.

@@ -1,4 +1,4 @@
-"""Which images a server should know, so that a client need not send them again."""
+"""FIFO cache of the image ids that a server knows, so that image bytes are sent only once."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ from typing import Final
 from cpcsam.client.images import ImageId, ImageLike, encode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 
-__all__ = ["SentImages", "with_image"]
+__all__ = ["ImageIdCache", "with_image"]
 
-REMEMBERED_IMAGES: Final = 4096
+MAX_IMAGE_IDS: Final = 4096
 
 
-class SentImages:
-    """Remembers the images that one server has answered about; may be shared by threads."""
+class ImageIdCache:
+    """Ids of the images that a server has answered requests for; thread-safe."""
 
     def __init__(self) -> None:
         self._ids: OrderedDict[str, None] = OrderedDict()
 
-    def ways(self, request: pb.SegmentRequest, image: ImageLike) -> list[pb.SegmentRequest]:
-        """Ways to ask about an image, to be tried in turn while the server does not know it.
+    def candidates(self, request: pb.SegmentRequest, image: ImageLike) -> list[pb.SegmentRequest]:
+        """Return requests to try in order: by cached image_id first, then with the image bytes.
 
         Args:
-            request: all but the image.
-            image: to be named if the server should know it, else sent.
+            request: without its image.
+            image: sent by id only if it is an ImageId.
 
         Raises:
             ContractError: the image cannot be sent.
         """
-        sent = with_image(request, image)
+        complete = with_image(request, image)
         if isinstance(image, ImageId):
-            return [sent]
-        image_id = ImageId(hashlib.sha256(sent.image_bytes).hexdigest())
-        return [with_image(request, image_id), sent] if image_id in self._ids else [sent]
+            return [complete]
+        image_id = ImageId(hashlib.sha256(complete.image_bytes).hexdigest())
+        known = image_id in self._ids
+        return [with_image(request, image_id), complete] if known else [complete]
 
-    def answered(self, response: pb.SegmentResponse) -> None:
-        """Remember an image that was answered about."""
+    def add(self, response: pb.SegmentResponse) -> None:
+        """Add the image of a response, evicting the oldest beyond the capacity."""
         self._ids[response.image_id] = None
-        while len(self._ids) > REMEMBERED_IMAGES:
+        while len(self._ids) > MAX_IMAGE_IDS:
             self._ids.popitem(last=False)
 
-    def forget(self, request: pb.SegmentRequest) -> None:
-        """Forget an image that the server did not know any more."""
+    def discard(self, request: pb.SegmentRequest) -> None:
+        """Remove the image of a request, if present, which the server no longer knows."""
         self._ids.pop(request.image_id, None)
 
 
 def with_image(request: pb.SegmentRequest, image: ImageLike) -> pb.SegmentRequest:
-    """A copy of a request, with its image.
+    """Copy a request and set its image, by id or as the bytes of a file.
 
     Raises:
         ContractError: the image cannot be sent.

@@ -1,7 +1,7 @@
-"""What a client can ask, written once for callers that wait and for asyncio.
+"""RPCs of the clients, written once as coroutines for both blocking and asyncio callers.
 
-Each call is a coroutine that awaits nothing but the caller's `Connection`. That of asyncio suspends
-it; that of waiting callers blocks instead, so that the coroutine runs through at once.
+Each method awaits only the client's `Connection`. The asyncio connection suspends; the blocking one
+never does, so that its coroutines run to completion synchronously.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 
 import grpc
 
-from cpcsam.client._base import HEALTHY, Caller
+from cpcsam.client._base import HEALTHY, BaseClient
 from cpcsam.client._protobuf import (
     add_class_request,
     classes_of,
@@ -20,193 +20,230 @@ from cpcsam.client._protobuf import (
     segment_request,
 )
 from cpcsam.client._retry import Attempts
-from cpcsam.client._stream import QuestionStream
+from cpcsam.client._stream import StreamSession
 from cpcsam.client.images import ImageLike
 from cpcsam.client.masks import MaskFormat
 from cpcsam.client.prompts import Prompt
-from cpcsam.client.requests import ClassSearch, Everything, Example, Question
+from cpcsam.client.requests import ClassSearch, Everything, Example, SegmentRequest
 from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import CpcSamError
 from cpcsam.grpc_errors import NotFoundError
 from cpcsam.v1 import segmentation_pb2 as pb
 
-__all__ = [
-    "add_class",
-    "ask",
-    "classes",
-    "describe",
-    "healthy",
-    "remove_class",
-    "segment",
-    "segment_stream",
-]
+__all__ = ["ClientMethods"]
 
 
-async def segment(
-    client: Caller,
-    image: ImageLike,
-    prompts: Sequence[Prompt] = (),
-    *,
-    classes: Sequence[str] = (),
-    class_search: ClassSearch | None = None,
-    everything: Everything | None = None,
-    mask_selection: MaskSelection = MaskSelection.SINGLE,
-    mask_format: MaskFormat = MaskFormat.COCO_RLE,
-    low_res_masks: bool = False,
-    tile_size: int = 0,
-    tile_overlap: float | None = None,
-    request_id: str = "",
-) -> SegmentResult:
-    """Segment what prompts point at, all entities of classes, or everything.
+class ClientMethods(BaseClient):
+    """Public calls of a client, as coroutines over its connection."""
 
-    The arguments are those of `Question`, where they are described.
+    async def segment(
+        self,
+        image: ImageLike,
+        prompts: Sequence[Prompt] = (),
+        *,
+        classes: Sequence[str] = (),
+        class_search: ClassSearch | None = None,
+        everything: Everything | None = None,
+        mask_selection: MaskSelection = MaskSelection.SINGLE,
+        mask_format: MaskFormat = MaskFormat.COCO_RLE,
+        low_res_masks: bool = False,
+        tile_size: int = 0,
+        tile_overlap: float | None = None,
+        request_id: str = "",
+    ) -> SegmentResult:
+        """Segment an image by prompts, by class names, or everything in it.
 
-    Raises:
-        ContractError: the image, a prompt or a name is wrong.
-        LimitError: the request is over a limit, or the gateway is full (FullError).
-        NotFoundError: the server does not know an ImageId any more.
-        AuthenticationError: the gateway asks for a token, and for another one than was given.
-        UnavailableError: the gateway, or the server behind it, cannot be reached.
-        DeadlineError: no answer within timeout_s.
-        ServingError: anything else went wrong in the service.
-    """
-    return await ask(
-        client,
-        Question(
-            image,
-            prompts,
-            classes=classes,
-            class_search=class_search,
-            everything=everything,
-            mask_selection=mask_selection,
-            mask_format=mask_format,
-            low_res_masks=low_res_masks,
-            tile_size=tile_size,
-            tile_overlap=tile_overlap,
-            request_id=request_id,
-        ),
-    )
+        Give exactly one of `prompts`, `classes` and `everything`.
 
+        Args:
+            image: (H, W, 3) uint8 RGB array, Pillow image, bytes or path of an image file, or the
+                `image_id` of an earlier result. Arrays and Pillow images are sent as PNG; encode
+                them once with `encode_image` when they are segmented repeatedly.
+            prompts: one per entity; coordinates are pixels of the original image, points (X, Y)
+                and boxes XYXY.
+            classes: names of classes that the server knows; finds all their entities.
+            class_search: thresholds of the class search, for `classes`.
+            everything: parameters of the automatic mask generator; `Everything()` takes the
+                server's defaults.
+            mask_selection: masks returned per prompt: the single mask, the best of three, or all.
+            mask_format: encoding of the returned masks.
+            low_res_masks: whether to return mask logits, (4G, 4G) float32, for use as a
+                `mask_input`; for `prompts` only.
+            tile_size: side of the overlapping tiles that a large image is split into, in pixels; 0
+                uses the whole image. Classes have the tile size that they were added with.
+            tile_overlap: overlap of neighbouring tiles, as a fraction of their side in [0, 1);
+                None uses the server's default.
+            request_id: appears in the result and in the gateway's log.
 
-async def ask(client: Caller, question: Question) -> SegmentResult:
-    """Ask as `segment` does.
+        Returns:
+            The masks of each prompt or found entity, with scores, boxes and areas in pixels of the
+            original image.
 
-    Raises:
-        CpcSamError: as `segment`.
-    """
-    request = segment_request(question)
-    *named, last = await client._connection.aside(client._sent.ways, request, question.image)
-    for way in named:
+        Raises:
+            ContractError: the image, a prompt or a name is invalid.
+            LimitError: the request exceeds a limit, or the gateway is full (FullError).
+            NotFoundError: the server no longer knows the ImageId, or does not know the class.
+            AuthenticationError: the gateway requires a token, and a different one than given.
+            UnavailableError: the gateway, or the server behind it, cannot be reached.
+            DeadlineError: no response within `timeout_s`.
+            ServingError: any other failure of the service.
+        """
+        return await self._send(
+            SegmentRequest(
+                image,
+                prompts,
+                classes=classes,
+                class_search=class_search,
+                everything=everything,
+                mask_selection=mask_selection,
+                mask_format=mask_format,
+                low_res_masks=low_res_masks,
+                tile_size=tile_size,
+                tile_overlap=tile_overlap,
+                request_id=request_id,
+            )
+        )
+
+    async def send(self, request: SegmentRequest) -> SegmentResult:
+        """Send a prepared request, as `segment` does with its arguments.
+
+        Args:
+            request: the image and the parameters of `segment`.
+
+        Returns:
+            The result, as of `segment`.
+
+        Raises:
+            CpcSamError: as `segment`.
+        """
+        return await self._send(request)
+
+    async def _send(self, request: SegmentRequest) -> SegmentResult:
+        message = segment_request(request)
+        *by_id, with_bytes = await self._connection.offload(
+            self._known_images.candidates, message, request.image
+        )
+        for candidate in by_id:
+            try:
+                return result_of(await self._call("Segment", candidate), request.prompts)
+            except NotFoundError:
+                self._known_images.discard(candidate)
+        response: pb.SegmentResponse = await self._call("Segment", with_bytes)
+        self._known_images.add(response)
+        return result_of(response, request.prompts)
+
+    async def ask(self, request: SegmentRequest) -> SegmentResult:
+        """Send a prepared request; alias of `send`.
+
+        Args:
+            request: as of `send`.
+
+        Returns:
+            The result, as of `segment`.
+
+        Raises:
+            CpcSamError: as `segment`.
+        """
+        return await self._send(request)
+
+    async def segment_stream(
+        self,
+        requests: Iterable[SegmentRequest] | AsyncIterable[SegmentRequest],
+        *,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[SegmentResult | CpcSamError, None]:
+        """Segment many images over one bidirectional stream, in the order of the requests.
+
+        Requests are consumed with backpressure, only as far ahead of the results as the server and
+        the connection buffer, so the iterable may be endless. The server bounds the time of each
+        request. A broken stream is not resumed.
+
+        Args:
+            requests: one per image, from an iterable or an asynchronous iterable.
+            timeout_s: time limit of the whole stream in seconds; None for no limit.
+
+        Yields:
+            The result of each request, or its error if that request alone failed.
+
+        Raises:
+            CpcSamError: as `segment`, if the stream itself fails.
+        """
+        limit_s = math.inf if timeout_s is None else timeout_s
+        attempts = Attempts(self._endpoint.address, limit_s, retry=False)
+        session = StreamSession()
+        answers = self._connection.stream("SegmentStream", session.encode, requests, timeout_s)
         try:
-            return result_of(await client._call("Segment", way), question.prompts)
-        except NotFoundError:
-            client._sent.forget(way)
-    response: pb.SegmentResponse = await client._call("Segment", last)
-    client._sent.answered(response)
-    return result_of(response, question.prompts)
-
-
-async def segment_stream(
-    client: Caller,
-    questions: Iterable[Question] | AsyncIterable[Question],
-    *,
-    timeout_s: float | None = None,
-) -> AsyncGenerator[SegmentResult | CpcSamError, None]:
-    """Ask about many images over one stream; yields the answers in the order of the questions.
-
-    Questions are taken no further ahead of the answers than the server reads and the connection
-    holds, so there may be any number of them. Each is bounded by the server's own time. A stream
-    that breaks is not taken up again.
-
-    Args:
-        client: that asks.
-        questions: one for each image; asyncio takes asynchronous iterables as well.
-        timeout_s: longest time for the whole stream; None for any.
-
-    Yields:
-        The answer, or the error of the one question that failed.
-
-    Raises:
-        CpcSamError: as `segment`, where the stream itself fails.
-    """
-    limit_s = math.inf if timeout_s is None else timeout_s
-    attempts = Attempts(client._endpoint.address, limit_s, retry=False)
-    stream = QuestionStream()
-    answers = client._connection.stream("SegmentStream", stream.take, questions, timeout_s)
-    try:
-        async for answer in answers:
-            client._sent.answered(answer.response)
-            for outcome in stream.outcomes(answer):
+            async for answer in answers:
+                self._known_images.add(answer.response)
+                for outcome in session.outcomes(answer):
+                    yield outcome
+            for outcome in session.remaining():
                 yield outcome
-        for outcome in stream.rest():
-            yield outcome
-    except grpc.RpcError as error:
-        raise attempts.failure(error) from error
-    finally:
-        await answers.aclose()
+        except grpc.RpcError as error:
+            raise attempts.failure(error) from error
+        finally:
+            await answers.aclose()
 
+    async def describe(self) -> Description:
+        """Return the served model, the limits and the defaults of the server.
 
-async def describe(client: Caller) -> Description:
-    """Ask which model answers, within which limits.
+        Raises:
+            CpcSamError: as `segment`.
+        """
+        return description_of(await self._call("Describe", pb.DescribeRequest()))
 
-    Raises:
-        CpcSamError: as `segment`.
-    """
-    return description_of(await client._call("Describe", pb.DescribeRequest()))
+    async def classes(self) -> tuple[ClassInfo, ...]:
+        """List the classes that the server knows.
 
+        Raises:
+            CpcSamError: as `segment`.
+        """
+        return classes_of(await self._call("ListClasses", pb.ListClassesRequest()))
 
-async def classes(client: Caller) -> tuple[ClassInfo, ...]:
-    """Ask which classes the server knows.
+    async def add_class(
+        self, name: str, examples: Sequence[Example], *, tile_size: int = 0
+    ) -> tuple[ClassInfo, ...]:
+        """Add a class from a few annotated images (few-shot, without training).
 
-    Raises:
-        CpcSamError: as `segment`.
-    """
-    return classes_of(await client._call("ListClasses", pb.ListClassesRequest()))
+        Args:
+            name: of the new class.
+            examples: a few images, each with all its entities of the class annotated.
+            tile_size: for the first class: side of the tiles that images are split into, in
+                pixels; small entities need small tiles. 0 uses whole images.
 
+        Returns:
+            All classes that the server knows now.
 
-async def add_class(
-    client: Caller, name: str, examples: Sequence[Example], *, tile_size: int = 0
-) -> tuple[ClassInfo, ...]:
-    """Teach a class by annotated images.
+        Raises:
+            ContractError: an example or the name is invalid.
+            ExistsError: a class of this name exists.
+            ForbiddenError: the token may not change classes.
+            PreconditionError: the gateway stores no classes.
+            CpcSamError: as `segment`.
+        """
+        request = await self._connection.offload(add_class_request, name, examples, tile_size)
+        return classes_of(await self._call("AddClass", request))
 
-    Args:
-        client: that asks.
-        name: of the new class.
-        examples: a few images with all entities of the class in them.
-        tile_size: for the first class: side of the tiles in which images are looked at, in
-            pixels; small entities need small tiles. 0 looks at whole images.
+    async def remove_class(self, name: str) -> tuple[ClassInfo, ...]:
+        """Remove a class from the server.
 
-    Returns:
-        All classes that the server now knows.
+        Args:
+            name: of the class.
 
-    Raises:
-        ExistsError: the class is known already.
-        ForbiddenError: the token may not change classes.
-        PreconditionError: the gateway keeps no classes.
-        CpcSamError: as `segment`.
-    """
-    request = await client._connection.aside(add_class_request, name, examples, tile_size)
-    return classes_of(await client._call("AddClass", request))
+        Returns:
+            The remaining classes.
 
+        Raises:
+            NotFoundError: there is no such class.
+            CpcSamError: as `add_class`.
+        """
+        return classes_of(await self._call("RemoveClass", pb.RemoveClassRequest(name=name)))
 
-async def remove_class(client: Caller, name: str) -> tuple[ClassInfo, ...]:
-    """Make the server forget a class.
-
-    Returns:
-        The classes that are left.
-
-    Raises:
-        NotFoundError: there is no such class.
-        CpcSamError: as `add_class`.
-    """
-    return classes_of(await client._call("RemoveClass", pb.RemoveClassRequest(name=name)))
-
-
-async def healthy(client: Caller) -> bool:
-    """Whether the gateway can be reached and says it can answer; asks once."""
-    try:
-        answer = await client._connection.call("CheckHealth", b"", client._timeout_s)
-    except grpc.RpcError:
-        return False
-    return bool(answer == HEALTHY)
+    async def healthy(self) -> bool:
+        """Return whether the gateway is reachable and reports that it serves; never retries."""
+        try:
+            answer = await self._connection.call("CheckHealth", b"", self._timeout_s)
+        except grpc.RpcError:
+            return False
+        return bool(answer == HEALTHY)

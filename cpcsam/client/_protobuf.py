@@ -1,4 +1,4 @@
-"""Between what the clients' callers give and get, and the messages of the API."""
+"""Conversions between the client's dataclasses and the protobuf messages of the API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from cpcsam.client.images import ImageId, encode_image
 from cpcsam.client.masks import Mask, MaskFormat, encode_run_lengths
 from cpcsam.client.prompts import XYXY, LowResMask, Prompt
-from cpcsam.client.requests import ClassSearch, Everything, Example, Question
+from cpcsam.client.requests import ClassSearch, Everything, Example, SegmentRequest
 from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import PointLabel
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -24,41 +24,41 @@ __all__ = [
 ]
 
 MASK_FORMATS: Final = frozenset(map(int, MaskFormat))
-"""A later server may know more."""
+"""Values that this client knows; a newer server may list more."""
 
 
-def segment_request(question: Question) -> pb.SegmentRequest:
-    """A request without its image."""
-    request = pb.SegmentRequest(
-        request_id=question.request_id,
-        prompts=[_prompt_message(prompt) for prompt in question.prompts],
-        mask_selection=pb.MaskSelection.Name(question.mask_selection.value),
-        classes=question.classes,
-        mask_format=pb.MaskFormat.Name(question.mask_format.value),
-        return_low_res_masks=question.low_res_masks,
-        tile_size=question.tile_size,
-        tile_overlap=question.tile_overlap,
+def segment_request(request: SegmentRequest) -> pb.SegmentRequest:
+    """Convert a request to its message, without the image."""
+    message = pb.SegmentRequest(
+        request_id=request.request_id,
+        prompts=[_prompt_message(prompt) for prompt in request.prompts],
+        mask_selection=pb.MaskSelection.Name(request.mask_selection.value),
+        classes=request.classes,
+        mask_format=pb.MaskFormat.Name(request.mask_format.value),
+        return_low_res_masks=request.low_res_masks,
+        tile_size=request.tile_size,
+        tile_overlap=request.tile_overlap,
     )
-    if question.class_search is not None:
-        request.class_search.CopyFrom(pb.ClassSearch(**question.class_search.given()))
-    if question.everything is not None:
-        request.everything.CopyFrom(pb.Everything(**question.everything.given()))
-    return request
+    if request.class_search is not None:
+        message.class_search.CopyFrom(pb.ClassSearch(**request.class_search.set_values()))
+    if request.everything is not None:
+        message.everything.CopyFrom(pb.Everything(**request.everything.set_values()))
+    return message
 
 
 def result_of(response: pb.SegmentResponse, prompts: Sequence[Prompt]) -> SegmentResult:
-    """The answer as callers get it.
+    """Convert a response to a result.
 
     Args:
-        response: the answer.
-        prompts: that were asked; where entities were found instead, their clicks take this place.
+        response: of the gateway.
+        prompts: of the request; if empty, a click on each found entity takes their place.
     """
-    found = [result.found_at for result in response.results if result.HasField("found_at")]
+    points = [result.found_at for result in response.results if result.HasField("found_at")]
     size = (response.original_size.height, response.original_size.width)
     return SegmentResult(
         request_id=response.request_id,
         original_size=size,
-        prompts=tuple(prompts) or tuple(Prompt.click(point.x, point.y) for point in found),
+        prompts=tuple(prompts) or tuple(Prompt.click(point.x, point.y) for point in points),
         masks=tuple(
             tuple(_mask(mask, size) for mask in result.masks) for result in response.results
         ),
@@ -75,7 +75,7 @@ def result_of(response: pb.SegmentResponse, prompts: Sequence[Prompt]) -> Segmen
 
 
 def description_of(response: pb.DescribeResponse) -> Description:
-    """What a server says of itself."""
+    """Convert the server's description."""
     limits = response.limits
     return Description(
         model_name=response.model.name,
@@ -105,7 +105,7 @@ def description_of(response: pb.DescribeResponse) -> Description:
 
 
 def add_class_request(name: str, examples: Sequence[Example], tile_size: int) -> pb.AddClassRequest:
-    """A request to teach a class; the arguments are those of `SegmentationClient.add_class`.
+    """Build the message that adds a class, from the arguments of `SegmentationClient.add_class`.
 
     Raises:
         ContractError: an image or its annotation cannot be sent.
@@ -116,7 +116,7 @@ def add_class_request(name: str, examples: Sequence[Example], tile_size: int) ->
 
 
 def classes_of(response: pb.ListClassesResponse) -> tuple[ClassInfo, ...]:
-    """The classes that a server lists."""
+    """Convert the list of known classes."""
     return tuple(ClassInfo(known.name, known.prototypes) for known in response.classes)
 
 

@@ -1,4 +1,9 @@
-"""When a client tries a call again, and what it tells when it gives up."""
+"""Retries with jittered exponential backoff and server pushback, bounded by a deadline.
+
+Tried instead: gRPC's `retryPolicy` clamps `maxAttempts` at 5, so it gives up within a second on a
+gateway that restarts, and it retries RESOURCE_EXHAUSTED without pushback, which is permanent here.
+`google.api_core.retry` ignores pushback and installs requests, google-auth and OpenTelemetry.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +18,18 @@ from cpcsam.grpc_errors import error_of_status
 
 __all__ = ["Attempts"]
 
-FIRST_PAUSE_S: Final = 0.1
-LONGEST_PAUSE_S: Final = 2.0
+INITIAL_BACKOFF_S: Final = 0.1
+MAX_BACKOFF_S: Final = 2.0
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 
 
 class Attempts:
-    """The attempts at one call: again and again while the gateway is away or full, within a time.
+    """Retry state of a call: retried while the gateway is unreachable or full, until a deadline.
 
     Args:
         address: of the gateway, for messages.
-        timeout_s: for all attempts together.
-        retry: whether there may be more than one.
+        timeout_s: time limit of all attempts together, in seconds.
+        retry: whether failures are retried at all.
     """
 
     def __init__(self, address: str, timeout_s: float, retry: bool) -> None:
@@ -32,44 +37,44 @@ class Attempts:
         self._timeout_s = timeout_s
         self._retry = retry
         self._deadline = time.monotonic() + timeout_s
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff_s = INITIAL_BACKOFF_S
 
     @property
     def remaining_s(self) -> float:
-        """Seconds that are left for the next attempt."""
+        """Seconds until the deadline, at least a millisecond."""
         return max(self._deadline - time.monotonic(), 1e-3)
 
-    def pause_after(self, error: Any) -> float:
-        """Seconds to wait before the next attempt.
+    def backoff_after(self, error: Any) -> float:
+        """Return the seconds to wait before the next attempt.
 
         Args:
-            error: the `grpc.RpcError` that ended the last one.
+            error: the `grpc.RpcError` of the last attempt.
 
         Raises:
-            CpcSamError: there is no sense in another attempt, or no time.
+            CpcSamError: the failure is permanent, or the wait would pass the deadline.
         """
         status, pushback_s = error.code(), _pushback_s(error)
-        pause_s = self._pause_s * random.uniform(0.5, 1.0) + (pushback_s or 0)
-        again = status is grpc.StatusCode.UNAVAILABLE or pushback_s is not None
-        if not (again and self._retry) or time.monotonic() + pause_s >= self._deadline:
+        backoff_s = self._backoff_s * random.uniform(0.5, 1.0) + (pushback_s or 0)
+        retryable = status is grpc.StatusCode.UNAVAILABLE or pushback_s is not None
+        if not (retryable and self._retry) or time.monotonic() + backoff_s >= self._deadline:
             raise self.failure(error) from error
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        return pause_s
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+        return backoff_s
 
     def failure(self, error: Any) -> CpcSamError:
-        """What to tell of the `grpc.RpcError` that ended the last attempt."""
+        """Convert the `grpc.RpcError` of the last attempt to the project's error."""
         status, message = error.code(), error.details() or ""
         if status is grpc.StatusCode.INTERNAL and ": got " not in message and self._is_over:
-            # So gRPC's asyncio tells of a message that met the end of its stream's time.
+            # gRPC's asyncio reports so a message that met the end of its stream's time.
             status, message = grpc.StatusCode.DEADLINE_EXCEEDED, ""
-        return error_of_status(status, self._told(status, message), _pushback_s(error))
+        return error_of_status(status, self._message(status, message), _pushback_s(error))
 
     @property
     def _is_over(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _told(self, status: grpc.StatusCode, message: str) -> str:
-        """The gateway's own words; where gRPC itself gave up, words of the same form."""
+    def _message(self, status: grpc.StatusCode, message: str) -> str:
+        """Return the gateway's message, or build one of the same form for gRPC's own failures."""
         if ": got " in message:
             return message
         expected, fix = {
@@ -87,7 +92,7 @@ class Attempts:
 
 
 def _pushback_s(error: Any) -> float | None:
-    """After how many seconds the gateway wants to be asked again, if it said so."""
+    """Seconds that the gateway asks to wait before a retry, from the trailing metadata, or None."""
     for name, value in error.trailing_metadata() or ():
         if name == PUSHBACK_KEY and str(value).isdigit():
             return int(value) / 1e3

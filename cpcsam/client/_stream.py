@@ -1,4 +1,4 @@
-"""The two ends of a stream: questions become requests, answers become outcomes in their order."""
+"""Client side of a bidirectional stream: requests to messages, responses to ordered outcomes."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ import grpc
 from cpcsam.client._image_cache import with_image
 from cpcsam.client._protobuf import result_of, segment_request
 from cpcsam.client.prompts import Prompt
-from cpcsam.client.requests import Question
+from cpcsam.client.requests import SegmentRequest
 from cpcsam.client.results import SegmentResult
 from cpcsam.errors import CpcSamError, ServingError
 from cpcsam.grpc_errors import error_of_status
 from cpcsam.v1 import segmentation_pb2 as pb
 
-__all__ = ["QuestionStream"]
+__all__ = ["StreamSession"]
 
 STATUSES: Final = {status.value[0]: status for status in grpc.StatusCode}
 
 
-class QuestionStream:
-    """One stream; requests may be made in another thread than outcomes."""
+class StreamSession:
+    """State of a stream; requests may be encoded in another thread than outcomes are read."""
 
     def __init__(self) -> None:
-        self._asked: deque[Sequence[Prompt] | CpcSamError] = deque()
+        self._pending: deque[Sequence[Prompt] | CpcSamError] = deque()
 
-    def take(self, question: Question) -> pb.SegmentRequest | None:
-        """Make a request of the next question; None if it cannot be sent."""
+    def encode(self, request: SegmentRequest) -> pb.SegmentRequest | None:
+        """Encode the next request; None if it cannot be sent, which becomes its outcome."""
         try:
-            request = with_image(segment_request(question), question.image)
+            message = with_image(segment_request(request), request.image)
         except CpcSamError as error:
-            self._asked.append(error)
+            self._pending.append(error)
             return None
-        self._asked.append(question.prompts)
-        return request
+        self._pending.append(request.prompts)
+        return message
 
     def outcomes(self, answer: pb.SegmentStreamResponse) -> Iterator[SegmentResult | CpcSamError]:
-        """What an answer brings, and before it the errors of questions that could not be sent."""
-        while isinstance(asked := self._asked.popleft(), CpcSamError):
-            yield asked
+        """Yield the outcome of a response, after the errors of unsendable requests before it."""
+        while isinstance(pending := self._pending.popleft(), CpcSamError):
+            yield pending
         if answer.HasField("response"):
-            yield result_of(answer.response, asked)
+            yield result_of(answer.response, pending)
         else:
             failure = answer.failure
             status = STATUSES.get(failure.code, grpc.StatusCode.UNKNOWN)
             yield error_of_status(status, failure.message)
 
-    def rest(self) -> Iterator[CpcSamError]:
-        """Errors of the last questions, where they could not be sent.
+    def remaining(self) -> Iterator[CpcSamError]:
+        """Yield the errors of unsendable requests at the end of the stream.
 
         Raises:
-            ServingError: a question that was sent has no answer.
+            ServingError: a request that was sent has no response.
         """
-        for asked in self._asked:
-            if not isinstance(asked, CpcSamError):
+        for pending in self._pending:
+            if not isinstance(pending, CpcSamError):
                 raise ServingError.of(
                     "SegmentStream",
-                    got="fewer answers than questions",
-                    expected="one for each",
+                    got="fewer responses than requests",
+                    expected="one response per request",
                     fix="see the gateway's log",
                 )
-            yield asked
+            yield pending

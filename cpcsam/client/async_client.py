@@ -1,13 +1,12 @@
 """Python client of the gateway for asyncio.
 
-    from cpcsam.client.async_client import AsyncSegmentationClient
-    from cpcsam.client import Prompt
+    from cpcsam.client import AsyncSegmentationClient, Prompt
 
     async with AsyncSegmentationClient("127.0.0.1:50051") as client:
         click = Prompt.click(120, 80)
         results = await asyncio.gather(*(client.segment(file, [click]) for file in files))
 
-It offers what `cpcsam.client` offers. Cancelling a task, or the end of an `asyncio.timeout`,
+It has the calls of the blocking client. Cancelling a task, or the end of an `asyncio.timeout`,
 cancels the call in the gateway as well.
 """
 
@@ -23,15 +22,19 @@ from collections.abc import (
     Iterator,
 )
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc.aio
 
-from cpcsam.client import _methods as calls
-from cpcsam.client._base import Caller, MessagesOf, closed_error, open_stub
-from cpcsam.client._channel import Endpoint
-from cpcsam.client.requests import Question
+from cpcsam.client._base import RequestEncoder, closed_error, open_stub
+from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.client._methods import ClientMethods
+from cpcsam.client.requests import SegmentRequest
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __all__ = ["AsyncSegmentationClient"]
 
@@ -40,57 +43,60 @@ T = TypeVar("T")
 
 
 class AsyncConnection:
-    """A connection that suspends the task that calls; it opens in the loop of its first call."""
+    """Transport that suspends the calling task; it binds to the event loop of its first call."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        endpoint.credentials()  # a wrong file is told at once
+        endpoint.credentials()  # fail early: the channel itself is only made in the event loop
         self._endpoint = endpoint
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Ask once."""
-        with self._told_if_closed():
-            return await self._begin(method, request, timeout_s)
+        """Send a unary RPC once, without retries."""
+        with self._closed_as_error():
+            return await self._start(method, request, timeout_s)
 
     async def stream(
         self,
         method: str,
-        messages: MessagesOf,
-        questions: Iterable[Question] | AsyncIterable[Question],
+        encode: RequestEncoder,
+        requests: Iterable[SegmentRequest] | AsyncIterable[SegmentRequest],
         timeout_s: float | None,
     ) -> AsyncGenerator[Any, None]:
-        """Ask many times over one stream; the questions are taken in a task of gRPC's."""
-        broken: list[Exception] = []
+        """Send requests over a stream and yield the responses.
 
-        async def requests() -> AsyncIterator[Any]:
+        A task of gRPC iterates over the requests.
+        """
+        errors: list[Exception] = []
+
+        async def messages() -> AsyncIterator[Any]:
             try:
-                async for question in _asynchronous(questions):
-                    if (request := await self.aside(messages, question)) is not None:
-                        yield request
+                async for request in _aiter(requests):
+                    if (message := await self.offload(encode, request)) is not None:
+                        yield message
             except Exception as error:  # gRPC would only cancel the call
-                broken.append(error)
+                errors.append(error)
 
-        with self._told_if_closed():
-            call = self._begin(method, requests(), timeout_s)
+        with self._closed_as_error():
+            call = self._start(method, messages(), timeout_s)
             try:
                 async for answer in call:
                     yield answer
             finally:
                 call.cancel()
-        if broken:
-            raise broken[0]
+        if errors:
+            raise errors[0]
 
-    async def pause(self, seconds: float) -> None:
-        """Sleep."""
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the task for a number of seconds."""
         await asyncio.sleep(seconds)
 
-    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work in a thread, so that the event loop goes on."""
+    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work in a thread, so that the event loop stays responsive."""
         return await asyncio.to_thread(work, *args, **kwargs)
 
-    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
+    def _start(self, method: str, request: Any, timeout_s: float | None) -> Any:
         if self._channel is None:
             self._channel = self._endpoint.async_channel()
             self._stub = open_stub(self._channel)
@@ -98,26 +104,33 @@ class AsyncConnection:
         return call(request, timeout=timeout_s, metadata=self._endpoint.metadata)
 
     @contextmanager
-    def _told_if_closed(self) -> Iterator[None]:
-        """Where gRPC would cancel the task, as if somebody had, say what happened."""
+    def _closed_as_error(self) -> Iterator[None]:
+        """Raise an error where gRPC, after `close`, would cancel a task that nobody cancelled."""
         if self._closed:
             raise closed_error()
         try:
             yield
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._closed and task is not None and not task.cancelling():
+            if self._closed and task is not None and not _cancel_requested(task):
                 raise closed_error() from None
             raise
 
     async def close(self) -> None:
-        """Close the connection; calls in work are cancelled."""
+        """Close the channel; running calls are cancelled."""
         self._closed = True
         if self._channel is not None:
             await self._channel.close()
 
 
-async def _asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+def _cancel_requested(task: asyncio.Task[Any]) -> bool:
+    # Task.cancelling is new in Python 3.11; before, a cancelled task of a closed client ends with
+    # the client's error, which is true as well.
+    cancelling: Callable[[], int] | None = getattr(task, "cancelling", None)
+    return bool(cancelling and cancelling())
+
+
+async def _aiter(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
     if isinstance(items, AsyncIterable):
         async for item in items:
             yield item
@@ -126,16 +139,39 @@ async def _asynchronous(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[
             yield item
 
 
-class AsyncSegmentationClient(Caller):
-    """A connection to one gateway, for the tasks of one event loop.
+class AsyncSegmentationClient(ClientMethods):
+    """Connection to a gateway for the tasks of a single event loop.
 
-    Its arguments are those of `cpcsam.client._base.Caller`, and its calls those of `cpcsam.client._methods`.
+    Calls are retried with exponential backoff, within their time limit, while the gateway is
+    unreachable or full. An image is sent once: later requests for it carry its id only, and its
+    bytes are sent again if the server has evicted it.
+
+    Args:
+        address: HOST:PORT of the gateway.
+        timeout_s: time limit of a call in seconds, retries included.
+        retry: whether failed calls are retried.
+        token: bearer token, if the gateway requires authentication.
+        tls: whether the gateway speaks TLS.
+        ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
+
+    Raises:
+        ConfigError: the token or the certificate file is invalid.
     """
 
-    _connection: AsyncConnection
-
-    def _connect(self, endpoint: Endpoint) -> AsyncConnection:
-        return AsyncConnection(endpoint)
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        retry: bool = True,
+        token: str | None = None,
+        tls: bool = False,
+        ca: Path | None = None,
+    ) -> None:
+        endpoint = Endpoint(address, token, tls, ca)
+        connection = AsyncConnection(endpoint)
+        super().__init__(endpoint, connection, timeout_s, retry)
+        self._close = connection.close
 
     async def __aenter__(self) -> Self:
         """Return the client itself."""
@@ -151,14 +187,5 @@ class AsyncSegmentationClient(Caller):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls in work are cancelled."""
-        await self._connection.close()
-
-    segment = calls.segment
-    ask = calls.ask
-    segment_stream = calls.segment_stream
-    describe = calls.describe
-    classes = calls.classes
-    add_class = calls.add_class
-    remove_class = calls.remove_class
-    healthy = calls.healthy
+        """Close the connection; running calls are cancelled."""
+        await self._close()

@@ -1,4 +1,4 @@
-"""Answers as COCO datasets, as pycocotools and annotation tools read them."""
+"""Conversion of results to COCO datasets, as pycocotools and annotation tools read them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cpcsam.client.results import SegmentResult
 __all__ = ["UNNAMED", "coco_annotations", "coco_dataset", "merge_coco"]
 
 UNNAMED: Final = "entity"
-"""The category of what was asked for by prompts, which have no name."""
+"""Category name of masks without a label, those of prompts and of everything."""
 
 Dataset = dict[str, Any]
 
 
 def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:
-    """List the masks as COCO annotations, ready for JSON.
+    """Convert masks to COCO annotations, ready for JSON.
 
     Each has `id` (from 1), `image_id` (1), `category_id` (1 for the first label, and so on),
     `segmentation` (`size` and `counts`), `bbox` (XYWH, as COCO has it), `area`, `iscrowd` (0),
@@ -25,7 +25,7 @@ def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:
     `box`).
 
     Raises:
-        ContractError: the masks came in no form.
+        ContractError: the masks have no pixels.
     """
     categories = {name: number for number, name in enumerate(_labels(result), start=1)}
     return [
@@ -51,10 +51,14 @@ def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:
 
 
 def coco_dataset(file_name: str, result: SegmentResult) -> Dataset:
-    """Make a COCO dataset of one image and its answer.
+    """Build the COCO dataset of a single image and its result.
+
+    Args:
+        file_name: of the image, as in the dataset's `images`.
+        result: of a request for it.
 
     Raises:
-        ContractError: the masks came in no form.
+        ContractError: the masks have no pixels.
     """
     height, width = result.original_size
     return {
@@ -68,7 +72,7 @@ def coco_dataset(file_name: str, result: SegmentResult) -> Dataset:
 
 
 def merge_coco(datasets: Iterable[Mapping[str, Any]]) -> Dataset:
-    """Merge COCO datasets: images and annotations are numbered anew, categories by their names."""
+    """Merge COCO datasets: images and annotations get new ids, categories are matched by name."""
     merged: Dataset = {"info": {}, "images": [], "categories": [], "annotations": []}
     numbers: dict[str, int] = {}
     for dataset in datasets:
@@ -93,7 +97,7 @@ def merge_coco(datasets: Iterable[Mapping[str, Any]]) -> Dataset:
 
 
 def _labels(result: SegmentResult) -> list[str]:
-    """Names of the categories, in the order in which they first appear."""
+    """Return the category names in order of first appearance."""
     return list(dict.fromkeys(mask.label or UNNAMED for _, _, mask in result.each()))
 
 

@@ -1,25 +1,28 @@
-"""Images as callers have them, as the bytes of a file."""
+"""Encoding of images, in any form that callers hold them, as the bytes of an image file."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from cpcsam.client._extras import extra
 from cpcsam.errors import ContractError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["ImageId", "ImageLike", "encode_image"]
 
 
 class ImageId(str):
-    """Names an image that the server has seen: the SHA-256 of its file, in hexadecimal."""
+    """Name of an image that the server has seen: the SHA-256 of its file, in hexadecimal."""
 
 
-ImageLike = NDArray[np.uint8] | Image.Image | bytes | ImageId | str | Path
+ImageLike: TypeAlias = Union[NDArray[np.uint8], "Image.Image", bytes, ImageId, str, Path]
 """An (H, W, 3) uint8 RGB array, a Pillow image, an encoded file's bytes, the path of a file, or the
 `image_id` of an earlier answer."""
 
@@ -27,10 +30,14 @@ MODES_OF_PNG: Final = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def encode_image(image: ImageLike) -> bytes:
-    """Bytes of an image file: what is not one yet becomes a PNG.
+    """Encode an image as the bytes of a file: arrays and Pillow images as PNG, files unchanged.
+
+    Args:
+        image: (H, W, 3) uint8 RGB array, Pillow image, or the bytes or path of an image file.
 
     Raises:
-        ContractError: an array of another shape or dtype, a file that cannot be read, or no image.
+        ContractError: an array of another shape or dtype, an unreadable file, or an ImageId.
+        ModuleNotFoundError: Pillow is needed and not installed.
     """
     if isinstance(image, bytes):
         return image
@@ -51,6 +58,8 @@ def encode_image(image: ImageLike) -> bytes:
                 expected="(H, W, 3) of uint8, RGB",
                 fix="convert the array, or send the file's bytes",
             )
+        with extra("client"):
+            from PIL import Image
         image = Image.fromarray(image)
     elif image.mode not in MODES_OF_PNG:
         image = image.convert("RGB")

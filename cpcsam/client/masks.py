@@ -1,4 +1,4 @@
-"""A mask of an answer, in whichever form it came.
+"""Masks of a result, in any of the formats of the API.
 
 Boxes are XYXY, in pixels of the original image; sizes are (H, W).
 """
@@ -14,46 +14,46 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from pycocotools import mask as coco_mask
 
+from cpcsam.client._extras import extra
 from cpcsam.client.prompts import XYXY, LowResMask
 from cpcsam.errors import ContractError
 
 __all__ = ["Mask", "MaskFormat", "Ring", "encode_run_lengths", "fill_rings"]
 
 Ring = tuple[tuple[float, float], ...]
-"""Corners (X, Y) of a closed line along the sides of pixels."""
+"""Vertices (X, Y) of a closed polygon along pixel edges, in pixels."""
 
 
 class MaskFormat(IntEnum):
-    """In which form the server returns masks; the values are those of the API."""
+    """Encoding of returned masks; the values are those of the API."""
 
     COCO_RLE = 0
-    """Run lengths: small, and what COCO's tools read."""
+    """COCO compressed RLE: small, and read by COCO's tools."""
     PNG = 1
-    """A PNG file with one bit a pixel."""
+    """PNG file with one bit per pixel."""
     POLYGONS = 2
-    """Outlines along the sides of pixels, exactly."""
+    """Polygons along pixel edges, lossless."""
     NONE = 3
-    """No mask, only its score, box and the like, or its logits."""
+    """No pixels: scores, boxes and areas only, and logits if requested."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """One mask of a prompt.
+    """Mask of an entity, with its score, box and area.
 
     Attributes:
         size: (H, W) of the original image.
-        counts: COCO compressed run lengths, if it came so.
-        score: predicted IoU with the entity; with classes, times the probability of the class.
-        box: XYXY, the smallest box that holds the mask; all zero for an empty mask.
-        area: pixels in the mask.
-        label: name of the class, where classes were asked for.
-        stability: how little the mask changes with the threshold of its logits, 0 to 1.
-        png: bytes of a file, if it came so.
-        rings: outer rings and those of holes, if it came so.
-        low_res_mask: its logits, where they were asked for.
+        counts: COCO compressed RLE; empty in other formats.
+        score: predicted IoU with the entity, 0 to 1; times the class probability for classes.
+        box: XYXY in pixels, the tight bounding box; all zero for an empty mask.
+        area: number of pixels in the mask.
+        label: name of the class, if classes were requested.
+        stability: stability score, the IoU of the mask at a raised and a lowered logit threshold,
+            0 to 1.
+        png: bytes of a PNG file; empty in other formats.
+        rings: polygons of outer boundaries and holes; None in other formats.
+        low_res_mask: its logits, if requested.
     """
 
     size: tuple[int, int]
@@ -69,15 +69,20 @@ class Mask:
 
     @cached_property
     def array(self) -> NDArray[np.bool_]:
-        """The mask, (H, W) bool; decoded at the first use and then kept.
+        """Decoded mask, (H, W) bool; cached after the first access.
 
         Raises:
-            ContractError: it came in no form.
+            ContractError: the mask was requested without pixels.
+            ModuleNotFoundError: Pillow or pycocotools is needed and not installed.
         """
         if self.counts:
+            with extra("client"):
+                from pycocotools import mask as coco_mask
             decoded: NDArray[np.uint8] = coco_mask.decode(self.rle)
             return decoded.astype(bool)
         if self.png:
+            with extra("client"):
+                from PIL import Image
             with Image.open(io.BytesIO(self.png), formats=("PNG",)) as picture:
                 return np.array(picture.convert("1"))
         if self.rings is not None:
@@ -88,25 +93,28 @@ class Mask:
 
     @cached_property
     def rle(self) -> dict[str, Any]:
-        """The mask as `pycocotools.mask` and COCO's JSON spell it.
+        """COCO RLE of the mask, `size` (H, W) and `counts`, as `pycocotools.mask` takes it.
 
         Raises:
-            ContractError: it came in no form.
+            ContractError: the mask was requested without pixels.
+            ModuleNotFoundError: as `array`.
         """
         return {"size": list(self.size), "counts": self.counts or encode_run_lengths(self.array)}
 
 
 def encode_run_lengths(mask: NDArray[np.bool_]) -> str:
-    """COCO compressed run lengths of an (H, W) mask."""
+    """Encode an (H, W) bool mask as COCO compressed RLE."""
+    with extra("client"):
+        from pycocotools import mask as coco_mask
     counts: bytes = coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"]
     return counts.decode()
 
 
 def fill_rings(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Fill rings along the sides of pixels by the even-odd rule.
+    """Rasterise polygons along pixel edges by the even-odd rule.
 
     Args:
-        rings: as the API sends them.
+        rings: polygons of outer boundaries and holes, (X, Y) in pixels.
         size: (H, W) of the image.
 
     Returns:

@@ -1,8 +1,6 @@
-"""A picture of an answer: masks in distinct colours over the image, with prompts and scores."""
+"""Overlay of a result on its image: masks in distinct colours, with prompts and scores."""
 
 from __future__ import annotations
-
-import colorsys
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,27 +9,25 @@ from PIL import Image, ImageDraw, ImageFont
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
 from cpcsam.contract import PointLabel
+from cpcsam.drawing import RGB, color_of, contour
 
-__all__ = ["color_of", "contour", "draw_overlay"]
+__all__ = ["draw_overlay"]
 
-RGB = tuple[int, int, int]
 FILL_OPACITY = 0.35
-GOLDEN_ANGLE = 0.618034
-"""Steps of this part of the colour circle never come close to an earlier colour soon."""
 
 
 def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image:
     """Draw masks (fill and contour), boxes, clicks and scores over the image.
 
-    Each prompt has its own colour. A click on the entity is a disc, one beside it a cross. Lines
-    grow with the image.
+    Each prompt has its own colour. Foreground points are discs, background points crosses. Line
+    width scales with the image.
 
     Args:
         image: (H, W, 3) uint8 RGB, of the result's original_size.
-        result: the answer.
+        result: of a request for the image.
 
     Returns:
-        An RGB picture of the image's size.
+        RGB image of the same size.
     """
     line = max(1, round(max(image.shape) / 400))
     canvas = image.astype(np.float32)
@@ -51,29 +47,6 @@ def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image
             if mask.area:
                 _draw_score(draw, mask.score, mask.box, rank, color_of(index), font, picture.size)
     return picture
-
-
-def color_of(index: int) -> RGB:
-    """A bright colour for the prompt of this index, far from its neighbours'."""
-    red, green, blue = colorsys.hsv_to_rgb((0.08 + index * GOLDEN_ANGLE) % 1, 0.85, 1.0)
-    return round(255 * red), round(255 * green), round(255 * blue)
-
-
-def contour(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
-    """The pixels of a mask at most `width` pixels (along rows and columns) from outside it.
-
-    Args:
-        mask: (H, W) bool; beyond the image counts as outside.
-        width: of the contour, in pixels.
-
-    Returns:
-        (H, W) bool, a part of the mask.
-    """
-    inner = mask
-    for _ in range(width):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
 
 
 def _draw_prompt(draw: ImageDraw.ImageDraw, prompt: Prompt, color: RGB, line: int) -> None:
@@ -102,7 +75,7 @@ def _draw_score(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Write a score above its box's top left corner, inside the picture; ranks side by side."""
+    """Draw a score above the top left corner of its box, kept inside the image."""
     text = f"{score:.2f}"
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font, stroke_width=1)
     width, height = right - left, bottom - top

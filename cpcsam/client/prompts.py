@@ -1,4 +1,4 @@
-"""A prompt as the client's callers write it.
+"""Prompts of the client: points, boxes and mask logits.
 
 Points are (X, Y) and boxes XYXY, in pixels of the original image.
 """
@@ -23,49 +23,53 @@ XYXY = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class LowResMask:
-    """A mask as the model makes and takes it, to be given back in a further prompt.
+    """Low-resolution mask logits, to be passed as the `mask_input` of a further prompt.
 
     Attributes:
-        content: its logits, little-endian float32, row by row.
-        part: of the image, XYXY, that the model's frame shows; None for the whole image.
+        content: logits of a square, little-endian float32, row-major.
+        part: of the image that the model's frame shows, XYXY in pixels; None for all of it.
 
     Raises:
-        ContractError: not the content of a square.
+        ContractError: the content is not a square of float32.
     """
 
     content: bytes = field(repr=False)
     part: XYXY | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no square."""
+        """Validate that the content is a square."""
         if not self.content or 4 * self.side**2 != len(self.content):
             raise ContractError.of(
                 "low_res_mask",
                 got=f"{len(self.content)} bytes",
                 expected="a square of float32",
-                fix="give back what an answer brought",
+                fix="pass the low_res_mask of a result",
             )
 
     @property
     def side(self) -> int:
-        """Rows and columns."""
+        """Number of rows and of columns, 4G."""
         return math.isqrt(len(self.content) // 4)
 
     @property
     def logits(self) -> NDArray[np.float32]:
-        """(4G, 4G) float32, above 0 on the entity, in the model's frame; it cannot be written to.
+        """Read-only (4G, 4G) float32 logits in the model's frame, above 0 on the entity.
 
-        The frame is a square in whose top left corner lies what it shows, its longest side filling
-        it.
+        The frame is a square; the image (or its part) lies in the top left corner, scaled so that
+        its longest side fills the square.
         """
         return np.frombuffer(self.content, "<f4").reshape(self.side, self.side)
 
     @classmethod
     def of_logits(cls, logits: NDArray[np.floating[Any]], part: XYXY | None = None) -> LowResMask:
-        """Mask of (4G, 4G) logits.
+        """Build from (4G, 4G) logits in the model's frame.
+
+        Args:
+            logits: of any floating dtype, converted to float32.
+            part: of the image that the frame shows, XYXY in pixels; None for all of it.
 
         Raises:
-            ContractError: no square.
+            ContractError: the logits are not square.
         """
         if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
             raise ContractError.of(
@@ -79,13 +83,13 @@ class LowResMask:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One entity, pointed at by points, a box or both, and beside them by a mask.
+    """Prompt for a single entity: points, a box or both, optionally with mask logits.
 
     Attributes:
-        point_coords: clicks, (X, Y).
-        point_labels: 1 for a click on the entity, 0 for one beside it; empty means all 1.
-        box: XYXY, or None.
-        mask_input: of an earlier answer, to be improved on; only beside points or a box.
+        point_coords: points, (X, Y) in pixels of the original image.
+        point_labels: 1 for a foreground point, 0 for a background point; empty means all 1.
+        box: XYXY in pixels of the original image, or None.
+        mask_input: logits of an earlier result, to be refined; requires points or a box.
 
     Raises:
         ContractError: labels do not match the points, or are neither 0 nor 1.
@@ -97,7 +101,7 @@ class Prompt:
     mask_input: LowResMask | None = None
 
     def __post_init__(self) -> None:
-        """Fill in and check the labels."""
+        """Fill in and validate the labels."""
         if not self.point_labels:
             ones = (int(PointLabel.FOREGROUND),) * len(self.point_coords)
             object.__setattr__(self, "point_labels", ones)
@@ -106,7 +110,7 @@ class Prompt:
                 "point_labels",
                 got=f"{len(self.point_labels)} labels",
                 expected=f"{len(self.point_coords)} to match point_coords",
-                fix="give one label a point",
+                fix="give one label per point",
             )
         if not set(self.point_labels) <= {PointLabel.BACKGROUND, PointLabel.FOREGROUND}:
             raise ContractError.of(
@@ -118,5 +122,5 @@ class Prompt:
 
     @classmethod
     def click(cls, x: float, y: float) -> Prompt:
-        """Prompt of one click on the entity."""
+        """Make a prompt of a single foreground point (x, y), in pixels of the original image."""
         return cls(((x, y),))

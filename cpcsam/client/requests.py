@@ -1,10 +1,10 @@
-"""What callers of a client may ask, as plain values."""
+"""Requests of the client, as plain values: images, prompts, search parameters and examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,33 +15,36 @@ from cpcsam.client.prompts import Prompt
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ContractError
 
-__all__ = ["ClassSearch", "Everything", "Example", "Question"]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["ClassSearch", "Everything", "Example", "Question", "SegmentRequest"]
 
 
 class _Settings:
-    """Values of which those that are None are left to the server."""
+    """Parameters that default to the server's values when None."""
 
-    def given(self) -> dict[str, Any]:
-        """What is not left to the server."""
+    def set_values(self) -> dict[str, Any]:
+        """Return the parameters that are not None, by name."""
         values = asdict(self)  # type: ignore[call-overload]
         return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def of_message(cls, message: Any) -> Self:
-        """The values that a message of the API gives."""
+        """Build from the fields that are set in a message of the API."""
         names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         return cls(**{name: getattr(message, name) for name in names if message.HasField(name)})
 
 
 @dataclass(frozen=True)
 class ClassSearch(_Settings):
-    """How entities of classes are looked for; None leaves it to the server.
+    """Thresholds of the class search; None takes the server's default.
 
     Attributes:
-        threshold: least probability of the class at a place that is looked at, 0 to 1.
-        min_similarity: least mean probability of the class under a mask, 0 to 1.
-        min_iou: least predicted IoU of a mask, 0 to 1.
-        overlap: of neighbouring tiles, as a part of their side, 0 to below 1.
+        threshold: minimum class probability at a proposed point prompt, 0 to 1.
+        min_similarity: minimum mean class probability under a mask, 0 to 1.
+        min_iou: minimum predicted IoU of a mask, 0 to 1.
+        overlap: of neighbouring tiles, as a fraction of their side in [0, 1).
     """
 
     threshold: float | None = None
@@ -52,19 +55,27 @@ class ClassSearch(_Settings):
 
 @dataclass(frozen=True)
 class Everything(_Settings):
-    """How everything is found, as by SAM's automatic mask generator; None leaves it to the server.
+    """Parameters of SAM's automatic mask generator; None takes the server's default.
+
+    The name of each parameter in segment-anything stands in parentheses.
 
     Attributes:
-        points_per_side: clicks along each side of the grid.
-        min_iou: masks with a predicted IoU up to this are dropped, 0 to 1.
-        min_stability: masks with a lower stability are dropped, 0 to 1.
-        stability_offset: by which the threshold moves up and down to tell the stability.
-        max_box_iou: of two masks whose boxes have a larger IoU, only the better one stays, 0 to 1.
-        crop_layers: of crops that are looked at beside the whole image: layer i has (2^i)^2.
-        crop_overlap: of crops, as a part of the image's shorter side, 0 to below 1.
-        crop_points_divisor: layer i has points_per_side / crop_points_divisor^i clicks a side.
-        max_crop_box_iou: as max_box_iou, for masks of different crops.
-        min_area: least pixels of a mask.
+        points_per_side: points along each side of the grid (`points_per_side`).
+        min_iou: masks with a predicted IoU up to this are dropped, 0 to 1 (`pred_iou_thresh`).
+        min_stability: masks with a lower stability score are dropped, 0 to 1
+            (`stability_score_thresh`).
+        stability_offset: shift of the logit threshold for the stability score
+            (`stability_score_offset`).
+        max_box_iou: box IoU above which NMS drops the worse of two masks, 0 to 1
+            (`box_nms_thresh`).
+        crop_layers: layers of crops segmented in addition to the whole image; layer i has (2^i)^2
+            crops (`crop_n_layers`).
+        crop_overlap: of crops, as a fraction of the image's shorter side in [0, 1)
+            (`crop_overlap_ratio`).
+        crop_points_divisor: layer i has points_per_side / crop_points_divisor^i points per side
+            (`crop_n_points_downscale_factor`).
+        max_crop_box_iou: as max_box_iou, for masks of different crops (`crop_nms_thresh`).
+        min_area: minimum number of pixels of a mask.
     """
 
     points_per_side: int | None = None
@@ -80,28 +91,29 @@ class Everything(_Settings):
 
 
 @dataclass(frozen=True)
-class Question:
-    """What to segment in one image: what prompts point at, entities of classes, or everything.
+class SegmentRequest:
+    """Request to segment an image: by prompts, by class names, or everything in it.
 
     Attributes:
-        image: an array and a Pillow image are sent as PNG, bytes and files as they are. To ask
-            about an array again and again, encode it once with `encode_image`.
-        prompts: one for each entity.
+        image: (H, W, 3) uint8 RGB array, Pillow image, bytes or path of an image file, or the
+            `image_id` of an earlier result. Arrays and Pillow images are sent as PNG; encode them
+            once with `encode_image` when they are segmented repeatedly.
+        prompts: one per entity.
         classes: instead of prompts, names of classes that the server knows.
-        class_search: how their entities are looked for.
-        everything: instead of both, everything that a grid of clicks hits; `Everything()` leaves
-            it to the server how.
-        mask_selection: which masks answer a prompt.
-        mask_format: in which form they come.
-        low_res_masks: whether to bring logits as well, for further prompts; for prompts alone.
-        tile_size: side of the overlapping tiles in which a large image is looked at, in pixels; 0
-            looks at the whole image. Classes have the one that they were taught with.
-        tile_overlap: of neighbouring tiles, as a part of their side, 0 to below 1; None leaves it
-            to the server.
-        request_id: appears in the answer and in the gateway's log.
+        class_search: thresholds of the class search, for `classes`.
+        everything: instead of both, parameters of the automatic mask generator; `Everything()`
+            takes the server's defaults.
+        mask_selection: masks returned per prompt: the single mask, the best of three, or all.
+        mask_format: encoding of the returned masks.
+        low_res_masks: whether to return mask logits, for use as a `mask_input`; for prompts only.
+        tile_size: side of the overlapping tiles that a large image is split into, in pixels; 0
+            uses the whole image. Classes have the tile size that they were added with.
+        tile_overlap: of neighbouring tiles, as a fraction of their side in [0, 1); None takes the
+            server's default.
+        request_id: appears in the result and in the gateway's log.
 
     Raises:
-        ContractError: `classes` is one string.
+        ContractError: `classes` is a single string.
     """
 
     image: ImageLike
@@ -118,7 +130,7 @@ class Question:
     request_id: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a string, which is a sequence of names too."""
+        """Reject a string, which is a sequence of names as well."""
         if isinstance(self.classes, str):
             raise ContractError.of(
                 "classes",
@@ -128,24 +140,28 @@ class Question:
             )
 
 
+Question = SegmentRequest
+"""Alias of `SegmentRequest`."""
+
+
 @dataclass(frozen=True)
 class Example:
-    """An annotated image that teaches a class.
+    """Annotated image, a few of which define a class.
 
     Attributes:
-        image: as for `SegmentationClient.segment`, but no ImageId.
-        instances: (H, W) integers, 0 for background and a number of its own for each entity, of the
-            upright image's size.
+        image: as of `SegmentationClient.segment`, but not an ImageId.
+        instances: (H, W) integer label image of the upright image's size: 0 for background, a
+            distinct number for each entity.
 
     Raises:
-        ContractError: no such label image.
+        ContractError: `instances` is not a label image.
     """
 
     image: ImageLike
     instances: NDArray[Any]
 
     def __post_init__(self) -> None:
-        """Refuse what is no label image."""
+        """Validate shape and dtype of the label image."""
         if self.instances.ndim != 2 or not np.issubdtype(self.instances.dtype, np.integer):
             raise ContractError.of(
                 "instances",
@@ -156,7 +172,11 @@ class Example:
 
     @classmethod
     def of_masks(cls, image: ImageLike, masks: Sequence[NDArray[np.bool_]]) -> Example:
-        """Example of one (H, W) mask for each entity; where they overlap, later ones lie on top.
+        """Build from a mask per entity; where masks overlap, the later one wins.
+
+        Args:
+            image: as of `Example`.
+            masks: (H, W) bool, one per entity.
 
         Raises:
             ContractError: no mask, or masks of different sizes.
@@ -166,7 +186,7 @@ class Example:
                 "masks",
                 got=", ".join(str(mask.shape) for mask in masks) or "none",
                 expected="masks of the image's size",
-                fix="give one for each entity",
+                fix="give one mask per entity",
             )
         instances = np.zeros(masks[0].shape, np.int32)
         for label, mask in enumerate(masks, start=1):

@@ -1,4 +1,4 @@
-"""Answers as the clients' callers see them; sizes are (H, W)."""
+"""Results of the client's calls; sizes are (H, W)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["ClassInfo", "Description", "Mask", "SegmentResult"]
 
 @dataclass(frozen=True)
 class SegmentResult:
-    """The answer to one request.
+    """Result of a request.
 
     Attributes:
         request_id: as given with the request.
         original_size: (H, W) of the image.
-        prompts: the prompts asked; where entities were found instead, a click on each.
-        masks: for each prompt its masks: one, or three for `MaskSelection.ALL`.
-        model_name: the serving entry point that answered.
+        prompts: of the request; for classes and everything, a click on each found entity.
+        masks: for each prompt its masks: a single one, or three for `MaskSelection.ALL`.
+        model_name: the serving entry point.
         model_version: its version.
         timings_ms: milliseconds in the gateway by stage: `validate`, `triton`, `total`.
-        image_id: names the image in further requests.
-        cached: whether the server knew the image, so that it had to encode nothing.
+        image_id: identifies the image in further requests.
+        cached: whether the server had the image's embedding in its cache.
     """
 
     request_id: str
@@ -40,7 +40,7 @@ class SegmentResult:
     cached: bool = False
 
     def each(self) -> Iterator[tuple[int, Prompt, Mask]]:
-        """All masks in a row, each with its prompt and that one's index."""
+        """Iterate over all masks: prompt index, prompt, mask."""
         for index, (prompt, masks) in enumerate(zip(self.prompts, self.masks, strict=True)):
             for mask in masks:
                 yield index, prompt, mask
@@ -48,11 +48,11 @@ class SegmentResult:
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """A class that a server knows.
+    """Class that a server knows.
 
     Attributes:
         name: of the class.
-        prototypes: by so many it is known.
+        prototypes: number of prototype vectors that represent it.
     """
 
     name: str
@@ -61,26 +61,26 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Description:
-    """What a server says of itself.
+    """Model, limits and defaults of a server.
 
     Attributes:
         model_name: the serving entry point.
-        model_version: the version of it that answers.
+        model_version: its served version.
         model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
-        image_size: side of the square that images are resized into, in pixels.
-        low_res_size: rows and columns of a LowResMask.
+        image_size: side of the square encoder input, in pixels.
+        low_res_size: number of rows and of columns of a LowResMask.
         digest: SHA-256 of the exported model.
-        trained_model: SHA-256 of the run or base that it was exported from.
-        mask_prompts: whether prompts may have a mask_input.
-        limits: name of each numeric limit and its value, such as `max_prompts`.
-        image_formats: names of the accepted encodings.
-        mask_formats: in which masks can be returned.
+        trained_model: SHA-256 of the training run or base that it was exported from.
+        mask_prompts: whether prompts accept a mask_input.
+        limits: numeric limits by name, such as `max_prompts`.
+        image_formats: names of the accepted image encodings.
+        mask_formats: encodings in which masks can be returned.
         gateway_version: version of the gateway.
         triton_version: version of the Triton server behind it.
         classes: names of the caller's classes.
-        everything: what is taken where a request does not say it.
-        class_search: likewise.
-        tile_overlap: likewise.
+        everything: defaults of the automatic mask generator.
+        class_search: defaults of the class search.
+        tile_overlap: default overlap of tiles, as a fraction of their side.
     """
 
     model_name: str

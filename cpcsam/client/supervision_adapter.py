@@ -1,4 +1,4 @@
-"""Answers as `supervision.Detections`, for its annotators, trackers and filters."""
+"""Conversion of results to `supervision.Detections`, for its annotators, trackers and filters."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["detection_arrays", "detections_of"]
 
 
 def detections_of(result: SegmentResult, class_names: Sequence[str] = ()) -> Detections:
-    """Make `supervision.Detections` of all masks of an answer.
+    """Convert all masks of a result to `supervision.Detections`.
 
     Args:
-        result: the answer.
-        class_names: names whose order gives `class_id`; empty takes the answer's own, sorted.
+        result: of a request.
+        class_names: names whose order defines `class_id`; empty takes the result's labels, sorted.
 
     Raises:
         ConfigError: supervision is not installed.
-        ContractError: a label that is not among class_names, or masks that came in no form.
+        ContractError: a label is not in class_names, or the masks have no pixels.
     """
     try:
         from supervision import Detections
@@ -41,11 +41,11 @@ def detections_of(result: SegmentResult, class_names: Sequence[str] = ()) -> Det
 
 
 def detection_arrays(result: SegmentResult, class_names: Sequence[str] = ()) -> dict[str, Any]:
-    """What `supervision.Detections` is made of, for the N masks of an answer.
+    """Build the arrays of `supervision.Detections` for the N masks of a result.
 
     Args:
-        result: the answer.
-        class_names: as for `detections_of`.
+        result: of a request.
+        class_names: as of `detections_of`.
 
     Returns:
         `xyxy` (N, 4) float32, `mask` (N, H, W) bool, `confidence` (N,) float32, `class_id` (N,)
@@ -54,24 +54,24 @@ def detection_arrays(result: SegmentResult, class_names: Sequence[str] = ()) -> 
     Raises:
         ContractError: as `detections_of`.
     """
-    found = list(result.each())
-    labels = [mask.label or UNNAMED for _, _, mask in found]
+    entries = list(result.each())
+    labels = [mask.label or UNNAMED for _, _, mask in entries]
     names = list(class_names) or sorted(set(labels))
     if not set(labels) <= set(names):
         raise ContractError.of(
             "class_names",
             got=", ".join(names),
             expected=f"{', '.join(sorted(set(labels)))} among them",
-            fix="name all classes that were asked for",
+            fix="name all requested classes",
         )
-    masks = [mask.array for _, _, mask in found]
+    masks = [mask.array for _, _, mask in entries]
     return {
-        "xyxy": np.array([mask.box for _, _, mask in found], np.float32).reshape(-1, 4),
+        "xyxy": np.array([mask.box for _, _, mask in entries], np.float32).reshape(-1, 4),
         "mask": np.array(masks, bool).reshape(-1, *result.original_size),
-        "confidence": np.array([mask.score for _, _, mask in found], np.float32),
+        "confidence": np.array([mask.score for _, _, mask in entries], np.float32),
         "class_id": np.array([names.index(label) for label in labels], int),
         "data": {
             "class_name": np.array(labels, str),
-            "prompt_index": np.array([index for index, _, _ in found], int),
+            "prompt_index": np.array([index for index, _, _ in entries], int),
         },
     }

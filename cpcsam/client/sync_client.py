@@ -1,4 +1,4 @@
-"""Python client of the gateway.
+"""Blocking Python client of the gateway.
 
     from cpcsam.client import Prompt, SegmentationClient
 
@@ -7,8 +7,7 @@
         mask = result.masks[0][0].array  # (H, W) bool
         nuclei = client.segment("cells.png", classes=["nucleus"])
 
-`cpcsam.client.async_client` offers the same to asyncio. It needs numpy, Pillow, grpcio, protobuf and
-pycocotools, and never torch.
+`cpcsam.client.async_client` offers the same calls to asyncio.
 """
 
 from __future__ import annotations
@@ -16,44 +15,28 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from cpcsam.client import _methods as calls
-from cpcsam.client._base import Caller, MessagesOf, closed_error, open_stub
-from cpcsam.client._channel import Endpoint
-from cpcsam.client.images import ImageId, ImageLike, encode_image
-from cpcsam.client.masks import Mask, MaskFormat
-from cpcsam.client.prompts import LowResMask, Prompt
-from cpcsam.client.requests import ClassSearch, Everything, Example, Question
-from cpcsam.client.results import ClassInfo, Description, SegmentResult
-from cpcsam.contract import MaskSelection
+from cpcsam.client._base import RequestEncoder, closed_error, open_stub
+from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.client._methods import ClientMethods
+from cpcsam.client.requests import SegmentRequest
+from cpcsam.client.results import SegmentResult
+from cpcsam.errors import CpcSamError
 
-__all__ = [
-    "ClassInfo",
-    "ClassSearch",
-    "Description",
-    "Everything",
-    "Example",
-    "ImageId",
-    "ImageLike",
-    "LowResMask",
-    "Mask",
-    "MaskFormat",
-    "MaskSelection",
-    "Prompt",
-    "Question",
-    "SegmentResult",
-    "SegmentationClient",
-    "encode_image",
-]
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["SegmentationClient"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class WaitingConnection:
-    """A connection that blocks the thread that calls; threads may share it."""
+class BlockingConnection:
+    """Transport that blocks the calling thread; safe to share between threads."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._metadata = endpoint.metadata
@@ -62,107 +45,126 @@ class WaitingConnection:
         self._stub = open_stub(self._channel)
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
-        """Ask once."""
-        return self._begin(method, request, timeout_s)
+        """Send a unary RPC once, without retries."""
+        return self._start(method, request, timeout_s)
 
     async def stream(
         self,
         method: str,
-        messages: MessagesOf,
-        questions: Iterable[Question],
+        encode: RequestEncoder,
+        requests: Iterable[SegmentRequest],
         timeout_s: float | None,
     ) -> AsyncGenerator[Any, None]:
-        """Ask many times over one stream; the questions are taken in a thread of gRPC's."""
-        broken: list[Exception] = []
+        """Send requests over a stream and yield the responses.
 
-        def requests() -> Iterator[Any]:
+        A thread of gRPC iterates over the requests.
+        """
+        errors: list[Exception] = []
+
+        def messages() -> Iterator[Any]:
             try:
-                yield from filter(None, map(messages, questions))
+                yield from filter(None, map(encode, requests))
             except Exception as error:  # gRPC would only say that the iteration failed
-                broken.append(error)
+                errors.append(error)
 
-        call = self._begin(method, requests(), timeout_s)
+        call = self._start(method, messages(), timeout_s)
         try:
             for answer in call:
                 yield answer
         finally:
             call.cancel()
-        if broken:
-            raise broken[0]
+        if errors:
+            raise errors[0]
 
-    async def pause(self, seconds: float) -> None:
-        """Sleep."""
+    async def sleep(self, seconds: float) -> None:
+        """Block the thread for a number of seconds."""
         time.sleep(seconds)
 
-    async def aside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Work here."""
+    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work in the calling thread."""
         return work(*args, **kwargs)
 
-    def _begin(self, method: str, request: Any, timeout_s: float | None) -> Any:
+    def _start(self, method: str, request: Any, timeout_s: float | None) -> Any:
         if self._closed:
             raise closed_error()
         call = getattr(self._stub, method)
         return call(request, timeout=timeout_s, metadata=self._metadata)
 
     def close(self) -> None:
-        """Close the connection; calls in work are cancelled."""
+        """Close the channel; running calls are cancelled."""
         self._closed = True
         self._channel.close()
 
 
-def _run_through(coroutine: Awaitable[T]) -> T:
-    """Run what a WaitingConnection never suspends."""
+def _run_sync(coroutine: Awaitable[T]) -> T:
+    """Drive a coroutine that never suspends to completion, synchronously."""
     try:
         coroutine.__await__().send(None)
     except StopIteration as done:
-        answer: T = done.value
-        return answer
-    raise RuntimeError("a waiting connection has suspended a call")
+        result: T = done.value
+        return result
+    raise RuntimeError("a blocking connection suspended a call")
 
 
-def _waiting(
-    call: Callable[Concatenate[Caller, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Caller, P], T]:
-    """The same call for callers that wait."""
-
-    @functools.wraps(call)
-    def waiting(client: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _run_through(call(client, *args, **kwargs))
-
-    return waiting
-
-
-def _streaming(
-    call: Callable[Concatenate[Caller, P], AsyncGenerator[T, None]],
-) -> Callable[Concatenate[Caller, P], Iterator[T]]:
-    """The same stream for callers that wait."""
-
-    @functools.wraps(call)
-    def streaming(client: Caller, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        answers = call(client, *args, **kwargs)
-        try:
-            while True:
-                try:
-                    answer = _run_through(anext(answers))
-                except StopAsyncIteration:
-                    return
-                yield answer
-        finally:
-            _run_through(answers.aclose())
-
-    return streaming
+def _iterate_sync(results: AsyncGenerator[T, None]) -> Iterator[T]:
+    """Iterate over an asynchronous generator that never suspends, synchronously."""
+    try:
+        while True:
+            try:
+                result = _run_sync(anext(results))
+            except StopAsyncIteration:
+                return
+            yield result
+    finally:
+        _run_sync(results.aclose())
 
 
-class SegmentationClient(Caller):
-    """A connection to one gateway; may be shared by threads.
+def _blocking(
+    method: Callable[Concatenate[ClientMethods, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[SegmentationClient, P], T]:
+    """Make a blocking method of a coroutine method, with its signature and docstring."""
 
-    Its arguments are those of `cpcsam.client._base.Caller`, and its calls those of `cpcsam.client._methods`.
+    @functools.wraps(method)
+    def blocking(self: SegmentationClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _run_sync(method(self._methods, *args, **kwargs))
+
+    blocking.__module__ = __name__
+    blocking.__qualname__ = f"SegmentationClient.{method.__name__}"
+    return blocking
+
+
+class SegmentationClient:
+    """Blocking connection to a gateway; safe to share between threads.
+
+    Calls are retried with exponential backoff, within their time limit, while the gateway is
+    unreachable or full. An image is sent once: later requests for it carry its id only, and its
+    bytes are sent again if the server has evicted it.
+
+    Args:
+        address: HOST:PORT of the gateway.
+        timeout_s: time limit of a call in seconds, retries included.
+        retry: whether failed calls are retried.
+        token: bearer token, if the gateway requires authentication.
+        tls: whether the gateway speaks TLS.
+        ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
+
+    Raises:
+        ConfigError: the token or the certificate file is invalid.
     """
 
-    _connection: WaitingConnection
-
-    def _connect(self, endpoint: Endpoint) -> WaitingConnection:
-        return WaitingConnection(endpoint)
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = 60.0,
+        retry: bool = True,
+        token: str | None = None,
+        tls: bool = False,
+        ca: Path | None = None,
+    ) -> None:
+        endpoint = Endpoint(address, token, tls, ca)
+        self._connection = BlockingConnection(endpoint)
+        self._methods = ClientMethods(endpoint, self._connection, timeout_s, retry)
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -178,14 +180,35 @@ class SegmentationClient(Caller):
         self.close()
 
     def close(self) -> None:
-        """Close the connection; calls in work are cancelled."""
+        """Close the connection; running calls are cancelled."""
         self._connection.close()
 
-    segment = _waiting(calls.segment)
-    ask = _waiting(calls.ask)
-    segment_stream = _streaming(calls.segment_stream)
-    describe = _waiting(calls.describe)
-    classes = _waiting(calls.classes)
-    add_class = _waiting(calls.add_class)
-    remove_class = _waiting(calls.remove_class)
-    healthy = _waiting(calls.healthy)
+    segment = _blocking(ClientMethods.segment)
+    send = _blocking(ClientMethods.send)
+    ask = _blocking(ClientMethods.ask)
+    describe = _blocking(ClientMethods.describe)
+    classes = _blocking(ClientMethods.classes)
+    add_class = _blocking(ClientMethods.add_class)
+    remove_class = _blocking(ClientMethods.remove_class)
+    healthy = _blocking(ClientMethods.healthy)
+
+    def segment_stream(
+        self, requests: Iterable[SegmentRequest], *, timeout_s: float | None = None
+    ) -> Iterator[SegmentResult | CpcSamError]:
+        """Segment many images over one bidirectional stream, in the order of the requests.
+
+        Requests are consumed with backpressure, only as far ahead of the results as the server and
+        the connection buffer, so the iterable may be endless; a thread of gRPC iterates over it.
+        The server bounds the time of each request. A broken stream is not resumed.
+
+        Args:
+            requests: one per image.
+            timeout_s: time limit of the whole stream in seconds; None for no limit.
+
+        Yields:
+            The result of each request, or its error if that request alone failed.
+
+        Raises:
+            CpcSamError: as `segment`, if the stream itself fails.
+        """
+        yield from _iterate_sync(self._methods.segment_stream(requests, timeout_s=timeout_s))

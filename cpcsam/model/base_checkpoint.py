@@ -60,7 +60,7 @@ def load_base(path: Path, model_size: str | None = None, image_size: int | None 
 
 
 def inspect_base(path: Path) -> tuple[str, int]:
-    """Tell (model_size, image_size) of a base, checking every tensor's name and shape.
+    """Return (model_size, image_size) of a base, checking every tensor's name and shape.
 
     Args:
         path: as for `load_base`.
@@ -107,7 +107,7 @@ def save_base(
 
 
 def base_digest(path: Path) -> str:
-    """SHA-256 of a base's weights file: the name by which later stages know the base."""
+    """Return the SHA-256 of a base's weights file, by which later stages identify the base."""
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         raise ArtifactError.of(
@@ -117,13 +117,14 @@ def base_digest(path: Path) -> str:
 
 
 def sizes_of(model: CpcSam, source: str) -> dict[str, Any]:
-    """What every artifact records of a model: `model_size` and `image_size`.
+    """Return what every artifact records of a model: `model_size` and `image_size`.
 
     Args:
         model: LoRA may be injected.
-        source: what to call it in an error.
+        source: its name in errors.
     """
-    plain = {name.replace(".base_layer", ""): one for name, one in model.sam.state_dict().items()}
+    state = model.sam.state_dict().items()
+    plain = {name.replace(".base_layer", ""): tensor for name, tensor in state}
     return {"model_size": recognise(plain, source)[0], "image_size": model.image_size}
 
 

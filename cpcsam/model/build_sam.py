@@ -1,4 +1,4 @@
-"""Model sizes: what segment-anything's modules are built with, from vit_t to vit_h."""
+"""Model sizes from vit_t to vit_h, built from segment-anything's modules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EncoderSize:
         depth: number of transformer blocks.
         num_heads: attention heads a block.
         global_attn_indexes: blocks that attend to the whole grid.
-        window_size: side of the windows, in tokens, of the other blocks; 0 where there are none.
+        window_size: side of the windows, in tokens, of the other blocks; 0 if there are none.
         default_image_size: S of the published (or shipped) weights.
     """
 

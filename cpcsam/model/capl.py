@@ -1,7 +1,7 @@
 """The Causal Prompt Learner (CaPL): a task module on prompt tokens, an entity module on attention.
 
-Both start as the identity: the last layer of every calibrating network is zero, so an untrained
-CaPL changes nothing.
+Both are zero-initialised: the last layer of every calibrating network is zero, so an untrained CaPL
+is the identity.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NUM_SITES: Final = 5
 
 @dataclass(frozen=True)
 class CaplConfig:
-    """What CaPL is made of.
+    """Configuration of CaPL.
 
     Attributes:
         task: calibrate prompt embeddings (§4.1, Eq. 1).
@@ -56,7 +56,7 @@ class TaskModule(nn.Module):
     """Task causal module (§4.1): P̃ = w ⊙ P + v with (w − 1, v) = MLP([P ; e(x)]).
 
     Attributes:
-        points: moves the points that P and e(x) are taken at; None where they stay.
+        points: moves the points that P and e(x) are taken at; None if they stay.
     """
 
     def __init__(self, hidden_dim: int, image_conditioned: bool, moves_points: bool) -> None:

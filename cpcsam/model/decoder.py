@@ -1,7 +1,7 @@
 """SAM's two-way transformer, batched over images and prompts, with masked keys and calibration.
 
-The weights stay in segment-anything's modules; this is another walk through them. Prompts are an
-inner dimension, so nothing is repeated: image tokens are (B, 1, G·G, C) until the first
+The weights stay in segment-anything's modules; this is another forward pass through them. Prompts
+are an inner dimension, so nothing is repeated: image tokens are (B, 1, G·G, C) until the first
 image→token attention makes them differ between prompts.
 """
 
@@ -25,7 +25,7 @@ MASKED_LOGIT = -1e4
 
 @dataclass
 class DecoderTrace:
-    """What Eq. 2 reads while the decoder runs.
+    """Intermediate tensors of the decoder that Eq. 2 reads.
 
     Attributes:
         attention_maps: token→image probabilities, one (B, P, heads, T, G·G) a site.
@@ -162,7 +162,7 @@ def two_way_transformer(
         tokens: (B, P, T, C), output tokens and prompt tokens.
         token_mask: (B, P, T), 1 for a token that exists and 0 for an empty slot.
         entity: explicit calibration of the five sites, None for none or fused.
-        trace: filled with attention maps and calibrations where given.
+        trace: filled with attention maps and calibrations, if given.
 
     Returns:
         Tokens (B, P, T, C) and image (B, P, G·G, C).
@@ -233,7 +233,7 @@ def decode_masks(
         sparse_embeddings: (B, P, N+1, C).
         token_mask: (B, P, N+1), 1 where the slot holds a token.
         entity: explicit calibration, None for none or fused.
-        trace: filled where given.
+        trace: filled, if given.
 
     Returns:
         low_res_masks (B, P, 4, 4G, 4G) logits and iou_predictions (B, P, 4).

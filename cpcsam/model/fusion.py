@@ -1,6 +1,6 @@
-"""Fusing: LoRA into its weights and CaPL's entity module into the decoder's projections.
+"""Fusion of LoRA into its weights and of CaPL's entity module into the decoder's projections.
 
-A fused model computes what the calibrated one computes with fewer operators. The logit bias
+A fused model has the outputs of the calibrated model with fewer operators. The logit bias
 G Hᵀ is a dot product of r more channels a head, so H joins the image side's projection and √d·G
 becomes `FusedAttention.token_mlp`; √d undoes the scale 1/√d of the logits. The task module stays,
 as it reads prompts; its calibration of "no mask" is a constant.
@@ -30,8 +30,8 @@ class FusedCpcSam(CpcSam):
     """A `CpcSam` with LoRA merged, the entity module fused and "no mask" calibrated.
 
     Attributes:
-        fused_config: the CaPL that went in, None where there was none. `capl` holds what is left
-            of it, the task module.
+        fused_config: of the CaPL that was fused, None without CaPL. `capl` holds what is left of
+            it, the task module.
     """
 
     def __init__(self, model: CpcSam, fused_config: CaplConfig | None) -> None:
@@ -112,7 +112,7 @@ def _empty_attention(
 def _fill_attention(
     fused: FusedAttention, attn: Attention, site: SiteCalibration, tokens_are_queries: bool
 ) -> None:
-    """Copy an attention's weights, with H beside the image side's and √d·G as token_mlp."""
+    """Copy an attention's weights, with H appended to the image side's and √d·G as token_mlp."""
     token_side, image_side = ("q_proj", "k_proj") if tokens_are_queries else ("k_proj", "q_proj")
     for name in (token_side, "v_proj", "out_proj"):
         getattr(fused, name).load_state_dict(getattr(attn, name).state_dict())

@@ -1,14 +1,13 @@
-"""LoRA on SAM through peft: inject, list and merge."""
+"""LoRA on SAM through peft: inject, list and merge.
+
+peft is imported where it is used: it takes as long as torch, and most commands have no LoRA.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
 from dataclasses import dataclass
-
-from peft import LoraConfig as PeftLoraConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
@@ -18,7 +17,7 @@ __all__ = ["LoraConfig", "inject_lora", "is_lora_parameter", "merge_lora"]
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Where LoRA goes and how wide it is (§4.2; rank 4 of Appendix F.2).
+    """LoRA's target modules and rank (§4.2; rank 4 of Appendix F.2).
 
     Attributes:
         rank: rank of each update; 0 leaves LoRA out.
@@ -34,10 +33,10 @@ class LoraConfig:
 
 
 def inject_lora(model: CpcSam, config: LoraConfig) -> None:
-    """Add LoRA layers in place; an untrained one changes no output.
+    """Add LoRA layers in place; untrained layers change no output.
 
     Raises:
-        ConfigError: no layer of the model has a name that the config asks for.
+        ConfigError: no layer of the model has a name of the config.
     """
     if config.rank == 0:
         return
@@ -57,6 +56,9 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
             expected="names of linear layers, such as qkv, q_proj, v_proj",
             fix="correct lora.encoder_modules and lora.decoder_modules",
         )
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import inject_adapter_in_model
+
     inject_adapter_in_model(
         PeftLoraConfig(
             r=config.rank,
@@ -68,12 +70,14 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
 
 
 def is_lora_parameter(name: str) -> bool:
-    """Tell whether a parameter's name is one that `inject_lora` added."""
+    """Return whether `inject_lora` added the parameter of this name."""
     return ".lora_" in name
 
 
 def merge_lora(model: CpcSam) -> CpcSam:
     """Return a copy with every LoRA update added to its weight and no LoRA layer left."""
+    from peft.tuners.lora import LoraLayer
+
     merged = copy.deepcopy(model)
     for name, module in list(merged.named_modules()):
         if isinstance(module, LoraLayer):

@@ -87,7 +87,7 @@ def by_file_name(
 def identify(
     file: Path, official: Mapping[str, OfficialCheckpoint] = OFFICIAL
 ) -> OfficialCheckpoint | None:
-    """Tell which official checkpoint a file is by its content, whatever its name; None if none.
+    """Identify an official checkpoint by its content, whatever its name; None if it is none.
 
     Only a file of an official size is read.
     """
@@ -96,14 +96,14 @@ def identify(
 
 
 def mismatch(file: Path, known: OfficialCheckpoint) -> str | None:
-    """Tell how a file differs from an official checkpoint, and the way out; None if it does not."""
+    """Describe how a file differs from an official checkpoint, and the fix; None if it is equal."""
     size, sha256 = file.stat().st_size, sha256_file(file)
     if (size, sha256) == (known.size_bytes, known.sha256):
         return None
     return (
         f"not the official {known.model_size}: got {size} bytes with sha256 {sha256[:12]}, "
         f"expected {known.size_bytes} bytes with {known.sha256[:12]}; move it away and fetch it "
-        f"anew by python -m training.checkpoints fetch {known.model_size}"
+        f"again by python -m training.checkpoints fetch {known.model_size}"
     )
 
 
@@ -111,7 +111,7 @@ def mismatch(file: Path, known: OfficialCheckpoint) -> str | None:
 def named_if_official(
     file: Path, official: Mapping[str, OfficialCheckpoint] = OFFICIAL
 ) -> Iterator[None]:
-    """Add to an ArtifactError about a file under an official name how it differs from that one."""
+    """Extend an ArtifactError about a file with an official name by how it differs from it."""
     try:
         yield
     except ArtifactError as error:
@@ -123,9 +123,9 @@ def named_if_official(
 
 
 def warn_if_damaged(file: Path, official: Mapping[str, OfficialCheckpoint] = OFFICIAL) -> None:
-    """Warn of other content under an official name and of that length, such as a download's hole.
+    """Warn of other content under an official name and of that length, such as a damaged download.
 
-    torch reads such a file without complaint. Of another length it is taken for the user's own.
+    torch reads such a file without an error. A file of another length counts as the user's own.
     """
     known = by_file_name(file.name, official) if file.is_file() else None
     if known is not None and file.stat().st_size == known.size_bytes:

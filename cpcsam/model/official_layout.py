@@ -1,4 +1,4 @@
-"""The official SAM key layout: recognise a model by its shapes, fit it to another image size."""
+"""Official SAM key layout: recognise a model by its shapes, resize it to another image size."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ REL_POS = "image_encoder.blocks.{block}.attn.rel_pos_{axis}"
 
 
 def recognise(state: Mapping[str, Tensor], source: str) -> tuple[str, int]:
-    """Tell (model_size, image_size) of a SAM state dict from its shapes.
+    """Return (model_size, image_size) of a SAM state dict from its shapes.
 
     Args:
         state: tensors under segment-anything's names.
-        source: what to call it in an error.
+        source: its name in errors.
 
     Raises:
         ArtifactError: not SAM's layout, or of none of the known sizes.

@@ -1,8 +1,8 @@
-"""Point calibration: clicks and box corners move to where an accurate annotator puts them.
+"""Point calibration: moves clicks and box corners to where an accurate annotator puts them.
 
 A positional encoding is made of sines, so reweighting an embedding can hardly move its point.
-What lies around the point tells where its entity is: box corners move to those of its tight box,
-and without a box the first click moves to the entity's centre. Further clicks stay, for they say
+The embeddings around the point locate its entity: box corners move to those of its tight box,
+and without a box the first click moves to the entity's centre. Further clicks stay, as they mark
 where a mask was wrong.
 """
 
@@ -19,9 +19,9 @@ from cpcsam.model.zero_init import start_at_zero
 __all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows"]
 
 WINDOW = 5
-"""Samples a side of the window that a move is read from."""
+"""Samples a side of the window that a move is predicted from."""
 CHANNELS = 32
-"""Of the image embedding, reduced."""
+"""Channels of the reduced image embedding."""
 CLICK_REACH = 1.5
 """Half the side of a click's window, in sixteenths of the encoder's frame."""
 BOX_REACH = 1.5
@@ -60,7 +60,7 @@ def sample_embeddings(image_embeddings: Tensor, point_coords: Tensor) -> Tensor:
 
 
 def sample_windows(image_embeddings: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
-    """Sample windows of `WINDOW` by `WINDOW` points, one axis after the other.
+    """Sample windows of `WINDOW` by `WINDOW` points, separably by axis.
 
     Args:
         image_embeddings: (B, C, G, G) float.
@@ -82,7 +82,7 @@ def sample_windows(image_embeddings: Tensor, centre: Tensor, reach: Tensor) -> T
 
 
 def is_moved(point_labels: Tensor) -> Tensor:
-    """Tell which of (B, P, N) slots move: box corners, and a first click without a box."""
+    """Return which of (B, P, N) slots move: box corners, and a first click without a box."""
     corner = point_labels >= PointLabel.BOX_TOP_LEFT
     click = (point_labels == PointLabel.FOREGROUND) & ~corner.any(-1, keepdim=True)
     first, later = corner.split([1, corner.shape[-1] - 1], dim=-1)
@@ -90,9 +90,9 @@ def is_moved(point_labels: Tensor) -> Tensor:
 
 
 class PointCalibration(nn.Module):
-    """Moves of a prompt's box or first click, read from what is around them.
+    """Moves a prompt's box or first click, by MLPs on the embeddings around them.
 
-    The last layers start at zero: untrained it moves nothing.
+    The last layers are zero-initialised: untrained it moves nothing.
     """
 
     def __init__(self, hidden_dim: int) -> None:
@@ -112,7 +112,7 @@ class PointCalibration(nn.Module):
     def forward(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> Tensor:
-        """Return where the points should be.
+        """Return the calibrated points.
 
         Args:
             image_embeddings: (B, 256, G, G).
@@ -120,7 +120,7 @@ class PointCalibration(nn.Module):
             point_labels: (B, P, N) int32, `PointLabel`.
 
         Returns:
-            (B, P, N, 2) float32; what `is_moved` names is moved.
+            (B, P, N, 2) float32; the slots of `is_moved` are moved.
         """
         features = nn.functional.gelu(self.reduce(image_embeddings))
         moved = is_moved(point_labels)
@@ -141,19 +141,26 @@ class PointCalibration(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         unit = features.shape[-1]
         centre, half = (top_left + bottom_right) / 2, (bottom_right - top_left) / 2
-        told = torch.cat([_phase(centre), half / unit], dim=-1)
-        first, second = self._read(self.box, features, centre, BOX_REACH * half, told).chunk(2, -1)
+        geometry = torch.cat([_phase(centre), half / unit], dim=-1)
+        first, second = self._read(self.box, features, centre, BOX_REACH * half, geometry).chunk(
+            2, -1
+        )
         return half * first, half * second
 
     def _read(
-        self, network: nn.Sequential, features: Tensor, centre: Tensor, reach: Tensor, told: Tensor
+        self,
+        network: nn.Sequential,
+        features: Tensor,
+        centre: Tensor,
+        reach: Tensor,
+        geometry: Tensor,
     ) -> Tensor:
         window = sample_windows(features, centre, reach)
-        out: Tensor = network(torch.cat([window, told.to(window.dtype)], dim=-1))
+        out: Tensor = network(torch.cat([window, geometry.to(window.dtype)], dim=-1))
         return out.to(centre.dtype)
 
 
 def _phase(place: Tensor) -> Tensor:
-    """Where in its cell of the embedding a point is; without steps from one cell to the next."""
+    """Return a point's phase within its embedding cell as sine and cosine, which are continuous."""
     angle = place * (2 * math.pi / PATCH_SIZE)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

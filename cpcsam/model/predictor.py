@@ -49,6 +49,11 @@ class CpcSamPredictor:
         is_image_set: whether an image is set.
     """
 
+    original_size: tuple[int, int] | None
+    input_size: tuple[int, int] | None
+    is_image_set: bool
+    _image_embeddings: Array
+
     def __init__(self, backend: Backend) -> None:
         """Predict with a model that is loaded already.
 
@@ -208,9 +213,8 @@ class CpcSamPredictor:
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
-        self.original_size: tuple[int, int] | None = None
-        self.input_size: tuple[int, int] | None = None
-        self._image_embeddings: Array = np.zeros((0, 0, 0, 0), np.float32)
+        self.original_size = self.input_size = None
+        self._image_embeddings = np.zeros((0, 0, 0, 0), np.float32)
 
     def _predict(
         self,

@@ -1,4 +1,4 @@
-"""Weights on disk: training runs and merged models, beside the bases of `cpcsam.model.base_checkpoint`.
+"""Weights on disk: training runs and merged models; bases are in `cpcsam.model.base_checkpoint`.
 
 | kind         | file                  | holds                                                |
 |--------------|-----------------------|------------------------------------------------------|
@@ -94,7 +94,7 @@ def save_run(
 def load_run(path: Path, base: Path | None = None) -> CpcSam:
     """Load a run on its base: LoRA injected and not merged, CaPL attached, evaluation mode.
 
-    What the run trained requires gradients, the rest does not.
+    Parameters that the run trained require gradients, the others do not.
 
     Args:
         path: an artifact of kind `run`.
@@ -111,11 +111,11 @@ def load_run(path: Path, base: Path | None = None) -> CpcSam:
             f"base of {path}", got=f"nothing at {base}", expected="the base", fix="pass its path"
         )
     expected = config["base"]["sha256"]
-    found = base_digest(base)
-    if found != expected:
+    digest = base_digest(base)
+    if digest != expected:
         raise ArtifactError.of(
             f"base of {path}",
-            got=f"{base} with sha256 {found[:12]}",
+            got=f"{base} with sha256 {digest[:12]}",
             expected=expected[:12],
             fix="give the base that the run was trained on",
         )
@@ -188,7 +188,7 @@ def _entry(config: Mapping[str, Any], name: str, path: Path) -> Any:
             f"{path}/manifest.json",
             got=f"a config without {name}",
             expected=name,
-            fix="make the artifact anew",
+            fix="make the artifact again",
         ) from error
 
 

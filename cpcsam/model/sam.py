@@ -19,7 +19,7 @@ __all__ = ["CpcSam"]
 
 
 class CpcSam(nn.Module):
-    """SAM with calibrated prompts.
+    """SAM with prompts calibrated by CaPL.
 
     Any SAM whose prompt encoder and decoder are segment-anything's can be given; `capl=None`
     computes exactly what the official model computes.
@@ -38,7 +38,7 @@ class CpcSam(nn.Module):
     def encode_image(self, image: Tensor, input_size: Tensor) -> Tensor:
         """Embed images (graph `image_encoder`).
 
-        SAM pads after normalising, so what lies beyond `input_size` is zeroed here, whatever
+        SAM pads after normalising, so everything beyond `input_size` is zeroed here, whatever
         the pixels hold.
 
         Args:
@@ -76,7 +76,7 @@ class CpcSam(nn.Module):
     def calibrate_points(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> Tensor:
-        """Move points to where an accurate annotator puts them, if CaPL does so.
+        """Move points to where an accurate annotator puts them, if CaPL has point calibration.
 
         Args:
             image_embeddings: (B, 256, G, G).
@@ -114,7 +114,7 @@ class CpcSam(nn.Module):
     def encode_points(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """As `encode_prompts`, of points that `calibrate_points` has moved."""
+        """Embed points that `calibrate_points` has moved; otherwise as `encode_prompts`."""
         filled = point_labels != PointLabel.EMPTY
         tokens = self.embed_points(point_coords, point_labels)
         if self.capl is not None and self.capl.task is not None:
@@ -164,8 +164,8 @@ class CpcSam(nn.Module):
             image_embeddings: (B, 256, G, G).
             sparse_embeddings: (B, P, N+1, 256).
             token_mask: (B, P, N+1).
-            dense_embeddings: (B, P, 256, G, G) of mask prompts, None where there are none.
-            trace: filled with what Eq. 2 needs, where given.
+            dense_embeddings: (B, P, 256, G, G) of mask prompts, or None.
+            trace: filled with the tensors of Eq. 2, if given.
 
         Returns:
             low_res_masks (B, P, 4, 4G, 4G) logits and iou_predictions (B, P, 4).

@@ -1,4 +1,4 @@
-"""State dicts: read and written as files, loaded into modules, each failure named."""
+"""State dicts: reading, writing and loading into modules, with errors that name the tensor."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; ArtifactError where it is missing or cut short."""
+    """Read a safetensors file; ArtifactError if it is missing or cut short."""
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -33,7 +33,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
             str(file),
             got=f"an unreadable file ({error})",
             expected="safetensors",
-            fix="make it anew",
+            fix="make it again",
         ) from error
 
 
@@ -85,12 +85,12 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
-    """Refuse a state dict whose names or shapes are not the wanted ones, naming the first.
+    """Raise ArtifactError for the first tensor whose name or shape is not the expected one.
 
     Args:
-        state: what was read.
+        state: to be checked.
         wanted: a model's state dict; only names and shapes count.
-        source: what to call it in an error.
+        source: its name in errors.
 
     Raises:
         ArtifactError: a missing, unknown or misshapen tensor.
@@ -121,7 +121,7 @@ def cpu_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Refuse NaN and infinity, naming the tensor, by an ArtifactError."""
+    """Raise ArtifactError for the first tensor with NaN or infinity."""
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise ArtifactError.of(

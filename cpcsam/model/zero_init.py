@@ -1,4 +1,4 @@
-"""Networks that change nothing before they are trained."""
+"""Zero initialisation: networks whose output is zero before they are trained."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ __all__ = ["start_at_zero"]
 
 
 def start_at_zero(network: nn.Sequential) -> None:
-    """Set the last layer to zero, in place: its output is zero until it learns."""
+    """Zero-initialise the last layer, in place: the output is zero until it is trained."""
     for parameter in network[-1].parameters():
         nn.init.zeros_(parameter)

@@ -82,8 +82,8 @@ class Comparison:
 def require_fidelity(fidelity: Fidelity, precision: str, image_size: int) -> None:
     """Raise if an engine's masks on real images are too far from torch's.
 
-    Without a single stable mask there is nothing to judge: that is accepted of float32, whose
-    parity the grid has proved, and of no other precision.
+    Without a single stable mask nothing can be measured: that is accepted of float32, whose parity
+    the grid has proved, and of no other precision.
 
     Args:
         fidelity: measured on real images.

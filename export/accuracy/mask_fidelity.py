@@ -18,8 +18,8 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from tqdm import tqdm
 
-from cpcsam.client.overlay import contour
 from cpcsam.contract import MASK_THRESHOLD
+from cpcsam.drawing import contour
 from cpcsam.transforms import upscale_masks
 from export.accuracy.runners import GraphRunner
 from export.accuracy.self_prompts import (
@@ -190,6 +190,7 @@ def _pair(scene: Scene, prompt: str, selection: str, expected: Tensor, actual: T
         > MASK_THRESHOLD
         for logits in (expected, actual)
     ]
+    # Distance transforms of whole images would dominate the time of a comparison.
     window = _window_around(masks[0] | masks[1])
     expected_mask, actual_mask = masks[0][window], masks[1][window]
     union = int((expected_mask | actual_mask).sum())

@@ -98,6 +98,7 @@ def compare_on_grid(
             expected = reference(graph, tensors)
             outputs = engine(graph, tensors)
             rows.extend(_compare(graph, shape, outputs, expected, engine.name, tolerance))
+            # The reference's outputs feed the next graph, so that differences do not accumulate.
             tensors.update(zip(graph.output_names, expected, strict=True))
             progress.update()
 

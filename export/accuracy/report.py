@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cpcsam.client.overlay import contour
+from cpcsam.drawing import contour
 from export.accuracy.mask_fidelity import Fidelity, MaskPair
 from reporting.html import data_uri, render_page
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from cpcsam.backends.graph_backend import GraphBackend
 from cpcsam.backends.onnx_session import OnnxGraphs
 from cpcsam.contract import GraphSpec
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
 
-__all__ = ["OnnxRunner", "GraphRunner", "TorchRunner"]
+__all__ = ["GraphRunner", "OnnxRunner", "TorchRunner", "backend_of"]
 
 
 class GraphRunner(Protocol):
     """An engine that runs single graphs of a model.
+
+    It is narrower than `cpcsam.backends.protocol.Backend`: the parity grid compares every graph
+    on the reference's own tensors, which encode and decode do not show.
 
     Attributes:
         name: engine and precision, for reports and errors.
@@ -41,6 +46,16 @@ class GraphRunner(Protocol):
         Raises:
             ExportError: the engine rejects the graph or these inputs.
         """
+
+
+def backend_of(runner: GraphRunner, image_size: int) -> GraphBackend:
+    """Adapt a runner to the backend protocol, on numpy arrays."""
+
+    def run(graph: GraphSpec, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        inputs = {name: torch.from_numpy(arrays[name]) for name in graph.input_names}
+        return [output.numpy() for output in runner(graph, inputs)]
+
+    return GraphBackend(run, image_size)
 
 
 class TorchRunner:

@@ -15,18 +15,12 @@ import torch
 from torch import Tensor
 
 from cpcsam.contract import (
-    IMAGE_ENCODER,
     LOW_RES_FACTOR,
-    MASK_DECODER,
-    MASK_DECODER_WITH_MASK,
     PATCH_SIZE,
     PROMPT_BUCKETS,
-    PROMPT_ENCODER,
-    PROMPT_ENCODER_WITH_MASK,
-    GraphSpec,
     PointLabel,
 )
-from export.accuracy.runners import GraphRunner
+from export.accuracy.runners import GraphRunner, backend_of
 from export.real_images import Scene
 
 __all__ = ["MIN_STABILITY", "Prompts", "decode", "encode", "prompts_for", "stability"]
@@ -62,29 +56,21 @@ class Prompts:
     kind: str
     tensors: dict[str, Tensor]
 
-    @property
-    def graphs(self) -> tuple[GraphSpec, GraphSpec]:
-        """The prompt encoder and the mask decoder of this kind."""
-        if "mask_input" in self.tensors:
-            return PROMPT_ENCODER_WITH_MASK, MASK_DECODER_WITH_MASK
-        return PROMPT_ENCODER, MASK_DECODER
-
 
 def encode(runner: GraphRunner, scene: Scene) -> Tensor:
     """Run the image encoder on a scene; return image_embeddings (1, 256, G, G)."""
-    inputs = {"image": scene.image, "input_size": scene.input_size}
-    return runner(IMAGE_ENCODER, inputs)[0]
+    backend = backend_of(runner, scene.image.shape[-1])
+    return torch.from_numpy(backend.encode(scene.image.numpy(), scene.input_size.numpy()))
 
 
 def decode(
     runner: GraphRunner, image_embeddings: Tensor, prompts: Prompts
 ) -> tuple[Tensor, Tensor]:
     """Decode prompts to low_res_masks (1, P, 4, 4G, 4G) and iou_predictions (1, P, 4)."""
-    encoder, decoder = prompts.graphs
-    tensors = {"image_embeddings": image_embeddings, **prompts.tensors}
-    tensors |= dict(zip(encoder.output_names, runner(encoder, tensors), strict=True))
-    low_res_masks, iou_predictions = runner(decoder, tensors)
-    return low_res_masks, iou_predictions
+    backend = backend_of(runner, PATCH_SIZE * image_embeddings.shape[-1])
+    arrays = {name: tensor.numpy() for name, tensor in prompts.tensors.items()}
+    low_res_masks, iou_predictions = backend.decode(image_embeddings.numpy(), **arrays)
+    return torch.from_numpy(low_res_masks), torch.from_numpy(iou_predictions)
 
 
 def prompts_for(
@@ -104,6 +90,7 @@ def prompts_for(
     for coords in _click_grid(scene).split(PROMPT_BUCKETS[-1]):
         low_res_masks, iou_predictions = decode(reference, image_embeddings, _clicks(coords))
         for index in range(len(coords)):
+            # Mask 0 is SAM's single output, masks 1-3 its multimask output.
             best = 1 + int(iou_predictions[0, index, 1:].argmax())
             clicks += [coords[index]] * 2
             masks += [low_res_masks[0, index, 0], low_res_masks[0, index, best]]

@@ -170,6 +170,7 @@ def _layers(network: Any) -> list[Any]:
 
 def _named_layer(network: Any, reason: str) -> str:
     """Return the layer, named after its ONNX node, that TensorRT's message mentions, or ""."""
+    # Names may be prefixes of others; the longest match is the layer.
     named = [layer.name for layer in _layers(network) if layer.name in reason]
     return max(named, key=len, default="")
 
@@ -177,6 +178,7 @@ def _named_layer(network: Any, reason: str) -> str:
 def _first_failing(build: _Build) -> str:
     """Return the first layer that fails to build, by bisection over prefixes of the network."""
     network = build.parse()
+    # Invariant: the first `builds` layers build, the first `fails` do not.
     builds, fails = 0, network.num_layers
     while fails - builds > 1:
         middle = (builds + fails) // 2

@@ -39,6 +39,7 @@ def container_command(
     """
     code = {CHECKOUT / name: f"{INSIDE}/{name}:ro" for name in ("cpcsam", "export")}
     folders = {folder.resolve(): inside for folder, inside in mounts.items()}
+    # The container reads mounted files and needs no network.
     return [
         *("docker", "run", "--rm", "--init", "--interactive", "--network=none"),
         # As in docker-compose.yml.

@@ -39,6 +39,7 @@ class Device:
             ExportError: there is no driver, or no such GPU.
         """
         self._cuda = _open_driver()
+        # Entry points with `_v2` below are those with 64-bit addresses.
         self._call("cuInit", 0)
         device, context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuDeviceGet", ctypes.byref(device), index)

@@ -39,5 +39,6 @@ def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] 
         content = stream.read(array.nbytes)
         if len(content) < array.nbytes:
             return None
+        # Over bytes, the array would be read-only.
         arrays[name] = np.frombuffer(bytearray(content), dtype).reshape(shape)
     return header, arrays

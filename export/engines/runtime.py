@@ -44,6 +44,7 @@ class PlanExecution:
         self._log = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._log)
         self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        # Both calls return None instead of raising; the logger has printed the reason.
         context = self._engine and self._engine.create_execution_context()
         if context is None:
             raise ExportError.of(
@@ -98,6 +99,7 @@ class PlanExecution:
             self._require(switched, f"profile {index}")
             self._device.synchronize()
             self._selected_profile = index
+        # Switching profiles discards the shapes, so they are set for every call.
         for name, shape in shapes.items():
             self._require(self._context.set_input_shape(name, shape), f"shape of {name}")
 

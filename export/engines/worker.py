@@ -57,6 +57,7 @@ def serve(
 
 def _run(folder: Path) -> None:
     with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as responses:
+        # C++ libraries print to descriptor 1, which replacing sys.stdout would not redirect.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         responses.write(GREETING)
         try:

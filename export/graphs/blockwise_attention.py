@@ -35,12 +35,14 @@ class BlockwiseAttention(nn.Module):
         """Attend within (B, H, W, C) float; the output has the same shape."""
         height, width, channels = map(int, x.shape[1:])
         heads, head_dim = self.num_heads, channels // self.num_heads
+        # -1 keeps the batch dynamic: a traced size would be frozen into the graph.
         grid = (-1, heads, height, width, head_dim)
         qkv = self.qkv(x).reshape(-1, height * width, 3, heads, head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, keys = q.reshape(grid), k.transpose(2, 3)
         bias_h = torch.einsum("bnhwc,hkc->bnhwk", q, get_rel_pos(height, height, self.rel_pos_h))
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", q, get_rel_pos(width, width, self.rel_pos_w))
+        # Chunks are whole rows of the grid, since the biases are indexed by row and column.
         step = max(1, self.queries // width)
         rows = [min(step, height - first) for first in range(0, height, step)]
         parts = (part.split(rows, dim=2) for part in (q * self.scale, bias_h, bias_w))

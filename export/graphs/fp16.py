@@ -80,10 +80,12 @@ def to_fp16(model: TraceableCpcSam) -> Fp16CpcSam:
         ExportError: a weight exceeds 65504, the largest float16.
     """
     half = Fp16CpcSam(copy.deepcopy(model))
+    # A buffer, which the loop over parameters below does not reach.
     half.constant_image_pe = half.image_pe().half()
     for name, module in half.named_modules():
         if not isinstance(module, FULL_PRECISION):
             _halve_weights(name, module)
+        # A norm computes in float32; the hook on its output returns to float16.
         if isinstance(module, NORMS):
             module.register_forward_pre_hook(_inputs_to_float)
         if isinstance(module, FULL_PRECISION):

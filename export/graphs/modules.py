@@ -117,6 +117,7 @@ def draw_prompts(
         labels[..., 2:][chance(0.5, (batch, prompts, points - 2))] = PointLabel.EMPTY
     labels[chance(0.15, (batch, prompts))] = PointLabel.EMPTY
     coords = image_size * torch.rand((*shape, 2), generator=generator)
+    # A graph that reads coordinates of empty slots would spread these values.
     garbage = torch.tensor([-1e6, 1e6, torch.inf, torch.nan])
     choice = torch.randint(0, len(garbage), (*shape, 2), generator=generator)
     empty = (labels == PointLabel.EMPTY).unsqueeze(-1)

@@ -1,6 +1,6 @@
 """Shape-only matmul kernels: tracing records operators and shapes, never values.
 
-A processor without float16 arithmetic takes minutes for the products of one encoder.
+A processor without float16 arithmetic takes minutes for the products of an encoder.
 """
 
 from __future__ import annotations

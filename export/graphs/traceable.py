@@ -33,6 +33,7 @@ def make_traceable(model: FusedCpcSam, queries: int = QUERIES) -> TraceableCpcSa
         model: the fused model; left unchanged, its weights are shared.
         queries: largest number of queries in a block of the encoder's attention.
     """
+    # A memo of the tensors makes deepcopy copy the modules and share the weights.
     tensors = [*model.parameters(), *model.buffers()]
     shared = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     use_blockwise_attention(shared.sam.image_encoder, queries)

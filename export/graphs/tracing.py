@@ -79,6 +79,7 @@ def onnx_from_torch(
                 dynamo=False,
             )
             exported = onnx.load(traced)
+        # Loading the file pulled external weights in, so that `save` decides where they go.
         label(exported, graph, size, properties)
         save(exported, file)
         onnx.checker.check_model(str(file), full_check=True)
@@ -117,6 +118,7 @@ def label(
         (exported.graph.input, graph.inputs),
         (exported.graph.output, graph.outputs),
     ):
+        # The exporter's declarations carry traced sizes; the contract names the dynamic dimensions.
         del declared[:]
         for tensor in tensors:
             dims = [

@@ -105,6 +105,7 @@ def _graph_files(source: Path, manifest: Manifest, target: Target, version: int)
                 expected=f"the graph {graph.name}",
                 fix="export it again",
             )
+        # A graph refers to its external weights by name, so those files keep theirs.
         folder = f"{graph.name}/{version}"
         names[f"{folder}/model{suffix}"] = name
         names |= {

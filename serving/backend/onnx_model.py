@@ -1,4 +1,4 @@
-"""A graph on the CPU: requests of one batch run as one ONNX Runtime call."""
+"""ONNX Runtime model on the CPU: the requests of a batch run as a single call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DTYPES: Final = {
 }
 
 Run = Callable[[Tensors], Tensors]
-"""One call of a graph: inputs by name, batch first, to all outputs by name."""
+"""A call of a graph: inputs by name, batch first, to all outputs by name."""
 
 
 def open_graph(settings: Settings) -> Execute:
@@ -59,7 +59,7 @@ def run_together(run: Run, requests: Sequence[Request]) -> list[Answer]:
     """Run requests as one batch and split the outputs.
 
     Requests whose shapes differ beyond the batch run in groups. If a batch fails, each of its
-    requests runs alone, so that only the one at fault gets the error.
+    requests runs alone, so that only the faulty request gets the error.
     """
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, request in enumerate(requests):
@@ -121,7 +121,7 @@ def _check(session: onnxruntime.InferenceSession, graph: GraphSpec, image_size: 
 
 
 def _fits(got: Sequence[int | str | None], expected: Sequence[int]) -> bool:
-    """Whether an ONNX shape, in which a name or None is any size, allows the contract's."""
+    """Return whether an ONNX shape, in which a name or None is any size, allows the contract's."""
     return len(got) == len(expected) and all(
         not isinstance(size, int) or size == wanted
         for size, wanted in zip(got, expected, strict=True)
@@ -129,5 +129,5 @@ def _fits(got: Sequence[int | str | None], expected: Sequence[int]) -> bool:
 
 
 def _smallest(tensor: TensorSpec, image_size: int) -> NDArray[Any]:
-    """One image, one prompt, one point: ones are a valid size, click and token mask."""
+    """Return a minimal input, one image, prompt and point: 1 is a valid size, click and mask."""
     return np.ones([abs(size) for size in tensor.shape(image_size)], tensor.dtype)

@@ -1,4 +1,4 @@
-"""Steps after the graphs: `postprocess` (logits to run lengths) and `return_embeddings`."""
+"""Steps after the graphs: `postprocess` (logits to RLE, box and area) and `return_embeddings`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.mask_cropping import NOWHERE, place_mask
-from cpcsam.automatic.rle import rle_of_part
+from cpcsam.automatic.mask_cropping import paste_mask
+from cpcsam.automatic.rle import rle_from_crop
 from cpcsam.contract import (
+    AREAS,
+    BBOXES,
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
     IOU_PREDICTIONS,
     LOW_RES_MASKS,
     MASK_SELECTION,
     MASKS_RLE,
+    MULTIMASK,
     ORIGINAL_SIZE,
     POINT_LABELS,
     RETURNED_EMBEDDINGS,
     SCORES,
     SELECTED_LOW_RES_MASKS,
+    SINGLE_MASK,
     STABILITY,
     MaskSelection,
     PointLabel,
 )
 from cpcsam.errors import ContractError
+from cpcsam.geometry import EMPTY_BOX
 from cpcsam.transforms import input_size_of
 from serving.backend.step import Execute, Request, Settings, Tensors, each
 
@@ -36,24 +41,24 @@ __all__ = [
     "select_masks",
 ]
 
-MULTIMASK: Final = slice(1, None)
-"""The masks that SAM offers for ambiguous prompts."""
 NO_PIXEL: Final = np.zeros((0, 0), bool)
+IN_IMAGE: Final = (MASKS_RLE.name, BBOXES.name, AREAS.name, STABILITY.name)
+"""Outputs that need the mask at the image's resolution."""
 
 
 def open_postprocess(settings: Settings) -> Execute:
-    """`postprocess` for the image_size of the settings."""
+    """Open `postprocess` for the image_size of the settings."""
     image_size, max_pixels = settings.integer("image_size"), settings.integer("max_pixels")
     return each(lambda request: postprocess(request, image_size, max_pixels))
 
 
 def open_return_embeddings(settings: Settings) -> Execute:
-    """`return_embeddings`: the same array under the name of an output."""
+    """Open `return_embeddings`: the same array under the name of an output."""
     return each(lambda request: {RETURNED_EMBEDDINGS.name: request.tensors[IMAGE_EMBEDDINGS.name]})
 
 
 def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
-    """Select masks and give those that are wanted in the original image.
+    """Select masks and paste them into the original image.
 
     Args:
         request: low_res_masks (1, P, 4, 4G, 4G) logits, iou_predictions (1, P, 4), input_size and
@@ -62,8 +67,9 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
         max_pixels: the largest original_size.
 
     Returns:
-        What is wanted of scores, masks_rle and stability (1, P, M) and of selected_low_res_masks
-        (1, P, M, 4G, 4G). A prompt without any point is padding: its masks are empty, its scores 0.
+        The requested ones of masks_rle, areas, scores and stability (1, P, M), bboxes (1, P, M, 4)
+        and selected_low_res_masks (1, P, M, 4G, 4G). A prompt without any point is padding: its
+        masks are empty, its scores 0.
 
     Raises:
         ContractError: an unknown mask_selection, or sizes that do not belong together.
@@ -76,20 +82,19 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
         int(tensors[MASK_SELECTION.name].item()),
     )
     scores = np.where(padding[:, None], np.float32(0), scores)
-    answer: dict[str, NDArray[Any]] = {SCORES.name: scores[None]}
+    outputs: dict[str, NDArray[Any]] = {SCORES.name: scores[None]}
     if SELECTED_LOW_RES_MASKS.name in request.outputs:
-        answer[SELECTED_LOW_RES_MASKS.name] = np.ascontiguousarray(masks)[None]
-    if not request.outputs.isdisjoint((MASKS_RLE.name, STABILITY.name)):
+        outputs[SELECTED_LOW_RES_MASKS.name] = np.ascontiguousarray(masks)[None]
+    if not request.outputs.isdisjoint(IN_IMAGE):
         sizes = _sizes(tensors, image_size, max_pixels)
-        counts, stability = _in_image(masks, padding, *sizes, image_size)
-        answer |= {MASKS_RLE.name: counts[None], STABILITY.name: stability[None]}
-    return {name: array for name, array in answer.items() if name in request.outputs}
+        outputs |= _in_image(masks, padding, *sizes, image_size)
+    return {name: array for name, array in outputs.items() if name in request.outputs}
 
 
 def select_masks(
     low_res_masks: NDArray[np.float32], iou_predictions: NDArray[np.float32], selection: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Take the masks that answer each prompt.
+    """Select the masks that answer each prompt.
 
     Args:
         low_res_masks: (P, 4, 4G, 4G) logits.
@@ -103,7 +108,7 @@ def select_masks(
         ContractError: selection is no MaskSelection.
     """
     if selection == MaskSelection.SINGLE:
-        return low_res_masks[:, :1], iou_predictions[:, :1]
+        return low_res_masks[:, SINGLE_MASK], iou_predictions[:, SINGLE_MASK]
     if selection == MaskSelection.ALL:
         return low_res_masks[:, MULTIMASK], iou_predictions[:, MULTIMASK]
     if selection == MaskSelection.BEST:
@@ -121,7 +126,7 @@ def select_masks(
 def _sizes(
     tensors: Tensors, image_size: int, max_pixels: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """input_size and original_size of a request that belong together."""
+    """Return input_size and original_size of a request, checked against each other."""
     input_height, input_width = (int(side) for side in tensors[INPUT_SIZE.name][0])
     height, width = (int(side) for side in tensors[ORIGINAL_SIZE.name][0])
     if height * width > max_pixels or min(height, width) < 1:
@@ -129,7 +134,7 @@ def _sizes(
             ORIGINAL_SIZE.name,
             got=f"{height} x {width}",
             expected=f"1 to {max_pixels} pixels",
-            fix="send the original_size that encode answered",
+            fix="send the original_size of encode's response",
         )
     expected = input_size_of((height, width), image_size)
     if (input_height, input_width) != expected:
@@ -137,7 +142,7 @@ def _sizes(
             INPUT_SIZE.name,
             got=f"{input_height} x {input_width}",
             expected=f"{expected[0]} x {expected[1]} for an image of {height} x {width}",
-            fix="send the sizes that encode answered with these image_embeddings",
+            fix="send the sizes of encode's response with these image_embeddings",
         )
     return expected, (height, width)
 
@@ -148,13 +153,21 @@ def _in_image(
     input_size: tuple[int, int],
     original_size: tuple[int, int],
     image_size: int,
-) -> tuple[NDArray[np.object_], NDArray[np.float32]]:
-    """(P, M) run lengths and stability; one mask at a time, for in the image each may be large."""
-    counts = np.full(masks.shape[:2], rle_of_part(NO_PIXEL, NOWHERE, original_size), object)
-    stability = np.zeros(masks.shape[:2], np.float32)
-    for index in np.ndindex(counts.shape):
+) -> dict[str, NDArray[Any]]:
+    """Paste (P, M) masks one at a time: at the image's resolution each may be large."""
+    shape = masks.shape[:2]
+    counts = np.full(shape, rle_from_crop(NO_PIXEL, EMPTY_BOX, original_size), object)
+    bboxes, areas = np.zeros((*shape, 4), np.int32), np.zeros(shape, np.int32)
+    stability = np.zeros(shape, np.float32)
+    for index in np.ndindex(shape):
         if not padding[index[0]]:
-            placed = place_mask(masks[index], input_size, original_size, image_size)
-            counts[index] = rle_of_part(placed.mask, placed.area, original_size)
-            stability[index] = placed.stability
-    return counts, stability
+            pasted = paste_mask(masks[index], input_size, original_size, image_size)
+            counts[index] = rle_from_crop(pasted.mask, pasted.bbox, original_size)
+            bboxes[index], areas[index] = pasted.bbox.xyxy, pasted.area
+            stability[index] = pasted.stability
+    return {
+        MASKS_RLE.name: counts[None],
+        BBOXES.name: bboxes[None],
+        AREAS.name: areas[None],
+        STABILITY.name: stability[None],
+    }

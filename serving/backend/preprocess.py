@@ -20,13 +20,13 @@ __all__ = ["open_preprocess", "open_scale_prompts", "preprocess", "scale_prompts
 
 
 def open_preprocess(settings: Settings) -> Execute:
-    """`preprocess` for the image_size and max_pixels of the settings."""
+    """Open `preprocess` for the image_size and max_pixels of the settings."""
     image_size, max_pixels = settings.integer("image_size"), settings.integer("max_pixels")
     return each(lambda request: preprocess(request, image_size, max_pixels))
 
 
 def open_scale_prompts(settings: Settings) -> Execute:
-    """`scale_prompts` for the image_size of the settings."""
+    """Open `scale_prompts` for the image_size of the settings."""
     image_size = settings.integer("image_size")
     return each(lambda request: scale_prompts(request, image_size))
 
@@ -55,7 +55,7 @@ def preprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
 
 
 def scale_prompts(request: Request, image_size: int) -> Tensors:
-    """Bring the points of one image to the encoder's frame.
+    """Map the points of one image to the encoder's frame.
 
     Args:
         request: point_coords (1, P, N, 2) in the original image, original_size (1, 2).

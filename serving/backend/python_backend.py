@@ -1,4 +1,4 @@
-"""Between a step of `serving.backend.step` and Triton's Python backend; imported by model.py shims only."""
+"""Adapter of `serving.backend.step` to Triton's Python backend; imported only by model.py shims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["triton_model"]
 
 
 def triton_model(open_step: Callable[[Settings], Execute]) -> type:
-    """Make the class `TritonPythonModel` that the Python backend looks for in model.py.
+    """Make the class `TritonPythonModel` that the Python backend loads from model.py.
 
     Args:
         open_step: loads and warms the step; a CpcSamError makes the model unavailable.

@@ -1,4 +1,4 @@
-"""What a Python model of the Triton repository is, without Triton: requests in, answers out."""
+"""Interface of the Python models in the Triton repository, independent of Triton."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by their contract name, batch first."""
 
 Answer: TypeAlias = Tensors | CpcSamError
-"""A request's outputs, or what was wrong with it."""
+"""A request's outputs, or its error."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Request:
 
     Attributes:
         tensors: every input.
-        outputs: names of the outputs that the caller wants; others need not be made.
+        outputs: names of the requested outputs; others need not be computed.
     """
 
     tensors: Tensors
@@ -34,12 +34,12 @@ class Request:
 
 
 Execute: TypeAlias = Callable[[Sequence[Request]], Sequence[Answer]]
-"""Answers requests that run together, one answer a request, in order."""
+"""Executes a batch of requests; one answer a request, in order."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model of the repository was configured.
+    """Configuration of a model of the repository.
 
     Attributes:
         name: the model's name, also that of its graph in the contract.
@@ -52,7 +52,7 @@ class Settings:
     parameters: Mapping[str, str]
 
     def integer(self, key: str) -> int:
-        """A parameter as an integer.
+        """Return a parameter as an integer.
 
         Raises:
             ConfigError: it is missing or not an integer.
@@ -70,7 +70,7 @@ class Settings:
 
 
 def each(answer: Callable[[Request], Tensors]) -> Execute:
-    """Make an `Execute` that answers requests one by one, a bad one without harm to the next."""
+    """Make an `Execute` that handles requests one by one and isolates their errors."""
 
     def execute(requests: Sequence[Request]) -> list[Answer]:
         return [_attempt(answer, request) for request in requests]

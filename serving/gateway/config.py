@@ -121,6 +121,7 @@ def config_from_args(args: argparse.Namespace, triton: str) -> GatewayConfig:
             used.
         ArtifactError: there is no such vocabulary.
     """
+    # Files are read here only to fail early: commands start Triton before the gateway.
     tls = tls_files(args.tls_cert, args.tls_key)
     if tls is not None:
         tls.credentials()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import cpcsam
-from cpcsam.automatic.class_search import AutoSettings
-from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
 from serving.gateway.model_info import ModelInfo
+from serving.gateway.validation.search_config import default_class_search, default_everything
 from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 
 __all__ = ["describe_response"]
@@ -30,8 +28,6 @@ def describe_response(
         max_seconds: longest time for a request.
         classes: names of the caller's classes.
     """
-    search = asdict(AutoSettings())
-    class_search = {field.name for field in pb.ClassSearch.DESCRIPTOR.fields}
     return pb.DescribeResponse(
         model=pb.Model(
             name=SEGMENT.name,
@@ -64,7 +60,7 @@ def describe_response(
         triton_version=model.triton_version,
         classes=classes,
         mask_formats=pb.MaskFormat.keys(),
-        everything=pb.Everything(**asdict(EverythingSettings())),
-        class_search=pb.ClassSearch(**{name: search[name] for name in class_search}),
+        everything=default_everything(),
+        class_search=default_class_search(),
         tile_overlap=TILE_OVERLAP,
     )

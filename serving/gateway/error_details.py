@@ -38,6 +38,7 @@ def status_message(error: CpcSamError) -> status_pb2.Status:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=name.upper(), domain=DOMAIN)]
     if isinstance(error, ContractError):
+        # The message begins with the field: "prompts[0].box: got ...".
         field, _, description = str(error).partition(": ")
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=field, description=description

@@ -81,6 +81,7 @@ class Metrics:
         self.rejected = Counter(
             "cpcsam_rejected", "Requests refused, by reason.", ("reason",), registry=self.registry
         )
+        # Labels exist from the start, so that rates are 0 rather than absent.
         for reason in ("invalid", "over_limit", "in_flight", "unauthenticated"):
             self.rejected.labels(reason)
         self.cache_lookups = Counter(

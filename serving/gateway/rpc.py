@@ -114,11 +114,13 @@ class RpcRunner:
             failure = error
             self._count_rejection(error)
         except Exception:
+            # Details of an internal error are for the operator, not for the caller.
             LOG.exception("%s %r failed", method, request_id)
             failure = ServingError("internal error; see the gateway's log")
         finally:
             if failure is not None:
                 code = status_of_error(failure)
+            # gRPC cancels the handler at the caller's deadline, too.
             if code is grpc.StatusCode.CANCELLED and watch.seconds >= timeout_s:
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             self._metrics.request_seconds.labels(method, code.name).observe(watch.seconds)

@@ -73,6 +73,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         reflection.enable_server_reflection(names, server)
         api_port = _listen(server, config, credentials)
 
+        # Unwound in reverse: health first, so that no new requests are routed here; Triton last.
         stack.push_async_callback(server.stop, config.grace_s)
         await stack.enter_async_context(publish_health(health_servicer, triton))
         await server.start()
@@ -88,7 +89,7 @@ def _server(config: GatewayConfig, interceptor: AuthenticationInterceptor) -> gr
         maximum_concurrent_rpcs=config.limits.max_calls,
         options=(
             ("grpc.max_receive_message_length", config.limits.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
+            ("grpc.max_send_message_length", -1),  # bounded by the limits of a request
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
         ),
     )

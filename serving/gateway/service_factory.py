@@ -10,10 +10,10 @@ from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission
-from serving.gateway.segmentation.by_class import ClassSearch
-from serving.gateway.segmentation.by_prompts import Prompting
-from serving.gateway.segmentation.dispatch import Segmenting
-from serving.gateway.segmentation.mask_generator import EverythingSearch
+from serving.gateway.segmentation.by_class import ClassSegmenter
+from serving.gateway.segmentation.by_prompts import PromptSegmenter
+from serving.gateway.segmentation.dispatch import SegmentationDispatcher
+from serving.gateway.segmentation.mask_generator import EverythingSegmenter
 from serving.gateway.servicer import SegmentationService
 from serving.gateway.vocabulary.service import VocabularyService
 from serving.gateway.vocabulary.store import VocabularyStore
@@ -35,7 +35,10 @@ def build_service(
     embedder = Embedder(triton, cache, admission, limits)
     store = VocabularyStore(config.classes, config.vocabulary)
     vocabularies = VocabularyService(store, images, embedder)
-    segmenting = Segmenting(
-        Prompting(embedder), ClassSearch(embedder), EverythingSearch(embedder), vocabularies
+    dispatcher = SegmentationDispatcher(
+        PromptSegmenter(embedder),
+        ClassSegmenter(embedder),
+        EverythingSegmenter(embedder),
+        vocabularies,
     )
-    return SegmentationService(rpc, admission, images, segmenting, vocabularies, limits, metrics)
+    return SegmentationService(rpc, admission, images, dispatcher, vocabularies, limits, metrics)

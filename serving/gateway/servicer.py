@@ -19,7 +19,7 @@ from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
 from serving.gateway.scheduling.ordered_map import ordered_map
-from serving.gateway.segmentation.dispatch import Segmenting
+from serving.gateway.segmentation.dispatch import SegmentationDispatcher
 from serving.gateway.segmentation.responses import stream_response
 from serving.gateway.validation.prompts import check_prompts
 from serving.gateway.validation.request import check_request
@@ -36,7 +36,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         rpc: RpcRunner,
         admission: Admission,
         images: RequestImages,
-        segmenting: Segmenting,
+        dispatcher: SegmentationDispatcher,
         classes: VocabularyService,
         limits: Limits,
         metrics: Metrics,
@@ -44,7 +44,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         self._rpc = rpc
         self._admission = admission
         self._images = images
-        self._segmenting = segmenting
+        self._dispatcher = dispatcher
         self._classes = classes
         self._limits = limits
         self._metrics = metrics
@@ -122,6 +122,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 return await self._segment(request, context)
             except FullError as error:
                 await asyncio.sleep(error.retry_s)
+                # Each attempt claims capacity like a new request.
                 context = replace(context, permit=Permit(context.permit.client))
 
     async def _segment(
@@ -136,7 +137,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 low_res_size = model.low_res_size if model.mask_prompts else 0
                 check_prompts(request.prompts, image.size, low_res_size)
             with self._metrics.stage("triton") as triton:
-                response = await self._segmenting.answer(request, image, context)
+                response = await self._dispatcher.segment(request, image, context)
             self._metrics.prompts.inc(len(request.prompts))
         response.request_id = request.request_id
         response.image_id = image.key.image_id

@@ -22,7 +22,7 @@ def gateway_in_background(config: GatewayConfig) -> Iterator[Gateway]:
     """
     started: Future[Gateway] = Future()
     loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
+    stop = asyncio.Event()  # set only inside the loop's thread
 
     async def run() -> None:
         async with start_gateway(config) as gateway:

@@ -167,6 +167,7 @@ def _user_cache() -> Path:
 
 def _lay_out(wheel: Path, stub: Path, libpython: Path | None, cache: Path, version: str) -> Path:
     """Copy backend and stub, and link libpython, to a folder named by a digest of their sources."""
+    # Reinstalled wheels keep their paths, hence the modification times.
     sources = [f"{path}:{path.stat().st_mtime_ns}" for path in (wheel, stub, libpython) if path]
     digest = hashlib.sha256("\n".join(sources).encode()).hexdigest()[:12]
     layout = cache / f"triton-{version}-{digest}"
@@ -190,7 +191,7 @@ def _lay_out(wheel: Path, stub: Path, libpython: Path | None, cache: Path, versi
         if libpython is not None:
             (staging / "lib" / LIBPYTHON).symlink_to(libpython)
         staging.chmod(0o755)
-        staging.rename(layout)
+        staging.rename(layout)  # atomic: other processes see all of it or nothing
     except OSError:
         # Another process may have laid out the same folder meanwhile.
         if not layout.is_dir():

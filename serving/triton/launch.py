@@ -121,6 +121,7 @@ def _ports(requested: dict[str, int]) -> dict[str, int]:
 
 def _bind(probes: ExitStack, option: str, port: int) -> int:
     probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+    # So that a port in TIME_WAIT counts as free.
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         probe.bind((HOST, port))
@@ -219,6 +220,7 @@ def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(EXIT_TIMEOUT_S + 5)
     finally:
+        # Stubs of Python models are processes of their own and may outlive the server.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -26,6 +26,7 @@ def failure_cause(log: str) -> str:
         The failed model and its message, the busy port or the missing library; else the last
         line that is not empty.
     """
+    # From the most specific cause to the least: one failure makes Triton log several.
     models = [f"model {name}: {_message(text)}" for name, text in MODEL_FAILED.findall(log)]
     if models:
         return "; ".join(dict.fromkeys(models))

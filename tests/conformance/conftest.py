@@ -1,4 +1,4 @@
-"""What several conformance tests read: real nuclei, and one export of a random model."""
+"""Shared fixtures: real nuclei, and an export of a random model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.once import shared_folder
 from tests.support.paths import ROOT
+from tests.support.session.shared_folders import shared_folder
 
 
 @pytest.fixture(scope="session")
 def bbbc038() -> Path:
-    """The folder of real nuclei: $BBBC038, or shared/data beside the checkout."""
+    """Folder of real nuclei: $BBBC038, or shared/data next to the checkout."""
     found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
     if not found.is_dir():
         pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.model.torch_backend import TorchBackend
 from tests.support.paths import ROOT
@@ -11,6 +13,8 @@ from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import ENTITY
 from training.evaluate_auto import evaluate_auto
 from training.evaluation.torch_model import examples_of, open_model, support_set
+
+pytestmark = pytest.mark.slow
 
 MAX_SIDE = 320
 MIN_DICE = 0.75

@@ -17,6 +17,8 @@ from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, windows
 from training.evaluation.one_click import OneClickScores, one_click
 
+pytestmark = pytest.mark.slow
+
 BASE = ROOT / "weights/vit_t"
 PATCH = 96
 MAX_BYTES = 17_000_000

@@ -52,8 +52,16 @@ def blocked(names: list[str]) -> str:
             ["export.build_engine", "export.engines.worker"],
             ["torch", "onnx", "yaml", "tritonclient", "training", "serving"],
         ),
+        (
+            [
+                "cpcsam.model.predictor",
+                "cpcsam.backends.onnx_backend",
+                "cpcsam.automatic.predictor",
+            ],
+            OTHER_STAGES,
+        ),
     ],
-    ids=["serving", "client", "engines in the Triton image"],
+    ids=["serving", "client", "engines in the Triton image", "predictor over ONNX Runtime"],
 )
 def test_modules_import_without_blocked_packages(modules: list[str], without: list[str]) -> None:
     imports = "".join(f"import {module}\n" for module in modules)

@@ -1,4 +1,4 @@
-"""Modules and files that configuration, deployment and documentation name exist."""
+"""Modules and files that configuration, scripts and deployment name exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.support.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 STAGES = r"benchmarks|cpcsam|demo|export|reporting|serving|tools|training"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = [
     ROOT / "Makefile",
     ROOT / ".ci/run",
@@ -45,7 +44,7 @@ def test_braces_are_expanded() -> None:
     assert expand("{a,b}/{c,d}.py") == ["a/c.py", "a/d.py", "b/c.py", "b/d.py"]
 
 
-@pytest.mark.parametrize("path", [*PAGES, *SCRIPTS], ids=ids)
+@pytest.mark.parametrize("path", SCRIPTS, ids=ids)
 def test_modules_that_are_run_exist(path: Path) -> None:
     text = path.read_text()
     named = {
@@ -54,12 +53,6 @@ def test_modules_that_are_run_exist(path: Path) -> None:
     }
     missing = [name for name in named if find_spec(name.rstrip(".")) is None]
     assert missing == []
-
-
-@pytest.mark.parametrize("path", PAGES, ids=ids)
-def test_files_that_pages_name_exist(path: Path) -> None:
-    named = set(re.findall(rf"`((?:{STAGES}|tests|deploy|docs)/[\w./-]+\.\w+)`", path.read_text()))
-    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_lint_exceptions_name_files() -> None:

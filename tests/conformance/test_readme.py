@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support.paths import ROOT
+from tests.support.session.commands import run_module
 
 README = (ROOT / "README.md").read_text()
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
@@ -33,16 +32,12 @@ Answers = dict[tuple[str, ...], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def answers() -> Answers:
-    """Outputs of every command's --help, run in parallel because each imports for seconds."""
-
-    def run_help(arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", *arguments, "--help"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    """The answer of every command to --help."""
     commands = [*((module,) for module in MODULES), *(("cpcsam", name) for name in SUBCOMMANDS)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(commands, pool.map(run_help, commands), strict=True))
+    return {
+        words: run_module([*words, "--help"], tmp_path_factory.mktemp("help")) for words in commands
+    }
 
 
 def assert_is_help(answer: subprocess.CompletedProcess[str]) -> None:

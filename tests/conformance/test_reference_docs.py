@@ -12,8 +12,8 @@ from cpcsam import contract
 from cpcsam.contract import GraphSpec, TensorSpec
 from tests.support.documentation import PAGES
 from tests.support.paths import ROOT
+from training.bilevel.config import TrainConfig
 from training.data.prompt_sampling import PromptMix
-from training.loop.config import TrainConfig
 
 TENSORS_PAGE = (ROOT / "docs/reference/tensors.md").read_text(encoding="utf-8")
 CONFIGURATION_PAGE = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.client.async_client import AsyncSegmentationClient
-from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import AuthenticationError, DeadlineError, FullError, UnavailableError
 from serving.gateway.auth.tokens import USER, digest_of

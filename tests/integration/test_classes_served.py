@@ -15,12 +15,12 @@ from tritonclient.grpc import InferenceServerClient
 
 from cpcsam.artifacts.versions import resolve_version
 from cpcsam.automatic.predictor import segment_image
-from cpcsam.automatic.tiling import Tile
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.cli.main import main as cli
+from cpcsam.client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import ClassSearch, Example, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 from cpcsam.grpc_errors import (
     ExistsError,
     ForbiddenError,
@@ -80,7 +80,7 @@ def config(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> G
 
 @pytest.fixture(scope="module")
 def address(config: GatewayConfig, examples: list[Example]) -> Iterator[str]:
-    """A gateway that was taught the class `nucleus`."""
+    """A gateway with the class `nucleus`."""
     with gateway_in_background(config) as gateway:
         with SegmentationClient(gateway.address, token="editor") as editor:
             assert editor.classes() == ()
@@ -132,9 +132,9 @@ def test_segment_by_class_equals_the_evaluation_with_torch(
     expected = segment_image(held_out.image, vocabulary, TorchBackend(model))
     result = user.segment(held_out.image, classes=["nucleus"])
     assert len(result.masks) == len(expected) > 10
-    whole = Tile(0, 0, *held_out.instances.shape)
+    whole = Box(0, 0, *held_out.instances.shape)
     for (mask,), reference in zip(result.masks, expected, strict=True):
-        assert iou_score(mask.array, reference.within(whole)) > 0.98
+        assert iou_score(mask.array, reference.in_region(whole)) > 0.98
         assert mask.score == pytest.approx(reference.score, abs=1e-3)
 
 

@@ -13,8 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from cpcsam.cli.main import main as cli
-from cpcsam.client.async_client import AsyncSegmentationClient
-from cpcsam.client.sync_client import (
+from cpcsam.client import (
     Everything,
     MaskFormat,
     Prompt,
@@ -22,6 +21,7 @@ from cpcsam.client.sync_client import (
     SegmentationClient,
     SegmentResult,
 )
+from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.errors import ContractError
 from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway, GatewayConfig

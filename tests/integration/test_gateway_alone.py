@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from cpcsam.cli.main import main as cli
-from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
+from cpcsam.client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb

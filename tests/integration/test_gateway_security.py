@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cpcsam.cli.main import main as cli
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from serving.gateway.auth.tls import TlsFiles, tls_files

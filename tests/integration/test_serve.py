@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from benchmarks.serving.ports import answers, listeners, processes_below
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError
 from serving.gateway.auth.tokens import USER, digest_of
 from tests.support.paths import ROOT
@@ -97,7 +97,7 @@ def test_serve_command_starts_and_stops_both(
 
 
 def test_serve_command_exposes_only_gateway_and_metrics(repository: Path, tmp_path: Path) -> None:
-    """Whoever listens on every address also answers at 127.0.0.2; who listens on loopback not."""
+    """A server on all addresses also answers at 127.0.0.2, one on 127.0.0.1 does not."""
     files = make_certificate(tmp_path)
     tokens = tmp_path / "tokens.txt"
     tokens.write_text(f"lab {USER} {digest_of('the-token')}\n")

@@ -11,7 +11,7 @@ from benchmarks.serving import followup, mixed
 from benchmarks.serving.stack import service
 from demo.commands import Service
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

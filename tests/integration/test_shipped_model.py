@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cpcsam import CpcSamPredictor
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from serving.gateway.config import GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
@@ -57,7 +57,7 @@ def test_service_equals_torch(
 def test_service_with_concurrent_requests_returns_equal_responses(
     client: SegmentationClient, nuclei: np.ndarray
 ) -> None:
-    """Padding, buckets, splitting and shared batches are invisible in the answers."""
+    """Padding, buckets, splitting and shared batches do not change the results."""
     prompts = [Prompt.click(*click) for click in CLICKS]
     mixed = Prompt(((62.0, 76.0), (5.0, 5.0)), (1, 0), box=(40.0, 60.0, 85.0, 100.0))
     many = [*prompts, mixed] * 4

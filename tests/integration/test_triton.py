@@ -138,7 +138,7 @@ def test_metrics_count_requests_and_report_quantiles(
 
 
 def settled(client: InferenceServerClient) -> None:
-    """Wait until no counter moves: Triton counts a request just after it has answered."""
+    """Wait until the counters are stable: Triton counts a request just after its response."""
     last = None
     while (now := client.get_inference_statistics().SerializeToString()) != last:
         last = now
@@ -156,7 +156,7 @@ def counters(triton: TritonServer) -> dict[tuple[str, str], float]:
 
 
 def executions(client: InferenceServerClient) -> dict[int, int]:
-    """How often the encoder ran a batch, by the batch's size."""
+    """Return the number of the encoder's executions by batch size."""
     statistics = client.get_inference_statistics("image_encoder").model_stats[0]
     return {batch.batch_size: batch.compute_infer.count for batch in statistics.batch_stats}
 
@@ -202,7 +202,7 @@ def test_segment_by_concurrent_clients_shares_batches_and_equals_single_ones(
 
 
 def assert_same(answer: Arrays, expected: Arrays, size: tuple[int, int]) -> None:
-    """Logits within 1e-4 of their range, masks at an IoU of at least 0.999."""
+    """Compare logits within 1e-4 of their range, and masks at an IoU of at least 0.999."""
     logits, wanted = answer["selected_low_res_masks"], expected["selected_low_res_masks"]
     assert logits.shape == wanted.shape
     assert abs(logits - wanted).max() <= 1e-4 * abs(wanted).max()

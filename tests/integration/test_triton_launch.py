@@ -18,13 +18,13 @@ from cpcsam.errors import ArtifactError, ServingError
 from export.triton_repository.publishing import build_repository
 from serving.triton.launch import SHARED_MEMORY, launch_triton
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 TIMEOUT_S = 120
 
 
 def group(leader: int) -> list[int]:
-    """Processes of a process group, zombies left out."""
+    """Return the processes of a group, without zombies."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -37,7 +37,7 @@ def group(leader: int) -> list[int]:
 
 
 def regions(log: Path) -> list[Path]:
-    """Shared memory that the server of this log has left."""
+    """Return the shared memory left by the server of this log."""
     [prefix] = set(re.findall(r'"shm-region-prefix-name":"(cpcsam-\w+-)"', log.read_text()))
     return list(SHARED_MEMORY.glob(f"{prefix}*"))
 

@@ -23,7 +23,7 @@ INPUTS = segment_inputs(noise_png(90, 140), [[[20.0, 30.0]]])
 
 
 def served(triton: TritonServer) -> tuple[set[str], np.ndarray]:
-    """Versions of all models, and what `segment` answers."""
+    """Return the versions of all models, and the outputs of `segment`."""
     with InferenceServerClient(triton.grpc_url) as client:
         versions = {v for name in MODELS for v in client.get_model_metadata(name).versions}
         return versions, infer(client, "segment", INPUTS, ["scores"])["scores"]

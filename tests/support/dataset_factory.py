@@ -167,6 +167,7 @@ def nifti(path: Path, values: np.ndarray[Any, Any], slope: float = 1.0) -> None:
     struct.pack_into("<i", header, 0, 348)
     struct.pack_into("<8h", header, 40, 3, *values.shape, 1, 1, 1, 1)
     struct.pack_into("<hh", header, 70, code, values.dtype.itemsize * 8)
+    struct.pack_into("<8f", header, 76, *[1.0] * 8)
     struct.pack_into("<3f", header, 108, 352.0, slope, 0.0)
     header[344:348] = b"n+1\0"
     path.parent.mkdir(parents=True, exist_ok=True)

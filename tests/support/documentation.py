@@ -139,6 +139,7 @@ PAGES = [
     for path in (
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "findings/README.md",
         *sorted((ROOT / "docs").rglob("*.md")),
     )
 ]

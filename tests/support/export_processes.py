@@ -1,4 +1,4 @@
-"""`make export` in a child process that pauses at every change in a folder and can be killed there."""
+"""`make export` in a child process that pauses, and can be killed, at every change in a folder."""
 
 from __future__ import annotations
 

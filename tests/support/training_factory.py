@@ -12,10 +12,11 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from cpcsam.contract import EMBED_DIM, grid_size
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import BatchConfig, Halves, StepBatches
 from training.data.sample import Sample
-from training.loop.train_state import Learner, ModelConfig, new_learner
 
 from .model_factory import fill_with_noise, noisy_sam
 
@@ -55,12 +56,12 @@ def tiny_halves(image_size: int = 256) -> Halves:
     return tiny_batches(image_size=image_size)[0]
 
 
-def tiny_learner(
+def tiny_state(
     config: ModelConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     *,
     double: bool = False,
-) -> Learner:
+) -> BilevelState:
     """vit_t of one block, with random weights, prepared for training.
 
     With `double` a model of `MINIATURE` pixels in float64, every weight filled with noise: far
@@ -71,7 +72,7 @@ def tiny_learner(
     else:
         model = noisy_sam()
         model.sam.image_encoder.blocks = model.sam.image_encoder.blocks[:1]
-    learner = new_learner(
+    state = new_bilevel_state(
         model,
         config or ModelConfig(),
         optimizer or OptimizerConfig(),
@@ -81,7 +82,7 @@ def tiny_learner(
     )
     if double:
         fill_with_noise(model, seed=2, scale=0.3)
-    return learner
+    return state
 
 
 def _miniature_sam() -> CpcSam:

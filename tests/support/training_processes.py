@@ -1,14 +1,15 @@
-"""A small run, and child processes for it: two that train together, one that kills itself."""
+"""A tiny training run, and child processes: a pair that trains together, one that kills itself."""
 
 from __future__ import annotations
 
-import importlib
+import fnmatch
 import itertools
 import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,13 +22,14 @@ from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaplConfig
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import discs, write_pair
+from training.bilevel.config import TrainConfig
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.run import TrainResult, train
+from training.bilevel.step import UPDATE_EVENT
 from training.data.batches import BatchConfig
 from training.data.sources import DataConfig, SourceConfig
-from training.loop.config import TrainConfig
 from training.loop.distributed import process_group, process_rank
-from training.loop.train_state import ModelConfig
-from training.loop.trainer import TrainResult, train
 
 CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
 CONTEXT.set_forkserver_preload(["tests.support.training_processes"])
@@ -112,8 +114,8 @@ def _member(
 
 def stop_in_one_and_resume(config: TrainConfig) -> tuple[TrainResult, TrainResult]:
     """Let the second process alone be interrupted after step 2, then go on."""
-    asked = itertools.count(1)
-    stopped = train(config, lambda: process_rank() == 1 and next(asked) == 2)
+    polls = itertools.count(1)
+    stopped = train(config, lambda: process_rank() == 1 and next(polls) == 2)
     return stopped, train(replace(config, resume=True))
 
 
@@ -134,38 +136,61 @@ def resume_in_folders_apart(config: TrainConfig) -> str:
 
 def lose_one(config: TrainConfig) -> TrainResult:
     """Let the second process vanish after step 2."""
-    asked = itertools.count(1)
-    return train(config, lambda: process_rank() == 1 and next(asked) == 2 and os._exit(0))
+    polls = itertools.count(1)
+    return train(config, lambda: process_rank() == 1 and next(polls) == 2 and os._exit(0))
 
 
-def run_and_kill(config: TrainConfig, module: str, function: str, call: int) -> int | None:
-    """Train in a process that kills itself just before the n-th call of a library's function.
+def _is_path(value: Any, pattern: str) -> bool:
+    return isinstance(value, str | Path) and fnmatch.fnmatch(str(value), pattern)
+
+
+FAULT_POINTS: Mapping[str, Callable[[str, tuple[Any, ...]], bool]] = {
+    "step 2, before the update of θ": lambda event, arguments: (
+        event == UPDATE_EVENT and arguments == ("update_sam", 1)
+    ),
+    "best model, before its manifest": lambda event, arguments: (
+        event == "open" and _is_path(arguments[0], "*/.best.*manifest.json*")
+    ),
+    "best model, before its rename": lambda event, arguments: (
+        event == "os.rename" and _is_path(arguments[1], "*/best")
+    ),
+    "last.pt, before its rename": lambda event, arguments: (
+        event == "os.rename" and _is_path(arguments[1], "*/last.pt")
+    ),
+    "best model, before the removal of the one it replaced": lambda event, arguments: (
+        event == "shutil.rmtree" and _is_path(arguments[0], "*/.best.*")
+    ),
+    "step 3, before the update of θ": lambda event, arguments: (
+        event == UPDATE_EVENT and arguments == ("update_sam", 2)
+    ),
+}
+"""Moments at which a run can be killed, as predicates on Python's audit events."""
+
+
+def run_and_kill(config: TrainConfig, fault_point: str) -> int | None:
+    """Train in a process that kills itself at a fault point.
 
     Args:
         config: the run.
-        module: where the function is.
-        function: its name.
-        call: n, from 1.
+        fault_point: a key of `FAULT_POINTS`.
 
     Returns:
-        The process's exit code, -SIGKILL where it came so far.
+        The process's exit code, -SIGKILL if it reached the fault point.
     """
-    arguments = (config, module, function, call, torch.get_num_threads())
+    arguments = (config, fault_point, torch.get_num_threads())
     child = CONTEXT.Process(target=_killed, args=arguments)
     child.start()
     child.join(PATIENCE_S)
     return child.exitcode
 
 
-def _killed(config: TrainConfig, module: str, function: str, call: int, threads: int) -> None:
-    owner = importlib.import_module(module)
-    original, calls = getattr(owner, function), itertools.count(1)
+def _killed(config: TrainConfig, fault_point: str, threads: int) -> None:
+    reached = FAULT_POINTS[fault_point]
 
-    def fatal(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == call:
+    def kill(event: str, arguments: tuple[Any, ...]) -> None:
+        if reached(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
-        return original(*arguments, **options)
 
-    setattr(owner, function, fatal)
+    sys.addaudithook(kill)
     torch.set_num_threads(threads)
     train(config)

@@ -1,1 +1,1 @@
-"""Bi-level optimisation (§4.3): the training step and its losses."""
+"""Bi-level optimisation (§4.3): configuration, losses, train step and run."""

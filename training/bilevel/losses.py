@@ -1,4 +1,4 @@
-"""The objectives: L_seg, best-of-multimask selection, L_task (Eq. 1), L_entity (Eq. 2) and Eq. 3.
+"""Loss functions: L_seg, best-of-multimask selection, L_task (Eq. 1), L_entity (Eq. 2) and Eq. 3.
 
 Eq. 1 and Eq. 3 are sums over entities and prompt groups. Here they are means, so that β and the
 learning rates mean the same for any number of entities, groups and images. Every term is a mean
@@ -37,7 +37,7 @@ __all__ = [
 
 DICE_SMOOTHING = 1.0
 ATTENTION_MARGIN = 1e-3
-"""Scaled attention stays this far from 0 and 1, where cross-entropy has no finite gradient."""
+"""Distance of scaled attention from 0 and 1, at which cross-entropy has no finite gradient."""
 POINT_TOLERANCE = 0.25
 """In cells of the embedding: nearer, a point's error counts by its square."""
 IOU_TOKENS = 1
@@ -65,7 +65,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class SamTerms:
-    """Eq. 3: scalars."""
+    """Terms of Eq. 3, scalars."""
 
     segmentation: Tensor
     iou: Tensor
@@ -74,7 +74,7 @@ class SamTerms:
 
 @dataclass(frozen=True)
 class PointTerms:
-    """Distance in cells, summed over axes and a prompt's points, averaged over prompts: scalars."""
+    """Point distance in cells, summed over axes and a prompt's points, averaged over prompts."""
 
     distance: Tensor
     total: Tensor
@@ -82,7 +82,7 @@ class PointTerms:
 
 @dataclass(frozen=True)
 class CaplTerms:
-    """L_task + β · L_entity: scalars; `sparsity` is Σ mean |C|, not yet weighted by λ."""
+    """Terms of L_task + β · L_entity, scalars; `sparsity` is Σ mean |C|, not yet weighted by λ."""
 
     task: Tensor
     attention: Tensor
@@ -91,7 +91,7 @@ class CaplTerms:
 
 
 def _full_precision(x: Tensor) -> Tensor:
-    """Leave float32 and float64 as they are; raise what mixed precision made narrower."""
+    """Convert bfloat16 and float16 of mixed precision to float32; keep float32 and float64."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -119,7 +119,7 @@ def _weighted(
 
 
 def segmentation_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
-    """L_seg = 0.2 · BCE + 0.8 · Dice of each mask.
+    """Compute L_seg = 0.2 · BCE + 0.8 · Dice of each mask.
 
     Args:
         logits: (..., h, w).
@@ -136,7 +136,7 @@ def segmentation_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Te
 
 
 def select_masks(losses: Tensor) -> Tensor:
-    """Choose the outputs to train: mask 0, and of masks 1-3 the best by loss.
+    """Select the outputs to train: mask 0, and of masks 1-3 the one of the lowest loss.
 
     A caller may take either (`MaskSelection`), so both are trained on every prompt.
 
@@ -151,7 +151,7 @@ def select_masks(losses: Tensor) -> Tensor:
 
 
 def iou_loss(low_res_masks: Tensor, iou_predictions: Tensor, targets: Tensor) -> Tensor:
-    """Squared error of the IoU head against the masks' true IoU.
+    """Compute the squared error of the IoU head against the masks' true IoU.
 
     Args:
         low_res_masks: (B, P, 4, h, w) logits.
@@ -168,7 +168,7 @@ def iou_loss(low_res_masks: Tensor, iou_predictions: Tensor, targets: Tensor) ->
 
 
 def entity_attention(attention_maps: Sequence[Tensor], selected: Tensor) -> Tensor:
-    """A_e: where each prompt's selected mask tokens look.
+    """Compute A_e, the attention of each prompt's selected mask tokens over the image.
 
     Args:
         attention_maps: token→image probabilities, one (B, P, heads, T, G·G) a layer.
@@ -188,7 +188,7 @@ def entity_attention(attention_maps: Sequence[Tensor], selected: Tensor) -> Tens
 
 
 def attention_loss(attention: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
-    """L_attn of Eq. 2: L_seg with the attention in place of the mask's probability.
+    """Compute L_attn of Eq. 2: L_seg with the attention in place of the mask's probability.
 
     Args:
         attention: (B, P, M, G·G) in (0, 1).
@@ -206,17 +206,17 @@ def attention_loss(attention: Tensor, targets: Tensor, config: LossConfig) -> Te
 
 
 def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
-    """Mean |C| over sites, heads, image positions and the tokens that exist, then over prompts.
+    """Average |C| over sites, heads, image positions and valid tokens, then over prompts.
 
     A prompt of few tokens weighs as much as one of many, so that a batch's value is the mean of
     its images' and may be averaged over parts of the batch.
 
     Args:
         biases: calibrations C, one (B, P, heads, T, G·G) a site.
-        token_mask: (B, P, N+1), 1 where a slot counts; the output tokens before it always do.
+        token_mask: (B, P, N+1), 1 for valid slots; the output tokens before them are always valid.
 
     Returns:
-        Scalar; 0 where there are no sites.
+        Scalar; 0 without sites.
     """
     if not biases:
         return token_mask.new_zeros(())
@@ -227,12 +227,12 @@ def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
 
 
 def point_terms(point_coords: Tensor, point_labels: Tensor, accurate_coords: Tensor) -> PointTerms:
-    """How far moved points are from where they should be (smooth L1): what moves them learns this.
+    """Compute the smooth L1 distance of calibrated points from accurate ones, which trains them.
 
     Args:
         point_coords: (B, Q, N, 2), pixels of the encoder's frame, after calibration.
         point_labels: (B, Q, N) int32, `PointLabel`.
-        accurate_coords: (B, Q, N, 2), where an accurate annotator puts them.
+        accurate_coords: (B, Q, N, 2), the points of an accurate annotator.
     """
     moved, wanted = (coords / PATCH_SIZE for coords in (point_coords, accurate_coords))
     error = F.smooth_l1_loss(moved, wanted, reduction="none", beta=POINT_TOLERANCE)
@@ -246,7 +246,7 @@ def sam_terms(
     masks: Tensor,
     config: LossConfig,
 ) -> SamTerms:
-    """Eq. 3, what θ minimises.
+    """Compute Eq. 3, the objective of θ.
 
     Args:
         low_res_masks: (B, P, 4, h, w) logits.
@@ -269,7 +269,7 @@ def capl_terms(
     masks: Tensor,
     config: LossConfig,
 ) -> CaplTerms:
-    """L_task + β · L_entity (Eq. 1, 2 and 4), what φ minimises.
+    """Compute L_task + β · L_entity (Eq. 1, 2 and 4), the objective of φ.
 
     Args:
         low_res_masks: (B, P, 4, h, w) logits.

@@ -1,37 +1,29 @@
-"""How θ and φ descend: Adam, the schedule of its rates, and one step of it."""
+"""Optimiser configuration of a bi-level run: AdamW for θ, φ and point calibration."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cpcsam.checks import require_range
-from cpcsam.errors import TrainingError
-from training.bilevel.losses import CaplTerms, PointTerms, SamTerms
-from training.loop.distributed import average_
+from training.loop.optimizer import ParameterGroup, adamw, warmup_cosine
 
-__all__ = ["Group", "OptimizerConfig", "new_group", "schedule"]
-
-T = TypeVar("T")
+__all__ = ["OptimizerConfig"]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam for θ, for φ and for what moves points, and their common schedule.
+    """AdamW for θ, for φ and for point calibration, and their common schedule.
 
-    Weight decay is decoupled (AdamW): inside the gradient a decay of 0.1 would drown the losses'
-    own, which are means of small numbers.
+    Weight decay is decoupled: inside the gradient a decay of 0.1 would drown the losses' own,
+    which are means of small numbers.
 
     Attributes:
         lr: peak learning rate of θ.
         lr_capl: peak learning rate of φ.
-        lr_points: peak learning rate of point calibration, the part of φ that is told its answers.
-        betas: Adam's moving averages.
+        lr_points: peak learning rate of point calibration, the supervised part of φ.
+        betas: decay rates of Adam's moving averages.
         weight_decay: of matrices; biases and norms are not decayed.
         warmup: share of the run during which the learning rates rise.
         final: share of the peak that the cosine ends at.
@@ -55,88 +47,18 @@ class OptimizerConfig:
             require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
         require_range("optimizer.weight_decay", self.weight_decay, 0)
 
+    def lr_factor(self, progress: float) -> float:
+        """Return the schedule's factor in [0, 1] at a progress in [0, 1]."""
+        return warmup_cosine(progress, self.warmup, final=self.final)
 
-def schedule(config: OptimizerConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine from 1 to `final`.
-
-    Args:
-        config: warmup and final.
-        progress: share of the run that is done, in [0, 1].
-    """
-    if progress < config.warmup:
-        return progress / config.warmup
-    cosine = 0.5 * (1 + math.cos(math.pi * (progress - config.warmup) / (1 - config.warmup)))
-    return config.final + (1 - config.final) * cosine
-
-
-@dataclass(frozen=True)
-class Group:
-    """θ or a part of φ: parameters by name with the optimiser that updates them."""
-
-    parameters: Mapping[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-    clip_norm: float
-
-    def apply(
-        self,
-        objective: Callable[[T], SamTerms | CaplTerms | PointTerms],
-        chunks: Sequence[T],
-        what: str,
-    ) -> dict[str, float]:
-        """Take one optimiser step down an objective's mean over chunks and over processes.
+    def group(self, parameters: dict[str, nn.Parameter], lr: float) -> ParameterGroup:
+        """Give parameters, by name, an AdamW of this configuration.
 
         Args:
-            objective: the loss of a chunk, with its terms.
-            chunks: this process's share of a half-batch, in parts of as many images each.
-            what: name of the loss, for errors.
-
-        Returns:
-            The means of the terms by name, and `gradient`, its norm before clipping.
-
-        Raises:
-            TrainingError: loss or gradient is not finite; nothing was updated.
+            parameters: to update.
+            lr: their peak learning rate.
         """
-        parameters = list(self.parameters.values())
-        means: list[Tensor] = []
-        names: list[str] = []
-        for chunk in chunks:
-            terms = vars(objective(chunk))
-            names = list(terms)
-            gradients = torch.autograd.grad(terms["total"], parameters, materialize_grads=True)
-            parts = *gradients, torch.stack([term.detach() for term in terms.values()])
-            shares = [part / len(chunks) for part in parts]
-            means = list(map(torch.add, means, shares)) if means else shares
-        average_(means)
-        *mean_gradients, mean_terms = means
-        figures = dict(zip(names, mean_terms.tolist(), strict=True))
-        norm = float(torch.stack([gradient.norm() for gradient in mean_gradients]).norm())
-        if not (math.isfinite(figures["total"]) and math.isfinite(norm)):
-            raise TrainingError.of(
-                f"{what} loss",
-                got=f"{figures['total']} with a gradient of norm {norm}",
-                expected="finite numbers",
-                fix="lower optimizer.lr, lr_capl or lr_points, or use precision=float32",
-            )
-        scale = min(1.0, self.clip_norm / max(norm, 1e-12))
-        for parameter, gradient in zip(parameters, mean_gradients, strict=True):
-            parameter.grad = gradient * scale
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return {**figures, "gradient": norm}
-
-
-def new_group(parameters: Mapping[str, nn.Parameter], config: OptimizerConfig, lr: float) -> Group:
-    """Give parameters an optimiser.
-
-    Args:
-        parameters: by name.
-        config: its recipe.
-        lr: its peak learning rate.
-    """
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return Group(parameters, torch.optim.AdamW(groups, lr=lr, betas=config.betas), config.clip_norm)
+        optimizer = adamw(
+            parameters.values(), lr=lr, betas=self.betas, weight_decay=self.weight_decay
+        )
+        return ParameterGroup(parameters, optimizer, self.clip_norm)

@@ -9,18 +9,17 @@ training half-batch with φ frozen.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from cpcsam.checks import require_range
-from cpcsam.model.decoder import DecoderTrace
-from cpcsam.model.sam import CpcSam
+from training.bilevel.forward import Forward, Predictions
 from training.bilevel.losses import (
     CaplTerms,
     LossConfig,
@@ -30,13 +29,12 @@ from training.bilevel.losses import (
     point_terms,
     sam_terms,
 )
-from training.bilevel.optimizer import Group
 from training.data.batches import Halves, PromptBatch
+from training.loop.optimizer import ParameterGroup
 
 __all__ = [
+    "UPDATE_EVENT",
     "BilevelConfig",
-    "Forward",
-    "Predictions",
     "bilevel_step",
     "capl_objective",
     "frozen",
@@ -45,15 +43,17 @@ __all__ = [
     "unroll",
 ]
 
+UPDATE_EVENT: Final = "cpcsam.bilevel_update"
+
 
 @dataclass(frozen=True)
 class BilevelConfig:
-    """How φ and θ take turns; the paper's four strategies are order × capl_steps × unroll_steps.
+    """Alternation of φ and θ; the paper's four strategies are order × capl_steps × unroll_steps.
 
     Attributes:
-        order: which is updated first in a step.
+        order: which of φ and θ is updated first in a step.
         capl_steps: updates of φ a step.
-        capl_every: φ is updated at the first of every so many steps: θ takes as many steps a round.
+        capl_every: steps of θ in a round; φ is updated at the first step of each.
         unroll_steps: SGD steps of θ that φ's gradient runs through; 0 is first order.
         unroll_lr: learning rate of those steps.
         losses: weights of the objectives.
@@ -67,95 +67,14 @@ class BilevelConfig:
     losses: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what would never update φ or unroll nothing."""
+        """Refuse a φ that is never updated and an unrolling of length 0."""
         require_range("bilevel.capl_every", self.capl_every, 1)
         require_range("bilevel.unroll_lr", self.unroll_lr, 0, above=True)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What the objectives read.
-
-    Attributes:
-        low_res_masks: (B, P, 4, 4G, 4G) logits.
-        iou_predictions: (B, P, 4).
-        token_mask: (B, P, N+1).
-        image_embeddings: (B, 256, G, G).
-        trace: attention maps and calibrations of the same pass.
-    """
-
-    low_res_masks: Tensor
-    iou_predictions: Tensor
-    token_mask: Tensor
-    image_embeddings: Tensor
-    trace: DecoderTrace
-
-
-class Forward(nn.Module):
-    """One pass over a half-batch as a module, so that its parameters can be substituted.
-
-    With `bf16` the pass runs in mixed precision; parameters and losses stay in float32.
-    """
-
-    def __init__(self, model: CpcSam, *, bf16: bool = False) -> None:
-        super().__init__()
-        self.model = model
-        self.bf16 = bf16
-
-    def forward(self, batch: PromptBatch) -> Predictions:
-        """Encode the windows and decode every prompt."""
-        trace = DecoderTrace()
-        with self._precision(batch.image.device):
-            embeddings = self._encode(batch)
-            with torch.no_grad():
-                places = self.model.calibrate_points(
-                    embeddings, batch.point_coords, batch.point_labels
-                )
-            sparse, token_mask = self.model.encode_points(embeddings, places, batch.point_labels)
-            dense = self._dense(batch)
-            masks, iou = self.model.decode_masks(embeddings, sparse, token_mask, dense, trace)
-        return Predictions(masks, iou, token_mask, embeddings, trace)
-
-    @torch.no_grad()
-    def embed(self, batch: PromptBatch) -> Tensor:
-        """Encode the windows, (B, 256, G, G)."""
-        with self._precision(batch.image.device):
-            return self._encode(batch)
-
-    def move_points(self, image_embeddings: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
-        """As `CpcSam.calibrate_points`."""
-        with self._precision(image_embeddings.device):
-            return self.model.calibrate_points(image_embeddings, coords, labels)
-
-    def _precision(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
-
-    def _encode(self, batch: PromptBatch) -> Tensor:
-        size, device = batch.image.shape[-1], batch.image.device
-        input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32, device=device)
-        return self.model.encode_image(batch.image, input_size)
-
-    def _dense(self, batch: PromptBatch) -> Tensor | None:
-        """Dense embeddings, SAM's "no mask" where a prompt has none; None without coarse masks."""
-        if batch.mask_input is None or batch.has_mask is None:
-            return None
-        dtype = self.model.sam.pixel_mean.dtype
-        drawn = self.model.encode_masks(batch.mask_input.to(dtype))
-        return torch.where(
-            batch.has_mask[:, :, None, None, None], drawn, self.model.no_mask_embedding()
-        )
-
-    def with_parameters(self, parameters: Mapping[str, Tensor], batch: PromptBatch) -> Predictions:
-        """The same pass with some of the model's parameters, keyed by name, replaced."""
-        if not parameters:
-            return self(batch)  # type: ignore[no-any-return]
-        replaced = {f"model.{name}": value for name, value in parameters.items()}
-        return functional_call(self, replaced, (batch,))  # type: ignore[no-any-return]
-
-
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep parameters out of the graph, which also spares their part of the backward pass."""
+    """Keep parameters out of the autograd graph, which also saves their backward pass."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -167,14 +86,14 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def sam_objective(predictions: Predictions, batch: PromptBatch, losses: LossConfig) -> SamTerms:
-    """Eq. 3 of one pass."""
+    """Compute Eq. 3 of a pass."""
     return sam_terms(
         predictions.low_res_masks, predictions.iou_predictions, batch.prompt_masks(), losses
     )
 
 
 def capl_objective(predictions: Predictions, batch: PromptBatch, losses: LossConfig) -> CaplTerms:
-    """Eq. 4's outer objective of one pass."""
+    """Compute Eq. 4's outer objective of a pass."""
     return capl_terms(
         predictions.low_res_masks,
         predictions.trace,
@@ -185,7 +104,7 @@ def capl_objective(predictions: Predictions, batch: PromptBatch, losses: LossCon
 
 
 def point_objective(forward: Forward, image_embeddings: Tensor, batch: PromptBatch) -> PointTerms:
-    """How far the practice prompts' points are from where they should be."""
+    """Compute the distance of the calibrated practice points from the accurate ones."""
     coords, labels, accurate_coords = batch.practice()
     moved = forward.move_points(image_embeddings, coords, labels)
     return point_terms(moved, labels, accurate_coords)
@@ -197,12 +116,12 @@ def unroll(
     training: PromptBatch,
     config: BilevelConfig,
 ) -> dict[str, Tensor]:
-    """θ*(φ): SGD steps of θ on the training half, kept differentiable in φ.
+    """Unroll SGD steps of θ on the training half, differentiable in φ: θ*(φ).
 
     Args:
         forward: the model.
         theta: θ by name, requiring gradients.
-        training: the half-batch that θ learns from.
+        training: the half-batch that θ is trained on.
         config: `unroll_steps` of length `unroll_lr`.
 
     Returns:
@@ -225,9 +144,9 @@ def unroll(
 
 def bilevel_step(
     forward: Forward,
-    theta: Group,
-    phi: Group,
-    points: Group,
+    theta: ParameterGroup,
+    phi: ParameterGroup,
+    points: ParameterGroup,
     halves: Halves,
     config: BilevelConfig,
     accumulate: int = 1,
@@ -235,66 +154,71 @@ def bilevel_step(
 ) -> dict[str, float]:
     """Update φ and θ in the configured order: θ once, φ `capl_steps` times or not at all.
 
-    What moves points is told where they should be, so it needs no held-out half: it learns after θ
-    from the embeddings of θ's own pass.
+    Point calibration is supervised by accurate points, so it needs no held-out half: it is updated
+    after θ, on the embeddings of θ's own pass.
 
-    An empty group is left out, which gives plain fine-tuning or CaPL alone.
+    An empty group is left out, which gives plain fine-tuning or CaPL alone. Every update is
+    announced by the audit event `UPDATE_EVENT` with its name and `step`.
 
     Args:
         forward: the model.
-        theta: what the training half updates.
-        phi: what the held-out half updates.
-        points: what moves points; the training half needs practice prompts for it.
+        theta: parameters trained on the training half.
+        phi: parameters trained on the held-out half.
+        points: point calibration; the training half needs practice prompts for it.
         halves: this process's share of the batch.
-        config: how the two take turns.
-        accumulate: chunks that a half is computed in, one after the other; 1 with unrolling.
+        config: alternation of the two.
+        accumulate: microbatches that a half is split into; 1 with unrolling.
         step: steps done, which decides with `capl_every` whether φ is updated.
 
     Returns:
-        The terms of the losses of what was updated and the gradients' norms, by name.
+        Loss terms and gradient norms of the updated groups, by name.
 
     Raises:
         TrainingError: a loss or gradient is not finite.
     """
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     losses = config.losses
-    training = halves.training.chunks(accumulate)
+    training = halves.training.microbatches(accumulate)
     embeddings: list[Tensor] = []
 
     def update_capl() -> None:
         adapted = unroll(forward, theta.parameters, halves.training, config)
         with frozen(theta.parameters.values()):
-            terms = phi.apply(
-                lambda part: capl_objective(forward.with_parameters(adapted, part), part, losses),
-                halves.held_out.chunks(accumulate),
+            terms = phi.descend(
+                lambda batch: capl_objective(
+                    forward.with_parameters(adapted, batch), batch, losses
+                ),
+                halves.held_out.microbatches(accumulate),
                 "CaPL",
             )
-        figures.update({f"capl_{name}": value for name, value in terms.items()})
+        metrics.update({f"capl_{name}": value for name, value in terms.items()})
 
     def update_sam() -> None:
-        def objective(part: PromptBatch) -> SamTerms:
-            predictions = forward(part)
+        def objective(batch: PromptBatch) -> SamTerms:
+            predictions = forward(batch)
             embeddings.append(predictions.image_embeddings.detach())
-            return sam_objective(predictions, part, losses)
+            return sam_objective(predictions, batch, losses)
 
         with frozen(phi.parameters.values()):
-            terms = theta.apply(objective, training, "SAM")
-        figures.update({f"sam_{name}": value for name, value in terms.items()})
+            terms = theta.descend(objective, training, "SAM")
+        metrics.update({f"sam_{name}": value for name, value in terms.items()})
 
     def update_points() -> None:
-        seen = embeddings or [forward.embed(part) for part in training]
-        terms = points.apply(
+        encoded = embeddings or [forward.embed(batch) for batch in training]
+        terms = points.descend(
             lambda pair: point_objective(forward, *pair),
-            list(zip(seen, training, strict=True)),
+            list(zip(encoded, training, strict=True)),
             "points",
         )
-        figures.update({f"points_{name}": value for name, value in terms.items()})
+        metrics.update({f"points_{name}": value for name, value in terms.items()})
 
     due = bool(phi.parameters) and step % config.capl_every == 0
     capl = [update_capl] * (config.capl_steps if due else 0)
     sam = [update_sam] if theta.parameters else []
-    for update in [*capl, *sam] if config.order == "capl_first" else [*sam, *capl]:
-        update()
+    updates = [*capl, *sam] if config.order == "capl_first" else [*sam, *capl]
     if points.parameters:
-        update_points()
-    return figures
+        updates.append(update_points)
+    for update in updates:
+        sys.audit(UPDATE_EVENT, update.__name__, step)
+        update()
+    return metrics

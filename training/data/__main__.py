@@ -1,4 +1,4 @@
-"""`python -m training.data check`: check a dataset on disk."""
+"""Command: `python -m training.data check`, as `training.data.check_dataset`."""
 
 from __future__ import annotations
 

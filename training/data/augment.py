@@ -1,4 +1,4 @@
-"""Random windows of a sample, shown at the encoder's size, with colour changes."""
+"""Augmentation: random windows of a sample, resized to the encoder's size, with colour jitter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How strongly samples vary.
+    """Strength of the augmentation.
 
     Attributes:
         min_window: shortest side of a window, pixels of the original image.
@@ -56,10 +56,10 @@ class Window:
 def random_window(
     sample: Sample, image_size: int, config: AugmentConfig, rng: np.random.Generator
 ) -> Window:
-    """Cut, turn, mirror, enlarge and recolour a random window.
+    """Crop, rotate, flip, resize and recolour a random window.
 
     Args:
-        sample: where to cut.
+        sample: image to cut from.
         image_size: S of the result.
         config: strengths.
         rng: decides everything.
@@ -96,7 +96,7 @@ def window_with_entities(
 
 
 def whole_window(sample: Sample, image_size: int) -> Window:
-    """Show a square sample at image_size, unchanged otherwise."""
+    """Resize a square sample to image_size, without augmentation."""
     height, width = sample.instances.shape
     return _cut(sample, image_size, max(height, width), (height / 2, width / 2), 0.0, 1.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""What a training step sees: windows of two half-batches, and K prompt groups for every entity."""
+"""Training batches: windows of two half-batches, and K prompt groups for every entity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from training.data.sample import Sample
 __all__ = ["PRACTICE", "BatchConfig", "Halves", "PromptBatch", "StepBatches"]
 
 PRACTICE = ("practice_coords", "practice_labels", "accurate_coords")
-"""Columns of a `PromptBatch` that CaPL learns from where points should be."""
+"""Columns of a `PromptBatch` that supervise point calibration."""
 
 WINDOW_ATTEMPTS = 100
 SAMPLE_ATTEMPTS = 10
@@ -39,20 +39,20 @@ GROUP_STYLES = (
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """How a step's batch is drawn.
+    """Sampling of a step's batch.
 
     Attributes:
         images: windows in each half-batch.
         entities: entities of a window that are prompted.
         groups: K, prompt groups an entity.
-        styles: how each group annotates; group k takes style k modulo their number. Where there
-            are more styles than groups, every entity draws the style to begin with.
-        strength: how careless the annotators are, a factor of their noise; 0 is accurate.
-        practice: prompts of a training window, of any of its entities, on which CaPL learns where
-            points should be; they are not decoded.
-        practice_styles: how they annotate; none takes `styles`.
+        styles: simulated annotators; group k takes style k modulo their number. If there
+            are more styles than groups, every entity draws its first style.
+        strength: factor of the annotators' noise; 0 is accurate.
+        practice: prompts of a training window, of any of its entities, that supervise point
+            calibration; they are not decoded.
+        practice_styles: their annotators; none takes `styles`.
         min_area: entities of fewer shown pixels get no prompt.
-        augment: how windows vary.
+        augment: augmentation of windows.
     """
 
     images: int = 2
@@ -86,12 +86,12 @@ class PromptBatch:
         masks: (B, entities, S, S) bool.
         point_coords: (B, P, N, 2) float32, pixels of the encoder's frame, (X, Y).
         point_labels: (B, P, N) int32, `PointLabel`.
-        mask_input: (B, P, 1, 4G, 4G) float32 logits of coarse masks; None where no annotator
-            draws any.
-        has_mask: (B, P) bool, which prompts have one; None likewise.
-        practice_coords: (B, Q, N, 2) float32, points to learn moves from; None without practice.
+        mask_input: (B, P, 1, 4G, 4G) float32 logits of coarse masks; None if no annotator draws
+            any.
+        has_mask: (B, P) bool, True for prompts with a coarse mask; None likewise.
+        practice_coords: (B, Q, N, 2) float32, points to calibrate; None without practice.
         practice_labels: (B, Q, N) int32; None likewise.
-        accurate_coords: (B, Q, N, 2) float32, where an accurate annotator puts them; None likewise.
+        accurate_coords: (B, Q, N, 2) float32, their targets; None likewise.
     """
 
     image: Tensor
@@ -105,15 +105,15 @@ class PromptBatch:
     accurate_coords: Tensor | None = None
 
     def prompt_masks(self) -> Tensor:
-        """The entity of each prompt, (B, P, S, S) bool."""
+        """Return the entity of each prompt, (B, P, S, S) bool."""
         groups = self.point_labels.shape[1] // self.masks.shape[1]
         return self.masks.repeat_interleave(groups, dim=1)
 
     def practice(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Coordinates, labels and accurate coordinates of the practice prompts.
+        """Return coordinates, labels and accurate coordinates of the practice prompts.
 
         Raises:
-            ConfigError: it was drawn without.
+            ConfigError: the batch has none.
         """
         coords, labels, accurate = (getattr(self, name) for name in PRACTICE)
         if coords is None:
@@ -126,14 +126,14 @@ class PromptBatch:
         return coords, labels, accurate
 
     def to(self, device: torch.device) -> PromptBatch:
-        """The same batch on a device."""
+        """Move the batch to a device."""
         columns: Iterator[Any] = (
             None if column is None else column.to(device) for column in vars(self).values()
         )
         return PromptBatch(*columns)
 
-    def chunks(self, count: int) -> list[PromptBatch]:
-        """Split into `count` batches of as many windows each; B must be a multiple of it."""
+    def microbatches(self, count: int) -> list[PromptBatch]:
+        """Split into `count` batches of equally many windows; B must be a multiple of it."""
         columns: Iterator[Sequence[Any]] = (
             [None] * count if column is None else column.unflatten(0, (count, -1)).unbind()
             for column in vars(self).values()
@@ -143,21 +143,21 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class Halves:
-    """The two half-batches of a bi-level step: θ learns on one, φ on the other."""
+    """The two half-batches of a bi-level step: θ is trained on `training`, φ on `held_out`."""
 
     training: PromptBatch
     held_out: PromptBatch
 
     def to(self, device: torch.device) -> Halves:
-        """The same batches on a device."""
+        """Move both halves to a device."""
         return Halves(self.training.to(device), self.held_out.to(device))
 
 
 class StepBatches(Dataset[Halves]):
-    """Batches of step i, decided by the seed and i alone, so that a killed run can be resumed.
+    """Deterministic batches: the seed and i alone decide step i, so that a killed run can resume.
 
-    The two halves come from different samples wherever there are enough of them. Of several
-    processes each draws the whole batch and keeps its own part of either half.
+    The two halves come from different samples if there are enough. Each of several processes draws
+    the whole batch and keeps its own slice of either half.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class StepBatches(Dataset[Halves]):
         *,
         seed: int,
         steps: int,
-        part: slice = slice(None),
+        rank_slice: slice = slice(None),
     ) -> None:
         self.samples = samples
         self.image_size = image_size
@@ -180,12 +180,12 @@ class StepBatches(Dataset[Halves]):
         self.draws_masks = any(style.mask for style in self.styles)
         self.seed = seed
         self.steps = steps
-        self.part = part
+        self.rank_slice = rank_slice
         if not len(samples):
             raise _no_entity(0)
 
     def __len__(self) -> int:
-        """Steps of the run."""
+        """Return the number of steps of the run."""
         return self.steps
 
     def __getitem__(self, index: int) -> Halves:
@@ -201,7 +201,7 @@ class StepBatches(Dataset[Halves]):
         )
 
     def _with_entities(self, drawn: list[int], rng: np.random.Generator) -> list[Sample]:
-        """Read samples; draw another for each that has no entity, not twice if it can be helped."""
+        """Read samples; replace each without an entity by another, preferably unused, sample."""
         samples = [self.samples[i] for i in drawn]
         spare: list[int] | None = None
         for place, sample in enumerate(samples):
@@ -222,19 +222,19 @@ class StepBatches(Dataset[Halves]):
     def _half(
         self, samples: Sequence[Sample], rng: np.random.Generator, practice: int = 0
     ) -> PromptBatch:
-        rows = [self._image(sample, rng, practice) for sample in samples][self.part]
+        rows = [self._image(sample, rng, practice) for sample in samples][self.rank_slice]
         return PromptBatch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[Window, NDArray[np.int64]]:
-        """Cut a window that shows an entity, out of other samples where this one's are small."""
+        """Cut a window that shows an entity; try other samples if its own are too small."""
         config, first = self.config, sample.name
         for _ in range(SAMPLE_ATTEMPTS):
             for _ in range(WINDOW_ATTEMPTS if sample.instances.any() else 0):
-                window, found = window_with_entities(
+                window, labels = window_with_entities(
                     sample, self.image_size, config.augment, config.min_area, rng
                 )
-                if len(found):
-                    return window, found
+                if len(labels):
+                    return window, labels
             sample = self.samples[int(rng.integers(len(self.samples)))]
         raise DataError.of(
             f"sample {first}",
@@ -246,8 +246,8 @@ class StepBatches(Dataset[Halves]):
 
     def _image(self, sample: Sample, rng: np.random.Generator, practice: int) -> dict[str, Tensor]:
         config = self.config
-        window, found = self._window(sample, rng)
-        chosen = rng.choice(found, config.entities, replace=len(found) < config.entities)
+        window, labels = self._window(sample, rng)
+        chosen = rng.choice(labels, config.entities, replace=len(labels) < config.entities)
         instances = window.instances.numpy()
         masks = instances == chosen[:, None, None]
         pairs = [(mask, style) for mask in masks for style in self._styles(rng)]
@@ -260,7 +260,7 @@ class StepBatches(Dataset[Halves]):
             )
             columns["has_mask"] = np.array([rng.random() < style.mask for _, style in pairs])
         if practice:
-            columns |= self._practice(instances, found, practice, rng.spawn(1)[0])
+            columns |= self._practice(instances, labels, practice, rng.spawn(1)[0])
         return {
             "image": window.image,
             **{name: torch.from_numpy(column) for name, column in columns.items()},
@@ -269,22 +269,22 @@ class StepBatches(Dataset[Halves]):
     def _practice(
         self,
         instances: NDArray[np.int32],
-        found: NDArray[np.int64],
+        labels: NDArray[np.int64],
         count: int,
         rng: np.random.Generator,
     ) -> dict[str, NDArray[Any]]:
-        """Prompt any entities of a window, and say where the points should have been."""
-        entities = rng.integers(len(found), size=count)
-        masks = {i: instances == found[i] for i in np.unique(entities)}
-        places = {i: accurate_points(mask) for i, mask in masks.items()}
+        """Prompt random entities of a window; add the coordinates of an accurate annotator."""
+        entities = rng.integers(len(labels), size=count)
+        masks = {i: instances == labels[i] for i in np.unique(entities)}
+        points = {i: accurate_points(mask) for i, mask in masks.items()}
         styles = rng.integers(len(self.practice_styles), size=count)
         pairs = [(masks[i], self.practice_styles[j]) for i, j in zip(entities, styles, strict=True)]
-        coords, labels = _prompts(pairs, rng)
-        wanted = [places[i][kinds] for i, kinds in zip(entities, labels, strict=True)]
+        coords, point_labels = _prompts(pairs, rng)
+        targets = [points[i][kinds] for i, kinds in zip(entities, point_labels, strict=True)]
         return {
             "practice_coords": coords,
-            "practice_labels": labels,
-            "accurate_coords": np.stack(wanted),
+            "practice_labels": point_labels,
+            "accurate_coords": np.stack(targets),
         }
 
     def _styles(self, rng: np.random.Generator) -> list[PromptMix]:

@@ -1,7 +1,16 @@
-"""Check a dataset on disk: counts, classes, parts, speed, sample pictures and broken files."""
+"""Command: check a dataset on disk: counts, classes, splits, speed, sample images, broken files.
+
+Examples:
+  python -m training.data check kvasir-seg /data/Kvasir-SEG
+  python -m training.data check trashcan /data/dataset --limit 200 --workers 8
+  python -m training.data check coco /data/mine --out out/mine
+
+docs/guides/datasets.md lists the download and the expected layout of each dataset.
+"""
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -17,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.commands import ArgumentParser, count, exit_code_of
+from cpcsam.commands import count, parser_of, run_command
 from cpcsam.errors import DataError
 from training.data.datasets.items import Findings, Item
 from training.data.datasets.pictures import contact_sheet
@@ -28,26 +37,18 @@ from training.data.sample import Sample
 __all__ = ["Examined", "examine", "main"]
 
 PROG = "python -m training.data"
-EXAMPLES = f"""examples:
-  python -m training.data check kvasir-seg /data/Kvasir-SEG
-  python -m training.data check trashcan /data/dataset --limit 200 --workers 8
-  python -m training.data check coco /data/mine --out out/mine
-
-datasets: {", ".join(DATASETS)}
-docs/guides/datasets.md tells where to get each and how it must lie on disk.
-"""
 PICTURES = 12
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What reading one image showed.
+    """Result of reading one image.
 
     Attributes:
-        size: (H, W); None where it could not be read.
+        size: (H, W); None if it could not be read.
         entities: entities that can be seen, by class.
-        errors: one line for each thing that is wrong with its files.
+        errors: one line for each problem of its files.
     """
 
     size: tuple[int, int] | None
@@ -56,7 +57,7 @@ class Examined:
 
 
 def examine(item: Item) -> Examined:
-    """Read one image and tell all that is wrong with it."""
+    """Read one image and collect every problem of its files."""
     findings = Findings(strict=False)
     sample = item.load(findings)
     errors = tuple(str(error) for error in findings.errors)
@@ -67,18 +68,20 @@ def examine(item: Item) -> Examined:
     return Examined(size, Counter(sample.class_of(label) for label in labels), errors)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; 2 also where a file of the dataset is broken."""
-    parser = ArgumentParser(prog=PROG, description=__doc__, epilog=EXAMPLES)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; it returns 2 also if a file of the dataset is broken."""
+    parser = parser_of(PROG, __doc__)
     commands = parser.add_subparsers(required=True, metavar="check")
     check = commands.add_parser(
-        "check", help="read a dataset and name its broken files", description=__doc__,
-        epilog=EXAMPLES,
-    )  # fmt: skip
+        "check",
+        help="read a dataset and name its broken files",
+        description=parser.description,
+        epilog=parser.epilog,
+    )
     check.add_argument("name", metavar="NAME", help=f"one of {', '.join(DATASETS)}")
     check.add_argument("path", type=Path, metavar="PATH", help="the folder it was unpacked in")
     check.add_argument(
-        "--out", type=Path, metavar="DIR", help="for the pictures (default: out/datasets/NAME)"
+        "--out", type=Path, metavar="DIR", help="for the images (default: out/datasets/NAME)"
     )
     check.add_argument(
         "--limit", type=count, metavar="N", help="read N images, evenly spread (default: all)"
@@ -86,23 +89,20 @@ def main(arguments: list[str] | None = None) -> int:
     check.add_argument(
         "--workers", type=count, metavar="N", help="processes that read (default: all cores)"
     )
-    options = parser.parse_args(arguments)
-    broken: list[str] = []
+    return run_command(parser, _work, argv)
 
-    def command() -> None:
-        dataset = open_dataset(options.name, options.path)
-        out = options.out or Path("out/datasets") / options.name
-        workers = options.workers or len(os.sched_getaffinity(0))
-        broken.extend(_check(dataset, options.path, out, options.limit, workers))
 
-    code = exit_code_of(command, PROG)
-    return 2 if broken else code
+def _work(options: argparse.Namespace) -> int:
+    dataset = open_dataset(options.name, options.path)
+    out = options.out or Path("out/datasets") / options.name
+    workers = options.workers or len(os.sched_getaffinity(0))
+    return 2 if _check(dataset, options.path, out, options.limit, workers) else 0
 
 
 def _check(
     dataset: Dataset, root: Path, out: Path, limit: int | None, workers: int
 ) -> Sequence[str]:
-    """Read, report, draw and return the errors."""
+    """Read the images, print the report, draw a contact sheet; return the errors."""
     items = [item for part in PARTS for item in dataset.parts[part]]
     looked = _spread(items, limit or len(items))
     started = time.monotonic()
@@ -132,7 +132,7 @@ def _check(
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` items, evenly spread."""
+    """Return at most `count` items, evenly spread."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 

@@ -1,4 +1,4 @@
-"""The clicks that entities are scored by: accurate ones and careless ones."""
+"""Evaluation clicks: accurate and careless."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ACCURATE_CLICK: Final = PromptMix(box=0, several=0, centre=1)
 """On the pixel nearest the centroid."""
 
 CARELESS_CLICK: Final = PromptMix(box=0, several=0, centre=0, wrong=0.5, wrong_reach=5)
-"""Half of the clicks anywhere on the entity, half beside it, at most 5 pixels off."""
+"""Half of the clicks anywhere on the entity, half outside it, at most 5 pixels off."""
 
 
 def entity_clicks(

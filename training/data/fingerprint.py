@@ -1,4 +1,8 @@
-"""Small fingerprints of images: to tell whether an image was among a model's training data."""
+"""Image fingerprints, which detect an image among a model's training data.
+
+imagehash does not serve here: its hashes of 64 bits cannot be compared with the 64 grey levels that
+published bases list in their manifests, and leave the search over rotations and mirroring to us.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ SIDE = 8
 
 
 def fingerprint(image: NDArray[np.uint8]) -> str:
-    """Fingerprint of an image's content: an 8x8 grey thumbnail in hexadecimal.
+    """Compute an image's fingerprint: an 8x8 grey thumbnail in hexadecimal.
 
     It is invariant to size and, through `highest_similarity`, to brightness and contrast.
 
@@ -29,9 +33,9 @@ def fingerprint(image: NDArray[np.uint8]) -> str:
 
 
 def highest_similarity(print_: str, others: Iterable[str]) -> float:
-    """Highest correlation in [-1, 1] of a fingerprint with others, also turned and mirrored.
+    """Return the highest correlation of a fingerprint with others, also rotated and mirrored.
 
-    The same picture scores about 1; -1 is returned where there are no others.
+    It lies in [-1, 1]: the same image scores about 1, and no others give -1.
     """
     grid = _grid(print_)
     variants = [np.rot90(side, turns) for side in (grid, grid[:, ::-1]) for turns in range(4)]

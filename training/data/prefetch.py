@@ -1,4 +1,4 @@
-"""A run's batches in the order of its steps, prepared by worker processes, on the device."""
+"""Prefetching of a run's batches by worker processes, in the order of its steps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader
 
 from cpcsam.errors import CpcSamError, TrainingError
 
-__all__ = ["Batches", "stream"]
+__all__ = ["Batches", "prefetch"]
 
 
 class _Movable(Protocol):
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Move to a device."""
 
 
 Batch = TypeVar("Batch", bound=_Movable)
@@ -24,25 +24,25 @@ Drawn = TypeVar("Drawn", bound=_Movable, covariant=True)
 
 
 class Batches(Protocol[Drawn]):
-    """The batches of a run, each decided by its step alone."""
+    """Batches of a run, each decided by its step alone."""
 
     def __len__(self) -> int:
-        """Steps of the run."""
+        """Return the number of steps of the run."""
 
     def __getitem__(self, index: int) -> Drawn:
         """Draw a step's batch."""
 
 
-def stream(
+def prefetch(
     batches: Batches[Batch], start: int, workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield the batches of steps `start` and on.
+    """Prefetch batches: yield those of steps `start` and on.
 
     Args:
         batches: of the whole run.
         start: steps already done.
-        workers: processes that prepare batches ahead; 0 prepares them in this one.
-        device: where they go.
+        workers: processes that prefetch; 0 draws batches in this process.
+        device: of the yielded batches.
 
     Raises:
         DataError: a batch cannot be drawn.
@@ -87,7 +87,7 @@ def stream(
 
 
 def _leave_signals_to_parent(_: int) -> None:
-    """Outlive one SIGTERM: torchrun and schedulers send it to a training's whole process group."""
+    """Ignore the first SIGTERM, which torchrun and schedulers send to the whole process group."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

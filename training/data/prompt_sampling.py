@@ -1,4 +1,4 @@
-"""Simulated annotations of one entity: clicks, boxes and coarse masks, some of them careless."""
+"""Simulated annotators: clicks, boxes and coarse masks of an entity, some of them careless."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ Slots = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class PromptMix:
-    """How an annotator prompts an entity. The kinds' probabilities sum to at most 1.
+    """A simulated annotator. The probabilities of the kinds of prompts sum to at most 1.
 
     Attributes:
         box: probability of a box instead of clicks.
         several: of a box or click with further clicks; the rest are single clicks.
-        mask: of a coarse mask beside the clicks or the box.
+        mask: of a coarse mask in addition to the clicks or the box.
         centre: of the first clicks, those in the entity's centre.
         edge: of the first clicks, those just inside its border; the others are anywhere inside.
         wrong: of the positive clicks, those that miss the entity by a little.
@@ -86,7 +86,7 @@ class PromptMix:
             require_range(name, getattr(self, name), 0)
 
     def scaled(self, strength: float) -> PromptMix:
-        """Make the annotator more or less careless.
+        """Scale the annotator's carelessness.
 
         Args:
             strength: factor of everything that departs from an accurate annotation; 0 leaves
@@ -103,7 +103,7 @@ class PromptMix:
 
 
 def central_pixel(mask: BoolMask) -> tuple[float, float]:
-    """(X, Y) of the entity's pixel nearest to its centroid."""
+    """Return (X, Y) of the entity's pixel nearest to its centroid."""
     rows, columns = np.nonzero(mask)
     distance = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
     nearest = int(distance.argmin())
@@ -111,14 +111,14 @@ def central_pixel(mask: BoolMask) -> tuple[float, float]:
 
 
 def pixel_inside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
-    """(X, Y) of a random pixel of the entity."""
+    """Draw (X, Y) of a random pixel of the entity."""
     rows, columns = np.nonzero(mask)
     chosen = rng.integers(len(rows))
     return float(columns[chosen]), float(rows[chosen])
 
 
 def pixel_at_edge(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
-    """(X, Y) of a random pixel of the entity next to its border."""
+    """Draw (X, Y) of a random pixel of the entity next to its border."""
     part, (left, top) = _around(mask, EDGE_WIDTH)
     border = part & ~ndimage.binary_erosion(part, iterations=EDGE_WIDTH)
     x, y = pixel_inside(border, rng)
@@ -126,7 +126,7 @@ def pixel_at_edge(mask: BoolMask, rng: np.random.Generator) -> tuple[float, floa
 
 
 def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
-    """(X, Y) of a random pixel near the entity but not of it."""
+    """Draw (X, Y) of a random pixel near the entity but outside it."""
     height, width = mask.shape
     x0, y0, x1, y1 = _tight_box(mask)
     reach = max(x1 - x0, y1 - y0, 8)
@@ -139,7 +139,7 @@ def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, floa
 
 
 def pixel_wrong(mask: BoolMask, rng: np.random.Generator, reach: int = 3) -> tuple[float, float]:
-    """(X, Y) of a pixel that an annotator meant to be inside: at most `reach` beyond the border."""
+    """Draw (X, Y) of a mistaken foreground click: at most `reach` pixels outside the border."""
     part, (left, top) = _around(mask, reach)
     rim = ndimage.binary_dilation(part, iterations=reach) & ~part if reach else part
     x, y = pixel_inside(rim if rim.any() else part, rng)
@@ -147,7 +147,7 @@ def pixel_wrong(mask: BoolMask, rng: np.random.Generator, reach: int = 3) -> tup
 
 
 def accurate_points(mask: BoolMask) -> NDArray[np.float32]:
-    """Where an accurate annotator puts a point of each kind.
+    """Return the point of each kind that an accurate annotator would set.
 
     Returns:
         (5, 2) float32, (X, Y), by `PointLabel`: a click on the entity is in its centre, corners
@@ -162,14 +162,14 @@ def accurate_points(mask: BoolMask) -> NDArray[np.float32]:
 
 
 def _around(mask: BoolMask, margin: int) -> tuple[BoolMask, tuple[int, int]]:
-    """The part of a mask that holds the entity and a margin, and where it begins, (X, Y)."""
+    """Crop a mask to the entity and a margin; return the crop and its top left corner, (X, Y)."""
     x0, y0, x1, y1 = _tight_box(mask)
     left, top = max(0, x0 - margin), max(0, y0 - margin)
     return mask[top : y1 + margin, left : x1 + margin], (left, top)
 
 
 def _tight_box(mask: BoolMask) -> tuple[int, int, int, int]:
-    """XYXY, the far corner exclusive."""
+    """Return the XYXY box, the far corner exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
@@ -182,7 +182,7 @@ def jittered_box(
     loose: float = 0.0,
     shift: float = 0.0,
 ) -> tuple[float, float, float, float]:
-    """XYXY box around the entity with noise in units of the box's sides.
+    """Return the XYXY box around the entity with noise in units of the box's sides.
 
     Args:
         mask: (S, S) bool.
@@ -207,7 +207,7 @@ def jittered_box(
 def coarse_mask(
     mask: BoolMask, mix: PromptMix, side: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Draw the entity's mask as a hurried annotator would, in a few large cells.
+    """Draw a coarse mask of the entity in a few large cells, as a hurried annotator would.
 
     Args:
         mask: (S, S) bool with at least one pixel.
@@ -235,7 +235,7 @@ def coarse_mask(
 
 
 def sample_prompt(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> Slots:
-    """Annotate one entity at random.
+    """Draw a random prompt of an entity.
 
     Args:
         mask: (S, S) bool with at least one pixel, the encoder's frame.

@@ -36,7 +36,7 @@ class Sample:
         name: identifies the sample in reports.
         image: (H, W, 3) uint8, RGB.
         instances: (H, W) int32, 0 for background and 1..n for the entities.
-        class_names: `class_names[label - 1]` is the class of entity `label`; empty where all are
+        class_names: `class_names[label - 1]` is the class of entity `label`; empty if all are
             of one class, `ENTITY`.
     """
 
@@ -46,7 +46,7 @@ class Sample:
     class_names: tuple[str, ...] = ()
 
     def class_of(self, label: int) -> str:
-        """The class of the entity `label`, 1..n."""
+        """Return the class of the entity `label`, 1..n."""
         if not self.class_names:
             return ENTITY
         if not 1 <= label <= len(self.class_names):
@@ -103,7 +103,7 @@ def eight_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def windows(sample: Sample, size: int) -> list[Sample]:
-    """Cut a sample into squares of `size` pixels on a regular grid from the top left.
+    """Tile a sample into squares of `size` pixels on a regular grid from the top left.
 
     What remains at the right and bottom is dropped, so no pixel is counted twice.
     """
@@ -121,13 +121,13 @@ def windows(sample: Sample, size: int) -> list[Sample]:
 
 
 def entity_labels(instances: NDArray[np.int32], min_area: int) -> NDArray[np.int64]:
-    """Labels of the entities of at least `min_area` pixels, ascending; 0 is background."""
+    """Return the labels of entities of at least `min_area` pixels, ascending, without 0."""
     labels = np.flatnonzero(np.bincount(instances.ravel()) >= min_area)
     return labels[labels > 0]
 
 
 def entity_windows(sample: Sample, size: int, min_area: int) -> list[Sample]:
-    """Cut a square of `size` pixels around every entity, as a viewer who zooms in on it would.
+    """Cut a square of `size` pixels around every entity.
 
     A square that would reach beyond the border is moved inside. Its `instances` hold that entity
     alone, under its own label.
@@ -156,7 +156,7 @@ def entity_windows(sample: Sample, size: int, min_area: int) -> list[Sample]:
 
 
 def digest_samples(samples: Sequence[Sample]) -> str:
-    """SHA-256 over names, pixels and labels: what a manifest says of its training data."""
+    """Compute the SHA-256 of names, pixels and labels, which manifests record as training data."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(sample.name.encode())

@@ -25,7 +25,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def require_model(parser: ArgumentParser, options: argparse.Namespace) -> None:
-    """Refuse a command line without a model."""
+    """Exit with an error if the command line names no model."""
     if options.base is None and options.run is None:
         parser.error("got neither --base nor --run, expected one of them")
 
@@ -50,7 +50,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 
 def source_of(options: argparse.Namespace) -> SourceConfig:
-    """The source that the options of `add_source_options` name."""
+    """Return the source that the options of `add_source_options` name."""
     return SourceConfig(
         bbbc038=options.bbbc038,
         ids=options.ids,

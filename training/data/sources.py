@@ -1,4 +1,4 @@
-"""Data sources named by a configuration: a dataset, a BBBC038 folder, or one annotated image."""
+"""Data sources of a configuration: a dataset, a BBBC038 folder, or an annotated image."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class SourceConfig:
     Attributes:
         dataset: a name of docs/guides/datasets.md.
         root: the folder that it was unpacked in.
-        part: of the dataset: train, validation or test; null is train, and for validation where
+        part: of the dataset: train, validation or test; null is train, and for validation if
             it takes train's dataset, validation.
         classes: entities of the dataset to take; the others are background.
-        shots: so many images of the dataset's training part, drawn by `seed`; null takes all.
+        shots: number of images of the training part to draw, by `seed`; null takes all.
         seed: of the shots.
         bbbc038: folder of BBBC038v1's layout, the one that holds `stage1_train`.
         ids: file with one id a line, relative to that folder; null takes every id.
@@ -55,7 +55,7 @@ class SourceConfig:
     seed: int = 0
 
     def overlaps(self, other: SourceConfig) -> bool:
-        """Tell whether both take the same part or list of ids, or overlapping parts of an image."""
+        """Return whether both take the same part or list of ids, or overlapping regions."""
         if (self.bbbc038, self.image, self.dataset, self.root) != (
             other.bbbc038,
             other.image,
@@ -73,7 +73,7 @@ class SourceConfig:
         return max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1)
 
     def or_else(self, other: SourceConfig) -> SourceConfig:
-        """Take the files from another source where this one names none."""
+        """Take the files of another source if this one names none."""
         if self.bbbc038 or self.image or self.instances or self.dataset:
             return self
         files = {name: getattr(other, name) for name in (*FORMS, "instances", "root")}
@@ -87,7 +87,7 @@ class DataConfig:
 
     Attributes:
         train: the images that both half-batches are drawn from.
-        validation: the images scored during training; where it names no files, train's.
+        validation: the images scored during training; train's if it names no files.
         window: side in pixels of the squares that validation images are cut into; null shows
             whole images, padded to squares with black.
         max_windows: score at most this many windows, evenly spread; null scores all. They are
@@ -102,7 +102,7 @@ class DataConfig:
     min_area: int = 30
 
     def __post_init__(self) -> None:
-        """Refuse windows without an extent, and validation on what is trained on."""
+        """Refuse empty windows, and validation on the training data."""
         for name in ("window", "max_windows"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -127,7 +127,7 @@ def read_source(source: SourceConfig, name: str) -> Sequence[Sample]:
         name: the configuration key, for messages.
 
     Raises:
-        ConfigError: no form of source is given, or keys of several, or too many shots are asked.
+        ConfigError: no form of source is given, or keys of several, or too many shots.
         DataError: a file is missing or unreadable, or the region lies outside its image.
     """
     _require_one_form(source, name)

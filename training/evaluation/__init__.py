@@ -1,1 +1,1 @@
-"""Scores of a model, by clicks and without annotators."""
+"""Evaluation of a model by clicks and without annotators."""

@@ -1,82 +1,93 @@
-"""Average precision of found entities."""
+"""Average precision of segmented entities at IoU 0.5, by pycocotools' COCOeval."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.geometry import Box
 
-__all__ = ["Detection", "average_precision", "match_entities"]
+__all__ = ["AveragePrecision"]
 
-RECALL_STEPS: Final = 101
-"""Points of recall, 0 to 1, at which COCO's average precision reads the curve."""
-
-
-@dataclass(frozen=True)
-class Detection:
-    """A found mask: its score, and whether it is the match of a true entity."""
-
-    score: float
-    correct: bool
+IOU: Final = 0.5
+CATEGORY: Final = {"id": 1}
+EVERY_AREA: Final = [0.0, 1e10]
 
 
-def match_entities(
-    found: Sequence[FoundMask], truth: NDArray[np.int32], iou: float = 0.5
-) -> list[Detection]:
-    """Match the masks of one image to its entities, as COCO does.
+class AveragePrecision:
+    """Average precision of one class, accumulated over images."""
 
-    In order of score, each mask takes the entity that it overlaps most and that no mask has
-    taken yet, if their IoU reaches the threshold.
+    def __init__(self) -> None:
+        self._images: list[dict[str, int]] = []
+        self._true: list[dict[str, Any]] = []
+        self._found: list[dict[str, Any]] = []
 
-    Args:
-        found: masks of one class.
-        truth: (H, W), 0 beside that class's entities, 1..n in them.
-        iou: the threshold.
+    @property
+    def found(self) -> int:
+        """Number of masks so far."""
+        return len(self._found)
 
-    Returns:
-        One detection a mask, best score first.
-    """
-    areas: NDArray[Any] = np.bincount(truth.ravel())
-    taken = {0}
-    detections = []
-    for one in sorted(found, key=lambda mask: -mask.score):
-        shown = truth[one.area.top : one.area.bottom, one.area.left : one.area.right]
-        shared = np.bincount(shown[one.mask], minlength=len(areas))
-        overlap = shared / (areas + int(one.mask.sum()) - shared)
-        free = [label for label in np.flatnonzero(shared) if label not in taken]
-        best = max(free, key=lambda label: float(overlap[label]), default=0)
-        correct = best != 0 and overlap[best] >= iou
-        if correct:
-            taken.add(best)
-        detections.append(Detection(one.score, bool(correct)))
-    return detections
+    def update(self, masks: Sequence[InstanceMask], truth: NDArray[np.int32]) -> None:
+        """Add an image.
+
+        Args:
+            masks: found masks of the class.
+            truth: (H, W) labels of the class's entities, 0 elsewhere.
+        """
+        height, width = truth.shape
+        whole, image = Box(0, 0, height, width), len(self._images)
+        self._images.append({"id": image, "height": height, "width": width})
+        for label in np.unique(truth[truth > 0]):
+            self._true.append(_annotation(image, len(self._true), truth == label))
+        for mask in masks:
+            entry = _annotation(image, len(self._found), mask.in_region(whole))
+            self._found.append({**entry, "score": mask.score})
+
+    def compute(self) -> float:
+        """Return the area under precision over recall, read at COCO's 101 points of recall.
+
+        Returns:
+            From 0 to 1; without entities, 1 if nothing was found either, else 0.
+        """
+        if not self._true:
+            return float(not self._found)
+        with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints its progress
+            evaluation = COCOeval(self._coco(self._true), self._coco(self._found), "segm")
+            evaluation.params.iouThrs = np.array([IOU])
+            evaluation.params.maxDets = [max(1, self.found)]
+            evaluation.params.areaRng = [EVERY_AREA]
+            evaluation.params.areaRngLbl = ["all"]
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return float(evaluation.eval["precision"].mean())
+
+    def _coco(self, annotations: list[dict[str, Any]]) -> COCO:
+        coco = COCO()
+        coco.dataset = {
+            "images": self._images,
+            "categories": [CATEGORY],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+        return coco
 
 
-def average_precision(detections: Sequence[Detection], entities: int) -> float:
-    """Area under precision over recall, read at 101 points of recall as COCO does.
-
-    Args:
-        detections: of all images, in any order.
-        entities: how many true ones there are.
-
-    Returns:
-        From 0 to 1; 1 where there is nothing to find and nothing was found, else 0 without
-        entities.
-    """
-    if not entities:
-        return float(not detections)
-    if not detections:
-        return 0.0
-    ordered = sorted(detections, key=lambda one: -one.score)
-    hits = np.cumsum([one.correct for one in ordered])
-    recall = hits / entities
-    precision = hits / np.arange(1, len(hits) + 1)
-    # The best precision at this recall or a higher one.
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(recall, np.linspace(0, 1, RECALL_STEPS), side="left")
-    return float(np.append(envelope, 0.0)[places].mean())
+def _annotation(image: int, index: int, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    return {
+        "id": index + 1,  # COCOeval takes 0 for "unmatched"
+        "image_id": image,
+        "category_id": CATEGORY["id"],
+        "segmentation": coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
+        "area": float(mask.sum()),
+        "bbox": [0, 0, 1, 1],
+        "iscrowd": 0,
+    }

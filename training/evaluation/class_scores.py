@@ -1,4 +1,4 @@
-"""Scores of whatever finds entities, against annotated images."""
+"""Scores of automatic segmentation against annotated images: Dice, IoU and AP by class."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.errors import DataError
 from training.data.sample import Sample
-from training.evaluation.average_precision import Detection, average_precision, match_entities
+from training.evaluation.average_precision import AveragePrecision
 from training.evaluation.one_click import dice_score, iou_score
 
 __all__ = ["METRICS", "foreground_of", "labels_of", "means_of_groups", "score_segmentation"]
@@ -20,18 +20,18 @@ METRICS = ("dice", "iou", "ap50")
 
 
 def score_segmentation(
-    segment: Callable[[Sample], list[FoundMask]],
+    segment: Callable[[Sample], list[InstanceMask]],
     names: Sequence[str],
     samples: Iterable[Sample],
     called: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Segment images and compare with the truth.
+    """Segment images and score the masks against the annotation.
 
     Args:
         segment: finds the entities of an image; `class_index` counts `names`.
         names: the classes.
         samples: annotated images.
-        called: what the images call the classes, where they differ.
+        called: the images' names of the classes, if they differ.
 
     Returns:
         `images`, `dice`, `iou`, `ap50`; `classes` with these and `entities` and `found` of each;
@@ -44,7 +44,7 @@ def score_segmentation(
     """
     called = names if called is None else called
     per_image: list[dict[str, Any]] = []
-    detections: list[list[Detection]] = [[] for _ in names]
+    precisions = [AveragePrecision() for _ in names]
     images = 0
     for sample in samples:
         images += 1
@@ -60,9 +60,9 @@ def score_segmentation(
             scores = {"dice": dice_score(*pair), "iou": iou_score(*pair)}
             counts = {"entities": entities, "found": len(found)}
             per_image.append({"name": sample.name, "class": names[index], **scores, **counts})
-            detections[index] += match_entities(found, truth)
+            precisions[index].update(found, truth)
     classes = {
-        name: _summary([row for row in per_image if row["class"] == name], detections[index])
+        name: _summary([row for row in per_image if row["class"] == name], precisions[index])
         for index, name in enumerate(names)
         if any(row["class"] == name and row["entities"] for row in per_image)
     }
@@ -80,7 +80,7 @@ def score_segmentation(
 def means_of_groups(
     classes: Mapping[str, Mapping[str, float]], groups: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, float]]:
-    """Dice, IoU and AP averaged over the classes of each group that has any.
+    """Average Dice, IoU and AP over the classes of each non-empty group.
 
     Args:
         classes: scores by class, as `score_segmentation` gives them.
@@ -94,33 +94,31 @@ def means_of_groups(
 
 
 def _means(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    found = list(scores)
-    return {key: float(np.mean([one[key] for one in found])) for key in METRICS}
+    listed = list(scores)
+    return {key: float(np.mean([row[key] for row in listed])) for key in METRICS}
 
 
 def labels_of(sample: Sample, name: str) -> NDArray[np.int32]:
-    """The label image with the entities of one class alone."""
+    """Return the label image with the entities of one class alone."""
     labels = np.unique(sample.instances)
     chosen = [label for label in labels if label and sample.class_of(int(label)) == name]
     return np.where(np.isin(sample.instances, chosen), sample.instances, 0)
 
 
-def foreground_of(found: Iterable[FoundMask], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """All that masks cover, (H, W) bool of an image's size."""
+def foreground_of(found: Iterable[InstanceMask], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return the union of masks, (H, W) bool of an image's size."""
     foreground = np.zeros(size, bool)
     for mask in found:
-        area = mask.area
-        foreground[area.top : area.bottom, area.left : area.right] |= mask.mask
+        foreground[mask.bbox.slices] |= mask.mask
     return foreground
 
 
-def _summary(rows: list[dict[str, Any]], detections: list[Detection]) -> dict[str, Any]:
-    entities = sum(row["entities"] for row in rows)
+def _summary(rows: list[dict[str, Any]], precision: AveragePrecision) -> dict[str, Any]:
     return {
         "images": len(rows),
         "dice": float(np.mean([row["dice"] for row in rows])),
         "iou": float(np.mean([row["iou"] for row in rows])),
-        "ap50": average_precision(detections, entities),
-        "entities": entities,
-        "found": len(detections),
+        "ap50": precision.compute(),
+        "entities": sum(row["entities"] for row in rows),
+        "found": precision.found,
     }

@@ -1,4 +1,4 @@
-"""Scores of predicted masks, and the one-click protocol."""
+"""Dice and IoU of masks, and the one-click evaluation protocol."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ BoolMask = NDArray[np.bool_]
 
 
 def dice_score(predicted: BoolMask, truth: BoolMask) -> float:
-    """Dice = 2|A∩B| / (|A| + |B|) (Eq. 11); two empty masks score 1."""
+    """Compute Dice = 2|A∩B| / (|A| + |B|) (Eq. 11); two empty masks score 1."""
     total = int(predicted.sum()) + int(truth.sum())
     return 2 * int((predicted & truth).sum()) / total if total else 1.0
 
 
 def iou_score(predicted: BoolMask, truth: BoolMask) -> float:
-    """IoU = |A∩B| / |A∪B| (Eq. 10); two empty masks score 1."""
+    """Compute IoU = |A∩B| / |A∪B| (Eq. 10); two empty masks score 1."""
     union = int((predicted | truth).sum())
     return int((predicted & truth).sum()) / union if union else 1.0
 
 
 @dataclass(frozen=True)
 class OneClickResult:
-    """One entity, one positive click.
+    """Result of one positive click on an entity.
 
     Attributes:
         sample: name of the square sample.
@@ -53,9 +53,9 @@ class OneClickResult:
         click: (X, Y), pixels of the sample.
         dice: of mask 0 at the sample's own resolution.
         iou: likewise.
-        iou_prediction: what the IoU head said.
+        iou_prediction: output of the IoU head.
         mask: the predicted mask, of the sample's size.
-        annotator: who clicked.
+        annotator: simulated annotator of the click.
     """
 
     sample: str
@@ -70,10 +70,10 @@ class OneClickResult:
 
 @dataclass(frozen=True)
 class OneClickScores:
-    """Means over entities.
+    """Mean scores over entities.
 
     Attributes:
-        entities: how many were segmented.
+        entities: number of segmented entities.
         dice: mean Dice.
         iou: mean IoU.
         iou_correlation: Pearson's r between predicted and true IoU.
@@ -112,24 +112,24 @@ def one_click(
         model: in evaluation mode.
         samples: square samples, shown at the model's image_size.
         min_area: smaller entities, in the sample's own pixels, are left out.
-        annotators: how they click, in the sample's own pixels.
+        annotators: simulated annotators; their distances are in the sample's own pixels.
         prompts_per_call: bound on the prompts decoded at once.
     """
     device = model.sam.pixel_mean.device
     for sample in samples:
-        asked = [
+        clicks = [
             (annotator, label, click)
             for annotator in annotators
             for label, click in entity_clicks(sample, min_area, annotator).items()
         ]
-        if not asked:
+        if not clicks:
             continue
         window = whole_window(sample, model.image_size)
         side = len(sample.instances)
         input_size = torch.full((1, 2), model.image_size, dtype=torch.int32, device=device)
         embeddings = model.encode_image(window.image[None].to(device), input_size)
-        for start in range(0, len(asked), prompts_per_call):
-            chunk = asked[start : start + prompts_per_call]
+        for start in range(0, len(clicks), prompts_per_call):
+            chunk = clicks[start : start + prompts_per_call]
             coords = torch.tensor([click for *_, click in chunk], device=device)
             coords = coords[None, :, None] * window.scale
             point_labels = torch.full_like(coords[..., 0], int(PointLabel.FOREGROUND)).int()

@@ -1,4 +1,4 @@
-"""Pictures for reports: image, truth and prediction side by side."""
+"""Image panels for reports: image, annotation and prediction side by side."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.client.overlay import color_of, contour
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.drawing import color_of, contour
 from training.data.sample import Sample
 from training.evaluation.class_scores import foreground_of
 
@@ -30,10 +30,10 @@ FILL: Final = 0.35
 def panels_of(
     samples: Sequence[Sample],
     per_image: Sequence[Mapping[str, Any]],
-    segment: Callable[[Sample], list[FoundMask]],
+    segment: Callable[[Sample], list[InstanceMask]],
     names: Sequence[str],
 ) -> dict[str, tuple[str, Image.Image]]:
-    """Draw the images with the lowest, median and highest Dice, segmented once more.
+    """Segment and draw the images with the lowest, median and highest Dice.
 
     Args:
         samples: the images that were scored.
@@ -69,8 +69,8 @@ def save_panels(panels: Mapping[str, tuple[str, Image.Image]], folder: Path) -> 
     return {place: caption for place, (caption, _) in panels.items()}
 
 
-def draw_panel(sample: Sample, found: Sequence[FoundMask], names: Sequence[str]) -> Image.Image:
-    """Image, truth and prediction side by side; classes have colours, entities outlines.
+def draw_panel(sample: Sample, found: Sequence[InstanceMask], names: Sequence[str]) -> Image.Image:
+    """Draw image, annotation and prediction side by side; classes have colours, entities outlines.
 
     Args:
         sample: the annotated image.
@@ -83,7 +83,7 @@ def draw_panel(sample: Sample, found: Sequence[FoundMask], names: Sequence[str])
         for label in np.unique(sample.instances[sample.instances > 0])
         if (name := sample.class_of(int(label))) in names
     ]
-    predicted = [(foreground_of([one], size), one.class_index) for one in found]
+    predicted = [(foreground_of([mask], size), mask.class_index) for mask in found]
     pictures = [_shrunk(picture) for picture in (sample.image, _drawn(sample, truth))]
     pictures.append(_shrunk(_drawn(sample, predicted)))
     width, height = pictures[0].size
@@ -94,7 +94,7 @@ def draw_panel(sample: Sample, found: Sequence[FoundMask], names: Sequence[str])
 
 
 def _drawn(sample: Sample, masks: Sequence[tuple[NDArray[np.bool_], int]]) -> NDArray[np.uint8]:
-    """The image with masks filled and outlined in their classes' colours."""
+    """Draw masks on the image, filled and outlined in their classes' colours."""
     canvas = sample.image.astype(np.float32)
     width = max(1, round(max(sample.instances.shape) / SIDE))
     for mask, class_index in masks:

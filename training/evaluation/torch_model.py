@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
-from cpcsam.automatic.predictor import shown_tiles
+from cpcsam.automatic.predictor import encode_tiles
 from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
 from cpcsam.automatic.vocabulary import Examples
 from cpcsam.backends.protocol import EncoderBackend
@@ -22,12 +22,12 @@ __all__ = ["class_names", "examples_of", "open_model", "support_set"]
 
 
 def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:
-    """Load a base, or a run on its base, with the digest that vocabularies know it by.
+    """Load a base, or a run on its base, with the digest that identifies it in vocabularies.
 
-    A base is known by its weights' digest, a run by its manifest's, as in later artifacts.
+    A base is identified by its weights' digest, a run by its manifest's, as in later artifacts.
 
     Args:
-        base: an artifact of kind `checkpoint` or an official file; with a run, where its base is.
+        base: an artifact of kind `checkpoint` or an official file; with a run, its base.
         run: an artifact of kind `run`; None takes the base alone.
 
     Raises:
@@ -40,14 +40,14 @@ def open_model(base: Path | None, run: Path | None) -> tuple[CpcSam, str]:
 
 
 def support_set(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
-    """Draw a share of the samples, at least one; the same for the same list and seed."""
+    """Draw a fraction of the samples, at least one, deterministically by list and seed."""
     count = max(1, round(share * len(samples)))
     chosen = np.random.default_rng(seed).permutation(len(samples))[:count]
     return [samples[int(index)] for index in sorted(chosen)]
 
 
 def class_names(samples: Iterable[Sample]) -> tuple[str, ...]:
-    """The classes that have an entity in the samples, sorted."""
+    """Return the classes that have an entity in the samples, sorted."""
     return tuple(
         sorted(
             {
@@ -68,7 +68,7 @@ def examples_of(
     overlap: float = 0.5,
     max_tiles: int = MAX_TILES,
 ) -> Examples:
-    """Embed annotated images tile by tile.
+    """Encode annotated images tile by tile.
 
     Args:
         samples: the support set.
@@ -76,15 +76,15 @@ def examples_of(
         backend: the model.
         tile: side of the tiles; 0 shows whole images.
         overlap: of neighbouring tiles, as a part of their side.
-        max_tiles: at most so many an image, evenly spread.
+        max_tiles: largest number of tiles per image, evenly spread.
 
     Raises:
         DataError: no entity of these classes covers a cell.
     """
     collector = ExampleCollector(names)
     for sample in samples:
-        for shown in shown_tiles(sample.image, tile, overlap, backend, max_tiles):
-            collector.add(shown, sample.instances, sample.class_of)
+        for encoded in encode_tiles(sample.image, tile, overlap, backend, max_tiles):
+            collector.add(encoded, sample.instances, sample.class_of)
     try:
         return collector.examples()
     except ContractError as error:

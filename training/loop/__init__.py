@@ -1,1 +1,1 @@
-"""The training loop: trainer, training state, optimizers and processes."""
+"""Generic training loop: trainer, training state, optimisers and processes."""

@@ -1,8 +1,8 @@
-"""Several processes that train one model, as torchrun starts them.
+"""Data-parallel training in several processes, as torchrun starts them: ranks and collectives.
 
-Every process takes its share of a batch's images, and the gradients are averaged, so that the
-weights are those of one process. DistributedDataParallel would not average them: its hooks fire
-when `backward` fills a module's own parameters, while the bi-level loop takes gradients by
+Every process computes its slice of a batch, and the gradients are averaged by all-reduce, so that
+the weights are those of a single process. DistributedDataParallel would not average them: its hooks
+fire when `backward` fills a module's own parameters, while the bi-level loop takes gradients by
 `torch.autograd.grad`, for θ and φ in turn and through `functional_call`. One explicit all_reduce
 for each update is shorter, and exact because every loss is a mean over images.
 
@@ -24,12 +24,12 @@ from torch import Tensor
 from cpcsam.errors import ConfigError, TrainingError
 
 __all__ = [
-    "average_",
+    "all_reduce_mean",
     "barrier",
-    "gather",
+    "all_gather",
     "is_main",
-    "largest",
-    "part",
+    "all_reduce_max",
+    "rank_slice",
     "process_count",
     "process_group",
     "process_rank",
@@ -39,26 +39,26 @@ __all__ = [
 T = TypeVar("T")
 
 PATIENCE = timedelta(minutes=30)
-"""How long a process waits for the others, of which one may be writing a large checkpoint."""
+"""Timeout of collectives: the main process may be writing a large checkpoint."""
 
 
 def process_count() -> int:
-    """Number of processes that train together."""
+    """Return the world size: the number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def process_rank() -> int:
-    """Number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Tell whether this is the process that writes files and speaks to the user."""
+    """Return whether this is the main process, which writes files and reports to the user."""
     return process_rank() == 0
 
 
 def training_device() -> torch.device:
-    """Choose the GPU of this process's local rank, or the CPU where there is no GPU.
+    """Return the GPU of this process's local rank, or the CPU if there is no GPU.
 
     Raises:
         ConfigError: more processes than GPUs on this machine.
@@ -78,10 +78,10 @@ def training_device() -> torch.device:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the processes that torchrun announces in the environment, if it does.
+    """Join torchrun's process group if the environment describes one.
 
-    Leaving without an error waits for all: where one ends with a code other than 0, as after an
-    interrupt, torchrun kills the rest, and the main one may not have told the user yet.
+    Leaving without an error waits for all: if a process ends with a code other than 0, as after an
+    interrupt, torchrun kills the rest, perhaps before the main process has reported to the user.
 
     Raises:
         ConfigError: WORLD_SIZE is set, but not the rest of torchrun's environment.
@@ -111,14 +111,14 @@ def process_group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def part(length: int) -> slice:
-    """Which of so many things in a row this process takes; the parts follow one another."""
+def rank_slice(length: int) -> slice:
+    """Return this rank's slice of a sequence; the slices of all ranks are contiguous."""
     rank, count = process_rank(), process_count()
     return slice(length * rank // count, length * (rank + 1) // count)
 
 
-def average_(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their means over the processes, in place, in one all_reduce.
+def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
+    """Average tensors over the processes, in place, in a single all-reduce.
 
     Raises:
         TrainingError: another process is gone.
@@ -133,8 +133,8 @@ def average_(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(mean.view_as(tensor))
 
 
-def largest(*values: float) -> list[float]:
-    """Return the largest of each value over the processes, the same in all of them.
+def all_reduce_max(*values: float) -> list[float]:
+    """Return the maximum of each value over the processes, the same in all of them.
 
     Raises:
         TrainingError: another process is gone.
@@ -147,8 +147,8 @@ def largest(*values: float) -> list[float]:
     return [float(value) for value in tensor]
 
 
-def gather(items: list[T]) -> list[T]:
-    """Return the items of all processes in the order of their ranks, in every process.
+def all_gather(items: list[T]) -> list[T]:
+    """Return the items of all processes, in the order of their ranks, in every process.
 
     Raises:
         TrainingError: another process is gone.
@@ -162,7 +162,7 @@ def gather(items: list[T]) -> list[T]:
 
 
 def barrier() -> None:
-    """Wait until every process is here.
+    """Wait until every process has reached this call.
 
     Raises:
         TrainingError: another process is gone.
@@ -174,7 +174,7 @@ def barrier() -> None:
 
 @contextmanager
 def _all_needed() -> Iterator[None]:
-    """Tell in one line that another process is gone; torch raises a bare RuntimeError."""
+    """Turn torch's RuntimeError, raised when another process is gone, into a one-line error."""
     try:
         yield
     except RuntimeError as error:
@@ -182,7 +182,7 @@ def _all_needed() -> Iterator[None]:
             f"process {process_rank()} of {process_count()}",
             got=f"no answer from another ({_first_line(error)})",
             expected="all at the same step",
-            fix="see what the first to fail wrote, then go on with resume=true",
+            fix="see what the first to fail wrote, then continue with resume=true",
         ) from error
 
 

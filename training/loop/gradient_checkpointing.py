@@ -1,4 +1,4 @@
-"""Gradient checkpointing: encoder blocks keep their inputs alone and are recomputed in backward."""
+"""Gradient checkpointing: encoder blocks keep only their inputs and are recomputed in backward."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.utils.checkpoint import checkpoint
 
 from cpcsam.model.sam import CpcSam
 
-__all__ = ["recompute_blocks"]
+__all__ = ["enable_gradient_checkpointing"]
 
 
-def recompute_blocks(model: CpcSam) -> None:
-    """Let θ's backward run the image encoder's blocks once more instead of keeping what they made.
+def enable_gradient_checkpointing(model: CpcSam) -> None:
+    """Recompute the image encoder's blocks in θ's backward instead of keeping their activations.
 
     Only each block's `forward` is replaced, so that no parameter changes its name. Weights that
-    `functional_call` puts in are gone when backward recomputes, so unrolling cannot use this.
+    `functional_call` substitutes are gone when backward recomputes, so unrolling cannot use this.
     """
     for block in model.sam.image_encoder.blocks:
         block.forward = partial(

@@ -1,1 +1,1 @@
-"""Pretraining of the compact base."""
+"""Pretraining of the compact base: configuration, data, loss, training state and run."""

@@ -1,4 +1,4 @@
-"""Data of the pretraining: windows of real images and synthetic scenes, one prompt an entity."""
+"""Pretraining data: windows of real images and synthetic scenes, one prompt per entity."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ HELD_OUT_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class PretrainData:
-    """Where real images come from.
+    """Sources of real images.
 
     Attributes:
         bbbc038: folder of BBBC038v1, None for synthetic scenes alone.
         train_ids: file of ids to train on, relative to that folder; None takes all.
         val_ids: file of ids to score at the end.
-        val_scenes: synthetic scenes to score instead, where there are no real images.
+        val_scenes: synthetic scenes to score instead if there are no real images.
     """
 
     bbbc038: Path | None = None
@@ -50,16 +50,16 @@ class PretrainData:
 
 @dataclass(frozen=True)
 class PretrainBatchConfig:
-    """How a batch is drawn.
+    """Sampling of a batch.
 
     Attributes:
         images: windows of a batch.
         prompts: prompts of a window.
         min_area: entities of fewer shown pixels get no prompt.
         synthetic_scenes: size of the pool of synthetic scenes.
-        synthetic_share: their share of a batch, where there are real images.
-        augment: how windows vary.
-        prompt_mix: how entities are annotated.
+        synthetic_share: their share of a batch if there are real images.
+        augment: augmentation of windows.
+        prompt_mix: simulated annotator of entities.
     """
 
     images: int = 8
@@ -90,12 +90,12 @@ class PretrainBatch:
     point_labels: Tensor
 
     def to(self, device: torch.device) -> PretrainBatch:
-        """The same batch on a device."""
+        """Move the batch to a device."""
         return PretrainBatch(*(column.to(device) for column in vars(self).values()))
 
 
 class PretrainBatches(Dataset[PretrainBatch]):
-    """Batch i, decided by the seed and i alone, so that a run can be resumed.
+    """Deterministic batches: the seed and i alone decide batch i, so that a run can be resumed.
 
     Real images are drawn in proportion to the square root of their area.
     """
@@ -130,12 +130,12 @@ class PretrainBatches(Dataset[PretrainBatch]):
     def _image(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
         config = self.config
         while True:
-            window, found = window_with_entities(
+            window, labels = window_with_entities(
                 self._sample(rng), self.image_size, config.augment, config.min_area, rng
             )
-            if len(found):
+            if len(labels):
                 break
-        chosen = rng.choice(found, config.prompts, replace=len(found) < config.prompts)
+        chosen = rng.choice(labels, config.prompts, replace=len(labels) < config.prompts)
         masks = window.instances.numpy() == chosen[:, None, None]
         prompts = [sample_prompt(mask, config.prompt_mix, rng) for mask in masks]
         coords, point_labels = (np.stack(column) for column in zip(*prompts, strict=True))

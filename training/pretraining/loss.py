@@ -1,4 +1,4 @@
-"""The pretraining's loss: SAM's focal and Dice loss, its second round, and an auxiliary head."""
+"""Pretraining loss: SAM's focal and Dice loss, its second round, and an auxiliary head."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ FOCAL_GAMMA = 2.0
 
 
 class AuxiliaryHead(nn.Module):
-    """Foreground and boundary straight from the embedding: a denser signal for the encoder."""
+    """Auxiliary head: foreground and boundary from the embedding, dense supervision."""
 
     def __init__(self) -> None:
         super().__init__()
         self.project = nn.Conv2d(EMBED_DIM, 2 * LOW_RES_FACTOR**2, 1)
 
     def forward(self, image_embeddings: Tensor, instances: Tensor) -> Tensor:
-        """Cross-entropy of both maps at the low-resolution grid."""
+        """Compute the cross-entropy of both maps at the low-resolution grid."""
         logits = F.pixel_shuffle(self.project(image_embeddings), LOW_RES_FACTOR).float()
         labels = instances.float().unsqueeze(1)
         high = F.max_pool2d(labels, 3, 1, 1)
@@ -38,7 +38,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def mask_losses(low_res_masks: Tensor, targets: Tensor) -> Tensor:
-    """Focal ·20 + Dice (SAM, Appendix A) of each mask.
+    """Compute 20 · focal + Dice loss (SAM, Appendix A) of each mask.
 
     Args:
         low_res_masks: (B, P, M, h, w) logits.
@@ -60,7 +60,7 @@ def mask_losses(low_res_masks: Tensor, targets: Tensor) -> Tensor:
 def batch_loss(
     model: CpcSam, head: AuxiliaryHead, batch: PretrainBatch, *, correct: bool, auxiliary: float
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of a batch; with `correct`, of its second round, prompted by the first round's masks."""
+    """Compute the loss of a batch, or of its second round, prompted by the first round's masks."""
     image_size = batch.image.shape[-1]
     input_size = torch.full((len(batch.image), 2), image_size, dtype=torch.int32)
     embeddings = model.encode_image(batch.image, input_size)
@@ -86,7 +86,7 @@ def batch_loss(
 
 
 def add_corrections(batch: PretrainBatch, low_res_masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Add one click in the error region of each first-round mask, where a slot is free.
+    """Add a click in the error region of each first-round mask that has a free slot.
 
     Args:
         batch: the batch with its first prompts.

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.comparison.methods.entities import found_in
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, shown_tiles
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import encode_tiles
 from cpcsam.backends.protocol import Backend
 from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
+from cpcsam.geometry import Box
 from cpcsam.transforms import upscale_masks
 from training.data.sample import Sample
 
@@ -19,7 +20,7 @@ __all__ = ["segment_annotated"]
 
 def segment_annotated(
     sample: Sample, backend: Backend, names: tuple[str, ...], tile: int
-) -> list[FoundMask]:
+) -> list[InstanceMask]:
     """Segment every entity by its tight box, in the tile that shows most of it.
 
     Args:
@@ -28,7 +29,7 @@ def segment_annotated(
         names: classes to prompt, which `class_index` counts.
         tile: side of the tiles; 0 shows the whole image.
     """
-    shown = list(shown_tiles(sample.image, tile, AutoSettings().overlap, backend))
+    shown = list(encode_tiles(sample.image, tile, ClassSearchConfig().overlap, backend))
     owners = _owners(sample, [part for part, *_ in shown])
     found = []
     for index, (part, input_size, embeddings) in enumerate(shown):
@@ -51,7 +52,7 @@ def segment_annotated(
     return found
 
 
-def _owners(sample: Sample, tiles: list[Tile]) -> dict[int, int]:
+def _owners(sample: Sample, tiles: list[Box]) -> dict[int, int]:
     """The tile, by index, that shows most pixels of each entity."""
     count = int(sample.instances.max()) + 1
     areas = [
@@ -62,9 +63,7 @@ def _owners(sample: Sample, tiles: list[Tile]) -> dict[int, int]:
     return {label: int(best[label]) for label in np.unique(sample.instances) if label}
 
 
-def _box(
-    sample: Sample, label: int, tile: Tile, input_size: tuple[int, int]
-) -> NDArray[np.float32]:
+def _box(sample: Sample, label: int, tile: Box, input_size: tuple[int, int]) -> NDArray[np.float32]:
     """(2, 2) float32: the corners of the entity's box in the encoder's frame, (X, Y)."""
     inside = sample.instances[tile.top : tile.bottom, tile.left : tile.right] == label
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))

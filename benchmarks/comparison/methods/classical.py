@@ -17,7 +17,7 @@ from benchmarks.comparison.methods.entities import (
     typical_radius,
 )
 from benchmarks.comparison.methods.interface import Fitted, Task
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.instance_mask import InstanceMask
 from training.data.sample import Sample
 
 __all__ = ["ClassicalMethod"]
@@ -41,7 +41,7 @@ class ClassicalMethod:
         """Measure the support set's typical radius and its classes' colours; nothing is trained."""
         radius, colours = typical_radius(task.support), _colours(task)
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             grey = ndimage.gaussian_filter(sample.image.mean(2), self.blur)
             threshold = threshold_otsu(grey)
             bright = grey > threshold

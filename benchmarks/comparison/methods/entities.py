@@ -11,14 +11,13 @@ from scipy import ndimage
 from skimage.feature import peak_local_max
 from skimage.segmentation import watershed
 
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask, bbox_from_mask
 from training.data.sample import Sample
 
 __all__ = ["entities_of", "found_in", "split_touching", "typical_radius"]
 
-MIN_AREA: Final = AutoSettings().min_area
+MIN_AREA: Final = ClassSearchConfig().min_area
 """Fewer pixels are no entity, as in automatic segmentation."""
 
 BoolMask = NDArray[np.bool_]
@@ -63,7 +62,7 @@ def typical_radius(samples: Iterable[Sample]) -> float:
 
 def found_in(
     mask: BoolMask, class_index: int, score: float, corner: tuple[int, int] = (0, 0)
-) -> FoundMask | None:
+) -> InstanceMask | None:
     """A mask as automatic segmentation gives them; None where it has too few pixels.
 
     Args:
@@ -74,22 +73,15 @@ def found_in(
     """
     if int(mask.sum()) < MIN_AREA:
         return None
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    inner = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     top, left = corner
-    area = Tile(
-        int(top + inner[0].start),
-        int(left + inner[1].start),
-        int(top + inner[0].stop),
-        int(left + inner[1].stop),
-    )
+    bbox = bbox_from_mask(mask)
+    tile = bbox.translate(top, left)
     y, x = (float(place.mean()) for place in np.nonzero(mask))
-    return FoundMask(
-        class_index=class_index,
+    return InstanceMask.from_mask(
+        np.ascontiguousarray(bbox.crop(mask)),
+        tile,
         score=score,
-        click=(left + x, top + y),
-        area=area,
-        mask=np.ascontiguousarray(mask[inner]),
-        tile=area,
-        cut=False,
+        tile=tile,
+        class_index=class_index,
+        point=(left + x, top + y),
     )

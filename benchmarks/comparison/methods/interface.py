@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from benchmarks.budget import Budget, Spent
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.instance_mask import InstanceMask
 from training.data.augment import AugmentConfig
 from training.data.sample import Sample
 
 __all__ = ["Fitted", "Method", "Segment", "Task"]
 
-Segment = Callable[[Sample], list[FoundMask]]
+Segment = Callable[[Sample], list[InstanceMask]]
 """Finds the entities of an image; reads its annotation only where it says so."""
 
 

@@ -19,8 +19,8 @@ from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from training.bilevel.losses import LossConfig
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
-from training.loop.train_state import ModelConfig
 
 __all__ = ["METHODS", "AnyMethod"]
 

@@ -16,16 +16,17 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
+from training.bilevel.train_state import new_bilevel_state
 from training.data.batches import GROUP_STYLES, BatchConfig, Halves, StepBatches
-from training.data.prefetch import Batches, stream
+from training.data.prefetch import Batches, prefetch
 from training.data.prompt_sampling import PromptMix
 from training.evaluate_auto import segmenter
 from training.evaluation.torch_model import examples_of
 from training.loop.distributed import training_device
-from training.loop.gradient_checkpointing import recompute_blocks
-from training.loop.train_state import ModelConfig, new_learner
+from training.loop.gradient_checkpointing import enable_gradient_checkpointing
 
 __all__ = [
     "ACCURATE",
@@ -138,8 +139,8 @@ class SamMethod:
     def _train(self, model: CpcSam, task: Task, budget: Budget, seed: int) -> tuple[Spent, int]:
         device = training_device()
         if self.gradient_checkpointing:
-            recompute_blocks(model)
-        learner = new_learner(
+            enable_gradient_checkpointing(model)
+        state = new_bilevel_state(
             model,
             self.model,
             self.optimizer,
@@ -150,12 +151,13 @@ class SamMethod:
         )
         batches = halves_of(task, model.image_size, self, seed)
 
-        def step(halves: Halves, progress: float) -> None:
-            learner.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
-            learner.take_step(halves, self.bilevel)
+        def train_step(halves: Halves, progress: float) -> dict[str, float]:
+            state.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
+            return state.train_step(halves, self.bilevel)
 
-        spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
-        return spent, sum(parameter.numel() for parameter in learner.trained.values())
+        drawn = prefetch(batches, 0, self.workers, device)
+        spent = train_within(budget, state, drawn, train_step, device)
+        return spent, sum(parameter.numel() for parameter in state.trained.values())
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,18 @@ from benchmarks.comparison.methods.entities import (
     typical_radius,
 )
 from benchmarks.comparison.methods.interface import Fitted, Task
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, shown_tiles
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import encode_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
 from training.bilevel.losses import LossConfig, segmentation_loss
-from training.bilevel.optimizer import OptimizerConfig, schedule
+from training.bilevel.optimizer import OptimizerConfig
 from training.data.augment import random_window
-from training.data.prefetch import stream
+from training.data.prefetch import prefetch
 from training.data.sample import Sample
 from training.loop.distributed import training_device
+from training.loop.optimizer import adamw, set_lr
+from training.loop.train_state import Counters
 
 __all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
 
@@ -51,7 +54,7 @@ class SemanticMethod:
         encoder_weights: None trains from scratch; other values download weights.
         image_size: side S in pixels that windows and tiles are shown at.
         images: windows a step.
-        optimizer: AdamW's recipe; `lr_capl` is unused.
+        optimizer: configuration of AdamW; `lr_capl` and `lr_points` are unused.
         precision: of training.
         workers: processes that prepare batches.
     """
@@ -72,27 +75,35 @@ class SemanticMethod:
         torch.manual_seed(seed)
         network = self.network(len(task.names)).to(device)
         recipe = self.optimizer
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay
+        optimizer = adamw(
+            network.parameters(),
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            decay_vectors=True,
         )
+        counters = Counters()
 
-        def step(batch: SemanticBatch, progress: float) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * schedule(recipe, min(1.0, progress + 1e-3))
+        def train_step(batch: SemanticBatch, progress: float) -> dict[str, float]:
+            set_lr(optimizer, recipe.lr * recipe.lr_factor(min(1.0, progress + 1e-3)))
             network.train()
             with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 logits = network(_normalised(batch.image))
             optimizer.zero_grad(set_to_none=True)
-            segmentation_loss(logits, batch.masks, LossConfig()).mean().backward()
+            loss = segmentation_loss(logits, batch.masks, LossConfig()).mean()
+            loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimizer.step()
+            counters.step += 1
+            return {"loss": loss.item()}
 
         batches = SemanticBatches(task, self.image_size, self.images, seed)
-        spent = train_within(budget, stream(batches, 0, self.workers, device), step, device)
+        drawn = prefetch(batches, 0, self.workers, device)
+        spent = train_within(budget, counters, drawn, train_step, device)
         graphs = _Probabilities(network.eval(), self.image_size, device)
         radius = typical_radius(task.support)
 
-        def segment(sample: Sample) -> list[FoundMask]:
+        def segment(sample: Sample) -> list[InstanceMask]:
             return _entities(probabilities_of(sample.image, graphs, task.tile), radius)
 
         return Fitted(segment, spent, sum(one.numel() for one in network.parameters()))
@@ -158,7 +169,7 @@ class SemanticBatches:
 
 
 class _Probabilities:
-    """The network as `shown_tiles` calls a model: it embeds a tile as its classes' maps."""
+    """The network as `encode_tiles` calls a model: it embeds a tile as its classes' maps."""
 
     def __init__(self, network: nn.Module, image_size: int, device: torch.device) -> None:
         self.network = network
@@ -177,7 +188,9 @@ def probabilities_of(image: NDArray[np.uint8], graphs: _Probabilities, tile: int
     """Mean of the overlapping tiles' maps, (classes, H, W) in [0, 1]."""
     total: Array | None = None
     count = np.zeros(image.shape[:2], np.float32)
-    for part, (height, width), maps in shown_tiles(image, tile, AutoSettings().overlap, graphs):
+    for part, (height, width), maps in encode_tiles(
+        image, tile, ClassSearchConfig().overlap, graphs
+    ):
         shown = torch.from_numpy(maps[None, :, :height, :width])
         resized = F.interpolate(shown, part.size, mode="bilinear", antialias=True)[0].numpy()
         if total is None:
@@ -188,7 +201,7 @@ def probabilities_of(image: NDArray[np.uint8], graphs: _Probabilities, tile: int
     return total / count
 
 
-def _entities(probabilities: Array, radius: float) -> list[FoundMask]:
+def _entities(probabilities: Array, radius: float) -> list[InstanceMask]:
     """Entities of the likeliest class of each pixel, where it is likelier than not."""
     likeliest = np.where(probabilities.max(0) > 0.5, probabilities.argmax(0), -1)
     found = []

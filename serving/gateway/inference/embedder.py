@@ -10,8 +10,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.class_search import ShownTile
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.class_search import EncodedTile
+from cpcsam.geometry import Box
 from cpcsam.transforms import decode_image, to_frame
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import EmbeddingCache
@@ -74,7 +74,7 @@ class TiledImage:
         if self._release is not None:
             self._release()
 
-    async def embed(self, tile: Tile, encode_whole: EncodeWhole | None = None) -> Encoded:
+    async def embed(self, tile: Box, encode_whole: EncodeWhole | None = None) -> Encoded:
         """Return the embedding of a tile; masks decoded from it have the tile's size.
 
         Args:
@@ -85,7 +85,7 @@ class TiledImage:
         Raises:
             CpcSamError: as `TritonClient.encode`.
         """
-        if tile == Tile(0, 0, *self._image.size):
+        if tile == Box(0, 0, *self._image.size):
             encode = encode_whole or partial(self._embedder.triton.encode, context=self._context)
             return await self._embedder.cache.get(
                 self._image.key, lambda: self._encode_whole(encode)
@@ -94,28 +94,30 @@ class TiledImage:
             replace(self._image.key, tile=tile), lambda: self._encode(tile)
         )
 
-    async def show(self, tile: Tile) -> ShownTile:
+    async def show(self, tile: Box) -> EncodedTile:
         """Embed a tile for the class search; see `embed`."""
         encoded = await self.embed(tile)
         height, width = (int(side) for side in encoded.input_size[0])
-        return ShownTile(tile, (height, width), encoded.image_embeddings[0])
+        return EncodedTile(tile, (height, width), encoded.image_embeddings[0])
 
     async def _encode_whole(self, encode: EncodeWhole) -> Encoded:
         self.cached = False
         return await encode(self._image.require_content())
 
-    async def _encode(self, tile: Tile) -> Encoded:
+    async def _encode(self, tile: Box) -> Encoded:
         self.cached = False
         if self._pixels is None:
             self._pixels = asyncio.create_task(self._decode())
+        # Shielded: other tiles of the request await the same task.
         pixels = await asyncio.shield(self._pixels)
         model = await self._context.model()
-        frame, input_size = await asyncio.to_thread(to_frame, tile.cut(pixels), model.image_size)
+        frame, input_size = await asyncio.to_thread(to_frame, tile.crop(pixels), model.image_size)
         sizes = np.array([input_size], np.int32)
         embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
         return Encoded(embeddings, sizes, np.array([tile.size], np.int32))
 
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
+        # Pixels take far more memory than the file: few images are decoded at a time.
         self._release = await self._embedder.admission.acquire_image(self._context.permit)
         return await asyncio.to_thread(decode_image, content, self._embedder.limits.max_pixels)

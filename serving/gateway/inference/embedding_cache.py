@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from cpcsam.automatic.tiling import Tile
+from cpcsam.geometry import Box
 from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
@@ -33,7 +33,7 @@ class ImageKey:
     tenant: str
     model: str
     image_id: str
-    tile: Tile | None = None
+    tile: Box | None = None
 
 
 class EmbeddingCache:
@@ -79,6 +79,7 @@ class EmbeddingCache:
         return await self._flights.run(key, compute_and_insert)
 
     def _insert(self, key: ImageKey, encoded: Encoded) -> None:
+        # An embedding larger than the cache would evict everything and still not fit.
         if encoded.nbytes > self._max_bytes or key in self:
             return
         # The newcomer counts for its tenant, so that no tenant grows by evicting smaller ones.

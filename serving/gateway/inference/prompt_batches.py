@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel, bucket
+from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.validation.prompts import slots_of
 
@@ -39,7 +39,7 @@ class PromptChunk:
     mask_input: NDArray[np.float32] | None = None
 
 
-def chunk_prompts(prompts: Sequence[pb.Prompt], tile: Tile) -> list[PromptChunk]:
+def chunk_prompts(prompts: Sequence[pb.Prompt], tile: Box) -> list[PromptChunk]:
     """Split validated prompts, all with a mask or all without, into padded chunks, in order.
 
     Args:
@@ -61,7 +61,7 @@ def chunk_tensors(
     ]
 
 
-def _chunk(prompts: Sequence[pb.Prompt], tile: Tile) -> PromptChunk:
+def _chunk(prompts: Sequence[pb.Prompt], tile: Box) -> PromptChunk:
     slots = [_slots(prompt) for prompt in prompts]
     shape = len(prompts), max(map(slots_of, prompts))
     point_coords = np.zeros((*shape, 2), np.float32)
@@ -83,6 +83,7 @@ def _padded(
 ) -> PromptChunk:
     """Pad (P, N, 2), (P, N) and (P, 4G * 4G) to bucket sizes."""
     count, slots = point_labels.shape
+    # Triton batches only requests of equal shapes, hence buckets.
     rows, columns = bucket(count, PROMPT_BUCKETS), bucket(slots, POINT_BUCKETS)
     padding = ((0, rows - count), (0, columns - slots))
     coords = np.pad(point_coords, (*padding, (0, 0)))[None]

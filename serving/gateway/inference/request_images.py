@@ -76,6 +76,7 @@ class RequestImages:
             if size is None:
                 raise _unknown(image_id)
         else:
+            # The header comes before the hash, so that no oversized file is hashed.
             content = image.image_bytes
             size = original_size_of(content, self._limits)
             image_id = await _sha256(content)
@@ -86,6 +87,7 @@ class RequestImages:
         )
 
     def _remember(self, tenant: str, image_id: str, size: tuple[int, int]) -> None:
+        # A bounded LRU of its own: sizes are small, and outlive the embeddings.
         self._sizes[tenant, image_id] = size
         self._sizes.move_to_end((tenant, image_id))
         if len(self._sizes) > KNOWN_SIZES:

@@ -51,6 +51,7 @@ class SingleFlight(Generic[Key, Value]):
                 flight = self._start(key, compute)
             flight.waiting += 1
             try:
+                # Shielded: a request that is cancelled leaves the computation to the others.
                 return await asyncio.shield(flight.task)
             except (DeadlineError, FullError):
                 if started:
@@ -64,6 +65,7 @@ class SingleFlight(Generic[Key, Value]):
                 flight.waiting -= 1
                 if not flight.waiting and not flight.task.done():
                     flight.task.cancel()
+                    # At once: a request that comes before the task ends must not join it.
                     self._end(key, flight)
 
     def _start(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> _Flight[Value]:

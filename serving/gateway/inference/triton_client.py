@@ -18,6 +18,8 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from cpcsam.contract import (
+    AREAS,
+    BBOXES,
     DECODE,
     DECODE_WITH_MASK,
     ENCODE,
@@ -53,7 +55,7 @@ from serving.gateway.scheduling.admission import Admission
 
 __all__ = ["TritonClient", "is_cancellable"]
 
-MASK_OUTPUTS: Final = (MASKS_RLE.name, SCORES.name, STABILITY.name)
+MASK_OUTPUTS: Final = (MASKS_RLE.name, BBOXES.name, AREAS.name, SCORES.name, STABILITY.name)
 EMBEDDING_OUTPUTS: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
 PROBE_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 10.0
@@ -230,6 +232,7 @@ class TritonClient:
                     inputs,
                     outputs=[InferRequestedOutput(name) for name in outputs],
                     request_id=context.request_id,
+                    # A client timeout is a cancellation too.
                     client_timeout=context.remaining_s if cancellable else None,
                 )
             except InferenceServerException as error:

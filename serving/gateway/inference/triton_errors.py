@@ -32,6 +32,7 @@ def error_from_triton(error: InferenceServerException, address: str) -> CpcSamEr
         return DeadlineError.of(
             "deadline", got="no answer", expected="an answer in time", fix="allow more time"
         )
+    # Triton reports a full queue only by its message.
     if status == "UNAVAILABLE" and "maximum queue size" in details:
         return LimitError.of(
             "Triton's queue", got="full", expected="a free place", fix="try again in a moment"

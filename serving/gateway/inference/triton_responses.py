@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 
 from cpcsam.contract import (
+    AREAS,
+    BBOXES,
     IMAGE_EMBEDDINGS,
     INPUT_SIZE,
     MASKS_RLE,
@@ -30,12 +32,16 @@ class ChunkMasks:
 
     Attributes:
         counts: (P, M) COCO run lengths, as bytes.
+        bboxes: (P, M, 4) int32, XYXY.
+        areas: (P, M) int32, pixels.
         scores: (P, M) float32, predicted IoU.
         stability: (P, M) float32.
         low_res_masks: (P, M, 4G, 4G) float32 logits, if requested.
     """
 
     counts: NDArray[np.object_]
+    bboxes: NDArray[np.int32]
+    areas: NDArray[np.int32]
     scores: NDArray[np.float32]
     stability: NDArray[np.float32]
     low_res_masks: NDArray[np.float32] | None = None
@@ -92,6 +98,8 @@ def masks_from_result(result: InferResult, chunk: PromptChunk, low_res: bool) ->
 
     return ChunkMasks(
         counts=real(MASKS_RLE.name),
+        bboxes=real(BBOXES.name),
+        areas=real(AREAS.name),
         scores=real(SCORES.name),
         stability=real(STABILITY.name),
         low_res_masks=real(SELECTED_LOW_RES_MASKS.name) if low_res else None,

@@ -26,7 +26,7 @@ class UncancelledCalls:
     async def run(self, call: Coroutine[Any, Any, T]) -> T:
         """Await a call; cancellation of the caller does not cancel it."""
         task = asyncio.create_task(call)
-        self._running.add(task)
+        self._running.add(task)  # the event loop itself holds only weak references
         task.add_done_callback(self._forget)
         try:
             return await asyncio.shield(task)

@@ -106,6 +106,7 @@ class Admission:
         started, concurrent = monotonic(), self._calls.held
 
         def release() -> None:
+            # Concurrent calls share Triton: each accounts for its part of the time.
             self._adapt((monotonic() - started) / concurrent)
             self._calls.release(permit.client)
 
@@ -129,6 +130,7 @@ class Admission:
 
     async def _wait(self, semaphore: FairSemaphore, permit: Permit) -> None:
         if permit.turns:
+            # Only the first turn is limited: later ones belong to work that is already paid for.
             await semaphore.acquire(permit.client, permit.turns)
             permit.turns += 1
             return
@@ -155,6 +157,7 @@ class Admission:
             waiting = [permit for permit in permits if permit.is_waiting]
             if len(permits) > mine and waiting:
                 waiting[-1].drop()
+                # Now rather than when its task runs, since the newcomer takes its place.
                 self._remove(waiting[-1])
                 return
         most = self._limits.max_in_flight

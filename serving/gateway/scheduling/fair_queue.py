@@ -95,6 +95,7 @@ class FairSemaphore:
             client = min(self._waiters, key=self._priority)
             first = self._waiters[client][0]
             turn = first[-1]
+            # A cancelled request has not yet run to leave the queue by itself.
             if not turn.cancelled():
                 self._free -= 1
                 self._held[client] += 1

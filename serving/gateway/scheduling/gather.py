@@ -37,5 +37,6 @@ async def gather_limited(
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(run(part)) for part in parts]
     except ExceptionGroup as failures:
+        # Callers handle single errors, not groups; the first failure is the cause.
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

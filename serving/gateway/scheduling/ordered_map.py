@@ -33,6 +33,7 @@ async def ordered_map(
 
     async def read() -> None:
         try:
+            # Before the first item: iteration itself reads, and would run an item ahead.
             await semaphore.acquire()
             async for item in items:
                 task = asyncio.ensure_future(function(item))
@@ -40,7 +41,7 @@ async def ordered_map(
                 pending.put_nowait(task)
                 await semaphore.acquire()
         finally:
-            pending.put_nowait(None)
+            pending.put_nowait(None)  # end of stream, for the consumer below
 
     reader = asyncio.create_task(read())
     try:

@@ -1,1 +1,1 @@
-"""The ways to segment: by prompts, by classes, or everything."""
+"""Segmentation by prompts, by classes, or of everything."""

@@ -1,4 +1,4 @@
-"""Every entity of named classes, by the steps of `cpcsam.automatic` with Triton's answers."""
+"""Segmentation of named classes with Triton, by the steps of `cpcsam.automatic`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from functools import partial
 
 import numpy as np
 
-from cpcsam.automatic.class_search import AutoSettings, BestMasks, Search, ShownTile, search_tile
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import merge_found
+from cpcsam.automatic.class_search import BestMasks, EncodedTile, Search, search_tile
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import merge_instances
 from cpcsam.automatic.prompt_proposals import GeneratedPrompts
-from cpcsam.automatic.tiling import Tile, tiles_of
+from cpcsam.automatic.tiling import tile_boxes
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
+from cpcsam.geometry import Box
 from cpcsam.grpc_errors import LimitError
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
@@ -23,94 +25,95 @@ from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.scheduling.gather import gather_limited
 
-__all__ = ["ClassSearch", "tiles_within"]
+__all__ = ["ClassSegmenter", "tiles_within"]
 
 
-class ClassSearch:
-    """Finds the entities of classes for one gateway."""
+class ClassSegmenter:
+    """Segments the entities of named classes for one gateway."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def find(
+    async def segment(
         self,
         image: RequestImage,
         vocabulary: Vocabulary,
         names: Sequence[str],
-        settings: AutoSettings,
+        config: ClassSearchConfig,
         context: RequestContext,
-    ) -> tuple[list[FoundMask], bool]:
-        """Find entities, tile by tile.
+    ) -> tuple[list[InstanceMask], bool]:
+        """Segment all entities of the classes, tile by tile.
 
         Args:
-            image: to look in.
+            image: of the request.
             vocabulary: of the tenant.
-            names: classes of it to look for.
-            settings: how to look.
+            names: of the vocabulary's classes to segment.
+            config: thresholds and rounds.
             context: of the request.
 
         Returns:
-            Masks in the original image, best first, and whether nothing had to be encoded.
+            Masks in the original image, best first; and whether every embedding came from the
+            cache.
 
         Raises:
             LimitError: too many tiles.
-            NotFoundError: the image was only named, and some tile is not known any more.
+            NotFoundError: the image was given by image_id, and some tile is not cached any more.
         """
         chosen = [name in names for name in vocabulary.names]
         wanted = np.array(chosen, np.float32)[:, None, None]
         limits = self._embedder.limits
-        tiles = tiles_within(image.size, vocabulary.tile, settings.overlap, limits.max_tiles)
+        tiles = tiles_within(image.size, vocabulary.tile, config.overlap, limits.max_tiles)
         async with self._embedder.tiled(image, context) as tiled:
 
-            async def search(tile: Tile) -> list[FoundMask]:
-                shown = await tiled.show(tile)
-                maps = await asyncio.to_thread(vocabulary.similarity_maps, shown.image_embeddings)
-                steps = search_tile(shown, maps * wanted, image.size, settings)
-                return await self._drive(steps, shown, context)
+            async def search(tile: Box) -> list[InstanceMask]:
+                encoded = await tiled.show(tile)
+                maps = await asyncio.to_thread(vocabulary.similarity_maps, encoded.image_embeddings)
+                steps = search_tile(encoded, maps * wanted, image.size, config)
+                return await self._drive(steps, encoded, context)
 
             parts = await gather_limited([partial(search, tile) for tile in tiles])
-        found = [one for part in parts for one in part]
-        return await asyncio.to_thread(merge_found, found, tiles, settings), tiled.cached
+        masks = [mask for part in parts for mask in part]
+        return await asyncio.to_thread(merge_instances, masks, tiles, config), tiled.cached
 
     async def _drive(
-        self, search: Search, shown: ShownTile, context: RequestContext
-    ) -> list[FoundMask]:
-        """Answer what a search asks until it has found all."""
-        answer: BestMasks | None = None
+        self, search: Search, tile: EncodedTile, context: RequestContext
+    ) -> list[InstanceMask]:
+        """Decode the prompts that a search yields until it returns."""
+        masks: BestMasks | None = None
         while True:
-            step = await asyncio.to_thread(_advance, search, answer)
+            step = await asyncio.to_thread(_advance, search, masks)
             if isinstance(step, list):
                 return step
-            answer = await self._decode(shown, step, context)
+            masks = await self._decode(tile, step, context)
 
     async def _decode(
-        self, shown: ShownTile, prompts: GeneratedPrompts, context: RequestContext
+        self, tile: EncodedTile, prompts: GeneratedPrompts, context: RequestContext
     ) -> BestMasks:
         # The prompts lie in the encoder's frame, so that frame is the "original" image here.
-        frame = np.array([shown.input_size], np.int32)
-        encoded = Encoded(shown.image_embeddings[None], frame, frame)
+        frame = np.array([tile.input_size], np.int32)
+        encoded = Encoded(tile.image_embeddings[None], frame, frame)
         decode = self._embedder.triton.decode_logits
-        answers = await gather_limited(
+        outputs = await gather_limited(
             [
                 partial(decode, encoded, chunk, MaskSelection.BEST, context)
                 for chunk in chunk_tensors(prompts.point_coords, prompts.point_labels)
             ]
         )
         return BestMasks(
-            np.concatenate([logits[:, 0] for logits, _ in answers]),
-            np.concatenate([scores[:, 0] for _, scores in answers]),
+            np.concatenate([logits[:, 0] for logits, _ in outputs]),
+            np.concatenate([scores[:, 0] for _, scores in outputs]),
         )
 
 
-def tiles_within(size: tuple[int, int], side: int, overlap: float, max_tiles: int) -> list[Tile]:
-    """The tiles in which an image is shown, if they are not too many.
+def tiles_within(size: tuple[int, int], side: int, overlap: float, max_tiles: int) -> list[Box]:
+    """Return the tiles of an image within the limit.
 
     Raises:
-        LimitError: they are.
+        LimitError: there are more than max_tiles.
     """
     step = max(1, side - int(side * overlap)) if side else max(size)
     count = (-(-size[0] // step)) * (-(-size[1] // step))
-    if count > 4 * max_tiles or len(tiles := tiles_of(size, side, overlap)) > max_tiles:
+    if count > 4 * max_tiles or len(tiles := tile_boxes(size, side, overlap)) > max_tiles:
         raise LimitError.of(
             "tiles",
             got=f"an image of {size[0]} x {size[1]} in tiles of {side} pixels",
@@ -120,10 +123,10 @@ def tiles_within(size: tuple[int, int], side: int, overlap: float, max_tiles: in
     return tiles
 
 
-def _advance(search: Search, answer: BestMasks | None) -> GeneratedPrompts | list[FoundMask]:
-    """Prompts to be answered next, or what was found in the end."""
+def _advance(search: Search, masks: BestMasks | None) -> GeneratedPrompts | list[InstanceMask]:
+    """Return the prompts to decode next, or the instances when the search is done."""
     try:
-        return next(search) if answer is None else search.send(answer)
+        return next(search) if masks is None else search.send(masks)
     except StopIteration as end:
-        found: list[FoundMask] = end.value
-        return found
+        instances: list[InstanceMask] = end.value
+        return instances

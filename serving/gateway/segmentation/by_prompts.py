@@ -1,8 +1,7 @@
-"""Masks for a caller's prompts: the image is encoded once, its prompts are decoded in chunks."""
+"""Segmentation by prompts: the image is encoded once, its prompts are decoded in chunks."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,9 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.rle import area_of_rle, mask_from_rle, rle_of_part
-from cpcsam.automatic.tiling import TILE_OVERLAP, Tile, is_cut, tile_around
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.tiling import TILE_OVERLAP, is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
+from cpcsam.geometry import EMPTY_BOX, Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder, TiledImage
@@ -23,7 +23,7 @@ from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
 from serving.gateway.scheduling.gather import gather_limited
 from serving.gateway.validation.prompts import needed_box, part_of
 
-__all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptedMasks", "Prompting"]
+__all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptSegmenter", "PromptedMasks"]
 
 CONCURRENT_CHUNKS: Final = DECODER_MAX_BATCH
 """Chunks of one request that decode at once: as many as one decoder batch holds."""
@@ -34,51 +34,50 @@ class PromptMasks:
     """The M masks of one prompt.
 
     Attributes:
-        part: of the image, that was shown to the model.
-        counts: (M,) COCO run lengths in the whole image, as bytes.
-        scores: (M,), predicted IoU.
-        stability: (M,).
-        low_res_masks: (M, 4G, 4G) logits of the part, where they were asked for.
+        masks: in the image.
+        low_res_masks: (M, 4G, 4G) logits of the part of the image that was decoded, if requested.
     """
 
-    part: Tile
-    counts: Sequence[bytes]
-    scores: NDArray[np.float32]
-    stability: NDArray[np.float32]
+    masks: Sequence[InstanceMask]
     low_res_masks: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
 class PromptedMasks:
-    """Masks of all prompts, in order, and whether nothing had to be encoded."""
+    """Masks of all prompts, in order.
+
+    Attributes:
+        prompts: the masks of each prompt.
+        cached: whether every embedding came from the cache.
+    """
 
     prompts: Sequence[PromptMasks]
     cached: bool
 
 
-class Prompting:
-    """Answers prompts for one gateway."""
+class PromptSegmenter:
+    """Segments by prompts for one gateway."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def masks(
+    async def segment(
         self, image: RequestImage, request: pb.SegmentRequest, context: RequestContext
     ) -> PromptedMasks:
-        """Answer checked prompts.
+        """Segment by validated prompts.
 
         Args:
-            image: that they point into.
-            request: what is asked for.
+            image: of the request.
+            request: with prompts.
             context: of the request.
 
         Raises:
-            NotFoundError: the image was only named, and is not known any more.
+            NotFoundError: the image was given by image_id and is not cached any more.
             CpcSamError: as `TritonClient.segment`.
         """
         async with self._embedder.tiled(image, context) as tiled:
-            asked = _Prompts(self._embedder, image, request, context, tiled)
-            return PromptedMasks(await asked.answer(), tiled.cached)
+            prompts = _Prompts(self._embedder, image, request, context, tiled)
+            return PromptedMasks(await prompts.segment(), tiled.cached)
 
 
 class _Prompts:
@@ -97,33 +96,36 @@ class _Prompts:
         self._request = request
         self._context = context
         self._tiled = tiled
-        self._whole = Tile(0, 0, *image.size)
+        self._whole = Box(0, 0, *image.size)
 
-    async def answer(self) -> list[PromptMasks]:
-        """Show each prompt in a part of the image, in a larger one while that cuts its mask."""
+    async def segment(self) -> list[PromptMasks]:
+        """Decode each prompt in a part of the image, in a larger part while that cuts its mask."""
         prompts = self._request.prompts
         parts = {index: self._part(prompt) for index, prompt in enumerate(prompts)}
-        answers: dict[int, PromptMasks] = {}
+        masks: dict[int, PromptMasks] = {}
         while parts:
-            shown: dict[Tile, list[int]] = {}
+            by_part: dict[Box, list[int]] = {}
             for index, part in parts.items():
-                shown.setdefault(part, []).append(index)
-            answers |= dict(
+                by_part.setdefault(part, []).append(index)
+            masks |= dict(
                 pair
                 for pairs in await gather_limited(
-                    [partial(self._show, part, indices) for part, indices in shown.items()]
+                    [
+                        partial(self._segment_part, part, indices)
+                        for part, indices in by_part.items()
+                    ]
                 )
                 for pair in pairs
             )
             parts = {
                 index: self._part(prompts[index], side=2 * max(part.size))
                 for index, part in parts.items()
-                if self._is_cut(prompts[index], answers[index])
+                if self._is_cut(prompts[index], masks[index].masks)
             }
-        return [answers[index] for index in range(len(prompts))]
+        return [masks[index] for index in range(len(prompts))]
 
-    def _part(self, prompt: pb.Prompt, side: int | None = None) -> Tile:
-        """The part of the image in which a prompt is shown, in tiles of the request or larger."""
+    def _part(self, prompt: pb.Prompt, side: int | None = None) -> Box:
+        """Choose the part of the image to decode a prompt in: a tile of the request or larger."""
         if prompt.HasField("mask_input"):
             return part_of(prompt.mask_input, self._image.size)
         request = self._request
@@ -131,14 +133,14 @@ class _Prompts:
         side = request.tile_size if side is None else side
         return tile_around(self._image.size, side, overlap, needed_box(prompt))
 
-    def _is_cut(self, prompt: pb.Prompt, masks: PromptMasks) -> bool:
-        if masks.part == self._whole or prompt.HasField("mask_input"):
-            return False
-        area = area_of_rle(masks.counts[int(masks.scores.argmax())], self._image.size)
-        return area is not None and is_cut(area, masks.part, self._image.size)
+    def _is_cut(self, prompt: pb.Prompt, masks: Sequence[InstanceMask]) -> bool:
+        best = max(masks, key=lambda mask: mask.score)
+        return best.is_cut and not prompt.HasField("mask_input")
 
-    async def _show(self, part: Tile, indices: Sequence[int]) -> list[tuple[int, PromptMasks]]:
-        """Masks of the prompts that are shown in one part."""
+    async def _segment_part(
+        self, part: Box, indices: Sequence[int]
+    ) -> list[tuple[int, PromptMasks]]:
+        """Segment by the prompts of one part; return their masks by the prompt's index."""
         prompts = self._request.prompts
         by_mask = [
             [index for index in indices if prompts[index].HasField("mask_input") == wanted]
@@ -149,48 +151,64 @@ class _Prompts:
             for group in by_mask
             for chunk in chunk_prompts([prompts[index] for index in group], part)
         ]
-        found = await self._decode(part, chunks)
-        told = await asyncio.to_thread(_in_image, found, part, self._image.size)
-        return list(zip((index for group in by_mask for index in group), told, strict=True))
+        masks = _instances(await self._decode(part, chunks), part, self._image.size)
+        return list(zip((index for group in by_mask for index in group), masks, strict=True))
 
-    async def _decode(self, part: Tile, chunks: Sequence[PromptChunk]) -> list[ChunkMasks]:
+    async def _decode(self, part: Box, chunks: Sequence[PromptChunk]) -> list[ChunkMasks]:
         selection, low_res = self._request.mask_selection, self._request.return_low_res_masks
-        answered: list[ChunkMasks] = []
+        decoded: list[ChunkMasks] = []
 
-        async def encode_and_answer(content: bytes) -> Encoded:
-            # One call for the image and the first chunk; whoever joins decodes all of its own.
+        async def encode_and_decode(content: bytes) -> Encoded:
+            # One call for the image and the first chunk; requests that share the encoding (single
+            # flight) decode all of their own chunks.
             masks, encoded = await self._triton.segment(
                 content, chunks[0], selection, self._context, low_res=low_res
             )
-            answered.append(masks)
+            decoded.append(masks)
             return encoded
 
         together = part == self._whole and chunks[0].mask_input is None
-        encoded = await self._tiled.embed(part, encode_and_answer if together else None)
-        answered += await gather_limited(
+        encoded = await self._tiled.embed(part, encode_and_decode if together else None)
+        decoded += await gather_limited(
             [
                 partial(
                     self._triton.decode, encoded, chunk, selection, self._context, low_res=low_res
                 )
-                for chunk in chunks[len(answered) :]
+                for chunk in chunks[len(decoded) :]
             ],
             CONCURRENT_CHUNKS,
         )
-        return answered
+        return decoded
 
 
-def _in_image(chunks: Sequence[ChunkMasks], part: Tile, size: tuple[int, int]) -> list[PromptMasks]:
-    """Take the chunks apart, and tell masks of a part as masks of the image."""
-    told = []
-    for chunk in chunks:
-        for row, counts in enumerate(chunk.counts):
-            if part.size != size:
-                masks = [mask_from_rle(one, part.size) for one in counts]
-                counts = [rle_of_part(mask, part, size) for mask in masks]
-            low_res_masks = None if chunk.low_res_masks is None else chunk.low_res_masks[row]
-            told.append(
-                PromptMasks(
-                    part, list(counts), chunk.scores[row], chunk.stability[row], low_res_masks
-                )
-            )
-    return told
+def _instances(chunks: Sequence[ChunkMasks], part: Box, size: tuple[int, int]) -> list[PromptMasks]:
+    """Split chunks into the masks of each prompt, in the image of size (H, W)."""
+    return [
+        PromptMasks(
+            [
+                _instance(chunk, (row, column), part, size)
+                for column in range(chunk.counts.shape[1])
+            ],
+            None if chunk.low_res_masks is None else chunk.low_res_masks[row],
+        )
+        for chunk in chunks
+        for row in range(len(chunk.counts))
+    ]
+
+
+def _instance(
+    chunk: ChunkMasks, index: tuple[int, int], part: Box, size: tuple[int, int]
+) -> InstanceMask:
+    area = int(chunk.areas[index])
+    left, top, right, bottom = (int(side) for side in chunk.bboxes[index])
+    bbox = Box(top, left, bottom, right).translate(part.top, part.left) if area else EMPTY_BOX
+    return InstanceMask(
+        bbox=bbox,
+        area=area,
+        counts=chunk.counts[index],
+        frame=part,
+        score=float(chunk.scores[index]),
+        tile=part,
+        is_cut=area > 0 and is_cut(bbox, part, size),
+        stability=float(chunk.stability[index]),
+    )

@@ -1,64 +1,58 @@
-"""From a checked request to its answer: by prompts, by the names of classes, or everything."""
+"""Dispatch of a validated request: by prompts, by the names of classes, or everything."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
-from google.protobuf.message import Message
-
-from cpcsam.automatic.class_search import AutoSettings
-from cpcsam.automatic.mask_generator import EverythingSettings
 from cpcsam.contract import SEGMENT
-from cpcsam.errors import ConfigError, ContractError
+from cpcsam.errors import ContractError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.request_images import RequestImage
-from serving.gateway.segmentation.by_class import ClassSearch
-from serving.gateway.segmentation.by_prompts import Prompting
-from serving.gateway.segmentation.mask_generator import EverythingSearch
-from serving.gateway.segmentation.responses import found_response, prompted_response
+from serving.gateway.segmentation.by_class import ClassSegmenter
+from serving.gateway.segmentation.by_prompts import PromptSegmenter
+from serving.gateway.segmentation.mask_generator import EverythingSegmenter
+from serving.gateway.segmentation.responses import instances_response, prompted_response
+from serving.gateway.validation.search_config import class_search_config, mask_generator_config
 from serving.gateway.vocabulary.service import VocabularyService
 
-__all__ = ["Segmenting"]
-
-Settings = TypeVar("Settings", AutoSettings, EverythingSettings)
+__all__ = ["SegmentationDispatcher"]
 
 
-class Segmenting:
-    """Segments images for one gateway."""
+class SegmentationDispatcher:
+    """Segments by prompts, by classes, or everything, as a request asks."""
 
     def __init__(
         self,
-        prompting: Prompting,
-        search: ClassSearch,
-        everything: EverythingSearch,
-        classes: VocabularyService,
+        by_prompts: PromptSegmenter,
+        by_class: ClassSegmenter,
+        everything: EverythingSegmenter,
+        vocabularies: VocabularyService,
     ) -> None:
-        self._prompting = prompting
-        self._search = search
+        self._by_prompts = by_prompts
+        self._by_class = by_class
         self._everything = everything
-        self._classes = classes
+        self._vocabularies = vocabularies
 
-    async def answer(
+    async def segment(
         self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
     ) -> pb.SegmentResponse:
-        """Segment; the answer lacks what does not depend on the masks.
+        """Segment; the caller adds the fields that do not depend on the masks.
 
         Raises:
             CpcSamError: as the API documents.
         """
         if request.classes:
-            response = await self._by_class(request, image, context)
+            response = await self._segment_classes(request, image, context)
         elif request.HasField("everything"):
-            settings = _settings(EverythingSettings, "everything", request.everything)
-            found, cached = await self._everything.find(image, request, settings, context)
+            config = mask_generator_config(request.everything)
+            masks, cached = await self._everything.segment(image, request, config, context)
             response = await asyncio.to_thread(
-                found_response, found, ("",), image.size, cached, request.mask_format
+                instances_response, masks, ("",), image.size, cached, request.mask_format
             )
         else:
-            prompted = await self._prompting.masks(image, request, context)
+            prompted = await self._by_prompts.segment(image, request, context)
             response = await asyncio.to_thread(
                 prompted_response, prompted, image.size, request.mask_format
             )
@@ -66,29 +60,21 @@ class Segmenting:
         response.model_name, response.model_version = SEGMENT.name, model.model_version
         return response
 
-    async def _by_class(
+    async def _segment_classes(
         self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
     ) -> pb.SegmentResponse:
-        vocabulary = await self._classes.vocabulary(context)
+        vocabulary = await self._vocabularies.vocabulary(context)
         known = () if vocabulary is None else vocabulary.names
         unknown = [name for name in request.classes if name not in known]
         if unknown or vocabulary is None:
             raise _unknown(unknown[0], known)
-        settings = _settings(AutoSettings, "class_search", request.class_search)
-        found, cached = await self._search.find(
-            image, vocabulary, request.classes, settings, context
+        config = class_search_config(request.class_search)
+        masks, cached = await self._by_class.segment(
+            image, vocabulary, request.classes, config, context
         )
         return await asyncio.to_thread(
-            found_response, found, vocabulary.names, image.size, cached, request.mask_format
+            instances_response, masks, vocabulary.names, image.size, cached, request.mask_format
         )
-
-
-def _settings(kind: Callable[..., Settings], where: str, given: Message) -> Settings:
-    """Settings with the fields that a message sets."""
-    try:
-        return kind(**{field.name: value for field, value in given.ListFields()})
-    except ConfigError as error:
-        raise ContractError(f"{where}.{error}") from error
 
 
 def _unknown(name: str, known: Sequence[str]) -> ContractError:

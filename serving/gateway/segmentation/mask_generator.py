@@ -1,24 +1,18 @@
-"""Everything in an image, by the steps of `cpcsam.automatic.mask_generator` with Triton's answers."""
+"""Automatic mask generation with Triton, by the steps of `cpcsam.automatic`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import numpy as np
 
-from cpcsam.automatic.mask_generator import (
-    Candidate,
-    EverythingSettings,
-    View,
-    best_of_crops,
-    judge,
-    merged_tiles,
-    views_of,
-)
-from cpcsam.automatic.mask_merging import FoundMask
+from cpcsam.automatic.config import MaskGeneratorConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.mask_filtering import filter_masks, merge_crops, merge_tiles
+from cpcsam.automatic.point_grid import PointGrid, build_point_grids
 from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.grpc_errors import LimitError
@@ -32,97 +26,104 @@ from serving.gateway.scheduling.gather import gather_limited
 from serving.gateway.segmentation.by_class import tiles_within
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
 
-__all__ = ["EverythingSearch"]
+__all__ = ["EverythingSegmenter"]
 
 MAX_MERGED_PIXELS: Final = 2**30
-"""Room of the masks that tiles give to be merged, a byte a pixel of their boxes."""
+"""Memory for masks of tiles while they are merged, a byte a pixel of their boxes."""
 BATCH: Final = PROMPT_BUCKETS[-1]
 
 
-class EverythingSearch:
-    """Finds everything in images for one gateway."""
+class EverythingSegmenter:
+    """Generates masks for everything in images, for one gateway."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
 
-    async def find(
+    async def segment(
         self,
         image: RequestImage,
         request: pb.SegmentRequest,
-        settings: EverythingSettings,
+        config: MaskGeneratorConfig,
         context: RequestContext,
-    ) -> tuple[Iterable[FoundMask], bool]:
-        """Find everything, view by view.
+    ) -> tuple[list[InstanceMask], bool]:
+        """Generate the masks of one image, grid by grid.
 
         Args:
-            image: to look in.
+            image: of the request.
             request: with tiles or without.
-            settings: how to look.
+            config: grids and thresholds.
             context: of the request.
 
         Returns:
-            Masks in the image, best first, unpacked one by one as they are read; and whether
-            nothing had to be encoded.
+            Masks in the image, best first; and whether every embedding came from the cache.
 
         Raises:
             LimitError: too many tiles or clicks, or masks too large to be merged.
-            NotFoundError: the image was only named, and some part is not known any more.
+            NotFoundError: the image was given by image_id, and some part is not cached any more.
         """
         side, size = request.tile_size, image.size
         overlap = request.tile_overlap if request.HasField("tile_overlap") else TILE_OVERLAP
-        _check_work(size, settings, side, overlap, self._embedder.limits)
-        views = views_of(size, settings, side, overlap)
+        _check_work(size, config, side, overlap, self._embedder.limits)
+        grids = build_point_grids(size, config, side, overlap)
         async with self._embedder.tiled(image, context) as tiled:
-            seen = await gather_limited(
-                [partial(self._look, view, tiled, settings, context) for view in views]
+            masks = await gather_limited(
+                [partial(self._masks, grid, tiled, size, config, context) for grid in grids]
             )
-        if not side:
-            best = await asyncio.to_thread(best_of_crops, seen, size, settings)
-            return (one.unpacked(size) for one in best), tiled.cached
-        _check_room(seen)
-        return await asyncio.to_thread(merged_tiles, views, seen, size, settings), tiled.cached
+        if side:
+            _check_room(masks)
+            merged = await asyncio.to_thread(merge_tiles, grids, masks, config)
+        else:
+            merged = await asyncio.to_thread(merge_crops, masks, size, config)
+        return merged, tiled.cached
 
-    async def _look(
-        self, view: View, tiled: TiledImage, settings: EverythingSettings, context: RequestContext
-    ) -> list[Candidate]:
-        """The good masks of all clicks of a view; others are forgotten batch by batch."""
-        encoded = await tiled.embed(view.part)
+    async def _masks(
+        self,
+        grid: PointGrid,
+        tiled: TiledImage,
+        size: tuple[int, int],
+        config: MaskGeneratorConfig,
+        context: RequestContext,
+    ) -> list[InstanceMask]:
+        """Decode all clicks of a grid; masks below the thresholds are freed batch by batch."""
+        encoded = await tiled.embed(grid.region)
         height, width = (int(side) for side in encoded.input_size[0])
         image_size = (await context.model()).image_size
-        labels = np.full((len(view.clicks), 1), PointLabel.FOREGROUND, np.int32)
-        chunks = chunk_tensors(view.clicks[:, None], labels)
+        labels = np.full((len(grid.points), 1), PointLabel.FOREGROUND, np.int32)
+        chunks = chunk_tensors(grid.points[:, None], labels)
 
-        async def click(start: int) -> list[Candidate]:
-            answer = await self._embedder.triton.decode_logits(
+        async def decode(start: int) -> list[InstanceMask]:
+            outputs = await self._embedder.triton.decode_logits(
                 encoded, chunks[start // BATCH], MaskSelection.ALL, context
             )
-            clicks = view.clicks[start : start + BATCH]
+            points = grid.points[start : start + BATCH]
             return await asyncio.to_thread(
-                judge, view, clicks, answer, (height, width), image_size, settings
+                filter_masks, grid, points, outputs, (height, width), image_size, size, config
             )
 
-        parts = await gather_limited(
-            [partial(click, start) for start in range(0, len(view.clicks), BATCH)],
-            2 * CONCURRENT_CHUNKS,  # while some are judged, others are decoded
+        batches = await gather_limited(
+            [partial(decode, start) for start in range(0, len(grid.points), BATCH)],
+            2 * CONCURRENT_CHUNKS,  # while some are filtered, others are decoded
         )
-        return [one for part in parts for one in part]
+        return [mask for batch in batches for mask in batch]
 
 
 def _check_work(
     size: tuple[int, int],
-    settings: EverythingSettings,
+    config: MaskGeneratorConfig,
     side: int,
     overlap: float,
     limits: Limits,
 ) -> None:
-    """Refuse more tiles or clicks than are allowed, before any is laid out."""
+    """Raise LimitError for too many tiles or clicks, before any is laid out."""
     if side:
         tiles = len(tiles_within(size, side, overlap, limits.max_tiles))
-        clicks = tiles * settings.points_per_side**2
+        clicks = tiles * config.points_per_side**2
     else:
-        layers = range(settings.crop_layers + 1)
+        layers = range(config.crop_n_layers + 1)
         tiles = sum(4**layer for layer in layers)
-        points = [settings.points_per_side // settings.crop_points_divisor**i for i in layers]
+        points = [
+            config.points_per_side // config.crop_n_points_downscale_factor**i for i in layers
+        ]
         clicks = sum(4**layer * max(points[layer], 1) ** 2 for layer in layers)
     for what, got, most in (
         ("crops", tiles, limits.max_tiles),
@@ -137,8 +138,9 @@ def _check_work(
             )
 
 
-def _check_room(seen: Sequence[Sequence[Candidate]]) -> None:
-    pixels = sum(one.area.size[0] * one.area.size[1] for part in seen for one in part)
+def _check_room(masks: Sequence[Sequence[InstanceMask]]) -> None:
+    heights_widths = [mask.bbox.size for tile in masks for mask in tile]
+    pixels = sum(height * width for height, width in heights_widths)
     if pixels > MAX_MERGED_PIXELS:
         raise LimitError.of(
             "everything",

@@ -1,4 +1,4 @@
-"""A mask's outline along the sides of its pixels."""
+"""Polygons: a mask's outline along the sides of its pixels."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ Ring = list[tuple[int, int]]
 
 
 def rings_of(mask: NDArray[np.bool_]) -> list[Ring]:
-    """Trace a mask's parts, and its holes, as closed lines.
+    """Trace the outlines of a mask's components and of its holes as closed rings.
 
     Args:
         mask: (h, w) bool.
 
     Returns:
-        The corners (X, Y) of each ring, from its first in reading order. The mask lies to the right
-        of each line as it is walked along, so outer rings run clockwise as the image is seen, and
-        holes the other way round. Filled by the even-odd rule the rings give the mask.
+        The corners (X, Y) of each ring, from its first in reading order. Outer rings run clockwise
+        in the image, holes counterclockwise. Filled by the even-odd rule the rings give the mask.
     """
     ahead = _sides(mask)
-    # What begins where no other ring has come by before begins at a corner of its own.
+    # A start that no earlier ring has consumed is a corner of its ring.
     return [_walk(ahead, start) for start in sorted(ahead) if ahead[start]]
 
 
 def _sides(mask: NDArray[np.bool_]) -> dict[Point, list[Direction]]:
-    """From each point (row, column) between pixels the directions in which sides lead on."""
+    """Return the directions of the pixel sides that leave each corner (row, column)."""
     around = np.pad(mask, 1).astype(np.int8)
     vertical, horizontal = np.diff(around, axis=1)[1:-1], np.diff(around, axis=0)[:, 1:-1]
     ahead: dict[Point, list[Direction]] = {}
-    # The mask on the right hand: below a side that leads right, above one that leads left.
+    # The mask is on the right hand: below a side that leads right, above a side that leads left.
     for sides, direction, first in (
         (horizontal > 0, (0, 1), (0, 0)),
         (horizontal < 0, (0, -1), (0, 1)),
@@ -46,7 +45,7 @@ def _sides(mask: NDArray[np.bool_]) -> dict[Point, list[Direction]]:
 
 
 def _walk(ahead: dict[Point, list[Direction]], start: Point) -> Ring:
-    """Follow sides back to the start, using them up; corners (X, Y) where they turn."""
+    """Follow sides back to the start, consuming them; return the corners (X, Y)."""
     place, (down, right) = start, (0, 0)
     ring = []
     while True:

@@ -1,4 +1,4 @@
-"""The gateway's answers, from run lengths, scores and masks."""
+"""Response messages of the gateway, from instance masks."""
 
 from __future__ import annotations
 
@@ -8,59 +8,57 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.rle import area_of_rle, mask_from_rle, pixels_of_rle, rle_of_part
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.errors import CpcSamError
+from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.error_details import status_message
 from serving.gateway.segmentation.by_prompts import PromptedMasks, PromptMasks
 from serving.gateway.segmentation.polygons import rings_of
 
-__all__ = ["found_response", "mask_message", "prompted_response", "stream_response"]
+__all__ = ["instances_response", "mask_message", "prompted_response", "stream_response"]
 
 FORMATS = pb.MaskFormat
 
 
 def prompted_response(
-    found: PromptedMasks, size: tuple[int, int], form: pb.MaskFormat
+    prompted: PromptedMasks, size: tuple[int, int], form: pb.MaskFormat
 ) -> pb.SegmentResponse:
-    """One result for each prompt, in order.
+    """Build the response to prompts: one result a prompt, in order.
 
     Args:
-        found: the masks of prompts.
+        prompted: the masks of all prompts.
         size: (H, W) of the image.
-        form: in which masks are wanted.
+        form: encoding of the masks.
     """
     return pb.SegmentResponse(
-        cached=found.cached,
+        cached=prompted.cached,
         original_size=_size(size),
-        results=[_result(one, size, form) for one in found.prompts],
+        results=[_result(prompt, size, form) for prompt in prompted.prompts],
     )
 
 
-def found_response(
-    found: Iterable[FoundMask],
+def instances_response(
+    instances: Iterable[InstanceMask],
     names: Sequence[str],
     size: tuple[int, int],
     cached: bool,
     form: pb.MaskFormat,
 ) -> pb.SegmentResponse:
-    """One result for each entity that was found.
+    """Build the response to a search: one result an entity, in order.
 
     Args:
-        found: the masks, in order.
+        instances: the masks.
         names: of the classes, by their index.
         size: (H, W) of the image.
-        cached: whether nothing had to be encoded.
-        form: in which masks are wanted.
+        cached: whether every embedding came from the cache.
+        form: encoding of the masks.
     """
     response = pb.SegmentResponse(cached=cached, original_size=_size(size))
-    for one in found:
-        message = mask_message(rle_of_part(one.mask, one.area, size), size, form)
-        message.score, message.stability = one.score, one.stability
-        message.label = names[one.class_index]
-        x, y = one.click
+    for instance in instances:
+        message = mask_message(instance, size, form)
+        message.label = names[instance.class_index]
+        x, y = instance.point
         response.results.add(masks=[message], found_at=pb.Point(x=x, y=y))
     return response
 
@@ -68,7 +66,7 @@ def found_response(
 def stream_response(
     request_id: str, outcome: pb.SegmentResponse | CpcSamError
 ) -> pb.SegmentStreamResponse:
-    """The answer to one request of a stream, or what gRPC would tell of its failure."""
+    """Build the response to one request of a stream, or the status that gRPC would return."""
     if not isinstance(outcome, CpcSamError):
         return pb.SegmentStreamResponse(request_id=request_id, response=outcome)
     status = status_message(outcome)
@@ -78,47 +76,46 @@ def stream_response(
     return pb.SegmentStreamResponse(request_id=request_id, failure=failure)
 
 
-def mask_message(counts: bytes, size: tuple[int, int], form: pb.MaskFormat) -> pb.Mask:
-    """One mask with what can be read off its run lengths: box and area.
+def mask_message(mask: InstanceMask, size: tuple[int, int], form: pb.MaskFormat) -> pb.Mask:
+    """Build the message of one mask.
 
     Args:
-        counts: COCO run lengths.
+        mask: in the image.
         size: (H, W) of the image.
-        form: in which the mask is wanted.
+        form: encoding of the mask.
     """
-    area = area_of_rle(counts, size)
-    message = pb.Mask(box=pb.Box() if area is None else _box(area))
-    message.area = pixels_of_rle(counts, size)
+    message = pb.Mask(
+        box=_box(mask.bbox), area=mask.area, score=mask.score, stability=mask.stability
+    )
     if form == FORMATS.MASK_FORMAT_COCO_RLE:
-        message.coco_rle.CopyFrom(pb.CocoRle(size=_size(size), counts=counts.decode("ascii")))
+        counts = mask.rle(size).decode("ascii")
+        message.coco_rle.CopyFrom(pb.CocoRle(size=_size(size), counts=counts))
     elif form == FORMATS.MASK_FORMAT_PNG:
         file = io.BytesIO()
-        Image.fromarray(mask_from_rle(counts, size)).save(file, "PNG")
+        Image.fromarray(mask.in_region(Box(0, 0, *size))).save(file, "PNG")
         message.png = file.getvalue()
     elif form == FORMATS.MASK_FORMAT_POLYGONS:
         message.polygons.SetInParent()
-        if area is not None:
-            for ring in rings_of(area.cut(mask_from_rle(counts, size))):
-                corners = np.array(ring) + (area.left, area.top)
-                message.polygons.rings.add(coordinates=corners.ravel().tolist())
+        for ring in rings_of(mask.mask):
+            corners = np.array(ring) + (mask.bbox.left, mask.bbox.top)
+            message.polygons.rings.add(coordinates=corners.ravel().tolist())
     return message
 
 
-def _result(masks: PromptMasks, size: tuple[int, int], form: pb.MaskFormat) -> pb.PromptResult:
+def _result(prompt: PromptMasks, size: tuple[int, int], form: pb.MaskFormat) -> pb.PromptResult:
     result = pb.PromptResult()
-    for index, counts in enumerate(masks.counts):
-        message = mask_message(counts, size, form)
-        message.score, message.stability = masks.scores[index], masks.stability[index]
-        if masks.low_res_masks is not None:
-            message.low_res_mask.logits = masks.low_res_masks[index].astype("<f4").tobytes()
-            if masks.part.size != size:
-                message.low_res_mask.part.CopyFrom(_box(masks.part))
+    for index, mask in enumerate(prompt.masks):
+        message = mask_message(mask, size, form)
+        if prompt.low_res_masks is not None:
+            message.low_res_mask.logits = prompt.low_res_masks[index].astype("<f4").tobytes()
+            if mask.tile.size != size:
+                message.low_res_mask.part.CopyFrom(_box(mask.tile))
         result.masks.append(message)
     return result
 
 
-def _box(area: Tile) -> pb.Box:
-    return pb.Box(x0=area.left, y0=area.top, x1=area.right, y1=area.bottom)
+def _box(box: Box) -> pb.Box:
+    return pb.Box(x0=box.left, y0=box.top, x1=box.right, y1=box.bottom)
 
 
 def _size(size: tuple[int, int]) -> pb.Size:

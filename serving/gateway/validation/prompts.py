@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_POINT_SLOTS
 
@@ -82,12 +82,12 @@ def needed_box(prompt: pb.Prompt) -> Corners:
     return min(x), min(y), max(x), max(y)
 
 
-def part_of(mask: pb.LowResMask, original_size: tuple[int, int]) -> Tile:
+def part_of(mask: pb.LowResMask, original_size: tuple[int, int]) -> Box:
     """Return the part of the image that a validated mask prompt covers."""
     if not mask.HasField("part"):
-        return Tile(0, 0, *original_size)
+        return Box(0, 0, *original_size)
     part = mask.part
-    return Tile(int(part.y0), int(part.x0), int(part.y1), int(part.x1))
+    return Box(int(part.y0), int(part.x0), int(part.y1), int(part.x1))
 
 
 def _check_mask(

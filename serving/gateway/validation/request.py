@@ -148,6 +148,7 @@ def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:
         raise ContractError.of(
             "image_bytes", got="nothing", expected="an encoded image", fix="send the file's bytes"
         )
+    # gRPC's own limit is wider, as it includes the prompts.
     if len(image_bytes) > limits.max_image_bytes:
         raise LimitError.of(
             "image_bytes",
@@ -159,6 +160,7 @@ def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large or odd files
             width, height = _upright_size(image_bytes)
+    # Pillow refuses above twice its own limit, before the size can be read.
     except Image.DecompressionBombError as error:
         raise _too_many_pixels(f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)}", limits) from error
     except Exception as error:  # Pillow's parsers raise anything on a damaged header

@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.automatic.class_search import AutoSettings, ShownTile
+from cpcsam.automatic.class_search import EncodedTile
+from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
-from cpcsam.automatic.tiling import tiles_of
+from cpcsam.automatic.tiling import tile_boxes
 from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
@@ -29,7 +30,7 @@ __all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService
 MAX_NAME_LENGTH: Final = 128
 MAX_EXAMPLES: Final = 64
 MAX_ENTITIES: Final = 4096
-Annotated = tuple[list[ShownTile], NDArray[np.int32]]
+Annotated = tuple[list[EncodedTile], NDArray[np.int32]]
 
 
 class VocabularyService:
@@ -75,6 +76,7 @@ class VocabularyService:
             )
         known = await self.vocabulary(context)
         _require_new(known, request.name)
+        # All classes of a vocabulary share a tile size: the first class decides.
         tile = known.tile if known is not None and known.names else request.tile_size
         annotated = await gather_limited(
             [
@@ -120,7 +122,7 @@ class VocabularyService:
         """Embed the tiles of an annotated image and rasterize its label image."""
         image = await self._images.open(example, context)
         instances = await asyncio.to_thread(_instances, where, example, image)
-        tiles = tiles_of(image.size, tile, AutoSettings.overlap, MAX_TILES)
+        tiles = tile_boxes(image.size, tile, ClassSearchConfig.overlap, MAX_TILES)
         async with self._embedder.tiled(image, context) as tiled:
             shown = await gather_limited([partial(tiled.show, part) for part in tiles])
         return shown, instances
@@ -145,6 +147,7 @@ def _extended(
     examples = collector.examples()
     if vocabulary is None or not vocabulary.names:
         return build_vocabulary([name], examples, model=model, tile=tile)
+    # The vocabulary may have changed while the examples were embedded.
     if vocabulary.tile != tile:
         raise PreconditionError.of(
             "tile_size",

@@ -104,6 +104,7 @@ class VocabularyStore:
             save_vocabulary(vocabulary, folder / str(number))
             switch_to(folder, number)
             self._loaded[folder / str(number)] = model, vocabulary
+            # A reader of an old version notices and reads again; see `_get`.
             for path in older.values():
                 self._loaded.pop(path, None)
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""vit_b, vit_l and vit_h are exported by the code that exports vit_t, at every image size."""
+"""Export of vit_b, vit_l and vit_h by the code that exports vit_t, at every image size."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from export.graphs.modules import GraphModule, relative_difference
 from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
+
+pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
 WHOLE_MATRIX = 64**4
@@ -112,11 +114,11 @@ def test_graph_module_of_every_size_has_contract_shapes(model_size: str, image_s
                 for tensor in graph.inputs
             ]
             outputs = GraphModule(model, graph)(*inputs)
-            assert [tuple(one.shape) for one in outputs] == [*map(shape, graph.outputs)]
+            assert [tuple(output.shape) for output in outputs] == [*map(shape, graph.outputs)]
 
 
 def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
-    """At 1024 pixels; with queries enough for one block the largest tensor is all of them."""
+    """At 1024 pixels; in a single chunk of queries, the largest tensor holds all probabilities."""
     model = fuse(windowed_cpcsam(1024, model_size="vit_t"))
     heads = 6
     largest = {}
@@ -130,7 +132,7 @@ def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
 
 
 def _elements(value: onnx.ValueInfoProto) -> int:
-    """Of one image; a dimension that is not known counts as one."""
+    """Count the elements of an image; an unknown dimension counts as 1."""
     count = 1
     for dim in value.type.tensor_type.shape.dim:
         count *= dim.dim_value or 1
@@ -146,20 +148,20 @@ def test_blockwise_attention_in_chunks_keeps_outputs(tmp_path: Path) -> None:
         onnx_from_torch(
             make_traceable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
         )
-        [found] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
-        assert relative_difference(found, expected) <= TOLERANCE
+        [actual] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
+        assert relative_difference(actual, expected) <= TOLERANCE
 
 
 def test_check_parity_command_reports_outputs_and_fails_beyond_tolerance(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As `make check-parity` does for vit_b at 1024 pixels, on fewer shapes of the smallest."""
+    """`make check-parity` takes vit_b at 1024 pixels; here the smallest model on fewer shapes."""
     for name in ("BATCHES", "PROMPTS"):
         monkeypatch.setattr(check_parity, name, (2,))
     assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == sum(len(graph.outputs) for graph in GRAPHS)
-    assert all(line.endswith(("over 1 shapes", "over 3 shapes")) for line in told)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == sum(len(graph.outputs) for graph in GRAPHS)
+    assert all(line.endswith(("over 1 shapes", "over 3 shapes")) for line in lines)
     monkeypatch.setitem(TOLERANCES, "fp32", replace(TOLERANCES["fp32"], grid=1e-9))
     assert check_parity.main(["--model-size", "vit_t", "--image-size", "256"]) == 2
     assert "image_encoder, image_embeddings (2, 256, 16, 16)" in capsys.readouterr().err

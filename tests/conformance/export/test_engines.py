@@ -1,7 +1,7 @@
-"""Engines answer through their own process and are published only if their masks are good.
+"""TensorRT engines run in their own process and are published only within tolerance.
 
 TensorRT runs nothing without a GPU, so ONNX Runtime stands in for its runtime, and the host's
-memory for the GPU's; see `tests/support/stand_in_gpu`. All else is what runs on a GPU.
+memory for the GPU's; see `tests/support/stand_in_gpu`. All other code is that of a GPU machine.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ from export.triton_repository.publishing import build_repository
 from tests.support.paths import ROOT
 from tests.support.stand_in_gpu import tensorrt
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = ROOT / "tests/support/stand_in_gpu"
 IMAGE = packaged_images()[0]
 
 
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped base, and beside it its graphs in `onnx`."""
+    """The merged shipped base; its graphs are in the sibling folder `onnx`."""
     folder = tmp_path_factory.mktemp("engines")
     model = fuse(load_base(ROOT / "weights/vit_t"))
     save_merged(model, folder / "merged", parents={})
@@ -53,7 +55,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a CUDA driver for the host's memory."""
+    """Folder of a stand-in CUDA driver that allocates host memory."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler; on Debian: apt-get install gcc")
@@ -67,7 +69,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def gpu(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that are started find the stand-ins."""
+    """Let child processes find the stand-ins."""
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
     monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
 
@@ -75,7 +77,7 @@ def gpu(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def make_plans(
     merged: Path, out: Path, shift: Mapping[int, float] | None = None, made_of: str = ""
 ) -> Path:
-    """An artifact of kind `plans`; the shift is added to the decoder's logits in a profile."""
+    """Publish an artifact of kind `plans`; `shift`, by profile, moves the decoder's logits."""
     parents = {"merged": made_of or sha256_file(merged / MANIFEST_NAME), "onnx": "0" * 64}
     engine = {"tensorrt": "10.0.0", "compute_capability": "8.9"}
     config = {**read_manifest(merged).config, "precision": "fp16", "engine": engine}
@@ -119,9 +121,9 @@ def test_engine_runner_in_every_profile_equals_onnxruntime(
     assert engines.name == "TensorRT 10.0.0.stand-in, fp16"
     tensors, reference = draw(*shape), OnnxRunner(merged.parent / "onnx", "fp32")
     for graph in GRAPHS:
-        expected, found = reference(graph, tensors), engines(graph, tensors)
-        for wanted, got in zip(expected, found, strict=True):
-            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+        expected, actual = reference(graph, tensors), engines(graph, tensors)
+        for reference_output, output in zip(expected, actual, strict=True):
+            torch.testing.assert_close(output, reference_output, rtol=1e-4, atol=1e-4)
         tensors |= dict(zip(graph.output_names, expected, strict=True))
 
 
@@ -138,7 +140,7 @@ def test_engine_runner_shapes_beyond_every_profile_raises_and_keeps_working(
 
 
 class Recorded(TorchRunner):
-    """Torch, which remembers the images and prompts of every call."""
+    """Torch runner that records the images and prompts of every call."""
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         first = inputs[graph.input_names[-1]]
@@ -159,14 +161,14 @@ def test_full_batch_runner_fills_every_call_and_keeps_outputs(
     tensors = draw(2, 5, 3)
     full = FullBatchRunner(runner, *most)
     for graph in GRAPHS:
-        found = full(graph, tensors)
+        actual = full(graph, tensors)
         made, runner.calls = runner.calls, []
-        wanted = [(most[0],)] if graph is IMAGE_ENCODER else calls
-        assert made == [(graph.name, *shape) for shape in wanted]
+        sizes = [(most[0],)] if graph is IMAGE_ENCODER else calls
+        assert made == [(graph.name, *shape) for shape in sizes]
         expected = runner(graph, tensors)
         runner.calls = []
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+        for output, reference_output in zip(actual, expected, strict=True):
+            torch.testing.assert_close(output, reference_output, rtol=1e-4, atol=1e-4)
         tensors |= dict(zip(graph.output_names, expected, strict=True))
 
 
@@ -174,19 +176,19 @@ def test_check_engines_within_tolerance_publishes_once(
     gpu: None, merged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plans, out = make_plans(merged, tmp_path / "plans"), tmp_path / "engines"
-    words = ["--plans", str(plans), "--merged", str(merged), "--out", str(out)]
-    words += ["--images", str(IMAGE)]
-    run = [sys.executable, "-m", "export.check_engines", *words]
+    arguments = ["--plans", str(plans), "--merged", str(merged), "--out", str(out)]
+    arguments += ["--images", str(IMAGE)]
+    run = [sys.executable, "-m", "export.check_engines", *arguments]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stdout.splitlines() if "banner" not in line]
-    assert told[0] == f"{out}: engines within tolerance of torch"
-    assert [line.split(":")[0].split(", ")[-1] for line in told[1:]] == [
+    lines = [line for line in done.stdout.splitlines() if "banner" not in line]
+    assert lines[0] == f"{out}: engines within tolerance of torch"
+    assert [line.split(":")[0].split(", ")[-1] for line in lines[1:]] == [
         "8 × 1",
         "4 × 16",
         "1 × 64",
     ]
-    assert "IoU mean 1.0000" in told[1]
+    assert "IoU mean 1.0000" in lines[1]
 
     manifest = read_manifest(out, "engine")
     assert {*manifest.files} == {f"{graph.name}.plan" for graph in GRAPHS} | {
@@ -198,7 +200,7 @@ def test_check_engines_within_tolerance_publishes_once(
     assert manifest.config["engine"]["compute_capability"] == "8.9"
     assert {*manifest.metrics} == {"build_seconds", "grid", "masks"}
     assert not check_engines(plans, merged, out, images=[IMAGE])
-    assert main(words) == 0
+    assert main(arguments) == 0
     assert capsys.readouterr().out == f"{out}: unchanged\n"
     build_repository(out, tmp_path / "store", target="gpu")
 
@@ -222,7 +224,7 @@ def test_build_repository_from_unchecked_plans_raises(merged: Path, tmp_path: Pa
 
 
 class Wrong(TorchRunner):
-    """An engine whose decoder is silently wrong in large batches, as fused kernels have been."""
+    """Engine whose decoder is silently wrong in large batches, as fused kernels have been."""
 
     name = "wrong"
 
@@ -236,8 +238,8 @@ class Wrong(TorchRunner):
 def test_measure_profiles_error_in_last_item_of_full_batch_is_found(merged: Path) -> None:
     model = load_merged(merged)
     scenes = read_scenes([IMAGE], 256)
-    found = measure_profiles(TorchRunner(model), Wrong(model), scenes)
-    for fidelity, good in zip(found, (True, False, True), strict=True):
+    measured = measure_profiles(TorchRunner(model), Wrong(model), scenes)
+    for fidelity, good in zip(measured, (True, False, True), strict=True):
         if good:
             require_fidelity(fidelity, "fp16", 256)
         else:
@@ -264,7 +266,7 @@ def test_engine_runner_plan_of_another_tensorrt_raises(
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("installed", "message"),
     [
         (["driver", "tensorrt"], None),
         (["tensorrt"], r"the GPU's driver: got libcuda\.so\.1: cannot open"),
@@ -272,12 +274,12 @@ def test_engine_runner_plan_of_another_tensorrt_raises(
     ],
 )
 def test_engine_runner_missing_driver_or_tensorrt_is_named(
-    driver: Path, found: list[str], message: str | None, monkeypatch: pytest.MonkeyPatch
+    driver: Path, installed: list[str], message: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if Path("/usr/lib/x86_64-linux-gnu/libcuda.so.1").exists():
         pytest.skip("this machine has a GPU's driver")
-    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver) if "driver" in found else "")
-    monkeypatch.setenv("PYTHONPATH", str(STAND_IN) if "tensorrt" in found else "")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver) if "driver" in installed else "")
+    monkeypatch.setenv("PYTHONPATH", str(STAND_IN) if "tensorrt" in installed else "")
     if message is None:
         EngineRunner(command(ROOT), "fp16").__exit__()
         return
@@ -293,8 +295,8 @@ def test_check_engines_command_without_tensorrt_and_docker_fails_in_one_line(
 ) -> None:
     plans = make_plans(merged, tmp_path / "plans")
     monkeypatch.setenv("PATH", str(tmp_path))
-    words = ["--plans", plans, "--merged", merged, "--out", tmp_path / "engines"]
-    assert main([*map(str, words), "--images", str(IMAGE)]) == 2
+    arguments = ["--plans", plans, "--merged", merged, "--out", tmp_path / "engines"]
+    assert main([*map(str, arguments), "--images", str(IMAGE)]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "python -m" in line]
     assert len(errors) == 1 and "got neither its Python module nor docker" in errors[0]
     assert not (tmp_path / "engines").exists()

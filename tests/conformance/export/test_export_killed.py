@@ -20,6 +20,8 @@ from tests.support.export_processes import Change, FaultPoint, export_commands, 
 from tests.support.model_factory import fill_with_noise, noisy_sam
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 IMAGES = f"IMAGES={ROOT / 'docs/images/nuclei.png'}"
 KINDS = ("merged", "onnx")
 REPOSITORY = "export.repository"

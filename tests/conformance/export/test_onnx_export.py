@@ -1,4 +1,4 @@
-"""The exported graphs keep the contract and compute what torch does; others are refused."""
+"""Exported graphs keep the contract and equal torch; deviating graphs are rejected."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from tests.support.model_factory import noisy_cpcsam
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 ELEMENT_TYPES = {
     "float32": onnx.TensorProto.FLOAT,
@@ -39,14 +41,14 @@ def model(exported: Path) -> FusedCpcSam:
 
 
 def run_exported(directory: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All graphs by ONNX Runtime alone, each on the outputs of those before it."""
+    """Run all graphs in ONNX Runtime, each on the outputs of the graphs before it."""
     known, runner = dict(tensors), OnnxRunner(directory, "fp32")
-    found = {}
+    actual = {}
     for graph in GRAPHS:
         outputs = runner(graph, known)
         for name, output in zip(graph.output_names, outputs, strict=True):
-            known[name] = found[f"{graph.name}/{name}"] = output
-    return found
+            known[name] = actual[f"{graph.name}/{name}"] = output
+    return actual
 
 
 def draw(batch: int, prompts: int, points: int, seed: int) -> dict[str, Tensor]:
@@ -63,13 +65,13 @@ def test_exported_graph_equals_contract(exported: Path, graph: GraphSpec) -> Non
         dims = [dim.dim_param or dim.dim_value for dim in tensor.shape.dim]
         return value.name, tensor.elem_type, dims
 
-    def wanted(tensor: TensorSpec) -> tuple[str, int, list[int | str]]:
+    def specified(tensor: TensorSpec) -> tuple[str, int, list[int | str]]:
         fixed = {"S": 256, "G": 16, "4G": 64}
         dims = [fixed.get(str(dim), dim) for dim in tensor.dims]
         return tensor.name, ELEMENT_TYPES[tensor.dtype], dims
 
-    assert [declared(value) for value in proto.graph.input] == [*map(wanted, graph.inputs)]
-    assert [declared(value) for value in proto.graph.output] == [*map(wanted, graph.outputs)]
+    assert [declared(value) for value in proto.graph.input] == [*map(specified, graph.inputs)]
+    assert [declared(value) for value in proto.graph.output] == [*map(specified, graph.outputs)]
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
     properties = {entry.key: entry.value for entry in proto.metadata_props}
     assert properties["model_size"] == "vit_t"
@@ -116,8 +118,8 @@ def test_exported_graphs_beyond_grid_equal_torch(
 ) -> None:
     tensors = draw(*shape, seed=11)
     expected = run_graphs(model, tensors)
-    for name, found in run_exported(exported, tensors).items():
-        assert relative_difference(found, expected[name]) <= TOLERANCE, name
+    for name, actual in run_exported(exported, tensors).items():
+        assert relative_difference(actual, expected[name]) <= TOLERANCE, name
 
 
 def test_exported_graphs_batched_images_equal_single_images(exported: Path) -> None:
@@ -125,8 +127,8 @@ def test_exported_graphs_batched_images_equal_single_images(exported: Path) -> N
     together = run_exported(exported, tensors)
     for index in range(3):
         alone = run_exported(exported, {n: t[index : index + 1] for n, t in tensors.items()})
-        for name, found in alone.items():
-            assert relative_difference(together[name][index], found[0]) <= TOLERANCE, name
+        for name, actual in alone.items():
+            assert relative_difference(together[name][index], actual[0]) <= TOLERANCE, name
 
 
 def test_exported_graphs_extra_padding_keeps_masks(exported: Path) -> None:
@@ -139,11 +141,11 @@ def test_exported_graphs_extra_padding_keeps_masks(exported: Path) -> None:
     padded["point_labels"] = torch.cat(
         [tensors["point_labels"], torch.full(shape, -1, dtype=torch.int32)], dim=2
     )
-    expected, found = run_exported(exported, tensors), run_exported(exported, padded)
+    expected, actual = run_exported(exported, tensors), run_exported(exported, padded)
     for graph in ("mask_decoder", "mask_decoder_with_mask"):
         for output in ("low_res_masks", "iou_predictions"):
             name = f"{graph}/{output}"
-            assert relative_difference(found[name], expected[name]) <= TOLERANCE, name
+            assert relative_difference(actual[name], expected[name]) <= TOLERANCE, name
 
 
 def test_read_manifest_altered_graph_raises(exported: Path, tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_compare_on_grid_altered_weight_raises(
 
 
 class FrozenFactor(nn.Module):
-    """A head whose values depend on a size that tracing freezes."""
+    """Head whose values depend on a size frozen by tracing."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class FrozenFactor(nn.Module):
 
 
 class FrozenShape(nn.Module):
-    """A task module with a shape that tracing freezes."""
+    """Task module with a shape frozen by tracing."""
 
     def __init__(self, task: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""fp16 and int8 of the shipped base: what is in the graphs, how near they are, that they serve."""
+"""fp16 and int8 exports of the shipped base: element types, mask fidelity and serving."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from export.triton_repository.publishing import build_repository
 from serving.backend.onnx_model import open_graph
 from serving.backend.step import Request, Settings
 from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
 
 IOU_MEAN, IOU_MIN = 0.998, 0.99
 WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
@@ -68,7 +70,7 @@ def reduced(request: pytest.FixtureRequest) -> Path:
 
 
 def element_types(file: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
-    """A graph and the element type of every tensor in it."""
+    """Load a graph with the element type of every tensor in it."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(file), strict_mode=True).graph
     values = [*graph.value_info, *graph.input, *graph.output]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -105,9 +107,9 @@ def test_fp16_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
             }, node.name
     assert norms > 0 or "decoder" not in spec.name
     assert products > 0 or spec.name == "prompt_encoder"
-    full = [one for one in graph.initializer if one.data_type == TensorProto.FLOAT]
+    full = [tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT]
     assert sum(np.prod(tensor.dims) for tensor in full) < 10_000
-    half = sum(len(one.raw_data) for one in graph.initializer) / 2
+    half = sum(len(tensor.raw_data) for tensor in graph.initializer) / 2
     assert half > 3_000_000 or "prompt" in spec.name
 
 
@@ -117,9 +119,9 @@ def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
         integer = [node for node in graph.node if node.op_type == "MatMulInteger"]
         assert bool(integer) == (spec is IMAGE_ENCODER)
         for node in integer:
-            [weight] = [one for one in graph.initializer if one.name == node.input[1]]
+            [weight] = [tensor for tensor in graph.initializer if tensor.name == node.input[1]]
             assert weight.data_type == TensorProto.INT8
-            [zero] = [one for one in graph.initializer if one.name == node.input[3]]
+            [zero] = [tensor for tensor in graph.initializer if tensor.name == node.input[3]]
             assert list(zero.dims) == [weight.dims[1]], "a scale for every output channel"
     names = [node.name for node in onnx.load(int8 / "image_encoder.onnx").graph.node]
     assert not any("blocks.3/" in name and name.endswith("_quant") for name in names)
@@ -128,7 +130,7 @@ def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
 
 @pytest.mark.parametrize("spec", (IMAGE_ENCODER, MASK_DECODER), ids=lambda graph: graph.name)
 def test_reduced_graph_in_backend_keeps_contract(reduced: Path, spec: GraphSpec) -> None:
-    """The CPU repository takes any precision; its steps see the contract's tensors."""
+    """The CPU repository takes any precision; its steps exchange the contract's tensors."""
     version = build_repository(reduced, reduced.parent / f"{reduced.name}-repository")
     folder = version / spec.name / version.name
     run = open_graph(Settings(spec.name, folder, {"image_size": "256", "intra_op_threads": "1"}))
@@ -145,7 +147,7 @@ def test_export_graphs_beyond_tolerance_writes_only_rejected_page(
 ) -> None:
     strict = replace(TOLERANCES["int8"], iou_mean=0.9999)
     monkeypatch.setitem(TOLERANCES, "int8", strict)
-    monkeypatch.setattr(grid, "PROMPTS", (1,))  # the grid is not what this is about
+    monkeypatch.setattr(grid, "PROMPTS", (1,))  # a short grid: this test is about masks
     out = tmp_path / "onnx"
     with pytest.raises(
         ExportError, match=r"int8, mean mask IoU over \d+ masks of real images: got 0\.99"

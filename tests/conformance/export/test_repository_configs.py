@@ -48,11 +48,13 @@ def test_config_tensors_equal_contract(spec: GraphSpec) -> None:
     config = committed(CPU, spec.name)
     image_size = COMMITTED_MODEL[1]
 
-    def told(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
+    def as_tuples(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
         return [(t.name, t.dtype, t.shape(image_size)[1:]) for t in tensors]
 
-    assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.input] == told(spec.inputs)
-    assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.output] == told(
+    assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.input] == as_tuples(
+        spec.inputs
+    )
+    assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.output] == as_tuples(
         spec.outputs
     )
     assert config.max_batch_size == spec.max_batch
@@ -84,7 +86,7 @@ def test_only_image_encoder_has_batching_delay() -> None:
 
 @pytest.mark.parametrize("tree", [CPU, GPU])
 def test_no_queue_has_timeout(tree: Path) -> None:
-    """Triton's batcher stalls for 500 ms and more where one has: core pull request 509."""
+    """Triton's batcher stalls for 500 ms and more if one has: core pull request 509."""
     for name in GRAPH_NAMES:
         batching = committed(tree, name).dynamic_batching
         policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
@@ -111,7 +113,7 @@ def test_ensemble_steps_connect_equal_types_and_shapes(spec: GraphSpec) -> None:
 
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
 def test_large_ensemble_output_feeds_no_step(spec: GraphSpec) -> None:
-    """Triton would drop the step that makes it when nobody asks for it (see RETURN_EMBEDDINGS)."""
+    """Triton would drop its step unless the output is requested (see RETURN_EMBEDDINGS)."""
     ensemble = committed(CPU, spec.name)
     read = {wire for step in ensemble.ensemble_scheduling.step for wire in step.input_map.values()}
     written = {

@@ -1,4 +1,4 @@
-"""Tracing without values gives the graphs that tracing with values gives."""
+"""Tracing with shape-only matmul gives the graphs of tracing with values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in for TensorRT's runtime has the names of the real one."""
+"""The stand-in for TensorRT's runtime uses only names of the real bindings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorRT builds every exported graph, ahead of time, and says which node it refuses."""
+"""TensorRT-RTX builds every exported graph ahead of time; errors name the node."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from export.graphs.precisions import trace_graphs
 from export.triton_repository.publishing import build_repository
 from serving.triton.check_repository import check_engines, open_repository
 from tests.support.model_factory import noisy_cpcsam
+
+pytestmark = pytest.mark.slow
 
 SIZE = 256
 GPU = Gpu("NVIDIA L4", "8.9")
@@ -56,11 +58,11 @@ def test_build_engines_every_graph_can_be_published(graphs: Path, tmp_path: Path
     assert manifest.metrics["build_seconds"].keys() == {graph.name for graph in GRAPHS}
 
     assert not build_engines(graphs, out, trt=trt, gpu=GPU, options=AHEAD_OF_TIME)
-    judged = tmp_path / "judged"  # by export.check_engines, which needs a GPU
-    with publish(judged, "engine", parents=manifest.parents, config=manifest.config) as staging:
+    checked = tmp_path / "checked"  # export.check_engines does this, but needs a GPU
+    with publish(checked, "engine", parents=manifest.parents, config=manifest.config) as staging:
         skipped = shutil.ignore_patterns(MANIFEST_NAME)
         shutil.copytree(out, staging, dirs_exist_ok=True, ignore=skipped)
-    build_repository(judged, tmp_path / "store", target="gpu")
+    build_repository(checked, tmp_path / "store", target="gpu")
     version, published = open_repository(tmp_path / "store")
     check_engines(version, published, tensorrt="1.7.1", gpus=[GPU])
     with pytest.raises(ServingError, match=r"engines of TensorRT 1\.7\.1, expected .* 10\.13\.3"):
@@ -100,7 +102,7 @@ def test_plan_from_onnx_keeps_timing_cache(tmp_path: Path, before: bytes | None)
 
 
 def refuse(tmp_path: Path, graph: GraphSpec, nodes: list[onnx.NodeProto], opset: int = 18) -> str:
-    """What TensorRT says of a graph that it cannot build."""
+    """Return the error of a graph that TensorRT cannot build."""
     file = tiny(tmp_path, graph, nodes, opset)
     with pytest.raises(ExportError) as caught:
         plan_from_onnx(require_tensorrt_rtx(), file, graph, SIZE, AHEAD_OF_TIME)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from segment_anything import SamAutomaticMaskGenerator
 
-from cpcsam.automatic.mask_generator import EverythingSettings
-from cpcsam.automatic.predictor import segment_everything
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.config import MaskGeneratorConfig
+from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
+from cpcsam.geometry import Box
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
@@ -21,28 +21,16 @@ from export.real_images import packaged_images
 from tests.support.official_masks import Seen, assert_found
 from tests.support.paths import ROOT
 
-OFFICIAL_NAMES = {
-    "points_per_side": "points_per_side",
-    "min_iou": "pred_iou_thresh",
-    "min_stability": "stability_score_thresh",
-    "stability_offset": "stability_score_offset",
-    "max_box_iou": "box_nms_thresh",
-    "crop_layers": "crop_n_layers",
-    "crop_overlap": "crop_overlap_ratio",
-    "crop_points_divisor": "crop_n_points_downscale_factor",
-    "max_crop_box_iou": "crop_nms_thresh",
-    "min_area": "min_mask_region_area",
-}
-LENIENT = EverythingSettings(points_per_side=12, min_iou=0.4, min_stability=0.4)
+LENIENT = MaskGeneratorConfig(points_per_side=12, pred_iou_thresh=0.4, stability_score_thresh=0.4)
 """The compact base's masks are less stable than those of the large models."""
-CROPPED = EverythingSettings(
+CROPPED = MaskGeneratorConfig(
     points_per_side=8,
-    min_iou=0.4,
-    min_stability=0.4,
-    crop_layers=1,
-    crop_points_divisor=2,
-    crop_overlap=0.3,
-    max_crop_box_iou=0.6,
+    pred_iou_thresh=0.4,
+    stability_score_thresh=0.4,
+    crop_n_layers=1,
+    crop_n_points_downscale_factor=2,
+    crop_overlap_ratio=0.3,
+    crop_nms_thresh=0.6,
 )
 
 
@@ -59,18 +47,18 @@ def picture() -> NDArray[np.uint8]:
 
 def test_the_defaults_are_the_official_ones() -> None:
     official = inspect.signature(SamAutomaticMaskGenerator).parameters
-    for field in fields(EverythingSettings):
-        assert field.default == official[OFFICIAL_NAMES[field.name]].default
+    for field in fields(MaskGeneratorConfig):
+        assert field.default == official[field.name].default
 
 
-@pytest.mark.parametrize("settings", [LENIENT, CROPPED], ids=["whole", "crops"])
+@pytest.mark.parametrize("config", [LENIENT, CROPPED], ids=["whole", "crops"])
 def test_it_finds_what_the_official_generator_finds(
-    model: CpcSam, picture: NDArray[np.uint8], settings: EverythingSettings
+    model: CpcSam, picture: NDArray[np.uint8], config: MaskGeneratorConfig
 ) -> None:
-    given = {theirs: getattr(settings, ours) for ours, theirs in OFFICIAL_NAMES.items()}
-    expected = SamAutomaticMaskGenerator(model.sam, **given).generate(picture)
-    found = segment_everything(picture, TorchBackend(model), settings)
-    whole = Tile(0, 0, *picture.shape[:2])
+    expected = SamAutomaticMaskGenerator(model.sam, **asdict(config)).generate(picture)
+    found = AutomaticMaskGenerator(TorchBackend(model), config).generate(picture)
+    whole = Box(0, 0, *picture.shape[:2])
     assert_found(
-        expected, [Seen(one.within(whole), one.score, one.stability, one.click) for one in found]
+        expected,
+        [Seen(one.in_region(whole), one.score, one.stability, one.point) for one in found],
     )

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
+from cpcsam.client import Prompt
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import Prompt
 from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cpcsam.client.sync_client import SegmentationClient
+from cpcsam.client import SegmentationClient
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cpcsam.client import MaskSelection, Prompt, SegmentationClient
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import MaskSelection, Prompt, SegmentationClient
 from serving.gateway.server import Gateway
 from tests.integration.gateway.asking import HEIGHT, WIDTH, assert_same, clicks, picture
 

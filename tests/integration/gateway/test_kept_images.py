@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
+from cpcsam.client import Prompt, SegmentationClient, encode_image
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import NotFoundError
 from serving.gateway.limits import Limits
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.triton
 
 
 def encoder_runs(triton: TritonServer) -> int:
-    """Images that Triton's encoder has seen, whatever batches they came in."""
+    """Return the number of images that Triton's encoder has processed, in batches of any size."""
     with InferenceServerClient(triton.grpc_url) as client:
         (model,) = client.get_inference_statistics("image_encoder").model_stats
         return int(model.inference_count)

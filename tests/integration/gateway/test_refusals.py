@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from cpcsam.client.sync_client import MaskSelection, Prompt, SegmentationClient, encode_image
+from cpcsam.client import MaskSelection, Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError
 from cpcsam.v1 import segmentation_pb2 as pb

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 import cpcsam
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.client.sync_client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.errors import CpcSamError
 from serving.gateway.metrics import BUCKETS_S
 from serving.gateway.server import Gateway

@@ -43,8 +43,17 @@ def test_missing_interpreter() -> None:
 @pytest.mark.parametrize(
     "answer, parts",
     [
-        ('{"version": [3, 12, 1], "shared_library": true, "venv": true}', ["got 3.12.1"]),
+        ('{"version": [3, 13, 1], "shared_library": true, "venv": true}', ["got 3.13.1"]),
+        (
+            '{"version": [3, 10, 9], "shared_library": true, "venv": true}',
+            ["expected 3.11 or 3.12"],
+        ),
         ('{"version": [3, 11, 2], "shared_library": true, "venv": false}', ["python3.11-venv"]),
+        ('{"version": [3, 12, 1], "shared_library": true, "venv": true}', []),
+        (
+            '{"version": [3, 12, 1], "shared_library": false, "venv": false}',
+            ["python3.12-venv", "libpython3.12.so.1.0: not found"],
+        ),
         (
             '{"version": [3, 11, 2], "shared_library": false, "venv": false}',
             ["venv module: not found", "libpython3.11.so.1.0: not found"],

@@ -23,34 +23,34 @@ def noise(*shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP"])
-def test_lossless_files_decode_to_their_pixels(file_format: str) -> None:
+def test_decode_image_lossless_is_exact(file_format: str) -> None:
     pixels = noise(7, 11, 3)
     assert np.array_equal(decode_image(encode(Image.fromarray(pixels), file_format)), pixels)
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
-def test_lossy_files_decode_to_nearly_their_pixels(file_format: str) -> None:
+def test_decode_image_lossy_is_close(file_format: str) -> None:
     ramp = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3, (1, 48, 3))
     decoded = decode_image(encode(Image.fromarray(ramp), file_format, quality=95)).astype(int)
     assert decoded.shape == ramp.shape
     assert abs(decoded - ramp).max() <= 12
 
 
-def test_grey_is_repeated_and_transparency_dropped() -> None:
+def test_decode_image_repeats_grey_and_drops_alpha() -> None:
     grey = noise(5, 6)
     assert np.array_equal(decode_image(encode(Image.fromarray(grey))), grey[..., None].repeat(3, 2))
     rgba = noise(5, 6, 4)
     assert np.array_equal(decode_image(encode(Image.fromarray(rgba))), rgba[..., :3])
 
 
-def test_16_bits_are_scaled_to_8() -> None:
+def test_decode_image_scales_16_bits_to_8() -> None:
     values = np.array([[0, 128, 257, 32768, 65535]], np.uint16)
     for file_format in ("PNG", "TIFF"):
         decoded = decode_image(encode(Image.fromarray(values), file_format))
         assert decoded[0, :, 1].tolist() == [0, 0, 1, 128, 255]
 
 
-def test_exif_orientation_is_applied() -> None:
+def test_decode_image_applies_exif_orientation() -> None:
     pixels = noise(4, 9, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -60,17 +60,17 @@ def test_exif_orientation_is_applied() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"just text", encode(Image.new("RGB", (64, 64)))[:-60]])
-def test_what_is_no_whole_image_is_refused(data: bytes) -> None:
+def test_decode_image_damaged_file_raises(data: bytes) -> None:
     with pytest.raises(ContractError, match=r"image_bytes: got \d+ bytes that cannot be decoded"):
         decode_image(data)
 
 
-def test_formats_beyond_the_five_are_refused() -> None:
+def test_decode_image_other_formats_raise() -> None:
     with pytest.raises(ContractError, match="JPEG, PNG, TIFF, BMP, WEBP"):
         decode_image(encode(Image.new("RGB", (8, 8)), "GIF"))
 
 
-def test_floating_point_pixels_are_refused() -> None:
+def test_decode_image_float_pixels_raise() -> None:
     with pytest.raises(ContractError, match="mode F"):
         decode_image(encode(Image.fromarray(np.zeros((3, 3), np.float32)), "TIFF"))
 
@@ -87,12 +87,12 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [101, 10_000, 60_000])
-def test_too_many_pixels_are_refused_by_the_header(side: int) -> None:
+def test_decode_image_too_many_pixels_raises_before_decoding(side: int) -> None:
     with pytest.raises(ContractError, match="expected at most 10000 pixels"):
         decode_image(png_header(side, side), max_pixels=10_000)
 
 
-def test_as_many_pixels_as_allowed_are_decoded() -> None:
+def test_decode_image_accepts_max_pixels() -> None:
     assert decode_image(encode(Image.new("RGB", (100, 100))), max_pixels=10_000).shape[0] == 100
 
 
@@ -105,37 +105,37 @@ def test_as_many_pixels_as_allowed_are_decoded() -> None:
         ((1, 1), (256, 256)),
     ],
 )
-def test_the_longest_side_fills_the_frame(
+def test_input_size_longest_side_fills_the_frame(
     original_size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert input_size_of(original_size, 256) == expected
 
 
 @pytest.mark.parametrize("original_size", [(1, 1000), (0, 0), (0, 5)])
-def test_a_side_that_vanishes_is_refused(original_size: tuple[int, int]) -> None:
+def test_input_size_vanishing_side_raises(original_size: tuple[int, int]) -> None:
     with pytest.raises(ContractError, match="original_size"):
         input_size_of(original_size, 256)
 
 
-def test_padding_lies_right_and_below() -> None:
+def test_to_frame_pads_right_and_below() -> None:
     image = noise(3, 5, 3)
     padded = pad_image(image, 8)
     assert np.array_equal(padded[:, :3, :5], image.transpose(2, 0, 1))
     assert padded.sum() == image.sum()
 
 
-def test_points_scale_by_rounded_sizes() -> None:
+def test_resize_coords_scales_by_rounded_sizes() -> None:
     corner = resize_coords(np.array([[333.0, 500.0]]), (500, 333), 256)
     assert corner.dtype == np.float32
     assert corner.tolist() == [[170.0, 256.0]]
 
 
-def test_points_need_two_coordinates() -> None:
+def test_resize_coords_without_two_coordinates_raises() -> None:
     with pytest.raises(ContractError, match="point_coords"):
         resize_coords(np.zeros((1, 3)), (10, 10), 256)
 
 
-def test_masks_keep_leading_dimensions_and_constants() -> None:
+def test_upscale_masks_keeps_leading_dimensions_and_constants() -> None:
     upscaled = upscale_masks(np.full((2, 3, 64, 64), 1.5, np.float32), (256, 100), (77, 30), 256)
     assert upscaled.shape == (2, 3, 77, 30)
     assert np.allclose(upscaled, 1.5)

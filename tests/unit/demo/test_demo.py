@@ -48,7 +48,7 @@ def test_otsu_takes_the_component_under_the_click() -> None:
     assert not otsu_component(image, (5.0, 5.0)).any()
 
 
-def test_masks_are_put_where_their_windows_were() -> None:
+def test_on_one_canvas_pastes_masks_at_their_windows() -> None:
     nucleus = bright_disc()
     held_out = Sample("h", np.zeros((512, 256, 3), np.uint8), np.zeros((512, 256), np.int32))
     scene = Scene(Path(), Path(), held_out, (nucleus,), 0.0)
@@ -62,7 +62,7 @@ def test_masks_are_put_where_their_windows_were() -> None:
     assert mean_dice([nucleus.truth, ~nucleus.truth], [nucleus, nucleus]) == 0.5
 
 
-def test_quantile_is_prometheus_own() -> None:
+def test_histogram_quantile_matches_prometheus() -> None:
     cumulative = {0.1: 10.0, 0.2: 30.0, 0.4: 40.0, math.inf: 40.0}
     assert histogram_quantile(0.5, cumulative) == pytest.approx(0.15)
     assert histogram_quantile(1.0, cumulative) == pytest.approx(0.4)
@@ -85,7 +85,7 @@ def test_latency_is_read_from_a_live_endpoint() -> None:
     assert 50 < latency.p50_ms < latency.p99_ms <= 75
 
 
-def test_conclusion_names_the_best_plainly() -> None:
+def test_conclusion_names_the_best_method() -> None:
     report = {"dice_click": 0.8, "dice_no_capl": 0.82, "dice_base": 0.7, "dice_threshold": 0.6}
     careless = {"dice_click": 0.7, "dice_no_capl": 0.5, "dice_base": 0.6, "dice_threshold": 0.4}
     of_accurate, of_careless = conclusion(report | {"careless": careless}).split(". ")
@@ -119,7 +119,7 @@ def write_base(path: Path, fingerprints: dict[str, str]) -> Path:
     return path
 
 
-def test_scene_is_real_divided_and_new_to_the_base(tmp_path: Path) -> None:
+def test_load_scene_is_split_and_unknown_to_the_base(tmp_path: Path) -> None:
     scene = load_scene(write_base(tmp_path / "base", {}))
     assert scene.held_out.image.shape == (512, 256, 3)
     assert len(scene.nuclei) > 50

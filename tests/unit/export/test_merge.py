@@ -1,4 +1,4 @@
-"""Merging a run or a bare base, with the measured difference, or a refusal."""
+"""Merging of a run or a bare base, and the check of its outputs."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
 
 def artifact(path: Path, kind: str, suffix: str, **config: object) -> Path:
-    """An artifact whose graphs hold their names; the encoder's weights lie in a second file."""
+    """Publish graphs that hold their names; the encoder's weights are in a second file."""
     with publish(path, kind, config=CONFIG | config) as staging:
         for graph in GRAPHS:
             (staging / f"{graph.name}{suffix}").write_text(graph.name)
@@ -128,10 +128,10 @@ def test_repository_command_publishes_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
-    words = ["publish", "--onnx", str(source), "--out", str(tmp_path / "out")]
-    assert main(words) == main(words) == 0
+    arguments = ["publish", "--onnx", str(source), "--out", str(tmp_path / "out")]
+    assert main(arguments) == main(arguments) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert (first, second) == (f"{tmp_path}/out/1: current", f"{first}, unchanged")
     assert read_manifest(tmp_path / "out/current").config["model_size"] == "vit_b"
-    assert main([*words, "--threads", "2"]) == 0
+    assert main([*arguments, "--threads", "2"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/2: current\n"

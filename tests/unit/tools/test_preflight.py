@@ -1,4 +1,4 @@
-"""The preflight names each missing thing and how to get it."""
+"""The preflight reports each missing prerequisite with its fix."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def test_verify_knows_an_official_file_under_any_name(
     )
 
 
-def test_verify_tells_the_layout_of_any_other_base(
+def test_verify_describes_the_layout_of_any_other_base(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = entry("http://127.0.0.1:9/file")
@@ -55,7 +55,7 @@ def test_verify_refuses_what_cannot_be_used(
     assert "nothing.pth: got no such file" in error_line(capsys)
 
 
-def test_list_tells_every_official_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_every_official_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in lines] == [

@@ -12,13 +12,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from cpcsam.artifacts.manifest import sha256_file
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import AutoSettings, segment_image
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.predictor import segment_image
 from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.geometry import Box
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
@@ -31,7 +32,7 @@ from training import report as report_command
 from training import vocabulary as vocabulary_command
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto
-from training.evaluation.average_precision import average_precision, match_entities
+from training.evaluation.average_precision import AveragePrecision
 from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
     class_names,
@@ -63,8 +64,8 @@ def test_masks_lie_in_the_image_and_clicks_on_entities() -> None:
     assert len(found) == 4
     for one in found:
         assert one.mask.any(0).all() or one.mask.any()
-        assert one.area.size == one.mask.shape
-        x, y = (round(value) for value in one.click)
+        assert one.bbox.size == one.mask.shape
+        x, y = (round(value) for value in one.point)
         assert sample.instances[max(y - 4, 0) : y + 5, max(x - 4, 0) : x + 5].any()
         assert 0 < one.score <= 0.9
 
@@ -76,7 +77,7 @@ def test_an_oblong_image_smaller_than_a_tile_is_segmented() -> None:
     found = segment_image(small.image, vocabulary, BrightnessModel())
     painted = np.zeros(small.instances.shape, bool)
     for one in found:
-        painted |= one.within(Tile(0, 0, *painted.shape))
+        painted |= one.in_region(Box(0, 0, *painted.shape))
     assert dice_score(painted, small.instances > 0) > 0.9
 
 
@@ -111,9 +112,9 @@ def test_classes_are_scored_by_their_own_entities() -> None:
 @pytest.mark.parametrize(
     "fields", [{"threshold": 1.5}, {"min_iou": -0.1}, {"overlap": 1.0}, {"min_similarity": 2.0}]
 )
-def test_settings_without_a_meaning_are_refused(fields: dict[str, float]) -> None:
+def test_bad_settings_raise(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
-        AutoSettings(**fields)  # type: ignore[arg-type]
+        ClassSearchConfig(**fields)  # type: ignore[arg-type]
 
 
 def test_the_support_set_is_the_same_for_a_seed() -> None:
@@ -153,19 +154,20 @@ def test_average_precision_is_cocos(seed: int) -> None:
             _square(labels, rng, label)
         truths.append(labels)
         found.append([_found(labels, rng) for _ in range(int(rng.integers(0, 9)))])
-    detections = [
-        one
-        for masks, truth in zip(found, truths, strict=True)
-        for one in match_entities(masks, truth)
-    ]
-    entities = sum(len(np.unique(truth)) - 1 for truth in truths)
+    precision = AveragePrecision()
+    for masks, truth in zip(found, truths, strict=True):
+        precision.update(masks, truth)
     expected = _cocos(truths, found)
-    assert average_precision(detections, entities) == pytest.approx(expected, abs=1e-6)
+    assert precision.compute() == pytest.approx(expected, abs=1e-6)
 
 
 def test_average_precision_without_entities_or_detections() -> None:
-    assert average_precision([], 0) == 1
-    assert average_precision([], 3) == 0
+    empty = AveragePrecision()
+    empty.update([], np.zeros(SIZE, np.int32))
+    assert empty.compute() == 1
+    missed = AveragePrecision()
+    missed.update([], np.repeat(np.arange(4, dtype=np.int32), SIZE[0] * SIZE[1] // 4).reshape(SIZE))
+    assert missed.compute() == 0
 
 
 def _square(labels: np.ndarray, rng: np.random.Generator, label: int) -> None:
@@ -173,15 +175,15 @@ def _square(labels: np.ndarray, rng: np.random.Generator, label: int) -> None:
     labels[y : y + rng.integers(6, 20), x : x + rng.integers(6, 20)] = label
 
 
-def _found(labels: np.ndarray, rng: np.random.Generator) -> FoundMask:
+def _found(labels: np.ndarray, rng: np.random.Generator) -> InstanceMask:
     """A mask shifted away from some entity, so that IoUs fall on both sides of 0.5."""
     present = np.unique(labels[labels > 0])
     mask = np.roll(labels == rng.choice(present), rng.integers(-4, 5, 2), (0, 1))
-    whole = Tile(0, 0, *SIZE)
-    return FoundMask(0, float(rng.random()), (0.0, 0.0), whole, mask, whole, False)
+    whole = Box(0, 0, *SIZE)
+    return InstanceMask.from_mask(mask, whole, score=float(rng.random()), tile=whole)
 
 
-def _cocos(truths: list[np.ndarray], found: list[list[FoundMask]]) -> float:
+def _cocos(truths: list[np.ndarray], found: list[list[InstanceMask]]) -> float:
     """AP at IoU 0.5 as pycocotools computes it."""
 
     def annotation(image: int, number: int, mask: np.ndarray) -> dict[str, object]:
@@ -196,7 +198,7 @@ def _cocos(truths: list[np.ndarray], found: list[list[FoundMask]]) -> float:
         for label in np.unique(labels[labels > 0]):
             true.append(annotation(index, len(true) + 1, labels == label))
         for one in masks:
-            entry = annotation(index, len(predicted) + 1, one.mask)
+            entry = annotation(index, len(predicted) + 1, one.in_region(Box(0, 0, *SIZE)))
             predicted.append({**entry, "score": one.score})
     sets = []
     for entries in (true, predicted):
@@ -219,7 +221,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_capl_has_a_say_in_the_generated_prompts() -> None:
+def test_decode_with_capl_changes_the_masks() -> None:
     backend = TorchBackend(noisy_cpcsam())
     plain = TorchBackend(type(backend.model)(backend.model.sam))
     coords = np.full((1, 1, 2, 2), 90, np.float32)
@@ -260,7 +262,7 @@ def test_commands_build_extend_show_and_evaluate(
     assert (page / "report.html").read_text().count("data:image/jpeg") == 3
 
 
-def test_commands_tell_errors_in_one_line(
+def test_commands_report_errors_in_one_line(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, instances = write_pair(tmp_path, discs(0))
@@ -282,7 +284,7 @@ def test_commands_tell_errors_in_one_line(
     assert exit_.value.code == 2
 
 
-def test_a_run_has_a_vocabulary_of_its_own_and_its_capl_can_be_switched_off(
+def test_evaluate_auto_of_run_takes_its_own_vocabulary_with_and_without_capl(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, built, out = tmp_path / "run", tmp_path / "built", tmp_path / "scores.json"

@@ -5,19 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
-from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.data.augment import AugmentConfig
 from training.data.prompt_sampling import PromptMix
-from training.pretrain import (
-    PretrainConfig,
-    learning_rate,
-    new_state,
-    pretrain,
-    train_step,
-)
+from training.pretraining.config import PretrainConfig
 from training.pretraining.data import (
     PretrainBatch,
     PretrainBatchConfig,
@@ -25,6 +17,7 @@ from training.pretraining.data import (
     PretrainData,
 )
 from training.pretraining.loss import add_corrections, mask_losses
+from training.pretraining.train_state import learning_rate, new_pretrain_state
 
 TINY_BATCH = PretrainBatchConfig(
     images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
@@ -48,55 +41,13 @@ def tiny(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:
     return PretrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
 
 
-def test_interrupted_run_resumes_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretrain(tiny(tmp_path, "unbroken"))
-    broken = tiny(tmp_path, "broken")
-
-    def interrupt(config: PretrainConfig, state: object, batch: PretrainBatch) -> dict[str, float]:
-        if state.step == 3:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
-        return train_step(config, state, batch)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr("training.pretrain.train_step", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(broken)
-    assert not broken.out.exists()
-    pretrain(broken)
-    first, second = (
-        load_base(tmp_path / name / "base").state_dict() for name in ("unbroken", "broken")
-    )
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    manifest = read_manifest(broken.out, "checkpoint")
-    assert manifest.metrics["steps"] == 4
-    assert manifest.config["real_images"].startswith("none")
-    assert "run" not in manifest.config["recipe"][0]
-
-
-def test_a_second_part_goes_on_from_the_first(tmp_path: Path) -> None:
-    first = tiny(tmp_path, "first")
-    pretrain(first)
-    second = tiny(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)
-    state = new_state(second)
-    for name, value in load_base(first.out).state_dict().items():
-        assert torch.equal(state.model.state_dict()[name], value)
-    pretrain(second)
-    before, after = (read_manifest(c.out, "checkpoint") for c in (first, second))
-    assert [recipe["steps"] for recipe in after.config["recipe"]] == [4, 2]
-    assert after.metrics["steps"] == 6
-    assert after.metrics["cpu_seconds"] >= before.metrics["cpu_seconds"]
-    assert after.parents == {"init": base_digest(first.out)}
-
-
 def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:
     config = tiny(tmp_path, "parts", lr=1e-3, correction_every=1, warmup_steps=0)
-    state = new_state(config)
+    state = new_pretrain_state(config)
     before = {name: value.clone() for name, value in state.model.named_parameters()}
     batches = PretrainBatches([], 256, TINY_BATCH, seed=0, steps=2)
     for batch in batches:
-        train_step(config, state, batch)
+        state.train_step(batch, config)
         if state.step == 2:
             break
     still = {n for n, value in state.model.named_parameters() if torch.equal(before[n], value)}
@@ -107,12 +58,12 @@ def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:
 
 def test_non_finite_loss_stops_the_run(tmp_path: Path) -> None:
     config = tiny(tmp_path, "nan")
-    state = new_state(config)
+    state = new_pretrain_state(config)
     with torch.no_grad():
         state.model.sam.mask_decoder.iou_token.weight.fill_(float("nan"))
     batch = PretrainBatches([], 256, TINY_BATCH, seed=0, steps=1)[0]
     with pytest.raises(TrainingError, match="step 0: got a non-finite loss"):
-        train_step(config, state, batch)
+        state.train_step(batch, config)
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:

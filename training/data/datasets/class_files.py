@@ -1,4 +1,4 @@
-"""One black and white mask file a class: CelebAMask-HQ, JSRT with the SCR masks."""
+"""Datasets with a binary mask file per class: CelebAMask-HQ, JSRT with the SCR masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["ClassFileItem", "ClassFiles"]
 
 @dataclass(frozen=True)
 class ClassFileItem(Item):
-    """An image and one mask a part; later masks lie over earlier ones.
+    """An image with a mask per part; later masks cover earlier ones.
 
     Attributes:
         image: the image file.
@@ -53,7 +53,7 @@ class ClassFileItem(Item):
 
     @property
     def classes(self) -> frozenset[str] | None:
-        """As the names of the masks tell."""
+        """Classes, from the names of the masks."""
         return frozenset(self.parts[part] for part, _ in self.masks if part in self.parts)
 
     def load(self, findings: Findings) -> Sample | None:
@@ -89,7 +89,7 @@ class ClassFileItem(Item):
 
 
 def _shrunk(image: NDArray[np.uint8], shapes: list[tuple[int, ...]]) -> NDArray[np.uint8]:
-    """Reduce an image by a whole factor to the size of its masks, where there is one."""
+    """Downscale an image to the size of its masks if the factor is a whole number."""
     height, width = image.shape[:2]
     for mask_height, mask_width in shapes[:1]:
         factor = height // max(mask_height, 1)
@@ -155,7 +155,7 @@ class ClassFiles:
                     yield _key(self._stem(path)), part, path
 
     def _stem(self, path: Path) -> str:
-        """The stem of the image that a mask belongs to."""
+        """Return the stem of the image that a mask belongs to."""
         return path.stem if self.part_is_folder else path.stem.partition("_")[0]
 
 

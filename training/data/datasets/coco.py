@@ -1,4 +1,4 @@
-"""COCO JSON with polygons and run-length masks: TrashCan, OceanCOCO and the user's own."""
+"""Datasets in COCO JSON, with polygons and RLE masks: TrashCan, OceanCOCO and the user's own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HELD_OUT = ("val", "test")
 
 @dataclass(frozen=True)
 class CocoItem(Item):
-    """An image and its annotations; small entities lie over large ones, crowds are left out.
+    """An image and its annotations; small entities cover large ones, crowds are left out.
 
     Attributes:
         image: the image file.
@@ -55,7 +55,7 @@ class CocoItem(Item):
 
     @property
     def classes(self) -> frozenset[str] | None:
-        """As the list tells."""
+        """Classes, from the annotation file."""
         ids: set[Any] = {annotation.get("category_id") for annotation in self.annotations}
         return frozenset(self.categories[i] for i in ids if i in self.categories)
 
@@ -82,7 +82,7 @@ class CocoItem(Item):
     def _draw(
         self, annotation: Mapping[str, Any], findings: Findings
     ) -> tuple[NDArray[np.bool_], str] | None:
-        """Mask and class of one annotation; None where it has none."""
+        """Return mask and class of an annotation; None if it has none."""
         what = f"{self.source}: annotation {annotation.get('id')} of {self.image.name}"
         category: Any = annotation.get("category_id")
         if category not in self.categories:
@@ -108,7 +108,7 @@ class CocoItem(Item):
 
 
 def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
-    """Run lengths of a segmentation as pycocotools takes them, or what is wrong with it."""
+    """Convert a segmentation to the RLE of pycocotools, or describe its fault."""
     height, width = size
     if isinstance(segmentation, list):
         usable = segmentation and all(
@@ -136,13 +136,13 @@ def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """Lists of annotations and the images that they name.
+    """Annotation files and the images that they name.
 
     Lists are `*.json` in the first folder that exists; a list `instances_NAME*.json` has its
-    images in `NAME`, `images/NAME`, `images` or beside it, whichever holds its first image.
+    images in `NAME`, `images/NAME`, `images` or its own folder, whichever holds its first image.
 
     Attributes:
-        folders: where lists are, relative to the root.
+        folders: of the annotation files, relative to the root.
         apart: lists with val or test in their names are of test images.
     """
 

@@ -1,4 +1,4 @@
-"""Reading the folders, images and masks of a dataset, with errors that name file and fix."""
+"""Readers of folders, images and masks of a dataset, with errors that name file and fix."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which 2 comes before 10."""
+    """Return a natural sort key, under which 2 comes before 10."""
     parts = re.findall(r"\d+|\D+", text)
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
 def find_folder(root: Path, *candidates: str) -> Path:
-    """Find the first folder of a list, `A/B` below root, whatever the case of its letters.
+    """Find the first existing folder of a list, `A/B` below root, ignoring case.
 
     Raises:
         DataError: there is none.
@@ -72,7 +72,7 @@ def _child(folder: Path, name: str) -> Path | None:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Images of a folder in natural order.
+    """List the images of a folder in natural order.
 
     Raises:
         DataError: there are none.
@@ -107,7 +107,7 @@ def read_rgb(path: Path, findings: Findings) -> NDArray[np.uint8] | None:
 
 
 def read_binary(path: Path, findings: Findings) -> NDArray[np.bool_] | None:
-    """Read a black and white mask, (H, W) bool.
+    """Read a binary mask, (H, W) bool.
 
     What is brighter than half of the brightest grey counts, in a lossy format what is brighter
     than half of white.
@@ -124,7 +124,7 @@ def read_binary(path: Path, findings: Findings) -> NDArray[np.bool_] | None:
 
 
 def read_values(path: Path, findings: Findings) -> NDArray[np.int32] | None:
-    """Read a mask whose pixel values mean something, (H, W) int32."""
+    """Read a mask of indexed values, (H, W) int32."""
     try:
         with Image.open(path) as file:
             values = np.asarray(file)
@@ -152,7 +152,7 @@ def _unreadable(path: Path, expected: str, error: Exception, findings: Findings)
 
 
 def size_fits(path: Path, mask: NDArray[Any], shape: tuple[int, ...], findings: Findings) -> bool:
-    """Tell whether a mask is of its image's size (H, W), and note it where it is not."""
+    """Return whether a mask has its image's size (H, W); record a finding if not."""
     if mask.shape == shape:
         return True
     findings.broken(
@@ -167,7 +167,7 @@ def size_fits(path: Path, mask: NDArray[Any], shape: tuple[int, ...], findings: 
 def entities_of(
     values: NDArray[np.int32], classes: Mapping[int, str]
 ) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """Make every connected part (8 neighbours) of a class an entity of its own.
+    """Split classes into entities: connected components of 8 neighbours.
 
     Args:
         values: (H, W); values without a class are background.

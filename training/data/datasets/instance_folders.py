@@ -1,4 +1,4 @@
-"""A folder an image, with one black and white mask an entity: BBBC038v1."""
+"""Datasets with a folder per image and a binary mask per entity: BBBC038v1."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class InstanceItem(Item):
 
     @property
     def classes(self) -> frozenset[str] | None:
-        """The one class."""
+        """The only class."""
         return None if self.class_name is None else frozenset({self.class_name})
 
     def _masks(self) -> list[Path]:
         return sorted((self.folder / "masks").glob("*.png"))
 
     def load(self, findings: Findings) -> Sample | None:
-        """Read image and masks; where masks overlap the later one wins."""
+        """Read image and masks; of overlapping masks the later wins."""
         image = read_rgb(self.folder / "images" / f"{self.name}.png", findings)
         paths = self._masks()
         if not paths:
@@ -78,7 +78,7 @@ class InstanceFolders:
     Attributes:
         class_name: of all entities; None leaves samples without class names.
         folder: the folder of the ids.
-        lists: files of ids, beside that folder, of the training and of the test images; where
+        lists: files of ids, next to that folder, of the training and of the test images; if
             both exist they name the dataset's images.
     """
 
@@ -111,7 +111,7 @@ class InstanceFolders:
         return tuple(InstanceItem(folder / sample_id, self.class_name) for sample_id in ids)
 
     def scan(self, root: Path) -> Scan:
-        """List the images, and which of them the lists set apart."""
+        """List the images, and those that the lists reserve for testing."""
         classes = () if self.class_name is None else (self.class_name,)
         train, test = (root / name for name in self.lists)
         if train.is_file() and test.is_file():

@@ -1,4 +1,4 @@
-"""An annotated image on disk, known by name, and a sequence of them that is read on access."""
+"""Lazily read samples: annotated images on disk, known by name and read on access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Findings", "Item", "LazySamples", "Scan", "keep_classes"]
 
 @dataclass
 class Findings:
-    """What a reader finds wrong with the files of one image.
+    """Faults that a reader finds in the files of an image.
 
     Attributes:
         strict: raise the first error; an empty mask is then passed over. Otherwise all are
@@ -31,10 +31,10 @@ class Findings:
     errors: list[CpcSamError] = field(default_factory=list)
 
     def broken(self, what: object, *, got: object, expected: object, fix: str) -> None:
-        """Note something that cannot be read as it should.
+        """Record a fault.
 
         Raises:
-            DataError: where `strict`.
+            DataError: if `strict`.
         """
         error = DataError.of(str(what), got=got, expected=expected, fix=fix)
         if self.strict:
@@ -42,7 +42,7 @@ class Findings:
         self.errors.append(error)
 
     def empty(self, what: object) -> None:
-        """Note a mask without a pixel, which does no harm to a training."""
+        """Record an empty mask, which is harmless in training."""
         if not self.strict:
             self.broken(
                 what, got="an empty mask", expected="at least one pixel", fix="redraw or delete it"
@@ -50,7 +50,7 @@ class Findings:
 
 
 class Item(ABC):
-    """One annotated image on disk."""
+    """An annotated image on disk."""
 
     @property
     @abstractmethod
@@ -64,12 +64,12 @@ class Item(ABC):
 
     @property
     def classes(self) -> frozenset[str] | None:
-        """Classes of its entities as far as file names or lists tell; None where they do not."""
+        """Classes of its entities, from file names or lists; None if these do not hold them."""
         return None
 
     @abstractmethod
     def load(self, findings: Findings) -> Sample | None:
-        """Read it; None where it has no usable image."""
+        """Read it; None if it has no usable image."""
 
     def read(self) -> Sample:
         """Read it.
@@ -84,12 +84,12 @@ class Item(ABC):
 
 @dataclass(frozen=True)
 class Scan:
-    """What a layout's files say before any pixel is read.
+    """Content of a dataset's folder, from file names and lists alone.
 
     Attributes:
         classes: all classes, in the dataset's order.
         items: all images, in the dataset's order.
-        test: names of the images that the files themselves set apart for testing; None where
+        test: names of the images that the files themselves reserve for testing; None if
             they do not.
     """
 
@@ -109,7 +109,7 @@ def keep_classes(sample: Sample, classes: Collection[str]) -> Sample:
 
 
 class LazySamples(Sequence[Sample]):
-    """Samples whose names are known and whose pixels are read on every access, and not kept.
+    """Lazy sequence of samples: names are known, pixels are read on every access and not cached.
 
     Args:
         items: what is read.
@@ -147,20 +147,20 @@ class LazySamples(Sequence[Sample]):
         return sample if self.classes is None else keep_classes(sample, self.classes)
 
     def of_classes(self, classes: Collection[str]) -> LazySamples:
-        """The same samples with entities of these classes alone."""
+        """Return the same samples with entities of these classes alone."""
         return LazySamples(self.items, classes)
 
     def holds_entity(self, index: int) -> bool:
-        """Tell whether a sample has an entity, from names and lists where they suffice."""
+        """Return whether a sample has an entity, from names and lists if they suffice."""
         known = self.items[index].classes
         if known is not None and self.classes is not None:
             return not known.isdisjoint(self.classes)
         return bool(self[index].instances.any())
 
     def digest(self) -> str:
-        """SHA-256 over the names, the classes kept, and every file's name and size.
+        """Compute the SHA-256 of names, kept classes, and every file's name and size.
 
-        It stands for the content without reading it, which would take hours on large datasets.
+        It identifies the content without reading it, which would take hours on large datasets.
         """
         digest = hashlib.sha256(repr(self.classes and sorted(self.classes)).encode())
         for item in self.items:

@@ -1,4 +1,4 @@
-"""One mask file an image: indexed classes, black and white, or labelled entities."""
+"""Datasets with a mask file per image: indexed classes, binary, or labelled entities."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MaskFileItem(Item):
 
     Attributes:
         image: the image file.
-        mask: the mask file; None where there is none of the image's name.
+        mask: the mask file; None if there is none of the image's name.
         values: the class of mask value k is `values[k - 1]`; one class alone takes every bright
             pixel; none at all takes a black and white mask as one class, and any other as a
             label image, every value an entity.
@@ -52,7 +52,7 @@ class MaskFileItem(Item):
         return (self.image,) if self.mask is None else (self.image, self.mask)
 
     def load(self, findings: Findings) -> Sample | None:
-        """Read image and mask; connected parts of a class are entities of their own."""
+        """Read image and mask; each connected component of a class is an entity."""
         image = read_rgb(self.image, findings)
         if self.mask is None:
             findings.broken(
@@ -76,7 +76,7 @@ class MaskFileItem(Item):
     def _values(
         self, mask: Path, findings: Findings
     ) -> tuple[NDArray[np.int32] | None, tuple[str, ...] | None]:
-        """Values of the mask and the classes of 1..n; None for a label image."""
+        """Return the mask's values and the classes of 1..n; None for a label image."""
         if len(self.values) == 1:
             binary = read_binary(mask, findings)
             return None if binary is None else binary.astype(np.int32), self.values

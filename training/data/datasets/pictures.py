@@ -1,4 +1,4 @@
-"""A contact sheet: sample pictures beside themselves with their entities coloured by class."""
+"""Contact sheet of samples, each with and without its entities coloured by class."""
 
 from __future__ import annotations
 

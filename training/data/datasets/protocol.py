@@ -1,14 +1,13 @@
-"""The open-vocabulary protocol: base and target classes, test images, shots and seeds.
+"""Open-vocabulary protocol: base and target classes, test images, shots and seeds.
 
-Classes are put in the order of the SHA-256 of their names; the first round(13 n / 19) are base
-classes, but at least one class is left for the target wherever there are two. The order has
-nothing to do with what classes look like, and a dataset that lists its classes in another order
-gives the same division. A dataset of one class is trained and tested on that class.
+Classes are sorted by the SHA-256 of their names; the first round(13 n / 19) are base classes, but
+if there are two or more, at least one is a target class. The order is independent of what classes
+look like, and a dataset that lists its classes in another order gives the same split. A dataset of
+a single class is trained and tested on that class.
 
-Test images are those that the dataset's files set apart, else the paper's. A tenth of the others,
-their last, is for validation; the rest is trained on, with base labels alone. The shots of a seed
-are the first images with a base entity in one random order of them, so that 4 shots are among
-8, and 8 among 128.
+Test images are those that the dataset's files reserve, else the paper's. The last tenth of the
+others is for validation; the rest is for training, with base labels alone. The shots of a seed are
+the first images with a base entity in a random order, so that 4 shots are among 8, and 8 among 128.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def split_classes(
             classes. Where this names none or all of them, the order by SHA-256 decides.
 
     Returns:
-        Base and target classes; no target classes where there is but one class.
+        Base and target classes; no target classes if there is only one class.
     """
     names = set(classes)
     base = names & set(known)
@@ -81,13 +80,13 @@ def split_classes(
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset on disk, divided; no pixel is read yet.
+    """A dataset on disk, split by the protocol; no pixel is read yet.
 
     Attributes:
         spec: what it is.
         classes: all classes, in the dataset's order.
         base: base classes.
-        target: target classes; empty where there is but one class.
+        target: target classes; empty if there is only one class.
         parts: images of each part.
     """
 
@@ -98,10 +97,10 @@ class Dataset:
     parts: dict[Part, tuple[Item, ...]]
 
     def samples(self, part: Part, classes: Classes = "all") -> LazySamples:
-        """The images of a part with the entities of some classes.
+        """Return the images of a part with the entities of some classes.
 
         Target classes of a dataset of one class are that class. Training images whose file names
-        or lists tell that they have no such entity are left out.
+        or lists show that they have no such entity are left out.
         """
         kept = {"all": None, "base": self.base, "target": self.target or self.base}[classes]
         items = self.parts[part]

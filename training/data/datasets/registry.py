@@ -1,4 +1,4 @@
-"""The datasets by name: the paper's nine, a real multi-entity volume and the user's own."""
+"""Registry of datasets: the paper's nine, a real multi-entity volume and the user's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DATASETS", "DatasetSpec", "Last", "LastOfEachClass", "Layout", "spec
 
 
 class Layout(Protocol):
-    """How a dataset lies on disk."""
+    """Layout of a dataset on disk."""
 
     def scan(self, root: Path) -> Scan:
         """List its images without reading a pixel."""
@@ -29,10 +29,10 @@ class Layout(Protocol):
 
 @dataclass(frozen=True)
 class Last:
-    """The last images are tested on.
+    """Test split of the last images.
 
     Attributes:
-        count: how many; where that leaves none to train on, and for None, a fifth of all.
+        count: number of images; a fifth of all for None, or if that leaves none to train on.
     """
 
     count: int | None = None
@@ -40,20 +40,20 @@ class Last:
 
 @dataclass(frozen=True)
 class LastOfEachClass:
-    """The last `count` images of each class are tested on."""
+    """Test split of the last `count` images of each class."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One dataset.
+    """Description of a dataset.
 
     Attributes:
         name: as commands and configurations take it.
         title: as the paper has it.
         layout: its files.
-        split: which images are tested on, where the files themselves do not tell.
+        split: the test images, if the files themselves do not name them.
         known: classes that are base classes whatever their order; all others are then target
             classes. Empty leaves the choice to `protocol.split_classes`.
         columns: classes that the paper's tables have columns of.

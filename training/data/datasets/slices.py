@@ -1,4 +1,4 @@
-"""Slices of a labelled volume: the brain of Debian's mricron-data with its 116 regions."""
+"""Datasets of slices of a labelled volume: the brain of Debian's mricron-data, 116 regions."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SliceItem(Item):
 
     @property
     def classes(self) -> frozenset[str] | None:
-        """As the label volume, which is small, tells."""
+        """Classes, from the label volume, which is small."""
         values = np.unique(_labels(self.labels)[:, :, self.index])
         return frozenset(self.classes_of[int(v)] for v in values if int(v) in self.classes_of)
 
@@ -72,13 +72,13 @@ class SliceItem(Item):
 
 @functools.lru_cache(maxsize=2)
 def _labels(path: Path) -> NDArray[np.generic]:
-    """A label volume, kept, since all slices come from the same."""
+    """Read a label volume, cached, since all slices come from the same."""
     return read_nifti(path)
 
 
 @functools.lru_cache(maxsize=2)
 def _image(path: Path) -> NDArray[np.uint8]:
-    """An image volume in 8 bits, kept likewise."""
+    """Read an image volume as 8 bits, cached likewise."""
     return eight_bits(read_nifti(path))
 
 
@@ -96,7 +96,7 @@ class LabelledVolume:
     since neighbouring slices are alike.
 
     Attributes:
-        folders: where the files are, below the root.
+        folders: of the files, below the root.
         files: image volume, label volume and list.
         block: slices of a block.
         gap: slices left out on the training side of a border.

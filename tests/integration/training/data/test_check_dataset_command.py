@@ -15,7 +15,7 @@ def test_command_line(tmp_path: Path) -> None:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     shown = run("check", "--help")
-    assert shown.returncode == 0 and "examples:" in shown.stdout and "oceancoco" in shown.stdout
+    assert shown.returncode == 0 and "Examples:" in shown.stdout and "oceancoco" in shown.stdout
     unknown = run("check", "kvasirseg", str(tmp_path))
     assert unknown.returncode == 2
     assert unknown.stderr.count("\n") == 1 and "write kvasir-seg" in unknown.stderr

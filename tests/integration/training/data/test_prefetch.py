@@ -11,7 +11,7 @@ import torch
 from cpcsam.errors import DataError, TrainingError
 from tests.support.training_factory import discs, tiny_batches
 from training.data.batches import BatchConfig, StepBatches
-from training.data.prefetch import stream
+from training.data.prefetch import prefetch
 from training.data.sample import Sample
 
 CPU = torch.device("cpu")
@@ -22,7 +22,7 @@ SEED = 1
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_stream_goes_on_where_a_run_stopped(workers: int) -> None:
     batches = tiny_batches(steps=4)
-    steps = list(stream(batches, 2, workers, CPU))
+    steps = list(prefetch(batches, 2, workers, CPU))
     assert len(steps) == 2
     assert torch.equal(steps[0].training.image, batches[2].training.image)
     assert torch.equal(steps[1].held_out.masks, batches[3].held_out.masks)
@@ -30,7 +30,7 @@ def test_the_stream_goes_on_where_a_run_stopped(workers: int) -> None:
 
 def test_a_worker_that_dies_is_told_when_its_batch_is_missed() -> None:
     handler = signal.getsignal(signal.SIGCHLD)
-    steps = stream(tiny_batches(steps=100), 0, 1, CPU)
+    steps = prefetch(tiny_batches(steps=100), 0, 1, CPU)
     next(steps)
     (worker,) = multiprocessing.active_children()
     assert worker.pid is not None
@@ -57,13 +57,13 @@ class OneUnreadable(Sequence[Sample]):
 def test_an_error_in_a_worker_is_its_message_in_one_line() -> None:
     config = BatchConfig(images=1, entities=1, groups=1)
     batches = StepBatches(OneUnreadable(), 256, config, seed=SEED, steps=50)
-    steps = stream(batches, 0, 1, CPU)
+    steps = prefetch(batches, 0, 1, CPU)
     next(steps)
     with pytest.raises(DataError, match=r"^2\.png: got no image, expected an image; restore it$"):
         list(steps)
 
 
 def test_batches_go_to_the_device() -> None:
-    halves = next(stream(tiny_batches(), 0, 0, torch.device("meta")))
+    halves = next(prefetch(tiny_batches(), 0, 0, torch.device("meta")))
     for half in (halves.training, halves.held_out):
         assert {value.device.type for value in vars(half).values() if value is not None} == {"meta"}

@@ -25,8 +25,10 @@ from tests.support.training_processes import (
     stop_in_one_and_resume,
     tiny_run,
 )
-from training.loop.config import TrainConfig
-from training.loop.trainer import train
+from training.bilevel.config import TrainConfig
+from training.bilevel.run import train
+
+pytestmark = pytest.mark.slow
 
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
@@ -73,7 +75,9 @@ def test_two_processes_stopped_and_resumed_end_at_the_weights_of_one(config: Tra
     assert stopped.returncode != 0
     step = torch.load(together.folder / "last.pt", weights_only=True)["step"]
     assert 2 <= step < 20
-    assert output == f"{together.folder}: stopped at step {step}; go on with resume=true\n", errors
+    assert output == f"{together.folder}: stopped at step {step}; continue with resume=true\n", (
+        errors
+    )
     for launcher, finished in (([], alone), (TORCHRUN, together)):
         process = start(launcher, finished)
         output, errors = process.communicate(timeout=300)

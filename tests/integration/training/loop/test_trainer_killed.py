@@ -18,8 +18,10 @@ from cpcsam.model.base_checkpoint import save_base
 from tests.support.model_factory import noisy_sam
 from tests.support.paths import ROOT
 from tests.support.training_processes import tiny_run
-from training.loop.config import TrainConfig
-from training.loop.trainer import train
+from training.bilevel.config import TrainConfig
+from training.bilevel.run import train
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.budget import Budget, Spent, train_within
+from benchmarks.budget import Budget, train_within
 from benchmarks.comparison.methods.adapters import (
     insert_adapters,
     is_adapter_parameter,
@@ -24,10 +24,11 @@ from cpcsam.model.point_calibration import is_moved
 from cpcsam.model.sam import CpcSam
 from tests.support.paths import ROOT
 from tests.support.training_factory import DISCS, discs
+from training.bilevel.train_state import PROMPT_EMBEDDING, new_bilevel_state
 from training.data.augment import AugmentConfig
 from training.data.sample import ENTITY, Sample
 from training.evaluation.class_scores import score_segmentation
-from training.loop.train_state import PROMPT_EMBEDDING, new_learner
+from training.loop.train_state import Counters
 
 ONE_STEP = Budget(steps=1)
 BASE = ROOT / "weights/vit_t"
@@ -105,10 +106,10 @@ def test_touching_entities_are_separated_and_single_ones_kept_whole() -> None:
 def learned_by(method: SamMethod, model: CpcSam) -> tuple[set[str], set[str]]:
     if method.adapters:
         insert_adapters(model)
-    learner = new_learner(
+    state = new_bilevel_state(
         model, method.model, method.optimizer, seed=0, bf16=False, is_in_theta=is_in_theta
     )
-    return set(learner.theta.parameters), set(learner.phi.parameters)
+    return set(state.theta.parameters), set(state.phi.parameters)
 
 
 def test_each_method_learns_what_it_is_named_for() -> None:
@@ -194,7 +195,7 @@ def test_an_annotator_prompts_every_entity(task: Task) -> None:
         assert scores["dice"] > 0.8
 
 
-def test_who_looks_on_sees_every_share_and_is_not_counted() -> None:
+def test_train_within_calls_the_probe_uncounted() -> None:
     seen: list[float] = []
 
     def busy(progress: float) -> None:
@@ -203,17 +204,23 @@ def test_who_looks_on_sees_every_share_and_is_not_counted() -> None:
         while time.process_time() < until:
             pass
 
+    counters = Counters()
+
+    def train_step(batch: int, progress: float) -> dict[str, float]:
+        counters.step += 1
+        return {}
+
     spent = train_within(
-        Budget(steps=4), iter(range(9)), lambda batch, progress: None, torch.device("cpu"), busy
+        Budget(steps=4), counters, iter(range(9)), train_step, torch.device("cpu"), busy
     )
     assert seen == [0, 0.25, 0.5, 0.75, 1]
     assert spent.steps == 4
     assert spent.seconds < 0.05
 
 
-def test_a_budget_ends_by_time_or_steps() -> None:
-    assert Budget(minutes=1, steps=10).progress(Spent(5, 45.0)) == 0.75
-    assert Budget(steps=10).progress(Spent(10, 1e9)) == 1
+def test_budget_progress_is_the_larger_share_of_time_and_steps() -> None:
+    assert Budget(minutes=1, steps=10).progress(5, 45.0) == 0.75
+    assert Budget(steps=10).progress(10, 1e9) == 1
     for limits in ({}, {"minutes": 0.0}, {"steps": 0}):
         with pytest.raises(ConfigError, match="budget"):
             Budget(**limits)  # type: ignore[arg-type]

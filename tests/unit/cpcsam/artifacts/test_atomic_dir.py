@@ -22,7 +22,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_names_are_exchanged(tmp_path: Path) -> None:
+def test_exchange_swaps_two_names(tmp_path: Path) -> None:
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "content").write_text(name)
@@ -35,7 +35,7 @@ def test_names_are_exchanged(tmp_path: Path) -> None:
     assert caught.value.errno == errno.ENOENT
 
 
-def test_an_artifact_that_is_replaced_is_there_at_every_moment(tmp_path: Path) -> None:
+def test_publish_replacement_is_never_missing(tmp_path: Path) -> None:
     """A reader that looks all the time finds one whole artifact or the other."""
     path = tmp_path / "onnx"
     write(path, "0")
@@ -64,7 +64,7 @@ def test_an_artifact_that_is_replaced_is_there_at_every_moment(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("able", [True, False])
-def test_an_older_artifact_is_replaced(
+def test_publish_replaces_an_older_artifact(
     able: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not able:  # an unknown flag, as to file systems that exchange nothing
@@ -76,7 +76,7 @@ def test_an_older_artifact_is_replaced(
     assert names(tmp_path) == ["onnx"]
 
 
-def test_a_failed_body_leaves_nothing(tmp_path: Path) -> None:
+def test_publish_failed_body_leaves_nothing(tmp_path: Path) -> None:
     write(tmp_path / "onnx", "old")
     with pytest.raises(KeyboardInterrupt), publish(tmp_path / "onnx", "onnx"):
         raise KeyboardInterrupt

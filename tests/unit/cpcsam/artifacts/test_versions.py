@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Path:
     return write_two_versions(tmp_path)
 
 
-def test_verify_names_an_altered_version_and_a_link_to_none(
+def test_verify_names_altered_version_and_dangling_link(
     store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["verify", str(store)]) == 0
@@ -48,7 +48,7 @@ def test_list_marks_the_current_version(store: Path, capsys: pytest.CaptureFixtu
     assert second.split()[-1] == read_manifest(store / "2").parents["onnx"][:12]
 
 
-def test_rollback_goes_back_step_by_step_or_to_a_version(
+def test_rollback_to_previous_or_given_version(
     store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     build_repository(write_graphs(tmp_path / "onnx3", "graph 3"), store)
@@ -64,13 +64,13 @@ def test_rollback_goes_back_step_by_step_or_to_a_version(
     assert "got no version 4, expected one of 1, 2, 3" in capsys.readouterr().err
 
 
-def test_rollback_refuses_an_altered_version(store: Path) -> None:
+def test_rollback_to_altered_version_raises(store: Path) -> None:
     (store / "1/mask_decoder/1/model.onnx").write_text("altered")
     assert main(["rollback", str(store)]) == 2
     assert current_version(store) == 2
 
 
-def test_rollback_mends_a_link_to_a_version_that_is_gone(store: Path) -> None:
+def test_rollback_repairs_a_dangling_link(store: Path) -> None:
     shutil.rmtree(store / "2")
     with pytest.raises(ArtifactError, match="which is gone"):
         resolve_version(store)
@@ -78,7 +78,7 @@ def test_rollback_mends_a_link_to_a_version_that_is_gone(store: Path) -> None:
     assert resolve_version(store) == store / "1"
 
 
-def test_publishing_what_is_there_only_switches_to_it(store: Path, tmp_path: Path) -> None:
+def test_publish_existing_content_only_switches(store: Path, tmp_path: Path) -> None:
     made = (store / "1/manifest.json").stat().st_mtime_ns
     assert build_repository(tmp_path / "onnx1", store) == store / "1"
     assert current_version(store) == 1
@@ -86,18 +86,18 @@ def test_publishing_what_is_there_only_switches_to_it(store: Path, tmp_path: Pat
     assert [*list_versions(store)] == [1, 2]
 
 
-def test_an_altered_version_is_not_taken_for_the_same(store: Path, tmp_path: Path) -> None:
+def test_publish_does_not_reuse_an_altered_version(store: Path, tmp_path: Path) -> None:
     (store / "2/mask_decoder/2/model.onnx").write_text("altered")
     assert build_repository(tmp_path / "onnx2", store) == store / "3"
     assert read_graph(store / "current") == "graph 2"
 
 
-def test_an_artifact_is_no_folder_of_versions(store: Path, tmp_path: Path) -> None:
+def test_writing_into_an_artifact_raises(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="got an artifact, expected a folder of versions"):
         build_repository(tmp_path / "onnx1", store / "1")
 
 
-def test_writers_take_turns(store: Path, tmp_path: Path) -> None:
+def test_writing_is_exclusive(store: Path, tmp_path: Path) -> None:
     third = write_graphs(tmp_path / "onnx3", "graph 3")
     with writing(store):
         other = Thread(target=build_repository, args=(third, store))

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.mask_cropping import NOWHERE, place_mask
+from cpcsam.automatic.mask_cropping import paste_mask
+from cpcsam.geometry import EMPTY_BOX
 from cpcsam.transforms import input_size_of, upscale_masks
 
 SIDE, LOW = 256, 64
@@ -26,27 +27,26 @@ def blob(seed: int) -> np.ndarray:
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10_000), sizes, st.floats(0.1, 4))
-def test_only_where_it_reaches_is_as_everywhere(
+def test_paste_mask_cropped_equals_upscaled_whole(
     seed: int, size: tuple[int, int], offset: float
 ) -> None:
     low_res_mask, input_size = blob(seed), input_size_of(size, SIDE)
-    placed = place_mask(low_res_mask, input_size, size, SIDE, offset)
+    pasted = paste_mask(low_res_mask, input_size, size, SIDE, offset)
     logits = upscale_masks(low_res_mask, input_size, size, SIDE)
     whole = np.zeros(size, bool)
-    area = placed.area
-    whole[area.top : area.bottom, area.left : area.right] = placed.mask
-    assert placed.mask.shape == area.size
+    whole[pasted.bbox.slices] = pasted.mask
+    assert pasted.mask.shape == pasted.bbox.size and pasted.area == whole.sum()
     sure = np.abs(logits) > 1e-4
     assert np.array_equal(whole & sure, (logits > 0) & sure)
-    if placed.mask.any():
-        assert placed.mask[[0, -1]].any(1).all() and placed.mask[:, [0, -1]].any(0).all()
+    if pasted.mask.any():
+        assert pasted.mask[[0, -1]].any(1).all() and pasted.mask[:, [0, -1]].any(0).all()
         stability = (logits > offset).sum() / (logits > -offset).sum()
-        assert placed.stability == pytest.approx(stability, abs=1e-3)
+        assert pasted.stability == pytest.approx(stability, abs=1e-3)
     else:
-        assert (area, placed.stability) == (NOWHERE, 0.0)
+        assert (pasted.bbox, pasted.stability) == (EMPTY_BOX, 0.0)
 
 
-def test_an_empty_mask_lies_nowhere() -> None:
+def test_paste_mask_empty_mask_has_empty_box() -> None:
     for value in (-9.0, -0.5):
-        placed = place_mask(np.full((LOW, LOW), value, np.float32), (256, 200), (90, 70), SIDE)
-        assert (placed.area, placed.mask.shape, placed.stability) == (NOWHERE, (0, 0), 0.0)
+        pasted = paste_mask(np.full((LOW, LOW), value, np.float32), (256, 200), (90, 70), SIDE)
+        assert (pasted.bbox, pasted.mask.shape, pasted.stability) == (EMPTY_BOX, (0, 0), 0.0)

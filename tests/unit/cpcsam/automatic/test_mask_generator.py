@@ -7,23 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.mask_generator import EverythingSettings, views_of
-from cpcsam.automatic.mask_merging import FoundMask
-from cpcsam.automatic.predictor import segment_everything
-from cpcsam.automatic.tiling import Tile
+from cpcsam.automatic.config import MaskGeneratorConfig
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
+from cpcsam.automatic.point_grid import build_point_grids
 from cpcsam.errors import ConfigError
+from cpcsam.geometry import Box
 from tests.support.brightness_model import BrightnessModel
 from tests.support.training_factory import discs
 from training.data.sample import Sample
 from training.evaluation.one_click import iou_score
 
-LENIENT = EverythingSettings(points_per_side=12, min_iou=0.5, min_stability=0.5)
+LENIENT = MaskGeneratorConfig(points_per_side=12, pred_iou_thresh=0.5, stability_score_thresh=0.5)
 
 
-def assert_found_once(found: list[FoundMask], sample: Sample, least: float) -> None:
+def assert_found_once(found: list[InstanceMask], sample: Sample, least: float) -> None:
     """Each entity has one mask, and there is no other."""
-    whole = Tile(0, 0, *sample.instances.shape)
-    masks = [one.within(whole) for one in found]
+    whole = Box(0, 0, *sample.instances.shape)
+    masks = [one.in_region(whole) for one in found]
     labels = range(1, int(sample.instances.max()) + 1)
     scores = np.array(
         [[iou_score(m, sample.instances == label) for m in masks] for label in labels]
@@ -33,34 +34,44 @@ def assert_found_once(found: list[FoundMask], sample: Sample, least: float) -> N
     assert sorted(scores.argmax(1)) == list(range(len(labels)))
 
 
-@pytest.mark.parametrize("crop_layers", [0, 1])
-def test_each_entity_is_found_once(crop_layers: int) -> None:
+@pytest.mark.parametrize("crop_n_layers", [0, 1])
+def test_generate_finds_each_entity_once(crop_n_layers: int) -> None:
     sample = discs(9)
-    wanted = EverythingSettings(
-        points_per_side=12, min_iou=0.5, min_stability=0.5, crop_layers=crop_layers
+    wanted = MaskGeneratorConfig(
+        points_per_side=12,
+        pred_iou_thresh=0.5,
+        stability_score_thresh=0.5,
+        crop_n_layers=crop_n_layers,
     )
-    found = segment_everything(sample.image, BrightnessModel(), wanted)
+    found = AutomaticMaskGenerator(BrightnessModel(), wanted).generate(sample.image)
     assert_found_once(found, sample, 0.8)
     for one in found:
-        assert one.area.size == one.mask.shape and 0.5 <= one.stability <= 1
+        assert one.bbox.size == one.mask.shape and 0.5 <= one.stability <= 1
         assert one.score == pytest.approx(0.9)
 
 
-def test_what_tiles_cut_is_put_together() -> None:
+def test_generate_with_tiles_merges_cut_entities() -> None:
     sample = discs(7)
-    found = segment_everything(sample.image, BrightnessModel(), LENIENT, tile=64, overlap=0.5)
+    found = AutomaticMaskGenerator(BrightnessModel(), LENIENT).generate(
+        sample.image, tile=64, overlap=0.5
+    )
     assert_found_once(found, sample, 0.8)
     size = sample.instances.shape
-    assert len(views_of(size, LENIENT, 64, 0.5)) > 4
+    assert len(build_point_grids(size, LENIENT, 64, 0.5)) > 4
 
 
-def test_what_is_not_good_enough_is_dropped() -> None:
+def test_generate_strict_thresholds_drop_all_masks() -> None:
     image = discs(9).image
     for strict in (
-        EverythingSettings(points_per_side=8, min_iou=0.95, min_stability=0.5),
-        EverythingSettings(points_per_side=8, min_iou=0.5, min_stability=0.5, min_area=10**6),
+        MaskGeneratorConfig(points_per_side=8, pred_iou_thresh=0.95, stability_score_thresh=0.5),
+        MaskGeneratorConfig(
+            points_per_side=8,
+            pred_iou_thresh=0.5,
+            stability_score_thresh=0.5,
+            min_mask_region_area=10**6,
+        ),
     ):
-        assert segment_everything(image, BrightnessModel(), strict) == []
+        assert AutomaticMaskGenerator(BrightnessModel(), strict).generate(image) == []
 
 
 @settings(deadline=None, max_examples=50)
@@ -70,20 +81,26 @@ def test_what_is_not_good_enough_is_dropped() -> None:
     st.floats(0, 0.95),
     st.integers(1, 9),
 )
-def test_crops_cover_the_image_and_clicks_lie_in_them(
+def test_point_grids_crops_cover_the_image_and_contain_their_points(
     size: tuple[int, int], layers: int, overlap: float, points: int
 ) -> None:
-    wanted = EverythingSettings(
-        points_per_side=points, crop_layers=layers, crop_overlap=overlap, crop_points_divisor=2
+    wanted = MaskGeneratorConfig(
+        points_per_side=points,
+        crop_n_layers=layers,
+        crop_overlap_ratio=overlap,
+        crop_n_points_downscale_factor=2,
     )
-    views = views_of(size, wanted, 0, 0.5)
-    assert views[0].part == Tile(0, 0, *size) and len(views[0].clicks) == points**2
+    grids = build_point_grids(size, wanted, 0, 0.5)
+    assert grids[0].region == Box(0, 0, *size) and len(grids[0].points) == points**2
     covered = np.zeros(size, int)
-    for view in views:
-        part = view.part
-        assert 0 <= part.top < part.bottom <= size[0] and 0 <= part.left < part.right <= size[1]
-        covered[part.top : part.bottom, part.left : part.right] += 1
-        assert (view.clicks >= 0).all() and (view.clicks <= part.size[::-1]).all()
+    for grid in grids:
+        region = grid.region
+        assert (
+            0 <= region.top < region.bottom <= size[0]
+            and 0 <= region.left < region.right <= size[1]
+        )
+        covered[region.slices] += 1
+        assert (grid.points >= 0).all() and (grid.points <= region.size[::-1]).all()
     assert covered.min() >= layers + 1
 
 
@@ -91,14 +108,14 @@ def test_crops_cover_the_image_and_clicks_lie_in_them(
     "wrong",
     [
         {"points_per_side": 0},
-        {"min_iou": 1.1},
-        {"min_stability": float("nan")},
-        {"stability_offset": 0.0},
-        {"crop_layers": 9},
-        {"crop_overlap": 1.0},
-        {"crop_points_divisor": 0},
+        {"pred_iou_thresh": 1.1},
+        {"stability_score_thresh": float("nan")},
+        {"stability_score_offset": 0.0},
+        {"crop_n_layers": 9},
+        {"crop_overlap_ratio": 1.0},
+        {"crop_n_points_downscale_factor": 0},
     ],
 )
-def test_settings_without_a_meaning_are_refused(wrong: dict[str, float]) -> None:
+def test_config_out_of_range_raises_config_error(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
-        EverythingSettings(**wrong)
+        MaskGeneratorConfig(**wrong)

@@ -17,7 +17,7 @@ maps = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(0, 10_000)).m
 
 @given(maps)
 @settings(max_examples=80, deadline=None)
-def test_components_are_scipys(probability: np.ndarray) -> None:
+def test_components_equal_scipys(probability: np.ndarray) -> None:
     mask = probability >= 0.5
     labels = components(mask)
     expected, count = ndimage.label(mask)
@@ -28,7 +28,7 @@ def test_components_are_scipys(probability: np.ndarray) -> None:
 
 @given(maps)
 @settings(max_examples=80, deadline=None)
-def test_peaks_are_highest_and_every_component_has_one(probability: np.ndarray) -> None:
+def test_peaks_are_local_maxima_one_in_every_component(probability: np.ndarray) -> None:
     found = peaks(probability, 0.5)
     highest = ndimage.maximum_filter(probability, 3, mode="constant", cval=-1)
     for row, column in found:
@@ -39,7 +39,7 @@ def test_peaks_are_highest_and_every_component_has_one(probability: np.ndarray) 
 
 @given(maps, st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_prompts_are_in_the_cells_they_stand_for(probability: np.ndarray, dense: bool) -> None:
+def test_prompts_lie_in_their_cells(probability: np.ndarray, dense: bool) -> None:
     prompts = prompts_from_similarity(probability[None], 0.5, dense=dense)
     height, width = probability.shape
     clicks = prompts.point_labels[:, 0] == 1
@@ -62,7 +62,7 @@ def test_prompts_are_in_the_cells_they_stand_for(probability: np.ndarray, dense:
     assert (boxes[:, 1] > boxes[:, 0]).all()
 
 
-def test_a_click_moves_towards_the_higher_neighbour() -> None:
+def test_click_moves_towards_the_higher_neighbour() -> None:
     probability = np.zeros((1, 5, 5), np.float32)
     probability[0, 2, 1:4] = 0.2, 0.9, 0.7
     ((click, empty),) = prompts_from_similarity(probability, 0.8, boxes=False).point_coords
@@ -72,7 +72,7 @@ def test_a_click_moves_towards_the_higher_neighbour() -> None:
     assert (empty == 0).all()
 
 
-def test_each_class_has_prompts_of_its_own() -> None:
+def test_prompts_of_classes_are_independent() -> None:
     probability = np.zeros((2, 4, 4), np.float32)
     probability[0, 0, 0] = probability[1, 3, 3] = 1
     prompts = prompts_from_similarity(probability, 0.5)
@@ -80,6 +80,6 @@ def test_each_class_has_prompts_of_its_own() -> None:
     np.testing.assert_array_equal(prompts.point_coords[3], [[48, 48], [64, 64]])
 
 
-def test_nothing_is_prompted_where_nothing_is_similar() -> None:
+def test_prompts_below_threshold_are_empty() -> None:
     prompts = prompts_from_similarity(np.zeros((3, 4, 4), np.float32), 0.5)
     assert len(prompts) == 0 and prompts.point_coords.shape == (0, 2, 2)

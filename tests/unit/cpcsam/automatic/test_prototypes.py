@@ -16,7 +16,7 @@ vectors = st.integers(0, 10_000).map(
 
 @given(vectors, st.integers(1, 6))
 @settings(max_examples=40, deadline=None)
-def test_clusters_are_few_unit_vectors_and_repeatable(raw: np.ndarray, count: int) -> None:
+def test_cluster_returns_few_unit_vectors_deterministically(raw: np.ndarray, count: int) -> None:
     unit = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     centres = cluster(unit, count)
     assert 1 <= len(centres) <= min(count, len(unit))
@@ -24,7 +24,7 @@ def test_clusters_are_few_unit_vectors_and_repeatable(raw: np.ndarray, count: in
     np.testing.assert_array_equal(centres, cluster(unit, count))
 
 
-def test_clusters_find_the_groups() -> None:
+def test_cluster_separates_groups() -> None:
     rng = np.random.default_rng(0)
     axes = np.eye(5, dtype=np.float32)[:3]
     raw = np.repeat(axes, 20, axis=0) + rng.normal(0, 0.05, (60, 5))
@@ -32,7 +32,7 @@ def test_clusters_find_the_groups() -> None:
     assert ((cluster(unit, 3) @ axes.T).max(0) > 0.99).all()
 
 
-def test_whitening_evens_out_how_groups_vary() -> None:
+def test_whitening_equalizes_within_group_variance() -> None:
     rng = np.random.default_rng(0)
     spread = np.array([5.0, 1.0, 0.2])
     groups = [np.float32(rng.normal(mean, spread, (4000, 3))) for mean in (0, 10)]
@@ -42,13 +42,13 @@ def test_whitening_evens_out_how_groups_vary() -> None:
     np.testing.assert_allclose(kept, kept[0, 0] * np.eye(3), atol=1e-6)
 
 
-def test_the_logistic_curve_is_recovered() -> None:
+def test_fit_logistic_recovers_the_curve() -> None:
     margins = np.random.default_rng(0).normal(0, 3, 20_000)
     slope, intercept = fit_logistic(margins, sigmoid(1.5 * margins - 2))
     assert slope == pytest.approx(1.5, rel=0.02)
     assert intercept == pytest.approx(-2, rel=0.02)
 
 
-def test_the_curve_never_falls() -> None:
+def test_fit_logistic_slope_is_never_negative() -> None:
     margins = np.linspace(-1, 1, 50)
     assert fit_logistic(margins, margins < 0)[0] == 0

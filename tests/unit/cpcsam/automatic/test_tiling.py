@@ -5,35 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.mask_merging import FoundMask, label_map, merge_masks, suppress
-from cpcsam.automatic.tiling import Tile, is_cut, tile_around, tile_grid, tiles_of
+from cpcsam.automatic.tiling import tile_around, tile_boxes, tile_grid
 from cpcsam.errors import ConfigError
-
-SIZE = (96, 160)
-WHOLE = Tile(0, 0, *SIZE)
-LEFT, RIGHT = Tile(0, 0, 96, 96), Tile(0, 64, 96, 160)
-
-
-def disc(x: float, y: float, radius: float, size: tuple[int, int] = SIZE) -> np.ndarray:
-    rows, columns = np.mgrid[: size[0], : size[1]]
-    return (columns - x) ** 2 + (rows - y) ** 2 <= radius**2
-
-
-def seen_in(mask: np.ndarray, tile: Tile, score: float = 0.9, class_index: int = 0) -> FoundMask:
-    """What a tile shows of a mask of the whole image."""
-    part = mask[tile.top : tile.bottom, tile.left : tile.right]
-    rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    area = Tile(int(top), int(left), int(bottom), int(right)).within(tile)
-    return FoundMask(
-        class_index,
-        score,
-        (float(area.left), float(area.top)),
-        area,
-        part[top:bottom, left:right],
-        tile,
-        is_cut(area, tile, (mask.shape[0], mask.shape[1])),
-    )
+from cpcsam.geometry import Box
 
 
 @given(
@@ -41,7 +15,9 @@ def seen_in(mask: np.ndarray, tile: Tile, score: float = 0.9, class_index: int =
     st.integers(1, 130).flatmap(lambda side: st.tuples(st.just(side), st.integers(0, side - 1))),
 )
 @settings(max_examples=150, deadline=None)
-def test_tiles_cover_the_image_and_overlap(size: tuple[int, int], tiling: tuple[int, int]) -> None:
+def test_tile_grid_covers_the_image_with_overlap(
+    size: tuple[int, int], tiling: tuple[int, int]
+) -> None:
     side, overlap = tiling
     if side - overlap < 5:
         overlap = max(0, side - 5)
@@ -56,109 +32,9 @@ def test_tiles_cover_the_image_and_overlap(size: tuple[int, int], tiling: tuple[
 
 
 @pytest.mark.parametrize(("side", "overlap"), [(0, 0), (8, 8), (8, -1)])
-def test_tiles_without_a_step_are_refused(side: int, overlap: int) -> None:
+def test_tile_grid_without_step_raises_config_error(side: int, overlap: int) -> None:
     with pytest.raises(ConfigError, match="tile and overlap"):
         tile_grid((10, 10), side, overlap)
-
-
-def test_shared_part() -> None:
-    first = Tile(0, 0, 10, 10)
-    assert first.shared_with(Tile(5, 8, 20, 20)) == Tile(5, 8, 10, 10)
-    assert first.shared_with(Tile(10, 0, 20, 10)) is None
-
-
-def test_only_inner_sides_cut() -> None:
-    tile = Tile(0, 0, 96, 96)
-    at_image_side, at_inner_side = disc(0, 40, 9), disc(95, 40, 9)
-    assert not seen_in(at_image_side, tile).cut
-    assert seen_in(at_inner_side, tile).cut
-    assert not seen_in(disc(60, 40, 9), tile).cut
-
-
-@given(st.integers(0, 5000))
-@settings(max_examples=25, deadline=None)
-def test_discs_seen_through_tiles_come_out_once_and_whole(seed: int) -> None:
-    """Whatever tiles show of each disc, merging gives the discs themselves."""
-    rng = np.random.default_rng(seed)
-    places = [(x, y) for x in range(20, 150, 30) for y in range(20, 90, 30)]
-    discs = [
-        disc(x + rng.integers(-3, 4), y + rng.integers(-3, 4), rng.uniform(4, 10))
-        for x, y in (places[index] for index in rng.permutation(len(places))[:8])
-    ]
-    tiles = tile_grid(SIZE, 64, int(rng.integers(8, 40)))
-    found = [
-        seen_in(mask, tile, score=float(rng.uniform(0.5, 1)))
-        for tile in tiles
-        for mask in discs
-        if mask[tile.top : tile.bottom, tile.left : tile.right].any()
-    ]
-    merged = merge_masks(found, tiles)
-    assert len(merged) == len(discs)
-    for mask in discs:
-        assert any((one.within(WHOLE) == mask).all() for one in merged)
-
-
-def test_an_entity_larger_than_every_tile_is_put_together() -> None:
-    large = disc(80, 48, 40)
-    tiles = tile_grid(SIZE, 64, 32)
-    merged = merge_masks([seen_in(large, tile) for tile in tiles], tiles)
-    assert len(merged) == 1
-    assert (merged[0].within(WHOLE) == large).all()
-
-
-def test_cut_masks_that_disagree_where_both_tiles_look_stay_apart() -> None:
-    found = [seen_in(disc(80, 20, 28), LEFT), seen_in(disc(80, 70, 28), RIGHT)]
-    assert len(merge_masks(found, [LEFT, RIGHT])) == 2
-
-
-def test_a_mask_that_only_one_of_two_tiles_gives_is_outvoted_at_that_tiles_side() -> None:
-    mask = disc(88, 40, 6)
-    assert merge_masks([seen_in(mask, LEFT)], [LEFT, RIGHT]) == []
-    alone = merge_masks([seen_in(mask, RIGHT)], [LEFT, RIGHT])
-    assert len(alone) == 1 and (alone[0].within(WHOLE) == mask).all()
-    both = merge_masks([seen_in(mask, LEFT), seen_in(mask, RIGHT)], [LEFT, RIGHT])
-    assert both[0].score > alone[0].score
-
-
-def test_tiles_vote_on_every_pixel() -> None:
-    """Three tiles that show the same: what two of them give stays, what one gives goes."""
-    tiles = [Tile(0, 0, 96, 96 + step) for step in (0, 1, 2)]
-    small, large = disc(48, 48, 10), disc(48, 48, 12)
-    merged = merge_masks(
-        [seen_in(mask, tile) for mask, tile in zip((small, small, large), tiles, strict=True)],
-        tiles,
-    )
-    assert len(merged) == 1
-    assert (merged[0].within(WHOLE) == small).all()
-
-
-def test_classes_do_not_suppress_each_other() -> None:
-    mask = disc(50, 50, 12)
-    found = [seen_in(mask, WHOLE), seen_in(mask, WHOLE, class_index=1)]
-    assert [one.class_index for one in merge_masks(found, [WHOLE])] == [0, 1]
-
-
-def test_suppression_keeps_the_best_of_duplicates_and_drops_parts() -> None:
-    masks = np.stack(
-        [disc(40, 40, 10), disc(41, 40, 10), disc(40, 40, 5), disc(100, 40, 10), disc(0, 0, 0) & 0]
-    ).astype(bool)
-    scores = np.float32([0.7, 0.8, 0.6, 0.1, 0.9])
-    kept = suppress(masks, scores, np.zeros(5, np.int64))
-    assert kept.tolist() == [1, 3]
-    apart = suppress(masks, scores, np.array([0, 1, 2, 3, 4]))
-    assert apart.tolist() == [1, 0, 2, 3]
-
-
-def test_suppression_of_nothing_is_nothing() -> None:
-    none = suppress(np.zeros((0, 4, 4), bool), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    assert none.shape == (0,)
-
-
-def test_earlier_masks_keep_shared_pixels_in_the_label_map() -> None:
-    first, second = disc(40, 40, 10), disc(52, 40, 10)
-    labels = label_map([seen_in(first, WHOLE), seen_in(second, WHOLE)], SIZE)
-    assert ((labels == 1) == first).all()
-    assert ((labels == 2) == (second & ~first)).all()
 
 
 @given(
@@ -168,21 +44,21 @@ def test_earlier_masks_keep_shared_pixels_in_the_label_map() -> None:
     st.tuples(*[st.floats(0, 1)] * 4),
 )
 @settings(max_examples=150, deadline=None)
-def test_the_tile_around_a_prompt_holds_it_in_its_middle(
+def test_tile_around_holds_the_prompt_nearest_to_its_middle(
     size: tuple[int, int], side: int, overlap: float, places: tuple[float, ...]
 ) -> None:
     x0, x1 = sorted(place * size[1] for place in places[:2])
     y0, y1 = sorted(place * size[0] for place in places[2:])
     tile = tile_around(size, side, overlap, (x0, y0, x1, y1))
     assert tile.left <= x0 <= x1 <= tile.right and tile.top <= y0 <= y1 <= tile.bottom
-    if tile == Tile(0, 0, *size):
+    if tile == Box(0, 0, *size):
         return
     drawn = max(tile.size)
     assert drawn in (side * 2**power for power in range(10))
-    others = tiles_of(size, drawn, overlap)
+    others = tile_boxes(size, drawn, overlap)
     assert tile in others
 
-    def distance(one: Tile) -> float:
+    def distance(one: Box) -> float:
         return abs(one.left + one.right - x0 - x1)
 
     holding = [

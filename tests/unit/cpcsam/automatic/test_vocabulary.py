@@ -55,7 +55,7 @@ def two_classes() -> Vocabulary:
     return build_vocabulary(("disc", "ring"), world((0, 1)), model=MODEL, tile=64)
 
 
-def test_maps_show_where_each_class_is() -> None:
+def test_similarity_maps_locate_each_class() -> None:
     unseen = world((0, 1), seed=9)
     maps = two_classes().similarity_maps(unseen.image_embeddings)
     assert maps.shape == (3, 2, GRID, GRID) and maps.dtype == np.float32
@@ -66,23 +66,23 @@ def test_maps_show_where_each_class_is() -> None:
         assert (maps[:, index][inside] > 0.5).all()
 
 
-def test_maps_of_one_image_are_those_of_the_batch() -> None:
+def test_similarity_maps_of_one_image_equal_the_batch() -> None:
     embeddings = world((0, 1), seed=4).image_embeddings
     vocabulary = two_classes()
     batch = vocabulary.similarity_maps(embeddings)
     np.testing.assert_allclose(vocabulary.similarity_maps(embeddings[1]), batch[1], atol=1e-6)
 
 
-def test_some_prototypes_are_background() -> None:
+def test_build_vocabulary_has_background_prototypes() -> None:
     assert (two_classes().owners == BACKGROUND).any()
 
 
-def test_maps_refuse_another_width() -> None:
+def test_similarity_maps_other_width_raises_contract_error() -> None:
     with pytest.raises(ContractError, match=r"image_embeddings: got shape \(5, 8, 8\)"):
         two_classes().similarity_maps(np.zeros((5, 8, 8), np.float32))
 
 
-def test_building_is_deterministic_and_ignores_padding() -> None:
+def test_build_vocabulary_is_deterministic_and_ignores_padding() -> None:
     examples = world((0, 1))
     padded = replace(examples, valid=examples.valid.copy())
     padded.valid[:, :, -1] = False
@@ -96,7 +96,7 @@ def test_building_is_deterministic_and_ignores_padding() -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
-def test_a_class_is_added_from_one_image_without_training() -> None:
+def test_extend_adds_a_class_from_one_image() -> None:
     known = two_classes()
     extended = known.extend("square", world((2,), seed=5, images=1))
     assert extended.names == ("disc", "ring", "square")
@@ -110,7 +110,7 @@ def test_a_class_is_added_from_one_image_without_training() -> None:
     np.testing.assert_array_equal(extended.calibration[:2], known.calibration)
 
 
-def test_an_old_class_in_the_new_examples_is_not_made_background() -> None:
+def test_extend_keeps_known_classes_out_of_the_background() -> None:
     known = two_classes()
     both = world((2, 0), seed=6, images=2)
     alone = replace(
@@ -124,12 +124,12 @@ def test_an_old_class_in_the_new_examples_is_not_made_background() -> None:
     assert maps[:, 0][of_class(both, 1)].min() > 0.5
 
 
-def test_a_known_name_is_refused() -> None:
+def test_extend_known_name_raises_config_error() -> None:
     with pytest.raises(ConfigError, match="'ring', which is known"):
         two_classes().extend("ring", world((2,)))
 
 
-def test_a_class_needs_an_entity_and_a_vocabulary_background() -> None:
+def test_build_vocabulary_without_entity_or_background_raises() -> None:
     with pytest.raises(ContractError, match="class ring: got no entity"):
         build_vocabulary(("disc", "ring"), world((0,)), model=MODEL)
     covered = world((0,))
@@ -141,12 +141,12 @@ def test_a_class_needs_an_entity_and_a_vocabulary_background() -> None:
 @pytest.mark.parametrize(
     "fields", [{"prototypes": 0}, {"background": 0}, {"shrinkage": 0.0}, {"sharpness": 0.0}]
 )
-def test_settings_without_a_meaning_are_refused(fields: dict[str, float]) -> None:
+def test_vocabulary_config_out_of_range_raises_config_error(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         VocabularyConfig(**fields)  # type: ignore[arg-type]
 
 
-def test_a_saved_vocabulary_is_the_same(tmp_path: Path) -> None:
+def test_vocabulary_save_and_load_round_trip(tmp_path: Path) -> None:
     saved = two_classes()
     save_vocabulary(saved, tmp_path / "v", config={"support": ["one"]})
     loaded = load_vocabulary(tmp_path / "v", MODEL)
@@ -157,13 +157,13 @@ def test_a_saved_vocabulary_is_the_same(tmp_path: Path) -> None:
     )
 
 
-def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
+def test_load_vocabulary_of_another_model_raises(tmp_path: Path) -> None:
     save_vocabulary(two_classes(), tmp_path / "v")
     with pytest.raises(ArtifactError, match=f"model {MODEL[:12]}.*model {'b' * 12}"):
         load_vocabulary(tmp_path / "v", "b" * 64)
 
 
-def test_an_altered_file_is_refused(tmp_path: Path) -> None:
+def test_load_vocabulary_altered_file_raises(tmp_path: Path) -> None:
     save_vocabulary(two_classes(), tmp_path / "v")
     with (tmp_path / "v/vocabulary.safetensors").open("ab") as file:
         file.write(b"x")
@@ -177,7 +177,7 @@ def assert_equal(one: Vocabulary, other: Vocabulary) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-def test_removing_a_class_undoes_adding_it() -> None:
+def test_without_is_the_inverse_of_extend() -> None:
     known = two_classes()
     square = known.extend("square", world((2,), seed=5, images=1))
     both = square.extend("cross", world((3,), seed=6, images=1))
@@ -193,7 +193,7 @@ def test_removing_a_class_undoes_adding_it() -> None:
     assert_equal(left.without("cross"), known)
 
 
-def test_a_class_of_the_first_ones_is_removed_too() -> None:
+def test_without_removes_an_original_class() -> None:
     left = two_classes().without("disc")
     assert left.names == ("ring",) and set(left.owners) == {0, BACKGROUND}
     unseen = world((0, 1), seed=9)
@@ -203,7 +203,7 @@ def test_a_class_of_the_first_ones_is_removed_too() -> None:
         left.without("disc")
 
 
-def test_a_vocabulary_without_classes_knows_nothing_and_learns_again() -> None:
+def test_vocabulary_without_classes_can_be_extended() -> None:
     empty = two_classes().without("disc").without("ring")
     unseen = world((0, 1), seed=9)
     assert empty.similarity_maps(unseen.image_embeddings).shape == (3, 0, GRID, GRID)

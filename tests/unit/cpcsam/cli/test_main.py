@@ -158,7 +158,7 @@ def test_pictures_that_are_no_label_image_are_named(tmp_path: Path) -> None:
         (np.zeros((2, 3), np.uint8), "background alone"),
     ):
         Image.fromarray(content).save(file)
-        with pytest.raises(DataError, match=f"x.png: got {got}, expected a grey picture"):
+        with pytest.raises(DataError, match=f"x.png: got {got}, expected a greyscale image"):
             _read_labels(file)
     file.write_text("text")
     with pytest.raises(DataError, match="x.png: got no picture"):

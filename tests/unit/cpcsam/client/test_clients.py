@@ -1,18 +1,19 @@
-"""Both clients offer the same, and a waiting connection never suspends."""
+"""Parity of the blocking and the asyncio client, their signatures, and closing during calls."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import inspect
+import pydoc
+import re
 import threading
 from typing import Any
 
 import pytest
 
-from cpcsam.client import sync_client as client
+from cpcsam.client import Prompt, SegmentationClient, sync_client
 from cpcsam.client.async_client import AsyncSegmentationClient
-from cpcsam.client.sync_client import Prompt, SegmentationClient
 from cpcsam.errors import ServingError
 from tests.support.gateway_peer import Peer, peer_gateway
 
@@ -25,48 +26,68 @@ def surface(kind: type) -> dict[str, inspect.Signature]:
     }
 
 
-def test_both_clients_have_the_same_calls_with_the_same_arguments() -> None:
-    waiting, suspending = surface(SegmentationClient), surface(AsyncSegmentationClient)
-    assert {"segment", "describe", "classes", "add_class", "remove_class", "healthy"} < set(waiting)
-    assert waiting == suspending
-    for name in waiting:
+def test_both_clients_have_the_same_methods_with_the_same_parameters() -> None:
+    blocking, suspending = surface(SegmentationClient), surface(AsyncSegmentationClient)
+    methods = {"segment", "describe", "classes", "add_class", "remove_class", "healthy"}
+    assert methods < set(blocking)
+    assert list(blocking) == list(suspending)
+    for name, signature in blocking.items():
+        asynchronous = str(suspending[name]).replace(" | AsyncIterable[SegmentRequest]", "")
+        assert str(signature) == asynchronous
         assert getattr(SegmentationClient, name).__doc__, name
         suspends = getattr(AsyncSegmentationClient, name)
         assert inspect.iscoroutinefunction(suspends) or inspect.isasyncgenfunction(suspends)
 
 
-def test_a_connection_that_would_suspend_a_waiting_call_is_refused() -> None:
-    class Suspending(client.WaitingConnection):
-        async def aside(self, work, *args, **kwargs):  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])
+def test_client_help_shows_only_parameters_that_callers_pass(kind: type[Any]) -> None:
+    client = kind()
+    internal = re.compile(r"pb2?\.|_pb2|BaseClient|ClientMethods|Connection\b|Attempts|Endpoint")
+    for name in surface(kind):
+        method = getattr(client, name)
+        parameters = inspect.signature(method).parameters
+        assert not {"self", "client", "args", "kwargs"} & set(parameters), name
+        for parameter in parameters.values():
+            assert parameter.annotation is not inspect.Parameter.empty, (name, parameter)
+            arguments = (inspect.getdoc(method) or "").partition("Args:")[2]
+            assert f"{parameter.name}: " in arguments, (name, parameter)
+        text = pydoc.plain(pydoc.render_doc(method))
+        assert not internal.search(text.partition("method of")[0]), text
+        assert method.__qualname__.split(".")[-1] == name
+
+
+def test_blocking_client_with_a_suspending_connection_raises() -> None:
+    class Suspending(sync_client.BlockingConnection):
+        async def offload(self, work, *args, **kwargs):  # type: ignore[no-untyped-def]
             await asyncio.sleep(0)
 
     with SegmentationClient() as waiting:
-        waiting._connection = Suspending(waiting._endpoint)
-        with pytest.raises(RuntimeError, match="a waiting connection has suspended"):
+        waiting._methods._connection = Suspending(waiting._methods._endpoint)
+        with pytest.raises(RuntimeError, match="a blocking connection suspended a call"):
             waiting.segment(b"")
 
 
-async def closed_while_it_asks(kind: type[Any], address: str, peer: Peer) -> BaseException:
-    """What a call gets whose client is closed meanwhile; a further call must get an error too."""
-    asking = kind(address, retry=False)
-    peer.meet = threading.Barrier(2)  # it is never answered
-    waiting = kind is SegmentationClient
-    ask = functools.partial(asking.segment, b"image", [Prompt.click(1, 1)])
-    task = asyncio.create_task(asyncio.to_thread(ask) if waiting else ask())
+async def closed_during_call(kind: type[Any], address: str, peer: Peer) -> BaseException:
+    """Outcome of a call whose client is closed meanwhile; a further call must raise as well."""
+    client = kind(address, retry=False)
+    peer.meet = threading.Barrier(2)  # never answered
+    blocking = kind is SegmentationClient
+    call = functools.partial(client.segment, b"image", [Prompt.click(1, 1)])
+    task = asyncio.create_task(asyncio.to_thread(call) if blocking else call())
     while not peer.requests:
         assert not task.done()
         await asyncio.sleep(0.01)
-    closing = asking.close()
-    if not waiting:
+    closing = client.close()
+    if not blocking:
         await closing
     (outcome,) = await asyncio.gather(task, return_exceptions=True)
-    with pytest.raises(ServingError, match="client: got a closed one"):
-        asking.describe() if waiting else await asking.describe()
+    with pytest.raises(ServingError, match="client: got a closed client"):
+        client.describe() if blocking else await client.describe()
     return outcome
 
 
 @pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])
-async def test_closing_ends_what_is_in_work_by_an_error(kind: type[Any]) -> None:
+async def test_close_during_a_call_raises_serving_error_in_it(kind: type[Any]) -> None:
     with peer_gateway() as (address, peer):
-        outcome = await closed_while_it_asks(kind, address, peer)
+        outcome = await closed_during_call(kind, address, peer)
     assert type(outcome) is ServingError, outcome

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_erosion
 
-from cpcsam.client.overlay import color_of, contour, draw_overlay
+from cpcsam.client.overlay import draw_overlay
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import Mask, SegmentResult
+from cpcsam.drawing import color_of, contour
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from cpcsam.client.async_client import AsyncSegmentationClient
-from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import (
+from cpcsam.client import (
     ClassSearch,
     Everything,
     LowResMask,
@@ -21,6 +19,8 @@ from cpcsam.client.sync_client import (
     SegmentationClient,
     encode_image,
 )
+from cpcsam.client.async_client import AsyncSegmentationClient
+from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, NotFoundError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb

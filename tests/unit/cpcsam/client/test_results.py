@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from cpcsam.client import encode_image
 from cpcsam.client.coco import coco_annotations
 from cpcsam.client.masks import Mask
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
-from cpcsam.client.sync_client import encode_image
 from cpcsam.errors import ContractError
 from cpcsam.transforms import decode_image
 

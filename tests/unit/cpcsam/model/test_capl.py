@@ -18,9 +18,10 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam
 from tests.support.training_factory import tiny_halves
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
-from training.loop.train_state import ModelConfig, new_learner
+from training.bilevel.train_state import new_bilevel_state
 
 KINDS = ["points", "boxes", "masks", "all"]
 
@@ -127,16 +128,16 @@ def test_capl_attaches_trains_and_fuses_with_any_encoder(encoder: str) -> None:
     model = foreign_sam(encoder)
     plain = {kind: outputs(model, kind) for kind in KINDS}
     lora = LoraConfig(encoder_modules=ENCODERS[encoder][1])
-    learner = new_learner(
+    state = new_bilevel_state(
         model, ModelConfig(lora=lora), OptimizerConfig(lr=1e-3, lr_capl=1e-2), seed=0, bf16=False
     )
     for kind, expected in plain.items():
         for found, wanted in zip(outputs(model, kind), expected, strict=True):
             assert torch.allclose(found, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
-    calibrating = {**learner.phi.parameters, **learner.points.parameters}
+    calibrating = {**state.phi.parameters, **state.points.parameters}
     before = {name: p.detach().clone() for name, p in calibrating.items()}
     for _ in range(2):  # the first step moves the zero side alone
-        learner.take_step(tiny_halves(), BilevelConfig())
+        state.train_step(tiny_halves(), BilevelConfig())
     for name, parameter in calibrating.items():
         assert not torch.equal(parameter, before[name]), name
     fused = fuse(model)

@@ -84,7 +84,7 @@ def test_fused_equals_explicit(config: CaplConfig) -> None:
     assert not any("entity" in name for name in fused.state_dict())
 
 
-def test_in_float64_the_entity_module_fuses_exactly() -> None:
+def test_fuse_entity_module_is_exact_in_float64() -> None:
     """What differs in float32 is rounding: √d is 4 here, so that fusing itself rounds nothing."""
     model = noisy_cpcsam(config=CaplConfig(task=False))
     fused = fuse(model)
@@ -97,7 +97,7 @@ def test_in_float64_the_entity_module_fuses_exactly() -> None:
 
 
 @torch.no_grad()
-def test_the_fused_logits_are_the_biased_ones_at_every_site() -> None:
+def test_fused_logits_equal_biased_logits_at_every_site() -> None:
     model = noisy_cpcsam()
     assert model.capl is not None and model.capl.entity is not None
     fused = fuse(model)
@@ -127,7 +127,7 @@ def test_the_fused_logits_are_the_biased_ones_at_every_site() -> None:
         assert relative_difference(explicit - bias, explicit) > 1e-2, "the bias matters"
 
 
-def test_every_module_that_is_fused_matters() -> None:
+def test_every_fused_module_changes_the_output() -> None:
     """The comparison above can fail: leaving one module out changes the masks."""
     full = outputs(noisy_cpcsam())["low_res_masks"]
     for config in CONFIGS[1:4]:
@@ -149,7 +149,7 @@ def test_fused_equals_explicit_with_lora() -> None:
         assert relative_difference(found, expected[name]) <= 1e-5, name
 
 
-def test_a_model_without_capl_stays_official() -> None:
+def test_fuse_without_capl_equals_official_sam() -> None:
     model = noisy_sam()
     fused = fuse(model)
     assert fused.fused_config is None
@@ -158,7 +158,7 @@ def test_a_model_without_capl_stays_official() -> None:
         assert torch.equal(found, outputs(model)[name]), name
 
 
-def test_fusing_leaves_the_model_as_it_was() -> None:
+def test_fuse_leaves_the_model_unchanged() -> None:
     model = noisy_cpcsam()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fuse(model)
@@ -168,7 +168,7 @@ def test_fusing_leaves_the_model_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("config", [None, *CONFIGS], ids=lambda c: name_of(c) if c else "no CaPL")
-def test_empty_structure_takes_the_fused_weights(config: CaplConfig | None) -> None:
+def test_build_merged_loads_fused_weights(config: CaplConfig | None) -> None:
     fused = fuse(noisy_sam() if config is None else noisy_cpcsam(config=config))
     empty = build_merged("vit_t", 256, config).eval()
     empty.load_state_dict(fused.state_dict())
@@ -177,7 +177,7 @@ def test_empty_structure_takes_the_fused_weights(config: CaplConfig | None) -> N
         assert torch.equal(found, expected[name]), name
 
 
-def test_empty_slots_may_hold_anything() -> None:
+def test_empty_slots_do_not_change_the_output() -> None:
     model = noisy_cpcsam()
     embeddings = torch.randn(1, 256, 16, 16, generator=torch.Generator().manual_seed(1))
     coords = torch.tensor([[[[100.0, 50.0], [0.0, 0.0]]]])

@@ -41,7 +41,7 @@ def test_untrained_lora_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("config", [LoraConfig(), WIDE], ids=["default", "wide"])
-def test_merged_computes_what_unmerged_does(config: LoraConfig) -> None:
+def test_merge_lora_equals_unmerged(config: LoraConfig) -> None:
     model = noisy_cpcsam()
     base = outputs(model)
     inject_lora(model, config)
@@ -57,7 +57,7 @@ def test_merged_computes_what_unmerged_does(config: LoraConfig) -> None:
     assert not any(parameter.requires_grad for parameter in merged.parameters())
 
 
-def test_merging_leaves_the_model_as_it_was() -> None:
+def test_merge_lora_leaves_the_model_unchanged() -> None:
     model = noisy_sam()
     inject_lora(model, LoraConfig())
     fill_with_noise(model, seed=5, scale=0.3)
@@ -68,7 +68,7 @@ def test_merging_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
-def test_lora_goes_where_it_is_asked_to() -> None:
+def test_inject_lora_targets_the_configured_modules() -> None:
     model = noisy_sam()
     inject_lora(model, LoraConfig())
     names = [name for name, _ in model.named_parameters() if is_lora_parameter(name)]
@@ -77,13 +77,13 @@ def test_lora_goes_where_it_is_asked_to() -> None:
     assert all("qkv" in name or "q_proj" in name or "v_proj" in name for name in names)
 
 
-def test_rank_zero_leaves_lora_out() -> None:
+def test_inject_lora_rank_zero_injects_nothing() -> None:
     model = noisy_sam()
     inject_lora(model, LoraConfig(rank=0))
     assert not any(is_lora_parameter(name) for name, _ in model.named_parameters())
 
 
-def test_unknown_layer_names_are_refused() -> None:
+def test_inject_lora_unknown_modules_raises_config_error() -> None:
     config = LoraConfig(encoder_modules=("attention",), decoder_modules=())
     with pytest.raises(ConfigError, match="attention.*expected names of linear layers"):
         inject_lora(noisy_sam(), config)

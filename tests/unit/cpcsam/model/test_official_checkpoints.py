@@ -90,7 +90,7 @@ def test_vit_b_runs_at_smaller_image_sizes(image_size: int, vit_b: Path) -> None
 
 
 @pytest.mark.parametrize("image_size", [256, 512])
-def test_smaller_vit_b_keeps_what_its_positions_say(image_size: int, vit_b: Path) -> None:
+def test_resized_vit_b_positions_are_interpolated(image_size: int, vit_b: Path) -> None:
     state = torch.load(vit_b, weights_only=True)
     loaded = load_base(vit_b, image_size=image_size).sam.state_dict()
     grid = image_size // 16
@@ -109,7 +109,7 @@ def test_smaller_vit_b_keeps_what_its_positions_say(image_size: int, vit_b: Path
     assert float(averaged.std()) < 0.5  # 0.64 where samples between the new ones are skipped
 
 
-def test_a_base_is_inspected_without_being_built(vit_b: Path, tmp_path: Path) -> None:
+def test_inspect_base_builds_no_model(vit_b: Path, tmp_path: Path) -> None:
     assert inspect_base(vit_b) == ("vit_b", 1024)
     save_base(noisy_sam(512), tmp_path / "base")
     assert inspect_base(tmp_path / "base") == ("vit_t", 512)
@@ -144,37 +144,35 @@ def wrong_layouts() -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("kind", wrong_layouts())
-def test_a_layout_that_resembles_the_official_one_is_refused(kind: str, tmp_path: Path) -> None:
+def test_load_base_similar_layout_raises(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "sam.pth"
     torch.save(wrong_layouts()[kind], file)
     with pytest.raises(ArtifactError, match=r"sam\.pth: got \d+ tensors .*, expected SAM's state"):
         load_base(file)
 
 
-def test_a_backbone_of_unknown_width_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_load_base_unknown_width_names_the_known_sizes(tmp_path: Path) -> None:
     state = official_state("vit_l")
     state = {name: value for name, value in state.items() if ".blocks.23." not in name}
     with pytest.raises(ArtifactError, match="width 1024 and 23 blocks, .*vit_b 768×12, vit_l 1024"):
         recognise(state, "a file")
 
 
-def test_truncation_under_an_official_name_tells_the_official_size_and_digest(
-    vit_b: Path, tmp_path: Path
-) -> None:
+def test_truncated_official_file_names_size_and_digest(vit_b: Path, tmp_path: Path) -> None:
     file = tmp_path / "sam_vit_b_01ec64.pth"
     with vit_b.open("rb") as whole:
         file.write_bytes(whole.read(5_000_000))
     expected = (
         rf"unreadable file of 5000000 bytes .*; not the official vit_b: got 5000000 bytes with "
         rf"sha256 {sha256_file(file)[:12]}, expected 375042383 bytes with ec2df6273261; move it "
-        rf"away and fetch it anew by python -m training.checkpoints fetch vit_b$"
+        rf"away and fetch it again by python -m training.checkpoints fetch vit_b$"
     )
     for read in (load_base, inspect_base):
         with pytest.raises(ArtifactError, match=expected):
             read(file)
 
 
-def test_a_wrong_layout_under_an_official_name_tells_both(tmp_path: Path) -> None:
+def test_wrong_layout_under_official_name_names_both_errors(tmp_path: Path) -> None:
     file = tmp_path / "sam_vit_l_0b3195.pth"
     torch.save({"fc.weight": torch.zeros(3, 3)}, file)
     with pytest.raises(ArtifactError, match="got 1 tensors .*; not the official vit_l: got "):
@@ -184,7 +182,7 @@ def test_a_wrong_layout_under_an_official_name_tells_both(tmp_path: Path) -> Non
         load_base(file, "vit_l")
 
 
-def test_ones_own_weights_under_an_official_name_are_loaded(tmp_path: Path) -> None:
+def test_custom_weights_under_official_name_load(tmp_path: Path) -> None:
     torch.save(noisy_sam().sam.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
     assert load_base(tmp_path / "sam_vit_b_01ec64.pth").image_size == 256
 
@@ -197,7 +195,7 @@ def known(tmp_path: Path) -> OfficialCheckpoint:
     return OfficialCheckpoint("vit_x", file.name, 200, sha256_file(file), "http://host/vit_x.pth")
 
 
-def test_files_are_recognised_by_content(known: OfficialCheckpoint, tmp_path: Path) -> None:
+def test_identify_recognises_files_by_content(known: OfficialCheckpoint, tmp_path: Path) -> None:
     file, table = tmp_path / "vit_x.pth", {"vit_x": known}
     assert identify(file, table) is known
     assert identify(file) is None
@@ -212,7 +210,7 @@ def test_files_are_recognised_by_content(known: OfficialCheckpoint, tmp_path: Pa
         assert official.model_size in ENCODERS
 
 
-def test_only_damage_is_warned_of(known: OfficialCheckpoint, tmp_path: Path) -> None:
+def test_warn_if_damaged_warns_only_of_damage(known: OfficialCheckpoint, tmp_path: Path) -> None:
     file, table = tmp_path / "vit_x.pth", {"vit_x": known}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -226,7 +224,7 @@ def test_only_damage_is_warned_of(known: OfficialCheckpoint, tmp_path: Path) -> 
         warn_if_damaged(file, table)
 
 
-def test_errors_about_the_official_file_itself_are_left_alone(
+def test_errors_of_an_intact_official_file_are_unchanged(
     known: OfficialCheckpoint, tmp_path: Path
 ) -> None:
     for file in (tmp_path / "vit_x.pth", tmp_path / "missing" / "vit_x.pth"):
@@ -237,7 +235,7 @@ def test_errors_about_the_official_file_itself_are_left_alone(
             raise ArtifactError("as it was")
 
 
-def test_a_run_on_ones_own_base_names_no_official_file(tmp_path: Path) -> None:
+def test_run_on_custom_base_records_no_official_name(tmp_path: Path) -> None:
     save_base(noisy_sam(), tmp_path / "base")
     model = load_base(tmp_path / "base").requires_grad_(False)
     model.sam.mask_decoder.iou_token.requires_grad_(True)

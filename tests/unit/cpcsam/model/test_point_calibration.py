@@ -17,13 +17,13 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.support.model_factory import fill_with_noise
-from tests.support.training_factory import discs, tiny_halves, tiny_learner
+from tests.support.training_factory import discs, tiny_halves, tiny_state
 from training.bilevel.losses import point_terms
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import PRACTICE, BatchConfig, StepBatches
 from training.data.prompt_sampling import accurate_points, pixel_at_edge, pixel_wrong
-from training.loop.train_state import ModelConfig
 
 POINTS_ALONE = ModelConfig(
     lora=LoraConfig(rank=0), unfreeze=(), capl=CaplConfig(entity=False, moves_points=True)
@@ -126,20 +126,20 @@ def test_practice_teaches_points_and_nothing_else() -> None:
     elsewhere = replace(halves.training, accurate_coords=halves.training.practice()[2] + 50)
     learners = []
     for training in (halves.training, elsewhere):
-        learner = tiny_learner()
-        learner.take_step(replace(halves, training=training), BilevelConfig())
-        learners.append(learner)
-    one, other = (learner.trained for learner in learners)
+        state = tiny_state()
+        state.train_step(replace(halves, training=training), BilevelConfig())
+        learners.append(state)
+    one, other = (state.trained for state in learners)
     differ = {name for name in one if not torch.equal(one[name], other[name])}
     assert differ and differ <= set(learners[0].points.parameters)
 
 
 def test_points_are_learnt_without_anything_else() -> None:
     """With no θ, too: the images are then encoded for them."""
-    learner = tiny_learner(POINTS_ALONE, OptimizerConfig(lr_points=1e-2))
+    state = tiny_state(POINTS_ALONE, OptimizerConfig(lr_points=1e-2))
     halves = tiny_halves()
     config = BilevelConfig(capl_every=100)
-    losses = [learner.take_step(halves, config)["points_total"] for _ in range(30)]
+    losses = [state.train_step(halves, config)["points_total"] for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -163,4 +163,4 @@ def test_points_without_practice_are_refused() -> None:
     config = BatchConfig(images=1, entities=2, groups=2, practice=0)
     halves = StepBatches([discs(0), discs(1)], 256, config, seed=3, steps=4)[0]
     with pytest.raises(ConfigError, match=r"batch\.practice: got 0, expected 1 or more"):
-        tiny_learner().take_step(halves, BilevelConfig())
+        tiny_state().train_step(halves, BilevelConfig())

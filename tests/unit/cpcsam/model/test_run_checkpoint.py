@@ -71,7 +71,7 @@ def test_base_round_trip(base: Path) -> None:
     assert (base / MODEL_FILE).stat().st_size <= 17_000_000
 
 
-def test_official_vit_b_file(tmp_path: Path) -> None:
+def test_load_base_reads_official_vit_b_file(tmp_path: Path) -> None:
     sam = sam_model_registry["vit_b"]()
     fill_with_noise(sam, seed=2)
     torch.save(sam.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
@@ -86,13 +86,13 @@ def test_official_vit_b_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model_size", ENCODERS)
-def test_every_size_is_recognised_by_its_shapes(model_size: str) -> None:
+def test_recognise_every_size_by_its_shapes(model_size: str) -> None:
     with torch.device("meta"):
         state = build_sam(model_size).state_dict()
     assert recognise(state, "a file") == (model_size, ENCODERS[model_size].default_image_size)
 
 
-def test_positions_are_interpolated_as_official_sam_would() -> None:
+def test_resized_positions_equal_official_interpolation() -> None:
     state = noisy_sam().sam.state_dict()
     resized = resize_positions(state, "vit_t", 512)
     name = "image_encoder.blocks.3.attn.rel_pos_w"
@@ -119,7 +119,7 @@ def test_base_at_another_image_size_segments(base: Path) -> None:
         load_base(base, image_size=300)
 
 
-def test_truncated_pth_is_refused(official: Path, tmp_path: Path) -> None:
+def test_load_base_truncated_pth_raises(official: Path, tmp_path: Path) -> None:
     content = official.read_bytes()
     for length in (0, 1000, len(content) // 2, len(content) - 100):
         (tmp_path / "cut.pth").write_bytes(content[:length])
@@ -127,7 +127,7 @@ def test_truncated_pth_is_refused(official: Path, tmp_path: Path) -> None:
             load_base(tmp_path / "cut.pth")
 
 
-def test_other_files_are_refused(official: Path, tmp_path: Path) -> None:
+def test_load_base_other_files_raise(official: Path, tmp_path: Path) -> None:
     file = tmp_path / "other.pth"
     with pytest.raises(ArtifactError, match="no such file"):
         load_base(file)
@@ -147,7 +147,7 @@ def test_other_files_are_refused(official: Path, tmp_path: Path) -> None:
         load_base(official, "vit_b")
 
 
-def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_fill_unfitting_state_raises(tmp_path: Path) -> None:
     file = tmp_path / "sam.pth"
     state = noisy_sam().sam.state_dict()
     incomplete = {name: value for name, value in state.items() if "iou_token" not in name}
@@ -163,7 +163,7 @@ def test_states_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         load_base(file)
 
 
-def test_altered_base_is_refused(base: Path, tmp_path: Path) -> None:
+def test_load_base_altered_file_raises(base: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(base, tmp_path / "copy")
     weights = copy / MODEL_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
@@ -174,7 +174,7 @@ def test_altered_base_is_refused(base: Path, tmp_path: Path) -> None:
         load_base(copy)
 
 
-def test_base_that_float16_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_save_base_float16_overflow_raises(tmp_path: Path) -> None:
     model = noisy_sam()
     with torch.no_grad():
         model.sam.mask_decoder.iou_token.weight[0, 0] = 1e5
@@ -212,7 +212,7 @@ def test_run_without_lora_and_capl(base: Path, tmp_path: Path) -> None:
     assert_equal_states(loaded.state_dict(), model.state_dict())
 
 
-def test_run_finds_its_base_where_it_is_now(base: Path, tmp_path: Path) -> None:
+def test_load_run_uses_the_given_base_path(base: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(base, tmp_path / "before")
     save_run(trained_model(moved), tmp_path / "run", base=moved, lora=LoraConfig())
     moved.rename(tmp_path / "after")
@@ -224,7 +224,7 @@ def test_run_finds_its_base_where_it_is_now(base: Path, tmp_path: Path) -> None:
         load_run(tmp_path / "run", base=tmp_path / "other")
 
 
-def test_a_configuration_of_another_version_is_named(base: Path, tmp_path: Path) -> None:
+def test_load_run_unknown_configuration_names_it(base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     save_run(trained_model(base), run, base=base, lora=LoraConfig())
     manifest = run / "manifest.json"
@@ -234,7 +234,7 @@ def test_a_configuration_of_another_version_is_named(base: Path, tmp_path: Path)
         load_run(run)
 
 
-def test_run_that_diverged_is_refused(base: Path, tmp_path: Path) -> None:
+def test_save_run_nonfinite_weights_raises(base: Path, tmp_path: Path) -> None:
     model = trained_model(base)
     assert model.capl is not None and model.capl.task is not None
     with torch.no_grad():
@@ -253,7 +253,7 @@ def test_merged_round_trip(config: CaplConfig | None, tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
 
 
-def test_kinds_are_not_confused(base: Path) -> None:
+def test_load_artifact_of_another_kind_raises(base: Path) -> None:
     with pytest.raises(ArtifactError, match="got kind checkpoint, expected merged"):
         load_merged(base)
     with pytest.raises(ArtifactError, match="got kind checkpoint, expected run"):

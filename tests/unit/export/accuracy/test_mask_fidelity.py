@@ -1,4 +1,4 @@
-"""Measures of masks, the gate on them, and the page that shows the worst."""
+"""Mask fidelity, the accuracy gate, and the page with the worst masks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 
 
 class Shifted(TorchRunner):
-    """An engine whose decoder without mask prompts adds to the logits."""
+    """Engine whose decoder without mask prompts shifts the logits."""
 
     name = "shifted"
 
@@ -53,7 +53,7 @@ def cases(model: FusedCpcSam) -> list[Case]:
 def test_find_cases_prompts_are_of_every_kind_and_distinct(cases: list[Case]) -> None:
     [case] = cases
     click, box, mask = case.prompts
-    assert [one.kind for one in case.prompts] == ["click", "box", "mask"]
+    assert [group.kind for group in case.prompts] == ["click", "box", "mask"]
     prompts = click.tensors["point_labels"].shape[1]
     assert 3 <= prompts <= 16
     assert box.tensors["point_labels"][0, 0].tolist() == [2, 3, 1, -1]
@@ -69,42 +69,44 @@ def test_find_cases_prompts_are_of_every_kind_and_distinct(cases: list[Case]) ->
 
 
 def test_measure_same_engine_is_perfect(model: FusedCpcSam, cases: list[Case]) -> None:
-    found = measure(cases, TorchRunner(model))
-    summary = found.summary()
+    fidelity = measure(cases, TorchRunner(model))
+    summary = fidelity.summary()
     assert summary["iou_min"] == summary["iou_mean"] == 1.0
     assert summary["boundary_max"] == summary["logits_max"] == summary["embeddings_max"] == 0.0
     assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].expected[0][0].shape[1]
-    require_fidelity(found, "fp32", 256)
+    require_fidelity(fidelity, "fp32", 256)
 
 
 def test_measure_shifted_masks_exceed_tolerance(model: FusedCpcSam, cases: list[Case]) -> None:
-    """Masks grown by a shift of the logits: IoU is the ratio of areas, and the gate names one."""
-    found = measure(cases, Shifted(model, 0.5))
-    of_masks = [row for row in found.rows if row.prompt.startswith("mask")]
+    """Masks grown by a shift of the logits: IoU is the ratio of areas, errors name the worst."""
+    fidelity = measure(cases, Shifted(model, 0.5))
+    of_masks = [row for row in fidelity.rows if row.prompt.startswith("mask")]
     assert all(row.iou == 1 for row in of_masks)
-    grown = [row for row in found.counted if not row.prompt.startswith("mask")]
+    grown = [row for row in fidelity.counted if not row.prompt.startswith("mask")]
     assert all(0.3 < row.iou < 1 and row.boundary_mean > 0 for row in grown)
-    assert [pair.row.iou for pair in found.worst] == sorted(pair.row.iou for pair in found.worst)
-    for pair in found.worst:
+    assert [pair.row.iou for pair in fidelity.worst] == sorted(
+        pair.row.iou for pair in fidelity.worst
+    )
+    for pair in fidelity.worst:
         assert pair.row.iou == pair.expected.sum() / pair.actual.sum()
         assert not (pair.expected & ~pair.actual).any()
     with pytest.raises(
         ExportError,
         match=r"^shifted, mean mask IoU .* got 0\.\d+ \(worst nuclei\.png, \w+ \d+",
     ):
-        require_fidelity(found, "int8", 256)
+        require_fidelity(fidelity, "int8", 256)
 
 
 def test_measure_missing_masks_have_zero_iou_and_diagonal_distance(
     model: FusedCpcSam, cases: list[Case]
 ) -> None:
-    found = measure(cases, Shifted(model, -1e3))
-    row = found.worst[0].row
+    fidelity = measure(cases, Shifted(model, -1e3))
+    row = fidelity.worst[0].row
     assert row.iou == 0
     assert (
         row.boundary_mean
         == row.boundary_max
-        == pytest.approx(np.hypot(*found.worst[0].expected.shape))
+        == pytest.approx(np.hypot(*fidelity.worst[0].expected.shape))
     )
 
 
@@ -112,11 +114,11 @@ def test_require_fidelity_without_stable_mask_accepts_only_fp32() -> None:
     model = fuse(noisy_cpcsam())
     model.sam.mask_decoder.output_hypernetworks_mlps.apply(_zero)
     runner = TorchRunner(model)
-    found = measure(find_cases(runner, read_scenes(packaged_images()[:1], 256)), runner)
-    assert found.summary() == {"embeddings_max": 0.0, "masks": 0, "masks_left_out": 0}
-    require_fidelity(found, "fp32", 256)
+    fidelity = measure(find_cases(runner, read_scenes(packaged_images()[:1], 256)), runner)
+    assert fidelity.summary() == {"embeddings_max": 0.0, "masks": 0, "masks_left_out": 0}
+    require_fidelity(fidelity, "fp32", 256)
     with pytest.raises(ExportError, match="no mask that the model itself draws.*--images"):
-        require_fidelity(found, "int8", 256)
+        require_fidelity(fidelity, "int8", 256)
 
 
 def _zero(module: torch.nn.Module) -> None:
@@ -127,15 +129,15 @@ def _zero(module: torch.nn.Module) -> None:
 def test_comparison_write_gives_self_contained_page_and_json(
     model: FusedCpcSam, cases: list[Case], tmp_path: Path
 ) -> None:
-    found = measure(cases, Shifted(model, 0.5))
-    comparison = Comparison("int8", {"shifted": []}, [found])
+    fidelity = measure(cases, Shifted(model, 0.5))
+    comparison = Comparison("int8", {"shifted": []}, [fidelity])
     comparison.write(tmp_path / "a.json", tmp_path / "a.html", "too <far>")
     report = json.loads((tmp_path / "a.json").read_text())
-    assert report["masks"]["shifted"]["iou_min"] == found.worst[0].row.iou
-    assert len(report["mask_rows"]["shifted"]) == len(found.rows)
+    assert report["masks"]["shifted"]["iou_min"] == fidelity.worst[0].row.iou
+    assert len(report["mask_rows"]["shifted"]) == len(fidelity.rows)
     page = (tmp_path / "a.html").read_text()
     assert "too &lt;far&gt;" in page
-    assert page.count("data:image/png;base64,") == len(found.worst)
+    assert page.count("data:image/png;base64,") == len(fidelity.worst)
     assert "http" not in page and 'src="/' not in page
 
 

@@ -28,13 +28,13 @@ def shapes(graph: GraphSpec, **sizes: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def fits(profile: Profile, wanted: dict[str, tuple[int, ...]]) -> bool:
+def fits(profile: Profile, required: dict[str, tuple[int, ...]]) -> bool:
     return all(
         all(
             low <= size <= high
             for low, size, high in zip(r.smallest, shape, r.largest, strict=True)
         )
-        for r, shape in ((profile[name], shape) for name, shape in wanted.items())
+        for r, shape in ((profile[name], shape) for name, shape in required.items())
     )
 
 
@@ -50,11 +50,11 @@ def test_profiles_fit_every_padded_request(graph: GraphSpec) -> None:
     profiles = profiles_of(graph, SIZE)
     batches = range(1, DECODER_MAX_BATCH + 1)
     for images, prompts, points in product(batches, PROMPT_BUCKETS, POINT_BUCKETS):
-        wanted = shapes(graph, B=images, P=prompts, N=points)
-        assert any(fits(profile, wanted) for profile in profiles), wanted
+        required = shapes(graph, B=images, P=prompts, N=points)
+        assert any(fits(profile, required) for profile in profiles), required
     for images, prompts in ((8, 1), (4, 16), (1, 64)):
-        wanted = shapes(graph, B=images, P=prompts, N=POINT_BUCKETS[-1])
-        assert [fits(profile, wanted) for profile in profiles].count(True) == 1
+        required = shapes(graph, B=images, P=prompts, N=POINT_BUCKETS[-1])
+        assert [fits(profile, required) for profile in profiles].count(True) == 1
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
@@ -78,13 +78,13 @@ def test_profile_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
 def test_nearest_profile_chooses_nearest_that_fits(
     graph: GraphSpec, images: int, prompts: int, profile: int
 ) -> None:
-    wanted = shapes(graph, B=images, P=prompts, N=2)
-    assert nearest_profile(profiles_of(graph, 256), wanted) is None
-    assert nearest_profile(profiles_of(graph, SIZE), wanted) == profile
+    required = shapes(graph, B=images, P=prompts, N=2)
+    assert nearest_profile(profiles_of(graph, 256), required) is None
+    assert nearest_profile(profiles_of(graph, SIZE), required) == profile
 
 
 @pytest.mark.parametrize("sizes", [(5, 16, 2), (2, 17, 2), (1, 65, 2), (1, 1, 17)], ids=str)
 def test_nearest_profile_beyond_every_profile_is_none(sizes: tuple[int, int, int]) -> None:
     images, prompts, points = sizes
-    wanted = shapes(PROMPTED[0], B=images, P=prompts, N=points)
-    assert nearest_profile(profiles_of(PROMPTED[0], SIZE), wanted) is None
+    required = shapes(PROMPTED[0], B=images, P=prompts, N=points)
+    assert nearest_profile(profiles_of(PROMPTED[0], SIZE), required) is None

@@ -1,4 +1,4 @@
-"""The form that is exported computes what the model does: blockwise, smoothed and in float16."""
+"""Traceable, smoothed and fp16 forms of a model compute what the model does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tensors(image_size: int = 256) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("queries", [1, 16, 48, 112, 10_000])
 @torch.no_grad()
 def test_blockwise_attention_equals_attention(queries: int) -> None:
-    """Blocks of one row, of several, with a smaller last one, and one block of all."""
+    """Chunks of a single row, of several, with a smaller last chunk, and of all rows."""
     torch.manual_seed(0)
     attn = Attention(24, num_heads=3, use_rel_pos=True, input_size=(14, 14)).eval()
     fill_with_noise(attn, seed=1)
@@ -39,8 +39,8 @@ def test_make_traceable_shares_weights_and_keeps_model() -> None:
     model = fuse(noisy_cpcsam())
     expected = run_graphs(model, tensors())
     form = make_traceable(model, queries=64)
-    for name, found in run_graphs(form, tensors()).items():
-        assert relative_difference(found, expected[name]) <= TOLERANCE, name
+    for name, actual in run_graphs(form, tensors()).items():
+        assert relative_difference(actual, expected[name]) <= TOLERANCE, name
     assert {p.data_ptr() for p in form.parameters()} <= {p.data_ptr() for p in model.parameters()}
     assert isinstance(model.sam.image_encoder.blocks[0].attn, Attention)
 
@@ -49,9 +49,9 @@ def test_make_traceable_shares_weights_and_keeps_model() -> None:
 def test_to_fp16_is_close_and_keeps_contract(make) -> None:  # type: ignore[no-untyped-def]
     model = fuse(make())
     expected = run_graphs(model, tensors())
-    for name, found in run_graphs(to_fp16(make_traceable(model)), tensors()).items():
-        assert found.dtype == torch.float32
-        assert relative_difference(found, expected[name]) <= 2e-2, name
+    for name, actual in run_graphs(to_fp16(make_traceable(model)), tensors()).items():
+        assert actual.dtype == torch.float32
+        assert relative_difference(actual, expected[name]) <= 2e-2, name
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
@@ -79,10 +79,10 @@ def test_smooth_encoder_changes_weights_and_keeps_outputs(make) -> None:  # type
     smooth = smooth_encoder(form, [scene])
     image = drawn["image"], drawn["input_size"]
     assert relative_difference(smooth.encode_image(*image), form.encode_image(*image)) <= TOLERANCE
-    before, after = (one.sam.image_encoder.blocks[0] for one in (form, smooth))
+    before, after = (model.sam.image_encoder.blocks[0] for model in (form, smooth))
     assert not torch.equal(after.attn.qkv.weight, before.attn.qkv.weight)
 
     ranges = [block.norm1.weight.abs() for block in (before, after)]
-    unevenness = [float(one.max() / one.min()) for one in ranges]
+    unevenness = [float(weights.max() / weights.min()) for weights in ranges]
     assert unevenness[1] < 0.8 * unevenness[0]
     assert after.norm2.bias.abs().max() < 0.8 * before.norm2.bias.abs().max()

@@ -34,7 +34,7 @@ class Graph:
         return {"doubled": 2 * value, "unwanted": value}
 
 
-def test_requests_run_as_one_batch_and_get_their_own_answers() -> None:
+def test_run_together_batches_requests_and_splits_outputs() -> None:
     graph = Graph()
     answers = run_together(graph, [request(1), request(2, 3), request(4)])
     assert graph.batches == [4]
@@ -42,14 +42,14 @@ def test_requests_run_as_one_batch_and_get_their_own_answers() -> None:
     assert all(a.keys() == WANTED for a in answers)
 
 
-def test_requests_of_other_shapes_run_apart() -> None:
+def test_run_together_groups_requests_by_shape() -> None:
     graph = Graph()
     answers = run_together(graph, [request(1), request(2, width=3), request(3)])
     assert graph.batches == [2, 1]
     assert [a["doubled"].shape for a in answers] == [(1, 2), (1, 3), (1, 2)]
 
 
-def test_only_the_request_at_fault_gets_the_error() -> None:
+def test_run_together_isolates_a_faulty_request() -> None:
     answers = run_together(Graph(), [request(1), request(-1), request(3)])
     assert answers[0]["doubled"].tolist() == [[2, 2]]
     assert isinstance(answers[1], ServingError)
@@ -98,7 +98,7 @@ def save_constant_decoder(path: Path, batch: str | int) -> None:
     onnx.save(model, path / MODEL_FILE)
 
 
-def test_a_graph_of_the_contract_opens_and_answers(tmp_path: Path) -> None:
+def test_open_graph_runs_a_graph_of_the_contract(tmp_path: Path) -> None:
     save_constant_decoder(tmp_path, "B")
     tensors = {
         t.name: np.ones([2, *map(abs, t.shape(256)[1:])], t.dtype) for t in MASK_DECODER.inputs
@@ -108,13 +108,13 @@ def test_a_graph_of_the_contract_opens_and_answers(tmp_path: Path) -> None:
     assert {name: array.shape for name, array in answer.items()} == {"iou_predictions": (2, 1, 4)}
 
 
-def test_a_graph_with_a_fixed_batch_is_refused(tmp_path: Path) -> None:
+def test_open_graph_fixed_batch_raises(tmp_path: Path) -> None:
     save_constant_decoder(tmp_path, 1)
     with pytest.raises(ServingError, match="mask_decoder, inputs"):
         open_graph(settings(tmp_path))
 
 
-def test_a_missing_or_broken_file_is_refused(tmp_path: Path) -> None:
+def test_open_graph_missing_or_broken_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="got no such file"):
         open_graph(settings(tmp_path))
     (tmp_path / MODEL_FILE).write_bytes(b"no graph")

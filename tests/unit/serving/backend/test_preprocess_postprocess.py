@@ -49,7 +49,7 @@ def run(asked: Request) -> dict[str, np.ndarray]:
     return dict(postprocess(asked, SIDE, MAX_PIXELS))
 
 
-def test_preprocess_gives_the_encoders_frame() -> None:
+def test_preprocess_returns_the_encoders_frame() -> None:
     answer = preprocess(request(image_bytes=image_bytes()), SIDE, MAX_PIXELS)
     assert answer["image"].shape == (1, 3, SIDE, SIDE)
     assert answer["input_size"].tolist() == [[256, 171]]
@@ -58,7 +58,7 @@ def test_preprocess_gives_the_encoders_frame() -> None:
     assert not answer["image"][..., 171:].any()
 
 
-def test_a_bad_image_does_not_harm_the_next(tmp_path: Path) -> None:
+def test_preprocess_isolates_a_bad_image(tmp_path: Path) -> None:
     parameters = {"image_size": str(SIDE), "max_pixels": str(MAX_PIXELS)}
     execute = open_preprocess(Settings("preprocess", tmp_path, parameters))
     bad = request(image_bytes=np.array([[b"text"]], object))
@@ -67,12 +67,12 @@ def test_a_bad_image_does_not_harm_the_next(tmp_path: Path) -> None:
     assert not isinstance(answers[1], Exception)
 
 
-def test_a_missing_parameter_is_named(tmp_path: Path) -> None:
+def test_open_preprocess_missing_parameter_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"preprocess/config.pbtxt, parameter max_pixels"):
         open_preprocess(Settings("preprocess", tmp_path, {"image_size": "256"}))
 
 
-def test_prompts_move_to_the_encoders_frame() -> None:
+def test_scale_prompts_maps_points_to_the_encoders_frame() -> None:
     coords = np.array([[[[60.0, 90.0], [0.0, 0.0]]]], np.float32)
     asked = request(point_coords=coords, original_size=np.array([ORIGINAL_SIZE], np.int32))
     scaled = scale_prompts(asked, SIDE)["scaled_point_coords"]
@@ -80,7 +80,7 @@ def test_prompts_move_to_the_encoders_frame() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_coordinates_must_be_finite(value: float) -> None:
+def test_scale_prompts_nonfinite_coordinates_raise(value: float) -> None:
     coords = np.full((1, 1, 1, 2), value, np.float32)
     with pytest.raises(ContractError, match="point_coords"):
         scale_prompts(request(point_coords=coords, original_size=[ORIGINAL_SIZE]), SIDE)
@@ -90,7 +90,7 @@ def test_coordinates_must_be_finite(value: float) -> None:
     ("selection", "chosen"),
     [(MaskSelection.SINGLE, [0]), (MaskSelection.BEST, [2]), (MaskSelection.ALL, [1, 2, 3])],
 )
-def test_selection_takes_masks_with_their_scores(selection: int, chosen: list[int]) -> None:
+def test_postprocess_selects_masks_and_scores(selection: int, chosen: list[int]) -> None:
     asked = decoded(selection)
     answer = run(asked)
     masks = asked.tensors["low_res_masks"]
@@ -100,7 +100,7 @@ def test_selection_takes_masks_with_their_scores(selection: int, chosen: list[in
     assert answer["masks_rle"].shape == (1, 2, len(chosen))
 
 
-def test_run_lengths_are_the_upscaled_logits_above_0() -> None:
+def test_postprocess_rle_equals_upscaled_logits_above_0() -> None:
     asked = decoded()
     mask = mask_from_rle(run(asked)["masks_rle"][0, 0, 0], ORIGINAL_SIZE)
     logits = upscale_masks(asked.tensors["low_res_masks"][0, 0, 0], (256, 171), ORIGINAL_SIZE, SIDE)
@@ -108,7 +108,21 @@ def test_run_lengths_are_the_upscaled_logits_above_0() -> None:
     assert 0 < mask.mean() < 1
 
 
-def test_padding_prompts_have_empty_masks_and_no_score() -> None:
+def test_postprocess_boxes_and_areas_describe_the_run_lengths() -> None:
+    answer = run(decoded(MaskSelection.ALL))
+    assert answer["bboxes"].shape == (1, 2, 3, 4) and answer["areas"].shape == (1, 2, 3)
+    assert answer["bboxes"].dtype == answer["areas"].dtype == np.int32
+    for index in np.ndindex(2, 3):
+        mask = mask_from_rle(answer["masks_rle"][0][index], ORIGINAL_SIZE)
+        rows, columns = np.nonzero(mask)
+        expected = [0, 0, 0, 0]
+        if len(rows):
+            expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        assert answer["bboxes"][0][index].tolist() == expected
+        assert answer["areas"][0][index] == mask.sum()
+
+
+def test_postprocess_padding_prompts_are_empty() -> None:
     answer = run(decoded(MaskSelection.ALL))
     assert not answer["scores"][0, 1].any()
     assert not any(
@@ -117,12 +131,12 @@ def test_padding_prompts_have_empty_masks_and_no_score() -> None:
 
 
 @pytest.mark.parametrize("output", DECODE.output_names)
-def test_only_wanted_outputs_are_made(output: str) -> None:
+def test_postprocess_computes_only_requested_outputs(output: str) -> None:
     asked = Request(decoded().tensors, frozenset({output}))
     assert run(asked).keys() == {output}
 
 
-def test_stability_is_told_of_each_mask() -> None:
+def test_postprocess_returns_the_stability_of_each_mask() -> None:
     asked = decoded(MaskSelection.ALL)
     stability = run(asked)["stability"]
     assert stability.shape == (1, 2, 3) and not stability[0, 1].any()
@@ -133,7 +147,7 @@ def test_stability_is_told_of_each_mask() -> None:
         assert stability[0, 0, index] == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_unknown_selection_is_refused() -> None:
+def test_postprocess_unknown_selection_raises() -> None:
     with pytest.raises(ContractError, match=r"mask_selection: got 7, expected 0 \(SINGLE\)"):
         run(decoded(7))
 
@@ -147,6 +161,6 @@ def test_an_unknown_selection_is_refused() -> None:
         {"original_size": np.array([[60, 90]])},
     ],
 )
-def test_sizes_that_do_not_belong_together_are_refused(changed: dict[str, np.ndarray]) -> None:
+def test_postprocess_inconsistent_sizes_raise(changed: dict[str, np.ndarray]) -> None:
     with pytest.raises(ContractError, match=r"original_size|input_size"):
         run(decoded(**changed))

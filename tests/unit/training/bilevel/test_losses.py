@@ -119,7 +119,7 @@ def test_bias_magnitude_leaves_empty_slots_out() -> None:
     assert bias_magnitude([], token_mask).item() == 0
 
 
-def test_bias_magnitude_is_a_mean_over_prompts_whatever_their_tokens() -> None:
+def test_bias_magnitude_weighs_prompts_equally() -> None:
     bias = torch.zeros(2, 2, 2, 5, 3)
     bias[0, 0] = 1.0
     bias[0, 1, :, :4] = 2.0

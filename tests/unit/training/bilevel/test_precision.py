@@ -4,19 +4,20 @@ import pytest
 import torch
 
 from tests.support.model_factory import noisy_sam
-from tests.support.training_factory import tiny_halves, tiny_learner
+from tests.support.training_factory import tiny_halves, tiny_state
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig, sam_objective
-from training.loop.train_state import ModelConfig, new_learner
+from training.bilevel.train_state import new_bilevel_state
 
 
 def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:
     batch = tiny_halves().training
     terms = []
     for bf16 in (False, True):
-        learner = tiny_learner()
-        learner.forward.bf16 = bf16
-        predictions = learner.forward(batch)
+        state = tiny_state()
+        state.forward.bf16 = bf16
+        predictions = state.forward(batch)
         assert (predictions.low_res_masks.dtype == torch.bfloat16) == bf16
         terms.append(sam_objective(predictions, batch, BilevelConfig().losses))
     assert terms[1].total.dtype == torch.float32
@@ -24,9 +25,11 @@ def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:
     assert terms[1].total.item() == pytest.approx(terms[0].total.item(), rel=0.02)
 
 
-def test_a_learner_in_float64_starts_at_the_weights_of_float32() -> None:
+def test_new_bilevel_state_in_float64_has_the_weights_of_float32() -> None:
     single, double = (
-        new_learner(noisy_sam(), ModelConfig(), OptimizerConfig(), seed=3, bf16=False, dtype=dtype)
+        new_bilevel_state(
+            noisy_sam(), ModelConfig(), OptimizerConfig(), seed=3, bf16=False, dtype=dtype
+        )
         for dtype in (torch.float32, torch.float64)
     )
     assert len(double.phi.parameters) > 10

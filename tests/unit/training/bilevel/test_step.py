@@ -11,7 +11,8 @@ from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from tests.support.paths import ROOT
-from tests.support.training_factory import MINIATURE, tiny_halves, tiny_learner
+from tests.support.training_factory import MINIATURE, tiny_halves, tiny_state
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import (
     BilevelConfig,
@@ -20,7 +21,7 @@ from training.bilevel.step import (
     sam_objective,
     unroll,
 )
-from training.loop.train_state import Learner, ModelConfig
+from training.bilevel.train_state import BilevelState
 
 CONFIGS = ROOT / "training/configs"
 CONFIG = BilevelConfig()
@@ -28,36 +29,36 @@ UNROLL_LR = 0.1
 EPS = 1e-6
 
 
-def snapshot(learner: Learner) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+def snapshot(state: BilevelState) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in state.model.named_parameters()}
 
 
-def changed(learner: Learner, before: dict[str, Tensor]) -> set[str]:
-    now = learner.model.named_parameters()
+def changed(state: BilevelState, before: dict[str, Tensor]) -> set[str]:
+    now = state.model.named_parameters()
     return {name for name, parameter in now if not torch.equal(parameter, before[name])}
 
 
-def capl_gradients(learner: Learner) -> dict[str, Tensor]:
+def capl_gradients(state: BilevelState) -> dict[str, Tensor]:
     batch = tiny_halves().held_out
-    loss = capl_objective(learner.forward(batch), batch, CONFIG.losses).total
-    names = list(learner.phi.parameters)
+    loss = capl_objective(state.forward(batch), batch, CONFIG.losses).total
+    names = list(state.phi.parameters)
     values = torch.autograd.grad(
-        loss, [learner.phi.parameters[name] for name in names], materialize_grads=True
+        loss, [state.phi.parameters[name] for name in names], materialize_grads=True
     )
     return dict(zip(names, values, strict=True))
 
 
 def test_capl_learns_from_step_0_and_its_random_side_once_the_zero_side_moved() -> None:
-    learner = tiny_learner()
+    state = tiny_state()
     sites = [f"capl.entity.sites.{site}" for site in range(5)]
-    first = capl_gradients(learner)
+    first = capl_gradients(state)
     assert first["capl.task.sparse.2.weight"].abs().max() > 0
     assert first["capl.task.dense.2.weight"].abs().max() > 0
     for site in sites:
         assert first[f"{site}.token_mlp.2.weight"].abs().max() > 0, site
         assert first[f"{site}.image_proj.weight"].abs().max() == 0, site
-    learner.take_step(tiny_halves(), CONFIG)
-    second = capl_gradients(learner)
+    state.train_step(tiny_halves(), CONFIG)
+    second = capl_gradients(state)
     for site in sites:
         assert second[f"{site}.image_proj.weight"].abs().max() > 0, site
         assert second[f"{site}.token_mlp.0.weight"].abs().max() > 0, site
@@ -65,12 +66,12 @@ def test_capl_learns_from_step_0_and_its_random_side_once_the_zero_side_moved() 
 
 @pytest.mark.parametrize("order", ["capl_first", "sam_first"])
 def test_a_step_moves_theta_and_phi_and_nothing_frozen(order: str) -> None:
-    learner = tiny_learner()
-    before = snapshot(learner)
+    state = tiny_state()
+    before = snapshot(state)
     config = BilevelConfig(order=order)  # type: ignore[arg-type]
-    figures = learner.take_step(tiny_halves(), config)
-    moved = changed(learner, before)
-    assert moved <= set(learner.trained)
+    figures = state.train_step(tiny_halves(), config)
+    moved = changed(state, before)
+    assert moved <= set(state.trained)
     assert {name.split(".")[2] for name in moved if name.startswith("sam.mask_decoder.")} >= {
         "mask_tokens",
         "iou_token",
@@ -83,9 +84,9 @@ def test_a_step_moves_theta_and_phi_and_nothing_frozen(order: str) -> None:
     assert any(name.startswith("capl.task") for name in moved)
     assert any(name.startswith("capl.entity") for name in moved)
     assert figures["capl_task"] > 0 and figures["sam_segmentation"] > 0
-    assert all(parameter.grad is None for parameter in learner.model.parameters())
-    trainable = {n for n, p in learner.model.named_parameters() if p.requires_grad}
-    assert trainable == set(learner.trained)
+    assert all(parameter.grad is None for parameter in state.model.parameters())
+    trainable = {n for n, p in state.model.named_parameters() if p.requires_grad}
+    assert trainable == set(state.trained)
 
 
 def test_phi_learns_on_the_held_out_half_and_theta_on_the_training_half() -> None:
@@ -93,9 +94,9 @@ def test_phi_learns_on_the_held_out_half_and_theta_on_the_training_half() -> Non
     other = replace(halves, held_out=halves.training)
     moved = []
     for batch in (halves, other):
-        learner = tiny_learner()
-        learner.take_step(batch, BilevelConfig(order="sam_first"))
-        moved.append(snapshot(learner))
+        state = tiny_state()
+        state.train_step(batch, BilevelConfig(order="sam_first"))
+        moved.append(snapshot(state))
     first, second = moved
     differs = {name for name in first if not torch.equal(first[name], second[name])}
     assert differs and all(name.startswith("capl.") for name in differs)
@@ -104,28 +105,28 @@ def test_phi_learns_on_the_held_out_half_and_theta_on_the_training_half() -> Non
 def test_five_capl_steps_go_further_than_one() -> None:
     distances = []
     for capl_steps in (1, 5):
-        learner = tiny_learner()
-        learner.take_step(
+        state = tiny_state()
+        state.train_step(
             tiny_halves(),
             BilevelConfig(capl_steps=capl_steps),  # type: ignore[arg-type]
         )
-        weight = learner.phi.parameters["capl.task.sparse.2.weight"]
+        weight = state.phi.parameters["capl.task.sparse.2.weight"]
         distances.append(float(weight.detach().norm()))
     assert distances[1] > 2 * distances[0]
 
 
-def test_capl_waits_for_its_turn() -> None:
-    learner = tiny_learner()
+def test_bilevel_step_with_capl_every_updates_phi_once_per_round() -> None:
+    state = tiny_state()
     config = BilevelConfig(capl_every=3)
     moved = []
     for _ in range(4):
-        before = snapshot(learner)
-        learner.take_step(tiny_halves(), config)
-        after = snapshot(learner)
+        before = snapshot(state)
+        state.train_step(tiny_halves(), config)
+        after = snapshot(state)
         changed = {name for name in before if not torch.equal(before[name], after[name])}
         assert any(not name.startswith("capl.") for name in changed)
-        assert changed & set(learner.points.parameters), "points learn at every step"
-        moved.append(bool(changed & set(learner.phi.parameters)))
+        assert changed & set(state.points.parameters), "points learn at every step"
+        moved.append(bool(changed & set(state.phi.parameters)))
     assert moved == [True, False, False, True]
 
 
@@ -136,28 +137,28 @@ def test_capl_never_updated_is_refused() -> None:
 
 def test_training_lowers_both_losses() -> None:
     optimizer = OptimizerConfig(lr=1e-3, lr_capl=3e-3)
-    learner = tiny_learner(optimizer=optimizer)
+    state = tiny_state(optimizer=optimizer)
     halves = tiny_halves()
-    runs = [learner.take_step(halves, CONFIG) for _ in range(8)]
+    runs = [state.train_step(halves, CONFIG) for _ in range(8)]
     assert runs[-1]["sam_total"] < 0.9 * runs[0]["sam_total"]
     assert runs[-1]["capl_total"] < 0.95 * runs[0]["capl_total"]
 
 
 def test_without_capl_only_theta_learns_and_without_theta_only_capl() -> None:
-    plain = tiny_learner(ModelConfig(capl=None))
-    assert "capl_total" not in plain.take_step(tiny_halves(), CONFIG)
-    alone = tiny_learner(ModelConfig(lora=LoraConfig(rank=0), unfreeze=()))
-    assert "sam_total" not in alone.take_step(tiny_halves(), CONFIG)
+    plain = tiny_state(ModelConfig(capl=None))
+    assert "capl_total" not in plain.train_step(tiny_halves(), CONFIG)
+    alone = tiny_state(ModelConfig(lora=LoraConfig(rank=0), unfreeze=()))
+    assert "sam_total" not in alone.train_step(tiny_halves(), CONFIG)
 
 
 def test_a_non_finite_loss_updates_nothing() -> None:
-    learner = tiny_learner()
+    state = tiny_state()
     with torch.no_grad():
-        learner.model.sam.mask_decoder.mask_tokens.weight[0, 0] = torch.inf
-    before = snapshot(learner)
+        state.model.sam.mask_decoder.mask_tokens.weight[0, 0] = torch.inf
+    before = snapshot(state)
     with pytest.raises(TrainingError, match=r"CaPL loss: got nan.*lower optimizer\.lr"):
-        learner.take_step(tiny_halves(), CONFIG)
-    assert changed(learner, before) == set()
+        state.train_step(tiny_halves(), CONFIG)
+    assert changed(state, before) == set()
 
 
 def test_frozen_parameters_come_back() -> None:
@@ -168,20 +169,20 @@ def test_frozen_parameters_come_back() -> None:
 
 
 def test_no_unrolling_leaves_theta_as_it_is() -> None:
-    learner = tiny_learner()
-    assert unroll(learner.forward, learner.theta.parameters, tiny_halves().training, CONFIG) == {}
+    state = tiny_state()
+    assert unroll(state.forward, state.theta.parameters, tiny_halves().training, CONFIG) == {}
 
 
 def test_an_unrolled_step_is_an_sgd_step() -> None:
-    learner = tiny_learner()
+    state = tiny_state()
     batch = tiny_halves().training
     config = BilevelConfig(unroll_steps=1, unroll_lr=0.1)
-    adapted = unroll(learner.forward, learner.theta.parameters, batch, config)
-    loss = sam_objective(learner.forward(batch), batch, config.losses).total
+    adapted = unroll(state.forward, state.theta.parameters, batch, config)
+    loss = sam_objective(state.forward(batch), batch, config.losses).total
     names = ["sam.mask_decoder.mask_tokens.weight", "sam.mask_decoder.iou_token.weight"]
-    gradients = torch.autograd.grad(loss, [learner.theta.parameters[name] for name in names])
+    gradients = torch.autograd.grad(loss, [state.theta.parameters[name] for name in names])
     for name, gradient in zip(names, gradients, strict=True):
-        expected = learner.theta.parameters[name] - 0.1 * gradient
+        expected = state.theta.parameters[name] - 0.1 * gradient
         assert torch.allclose(adapted[name], expected, atol=1e-7)
 
 
@@ -193,17 +194,17 @@ def test_the_unrolled_gradient_is_that_of_finite_differences(unroll_steps: int) 
 
     The step is so short that hardly a ReLU, a selected mask or a pixel's sign changes with it.
     """
-    learner = tiny_learner(ModelConfig(capl=CaplConfig(moves_points=False)), double=True)
+    state = tiny_state(ModelConfig(capl=CaplConfig(moves_points=False)), double=True)
     halves = tiny_halves(MINIATURE)
     config = BilevelConfig(unroll_steps=unroll_steps, unroll_lr=UNROLL_LR)  # type: ignore[arg-type]
-    phi = list(learner.phi.parameters.values())
+    phi = list(state.phi.parameters.values())
     start = [parameter.detach().clone() for parameter in phi]
 
     def outer(*, constant_theta: bool = False) -> Tensor:
-        adapted = unroll(learner.forward, learner.theta.parameters, halves.training, config)
+        adapted = unroll(state.forward, state.theta.parameters, halves.training, config)
         if constant_theta:
             adapted = {name: value.detach() for name, value in adapted.items()}
-        predictions = learner.forward.with_parameters(adapted, halves.held_out)
+        predictions = state.forward.with_parameters(adapted, halves.held_out)
         return capl_objective(predictions, halves.held_out, config.losses).total
 
     def gradient(*, constant_theta: bool) -> Tensor:
@@ -230,12 +231,12 @@ def test_the_unrolled_gradient_is_that_of_finite_differences(unroll_steps: int) 
 
 
 def test_a_full_step_through_unrolling() -> None:
-    learner = tiny_learner()
-    before = snapshot(learner)
+    state = tiny_state()
+    before = snapshot(state)
     config = BilevelConfig(unroll_steps=1)
-    learner.take_step(tiny_halves(), config)
-    assert any(name.startswith("capl.") for name in changed(learner, before))
-    assert any("lora" in name for name in changed(learner, before))
+    state.train_step(tiny_halves(), config)
+    assert any(name.startswith("capl.") for name in changed(state, before))
+    assert any("lora" in name for name in changed(state, before))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_a_full_step_through_unrolling() -> None:
         ("capl_5_steps", BilevelConfig(capl_steps=5)),
     ],
 )
-def test_the_four_strategies_differ_in_nothing_else(name: str, expected: BilevelConfig) -> None:
+def test_strategy_configs_differ_only_in_the_strategy(name: str, expected: BilevelConfig) -> None:
     plain = read_yaml(CONFIGS / "bbbc038.yaml")
     strategy = read_yaml(CONFIGS / f"strategy_{name}.yaml")
     assert from_dict(BilevelConfig, strategy.pop("bilevel")) == expected

@@ -8,7 +8,7 @@ import torch
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
-from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_learner
+from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_state
 from training.data.batches import GROUP_STYLES, BatchConfig, PromptBatch, StepBatches
 from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample
@@ -67,7 +67,7 @@ def test_group_styles_differ() -> None:
     assert len(set(GROUP_STYLES)) == BatchConfig().groups
 
 
-def test_a_step_is_decided_by_seed_and_number_alone() -> None:
+def test_step_batches_are_deterministic_in_seed_and_step() -> None:
     batches = tiny_batches()
     again = vars(tiny_batches()[2].training)
     batches[0]
@@ -105,7 +105,7 @@ def test_images_without_entities_are_left_out_or_refused() -> None:
         StepBatches([empty], 256, BatchConfig(), seed=0, steps=1)[0]
 
 
-def test_images_whose_entities_are_too_small_give_way_to_others() -> None:
+def test_batches_replace_images_with_too_small_entities() -> None:
     small = np.zeros_like(discs().instances)
     small[5, 5] = 1
     samples = [Sample("small", discs().image, small), discs(0), discs(1)]
@@ -132,19 +132,19 @@ def test_coarse_masks_come_with_the_styles_that_draw_them() -> None:
     assert (overlap > 0.5).all(), "each on the entity of its own prompt"
 
 
-def test_without_such_a_style_there_are_no_masks() -> None:
+def test_batches_without_mask_style_have_no_masks() -> None:
     batch = styled(CLICK, CLICK)[0].training
     assert batch.mask_input is None and batch.has_mask is None
 
 
-def test_a_share_of_the_prompts_gets_a_mask() -> None:
+def test_batches_with_mask_share_add_coarse_masks() -> None:
     batches = styled(replace(CLICK, mask=0.5), groups=10)
     have = [batches[step].training.has_mask for step in range(10)]
     share = torch.stack([mask for mask in have if mask is not None]).float().mean()
     assert 0.4 < share < 0.6
 
 
-def test_masks_are_decided_by_seed_and_step_too() -> None:
+def test_coarse_masks_are_deterministic_in_seed_and_step() -> None:
     mix = replace(WITH_MASK, mask=0.5, mask_noise=0.4)
     first, again = styled(mix)[3].held_out, styled(mix)[3].held_out
     assert first.mask_input is not None and first.has_mask is not None
@@ -188,12 +188,12 @@ def test_with_fewer_groups_than_styles_every_style_is_drawn() -> None:
 @torch.no_grad()
 def test_prompts_without_a_mask_get_what_they_get_in_a_batch_without_masks() -> None:
     """In float64, as the decoder multiplies differently where image tokens differ by prompt."""
-    learner = tiny_learner(double=True)
+    state = tiny_state(double=True)
     batch = styled(CLICK, WITH_MASK, image_size=MINIATURE)[0].training
     assert batch.mask_input is not None and batch.has_mask is not None
     plain = PromptBatch(batch.image, batch.masks, batch.point_coords, batch.point_labels)
-    mixed, unmasked = learner.forward(batch), learner.forward(plain)
-    all_masked = learner.forward(replace(batch, has_mask=torch.ones_like(batch.has_mask)))
+    mixed, unmasked = state.forward(batch), state.forward(plain)
+    all_masked = state.forward(replace(batch, has_mask=torch.ones_like(batch.has_mask)))
     has_mask = batch.has_mask
     for name in ("low_res_masks", "iou_predictions"):
         found, without, everywhere = (

@@ -44,23 +44,6 @@ def test_a_sound_dataset_passes(
         assert sheet.width > 400 and np.asarray(sheet).std() > 10
 
 
-def test_report_counts_classes_and_roles(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    car(tmp_path, 20)
-    arguments = ["check", "intelecai-car", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert main([*arguments, "--workers", "2"]) == 0
-    out = capsys.readouterr().out
-    assert "images     20: 15 train, 1 validation, 4 test" in out
-    assert "classes    4: 3 base, 1 target" in out
-    assert re.search(r"wheel +target +40 entities in +20 images", out)
-    assert re.search(r"light +base +0 entities in +0 images", out)
-    assert re.search(r"car +base +20 entities in +20 images", out)
-    assert "workers: 2" in out
-    assert main([*arguments, "--limit", "5", "--workers", "1"]) == 0
-    assert "read       5; 0 of them" in capsys.readouterr().out
-
-
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:60])
 
@@ -180,21 +163,6 @@ def test_a_broken_file_is_named_in_one_line(
     assert all("; " in line and ", expected " in line for line in lines), "each tells the fix"
     assert "Traceback" not in captured.err
     assert re.search(rf"problems   {len(lines)}, in [1-9]", captured.out)
-
-
-def test_all_broken_files_of_an_image_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "data").mkdir()
-    bbbc038(tmp_path / "data")
-    folder = tmp_path / "data/stage1_train/id04"
-    truncate(folder / "images/id04.png")
-    (folder / "masks/m0.png").write_text("text")
-    save(folder / "masks/m1.png", np.zeros(SIZE, np.uint8))
-    assert main(["check", "bbbc038v1", str(tmp_path / "data"), "--out", str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert "problems   3, in 1 of 12 images read" in captured.out
-    assert captured.err.count("id04") >= 3
 
 
 def test_pictures_colour_entities_by_class() -> None:

@@ -7,7 +7,7 @@ from training.data.fingerprint import fingerprint, highest_similarity
 from training.data.synthetic import synthetic_scene
 
 
-def test_the_same_picture_is_recognised_however_it_is_shown() -> None:
+def test_highest_similarity_of_transformed_image_is_high() -> None:
     scene = synthetic_scene(0, 128).image
     known = [fingerprint(synthetic_scene(seed, 128).image) for seed in range(6)]
     shown = {
@@ -20,7 +20,7 @@ def test_the_same_picture_is_recognised_however_it_is_shown() -> None:
         assert highest_similarity(fingerprint(image), known) > 0.97, name
 
 
-def test_other_pictures_are_not() -> None:
+def test_highest_similarity_of_other_images_is_low() -> None:
     known = [fingerprint(synthetic_scene(seed, 128).image) for seed in range(6)]
     assert highest_similarity(fingerprint(synthetic_scene(99, 128).image), known) < 0.95
     assert highest_similarity(known[0], []) == -1

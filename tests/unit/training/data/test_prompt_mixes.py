@@ -29,7 +29,7 @@ def test_pure_mixes(mix: PromptMix, kinds: set[tuple[int, ...]]) -> None:
         assert coords.shape == (4, 2) and coords.dtype == np.float32
 
 
-def test_labels_tell_the_truth() -> None:
+def test_synthetic_scene_labels_match_its_entities() -> None:
     mix = PromptMix(box=0, several=1, wrong=0)
     seen = set()
     for seed in range(200):
@@ -59,7 +59,7 @@ def test_wrong_share_is_respected() -> None:
         (PromptMix(box=0, several=0, centre=0.3, edge=0.5, wrong=0.2), (0.24, 0.4, 0.2)),
     ],
 )
-def test_first_clicks_fall_where_the_mix_says(
+def test_first_clicks_follow_the_shares_of_the_mix(
     mix: PromptMix, share: tuple[float, float, float]
 ) -> None:
     mask, count = disc(), 400
@@ -162,11 +162,11 @@ def test_seeds_differ() -> None:
         ({"mask_cells": 0}, "mask_cells"),
     ],
 )
-def test_bad_mixes_are_refused_by_name(bad: dict[str, float], name: str) -> None:
+def test_prompt_mix_with_bad_value_names_the_key(bad: dict[str, float], name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: got"):
         PromptMix(**bad)  # type: ignore[arg-type]
 
 
-def test_a_negative_strength_is_refused() -> None:
+def test_prompt_mix_scaled_by_negative_strength_raises() -> None:
     with pytest.raises(ConfigError, match="got -"):
         CARELESS.scaled(-1)

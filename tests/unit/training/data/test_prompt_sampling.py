@@ -147,7 +147,7 @@ def test_coarse_masks_are_blocks_that_overlap_the_entity() -> None:
         assert overlap > 0.7
 
 
-def test_a_coarse_mask_without_noise_is_what_covers_half_a_cell() -> None:
+def test_coarse_mask_without_noise_fills_cells_covered_by_half() -> None:
     mask = disc()
     logits = coarse_mask(mask, PromptMix(mask_noise=0.0), 64, np.random.default_rng(0))
     covered = mask.reshape(16, 16, 16, 16).mean((1, 3))

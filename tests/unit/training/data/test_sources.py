@@ -16,7 +16,7 @@ from training.data.sources import (
 )
 
 
-def test_a_region_of_one_image(tmp_path: Path) -> None:
+def test_read_source_with_region_crops_the_image(tmp_path: Path) -> None:
     image, instances = write_pair(tmp_path, discs())
     (sample,) = read_source(
         SourceConfig(image=image, instances=instances, region=(80, 0, 160, 100)), "data.train"
@@ -43,7 +43,7 @@ def test_regions_outside_are_refused(region: tuple[int, int, int, int]) -> None:
         SourceConfig(bbbc038=Path("a"), image=Path("b"), instances=Path("c")),
     ],
 )
-def test_a_source_has_one_form(source: SourceConfig) -> None:
+def test_source_config_with_several_forms_raises(source: SourceConfig) -> None:
     with pytest.raises(
         ConfigError, match=r"data\.train: got .*expected dataset and root, or bbbc038, or image"
     ):

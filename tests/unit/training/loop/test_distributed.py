@@ -11,27 +11,28 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
-from tests.support.training_factory import MINIATURE, discs, tiny_learner
+from tests.support.training_factory import MINIATURE, discs, tiny_state
 from tests.support.training_processes import (
     tiny_run,
 )
+from training.bilevel.config import TrainConfig
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.run import train
 from training.bilevel.step import BilevelConfig
+from training.bilevel.train_state import BilevelState
 from training.data.batches import BatchConfig, Halves, StepBatches
-from training.loop.config import TrainConfig
 from training.loop.distributed import (
-    average_,
-    gather,
+    all_gather,
+    all_reduce_max,
+    all_reduce_mean,
     is_main,
-    largest,
-    part,
     process_count,
     process_group,
+    rank_slice,
     training_device,
 )
-from training.loop.gradient_checkpointing import recompute_blocks
-from training.loop.train_state import Learner, ModelConfig
-from training.loop.trainer import train
+from training.loop.gradient_checkpointing import enable_gradient_checkpointing
 
 IMAGES = BatchConfig(images=4, entities=2, groups=3)
 
@@ -53,21 +54,21 @@ def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> 
     return max(float((value - second[name]).abs().max()) for name, value in first.items())
 
 
-def double_learner(config: ModelConfig | None = None) -> Learner:
+def double_state(config: ModelConfig | None = None) -> BilevelState:
     """In float64, with steps so short that Adam does not blow up the last digits of gradients."""
-    return tiny_learner(config, OptimizerConfig(lr=1e-3, lr_capl=1e-3), double=True)
+    return tiny_state(config, OptimizerConfig(lr=1e-3, lr_capl=1e-3), double=True)
 
 
-def steps(learner: Learner, count: int = 3, accumulate: int = 1) -> list[dict[str, float]]:
+def steps(state: BilevelState, count: int = 3, accumulate: int = 1) -> list[dict[str, float]]:
     """Train on whole batches of four images; return the figures of every step."""
     samples = [discs(seed) for seed in range(8)]
     batches = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=count)
     config = BilevelConfig()
-    return [learner.take_step(batches[i], config, accumulate) for i in range(count)]
+    return [state.train_step(batches[i], config, accumulate) for i in range(count)]
 
 
-def weights(learner: Learner) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in learner.model.named_parameters()}
+def weights(state: BilevelState) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.model.named_parameters()}
 
 
 def test_one_process_communicates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,14 +77,14 @@ def test_one_process_communicates_nothing(monkeypatch: pytest.MonkeyPatch) -> No
         assert process_count() == 1 and is_main()
         assert not torch.distributed.is_initialized()
         tensors = [torch.ones(2), torch.zeros(3, 1)]
-        average_(tensors)
+        all_reduce_mean(tensors)
         assert [tensor.tolist() for tensor in tensors] == [[1, 1], [[0], [0], [0]]]
-        assert largest(2.5, -1.0) == [2.5, -1.0]
-        assert gather(["a"]) == ["a"]
-        assert list(range(7))[part(7)] == list(range(7))
+        assert all_reduce_max(2.5, -1.0) == [2.5, -1.0]
+        assert all_gather(["a"]) == ["a"]
+        assert list(range(7))[rank_slice(7)] == list(range(7))
 
 
-def test_an_environment_of_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_group_with_partial_environment_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -97,11 +98,11 @@ def test_without_a_gpu_training_runs_on_the_cpu() -> None:
     assert training_device() == torch.device("cpu")
 
 
-def test_the_parts_of_a_batch_are_the_whole_batch() -> None:
+def test_rank_slices_of_batches_concatenate_to_the_whole_batch() -> None:
     samples = [discs(seed) for seed in range(8)]
     whole, first, second = (
-        StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=2, part=part)[1]
-        for part in (slice(None), slice(0, 2), slice(2, 4))
+        StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=2, rank_slice=images)[1]
+        for images in (slice(None), slice(0, 2), slice(2, 4))
     )
     for half in ("training", "held_out"):
         for name, value in vars(getattr(whole, half)).items():
@@ -113,13 +114,13 @@ def test_the_parts_of_a_batch_are_the_whole_batch() -> None:
     ("accumulate", "moves_points", "tolerance"),
     [(2, False, 1e-10), (4, False, 1e-10), (2, True, 1e-6)],
 )
-def test_accumulated_steps_are_those_of_whole_batches(
+def test_accumulated_microbatches_give_the_steps_of_whole_batches(
     accumulate: int, moves_points: bool, tolerance: float
 ) -> None:
     """Moved points are in float32 whatever the model is in, and equal as far as that tells."""
     config = ModelConfig(capl=CaplConfig(moves_points=moves_points))
-    start = weights(double_learner(config))
-    whole, parts = double_learner(config), double_learner(config)
+    start = weights(double_state(config))
+    whole, parts = double_state(config), double_state(config)
     figures = steps(whole)
     for expected, found in zip(figures, steps(parts, accumulate=accumulate), strict=True):
         assert found == pytest.approx(expected, abs=tolerance)
@@ -127,17 +128,17 @@ def test_accumulated_steps_are_those_of_whole_batches(
     assert greatest_difference(weights(whole), start) > 1e-3
 
 
-def test_recomputed_blocks_give_the_same_steps() -> None:
-    plain, recomputed = double_learner(), double_learner()
-    recompute_blocks(recomputed.model)
+def test_gradient_checkpointing_gives_the_same_steps() -> None:
+    plain, recomputed = double_state(), double_state()
+    enable_gradient_checkpointing(recomputed.model)
     assert steps(plain) == steps(recomputed)
     assert greatest_difference(weights(plain), weights(recomputed)) == 0
     assert list(recomputed.model.state_dict()) == list(plain.model.state_dict())
 
 
-def test_recomputed_blocks_keep_little_for_backward() -> None:
+def test_gradient_checkpointing_keeps_little_for_backward() -> None:
     plain, recomputed = noisy_sam(), noisy_sam()
-    recompute_blocks(recomputed)
+    enable_gradient_checkpointing(recomputed)
     assert kept_bytes(recomputed) < 0.3 * kept_bytes(plain)
 
 
@@ -157,7 +158,7 @@ def kept_bytes(model: CpcSam) -> int:
     return sum(size for pointer, size in kept.items() if pointer not in weights)
 
 
-def test_chunks_keep_the_order_and_refuse_unequal_parts() -> None:
+def test_microbatches_keep_the_order_and_refuse_unequal_sizes() -> None:
     samples = [discs(seed) for seed in range(8)]
     halves: Halves = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=1)[0]
     chunks = halves.training.chunks(2)
@@ -168,22 +169,24 @@ def test_chunks_keep_the_order_and_refuse_unequal_parts() -> None:
         halves.training.chunks(3)
 
 
-def test_what_several_processes_cannot_compute_exactly_is_refused(config: TrainConfig) -> None:
+def test_train_config_that_processes_cannot_compute_exactly_raises(config: TrainConfig) -> None:
     with pytest.raises(ConfigError, match=r"batch\.images: got 2, expected a multiple of 3"):
         replace(config, accumulate=3)
     with pytest.raises(ConfigError, match=r"got 2, expected a multiple of 4 \(2 processes × 2"):
-        replace(config, accumulate=2).require_equal_parts(processes=2)
+        replace(config, accumulate=2).require_equal_microbatches(processes=2)
     unrolled = replace(config, bilevel=BilevelConfig(unroll_steps=1))
     for refused in (
         lambda: replace(unrolled, accumulate=2),
         lambda: replace(unrolled, gradient_checkpointing=True),
-        lambda: unrolled.require_equal_parts(processes=2),
+        lambda: unrolled.require_equal_microbatches(processes=2),
     ):
         with pytest.raises(ConfigError, match=r"bilevel\.unroll_steps: got 1 with .*hypergradient"):
             refused()
 
 
-def test_accumulation_and_recomputation_do_not_change_a_run(config: TrainConfig) -> None:
+def test_train_with_accumulation_and_checkpointing_gives_the_same_weights(
+    config: TrainConfig,
+) -> None:
     plain = replace(config, steps=2)
     lean = replace(plain, name="lean", accumulate=2, gradient_checkpointing=True)
     first, second = train(plain), train(lean)

@@ -15,9 +15,9 @@ from cpcsam.model.run_checkpoint import load_run
 from tests.support.model_factory import noisy_sam
 from tests.support.paths import ROOT
 from tests.support.training_processes import tiny_run
-from training.loop.config import TrainConfig
-from training.loop.trainer import train
-from training.pretrain import PretrainConfig
+from training.bilevel.config import TrainConfig
+from training.bilevel.run import train
+from training.pretraining.config import PretrainConfig
 from training.train import main
 
 CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))
@@ -66,8 +66,8 @@ def test_a_run_leaves_best_last_and_tensorboard(config: TrainConfig) -> None:
 def test_an_interrupted_run_resumes_to_the_same_weights(config: TrainConfig) -> None:
     train(config)
     broken = replace(config, name="broken")
-    asked = iter([False, True])
-    result = train(broken, lambda: next(asked))
+    polls = iter([False, True])
+    result = train(broken, lambda: next(polls))
     assert (result.step, result.finished) == (2, False)
     result = train(replace(broken, resume=True))
     assert (result.step, result.finished) == (4, True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.tiling import Tile
+from cpcsam.geometry import Box
 from serving.gateway.inference.embedding_cache import EmbeddingCache, ImageKey
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
@@ -24,7 +24,7 @@ def encoded(units: int = 1) -> Encoded:
     return Encoded(np.zeros(count, np.uint8), SIZES, SIZES)
 
 
-def key(image: str, tenant: str = "a", model: str = "m", tile: Tile | None = None) -> ImageKey:
+def key(image: str, tenant: str = "a", model: str = "m", tile: Box | None = None) -> ImageKey:
     return ImageKey(tenant, model, image, tile)
 
 
@@ -64,7 +64,7 @@ async def test_get_of_a_cached_key_hits_and_counts_lookups() -> None:
 
 async def test_get_with_another_tenant_model_or_tile_misses() -> None:
     store = Store(9)
-    keys = [key("x"), key("x", "b"), key("x", model="n"), key("x", tile=Tile(0, 0, 2, 2))]
+    keys = [key("x"), key("x", "b"), key("x", model="n"), key("x", tile=Box(0, 0, 2, 2))]
     for wanted in keys:
         await store.get(wanted)
     assert store.made == keys and all(wanted in store.cache for wanted in keys)

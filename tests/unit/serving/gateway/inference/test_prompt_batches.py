@@ -6,15 +6,15 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
+from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
-WHOLE = Tile(0, 0, 500, 500)
+WHOLE = Box(0, 0, 500, 500)
 coordinates = st.floats(0, 500, width=32)
 points = st.builds(pb.Point, x=coordinates, y=coordinates, background=st.booleans())
 corners = st.builds(pb.Box, x0=coordinates, y0=coordinates, x1=coordinates, y1=coordinates)
@@ -80,7 +80,7 @@ def test_chunk_prompts_with_masks_pads_them_and_shifts_points_into_the_tile() ->
         pb.Prompt(points=[pb.Point(x=30, y=9)], mask_input=pb.LowResMask(logits=row.tobytes()))
         for row in logits
     ]
-    (chunk,) = chunk_prompts(prompts, Tile(5, 20, 50, 60))
+    (chunk,) = chunk_prompts(prompts, Box(5, 20, 50, 60))
     assert chunk.point_coords[0, :3, 0].tolist() == [[10, 4]] * 3
     assert chunk.mask_input is not None and chunk.mask_input.shape == (1, 4, 1, 4, 4)
     assert np.array_equal(chunk.mask_input[0, :3].reshape(3, 16), logits)

@@ -31,7 +31,7 @@ def turned(ring: list[tuple[int, int]]) -> float:
 
 @settings(deadline=None, max_examples=200)
 @given(masks)
-def test_filled_outlines_are_the_mask(mask: np.ndarray) -> None:
+def test_rings_filled_equal_the_mask(mask: np.ndarray) -> None:
     rings = rings_of(mask)
     assert np.array_equal(filled(rings, mask.shape), mask)
     outer = [ring for ring in rings if turned(ring) > 0]
@@ -40,7 +40,7 @@ def test_filled_outlines_are_the_mask(mask: np.ndarray) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(masks)
-def test_only_corners_are_told(mask: np.ndarray) -> None:
+def test_rings_contain_only_corners(mask: np.ndarray) -> None:
     for ring in rings_of(mask):
         assert len(ring) >= 4
         for before, here, after in zip(
@@ -51,13 +51,13 @@ def test_only_corners_are_told(mask: np.ndarray) -> None:
 
 
 @given(st.integers(1, 9), st.integers(1, 9))
-def test_a_rectangle_has_four_corners_clockwise(height: int, width: int) -> None:
+def test_rings_of_a_rectangle_are_four_corners_clockwise(height: int, width: int) -> None:
     assert rings_of(np.ones((height, width), bool)) == [
         [(0, 0), (width, 0), (width, height), (0, height)]
     ]
 
 
-def test_a_hole_runs_the_other_way_round() -> None:
+def test_rings_of_holes_run_counterclockwise() -> None:
     mask = np.ones((3, 3), bool)
     mask[1, 1] = False
     outer, hole = rings_of(mask)

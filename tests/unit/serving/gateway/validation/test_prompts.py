@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from cpcsam.automatic.tiling import Tile
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_POINT_SLOTS
 from serving.gateway.validation.prompts import check_prompts, needed_box, part_of, slots_of
@@ -111,7 +111,7 @@ def test_check_prompts_bounds_the_point_slots(count: int, with_box: bool) -> Non
 )
 def test_part_of_a_mask_is_the_image_or_a_part(prompt: pb.Prompt, part: tuple[int, ...]) -> None:
     check_prompts([prompt], SIZE, LOW)
-    assert part_of(prompt.mask_input, SIZE) == Tile(*part)
+    assert part_of(prompt.mask_input, SIZE) == Box(*part)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_official_layout_is_read(name: str, tmp_path: Path) -> None:
     assert set(EXPECTED[name]) <= set(dataset.classes)
 
 
-def test_ocean_is_read_from_run_lengths(tmp_path: Path) -> None:
+def test_oceancoco_masks_are_read_from_rle(tmp_path: Path) -> None:
     oceancoco(tmp_path)
     samples = open_dataset("oceancoco", tmp_path).samples("test")
     assert {name for s in samples for name in classes_in(s)} == {"person", "boat", "anglerfish"}
@@ -110,7 +110,7 @@ def test_images_are_in_natural_order(tmp_path: Path) -> None:
     assert sorted(["a10", "a9", "b1", "10"], key=natural_key) == ["10", "a9", "a10", "b1"]
 
 
-def test_trashcan_ignores_its_own_division_as_the_paper_does(tmp_path: Path) -> None:
+def test_trashcan_ignores_its_own_split_as_the_paper_does(tmp_path: Path) -> None:
     trashcan(tmp_path, 40)
     assert [item.name for item in spec_of("trashcan").layout.scan(tmp_path).items][-1].startswith(
         "vid_000119"
@@ -152,7 +152,7 @@ def test_classes_can_be_kept_and_keep_their_labels() -> None:
         sample.class_of(4)
 
 
-def test_samples_are_read_on_access_and_not_kept(tmp_path: Path) -> None:
+def test_lazy_samples_read_on_every_access(tmp_path: Path) -> None:
     size = (400, 400)
     for index in range(24):
         save(tmp_path / f"images/{index}.png", picture(index, size))
@@ -172,7 +172,7 @@ def test_samples_are_read_on_access_and_not_kept(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
-def test_digest_tells_files_and_classes_apart(tmp_path: Path) -> None:
+def test_digest_differs_by_files_and_classes(tmp_path: Path) -> None:
     folders(tmp_path)
     samples = open_dataset("folders", tmp_path).samples("train")
     before = samples.digest()
@@ -217,7 +217,7 @@ def test_volumes_are_read_scaled_and_refused(tmp_path: Path) -> None:
             read_nifti(path)
 
 
-def test_brain_slices_are_set_apart_in_blocks(tmp_path: Path) -> None:
+def test_brain_slices_are_split_in_blocks(tmp_path: Path) -> None:
     mricron(tmp_path)
     dataset = open_dataset("mricron", tmp_path)
     numbers = {

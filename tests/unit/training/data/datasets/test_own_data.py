@@ -68,7 +68,9 @@ def test_polygons_and_run_lengths_agree(tmp_path: Path) -> None:
         (lambda c: c["images"][0].update(height="tall"), "no COCO JSON"),
     ],
 )
-def test_a_broken_list_is_one_error(change: object, message: str, tmp_path: Path) -> None:
+def test_coco_scan_with_broken_list_raises_one_error(
+    change: object, message: str, tmp_path: Path
+) -> None:
     oceancoco(tmp_path)
     path = tmp_path / "annotations/instances.json"
     content = json.loads(path.read_text())

@@ -26,7 +26,7 @@ def test_classes_are_divided_thirteen_to_six(count: int, base: int) -> None:
     assert split_classes(reversed(names)) == (first, second)
 
 
-def test_division_never_changes() -> None:
+def test_split_classes_is_stable() -> None:
     assert split_classes(["car", "wheel", "light", "window"])[1] == {"wheel"}
     assert split_classes(["person", "boat", "anglerfish"], {"person", "boat"}) == (
         {"person", "boat"},
@@ -64,7 +64,7 @@ def test_the_last_images_are_tested_on(tmp_path: Path) -> None:
     assert len(dataset.samples("train")) == 45
 
 
-def test_a_small_copy_tests_on_its_last_fifth(tmp_path: Path) -> None:
+def test_open_dataset_of_small_copy_tests_on_its_last_fifth(tmp_path: Path) -> None:
     tiktok(tmp_path, 20)
     assert open_dataset("tiktok-dances", tmp_path).samples("test").names == [
         f"{index:05d}" for index in range(16, 20)
@@ -153,7 +153,7 @@ def test_keys_of_several_forms_are_refused(source: SourceConfig) -> None:
         read_source(source, "data.train")
 
 
-def test_steps_are_drawn_from_a_dataset_without_reading_all_of_it(
+def test_step_batches_read_only_the_drawn_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mricron(tmp_path)
@@ -173,7 +173,7 @@ def test_steps_are_drawn_from_a_dataset_without_reading_all_of_it(
     assert len(reads) == 4
 
 
-def test_few_windows_of_a_dataset_are_spread_over_it(tmp_path: Path) -> None:
+def test_validation_windows_of_a_dataset_are_spread_over_it(tmp_path: Path) -> None:
     car(tmp_path, 150)
     samples = open_dataset("intelecai-car", tmp_path).samples("test")
     cuts = validation_windows(samples, 24, 10)

@@ -1,4 +1,4 @@
-"""The process that runs engines, and what is told of its end."""
+"""Worker process of the engine runner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training run is: its configuration, and the record that a resumed run must equal."""
+"""Configuration of a bi-level run, and the record that a resumed run is compared with."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Literal
 from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
+from training.bilevel.model_config import ModelConfig
 from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig
 from training.data.datasets.items import LazySamples
 from training.data.sample import Sample, digest_samples
 from training.data.sources import DataConfig
-from training.loop.train_state import ModelConfig
 
 __all__ = ["TrainConfig", "run_record"]
 
@@ -36,21 +36,21 @@ class TrainConfig:
 
     Attributes:
         name: the run's folder below `out`.
-        out: where runs are kept; all processes of a run must see the same folder.
+        out: parent folder of runs; all processes of a run must see the same folder.
         seed: decides CaPL's and LoRA's initial weights and every batch.
         steps: bi-level steps.
-        max_minutes: stop earlier after so long; the schedule then follows the clock. null for
-            no limit.
+        max_minutes: stop earlier, after this time; the schedule then follows the clock. null
+            sets no limit.
         precision: bfloat16 runs the model in mixed precision; float64 is for exact comparisons.
-        accumulate: parts that a process computes its share of a half-batch in, one after the
-            other; more take less memory and give the same gradients.
+        accumulate: microbatches that a process splits its share of a half-batch into; more take
+            less memory and give the same gradients.
         gradient_checkpointing: recompute the image encoder's blocks in backward, which takes
             less memory and more time.
         workers: processes that prepare batches; 0 prepares them in the training process.
         evaluate_every: steps between validations; there is always one at the end.
         checkpoint_every: steps between saves of the full state.
-        resume: go on where the run stopped; a run that never began begins.
-        overwrite: begin anew although the run exists.
+        resume: continue the run from its last checkpoint, if it has one.
+        overwrite: start over although the run exists.
     """
 
     name: str
@@ -73,26 +73,26 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts below one, and parts that cannot be equal or unrolled."""
+        """Refuse counts below one, unequal microbatches, and unrolling over several."""
         for name in ("steps", "evaluate_every", "checkpoint_every", "accumulate", "max_minutes"):
             value = getattr(self, name)
             if value is not None and not (value >= 1 or (name == "max_minutes" and value > 0)):
                 raise ConfigError.of(
                     name, got=value, expected="at least 1", fix="correct the value"
                 )
-        self.require_equal_parts(processes=1)
+        self.require_equal_microbatches(processes=1)
 
     @property
     def folder(self) -> Path:
-        """Where the run writes: `best`, `last.pt` and `tensorboard`."""
+        """Folder of the run's `best`, `last.pt` and `tensorboard`."""
         return self.out / self.name
 
-    def require_equal_parts(self, processes: int) -> None:
-        """Refuse what so many processes cannot compute exactly as one would.
+    def require_equal_microbatches(self, processes: int) -> None:
+        """Refuse what several processes cannot compute exactly as a single one would.
 
         Raises:
-            ConfigError: the images cannot be dealt out evenly, or unrolling meets parts of a
-                half-batch or recomputed blocks.
+            ConfigError: the images cannot be split evenly, or unrolling meets microbatches or
+                gradient checkpointing.
         """
         parts = processes * self.accumulate
         if self.batch.images % parts:
@@ -114,7 +114,7 @@ class TrainConfig:
 
 
 def run_record(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]:
-    """Return what a run is, as plain data: what may change between its sessions is left out."""
+    """Identify a run by plain data; settings that may change between sessions are left out."""
     record: dict[str, Any] = {
         key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
     }

@@ -13,63 +13,65 @@ from cpcsam.model.lora import LoraConfig, is_lora_parameter
 from cpcsam.model.run_checkpoint import load_run, save_run
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
-from tests.support.training_factory import tiny_halves, tiny_learner
-from training.bilevel.optimizer import OptimizerConfig, schedule
-from training.bilevel.step import BilevelConfig, Forward
+from tests.support.training_factory import tiny_halves, tiny_state
+from training.bilevel.forward import Forward
+from training.bilevel.model_config import ModelConfig
+from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.step import BilevelConfig
+from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import PromptBatch
-from training.loop.train_state import Learner, ModelConfig, new_learner
 
 FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 
 
-def step(learner: Learner) -> None:
-    learner.take_step(tiny_halves(), BilevelConfig())
+def step(state: BilevelState) -> None:
+    state.train_step(tiny_halves(), BilevelConfig())
 
 
-def test_schedule_rises_and_falls() -> None:
+def test_lr_factor_warms_up_then_decays_by_a_cosine() -> None:
     config = OptimizerConfig(warmup=0.2, final=0.1)
-    assert schedule(config, 0.1) == pytest.approx(0.5)
-    assert schedule(config, 0.2) == pytest.approx(1.0)
-    assert schedule(config, 0.6) == pytest.approx(0.55)
-    assert schedule(config, 1.0) == pytest.approx(0.1)
-    assert schedule(OptimizerConfig(warmup=0.0), 0.0) == 1.0
+    assert config.lr_factor(0.1) == pytest.approx(0.5)
+    assert config.lr_factor(0.2) == pytest.approx(1.0)
+    assert config.lr_factor(0.6) == pytest.approx(0.55)
+    assert config.lr_factor(1.0) == pytest.approx(0.1)
+    assert OptimizerConfig(warmup=0.0).lr_factor(0.0) == 1.0
 
 
-def test_learning_rates_are_separate() -> None:
+def test_set_learning_rates_scales_each_group() -> None:
     config = OptimizerConfig(lr=1e-3, lr_capl=2e-3, warmup=0.5)
-    learner = tiny_learner(optimizer=config)
-    assert learner.set_learning_rates(config, 0.25) == pytest.approx(0.5)
-    for group, expected in ((learner.theta, 5e-4), (learner.phi, 1e-3)):
+    state = tiny_state(optimizer=config)
+    assert state.set_learning_rates(config, 0.25) == pytest.approx(0.5)
+    for group, expected in ((state.theta, 5e-4), (state.phi, 1e-3)):
         rates = [parameters["lr"] for parameters in group.optimizer.param_groups]
         assert rates == pytest.approx([expected, expected])
 
 
 def test_only_matrices_decay() -> None:
-    learner = tiny_learner()
-    for group in (learner.theta, learner.phi):
+    state = tiny_state()
+    for group in (state.theta, state.phi):
         for parameters in group.optimizer.param_groups:
             for parameter in parameters["params"]:
                 assert parameters["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
 
 
-def test_theta_and_phi_are_what_the_configuration_names() -> None:
-    learner = tiny_learner(ModelConfig(unfreeze=("iou_token",)))
-    calibrating = {n for n, _ in learner.model.named_parameters() if n.startswith("capl.")}
+def test_new_bilevel_state_groups_the_configured_parameters() -> None:
+    state = tiny_state(ModelConfig(unfreeze=("iou_token",)))
+    calibrating = {n for n, _ in state.model.named_parameters() if n.startswith("capl.")}
     points = {name for name in calibrating if name.startswith("capl.task.points.")}
-    assert set(learner.points.parameters) == points and len(points) == 10
-    assert set(learner.phi.parameters) == calibrating - points
-    plain = {name for name in learner.theta.parameters if ".lora_" not in name}
+    assert set(state.points.parameters) == points and len(points) == 10
+    assert set(state.phi.parameters) == calibrating - points
+    plain = {name for name in state.theta.parameters if ".lora_" not in name}
     assert plain == {"sam.mask_decoder.iou_token.weight"}
-    assert len(learner.theta.parameters) > 10
-    frozen = [p for n, p in learner.model.named_parameters() if n not in learner.trained]
+    assert len(state.theta.parameters) > 10
+    frozen = [p for n, p in state.model.named_parameters() if n not in state.trained]
     assert frozen and not any(parameter.requires_grad for parameter in frozen)
 
 
 def test_wrong_parts_are_named() -> None:
     with pytest.raises(ConfigError, match=r"model\.unfreeze: got mask_token, expected transformer"):
-        tiny_learner(ModelConfig(unfreeze=("mask_token",)))
+        tiny_state(ModelConfig(unfreeze=("mask_token",)))
     with pytest.raises(TrainingError, match="something that learns"):
-        tiny_learner(ModelConfig(lora=LoraConfig(rank=0), capl=None, unfreeze=()))
+        tiny_state(ModelConfig(lora=LoraConfig(rank=0), capl=None, unfreeze=()))
 
 
 @pytest.mark.parametrize("name", ["lr", "lr_capl", "clip_norm", "warmup", "final", "weight_decay"])
@@ -78,36 +80,36 @@ def test_optimizer_values_are_checked(name: str) -> None:
         OptimizerConfig(**{name: -1.0})
 
 
-def test_saved_state_continues_exactly(tmp_path: Path) -> None:
+def test_restore_of_saved_state_continues_exactly(tmp_path: Path) -> None:
     path, record = tmp_path / "last.pt", {"seed": 0, "model": {"unfreeze": ["iou_token"]}}
-    learner = tiny_learner()
-    step(learner)
-    learner.elapsed_s, learner.base_dice, learner.best_dice = 2.5, 0.25, 0.5
-    learner.save(path, record)
-    step(learner)
-    resumed = tiny_learner()
+    state = tiny_state()
+    step(state)
+    state.elapsed_s, state.base_dice, state.best_dice = 2.5, 0.25, 0.5
+    state.save(path, record)
+    step(state)
+    resumed = tiny_state()
     resumed.restore(path, record)
     assert (resumed.step, resumed.elapsed_s) == (1, 2.5)
     assert (resumed.base_dice, resumed.best_dice) == (0.25, 0.5)
     step(resumed)
-    for name, parameter in learner.model.named_parameters():
+    for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter, resumed.model.get_parameter(name)), name
 
 
-def test_another_configuration_is_refused_by_its_key(tmp_path: Path) -> None:
+def test_restore_with_other_configuration_names_the_key(tmp_path: Path) -> None:
     path = tmp_path / "last.pt"
-    learner = tiny_learner()
-    learner.save(path, {"optimizer": {"lr": 0.1}})
+    state = tiny_state()
+    state.save(path, {"optimizer": {"lr": 0.1}})
     with pytest.raises(ConfigError, match=r"optimizer\.lr: got 0\.2, expected 0\.1"):
-        learner.restore(path, {"optimizer": {"lr": 0.2}})
+        state.restore(path, {"optimizer": {"lr": 0.2}})
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
-def test_a_damaged_state_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_restore_of_damaged_file_raises_artifact_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "last.pt"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="unreadable file"):
-        tiny_learner().restore(path, {})
+        tiny_state().restore(path, {})
 
 
 def everything(model: CpcSam) -> dict[str, Tensor]:
@@ -116,11 +118,11 @@ def everything(model: CpcSam) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in named}
 
 
-def moved_by_training(learner: Learner, steps: int = 2) -> set[str]:
-    before = everything(learner.model)
+def moved_by_training(state: BilevelState, steps: int = 2) -> set[str]:
+    before = everything(state.model)
     for _ in range(steps):
-        step(learner)
-    after = everything(learner.model)
+        step(state)
+    after = everything(state.model)
     assert after.keys() == before.keys()
     return {name for name in before if not torch.equal(after[name], before[name])}
 
@@ -136,9 +138,9 @@ def moved_by_training(learner: Learner, steps: int = 2) -> set[str]:
     ],
     ids=["default", "LoRA alone", "no LoRA", "encoder's LoRA alone", "no CaPL"],
 )
-def test_what_is_frozen_is_bit_identical_after_training(config: ModelConfig) -> None:
-    learner = tiny_learner(config)
-    moved, learns = moved_by_training(learner), set(learner.trained)
+def test_frozen_parameters_are_bit_identical_after_training(config: ModelConfig) -> None:
+    state = tiny_state(config)
+    moved, learns = moved_by_training(state), set(state.trained)
     assert moved <= learns
     # Of masks 1-3 the best learns: two steps need not have touched all three.
     assert all("output_hypernetworks_mlps" in name for name in learns - moved)
@@ -148,15 +150,15 @@ def test_what_is_frozen_is_bit_identical_after_training(config: ModelConfig) -> 
 
 
 def test_full_finetuning_moves_all_of_sam_and_no_constant() -> None:
-    learner = tiny_learner(FULL)
-    moved = moved_by_training(learner)
-    constants = {name for name, _ in learner.model.named_buffers()}
+    state = tiny_state(FULL)
+    moved = moved_by_training(state)
+    constants = {name for name, _ in state.model.named_buffers()}
     assert {"sam.pixel_mean", "sam.pixel_std"} < constants and not moved & constants
     assert {"sam.image_encoder.patch_embed.proj.weight", "sam.image_encoder.pos_embed"} <= moved
     assert "sam.prompt_encoder.point_embeddings.1.weight" in moved
     assert any(name.startswith("sam.mask_decoder.transformer.layers.1.mlp") for name in moved)
     assert any(name.startswith("capl.") for name in moved)
-    assert not any(map(is_lora_parameter, learner.theta.parameters))
+    assert not any(map(is_lora_parameter, state.theta.parameters))
 
 
 def test_full_finetuning_refuses_lora() -> None:
@@ -181,18 +183,18 @@ def test_full_finetuning_refuses_lora() -> None:
     ],
 )
 def test_lora_has_the_rank_and_the_modules_asked_for(lora: LoraConfig, layers: int) -> None:
-    learner = tiny_learner(ModelConfig(lora=lora, unfreeze=()))
-    theta = learner.theta.parameters
+    state = tiny_state(ModelConfig(lora=lora, unfreeze=()))
+    theta = state.theta.parameters
     assert len(theta) == 2 * layers
     wanted = {*lora.encoder_modules, *lora.decoder_modules}
     for name, parameter in theta.items():
         layer, side = name.split(".lora_")
         assert layer.rpartition(".")[2] in wanted
         assert parameter.shape[0 if side.startswith("A") else 1] == lora.rank, name
-    assert moved_by_training(learner) == {
+    assert moved_by_training(state) == {
         *theta,
-        *learner.phi.parameters,
-        *learner.points.parameters,
+        *state.phi.parameters,
+        *state.points.parameters,
     }
 
 
@@ -209,14 +211,14 @@ def test_a_trained_run_is_saved_loaded_and_merged_with_the_same_outputs(
     base, run = tmp_path / "base", tmp_path / "run"
     save_base(noisy_sam(), base)
     untrained, batch = load_base(base), tiny_halves().held_out
-    learner = new_learner(
+    state = new_bilevel_state(
         load_base(base), config, OptimizerConfig(lr=1e-3, lr_capl=1e-2), seed=0, bf16=False
     )
     for _ in range(2):
-        step(learner)
-    save_run(learner.model, run, base=base, lora=config.lora)
+        step(state)
+    save_run(state.model, run, base=base, lora=config.lora)
     loaded = load_run(run)
-    trained = outputs(learner.model, batch)
+    trained = outputs(state.model, batch)
     for found, expected in zip(outputs(loaded, batch), trained, strict=True):
         assert torch.equal(found, expected)
     before = outputs(untrained, batch)

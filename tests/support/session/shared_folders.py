@@ -1,4 +1,4 @@
-"""Work that is done once a test session, however many processes of pytest-xdist share it."""
+"""Folders filled once a test session and shared by the workers of pytest-xdist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 def shared_folder(
     factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], object]
 ) -> Path:
-    """Return the session's folder of a name; the first to ask for it fills it.
+    """Return the session's folder of a name, filled by the first worker that needs it.
 
     Args:
         factory: pytest's, whose base folder a worker of pytest-xdist shares with the others.

@@ -1,0 +1,82 @@
+"""Pretraining runs, whose batches a worker process prepares, are resumed and continued."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.model.base_checkpoint import base_digest, load_base
+from training.data.augment import AugmentConfig
+from training.pretraining.config import PretrainConfig
+from training.pretraining.data import (
+    PretrainBatchConfig,
+    PretrainData,
+)
+from training.pretraining.run import pretrain
+from training.pretraining.train_state import new_pretrain_state
+
+TINY_BATCH = PretrainBatchConfig(
+    images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
+)
+
+
+def tiny(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:
+    settings: dict[str, object] = {
+        "out": tmp_path / name / "base",
+        "run": tmp_path / name / "run",
+        "steps": 4,
+        "warmup_steps": 1,
+        "correction_every": 2,
+        "auxiliary_steps": 2,
+        "bf16": False,
+        "checkpoint_every": 2,
+        "evaluate_every": 100,
+        "batch": TINY_BATCH,
+        "data": PretrainData(val_scenes=1),
+    }
+    return PretrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    pretrain(tiny(tmp_path, "unbroken"))
+    broken = tiny(tmp_path, "broken")
+    polls = itertools.count(1)
+
+    def lose_the_third_step() -> bool:
+        if next(polls) == 3:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(broken, lose_the_third_step)
+    assert not broken.out.exists()
+    assert pretrain(broken, lambda: True) is None, "stopped after step 3, with its state saved"
+    assert not broken.out.exists()
+    assert pretrain(broken) is not None
+    first, second = (
+        load_base(tmp_path / name / "base").state_dict() for name in ("unbroken", "broken")
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    manifest = read_manifest(broken.out, "checkpoint")
+    assert manifest.metrics["steps"] == 4
+    assert manifest.config["real_images"].startswith("none")
+    assert "run" not in manifest.config["recipe"][0]
+
+
+def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:
+    first = tiny(tmp_path, "first")
+    pretrain(first)
+    second = tiny(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)
+    state = new_pretrain_state(second)
+    for name, value in load_base(first.out).state_dict().items():
+        assert torch.equal(state.model.state_dict()[name], value)
+    pretrain(second)
+    before, after = (read_manifest(c.out, "checkpoint") for c in (first, second))
+    assert [recipe["steps"] for recipe in after.config["recipe"]] == [4, 2]
+    assert after.metrics["steps"] == 6
+    assert after.metrics["cpu_seconds"] >= before.metrics["cpu_seconds"]
+    assert after.parents == {"init": base_digest(first.out)}

@@ -1,0 +1,1 @@
+"""Folders and imports that all tests of a session share."""

@@ -1,0 +1,249 @@
+"""Bi-level runs: start or resume, validate across processes, publish the best model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from cpcsam.errors import ConfigError
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.run_checkpoint import save_run
+from training.bilevel.config import TrainConfig, run_record
+from training.bilevel.train_state import BilevelState, new_bilevel_state
+from training.data.batches import Halves, StepBatches
+from training.data.prefetch import prefetch
+from training.data.sample import Sample
+from training.data.sources import read_source, validation_windows
+from training.evaluation.one_click import OneClickScores, one_click
+from training.loop.budget import Budget
+from training.loop.callbacks import Checkpoints, TensorBoard, Validation
+from training.loop.distributed import (
+    all_gather,
+    all_reduce_max,
+    is_main,
+    process_count,
+    rank_slice,
+    training_device,
+)
+from training.loop.gradient_checkpointing import enable_gradient_checkpointing
+from training.loop.run_folder import clear, remove_leftovers
+from training.loop.trainer import Callback, Trainer
+
+__all__ = ["TrainResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Outcome of a training session.
+
+    Attributes:
+        step: steps done.
+        finished: False after an interruption.
+        base_dice: validation Dice before training.
+        best_dice: best validation Dice since; -1 before the first validation.
+    """
+
+    step: int
+    finished: bool
+    base_dice: float
+    best_dice: float
+
+
+def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) -> TrainResult:
+    """Run or resume a training, in one process or in all of a `process_group`.
+
+    Args:
+        config: the run.
+        interrupted: polled after every step; once true in any process, the state is saved and
+            training ends in all of them.
+
+    Raises:
+        ConfigError: the run exists, was begun with another configuration, or its images cannot
+            be split evenly over the processes.
+        ArtifactError: the base or the saved state cannot be used.
+        DataError: the images cannot be used.
+        TrainingError: a loss is no longer finite, or a process that is needed died; `last.pt`
+            and `best` stay as they were.
+    """
+    config.require_equal_microbatches(process_count())
+    last = config.folder / "last.pt"
+    exists = last.exists() or (config.folder / "best").exists()
+    if exists and not (config.resume or config.overwrite):
+        raise ConfigError.of(
+            "name",
+            got=f"{config.folder}, where a run exists",
+            expected="a new name",
+            fix="continue with resume=true or start over with overwrite=true",
+        )
+    samples = read_source(config.data.train, "data.train")
+    validation_source = config.data.validation.or_else(config.data.train)
+    validation = validation_windows(
+        read_source(validation_source, "data.validation"),
+        config.data.window,
+        config.data.max_windows,
+    )
+    record = run_record(config, samples)
+    state = _initial_state(config)
+    resumed = config.resume and last.exists()
+    if resumed:
+        state.restore(last, record)
+    _require_same_step(config, state)
+    if is_main():
+        remove_leftovers(config.folder)
+        if not resumed:
+            clear(config.folder)
+    batches = StepBatches(
+        samples,
+        state.model.image_size,
+        config.model.with_needed_practice(config.batch),
+        seed=config.seed,
+        steps=config.steps,
+        rank_slice=rank_slice(config.batch.images),
+    )
+    with _writer(config, state) as writer:
+        board = TensorBoard(writer, state)
+        best = BestModel(config, state, validation, record, board)
+        trainer = Trainer(
+            state,
+            _train_step(config, state),
+            Budget(minutes=config.max_minutes, steps=config.steps),
+            (
+                best,
+                board,
+                Validation(best.update, state, config.evaluate_every),
+                Checkpoints(last, state, record, config.checkpoint_every),
+            ),
+            description=config.name,
+        )
+        finished = trainer.fit(
+            prefetch(batches, state.step, config.workers, training_device()), interrupted
+        )
+    return TrainResult(state.step, finished, state.base_dice, state.best_dice)
+
+
+def _train_step(
+    config: TrainConfig, state: BilevelState
+) -> Callable[[Halves, float], dict[str, float]]:
+    half_a_step = 0.5 / config.steps
+
+    def train_step(halves: Halves, progress: float) -> dict[str, float]:
+        factor = state.set_learning_rates(config.optimizer, min(1.0, progress + half_a_step))
+        metrics = state.train_step(halves, config.bilevel, config.accumulate)
+        return {**metrics, "learning_rate_factor": factor}
+
+    return train_step
+
+
+@dataclass
+class BestModel(Callback):
+    """Validates the model and publishes it to `best` whenever its Dice is the best so far.
+
+    Attributes:
+        config: the run.
+        state: what is trained.
+        validation: square samples, which the processes share.
+        record: identifies the run, for the manifest.
+        board: gets the scores.
+    """
+
+    config: TrainConfig
+    state: BilevelState
+    validation: list[Sample]
+    record: dict[str, Any]
+    board: TensorBoard
+
+    def on_train_start(self) -> None:
+        """Score the untrained model."""
+        if self.state.step == 0:
+            self.state.base_dice = self._validate().dice
+
+    def update(self) -> None:
+        """Validate, and publish the model if it is the best so far."""
+        state = self.state
+        scores = self._validate()
+        better = scores.dice > state.best_dice
+        state.best_dice = max(scores.dice, state.best_dice)
+        if not is_main():
+            return
+        tqdm.write(
+            f"step {state.step}: validation Dice {scores.dice:.4f} (base "
+            f"{state.base_dice:.4f}){', best' if better else ''}",
+            file=sys.stderr,
+        )
+        if better:
+            self._publish(scores)
+
+    def _validate(self) -> OneClickScores:
+        """Score the validation windows, each process its slice of them."""
+        min_area = self.config.data.min_area
+        windows = self.validation[rank_slice(len(self.validation))]
+        scored = one_click(self.state.model, windows, min_area=min_area)
+        results = all_gather([replace(result, mask=result.mask[:0]) for result in scored])
+        if not results:
+            raise ConfigError.of(
+                "data.validation",
+                got=f"no entity of {min_area} pixels",
+                expected="annotated entities",
+                fix="give other images or lower data.min_area",
+            )
+        scores = OneClickScores.of(results)
+        self.board.log({"validation_dice": scores.dice, "validation_iou": scores.iou})
+        return scores
+
+    def _publish(self, scores: OneClickScores) -> None:
+        config, state = self.config, self.state
+        save_run(
+            state.model,
+            config.folder / "best",
+            base=config.model.base,
+            lora=config.model.lora,
+            config={"train": self.record},
+            metrics={
+                "step": state.step,
+                "elapsed_s": round(state.elapsed_s, 1),
+                "validation": asdict(scores),
+                "validation_dice_base": state.base_dice,
+            },
+        )
+
+
+def _initial_state(config: TrainConfig) -> BilevelState:
+    model = load_base(config.model.base, image_size=config.model.image_size)
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    return new_bilevel_state(
+        model,
+        config.model,
+        config.optimizer,
+        seed=config.seed,
+        bf16=config.precision == "bfloat16",
+        dtype=torch.float64 if config.precision == "float64" else torch.float32,
+        device=training_device(),
+    )
+
+
+def _require_same_step(config: TrainConfig, state: BilevelState) -> None:
+    """Refuse processes that found different states, as on machines without a common folder."""
+    last, first = (abs(int(step)) for step in all_reduce_max(state.step, -state.step))
+    if last != first:
+        raise ConfigError.of(
+            "out",
+            got=f"{config.folder}, in which processes found the states of steps {first} and {last}",
+            expected="one folder that all processes see",
+            fix="set out to a shared folder",
+        )
+
+
+def _writer(
+    config: TrainConfig, state: BilevelState
+) -> AbstractContextManager[SummaryWriter | None]:
+    if not is_main():
+        return nullcontext()
+    return SummaryWriter(config.folder / "tensorboard", purge_step=state.step)

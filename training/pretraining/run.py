@@ -1,0 +1,127 @@
+"""Pretraining runs: start or resume, score the averaged weights, publish the base."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.model.base_checkpoint import base_digest, save_base
+from cpcsam.model.sam import CpcSam
+from training.data.fingerprint import fingerprint
+from training.data.prefetch import prefetch
+from training.data.sample import Sample, digest_samples
+from training.evaluation.one_click import OneClickScores, one_click
+from training.loop.budget import Budget
+from training.loop.callbacks import Checkpoints, TensorBoard, Validation
+from training.loop.run_folder import remove_leftovers
+from training.loop.trainer import Trainer
+from training.pretraining.config import PretrainConfig
+from training.pretraining.data import PretrainBatches, load_images
+from training.pretraining.train_state import PretrainState, new_pretrain_state
+
+__all__ = ["pretrain"]
+
+LOG_EVERY = 20
+
+
+def pretrain(
+    config: PretrainConfig, interrupted: Callable[[], bool] = lambda: False
+) -> OneClickScores | None:
+    """Train, resuming `config.run` from its last checkpoint, and publish `config.out`.
+
+    Args:
+        config: the run.
+        interrupted: polled after every step; once true, the state is saved and training ends.
+
+    Returns:
+        Scores of the published base; None after an interruption.
+
+    Raises:
+        ArtifactError: `init` or the saved state cannot be used.
+        DataError: the real images cannot be read.
+        TrainingError: the loss is no longer finite.
+    """
+    train, validation = load_images(config.data)
+    state = new_pretrain_state(config)
+    last = config.run / "last.pt"
+    if last.exists():
+        state.restore(last, {})
+        sys.stderr.write(f"resuming {config.run} at step {state.step}\n")
+    remove_leftovers(config.run)
+    batches = PretrainBatches(
+        train, state.model.image_size, config.batch, seed=config.seed, steps=config.steps
+    )
+    with SummaryWriter(config.run / "tensorboard", purge_step=state.step) as writer:
+        board = TensorBoard(writer, state, every=LOG_EVERY)
+
+        def validate() -> None:
+            dice = _score(state.averaged(), validation[::4]).dice
+            board.log({"one_click_dice": dice})
+            tqdm.write(f"step {state.step}: one-click Dice {dice:.4f}", file=sys.stderr)
+
+        trainer = Trainer(
+            state,
+            lambda batch, progress: state.train_step(batch, config),
+            Budget(steps=config.steps),
+            (
+                board,
+                Validation(validate, state, config.evaluate_every, at_end=False),
+                Checkpoints(last, state, {}, config.checkpoint_every),
+            ),
+            description="pretrain",
+            clock=_user_cpu_seconds,
+        )
+        device = torch.device("cpu")
+        if not trainer.fit(prefetch(batches, state.step, 1, device), interrupted):
+            return None
+    model = state.averaged().half().float()
+    scores = _score(model, validation)
+    _publish(config, state, model, train, scores)
+    return scores
+
+
+def _user_cpu_seconds() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def _score(model: CpcSam, samples: list[Sample]) -> OneClickScores:
+    return OneClickScores.of(list(one_click(model, samples)))
+
+
+def _publish(
+    config: PretrainConfig,
+    state: PretrainState,
+    model: CpcSam,
+    train: list[Sample],
+    scores: OneClickScores,
+) -> None:
+    """Publish the base; its recipes, fingerprints and cost include those of the base before it."""
+    recipe = [config.recipe()]
+    prints = {sample.name: fingerprint(sample.image) for sample in train}
+    steps, cpu_seconds, parents = state.step, round(state.elapsed_s, 1), {}
+    if config.init is not None:
+        before = read_manifest(config.init, "checkpoint", verify=False)
+        recipe = [*before.config["recipe"], *recipe]
+        prints = before.config["train_fingerprints"] | prints
+        steps += before.metrics["steps"]
+        cpu_seconds += before.metrics["cpu_seconds"]
+        parents = {"init": base_digest(config.init)}
+    save_base(
+        model,
+        config.out,
+        config={
+            "recipe": recipe,
+            "real_images": "BBBC038v1" if train else "none: synthetic scenes alone",
+            "train_digest": digest_samples(train),
+            "train_fingerprints": prints,
+        },
+        metrics={"one_click": asdict(scores), "cpu_seconds": cpu_seconds, "steps": steps},
+        parents=parents,
+    )

@@ -1,0 +1,123 @@
+"""State of a pretraining run: model, auxiliary head, optimiser and averaged weights (EMA)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpcsam.errors import TrainingError
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.build_sam import build_sam
+from cpcsam.model.sam import CpcSam
+from training.loop.optimizer import adamw, set_lr, warmup_cosine
+from training.loop.train_state import TrainState
+from training.pretraining.config import PretrainConfig
+from training.pretraining.data import PretrainBatch
+from training.pretraining.loss import AuxiliaryHead, batch_loss
+
+__all__ = ["PretrainState", "learning_rate", "new_pretrain_state"]
+
+BETAS = (0.9, 0.98)
+CLIP_NORM = 1.0
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Return the learning rate of a step: linear warm-up, then half a cosine to zero."""
+    position = step + 1 if step < config.warmup_steps else step
+    total = max(config.steps, config.warmup_steps + 1)
+    return warmup_cosine(position, config.warmup_steps, total, peak=config.lr)
+
+
+@dataclass
+class PretrainState(TrainState):
+    """Model, auxiliary head, moving average of the weights, optimiser and progress counters."""
+
+    model: CpcSam
+    head: AuxiliaryHead
+    average: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+
+    def train_step(self, batch: PretrainBatch, config: PretrainConfig) -> dict[str, float]:
+        """Train by one step, update the moving average and count the step.
+
+        Raises:
+            TrainingError: the loss is not finite; nothing was updated.
+        """
+        step = self.step
+        set_lr(self.optimizer, learning_rate(config, step))
+        auxiliary = max(0.0, 1 - step / config.auxiliary_steps) if config.auxiliary_steps else 0.0
+        correct = step >= config.warmup_steps and step % config.correction_every == 0
+        self.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+            loss, metrics = batch_loss(
+                self.model, self.head, batch, correct=correct, auxiliary=auxiliary
+            )
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError.of(
+                f"step {step}",
+                got="a non-finite loss",
+                expected="a number",
+                fix="lower lr and resume",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        self.optimizer.step()
+        decay = min(config.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                self.average[name].lerp_(value, 1 - decay)
+        self.step += 1
+        return metrics
+
+    def averaged(self) -> CpcSam:
+        """Build a model of the moving average of the weights, in evaluation mode."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.average)
+        return model.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights, moving average, optimiser state and counters."""
+        return {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "elapsed_s": self.elapsed_s,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Copy in what `state_dict` returned."""
+        self.model.load_state_dict(saved["model"])
+        self.head.load_state_dict(saved["head"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.average = saved["average"]
+        self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
+
+
+def new_pretrain_state(config: PretrainConfig) -> PretrainState:
+    """Build the state before the first step: seeded untrained weights, or the base in `init`."""
+    torch.manual_seed(config.seed)
+    if config.init is None:
+        model = CpcSam(build_sam(config.model_size))
+        for name, parameter in model.named_parameters():
+            if name.endswith("pos_embed"):
+                nn.init.trunc_normal_(parameter, std=0.02)
+    else:
+        model = load_base(config.init, config.model_size)
+    head = AuxiliaryHead()
+    optimizer = adamw(
+        [*model.parameters(), *head.parameters()],
+        lr=config.lr,
+        betas=BETAS,
+        weight_decay=config.weight_decay,
+    )
+    average = {name: value.clone() for name, value in model.state_dict().items()}
+    return PretrainState(model, head, average, optimizer)
