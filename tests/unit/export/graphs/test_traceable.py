@@ -8,11 +8,10 @@ from segment_anything.modeling.image_encoder import Attention
 
 from cpcsam.errors import ExportError
 from cpcsam.model.fusion import fuse
-from export.graphs.blockwise_attention import BlockwiseAttention
 from export.graphs.fp16 import to_fp16
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.graphs.smooth_quant import smooth_encoder
-from export.graphs.traceable import make_traceable
+from export.graphs.traceable import BlockwiseAttention, make_traceable
 from export.real_images import Scene
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
 

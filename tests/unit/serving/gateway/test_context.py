@@ -9,9 +9,8 @@ from time import monotonic
 import pytest
 
 from cpcsam.grpc_errors import UnavailableError
-from serving.gateway.auth.principal import EVERYBODY
-from serving.gateway.context import RequestContext
-from serving.gateway.model_info import ModelInfo
+from serving.gateway.auth.authenticator import EVERYBODY
+from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.scheduling.admission import Permit
 
 MODEL = ModelInfo("2.51.0", "1", "vit_t", 256, "digest", "trained", mask_prompts=True)

@@ -12,17 +12,16 @@ import pytest
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.auth import authenticator as authenticator_module
-from serving.gateway.auth.authenticator import Authenticator, Metadata
+from serving.gateway.auth.authenticator import Authenticator, Metadata, Principal
 from serving.gateway.auth.interceptor import AuthenticationInterceptor
-from serving.gateway.auth.principal import Principal
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.config import GatewayConfig
+from serving.gateway.context import ModelInfo
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics
-from serving.gateway.model_info import ModelInfo
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission
-from serving.gateway.service_factory import build_service
+from serving.gateway.server import build_service
 
 TOKEN = (("authorization", "Bearer of-the-lab"),)
 MODEL = ModelInfo("2.51.0", "1", "vit_t", 256, "digest", "trained", mask_prompts=True)

@@ -10,8 +10,7 @@ import pytest
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
 from serving.gateway.auth import authenticator as authenticator_module
-from serving.gateway.auth.authenticator import Authenticator
-from serving.gateway.auth.principal import Principal
+from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.auth.tokens import EDITOR, USER, Token, digest_of, read_tokens, write_tokens
 
 

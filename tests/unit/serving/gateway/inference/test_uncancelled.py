@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from serving.gateway.inference.uncancelled import UncancelledCalls
+from serving.gateway.scheduling.concurrency import UncancelledCalls
 
 
 async def test_run_with_a_cancelled_caller_completes() -> None:

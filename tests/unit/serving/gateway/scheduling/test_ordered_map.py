@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from serving.gateway.scheduling.ordered_map import ordered_map
+from serving.gateway.scheduling.concurrency import ordered_map
 
 WINDOW = 3
 
