@@ -111,16 +111,21 @@ proto: $(READY) ## Generate the gRPC modules from cpcsam/v1/*.proto
 	$(PY) -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. cpcsam/v1/*.proto
 	$(PY) -m grpc_tools.protoc --proto_path=. --grpc_python_out=. cpcsam/v1/segmentation.proto
 
+UPGRADE ?= --upgrade
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet --generate-hashes \
   --allow-unsafe --strip-extras --no-emit-options --no-emit-index-url --no-emit-find-links \
   --no-emit-trusted-host
 
+# One lock serves Python 3.11 and 3.12: its pins have the hashes of all wheels, and the last command
+# fails if 3.12 needs a package that 3.11 does not.
 .PHONY: lock
-lock: $(READY) ## Pin the newest admitted releases in the *.lock files
-	$(COMPILE) --upgrade --all-extras --output-file requirements.lock pyproject.toml
+lock: $(READY) ## Pin the newest admitted releases in the *.lock files; UPGRADE= keeps the pins
+	$(COMPILE) $(UPGRADE) --all-extras --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra serve --constraint requirements.lock --output-file deploy/gateway.lock pyproject.toml
 	$(COMPILE) --extra triton --constraint requirements.lock --output-file deploy/triton.lock pyproject.toml
 	$(PY) -m tools.lock_no_deps requirements-no-deps.in requirements-no-deps.lock
+	$(PY) -m pip install --quiet --dry-run --require-hashes --only-binary=:all: --python-version 3.12 \
+	  --target $(VENV)/.python3.12 --requirement requirements.lock
 
 .PHONY: clean
 clean: ## Remove what the targets made: build/, out/, runs/ and caches (never weights/)

@@ -13,24 +13,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.data.stains import is_stained
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import parser_of, run_command
 from training.data.datasets.instance_folders import read_bbbc038
-from training.data.sample import Sample
 
-__all__ = ["is_stained", "main"]
+__all__ = ["main"]
 
 PROG = "python -m benchmarks.stains"
-COLOURED = 10
-"""Mean difference of an image's strongest and weakest channel, in grey levels."""
-
-
-def is_stained(sample: Sample) -> bool:
-    """Return whether an image is coloured, as stained tissue is; fluorescence is grey."""
-    channels = sample.image.astype(np.int16)
-    return float((channels.max(-1) - channels.min(-1)).mean()) > COLOURED
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.budget import Budget, Spent, train_within
 from benchmarks.calibration.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
 from benchmarks.data.confounded_scenes import scene
-from benchmarks.stains import is_stained
+from benchmarks.data.stains import is_stained
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.bilevel.optimizer import OptimizerConfig

@@ -12,7 +12,7 @@ from benchmarks.calibration.runs import read_split
 from benchmarks.comparison.methods.interface import Task
 from benchmarks.comparison.recipe import Setting
 from benchmarks.data.confounded_scenes import scene
-from benchmarks.stains import is_stained
+from benchmarks.data.stains import is_stained
 from cpcsam.errors import ConfigError
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Dataset, open_dataset

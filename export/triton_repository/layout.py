@@ -14,14 +14,14 @@ from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
 from export.triton_repository.config import RepositoryConfig, Target, config_text, model_configs
 
-__all__ = ["SOURCE_KIND", "ModelTree", "model_files", "plan_tree", "write_files"]
+__all__ = ["SOURCE_KIND", "ModelTree", "config_files", "plan_tree", "write_files"]
 
 SOURCE_KIND: Final[Mapping[Target, str]] = {"cpu": "onnx", "gpu": "engine"}
 SOURCE_SUFFIX: Final[Mapping[Target, str]] = {"cpu": ".onnx", "gpu": ".plan"}
 CONFIG_NAME: Final = "config.pbtxt"
 SHIM_NAME: Final = "model.py"
 SHIM_VERSION: Final = "1"
-"""Version folder of the committed trees, which holds the shims."""
+"""Version folder of the committed shims."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def plan_tree(
         source: artifact with the graphs.
         manifest: manifest of `source`.
         repository: settings of the repository.
-        shims: the committed tree of the target.
+        shims: folder with each Python model's NAME/1/model.py.
         version: number of the version, Triton's version of every model.
 
     Raises:
         ArtifactError: source lacks a graph.
     """
-    written = model_files(repository, shims, version)
+    written = config_files(repository) | _version_files(repository, shims, version)
     names = _graph_files(source, manifest, repository.target, version)
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
     return ModelTree(
@@ -71,11 +71,18 @@ def plan_tree(
     )
 
 
-def model_files(repository: RepositoryConfig, shims: Path, version: int) -> dict[str, bytes]:
-    """Return each model's config.pbtxt, and the model.py of Python models, by path."""
+def config_files(repository: RepositoryConfig) -> dict[str, bytes]:
+    """Return each model's config.pbtxt by path."""
+    return {
+        f"{name}/{CONFIG_NAME}": config_text(config).encode()
+        for name, config in model_configs(repository).items()
+    }
+
+
+def _version_files(repository: RepositoryConfig, shims: Path, version: int) -> dict[str, bytes]:
+    """Return the model.py of Python models, and what keeps an ensemble's folder, by path."""
     files = {}
     for name, config in model_configs(repository).items():
-        files[f"{name}/{CONFIG_NAME}"] = config_text(config).encode()
         if config.platform == "ensemble":
             # Triton requires a version folder; git and object stores drop empty ones.
             files[f"{name}/{version}/.keep"] = b""

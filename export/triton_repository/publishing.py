@@ -11,18 +11,19 @@ from cpcsam.artifacts.versions import list_versions, switch_to, writing
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError
 from export.triton_repository.config import RepositoryConfig, Target
-from export.triton_repository.layout import SOURCE_KIND, model_files, plan_tree, write_files
+from export.triton_repository.layout import SOURCE_KIND, config_files, plan_tree, write_files
 
 __all__ = ["COMMITTED", "COMMITTED_MODEL", "KIND", "build_repository", "write_configs"]
 
 KIND: Final = "repository"
 COMMITTED: Final = Path(__file__).resolve().parents[2] / "model_repository"
+SHIMS: Final = COMMITTED / "cpu"
 COMMITTED_MODEL: Final = ("vit_t", 256)
 """Model size and image_size of the committed trees: those of the shipped base."""
 
 
 def build_repository(
-    source: Path, out: Path, *, target: Target = "cpu", threads: int = 0, shims: Path = COMMITTED
+    source: Path, out: Path, *, target: Target = "cpu", threads: int = 0, shims: Path = SHIMS
 ) -> Path:
     """Publish graphs as the current version, reusing a version of equal content.
 
@@ -31,7 +32,7 @@ def build_repository(
         out: the folder of versions, each an artifact of kind `repository`.
         target: `cpu` or `gpu`.
         threads: intra-op threads of an ONNX Runtime call; 0 uses all cores.
-        shims: the committed trees, from which the model.py files are copied.
+        shims: folder with each Python model's NAME/1/model.py, the same for both targets.
 
     Returns:
         The version's folder.
@@ -54,12 +55,12 @@ def build_repository(
     with writing(out):
         versions = list_versions(out)
         for number in reversed(versions):
-            tree = plan_tree(source, manifest, repository, shims / target, number)
+            tree = plan_tree(source, manifest, repository, shims, number)
             if _has_files(versions[number], tree.digests):
                 switch_to(out, number)
                 return versions[number]
         number = max(versions, default=0) + 1
-        tree = plan_tree(source, manifest, repository, shims / target, number)
+        tree = plan_tree(source, manifest, repository, shims, number)
         with publish(out / str(number), KIND, parents=parents, config=config) as staging:
             tree.write(staging)
         switch_to(out, number)
@@ -67,14 +68,14 @@ def build_repository(
 
 
 def write_configs(trees: Path) -> None:
-    """Regenerate the committed trees: configurations of both targets, shims of `gpu` from `cpu`.
+    """Regenerate the committed configurations of both targets.
 
     Args:
         trees: folder with `cpu` and `gpu`.
     """
     for target in SOURCE_KIND:
         repository = RepositoryConfig(*COMMITTED_MODEL, target=target)
-        write_files(trees / target, model_files(repository, trees / "cpu", version=1))
+        write_files(trees / target, config_files(repository))
 
 
 def _has_files(version: Path, digests: Mapping[str, str]) -> bool:

@@ -19,9 +19,11 @@ CODE = "\n".join([*COMMANDS, *re.findall(r"`([^`\n]+)`", README)])
 SUBCOMMANDS = sorted(set(re.findall(r"\bcpcsam (\w+)", CODE)))
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.M))
+GUIDES = "\n".join(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))
 MODULES = sorted(
     {
         *re.findall(r"python -m ([\w.]+)", CODE),
+        *re.findall(r"python -m ((?:training|export|serving|demo)[\w.]*\b)", GUIDES),
         *re.findall(r"\$\(PY\) -m ((?:training|export|serving|demo)[\w.]*)", MAKEFILE),
     }
 )

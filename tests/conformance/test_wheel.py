@@ -36,14 +36,14 @@ def files_below(folder: Path) -> set[str]:
     }
 
 
-def test_content_is_the_package(unpacked: Path) -> None:
+def test_wheel_contains_only_the_package(unpacked: Path) -> None:
     packed = files_below(unpacked / "cpcsam")
     assert packed == files_below(ROOT / "cpcsam")
     assert {"cpcsam/py.typed", "cpcsam/v1/segmentation.proto", "cpcsam/v1/masks.proto"} <= packed
     assert {path.name for path in unpacked.iterdir()} == {"cpcsam", "cpcsam-0.1.0.dist-info"}
 
 
-def test_metadata(unpacked: Path) -> None:
+def test_wheel_metadata_names_core_dependencies_and_the_command(unpacked: Path) -> None:
     info = unpacked / "cpcsam-0.1.0.dist-info"
     metadata = BytesParser().parsebytes((info / "METADATA").read_bytes())
     assert metadata["Name"] == "cpcsam"
@@ -55,7 +55,7 @@ def test_metadata(unpacked: Path) -> None:
     assert {re.split(r"[<>=]", line)[0] for line in core} == {"grpcio", "numpy", "protobuf"}
 
 
-def test_bare_import_needs_nothing(unpacked: Path) -> None:
+def test_bare_import_needs_no_third_party_package(unpacked: Path) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(unpacked)!r}); import cpcsam; print(cpcsam.__file__)"
     )
@@ -66,7 +66,7 @@ def test_bare_import_needs_nothing(unpacked: Path) -> None:
     assert Path(done.stdout.strip()) == unpacked / "cpcsam" / "__init__.py"
 
 
-def test_the_clients_and_the_command_need_no_torch(unpacked: Path) -> None:
+def test_client_and_command_line_import_without_torch(unpacked: Path) -> None:
     modules = sorted(
         ".".join(path.relative_to(unpacked).with_suffix("").parts).removesuffix(".__init__")
         for pattern in ("client/*.py", "cli/*.py")

@@ -1,9 +1,10 @@
 """Bottleneck adapters in SAM's blocks, as Med-SA has them, for comparison.
 
-Each encoder block gets one after its attention and one beside its MLP; each block of the decoder's
-transformer one after either cross-attention and one beside its MLP. Med-SA's third dimension is
-for volumes, and its hyper-prompting, which scales an adapter by the prompt, is left out: the
-decoder's adapters act on prompt tokens, so they see the prompt anyway.
+Each encoder block gets a serial adapter after its attention and a parallel one at its MLP; each
+block of the decoder's transformer a serial one after either cross-attention and a parallel one at
+its MLP. Med-SA's third dimension is for volumes, and its hyper-prompting, which scales an adapter
+by the prompt, is left out: the decoder's adapters act on prompt tokens, so they see the prompt
+anyway.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from cpcsam.model.sam import CpcSam
 __all__ = ["AdaptedLayer", "insert_adapters", "is_adapter_parameter", "is_in_theta"]
 
 PARALLEL_SCALE = 0.5
-"""Of Med-SA's adapter beside the MLP."""
+"""Scale of Med-SA's parallel adapter at the MLP."""
 BOTTLENECK = 4
-"""How many times an adapter is narrower than what it adapts."""
+"""Ratio of the layer's width to the adapter's."""
 
 
 class AdaptedLayer(nn.Module):
-    """A layer with an adapter after it or beside it; a new adapter changes nothing.
+    """A layer with a serial or parallel bottleneck adapter, zero-initialised to the identity.
 
     Args:
-        layer: what is adapted, from width to width or, if `serial`, from any width.
+        layer: adapted layer, from width to width or, if `serial`, from any width.
         width: of its output.
         serial: the adapter reads the layer's output instead of its input.
     """
@@ -61,10 +62,10 @@ def insert_adapters(model: CpcSam) -> None:
 
 
 def is_adapter_parameter(name: str) -> bool:
-    """Tell whether a parameter's name is one that `insert_adapters` added."""
+    """Return whether `insert_adapters` added the parameter, by its name."""
     return ".adapter." in name
 
 
 def is_in_theta(name: str) -> bool:
-    """Tell whether a parameter belongs to θ by its name: LoRA's and the adapters' do."""
+    """Return whether a parameter belongs to θ (LoRA or adapters), by its name."""
     return is_lora_parameter(name) or is_adapter_parameter(name)

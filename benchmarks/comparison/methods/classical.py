@@ -1,4 +1,4 @@
-"""What needs no training: Otsu's threshold and a watershed."""
+"""Baseline without training: Otsu's threshold and a watershed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method is given, and what it gives back."""
+"""Interface of methods: the task that they learn and the fitted method that they return."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A method that has learned.
+    """A fitted method.
 
     Attributes:
         segment: finds entities; `class_index` of a mask counts `Task.names`.
-        spent: of the budget.
-        parameters: how many learned.
+        spent: used part of the budget.
+        parameters: number of trained parameters.
     """
 
     segment: Segment
@@ -52,7 +52,7 @@ class Fitted:
 
 
 class Method(Protocol):
-    """One way to segment."""
+    """A segmentation method."""
 
     @property
     def label(self) -> str:
@@ -62,7 +62,7 @@ class Method(Protocol):
         """Learn a task.
 
         Args:
-            task: what to learn from.
-            budget: how long.
-            seed: decides weights and batches.
+            task: images to learn from.
+            budget: of training.
+            seed: of weights and batches.
         """

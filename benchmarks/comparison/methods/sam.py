@@ -45,7 +45,7 @@ ACCURATE: Final = PromptMix(box=0.5, several=0, centre=1.0, box_jitter=0)
 """One careful annotator: a tight box or a click in the centre."""
 
 LORA: Final = LoraConfig(rank=4, alpha=50.0)
-"""As in `benchmarks.calibration.arms`: its alpha sets how fast LoRA learns from the small base."""
+"""As in `benchmarks.calibration.arms`: alpha sets how fast LoRA learns from the compact base."""
 
 CAPL_TURNS: Final = BilevelConfig(capl_every=3)
 """As in `benchmarks.calibration.arms`: θ takes three steps a round."""

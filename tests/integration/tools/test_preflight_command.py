@@ -30,11 +30,11 @@ def write_program(folder: Path, name: str, script: str = "exit 0") -> Path:
     return program
 
 
-def test_the_running_interpreter_fits() -> None:
+def test_check_interpreter_accepts_the_running_python() -> None:
     assert check_interpreter(sys.executable) == []
 
 
-def test_missing_interpreter() -> None:
+def test_check_interpreter_reports_a_missing_python() -> None:
     (problem,) = check_interpreter("/nonexistent/python3.11")
     assert "/nonexistent/python3.11 does not run" in problem
     assert "apt-get install python3.11" in problem
@@ -60,14 +60,16 @@ def test_missing_interpreter() -> None:
         ),
     ],
 )
-def test_unfit_interpreter(tmp_path: Path, answer: str, parts: list[str]) -> None:
+def test_check_interpreter_reports_each_problem(
+    tmp_path: Path, answer: str, parts: list[str]
+) -> None:
     python = write_program(tmp_path, "python", f"echo '{answer}'")
     problems = check_interpreter(str(python))
     assert len(problems) == len(parts)
     assert all(part in problem for part, problem in zip(parts, problems, strict=True))
 
 
-def test_command_names_everything_at_once(tmp_path: Path) -> None:
+def test_command_reports_all_problems_at_once(tmp_path: Path) -> None:
     options = ("--python", "no-such-python", "--venv", str(tmp_path / "venv"))
     done = run_preflight(*options, path=str(tmp_path))
     assert done.returncode == 2
@@ -78,7 +80,7 @@ def test_command_names_everything_at_once(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 3
 
 
-def test_command_passes_where_nothing_is_missing(tmp_path: Path) -> None:
+def test_command_without_problems_exits_0_silently(tmp_path: Path) -> None:
     for name in ("git", "make"):
         write_program(tmp_path, name)
     options = ("--python", sys.executable, "--venv", str(tmp_path / "deep" / "venv"))

@@ -10,7 +10,7 @@ from cpcsam.errors import ConfigError
 from training.data.batches import BatchConfig
 
 
-def test_what_lies_in_the_range_passes() -> None:
+def test_require_range_accepts_values_in_the_range() -> None:
     require_range("x", 0, 0)
     require_range("x", 1, 0, 1)
     require_range("x", 0.5, 0, 1, above=True, below=True)
@@ -26,7 +26,7 @@ def test_what_lies_in_the_range_passes() -> None:
         (math.nan, 1, {}, "from 0 to 1"),
     ],
 )
-def test_what_lies_outside_is_refused(
+def test_require_range_rejects_values_outside(
     value: float, high: float, ends: dict[str, bool], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(expected)):
@@ -34,11 +34,11 @@ def test_what_lies_outside_is_refused(
 
 
 @pytest.mark.parametrize("name", ["images", "entities", "groups", "min_area"])
-def test_a_batch_without_prompts_is_refused(name: str) -> None:
+def test_config_of_a_batch_without_prompts_is_rejected(name: str) -> None:
     with pytest.raises(ConfigError, match=f"batch.{name}"):
         BatchConfig(**{name: 0})
 
 
-def test_a_batch_without_annotators_is_refused() -> None:
+def test_config_of_a_batch_without_annotators_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"batch\.styles"):
         BatchConfig(styles=())

@@ -8,12 +8,12 @@ from cpcsam.commands import exit_code_of, parser_of, run_command
 from cpcsam.errors import ConfigError
 
 
-def test_success_is_zero_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_of_success_is_0_and_silent(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(lambda: None, "prog") == 0
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_project_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_of_a_project_error_is_2_and_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ConfigError("steps: got 0,\nexpected at least 1")
 
@@ -21,7 +21,7 @@ def test_a_project_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "prog: steps: got 0, expected at least 1\n"
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(
+def test_exit_code_of_an_unwritable_folder_is_2_and_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
@@ -30,7 +30,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     assert capsys.readouterr().err == f"prog: {file / 'below'}: Not a directory\n"
 
 
-def test_a_missing_extra_is_named_and_any_other_module_is_a_defect(
+def test_exit_code_of_a_missing_extra_is_1_and_other_modules_raise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def lack(name: str) -> None:

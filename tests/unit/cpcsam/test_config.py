@@ -39,7 +39,7 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_yaml_and_overrides_become_nested_dataclasses(tmp_path: Path) -> None:
+def test_load_config_builds_nested_dataclasses_from_yaml_and_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, "steps: 3\noptimizer: {lr: 5e-3}\nsource: {root: data}\nparts: [a, b]\n")
     run = load_config(Run, path, ["optimizer.order=sam_first", "source.crop=[0, 1, 2, 3]"])
     assert run == Run(
@@ -61,13 +61,13 @@ def test_null_override_removes_a_section() -> None:
     assert from_dict(Run, data).source is None
 
 
-def test_overrides_leave_their_input_alone() -> None:
+def test_apply_overrides_does_not_modify_its_input() -> None:
     data = {"optimizer": {"lr": 1.0}}
     apply_overrides(data, ["optimizer.lr=2"])
     assert data == {"optimizer": {"lr": 1.0}}
 
 
-def test_to_dict_is_read_back() -> None:
+def test_to_dict_round_trips_through_from_dict() -> None:
     run = Run(steps=3, source=Source(Path("a/b"), (0, 1, 2, 3)), parts=("x",))
     data = to_dict(run)
     assert data["source"] == {"root": "a/b", "crop": [0, 1, 2, 3]}
@@ -98,24 +98,24 @@ def test_to_dict_is_read_back() -> None:
         ("steps=[", "expected a YAML value"),
     ],
 )
-def test_errors_name_the_key_and_what_is_expected(override: str, message: str) -> None:
+def test_from_dict_errors_name_the_key_and_the_expected_type(override: str, message: str) -> None:
     data = {"steps": 1, "name": "run"}
     with pytest.raises(ConfigError) as caught:
         from_dict(Run, apply_overrides(data, [override]))
     assert message in str(caught.value)
 
 
-def test_missing_key_is_named() -> None:
+def test_load_config_with_a_missing_key_names_it() -> None:
     with pytest.raises(ConfigError, match="steps: got nothing, expected int"):
         load_config(Run, None)
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "steps: [", "\x00"])
-def test_unreadable_files(tmp_path: Path, text: str) -> None:
+def test_load_config_with_an_unreadable_file_names_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml"):
         load_config(Run, write(tmp_path, text))
 
 
-def test_missing_file() -> None:
+def test_load_config_with_a_missing_file_raises_config_error() -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_config(Run, Path("nowhere.yaml"))

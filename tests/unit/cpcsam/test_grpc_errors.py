@@ -36,7 +36,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("kind", "status"), PAIRS)
-def test_each_class_has_one_status_and_comes_back_whole(
+def test_error_classes_round_trip_through_their_status(
     kind: type[CpcSamError], status: grpc.StatusCode
 ) -> None:
     assert status_of_error(kind("a: got b, expected c; d")) is status
@@ -45,7 +45,7 @@ def test_each_class_has_one_status_and_comes_back_whole(
     assert str(back) == "a: got b, expected c; d"
 
 
-def test_other_errors_are_internal_and_other_statuses_are_named() -> None:
+def test_unmapped_errors_are_internal_and_unmapped_statuses_are_named() -> None:
     assert status_of_error(DataError("x")) is grpc.StatusCode.INTERNAL
     error = error_of_status(grpc.StatusCode.UNIMPLEMENTED, "no such method")
     assert type(error) is ServingError
@@ -73,6 +73,6 @@ def test_errors_of_triton(status: str, message: str, kind: type[CpcSamError]) ->
 
 
 def test_the_ensembles_name_is_left_out_of_a_steps_message() -> None:
-    told = "in ensemble 'segment', image_bytes: got text, expected PNG; send a PNG"
-    error = error_from_triton(InferenceServerException(told, "StatusCode.INVALID_ARGUMENT"), "h:1")
+    text = "in ensemble 'segment', image_bytes: got text, expected PNG; send a PNG"
+    error = error_from_triton(InferenceServerException(text, "StatusCode.INVALID_ARGUMENT"), "h:1")
     assert str(error) == "image_bytes: got text, expected PNG; send a PNG"

@@ -31,7 +31,7 @@ def write_program(folder: Path, name: str, script: str = "exit 0") -> Path:
         ("Windows", "AMD64", False),
     ],
 )
-def test_platform(system: str, machine: str, fits: bool) -> None:
+def test_check_platform_accepts_linux_on_x86_64_only(system: str, machine: str, fits: bool) -> None:
     problems = check_platform(system, machine)
     assert (problems == []) is fits
     assert all(system in problem and machine in problem for problem in problems)
@@ -40,11 +40,11 @@ def test_platform(system: str, machine: str, fits: bool) -> None:
 @pytest.mark.parametrize(
     "version, fits", [("2.35", True), ("2.41", True), ("3.0", True), ("2.31", False), (None, False)]
 )
-def test_glibc(version: str | None, fits: bool) -> None:
+def test_check_glibc_requires_2_35(version: str | None, fits: bool) -> None:
     assert (check_glibc(version) == []) is fits
 
 
-def test_programs_are_looked_up_on_the_given_path(tmp_path: Path) -> None:
+def test_check_programs_searches_the_given_path(tmp_path: Path) -> None:
     write_program(tmp_path, "git")
     (problem,) = check_programs(str(tmp_path))
     assert "make: not found" in problem
@@ -53,7 +53,7 @@ def test_programs_are_looked_up_on_the_given_path(tmp_path: Path) -> None:
     assert check_programs(str(tmp_path)) == []
 
 
-def test_disk() -> None:
+def test_check_disk_reports_too_little_space() -> None:
     assert check_disk(MIN_FREE_GB) == []
     (problem,) = check_disk(3.21)
     assert "3.2 GB" in problem

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,25 +8,17 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cpcsam.artifacts.manifest import sha256_file
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import segment_image
 from cpcsam.automatic.vocabulary import build_vocabulary
-from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.geometry import Box
-from cpcsam.model.base_checkpoint import save_base
-from cpcsam.model.lora import LoraConfig, inject_lora
-from cpcsam.model.run_checkpoint import save_run
 from cpcsam.model.torch_backend import TorchBackend
 from tests.support.brightness_model import BrightnessModel
-from tests.support.model_factory import noisy_cpcsam, noisy_sam
-from tests.support.training_factory import discs, write_pair
-from training import evaluate_auto as command
-from training import report as report_command
-from training import vocabulary as vocabulary_command
+from tests.support.model_factory import noisy_cpcsam
+from tests.support.training_factory import discs
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto
 from training.evaluation.average_precision import AveragePrecision
@@ -37,7 +26,6 @@ from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
     class_names,
     examples_of,
-    open_model,
     support_set,
 )
 
@@ -214,13 +202,6 @@ def _cocos(truths: list[np.ndarray], found: list[list[InstanceMask]]) -> float:
     return float(evaluation.eval["precision"][0, :, 0, 0, 0].mean())
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bases") / "base"
-    save_base(noisy_sam(), path)
-    return path
-
-
 def test_decode_with_capl_changes_the_masks() -> None:
     backend = TorchBackend(noisy_cpcsam())
     plain = TorchBackend(type(backend.model)(backend.model.sam))
@@ -234,75 +215,3 @@ def test_decode_with_capl_changes_the_masks() -> None:
     with_capl, without = (one.decode(embeddings, coords, labels)[0] for one in (backend, plain))
     assert with_capl.shape == (1, 1, NUM_MASKS, 64, 64)
     assert np.abs(with_capl - without).max() > 1e-3
-
-
-def test_commands_build_extend_show_and_evaluate(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image, instances = write_pair(tmp_path, discs(0))
-    source = ["--base", str(base), "--image", str(image), "--instances", str(instances)]
-    built, both, out = (str(tmp_path / name) for name in ("built", "both", "scores.json"))
-    rename = ["--name", f"{ENTITY}=disc"]
-    assert vocabulary_command.main(["build", *source, *rename, "--tile", "80", "--out", built]) == 0
-    more = ["extend", *source, "--vocabulary", built, "--name", f"{ENTITY}=ball", "--out", both]
-    assert vocabulary_command.main(more) == 0
-    assert load_vocabulary(Path(both)).names == ("disc", "ball")
-    assert vocabulary_command.main(["show", both]) == 0
-    shown = capsys.readouterr().out
-    assert "80 pixels" in shown and "disc" in shown and "1 images, 1 added" in shown
-    arguments = [*source, *rename, "--vocabulary", built, "--out", out, "--overlap", "0"]
-    assert command.main(arguments) == 0
-    document = json.loads(Path(out).read_text())
-    assert document["classes"]["disc"]["entities"] == 4
-    assert document["capl"] is False and 0 <= document["dice"] <= 1
-    assert json.loads(capsys.readouterr().out)["dice"] == document["dice"]
-    page = tmp_path / "report"
-    assert report_command.main([out, "--out", str(page)]) == 0
-    assert f"| {base.name} | {100 * document['dice']:.1f}" in capsys.readouterr().out
-    assert (page / "report.html").read_text().count("data:image/jpeg") == 3
-
-
-def test_commands_report_errors_in_one_line(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    image, instances = write_pair(tmp_path, discs(0))
-    source = ["--base", str(base), "--image", str(image), "--instances", str(instances)]
-    built = tmp_path / "built"
-    assert vocabulary_command.main(["build", *source, "--tile", "160", "--out", str(built)]) == 0
-    other = tmp_path / "other"
-    save_base(noisy_sam(seed=3), other)
-    capsys.readouterr()
-    wrong = ["--base", str(other), *source[2:], "--vocabulary", str(built)]
-    assert command.main(wrong) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "one made with model" in error
-    renamed = ["build", *source, "--name", "nothing=x", "--out", str(tmp_path / "new")]
-    assert vocabulary_command.main(renamed) == 2
-    assert "--name: got nothing=x" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as exit_:
-        command.main(["--vocabulary", str(built), "--image", str(image)])
-    assert exit_.value.code == 2
-
-
-def test_evaluate_auto_of_run_takes_its_own_vocabulary_with_and_without_capl(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, built, out = tmp_path / "run", tmp_path / "built", tmp_path / "scores.json"
-    model = noisy_cpcsam()
-    inject_lora(model, LoraConfig())
-    save_run(model, run, base=base, lora=LoraConfig())
-    image, instances = write_pair(tmp_path, discs(0))
-    source = ["--image", str(image), "--instances", str(instances)]
-    build = ["build", "--run", str(run), *source, "--tile", "160", "--out", str(built)]
-    assert vocabulary_command.main(build) == 0
-    digest = open_model(None, run)[1]
-    assert load_vocabulary(built, digest).model == digest == sha256_file(run / "manifest.json")
-    score = ["--run", str(run), *source, "--vocabulary", str(built), "--out", str(out)]
-    for arguments, capl in ((score, True), ([*score, "--no-capl"], False)):
-        assert command.main(arguments) == 0
-        document = json.loads(out.read_text())
-        assert document["capl"] is capl and document["parameters"] > 0
-        assert document["label"] == "run"
-    capsys.readouterr()
-    assert command.main(["--base", str(base), *source, "--vocabulary", str(built)]) == 2
-    assert "one made with model" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def files_below(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_folder_becomes_folders_and_one_dataset(
+def test_segment_folder_writes_a_folder_per_image_and_one_dataset(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -78,14 +78,14 @@ def test_a_folder_becomes_folders_and_one_dataset(
             assert (coco.annToMask(annotation).astype(bool) == ENTITY).all()
 
 
-def test_several_images_are_in_work_at_once(
+def test_segment_processes_images_concurrently(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path
 ) -> None:
     gateway[1].meet = threading.Barrier(3)
     assert segment(gateway, tmp_path / "out", images, "--class", "cell", "--jobs", 3) == 0
 
 
-def test_a_broken_image_is_named_and_the_others_are_done(
+def test_segment_with_a_broken_image_names_it_and_segments_the_others(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken, out = images / "broken.png", tmp_path / "out"
@@ -101,7 +101,7 @@ def test_a_broken_image_is_named_and_the_others_are_done(
     assert not (tmp_path / "none").exists()
 
 
-def test_a_second_run_asks_only_what_is_not_answered(
+def test_segment_again_requests_only_missing_outputs(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, requests = tmp_path / "out", gateway[1].requests
@@ -125,7 +125,7 @@ def test_a_second_run_asks_only_what_is_not_answered(
     assert asked("--box", "2,3,9,11", "--png") == 3
 
 
-def test_masks_outlines_and_logits_are_written_where_they_are_wanted(
+def test_segment_output_options_write_masks_polygons_and_logits(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path
 ) -> None:
     out, words = tmp_path / "out", [images / "one.png", *BOX, "--box", "1,1,4,4"]
@@ -151,7 +151,7 @@ def test_masks_outlines_and_logits_are_written_where_they_are_wanted(
     assert files_below(out) == {"one/masks.json", "one/overlay.png", "one/masks/001.png"}
 
 
-def test_parts_of_tiles_go_with_the_logits(
+def test_logits_of_tiles_keep_their_part_of_the_image(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path
 ) -> None:
     words = [images / "one.png", *BOX, "--tile-size", 8]
@@ -162,7 +162,7 @@ def test_parts_of_tiles_go_with_the_logits(
     assert (part.x0, part.y0, part.x1, part.y1) == (0, 0, 8, 8)
 
 
-def test_what_is_found_is_asked_with_its_own_settings(
+def test_class_and_everything_options_reach_the_request(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path
 ) -> None:
     image = images / "one.png"
@@ -179,7 +179,7 @@ def test_what_is_found_is_asked_with_its_own_settings(
     assert [one["name"] for one in found.loadCats(found.getCatIds())] == ["cell", "nucleus"]
 
 
-def test_an_unknown_class_is_told_once(
+def test_unknown_class_is_reported_once(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert segment(gateway, tmp_path / "out", images, "--class", "cell", "--class", "dog") == 2
@@ -190,14 +190,16 @@ def test_an_unknown_class_is_told_once(
     assert gateway[1].requests == []
 
 
-def test_quiet_says_nothing(
+def test_quiet_prints_nothing(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert segment(gateway, tmp_path / "out", images, *BOX, "--quiet") == 0
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_shows_a_bar(gateway: tuple[str, Peer], images: Path, tmp_path: Path) -> None:
+def test_progress_bar_is_shown_on_a_terminal(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path
+) -> None:
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     words = ["segment", images, *BOX, "--out", tmp_path / "out", "--address", gateway[0]]
@@ -215,7 +217,7 @@ def test_a_terminal_shows_a_bar(gateway: tuple[str, Peer], images: Path, tmp_pat
     assert b"0/3" in shown and b"3/3" in shown and b"image" in shown
 
 
-def test_what_every_image_would_meet_ends_the_run_at_once(
+def test_error_common_to_all_images_ends_the_run(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with peer_gateway() as gateway:
@@ -226,7 +228,7 @@ def test_what_every_image_would_meet_ends_the_run_at_once(
     assert told.err.count("\n") == 1 and f"{gateway[0]}: got" in told.err and told.out == ""
 
 
-def test_ctrl_c_ends_it_in_one_line_and_the_next_run_goes_on(
+def test_interrupted_run_prints_one_line_and_can_be_resumed(
     gateway: tuple[str, Peer], images: Path, tmp_path: Path
 ) -> None:
     out, peer = tmp_path / "out", gateway[1]

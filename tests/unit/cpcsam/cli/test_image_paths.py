@@ -1,4 +1,4 @@
-"""Names of outputs mirror the folders, and never meet."""
+"""Expansion of files, folders and globs, with unique output names."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names(*sources: str | Path) -> list[str]:
     return [image.name for image in find_images([str(source) for source in sources])]
 
 
-def test_a_folder_is_searched_but_for_hidden_files_and_outputs(folder: Path) -> None:
+def test_find_images_in_a_folder_skips_hidden_files_and_outputs(folder: Path) -> None:
     expected = ["a.jpg", "a.png", "b", "deep/c", "deep/er/c"]
     assert names(folder) == expected
     assert names(folder, folder / "b.TIFF") == expected
@@ -36,24 +36,24 @@ def test_a_folder_is_searched_but_for_hidden_files_and_outputs(folder: Path) -> 
     assert all(image.path.is_file() for image in images)
 
 
-def test_globs_are_expanded(folder: Path) -> None:
+def test_find_images_expands_globs(folder: Path) -> None:
     assert names(folder / "*.png") == ["a"]
     assert names(folder / "deep/**/*.*") == ["c", "er/c"]
     assert names(folder / "**/c.*") == ["deep/c", "deep/er/c"]
 
 
-def test_files_are_named_below_the_folder_that_holds_them_all(folder: Path) -> None:
+def test_find_images_names_files_relative_to_their_common_folder(folder: Path) -> None:
     assert names(folder / "a.png") == ["a"]
     assert names(folder / "notes.txt") == ["notes"]
     assert names(folder / "deep/c.png", folder / "deep/er/c.webp") == ["c", "er/c"]
 
 
-def test_a_file_may_look_like_a_glob(folder: Path) -> None:
+def test_find_images_takes_a_file_whose_name_looks_like_a_glob(folder: Path) -> None:
     (folder / "a[1].png").touch()
     assert names(folder / "a[1].png") == ["a[1]"]
 
 
-def test_pictures_that_only_look_like_outputs_are_taken(folder: Path) -> None:
+def test_find_images_keeps_images_that_only_look_like_outputs(folder: Path) -> None:
     for name in ("deep/overlay.png", "masks/001.png", "a/plain.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
@@ -61,7 +61,9 @@ def test_pictures_that_only_look_like_outputs_are_taken(folder: Path) -> None:
     assert names(folder / "a/overlay.png") == ["overlay"]
 
 
-def test_paths_are_told_as_seen_from_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_images_returns_paths_relative_to_the_working_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     assert [str(image.path) for image in find_images(["deep"])] == [
         "deep/c.png",
@@ -73,7 +75,7 @@ def test_paths_are_told_as_seen_from_here(folder: Path, monkeypatch: pytest.Monk
     ("source", "got"),
     [("none.png", "No such file"), ("*.bmp", "no image"), ("empty", "no image")],
 )
-def test_what_is_no_image_is_named(source: str, got: str, folder: Path) -> None:
+def test_find_images_without_an_image_names_the_source(source: str, got: str, folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(ConfigError, match=f"got {got}"):
         find_images([str(folder / source)])

@@ -1,4 +1,4 @@
-"""Options become prompts; every mistake is one line and exit code 2."""
+"""Prompt options, one-line errors with exit code 2, help texts, label images and status."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prompts(*options: str) -> tuple[Prompt, ...]:
     return tuple(_parser().parse_args(["segment", "x.png", *options]).prompts)
 
 
-def test_clicks_and_boxes_begin_prompts_and_the_others_add_to_the_last() -> None:
+def test_prompt_options_start_or_extend_prompts_in_order() -> None:
     assert prompts("--click", "1,2", "--click", "3.5,4") == (
         Prompt.click(1, 2),
         Prompt.click(3.5, 4),
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "output"),
     [
         (
             ["segment", "x.png", "--click", "1"],
@@ -90,8 +90,8 @@ def free_port() -> int:
         ([], "COMMAND"),
     ],
 )
-def test_mistakes_are_one_line(
-    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_print_one_line_and_exit_2(
+    argv: list[str], output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         code: object = main(argv)
@@ -99,14 +99,14 @@ def test_mistakes_are_one_line(
         code = stopped.code
     captured = capsys.readouterr()
     assert code == 2
-    assert told in captured.err and captured.err.count("\n") == 1 and captured.out == ""
+    assert output in captured.err and captured.err.count("\n") == 1 and captured.out == ""
     assert captured.err.startswith("cpcsam")
 
 
-def test_a_gateway_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreachable_gateway_is_named_in_the_error(capsys: pytest.CaptureFixture[str]) -> None:
     address = f"127.0.0.1:{free_port()}"
     assert main(["status", "--address", address, "--timeout", "0.3"]) == 2
-    assert f"{address}: got" in (told := capsys.readouterr().err) and told.count("\n") == 1
+    assert f"{address}: got" in (output := capsys.readouterr().err) and output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,19 @@ def test_help_has_examples(words: str, capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit) as stopped:
         main([*words.split(), "--help"])
     assert stopped.value.code == 0
-    assert f"examples:\n  cpcsam {words.partition(' ')[0]}" in (told := capsys.readouterr().out)
-    for line in re.findall(r"^  cpcsam (.*)$", told, re.M):
+    assert f"examples:\n  cpcsam {words.partition(' ')[0]}" in (output := capsys.readouterr().out)
+    for line in re.findall(r"^  cpcsam (.*)$", output, re.M):
         _parser().parse_args(shlex.split(line.partition("   ")[0]))
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.startswith("cpcsam ")
 
 
-def test_modules_of_no_extra_are_not_hidden() -> None:
+def test_missing_module_of_no_extra_is_raised() -> None:
     def work() -> None:
         raise ModuleNotFoundError("No module named 'oops'", name="oops")
 
@@ -141,7 +141,7 @@ def test_modules_of_no_extra_are_not_hidden() -> None:
     ("mode", "dtype", "expected"),
     [("L", np.uint8, [0, 7, 200]), ("I;16", np.uint16, [0, 7, 60_000]), ("1", bool, [0, 1, 1])],
 )
-def test_label_images_are_read_as_they_are(
+def test_read_labels_keeps_values_and_dtype(
     mode: str, dtype: type, expected: list[int], tmp_path: Path
 ) -> None:
     Image.fromarray(np.array([expected], dtype)).save(tmp_path / "labels.png")
@@ -151,7 +151,7 @@ def test_label_images_are_read_as_they_are(
     assert labels.tolist() == [expected] and np.issubdtype(labels.dtype, np.integer)
 
 
-def test_pictures_that_are_no_label_image_are_named(tmp_path: Path) -> None:
+def test_read_labels_with_an_invalid_image_names_the_file(tmp_path: Path) -> None:
     file = tmp_path / "x.png"
     for content, got in (
         (np.zeros((2, 3, 3), np.uint8), r"uint8 of shape \(2, 3, 3\)"),
@@ -165,13 +165,13 @@ def test_pictures_that_are_no_label_image_are_named(tmp_path: Path) -> None:
         _read_labels(file)
 
 
-def test_status_tells_all_that_the_server_tells(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_the_whole_description(capsys: pytest.CaptureFixture[str]) -> None:
     with peer_gateway() as (address, _):
         assert main(["status", "--address", address, "--json"]) == 2  # it has no health service
-        told = capsys.readouterr()
-        known = json.loads(told.out)
+        output = capsys.readouterr()
+        known = json.loads(output.out)
         assert main(["status", "--address", address]) == 2
-    assert told.err.startswith("cpcsam status: health: got not serving")
+    assert output.err.startswith("cpcsam status: health: got not serving")
     assert not known["healthy"] and known["limits"]["max_clicks"] == 1024
     assert known["everything"]["points_per_side"] == 32
     assert known["mask_formats"] == ["COCO_RLE", "PNG", "POLYGONS", "NONE"]

@@ -1,4 +1,4 @@
-"""Datasets are what pycocotools reads, and merging keeps every mask with its image and name."""
+"""COCO datasets are read by pycocotools, and merging keeps each mask's image and category."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(dataset: object, folder: Path) -> COCO:
     return COCO(str(file))
 
 
-def test_pycocotools_reads_a_dataset_and_finds_the_masks(tmp_path: Path) -> None:
+def test_coco_dataset_is_read_by_pycocotools_with_equal_masks(tmp_path: Path) -> None:
     result = result_of(mask_of(3, "cell"), mask_of(9, "nucleus", 0.75), mask_of(20, "cell"))
     coco = read(coco_dataset("a/b.png", result), tmp_path)
     assert coco.loadImgs(1) == [{"id": 1, "file_name": "a/b.png", "height": 20, "width": 30}]
@@ -50,7 +50,7 @@ def test_pycocotools_reads_a_dataset_and_finds_the_masks(tmp_path: Path) -> None
         assert annotation["bbox"] == [mask.box[0], 2, 4, 7]
 
 
-def test_a_dataset_can_be_truth_and_answer_of_cocos_own_evaluation(tmp_path: Path) -> None:
+def test_coco_dataset_works_in_coco_evaluation(tmp_path: Path) -> None:
     coco = read(coco_dataset("x.png", result_of(mask_of(3), mask_of(12))), tmp_path)
     evaluation = COCOeval(coco, coco.loadRes(coco.dataset["annotations"]), "segm")
     evaluation.evaluate()
@@ -59,7 +59,7 @@ def test_a_dataset_can_be_truth_and_answer_of_cocos_own_evaluation(tmp_path: Pat
     assert evaluation.stats[0] == pytest.approx(1.0)
 
 
-def test_merging_numbers_anew_and_joins_categories(tmp_path: Path) -> None:
+def test_merge_coco_renumbers_ids_and_joins_categories(tmp_path: Path) -> None:
     first = coco_dataset("one.png", result_of(mask_of(3, "cell"), mask_of(9, "nucleus")))
     second = coco_dataset("two.png", result_of(mask_of(5, "nucleus"), mask_of(20)))
     nothing = coco_dataset("none.png", result_of())
@@ -71,15 +71,15 @@ def test_merging_numbers_anew_and_joins_categories(tmp_path: Path) -> None:
     ]
     names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
     assert list(names.values()) == ["cell", "nucleus", "entity"]
-    told = [
+    summary = [
         (one["image_id"], names[one["category_id"]], one["bbox"][0])
         for one in coco.loadAnns(coco.getAnnIds())
     ]
-    assert told == [(1, "cell", 3), (1, "nucleus", 9), (3, "nucleus", 5), (3, "entity", 20)]
+    assert summary == [(1, "cell", 3), (1, "nucleus", 9), (3, "nucleus", 5), (3, "entity", 20)]
     assert len(set(coco.getAnnIds())) == 4
 
 
-def test_masks_without_pixels_cannot_be_written() -> None:
+def test_coco_dataset_of_masks_without_pixels_is_rejected() -> None:
     bare = Mask(SIZE, "", 0.5, (0, 0, 1, 1), 1)
     with pytest.raises(ContractError, match="ask for another mask_format"):
         coco_dataset("x.png", result_of(bare))

@@ -1,4 +1,4 @@
-"""Rings are filled exactly."""
+"""Exact rasterisation of polygons along pixel edges."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from cpcsam.client.masks import fill_rings
     hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=8)),
     st.booleans(),
 )
-def test_squares_around_pixels_fill_those_pixels(mask: NDArray[np.bool_], turned: bool) -> None:
+def test_fill_rings_of_pixel_squares_fills_those_pixels(
+    mask: NDArray[np.bool_], turned: bool
+) -> None:
     squares = [
         ((x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)) for y, x in np.argwhere(mask).tolist()
     ]
@@ -24,7 +26,7 @@ def test_squares_around_pixels_fill_those_pixels(mask: NDArray[np.bool_], turned
     assert (fill_rings(rings, mask.shape) == mask).all()
 
 
-def test_a_hole_in_a_hole_is_filled_again() -> None:
+def test_fill_rings_applies_the_even_odd_rule() -> None:
     def square(low: int, high: int) -> tuple[tuple[float, float], ...]:
         return ((low, low), (high, low), (high, high), (low, high))
 

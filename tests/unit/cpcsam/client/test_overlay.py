@@ -1,4 +1,4 @@
-"""The overlay shows masks, prompts and scores where they are."""
+"""Pixels of the overlay: masks, contours, prompts and scores."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def result_of(prompts: tuple[Prompt, ...], masks: tuple[tuple[Mask, ...], ...]) 
 @given(
     hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)), st.integers(1, 3)
 )
-def test_the_contour_is_what_erosion_takes_away(mask: NDArray[np.bool_], width: int) -> None:
+def test_contour_equals_the_mask_minus_its_erosion(mask: NDArray[np.bool_], width: int) -> None:
     assert (contour(mask, width) == (mask & ~binary_erosion(mask, iterations=width))).all()
 
 
-def test_a_mask_is_tinted_inside_solid_on_its_edge_and_untouched_outside() -> None:
+def test_overlay_tints_the_mask_and_draws_its_contour() -> None:
     image = np.full((*SIZE, 3), 100, np.uint8)
     array = np.zeros(SIZE, bool)
     array[40:70, 60:100] = True
@@ -54,21 +54,21 @@ def test_a_mask_is_tinted_inside_solid_on_its_edge_and_untouched_outside() -> No
     assert (image == 100).all()
 
 
-def test_boxes_negative_clicks_and_scores_are_drawn() -> None:
+def test_overlay_draws_boxes_background_points_and_scores() -> None:
     image = np.zeros((*SIZE, 3), np.uint8)
     nothing = mask_of(np.zeros(SIZE, bool))
     plain = np.array(draw_overlay(image, result_of((Prompt.click(5, 5),), ((nothing,),))))
-    asked = Prompt(((5, 5), (100, 60)), (1, 0), (20, 30, 70, 60))
-    drawn = np.array(draw_overlay(image, result_of((asked,), ((nothing,),))))
+    clicked = Prompt(((5, 5), (100, 60)), (1, 0), (20, 30, 70, 60))
+    drawn = np.array(draw_overlay(image, result_of((clicked,), ((nothing,),))))
     changed = (plain != drawn).any(axis=-1)
     assert changed[30, 20:71].all() and changed[60, 100] and not changed[40, 40]
     scored = np.zeros(SIZE, bool)
     scored[:2, :2] = True
-    with_text = np.array(draw_overlay(image, result_of((asked,), ((mask_of(scored),),))))
+    with_text = np.array(draw_overlay(image, result_of((clicked,), ((mask_of(scored),),))))
     assert (with_text != drawn).any(axis=-1)[:12, 3:40].any()
 
 
-def test_many_masks_at_every_edge_stay_inside_the_picture() -> None:
+def test_overlay_of_masks_at_the_edges_stays_inside_the_image() -> None:
     array = np.ones(SIZE, bool)
     prompts = (Prompt.click(0, 0), Prompt.click(119, 79), Prompt(box=(0, 0, 120, 80)))
     masks = tuple((mask_of(array, score),) * 3 for score in (0.1, 0.99, -0.2))
@@ -76,7 +76,7 @@ def test_many_masks_at_every_edge_stay_inside_the_picture() -> None:
     assert picture.size == (120, 80) and picture.mode == "RGB"
 
 
-def test_neighbouring_colours_differ() -> None:
+def test_colors_of_neighbouring_prompts_differ() -> None:
     colors = np.array([color_of(index) for index in range(12)], int)
     steps = np.abs(np.diff(colors, axis=0)).max(axis=1)
     assert steps.min() > 60

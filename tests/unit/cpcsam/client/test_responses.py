@@ -1,4 +1,4 @@
-"""What the clients send and make of answers, against a peer that speaks the API over real gRPC."""
+"""Requests and results of both clients, against a peer that speaks the API over real gRPC."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cpcsam.client import (
     LowResMask,
     MaskFormat,
     Prompt,
-    Question,
     SegmentationClient,
+    SegmentRequest,
     encode_image,
 )
 from cpcsam.client.async_client import AsyncSegmentationClient
@@ -29,7 +29,7 @@ from tests.support.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gate
 IMAGE = encode_image(np.zeros((12, 16, 3), np.uint8))
 BOX = (2.0, 3.0, 9.0, 10.0)
 ENTITY = entity(pb.Box(x0=2, y0=3, x1=9, y1=10), (12, 16))
-ASKED = [Prompt(box=BOX)]
+PROMPTS = [Prompt(box=BOX)]
 
 Outcome = SegmentResult | CpcSamError
 
@@ -51,8 +51,10 @@ def known_arguments(message: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("form", list(MaskFormat)[:3])
-def test_every_form_holds_the_same_mask(client: SegmentationClient, form: MaskFormat) -> None:
-    ((mask,),) = client.segment(IMAGE, ASKED, mask_format=form).masks
+def test_all_mask_formats_decode_to_the_same_mask(
+    client: SegmentationClient, form: MaskFormat
+) -> None:
+    ((mask,),) = client.segment(IMAGE, PROMPTS, mask_format=form).masks
     assert (bool(mask.counts), bool(mask.png), mask.rings is not None) == (
         form is MaskFormat.COCO_RLE,
         form is MaskFormat.PNG,
@@ -64,22 +66,22 @@ def test_every_form_holds_the_same_mask(client: SegmentationClient, form: MaskFo
     assert (mask.score, mask.stability, mask.area, mask.box) == (0.75, 0.5, 48, BOX)
 
 
-def test_a_mask_without_pixels_says_so(client: SegmentationClient) -> None:
-    ((mask,),) = client.segment(IMAGE, ASKED, mask_format=MaskFormat.NONE).masks
+def test_mask_without_pixels_raises_contract_error(client: SegmentationClient) -> None:
+    ((mask,),) = client.segment(IMAGE, PROMPTS, mask_format=MaskFormat.NONE).masks
     assert mask.area == 48
     for use in ("array", "rle"):
         with pytest.raises(ContractError, match="mask: got no pixels.*ask for another mask_format"):
             getattr(mask, use)
 
 
-def test_logits_come_back_as_an_array_and_are_given_back_unchanged(
+def test_low_res_mask_round_trips_as_mask_input(
     client: SegmentationClient, gateway: tuple[str, Peer]
 ) -> None:
-    ((mask,),) = client.segment(IMAGE, ASKED, low_res_masks=True).masks
+    ((mask,),) = client.segment(IMAGE, PROMPTS, low_res_masks=True).masks
     assert mask.low_res_mask is not None and mask.low_res_mask.part is None
     assert (mask.low_res_mask.logits == LOW_RES).all()
     assert LowResMask.of_logits(LOW_RES.astype(np.float64)) == mask.low_res_mask
-    ((tiled,),) = client.segment(IMAGE, ASKED, low_res_masks=True, tile_size=8).masks
+    ((tiled,),) = client.segment(IMAGE, PROMPTS, low_res_masks=True, tile_size=8).masks
     assert tiled.low_res_mask is not None and tiled.low_res_mask.part == (0, 0, 8, 8)
     client.segment(IMAGE, [Prompt(box=BOX, mask_input=tiled.low_res_mask)], tile_size=8)
     sent = gateway[1].requests[-1].prompts[0].mask_input
@@ -88,15 +90,17 @@ def test_logits_come_back_as_an_array_and_are_given_back_unchanged(
 
 
 @pytest.mark.parametrize("content", [b"", b"123", bytes(4 * 15)])
-def test_what_is_no_square_of_logits_is_refused(content: bytes) -> None:
+def test_low_res_mask_that_is_not_square_is_rejected(content: bytes) -> None:
     with pytest.raises(ContractError, match=r"low_res_mask: got \d+ bytes, expected a square"):
         LowResMask(content)
     with pytest.raises(ContractError, match=r"got shape \(3, 4\)"):
         LowResMask.of_logits(np.zeros((3, 4)))
 
 
-def test_only_what_was_said_is_sent(client: SegmentationClient, gateway: tuple[str, Peer]) -> None:
-    client.segment(IMAGE, ASKED)
+def test_request_omits_parameters_left_to_the_server(
+    client: SegmentationClient, gateway: tuple[str, Peer]
+) -> None:
+    client.segment(IMAGE, PROMPTS)
     assert known_arguments(gateway[1].requests[-1]) == {"image_bytes", "prompts"}
     everything = Everything(points_per_side=8, min_area=5)
     client.segment(IMAGE, everything=everything, tile_size=100, tile_overlap=0.0)
@@ -109,48 +113,52 @@ def test_only_what_was_said_is_sent(client: SegmentationClient, gateway: tuple[s
     assert known_arguments(gateway[1].requests[-1].class_search) == {"min_iou"}
 
 
-def test_what_was_found_has_a_click_and_a_label(client: SegmentationClient) -> None:
+def test_found_entities_have_a_click_and_a_label(client: SegmentationClient) -> None:
     found = client.segment(IMAGE, everything=Everything())
     assert found.prompts == (Prompt.click(1, 1), Prompt.click(8, 2))
-    labelled = client.ask(Question(IMAGE, classes=["cell", "nucleus"]))
+    labelled = client.send(SegmentRequest(IMAGE, classes=["cell", "nucleus"]))
     assert [mask.label for _, _, mask in labelled.each()] == ["cell", "nucleus"]
 
 
-def test_all_that_a_server_says_of_itself_is_told(client: SegmentationClient) -> None:
-    told = client.describe()
-    assert (told.low_res_size, told.mask_prompts, told.tile_overlap) == (8, True, 0.125)
-    assert (told.digest, told.trained_model) == ("d" * 64, "t" * 64)
-    assert told.mask_formats == tuple(MaskFormat)
-    assert told.everything == Everything(points_per_side=32, min_iou=0.5)
-    assert told.class_search == ClassSearch(threshold=0.25)
-    assert told.limits["stream_window"] == 4 and told.limits["max_seconds"] == 60.5
-    assert told.classes == CLASSES
+def test_describe_returns_every_field(client: SegmentationClient) -> None:
+    description = client.describe()
+    assert (description.low_res_size, description.mask_prompts, description.tile_overlap) == (
+        8,
+        True,
+        0.125,
+    )
+    assert (description.digest, description.trained_model) == ("d" * 64, "t" * 64)
+    assert description.mask_formats == tuple(MaskFormat)
+    assert description.everything == Everything(points_per_side=32, min_iou=0.5)
+    assert description.class_search == ClassSearch(threshold=0.25)
+    assert description.limits["stream_window"] == 4 and description.limits["max_seconds"] == 60.5
+    assert description.classes == CLASSES
 
 
-async def outcomes(kind: type[Any], address: str, questions: Any, **options: Any) -> list[Outcome]:
+async def outcomes(kind: type[Any], address: str, requests: Any, **options: Any) -> list[Outcome]:
     """All of a stream, by either client."""
     if kind is SegmentationClient:
         with SegmentationClient(address) as waiting:
-            return list(waiting.segment_stream(questions, **options))
+            return list(waiting.segment_stream(requests, **options))
     async with AsyncSegmentationClient(address) as suspending:
-        return [one async for one in suspending.segment_stream(questions, **options)]
+        return [one async for one in suspending.segment_stream(requests, **options)]
 
 
 KINDS = pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])
 
 
 @KINDS
-async def test_a_stream_answers_in_order_and_outlives_what_fails(
+async def test_stream_keeps_the_order_and_survives_failed_requests(
     kind: type[Any], gateway: tuple[str, Peer]
 ) -> None:
-    questions = [
-        Question("nowhere.png", ASKED),
-        Question(IMAGE, ASKED, request_id="a"),
-        Question(b"broken", ASKED),
-        *(Question(IMAGE, ASKED * count, request_id=f"n{count}") for count in range(1, 30)),
-        Question("nowhere.png", ASKED),
+    requests = [
+        SegmentRequest("nowhere.png", PROMPTS),
+        SegmentRequest(IMAGE, PROMPTS, request_id="a"),
+        SegmentRequest(b"broken", PROMPTS),
+        *(SegmentRequest(IMAGE, PROMPTS * count, request_id=f"n{count}") for count in range(1, 30)),
+        SegmentRequest("nowhere.png", PROMPTS),
     ]
-    lost, first, broken, *many, last = await outcomes(kind, gateway[0], iter(questions))
+    lost, first, broken, *many, last = await outcomes(kind, gateway[0], iter(requests))
     for error in (lost, last):
         assert isinstance(error, ContractError) and "nowhere.png: got No such file" in str(error)
     assert type(broken) is ContractError
@@ -158,60 +166,62 @@ async def test_a_stream_answers_in_order_and_outlives_what_fails(
     assert isinstance(first, SegmentResult) and first.request_id == "a"
     assert [one.request_id for one in many] == [f"n{count}" for count in range(1, 30)]
     assert [len(one.masks) for one in many] == list(range(1, 30))
-    assert (many[3].masks[2][0].array == ENTITY).all() and many[3].prompts == tuple(ASKED * 4)
+    assert (many[3].masks[2][0].array == ENTITY).all() and many[3].prompts == tuple(PROMPTS * 4)
 
 
 @KINDS
-async def test_a_stream_that_breaks_says_so_after_what_was_answered(
+async def test_broken_stream_raises_after_the_received_results(
     kind: type[Any], gateway: tuple[str, Peer]
 ) -> None:
-    questions = [Question(IMAGE, ASKED), Question(IMAGE, ASKED, request_id="break")]
+    requests = [SegmentRequest(IMAGE, PROMPTS), SegmentRequest(IMAGE, PROMPTS, request_id="break")]
     with pytest.raises(UnavailableError, match="got going away, expected a gateway that answers"):
-        await outcomes(kind, gateway[0], questions)
+        await outcomes(kind, gateway[0], requests)
 
 
 @KINDS
-async def test_an_error_of_the_callers_own_iterable_is_raised(
+async def test_stream_raises_the_error_of_the_requests_iterable(
     kind: type[Any], gateway: tuple[str, Peer]
 ) -> None:
-    def questions() -> Iterator[Question]:
-        yield Question(IMAGE, ASKED)
+    def requests() -> Iterator[SegmentRequest]:
+        yield SegmentRequest(IMAGE, PROMPTS)
         raise LookupError("mine")
 
     with pytest.raises(LookupError, match="mine"):
-        await outcomes(kind, gateway[0], questions())
+        await outcomes(kind, gateway[0], requests())
 
 
 @KINDS
-async def test_a_stream_has_a_deadline(kind: type[Any], gateway: tuple[str, Peer]) -> None:
+async def test_stream_past_its_timeout_raises_deadline_error(
+    kind: type[Any], gateway: tuple[str, Peer]
+) -> None:
     with pytest.raises(DeadlineError, match="expected an answer within 0.001 s"):
-        await outcomes(kind, gateway[0], [Question(IMAGE, ASKED)] * 1000, timeout_s=0.001)
+        await outcomes(kind, gateway[0], [SegmentRequest(IMAGE, PROMPTS)] * 1000, timeout_s=0.001)
 
 
-def test_a_stream_may_be_left_early(client: SegmentationClient) -> None:
-    endless = (Question(IMAGE, ASKED) for _ in iter(int, 1))
+def test_stream_abandoned_early_leaves_the_client_usable(client: SegmentationClient) -> None:
+    endless = (SegmentRequest(IMAGE, PROMPTS) for _ in iter(int, 1))
     for outcome in client.segment_stream(endless):
         assert isinstance(outcome, SegmentResult)
         break
-    assert client.segment(IMAGE, ASKED).masks  # the connection is as good as before
+    assert client.segment(IMAGE, PROMPTS).masks  # the connection is as good as before
 
 
-async def test_asyncio_takes_asynchronous_questions(gateway: tuple[str, Peer]) -> None:
-    async def questions() -> AsyncIterator[Question]:
+async def test_async_stream_accepts_an_asynchronous_iterable(gateway: tuple[str, Peer]) -> None:
+    async def requests() -> AsyncIterator[SegmentRequest]:
         for _ in range(3):
-            yield Question(IMAGE, ASKED)
+            yield SegmentRequest(IMAGE, PROMPTS)
 
-    got = await outcomes(AsyncSegmentationClient, gateway[0], questions())
+    got = await outcomes(AsyncSegmentationClient, gateway[0], requests())
     assert [type(one) for one in got] == [SegmentResult] * 3
 
 
-def test_an_image_that_a_stream_brought_is_known(
+def test_image_sent_by_a_stream_is_cached(
     client: SegmentationClient, gateway: tuple[str, Peer]
 ) -> None:
-    list(client.segment_stream([Question(IMAGE, ASKED)]))
-    assert client.segment(IMAGE, ASKED).cached
+    list(client.segment_stream([SegmentRequest(IMAGE, PROMPTS)]))
+    assert client.segment(IMAGE, PROMPTS).cached
     assert gateway[1].requests[-1].image_id and not gateway[1].requests[-1].image_bytes
     gateway[1].images.clear()
-    assert not client.segment(IMAGE, ASKED).cached
+    assert not client.segment(IMAGE, PROMPTS).cached
     with pytest.raises(NotFoundError):
-        client.segment(type(client.segment(IMAGE, ASKED).image_id)("0" * 64), ASKED)
+        client.segment(type(client.segment(IMAGE, PROMPTS).image_id)("0" * 64), PROMPTS)

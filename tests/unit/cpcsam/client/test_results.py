@@ -28,26 +28,26 @@ def example_result() -> SegmentResult:
     return SegmentResult("id", (6, 8), prompts, ((mask,), (mask, mask)), "segment", "1", {})
 
 
-def test_labels_default_to_foreground() -> None:
+def test_prompt_labels_default_to_foreground() -> None:
     assert Prompt(((1, 2), (3, 4))).point_labels == (1, 1)
     assert Prompt.click(5, 6) == Prompt(((5, 6),), (1,))
     assert Prompt(box=(0, 0, 1, 1)).point_labels == ()
 
 
 @pytest.mark.parametrize("labels", [(1,), (1, 2), (1, -1), (1, 1, 1)])
-def test_labels_that_do_not_fit_are_refused(labels: tuple[int, ...]) -> None:
+def test_prompt_with_invalid_labels_is_rejected(labels: tuple[int, ...]) -> None:
     with pytest.raises(ContractError, match="point_labels: got .+, expected .+; .+"):
         Prompt(((1, 2), (3, 4)), labels)
 
 
-def test_a_mask_is_decoded_once() -> None:
+def test_mask_array_is_decoded_once() -> None:
     mask = example_result().masks[0][0]
     assert mask.array.dtype == np.bool_ and mask.array.shape == (6, 8)
     assert mask.array.sum() == 15 and mask.array[1:4, 2:7].all()
     assert mask.array is mask.array
 
 
-def test_annotations_are_plain_json_that_pycocotools_reads() -> None:
+def test_coco_annotations_are_json_that_pycocotools_reads() -> None:
     result = example_result()
     annotations = json.loads(json.dumps(coco_annotations(result)))
     assert [entry["id"] for entry in annotations] == [1, 2, 3]
@@ -59,7 +59,7 @@ def test_annotations_are_plain_json_that_pycocotools_reads() -> None:
     assert (coco_mask.decode(first["segmentation"]) == result.masks[0][0].array).all()
 
 
-def test_images_are_sent_without_loss() -> None:
+def test_encode_image_is_lossless() -> None:
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     picture = Image.fromarray(array)
     for image in (array, picture):
@@ -79,11 +79,11 @@ def test_images_are_sent_without_loss() -> None:
         np.zeros((0, 7, 3), np.uint8),
     ],
 )
-def test_arrays_that_are_no_rgb_image_are_refused(array: np.ndarray) -> None:
+def test_encode_image_of_an_array_that_is_not_rgb_is_rejected(array: np.ndarray) -> None:
     with pytest.raises(ContractError, match=r"image: got shape .+, expected \(H, W, 3\) of uint8"):
         encode_image(array)
 
 
-def test_a_missing_file_is_named() -> None:
+def test_encode_image_of_a_missing_file_names_it() -> None:
     with pytest.raises(ContractError, match="nowhere.png: got No such file"):
         encode_image("nowhere.png")

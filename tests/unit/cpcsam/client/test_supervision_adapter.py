@@ -15,7 +15,7 @@ from tests.unit.cpcsam.client.test_coco import SIZE, mask_of, result_of
 RESULT = result_of(mask_of(3, "cell"), mask_of(9, "nucleus", 0.75), mask_of(20, "cell"))
 
 
-def test_arrays_are_of_one_length_and_in_the_answers_order() -> None:
+def test_detection_arrays_have_equal_lengths_in_result_order() -> None:
     arrays = detection_arrays(RESULT)
     assert arrays["xyxy"].dtype == np.float32
     assert arrays["xyxy"].tolist() == [[3, 2, 7, 9], [9, 2, 13, 9], [20, 2, 24, 9]]
@@ -28,26 +28,28 @@ def test_arrays_are_of_one_length_and_in_the_answers_order() -> None:
     assert arrays["data"]["prompt_index"].tolist() == [0, 1, 2]
 
 
-def test_the_caller_may_number_the_classes() -> None:
+def test_detection_arrays_use_the_given_class_order() -> None:
     names = ["nucleus", "other", "cell"]
     assert detection_arrays(RESULT, names)["class_id"].tolist() == [2, 0, 2]
     with pytest.raises(ContractError, match="class_names: got nucleus, expected cell, nucleus"):
         detection_arrays(RESULT, ["nucleus"])
 
 
-def test_an_answer_without_masks_has_empty_arrays_of_the_right_shape() -> None:
+def test_detection_arrays_of_an_empty_result_have_the_right_shapes() -> None:
     arrays = detection_arrays(result_of())
     assert arrays["xyxy"].shape == (0, 4) and arrays["mask"].shape == (0, *SIZE)
     assert arrays["confidence"].shape == arrays["class_id"].shape == (0,)
 
 
-def test_without_supervision_the_install_command_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detections_without_supervision_name_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(ConfigError, match="supervision: got no such package.*pip install superv"):
         detections_of(RESULT)
 
 
-def test_supervision_takes_them() -> None:
+def test_detections_are_accepted_by_supervision() -> None:
     detections = detections_of(RESULT)
     assert isinstance(detections, supervision.Detections) and len(detections) == 3
     assert detections.area.tolist() == [28, 28, 28]
