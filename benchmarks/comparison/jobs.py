@@ -108,6 +108,7 @@ def jobs_of(recipe: Recipe, roots: Mapping[str, Path]) -> list[ComparisonJob]:
 
 def run_job(job: ComparisonJob) -> str:
     """Train, score, picture and store a job; return a line for the log."""
+    record = job.configuration()  # before training, whatever is edited meanwhile
     problem = read_problem(job.setting, job.seed, job.roots)
     fitted = job.method.fit(problem.task, job.budget, job.seed)
     names = problem.task.names
@@ -131,7 +132,7 @@ def run_job(job: ComparisonJob) -> str:
         "panels": captions,
         "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
         "torch": torch.__version__,
-        "record": job.configuration(),
+        "record": record,
     }
     store(job, result)
     return (

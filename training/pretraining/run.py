@@ -23,7 +23,7 @@ from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.run_folder import remove_leftovers
 from training.loop.trainer import Trainer
 from training.pretraining.config import PretrainConfig
-from training.pretraining.data import PretrainBatches, load_images
+from training.pretraining.data import PretrainBatch, PretrainBatches, load_images
 from training.pretraining.train_state import PretrainState, new_pretrain_state
 
 __all__ = ["pretrain"]
@@ -66,7 +66,7 @@ def pretrain(
             board.log({"one_click_dice": dice})
             tqdm.write(f"step {state.step}: one-click Dice {dice:.4f}", file=sys.stderr)
 
-        trainer = Trainer(
+        trainer: Trainer[PretrainBatch] = Trainer(
             state,
             lambda batch, progress: state.train_step(batch, config),
             Budget(steps=config.steps),

@@ -80,7 +80,7 @@ def test_arms_have_matched_parameters_and_distinct_names() -> None:
     split = tiny_split()
     arms = in_float32()
     counts = {
-        name: sum(map(torch.numel, prepare(arms[name], split, BASE, 0).learner.trained.values()))
+        name: sum(map(torch.numel, prepare(arms[name], split, BASE, 0).state.trained.values()))
         for name in ("groups", "both")
     }
     assert counts["groups"] == pytest.approx(counts["both"], rel=0.01)

@@ -25,9 +25,9 @@ def test_separability_equals_the_mann_whitney_statistic() -> None:
 def test_probe_separates_by_an_informative_feature_only() -> None:
     rng = np.random.default_rng(0)
     features, unseen = rng.normal(size=(400, 8)), rng.normal(size=(400, 8))
-    told = separability(probe(features, features[:, 3] > 0, unseen), unseen[:, 3] > 0)
+    informed = separability(probe(features, features[:, 3] > 0, unseen), unseen[:, 3] > 0)
     noise = separability(probe(features, rng.random(400) < 0.5, unseen), rng.random(400) < 0.5)
-    assert told > 0.95
+    assert informed > 0.95
     assert abs(noise - 0.5) < 0.1
 
 

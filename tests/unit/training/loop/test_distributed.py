@@ -162,12 +162,14 @@ def kept_bytes(model: CpcSam) -> int:
 def test_microbatches_keep_the_order_and_refuse_unequal_sizes() -> None:
     samples = [discs(seed) for seed in range(8)]
     halves: Halves = StepBatches(samples, MINIATURE, IMAGES, seed=1, steps=1)[0]
-    chunks = halves.training.chunks(2)
-    assert [len(chunk.image) for chunk in chunks] == [2, 2]
-    assert torch.equal(torch.cat([chunk.masks for chunk in chunks]), halves.training.masks)
-    assert chunks[0].mask_input is None
+    microbatches = halves.training.microbatches(2)
+    assert [len(microbatch.image) for microbatch in microbatches] == [2, 2]
+    assert torch.equal(
+        torch.cat([microbatch.masks for microbatch in microbatches]), halves.training.masks
+    )
+    assert microbatches[0].mask_input is None
     with pytest.raises(RuntimeError):
-        halves.training.chunks(3)
+        halves.training.microbatches(3)
 
 
 def test_train_config_that_processes_cannot_compute_exactly_raises(config: TrainConfig) -> None:
