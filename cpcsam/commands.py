@@ -41,6 +41,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        # An abbreviation that works today would break with the next similar option.
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -149,6 +150,7 @@ def share(text: str) -> float:
 @contextmanager
 def until_interrupted() -> Iterator[None]:
     """Run the block until Ctrl-C or SIGTERM; both unwind it and end it without an error."""
+    # Container runtimes stop a process by SIGTERM, which by default unwinds nothing.
     signal.signal(signal.SIGTERM, _interrupt)
     with suppress(KeyboardInterrupt):
         yield

@@ -90,6 +90,7 @@ def apply_overrides(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[s
             ) from error
         node = merged
         for depth, part in enumerate(parts[:-1], 1):
+            # A section that is missing or null in the file is opened by a key below it.
             if node.get(part) is None:
                 node[part] = {}
             node = node[part]
@@ -172,6 +173,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(hint, value, where)
     if origin is Literal:
+        # True == 1, so equality alone would accept a boolean for a number.
         if value in get_args(hint) and type(value) in {type(choice) for choice in get_args(hint)}:
             return value
     elif origin is tuple:
@@ -189,6 +191,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         number = _as_float(value)
         if number is not None:
             return number
+    # Not isinstance, since a bool is an int.
     elif type(value) is hint:
         return value
     raise ConfigError.of(where, got=repr(value), expected=_describe(hint), fix="correct the value")

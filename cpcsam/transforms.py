@@ -59,8 +59,10 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
             if width * height > max_pixels:
                 raise _too_large(f"an image of {height} x {width} pixels", max_pixels)
             return _to_rgb(ImageOps.exif_transpose(image))
+    # Pillow's own limit acts while opening, before the size can be compared.
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large("an image far beyond that", max_pixels) from error
+    # Pillow's decoders raise any of these for a damaged file.
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ContractError.of(
             "image_bytes",
@@ -237,13 +239,16 @@ def axis_matrices(
 def _axis_matrix(low_res: int, image_size: int, input_side: int, side: int) -> NDArray[np.float32]:
     """Compose upsampling to image_size, crop and resizing, on one axis: (side, low_res)."""
     upscale = _bilinear_matrix(low_res, image_size)[:input_side]
+    # Composed in float64 and rounded once.
     matrix = (_bilinear_matrix(input_side, side) @ upscale).astype(np.float32)
+    # A caller that wrote into the cached matrix would corrupt all later masks of this size.
     matrix.setflags(write=False)
     return matrix
 
 
 def _bilinear_matrix(old: int, new: int) -> NDArray[np.float64]:
     """Return the (new, old) matrix of bilinear interpolation (align_corners=False)."""
+    # As torch does, positions before the first centre take the first value.
     centres = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
     lower = centres.astype(np.int64)
     upper = np.minimum(lower + 1, old - 1)

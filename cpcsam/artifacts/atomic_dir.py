@@ -59,6 +59,7 @@ def _locked_folder(path: Path) -> tuple[Path, int]:
             continue  # another process removed it as a leftover
         with suppress(OSError):  # NFS locks no directories: leftovers stay there
             fcntl.flock(lock, fcntl.LOCK_EX)
+        # Another process may have removed it before it was locked.
         if staging.exists():
             return staging, lock
         os.close(lock)
@@ -68,6 +69,7 @@ def _remove_if_left(folder: Path) -> None:
     with suppress(OSError):
         lock = os.open(folder, os.O_RDONLY)
         try:
+            # Raises BlockingIOError while the writer runs.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
         finally:
@@ -91,6 +93,7 @@ def exchange(first: Path, second: Path) -> bool:
     Raises:
         OSError: it can, but not these two.
     """
+    # Python's os module has no renameat2, and not every C library has it.
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -105,6 +108,7 @@ def exchange(first: Path, second: Path) -> bool:
 
 def _replace(staging: Path, path: Path) -> None:
     """Rename staging to path in two steps, moving the older directory away first."""
+    # `remove_left` does not match `.old.`: after a crash in between, this is the only copy.
     old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
     path.rename(old / path.name)
     try:

@@ -92,7 +92,9 @@ def write_atomic(path: Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
+            # Else a power failure could leave an empty file under the final name.
             os.fsync(file.fileno())
+        # mkstemp creates for the owner alone, and servers read under another uid.
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
@@ -127,6 +129,7 @@ def publish(
             "tools": tool_versions(),
         }
         write_atomic(staging / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
+        # As for files: mkdtemp creates for the owner alone.
         staging.chmod(0o755)
         take_place(staging, path)
 
@@ -192,6 +195,7 @@ def is_made_from(
         manifest = read_manifest(path, kind)
     except ArtifactError:
         return False
+    # As the manifest holds it: JSON turns tuples into lists and keys into text.
     wanted = json.loads(json.dumps(dict(config or {})))
     return (
         manifest.parents == dict(parents)

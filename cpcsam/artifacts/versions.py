@@ -96,6 +96,7 @@ def switch_to(store: Path, number: int) -> None:
     """Activate a version; only inside `writing`."""
     link = store / f".{CURRENT}"
     link.unlink(missing_ok=True)
+    # Relative, so that the store can be moved or mounted elsewhere.
     link.symlink_to(str(number))
     link.replace(store / CURRENT)
 
@@ -114,6 +115,7 @@ def roll_back(store: Path, kind: str, number: int | None = None) -> int:
     Raises:
         ArtifactError: there is no such version, or its files do not match their digests.
     """
+    # Checked before `writing`, which would create the store.
     if not list_versions(store):
         raise _no_version(store, "no version", "a folder of versions")
     with writing(store):

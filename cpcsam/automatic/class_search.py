@@ -82,6 +82,7 @@ def search_tile(
     Returns:
         Masks in the whole image.
     """
+    # The encoder embeds padding too, and classes may seem likely there.
     maps = maps * image_cells(encoded.input_size, maps.shape[-1])
     uncovered = maps
     side = LOW_RES_FACTOR * maps.shape[-1]
@@ -107,9 +108,11 @@ def search_tile(
         scores = np.concatenate([scores, (under * predicted)[good]])
         classes = np.concatenate([classes, prompts.class_indices[good]])
         clicks = np.concatenate([clicks, _middles(prompts)[good]])
+        # Over all rounds: a later mask may be the better one of an entity found before.
         kept = mask_nms(masks, scores, classes)
         logits, masks = logits[kept], masks[kept]
         scores, classes, clicks = scores[kept], classes[kept], clicks[kept]
+        # Cumulative: a cell stays covered even if NMS drops the covering mask in a later round.
         uncovered = uncovered * _uncovered(masks, classes, uncovered.shape)
     return [
         instance
@@ -124,6 +127,7 @@ def search_tile(
 def _cells(masks: NDArray[np.bool_]) -> Array:
     """Return the coverage of each cell by masks, (n, 4G, 4G) bool to (n, G, G) in [0, 1]."""
     grid = masks.shape[-1] // LOW_RES_FACTOR
+    # (n, G, 4, G, 4): axes 2 and 4 run within a cell
     cells = masks.reshape(len(masks), grid, LOW_RES_FACTOR, grid, LOW_RES_FACTOR)
     return np.asarray(cells.mean((2, 4)), np.float32)
 

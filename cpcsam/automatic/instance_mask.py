@@ -71,6 +71,7 @@ class InstanceMask:
         """
         bbox = bbox_from_mask(mask)
         return cls(
+            # An empty box is recognised by its value, so it stays at the origin.
             bbox=EMPTY_BOX if bbox == EMPTY_BOX else bbox.translate(frame.top, frame.left),
             area=int(mask.sum()),
             counts=rle_from_mask(mask),

@@ -49,6 +49,7 @@ def filter_masks(
     """
     low_res_masks, iou_predictions = outputs
     kept = []
+    # The cheap filter first: only masks that pass it are upsampled.
     for row, column in np.argwhere(iou_predictions > config.pred_iou_thresh):
         pasted = paste_mask(
             low_res_masks[row, column],
@@ -98,6 +99,7 @@ def merge_crops(
         for mask in _nms_by_score([m for m in crop if not _is_near_crop_edge(m, size)], config)
     ]
     if len(crops) > 1:
+        # As in SAM: a smaller crop shows more detail, so its mask wins.
         smallness = [1 / (mask.tile.size[0] * mask.tile.size[1]) for mask in merged]
         merged = [merged[i] for i in box_nms(merged, smallness, config.crop_nms_thresh)]
     return sorted(merged, key=lambda mask: -mask.score)
@@ -148,6 +150,7 @@ def box_nms(
             boxes[first, :2], boxes[order, :2]
         )
         intersection = np.maximum(sides, 0).prod(1)
+        # With the last pixel as corner, the box of a line of pixels has no area.
         union = np.maximum(areas[first] + areas[order] - intersection, 1e-9)
         order = order[intersection / union <= iou_threshold]
     return kept

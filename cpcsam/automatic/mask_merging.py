@@ -59,6 +59,7 @@ def mask_nms(
     Returns:
         Indices of the masks that stay, best first.
     """
+    # One product gives all intersections; float32 counts pixels exactly up to 2^24.
     flat = masks.reshape(len(masks), masks.shape[1] * masks.shape[2]).astype(np.float32)
     areas = flat.sum(1)
     intersection = flat @ flat.T
@@ -69,6 +70,7 @@ def mask_nms(
     )
     same &= classes[:, None] == classes[None]
     kept: list[int] = []
+    # Stable, so that ties are decided by the order of the masks and results are reproducible.
     for index in np.argsort(-scores, kind="stable"):
         if areas[index] and not same[index, kept].any():
             kept.append(int(index))
@@ -120,6 +122,7 @@ def merge_masks(
 
 def _vote(group: Sequence[_Decoded], tiles: Sequence[Box]) -> InstanceMask | None:
     """Return the entity that tiles agree on; None if they do not."""
+    # In sorted order the first is the best whole mask, or the best cut one if none is whole.
     best = group[0].instance
     region = best.bbox
     for member in group[1:]:
@@ -131,6 +134,7 @@ def _vote(group: Sequence[_Decoded], tiles: Sequence[Box]) -> InstanceMask | Non
         weight = _vote_weight(tile, region)
         members = [member for member in group if member.instance.tile == tile]
         shown += weight
+        # A tile votes once, however many of its masks joined the group.
         for part in members[:1]:
             covered = part.in_region(region)
             for other in members[1:]:
@@ -188,6 +192,7 @@ def _areas(first: _Decoded, second: _Decoded, region: Box) -> tuple[int, int, in
 
 def _is_same(first: _Decoded, second: _Decoded, iou: float, containment: float) -> bool:
     region = first.instance.bbox.intersection(second.instance.bbox)
+    # Masks of one tile have passed NMS, so they are different entities.
     if region is None or first.instance.tile == second.instance.tile:
         return False
     shared = _areas(first, second, region)[0]
@@ -206,5 +211,6 @@ def _agree(first: _Decoded, second: _Decoded, iou: float, nested: bool) -> bool:
         return False
     if mask.bbox.intersection(other.bbox) is None:
         return False
+    # Compared where both tiles look: beyond it one of them saw nothing of the entity.
     shared, *areas = _areas(first, second, region)
     return shared > 0 and shared >= iou * (sum(areas) - shared)

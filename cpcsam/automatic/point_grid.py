@@ -67,6 +67,7 @@ def _grid(region: Box, points_per_side: int) -> PointGrid:
 
 def _crop_sides(length: int, count: int, overlap: int) -> list[tuple[int, int]]:
     """Return start and end of every crop along one axis."""
+    # SAM's formula, rounded up, so that the crops are the same.
     side = -(-(overlap * (count - 1) + length) // count)
     starts = [index * (side - overlap) for index in range(count)]
     return [(start, min(start + side, length)) for start in starts if start < length]

@@ -117,6 +117,7 @@ def _decode(embeddings: Array, prompts: GeneratedPrompts, backend: Backend) -> B
     ]
     logits = np.concatenate([masks[0] for masks, _ in outputs])
     predicted = np.concatenate([ious[0] for _, ious in outputs])
+    # Proposed clicks are ambiguous, and mask 0 is trained for unambiguous prompts.
     best = predicted[:, MULTIMASK].argmax(1) + MULTIMASK.start
     chosen = np.arange(len(prompts)), best
     return BestMasks(logits[chosen], predicted[chosen])

@@ -112,6 +112,7 @@ def components(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """
     height, width = mask.shape
     labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    # Labels spread a cell a pass, which is fast enough on the small grids of embeddings.
     while True:
         padded = np.pad(labels, 1)
         spread = np.maximum.reduce(
@@ -142,6 +143,7 @@ def _vertex(line: Array, at: int) -> float:
         return 0.0
     before, here, after = (float(value) for value in line[at - 1 : at + 2])
     bend = before - 2 * here + after
+    # Without a maximum in the middle the vertex lies elsewhere or nowhere.
     if bend >= -1e-6 or here < before or here < after:
         return 0.0
     return float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))

@@ -38,6 +38,7 @@ def cluster(vectors: Array, count: int) -> Array:
     centres = vectors[[int((vectors @ vectors.mean(0)).argmax())]]
     while len(centres) < min(count, len(vectors)):
         nearest = (vectors @ centres.T).max(1)
+        # Only copies of the centres are left.
         if nearest.min() > 1 - 1e-6:
             break
         centres = np.vstack([centres, vectors[[int(nearest.argmin())]]])
@@ -46,6 +47,7 @@ def cluster(vectors: Array, count: int) -> Array:
         sums = np.zeros_like(centres)
         np.add.at(sums, member, vectors)
         length = np.linalg.norm(sums, axis=1, keepdims=True)
+        # A cluster without members, or whose members cancel, keeps its centre.
         moved = np.where(length > 1e-6, sums / np.maximum(length, 1e-6), centres)
         if np.allclose(moved, centres, atol=1e-6):
             break
@@ -90,6 +92,7 @@ def fit_logistic(margins: NDArray[Any], targets: NDArray[Any]) -> tuple[float, f
         margins: (n,).
         targets: (n,) in [0, 1].
     """
+    # Scaled, so that the ridge weighs the same whatever the unit of the margins.
     scale = max(float(margins.std()), 1e-6)
     design = np.stack([margins / scale, np.ones(len(margins))], axis=1).astype(np.float64)
     weights = np.zeros(2)
@@ -98,6 +101,7 @@ def fit_logistic(margins: NDArray[Any], targets: NDArray[Any]) -> tuple[float, f
         gradient = design.T @ (predicted - targets) / len(targets) + RIDGE * weights
         curvature = (design * (predicted * (1 - predicted))[:, None]).T @ design / len(targets)
         step = np.linalg.solve(curvature + RIDGE * np.eye(2), gradient)
+        # A full Newton step overshoots where the curve is saturated.
         weights -= np.clip(step, -4, 4)
         if np.abs(step).max() < 1e-8:
             break

@@ -45,6 +45,7 @@ def _covers(counts: bytes, pixels: int) -> bool:
     digits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
     if not len(digits):
         return pixels == 0
+    # A digit holds 5 bits, lowest first; 32: more digits follow; 16 in the last: negative.
     goes_on = (digits & 32) != 0
     if ((digits < 0) | (digits >= 64)).any() or goes_on[-1]:
         return False
@@ -77,6 +78,7 @@ def rle_from_crop(crop: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> b
     if box.size[0] == size[0]:  # a run may go on in the next column
         bounds = _joined(bounds)
     end = size[0] * size[1]
+    # As from pycocotools, no empty run follows a mask that reaches the last pixel.
     counts = np.diff(np.concatenate([[0], bounds, [end] if end not in bounds[-1:] else []]))
     uncompressed = {"counts": counts.astype(int).tolist(), "size": list(size)}
     return bytes(coco_mask.frPyObjects(uncompressed, *size)["counts"])

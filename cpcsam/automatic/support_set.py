@@ -84,6 +84,7 @@ def _coverage(
 ) -> tuple[NDArray[np.int32], Array]:
     """Return the labels in a tile and their coverage of each cell, (E,) and (E, G, G)."""
     shown = np.zeros((grid * PATCH_SIZE, grid * PATCH_SIZE), np.int32)
+    # Nearest pixel centres, because interpolation would invent labels.
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(input_size, tile.size, strict=True)

@@ -98,6 +98,7 @@ def _starts(length: int, side: int, step: int) -> list[int]:
     """Return the starts of the tiles along one axis; the last tile ends with the image."""
     if length <= side:
         return [0]
+    # Rounded up, so that neighbours overlap by no less than wanted.
     steps = -(-(length - side) // step)
     return [round(index * (length - side) / steps) for index in range(steps + 1)]
 

@@ -90,7 +90,7 @@ class Examples:
         total = np.zeros(self.valid.shape, np.float32)
         chosen = self.classes == class_index
         np.add.at(total, self.images[chosen], self.entities[chosen])
-        return total[self.valid].clip(0, 1)
+        return total[self.valid].clip(0, 1)  # entities may overlap
 
     def cells(self) -> Array:
         """Return the embeddings of the valid cells, (cells, 256)."""
@@ -203,8 +203,8 @@ class Vocabulary:
         gone = self.names.index(name)
         kept = (self.owners != gone) & (self.owners != _background_of(gone))
         owners = self.owners[kept]
-        later = owners > gone
-        with_later = owners < _background_of(gone)
+        later = owners > gone  # these indices close the gap that the class leaves
+        with_later = owners < _background_of(gone)  # as do those of later backgrounds
         return replace(
             self,
             names=tuple(known for known in self.names if known != name),
@@ -253,7 +253,7 @@ def build_vocabulary(
     config = config or VocabularyConfig()
     cells = examples.cells()
     coverages = [examples.coverage(index) for index in range(len(names))]
-    groups = [cells[coverage > 0.5] for coverage in coverages]
+    groups = [cells[coverage > 0.5] for coverage in coverages]  # mixed cells would blur the metric
     empty = cells[np.sum(coverages, axis=0) == 0]
     if not len(empty):
         raise ContractError.of(

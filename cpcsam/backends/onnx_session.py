@@ -89,6 +89,7 @@ class OnnxGraphs:
 
     def _session(self, graph: GraphSpec) -> Any:
         if graph.name not in self._sessions:
+            # The arena would keep the encoder's peak: for ViT-B at 1024, 7.7 instead of 4.9 GB.
             self._sessions[graph.name] = open_session(
                 self._directory / f"{graph.name}.onnx", self._threads, memory_arena=False
             )

@@ -112,6 +112,7 @@ def segment_files(
                 yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            # Ends the running calls, for which leaving the pool would wait.
             client.close()
             raise
 

@@ -110,6 +110,7 @@ def _read_labels(file: Path) -> NDArray[Any]:
         raise _no_labels(file, f"{labels.dtype} of shape {labels.shape}")
     if not labels.any():
         raise _no_labels(file, "background alone")
+    # Pillow reads one-bit images as bool, which is no integer type.
     return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
 
 

@@ -55,6 +55,7 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
                 expected=f"files that end in {', '.join(sorted(SUFFIXES))}",
                 fix="correct the path",
             )
+        # Not resolved: behind links, outputs keep the names that the user knows.
         roots.append(Path(os.path.abspath(root)))
         unique |= dict.fromkeys(Path(os.path.abspath(file)) for file in files)
     shared = Path(os.path.commonpath(roots))
@@ -75,6 +76,7 @@ def _search(source: str) -> tuple[Path, list[Path]]:
     path = Path(source)
     if path.is_dir():
         return path, list(_images(path.rglob("*"), path))
+    # A file's own name may hold brackets.
     if glob.has_magic(source) and not path.exists():
         fixed = Path(*_until_magic(path.parts))
         return fixed, list(_images(map(Path, glob.iglob(source, recursive=True)), fixed))

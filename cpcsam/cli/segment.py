@@ -129,6 +129,7 @@ def _run(args: argparse.Namespace) -> int:
     with connect(args) as client, tqdm(total=len(images), unit="image", disable=silent) as bar:
         _check_classes(client, request.classes)
         work = segment_files(client, images, request, outputs, args.jobs)
+        # Closing cancels the queued images, also when Ctrl-C leaves the loop.
         with contextlib.closing(work):
             for outcome in work:
                 outcomes.append(outcome)

@@ -121,12 +121,14 @@ class ClientMethods(BaseClient):
 
     async def _send(self, request: SegmentRequest) -> SegmentResult:
         message = segment_request(request)
+        # Encoding and hashing an image would block an event loop.
         *by_id, with_bytes = await self._connection.offload(
             self._known_images.candidates, message, request.image
         )
         for candidate in by_id:
             try:
                 return result_of(await self._call("Segment", candidate), request.prompts)
+            # The server may have evicted the image; the bytes are sent below.
             except NotFoundError:
                 self._known_images.discard(candidate)
         response: pb.SegmentResponse = await self._call("Segment", with_bytes)
@@ -170,6 +172,7 @@ class ClientMethods(BaseClient):
             CpcSamError: as `segment`, if the stream itself fails.
         """
         limit_s = math.inf if timeout_s is None else timeout_s
+        # For its deadline and messages only, as a broken stream is not resumed.
         attempts = Attempts(self._endpoint.address, limit_s, retry=False)
         session = StreamSession()
         answers = self._connection.stream("SegmentStream", session.encode, requests, timeout_s)

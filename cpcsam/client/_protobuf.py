@@ -166,6 +166,7 @@ def _mask(message: pb.Mask, size: tuple[int, int]) -> Mask:
         label=message.label,
         stability=message.stability,
         png=message.png,
+        # An empty mask has no rings either: only the field's presence gives the format.
         rings=tuple(tuple(zip(ring[::2], ring[1::2], strict=True)) for ring in rings)
         if message.HasField("polygons")
         else None,

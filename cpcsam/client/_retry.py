@@ -54,6 +54,7 @@ class Attempts:
             CpcSamError: the failure is permanent, or the wait would pass the deadline.
         """
         status, pushback_s = error.code(), _pushback_s(error)
+        # Jitter spreads clients that failed together.
         backoff_s = self._backoff_s * random.uniform(0.5, 1.0) + (pushback_s or 0)
         retryable = status is grpc.StatusCode.UNAVAILABLE or pushback_s is not None
         if not (retryable and self._retry) or time.monotonic() + backoff_s >= self._deadline:

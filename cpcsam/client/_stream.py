@@ -26,6 +26,7 @@ class StreamSession:
     """State of a stream; requests may be encoded in another thread than outcomes are read."""
 
     def __init__(self) -> None:
+        # Needs no lock: append and popleft of a deque are atomic.
         self._pending: deque[Sequence[Prompt] | CpcSamError] = deque()
 
     def encode(self, request: SegmentRequest) -> pb.SegmentRequest | None:
@@ -35,6 +36,7 @@ class StreamSession:
         except CpcSamError as error:
             self._pending.append(error)
             return None
+        # Before the message can be sent, as its response pops this entry.
         self._pending.append(request.prompts)
         return message
 

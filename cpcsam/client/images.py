@@ -64,5 +64,6 @@ def encode_image(image: ImageLike) -> bytes:
     elif image.mode not in MODES_OF_PNG:
         image = image.convert("RGB")
     file = io.BytesIO()
+    # Speed before size: an image is encoded for each request, but rarely sent twice.
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -124,6 +124,7 @@ def fill_rings(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_
     crossed = np.zeros((height, width + 1), bool)
     for ring in rings:
         for (x, y), (next_x, next_y) in zip(ring, (*ring[1:], ring[0]), strict=True):
+            # A vertical edge toggles all pixels to its right, so a running xor fills the rings.
             if x == next_x:
                 crossed[int(min(y, next_y)) : int(max(y, next_y)), int(x)] ^= True
     filled: NDArray[np.bool_] = np.logical_xor.accumulate(crossed, axis=1)[:, :width]

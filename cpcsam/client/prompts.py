@@ -104,6 +104,7 @@ class Prompt:
         """Fill in and validate the labels."""
         if not self.point_labels:
             ones = (int(PointLabel.FOREGROUND),) * len(self.point_coords)
+            # The dataclass is frozen; its own `__init__` assigns in this way.
             object.__setattr__(self, "point_labels", ones)
         if len(self.point_labels) != len(self.point_coords):
             raise ContractError.of(

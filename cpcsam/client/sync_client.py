@@ -72,6 +72,7 @@ class BlockingConnection:
             for answer in call:
                 yield answer
         finally:
+            # A consumer that stops early must not leave the call running.
             call.cancel()
         if errors:
             raise errors[0]

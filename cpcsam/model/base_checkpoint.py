@@ -71,6 +71,7 @@ def inspect_base(path: Path) -> tuple[str, int]:
     """
     with named_if_official(path):
         state, model_size, image_size = _read_base(path)
+        # Names and shapes alone: nothing is allocated or initialised.
         with torch.device("meta"):
             wanted = build_sam(model_size, image_size).state_dict()
         require_fit(state, wanted, str(path))
@@ -98,6 +99,7 @@ def save_base(
         ArtifactError: LoRA is still injected, or a weight is not finite in float16.
     """
     state = {name: tensor.half() for name, tensor in cpu_state(model.sam).items()}
+    # After the conversion, in which weights beyond float16's range become infinite.
     require_finite(state, str(path))
     full_config = {**(config or {}), **sizes_of(model, str(path))}
     with publish(
@@ -124,6 +126,7 @@ def sizes_of(model: CpcSam, source: str) -> dict[str, Any]:
         source: its name in errors.
     """
     state = model.sam.state_dict().items()
+    # Injected LoRA moves the weights of its layers under `base_layer`.
     plain = {name.replace(".base_layer", ""): tensor for name, tensor in state}
     return {"model_size": recognise(plain, source)[0], "image_size": model.image_size}
 

@@ -90,6 +90,7 @@ def build_sam_with(encoder: EncoderSize, image_size: int) -> Sam:
             mlp_ratio=4,
             out_chans=EMBED_DIM,
             qkv_bias=True,
+            # The official weights' epsilon; torch's default is 1e-5.
             norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
             use_rel_pos=True,
             window_size=encoder.window_size,

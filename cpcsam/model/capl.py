@@ -90,6 +90,7 @@ class TaskModule(nn.Module):
     def forward(self, tokens: Tensor, embeddings_at_points: Tensor) -> Tensor:
         """Calibrate prompt tokens; shapes as in `weights`."""
         weight_change, shift = self.weights(tokens, embeddings_at_points)
+        # The network predicts w − 1: while its output is zero, P̃ is P to the bit.
         calibrated: Tensor = tokens + weight_change * tokens + shift
         return calibrated
 
@@ -103,6 +104,7 @@ class TaskModule(nn.Module):
 def separate_heads(x: Tensor, num_heads: int) -> Tensor:
     """Reshape (..., T, heads · d) to (..., heads, T, d)."""
     per_head: Tensor = x.unflatten(-1, (num_heads, -1))
+    # An exported attention needs q, k and v contiguous.
     return per_head.transpose(-2, -3).contiguous()
 
 
@@ -134,6 +136,7 @@ class SiteCalibration(nn.Module):
         """
         token_side = separate_heads(self.token_mlp(tokens), self.num_heads)
         image_side = separate_heads(self.image_proj(image), self.num_heads)
+        # (B, P, heads, T, r) @ (B, P or 1, heads, r, G·G)
         return token_side @ image_side.transpose(-1, -2)
 
 

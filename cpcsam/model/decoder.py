@@ -68,6 +68,7 @@ class FusedAttention(nn.Module):
 
 def softmax(logits: Tensor) -> Tensor:
     """Softmax over the last axis; of float16 too, it is computed in float32."""
+    # Softmax in float16 is where SAM classically overflows.
     if logits.dtype == torch.float16:
         return torch.softmax(logits.float(), dim=-1).half()
     return torch.softmax(logits, dim=-1)
@@ -75,6 +76,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attend over (..., heads, T, d); return (..., T, heads · d) and the probabilities."""
+    # By the width of v: a fused attention has wider q and k, but its scale must not change.
     logits = (q * int(v.shape[-1]) ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         logits = logits + bias
@@ -136,6 +138,7 @@ def _image_to_token(
     bias = key_bias
     if site is not None:
         calibration = site(tokens, image)
+        # C is (B, P, heads, T, G·G) at every site; here the image side is the queries.
         bias = key_bias + calibration.transpose(-1, -2)
         if trace is not None:
             trace.image_to_token_biases.append(calibration)
@@ -170,9 +173,12 @@ def two_way_transformer(
     sites: list[SiteCalibration | None] = [None] * NUM_SITES
     if entity is not None:
         sites = list(entity.sites)  # type: ignore[arg-type]  # a ModuleList forgets its type
+    # (B, P, 1, 1, T): the same for every head and query
     key_bias = ((1 - token_mask) * MASKED_LOGIT)[:, :, None, None, :].to(tokens.dtype)
+    # As in SAM, the prompt tokens are their own positional encoding.
     queries, keys, query_pe = tokens, image, tokens
     for index, layer in enumerate(transformer.layers):
+        # SAM's first layer replaces the tokens: no positional encoding and no residual.
         if layer.skip_first_layer_pe:
             queries = _self_attention(layer.self_attn, queries, queries, key_bias)
         else:
@@ -240,6 +246,7 @@ def decode_masks(
     """
     batch, prompts = sparse_embeddings.shape[:2]
     side = image.shape[-1]
+    # In this order the heads below read them: token 0 for the IoU, then a token a mask.
     output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     num_outputs = output_tokens.shape[0]
     tokens = torch.cat([output_tokens.expand(batch, prompts, -1, -1), sparse_embeddings], dim=2)
@@ -255,6 +262,7 @@ def decode_masks(
         entity,
         trace,
     )
+    # (B · P, C, G, G), as transposed convolutions take a single batch axis
     grid = keys.transpose(2, 3).reshape(-1, decoder.transformer_dim, side, side)
     upscaled = decoder.output_upscaling(grid).flatten(2).unflatten(0, (batch, prompts))
     hyper_in = torch.stack(
@@ -262,5 +270,6 @@ def decode_masks(
         dim=2,
     )
     low_res = LOW_RES_FACTOR * side
+    # (B, P, 4, C / 8) @ (B, P, C / 8, 4G · 4G)
     low_res_masks = (hyper_in @ upscaled).unflatten(-1, (low_res, low_res))
     return low_res_masks, decoder.iou_prediction_head(hidden[:, :, 0])

@@ -51,6 +51,7 @@ def fuse(model: CpcSam) -> FusedCpcSam:
         return FusedCpcSam(merged, None).eval()
     config, entity = merged.capl.config, merged.capl.entity
     with torch.no_grad():
+        # FusedCpcSam reads this weight as it is, so that it is calibrated exactly once.
         calibrated = merged.no_mask_embedding().flatten(1)
         merged.sam.prompt_encoder.no_mask_embed.weight.copy_(calibrated)
     if entity is not None:
@@ -119,9 +120,11 @@ def _fill_attention(
 
     projection, wide = getattr(attn, image_side), getattr(fused, image_side)
     heads = attn.num_heads
+    # Appended to each head, as `separate_heads` splits the channels into equal heads.
     per_head = [module.weight.unflatten(0, (heads, -1)) for module in (projection, site.image_proj)]
     wide.weight.copy_(torch.cat(per_head, dim=1).flatten(0, 1))
     bias = projection.bias.unflatten(0, (heads, -1))
+    # H has no bias.
     no_bias = bias.new_zeros(heads, wide.out_features // heads - bias.shape[1])
     wide.bias.copy_(torch.cat([bias, no_bias], dim=1).flatten())
 

@@ -49,6 +49,7 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
         if names
     ]
     target = "|".join(patterns)
+    # peft matches a pattern against whole module names; so does this check.
     if not any(re.fullmatch(target, name) for name, _ in model.named_modules()):
         raise ConfigError.of(
             "lora",
@@ -79,9 +80,11 @@ def merge_lora(model: CpcSam) -> CpcSam:
     from peft.tuners.lora import LoraLayer
 
     merged = copy.deepcopy(model)
+    # A list, because the loop replaces modules of the tree that it walks.
     for name, module in list(merged.named_modules()):
         if isinstance(module, LoraLayer):
             module.merge(safe_merge=True)
             parent_name, _, child = name.rpartition(".")
+            # Under its own name again: fused models and exports know no `base_layer`.
             setattr(merged.get_submodule(parent_name), child, module.get_base_layer())
     return merged.requires_grad_(False).eval()

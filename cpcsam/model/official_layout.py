@@ -77,6 +77,7 @@ def resize_positions(
     for block in ENCODERS[model_size].global_attn_indexes:
         for axis in "hw":
             name = REL_POS.format(block=block, axis=axis)
+            # A row for each offset between two tokens of an axis, 1 - side to side - 1.
             if name in state and state[name].shape[0] != 2 * side - 1:
                 table = state[name].float().T.unsqueeze(0)
                 resized[name] = F.interpolate(table, size=2 * side - 1, mode="linear")[0].T

@@ -32,6 +32,7 @@ MOVED = (PointLabel.FOREGROUND, PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_R
 
 def _tents(positions: Tensor, side: int) -> Tensor:
     """Weights of `side` cells in linear interpolation at pixels, (..., side)."""
+    # Both pixels and cells have their centres half a unit from their index.
     cell = ((positions + 0.5) / PATCH_SIZE - 0.5).clamp(0, side - 1)
     centres = torch.arange(side, device=cell.device, dtype=cell.dtype)
     return (1 - (cell.unsqueeze(-1) - centres).abs()).clamp(min=0)
@@ -55,6 +56,7 @@ def sample_embeddings(image_embeddings: Tensor, point_coords: Tensor) -> Tensor:
     weight_x, weight_y = _tents(point_coords, side).unbind(-2)
     weights = weight_y.unsqueeze(-1) * weight_x.unsqueeze(-2)
     flat = weights.reshape(batch, prompts * points, side * side).to(image_embeddings.dtype)
+    # (B, P · N, G · G) @ (B, G · G, C)
     sampled = flat @ image_embeddings.flatten(2).transpose(1, 2)
     return sampled.reshape(batch, prompts, points, -1)
 
@@ -75,9 +77,11 @@ def sample_windows(image_embeddings: Tensor, centre: Tensor, reach: Tensor) -> T
     steps = torch.linspace(-1, 1, WINDOW, device=centre.device, dtype=centre.dtype)
     places = centre.unsqueeze(-1) + reach.unsqueeze(-1) * steps
     columns, rows = _tents(places, side).to(image_embeddings.dtype).unbind(2)
+    # (B, G, G · C): a row of cells is one vector
     lines = image_embeddings.permute(0, 2, 3, 1).flatten(2)
     cut = rows.reshape(batch, prompts * WINDOW, side) @ lines
     cut = cut.reshape(batch, prompts, WINDOW, side, -1)
+    # (B, P, 1, WINDOW, G) @ (B, P, WINDOW, G, C)
     return (columns.unsqueeze(2) @ cut).flatten(2)
 
 
@@ -125,6 +129,7 @@ class PointCalibration(nn.Module):
         features = nn.functional.gelu(self.reduce(image_embeddings))
         moved = is_moved(point_labels)
         slots = [(moved & (point_labels == label)).unsqueeze(-1) for label in MOVED]
+        # Each kind has at most one such slot in a prompt, so the sum selects it.
         click, *corners = (torch.where(slot, point_coords, 0.0).sum(2) for slot in slots)
         moves = self._click_move(features, click), *self._box_moves(features, *corners)
         for slot, move in zip(slots, moves, strict=True):
@@ -157,6 +162,7 @@ class PointCalibration(nn.Module):
     ) -> Tensor:
         window = sample_windows(features, centre, reach)
         out: Tensor = network(torch.cat([window, geometry.to(window.dtype)], dim=-1))
+        # Coordinates stay float32 even if the embeddings have less precision.
         return out.to(centre.dtype)
 
 

@@ -81,6 +81,7 @@ class CpcSamPredictor:
         from cpcsam.backends.onnx_backend import OnnxBackend
 
         path = Path(path)
+        # Unverified, because whichever loader follows verifies the digests.
         kind = read_manifest(path, verify=False).kind if path.is_dir() else "checkpoint"
         if kind == "onnx":
             return cls(OnnxBackend(path))
@@ -98,6 +99,7 @@ class CpcSamPredictor:
             OSError: the file cannot be read.
         """
         pixels = _pixels(image)
+        # First, so that an encoding that fails does not leave the previous image set.
         self.reset_image()
         frame, input_size = to_frame(pixels, self.backend.image_size)
         self._image_embeddings = self.backend.encode(frame[None], np.array([input_size], np.int32))
@@ -250,6 +252,7 @@ class CpcSamPredictor:
 
 
 def _torch_backend(path: Path, kind: str, base: Path | None, device: str) -> Backend:
+    # Imported here, as ONNX graphs run without torch.
     from cpcsam.model.base_checkpoint import load_base
     from cpcsam.model.run_checkpoint import load_merged, load_run
     from cpcsam.model.torch_backend import TorchBackend

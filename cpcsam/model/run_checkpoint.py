@@ -119,12 +119,14 @@ def load_run(path: Path, base: Path | None = None) -> CpcSam:
             expected=expected[:12],
             fix="give the base that the run was trained on",
         )
+    # Training may have used another image size than the base's file.
     model = load_base(base, image_size=_entry(config, "image_size", path))
     inject_lora(model, _recorded(LoraConfig, config, "lora", path))
     capl = _capl_config(config, path)
     model.capl = None if capl is None else CaPL(capl)
     trained = read_safetensors(path / TRAINED_FILE)
     require_finite(trained, str(path))
+    # A run holds only what training changed; the base supplies the rest.
     fill(model, {**model.state_dict(), **trained}, str(path))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)

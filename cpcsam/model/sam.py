@@ -54,6 +54,7 @@ class CpcSam(nn.Module):
         position = torch.arange(self.image_size, device=image.device, dtype=input_size.dtype)
         rows = (position < input_size[:, :1]).to(normalized.dtype)
         columns = (position < input_size[:, 1:]).to(normalized.dtype)
+        # (B, 1, S, S)
         inside = rows[:, None, :, None] * columns[:, None, None, :]
         return self.sam.image_encoder(normalized * inside)  # type: ignore[no-any-return]
 
@@ -68,8 +69,10 @@ class CpcSam(nn.Module):
             (B, P, N, 256).
         """
         prompt_encoder = self.sam.prompt_encoder
+        # A coordinate names a pixel by its index; as in SAM, its centre lies half a pixel further.
         positions = prompt_encoder.pe_layer._pe_encoding((point_coords + 0.5) / self.image_size)
         table = torch.cat([embedding.weight for embedding in prompt_encoder.point_embeddings])
+        # The label -1 of an empty slot has no row: it reads row 0, and the token mask hides it.
         embedded: Tensor = positions + table[point_labels.clamp(min=0).long()]
         return embedded
 
@@ -87,6 +90,7 @@ class CpcSam(nn.Module):
             (B, P, N, 2) float32, 0 in empty slots.
         """
         filled = (point_labels != PointLabel.EMPTY).unsqueeze(-1)
+        # Selected, not multiplied: an empty slot may hold NaN, and NaN · 0 is NaN.
         point_coords = torch.where(filled, point_coords, 0.0)
         if self.capl is None or self.capl.task is None or self.capl.task.points is None:
             return point_coords
@@ -124,6 +128,7 @@ class CpcSam(nn.Module):
         not_a_point = self.sam.prompt_encoder.not_a_point_embed.weight.expand(batch, prompts, 1, -1)
         box = point_labels >= PointLabel.BOX_TOP_LEFT
         click = filled & ~box
+        # SAM appends its "not a point" token to clicks without a box only.
         alone = click.any(-1, keepdim=True) & ~box.any(-1, keepdim=True)
         token_mask = torch.cat([filled, alone], dim=-1).to(tokens.dtype)
         return torch.cat([tokens, not_a_point.to(tokens.dtype)], dim=2), token_mask
@@ -173,6 +178,7 @@ class CpcSam(nn.Module):
         dense = self.no_mask_embedding() if dense_embeddings is None else dense_embeddings
         return decode_masks(
             self.sam.mask_decoder,
+            # (B, 1, 256, G, G) without mask prompts: all prompts then share the image side.
             image_embeddings.unsqueeze(1) + dense,
             self.image_pe(),
             sparse_embeddings,

@@ -56,6 +56,7 @@ def read_pth(file: Path) -> dict[str, Tensor]:
         )
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
+    # Which of these torch raises depends on the place where the file is damaged.
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ArtifactError.of(
