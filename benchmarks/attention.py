@@ -82,6 +82,7 @@ def _export(model_size: str, image_size: int, queries: Sequence[int], folder: Pa
 def _measure(files: Sequence[Path], args: argparse.Namespace) -> list[Row]:
     variants = [(file, arena) for file in files for arena in (True, False)]
     turns_of: dict[tuple[Path, bool], list[dict[str, list[float] | float]]] = {}
+    # In turns, so that a machine that becomes slower slows all variants alike.
     for variant in tqdm(variants * TURNS, desc="measure"):
         file, arena = variant
         arguments = [str(file), *map(str, (args.image_size, args.rounds, args.threads))]
@@ -106,6 +107,7 @@ def _row(file: Path, arena: bool, turns: Sequence[dict[str, list[float] | float]
     return Row(
         file.stem,
         arena,
+        # The minimum is what other programs disturbed least.
         float(cpu.min()),
         float(np.median(cpu)),
         float(wall.min()),

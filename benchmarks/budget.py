@@ -57,6 +57,7 @@ def train_within(
     def clock() -> float:
         if device.type == "cpu":
             return time.process_time()
+        # Kernels run asynchronously: the clock must not stop before they do.
         torch.cuda.synchronize(device)
         return time.perf_counter()
 

@@ -89,6 +89,7 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
     """
     torch.set_num_threads(1)
     state, batches, bilevel, _ = prepare(arm, read_split(SEED, SHOTS["standard"]), base, SEED)
+    # After loading, so that the difference to the end is what training takes.
     before, step_s, draw_s = rss_peak_bytes() / 2**20, [], []
     for step in range(WARM_UP + steps):
         started = time.process_time()
@@ -108,6 +109,7 @@ def measure(arm: Arm, base: Path, steps: int) -> Cost:
 
 
 def _in_a_process_of_its_own(arm: Arm, base: Path, steps: int) -> Cost:
+    # A forked child would begin with this process's memory.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(measure, arm, base, steps).result()

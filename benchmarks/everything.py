@@ -145,6 +145,7 @@ def _measure(args: argparse.Namespace, image: NDArray[np.uint8]) -> dict[str, ob
         config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, limits=limits)
         with (
             gateway_in_background(config) as gateway,
+            # An answer of many masks may exceed gRPC's default of 4 MiB.
             grpc.insecure_channel(
                 gateway.address, options=[("grpc.max_receive_message_length", -1)]
             ) as channel,

@@ -80,6 +80,7 @@ def _calibrated(base: Path, config: CaplConfig) -> CpcSam:
     torch.manual_seed(SEED)
     model.capl = CaPL(config)
     for parameter in model.capl.parameters():
+        # Zero-initialised, CaPL would calibrate nothing, and the decoders would agree vacuously.
         nn.init.normal_(parameter, std=NOISE)
     return model.requires_grad_(False).eval()
 
@@ -97,11 +98,13 @@ def measure(engine: str, prompts: int, explicit: Run, fused: Run, rounds: int) -
     difference = relative_difference(fused()[0], explicit()[0])
     spent: dict[Run, list[float]] = {explicit: [], fused: []}
     for turn in range(WARM_UP + rounds):
+        # Whichever runs second finds warmer caches.
         for run in (explicit, fused) if turn % 2 else (fused, explicit):
             started = time.process_time()
             run()
             spent[run].append(1000 * (time.process_time() - started))
     explicit_ms, fused_ms = (np.array(spent[run][WARM_UP:]) for run in (explicit, fused))
+    # Ratios by round, as load that slows a round slows both of its calls.
     low, ratio, high = np.percentile(fused_ms / explicit_ms, [25, 50, 75])
     return Row(
         engine,

@@ -77,6 +77,7 @@ def _measure(base: Path, problems: dict[str, Problem]) -> list[dict[str, Any]]:
         examples = examples_of(problem.support, names, backend, problem.tile)
         for row in tqdm(rows, desc=name):
             config = VocabularyConfig(row["prototypes"], row["background"])
+            # Never saved, so it needs no model's digest.
             vocabulary = build_vocabulary(
                 names, examples, model="", tile=problem.tile, config=config
             )

@@ -52,6 +52,7 @@ def run(out: Path, minutes: float) -> dict[str, Any]:
     Raises:
         DemoError: a stage failed, or CaPL stayed inert.
     """
+    # `make demo` passes the seconds that installing took, which count as well.
     started = time.monotonic() - float(os.environ.get("CPCSAM_SETUP_S", "0"))
     work = out / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -90,6 +91,7 @@ def run(out: Path, minutes: float) -> dict[str, Any]:
     report["wall_s"] = time.monotonic() - started
     write_report(out, scene.held_out.image, on_one_canvas(scene, careless), report)
     report_of(report).write(out, current_provenance([PROG]))
+    # After the report is written, which shows what went wrong.
     if min(report["capl_weight_change"], report["capl_bias"]) < MIN_CAPL:
         raise DemoError.of(
             "CaPL",
@@ -162,6 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--minutes", type=positive, default=2.5, help="longest fine-tuning (%(default)s)"
     )
     args = parser.parse_args(argv)
+    # Like Ctrl-C, so that context managers end the child processes.
     signal.signal(signal.SIGTERM, _interrupt)
 
     def command() -> None:

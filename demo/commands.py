@@ -86,6 +86,7 @@ def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service
     print(f"\n── Serve\n   python -m {' '.join(words)}", flush=True)
     with (
         log.open("w") as errors,
+        # -u: its addresses must not wait in its output buffer.
         _child(
             [sys.executable, "-u", "-m", *words], stdout=subprocess.PIPE, stderr=errors
         ) as process,
@@ -96,6 +97,7 @@ def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service
 
 def _addresses(process: subprocess.Popen[str], stdout: IO[str], log: Path) -> Service:
     """Read the addresses that the service prints when it is ready."""
+    # The loop below blocks on the child's output; killing the child ends it.
     deadline = threading.Timer(START_TIMEOUT_S, process.kill)
     deadline.start()
     found: dict[str, list[str]] = {"gateway": [], "triton": [], "metrics": []}
@@ -127,6 +129,7 @@ def _child(
 
     It gets SIGTERM first, so that it can stop its own children.
     """
+    # In a session of its own: Ctrl-C reaches this process alone, which ends the child.
     process = subprocess.Popen(
         command, stdout=stdout, stderr=stderr, text=True, start_new_session=True
     )

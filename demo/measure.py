@@ -74,6 +74,7 @@ def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
     prompts, placed = [], []
     for nucleus, mask in zip(scene.nuclei, masks, strict=True):
         left, top = nucleus.corner
+        # pycocotools takes column-major arrays alone.
         canvas = np.zeros((height, width), np.uint8, order="F")
         canvas[top : top + mask.size[0], left : left + mask.size[1]] = mask.array
         x0, y0, x1, y1 = mask.box

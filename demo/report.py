@@ -55,6 +55,7 @@ def enlarged_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.I
         original_size=(height, width),
         prompts=tuple(
             Prompt(
+                # The centre of the 3 × 3 pixels that a pixel becomes.
                 tuple((x * ENLARGEMENT + 1, y * ENLARGEMENT + 1) for x, y in prompt.point_coords),
                 prompt.point_labels,
             )

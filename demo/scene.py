@@ -103,6 +103,7 @@ def load_scene(base: Path) -> Scene:
 def _nuclei(held_out: Sample) -> list[Nucleus]:
     found = []
     for window in entity_windows(held_out, WINDOW, MIN_AREA):
+        # `entity_windows` appends the window's corner to its name.
         top, left = map(int, window.name.rpartition("@")[2].split(","))
         (accurate,), (careless,) = (
             entity_clicks(window, MIN_AREA, annotator).values()
@@ -123,5 +124,6 @@ def otsu_component(image: NDArray[np.uint8], click: XY) -> NDArray[np.bool_]:
     components: NDArray[np.int64] = label(grey > threshold_otsu(grey))
     x, y = click
     clicked = components[int(y), int(x)]
+    # Component 0 is the background: a click on it selects nothing.
     result: NDArray[np.bool_] = (components == clicked) & bool(clicked)
     return result

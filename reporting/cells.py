@@ -74,6 +74,7 @@ def paired_interval(differences: Sequence[float]) -> list[float]:
     mean = float(np.mean(differences))
     if len(differences) < 2:
         return [mean]
+    # Student's t, since the normal quantile is too small for a handful of seeds.
     half = float(stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences))
     return [mean, mean - half, mean + half]
 

@@ -136,6 +136,7 @@ class RunReport:
         figures = [figure for table in self.tables for figure in table.figures()]
         csv = io.StringIO()
         columns = ["table", "row", "column", "value"]
+        # object, as a column of mixed figures would turn integers into floats.
         pd.DataFrame(figures, columns=columns, dtype=object).to_csv(
             csv, index=False, lineterminator="\n"
         )
@@ -176,6 +177,7 @@ def _commit() -> str:
         return done.stdout.strip()
 
     try:
+        # Untracked files, such as results, are no change of the code.
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "--short=7", "HEAD") + (" with local changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):

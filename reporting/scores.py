@@ -190,6 +190,7 @@ def cited_rows(path: Path, columns: Sequence[Column]) -> list[Row]:
 def _read(path: Path) -> pd.DataFrame:
     """Cells of a CSV as text."""
     try:
+        # An empty cell, or a method called NA, is text as well.
         frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
@@ -236,6 +237,7 @@ def to_csv(rows: Sequence[Row], columns: Sequence[Column]) -> str:
         for row in rows
     ]
     out = io.StringIO()
+    # object, as gaps would turn columns of integers into floats.
     pd.DataFrame(lines, dtype=object).to_csv(out, index=False, lineterminator="\n")
     return out.getvalue()
 

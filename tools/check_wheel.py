@@ -112,8 +112,10 @@ def check(wheel: Path, python: Path, folder: Path) -> str:
     """
     venv_python = str(folder / "bin" / "python")
     install = [sys.executable, "-m", "pip", "--python", venv_python, "install", "--quiet"]
+    # This environment's pip installs into all of them, so none needs its own.
     _run([str(python), "-m", "venv", "--without-pip", str(folder)], "venv")
     _run([*install, str(wheel)], "pip install cpcsam")
+    # -I keeps the current folder and the user's packages out of the import path.
     _run([venv_python, "-I", "-c", BARE], "import of the client")
     _run([*install, f"{wheel}[client]"], "pip install cpcsam[client]")
     numpy_version = _run([venv_python, "-I", "-c", WITH_EXTRA], "client with its extra").strip()

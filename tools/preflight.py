@@ -151,6 +151,7 @@ def _free_gb(venv: Path) -> float:
     parent = venv.absolute().parent
     while not parent.exists():
         parent = parent.parent
+    # lstat, since links lead to the system's Python, outside the environment.
     taken = sum(file.lstat().st_size for file in venv.rglob("*")) if venv.exists() else 0
     return (shutil.disk_usage(parent).free + taken) / 1e9
 

@@ -50,6 +50,7 @@ def breaking_changes(released: Path, current: Path) -> list[str]:
             raise ConfigError.of(
                 str(folder), got="no cpcsam/**/*.proto", expected="the API", fix="correct the path"
             )
+        # `buf breaking` exits alike for breaking changes and for files that do not compile.
         done = _buf("build", str(folder), "--config", CONFIG)
         if done.returncode:
             raise ConfigError.of(

@@ -87,8 +87,10 @@ def evaluate(
         config = read_manifest(run, "run", verify=False).config
         base_path = Path(config["base"]["path"]) if base is None else base
         models = {
+            # At the run's image size: scores at different sizes do not compare.
             "base": load_base(base_path, image_size=model.image_size),
             "run": model,
+            # Shares SAM's weights with the run, LoRA included.
             "no_capl": CpcSam(model.sam).eval(),
         }
         weight_change, bias = capl_magnitudes(model, samples, min_area)

@@ -45,6 +45,7 @@ def _write_context(args: argparse.Namespace) -> None:
     digest = digest_of(shared)
     if path.exists() and json.loads(path.read_text()).get("digest") == digest:
         return
+    # Test samples are the same for every seed and number of shots.
     split = read_split(0, 1)
     model = load_base(args.base)
     context = {

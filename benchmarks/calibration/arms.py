@@ -144,6 +144,7 @@ ABLATIONS = (
         "theta",
         "full",
         model=ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True),
+        # Pretrained weights tolerate smaller steps than LoRA, which starts at zero.
         lr=LEARNING_RATE / 10,
     ),
 )

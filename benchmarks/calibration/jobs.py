@@ -116,6 +116,7 @@ def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
             for arm in CORE
         ]
     if not args.core_only:
+        # The others repeat the default arm, and the report takes its figures from the core.
         varied = [arm for arm in ABLATIONS if not arm.trains_as(BOTH)]
         jobs += [job(arm, "ablations", SHOTS["standard"], 0) for arm in varied]
     jobs = [job for job in jobs if args.arms is None or job.arm.name in args.arms]

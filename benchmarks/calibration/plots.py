@@ -79,6 +79,7 @@ def _axes() -> tuple[Figure, Axes]:
 def _png(figure: Figure, axes: Axes) -> bytes:
     axes.legend(fontsize=7)
     png = io.BytesIO()
+    # Matplotlib's version would make equal plots differ in their bytes.
     figure.savefig(png, dpi=120, format="png", metadata={"Software": None})
     plt.close(figure)
     return png.getvalue()

@@ -45,6 +45,7 @@ def write_report(folder: Path) -> RunReport:
         for kind, picture in pictures.items():
             if picture is not None:
                 write_atomic(folder / f"{kind}-{name}.png", picture)
+                # A report shows at most two plots.
                 plots |= {kind: picture} if name == "standard" else {}
     return RunReport(
         "calibration",

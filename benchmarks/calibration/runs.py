@@ -75,6 +75,7 @@ def read_split(seed: int, shots: int, bbbc038: Path | None = None) -> Split:
     """
     if bbbc038 is None:
         return Split(
+            # Seeds of training and test scenes lie far apart, so that no scene is in both.
             tuple(scene(1000 * (seed + 1) + index, target=False) for index in range(shots)),
             tuple(scene(900_000 + index, target=False) for index in range(TEST_SCENES // 2)),
             tuple(scene(900_000 + index, target=True) for index in range(TEST_SCENES)),
@@ -83,6 +84,7 @@ def read_split(seed: int, shots: int, bbbc038: Path | None = None) -> Split:
     train, test = (read_bbbc038(bbbc038, bbbc038 / f"{name}.txt") for name in ("train", "val"))
     base = [sample for sample in train if not is_stained(sample)]
     chosen = np.random.default_rng(seed).choice(len(base), shots, replace=False)
+    # At most 8 an image: one of hundreds of nuclei would outweigh all others.
     crops = [window for sample in test for window in entity_windows(sample, 128, 30)[:8]]
     return Split(
         tuple(base[index] for index in chosen),
@@ -197,6 +199,7 @@ def run(
     points: list[dict[str, float]] = []
 
     def probe(state: BilevelState, progress: float) -> None:
+        # Due whenever training enters the next of `curve` equal parts.
         if curve and (progress == 1 or len(points) <= curve * progress):
             points.append(_point(state, split, progress))
 
@@ -239,6 +242,7 @@ def train(
     state, batches, bilevel, optimizer = prepare(arm, split, base, seed)
 
     def train_step(halves: Halves, progress: float) -> dict[str, float]:
+        # At progress 0 the warm-up's factor is 0, and the first step would learn nothing.
         state.set_learning_rates(optimizer, min(1.0, progress + 1e-3))
         return state.train_step(halves, bilevel)
 

@@ -43,6 +43,7 @@ def measure_tempo(
     for _ in tqdm(range(rounds), desc="tempo", unit="round"):
         for name, ready in prepared.items():
             turn = range(min(ready.bilevel.capl_every, LONGEST_TURN))
+            # Drawn before the clock starts, since budgets count training steps alone.
             drawn = [ready.batches[ready.state.step + step] for step in turn]
             started = time.process_time()
             for halves in drawn:
@@ -65,6 +66,7 @@ def steps_of(
         kept: file with the tempo of arms that were measured before; missing arms are measured
             together with the reference and added.
     """
+    # Ratios instead of seconds, as they also hold when the machine is busier.
     ratios: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
     missing = {arm.name: arm for arm in arms if arm.name not in ratios}
     if missing:

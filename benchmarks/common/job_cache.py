@@ -102,10 +102,12 @@ def code_digest(places: Sequence[str] = TRAINING_CODE, root: Path = ROOT) -> str
 
 class _WithoutDocstrings(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # noqa: N802
+        # A body may become empty by this, which `ast.dump` accepts; nothing is compiled.
         return None if isinstance(node.value, ast.Constant) else node
 
 
 def _sources(place: Path) -> list[Path]:
+    # Sorted, as rglob's order depends on the file system.
     return [place] if place.is_file() else sorted(place.rglob("*.py"))
 
 

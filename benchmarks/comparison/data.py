@@ -82,6 +82,7 @@ def read_problem(setting: Setting, seed: int, roots: Mapping[str, Path]) -> Prob
         train = dataset.shots(setting.shots, seed, setting.classes)
     else:
         train = _annotated(dataset, setting)
+    # The support set shows every class, target classes included; training must not.
     rest, test = _annotated(tested, replace(setting, classes="all")), tested.samples("test")
     if shown is not None:
         rest, test = rest.of_classes(shown), test.of_classes(shown)

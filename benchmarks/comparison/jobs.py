@@ -100,6 +100,7 @@ def jobs_of(recipe: Recipe, roots: Mapping[str, Path]) -> list[ComparisonJob]:
         )
     return [
         ComparisonJob(name, method, budget, setting, seed, roots, recipe.folder)
+        # Outermost, so that an interrupted comparison has all methods at the same seeds.
         for seed in range(recipe.seeds)
         for setting in settings
         for name, (method, budget) in methods_of(recipe).items()

@@ -137,6 +137,7 @@ class Recipe:
                 expected="at least 1",
                 fix="correct the recipe",
             )
+        # Refuses limits under which no training ends.
         Budget(self.minutes, self.steps)
 
     def _columns(self) -> list[str]:

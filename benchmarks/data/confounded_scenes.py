@@ -112,6 +112,7 @@ def scene(seed: int, *, target: bool) -> Sample:
     grid = np.moveaxis(np.mgrid[:CELLS, :CELLS], 0, -1).reshape(-1, 2)
     centres = (grid + 0.5) * pitch + rng.uniform(-0.16, 0.16, grid.shape) * pitch
     y, x = np.mgrid[:SIDE, :SIDE]
+    # (9, SIDE, SIDE)
     distances = np.hypot(y - centres[:, :1, None], x - centres[:, 1:, None])
     cell = distances.argmin(0)
     image = np.zeros((SIDE, SIDE, 3))
@@ -123,6 +124,7 @@ def scene(seed: int, *, target: bool) -> Sample:
         assert background is not None
         here = cell == index
         image[here] = background.paint(rng)[here]
+        # Clipped to the cell, so that no entity covers its neighbour.
         inside = _outline(kind, centre, pitch, rng) & here
         image[inside] = kind.filling.paint(rng)[inside]
         instances[inside] = index + 1

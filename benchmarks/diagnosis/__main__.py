@@ -61,6 +61,7 @@ def diagnose(args: argparse.Namespace) -> dict[str, Any]:
     figures = {}
     for name, model in tqdm(models.items(), desc="trace", unit="model"):
         figures[name] = figures_of(*(answers_of(model, samples, level) for level in (1.0, 0.0)))
+    # Last, as it takes CaPL off the model that was traced above.
     models["both"].capl = None
     figures["both, CaPL off"] = figures_of(
         *(answers_of(models["both"], samples, level) for level in (1.0, 0.0))

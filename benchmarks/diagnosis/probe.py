@@ -32,6 +32,7 @@ Array = NDArray[np.float64]
 
 def separability(scores: Array, positive: NDArray[np.bool_]) -> float:
     """Area under the ROC curve: share of pairs in which the positive scores higher."""
+    # Mann-Whitney's U, divided by the number of pairs.
     ranks = stats.rankdata(scores)[positive]
     count = len(ranks)
     return float((ranks.sum() - count * (count + 1) / 2) / (count * (~positive).sum()))
@@ -72,6 +73,7 @@ def probe(features: Array, wrong: NDArray[np.bool_], unseen: Array) -> Array:
 def visible_misses(model: CpcSam, target: Sequence[Sample]) -> dict[str, float]:
     """ROC AUC of a probe trained on base classes, on base and on target classes, by its inputs."""
     training = [scene(PROBE_SEED + index, target=False) for index in range(PROBE_SCENES)]
+    # The first quarter is held out, to score base classes on.
     features, missed = clicks_of(model, training[PROBE_SCENES // 4 :])
     unseen = {"base": training[: PROBE_SCENES // 4], "target": target}
     tested = {name: clicks_of(model, samples) for name, samples in unseen.items()}

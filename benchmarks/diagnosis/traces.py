@@ -74,6 +74,7 @@ def _trace(model: CpcSam, prompted: PromptedSample) -> tuple[NDArray[Any], ...]:
     trace = DecoderTrace()
     masks, _ = model.decode_masks(embeddings, sparse, token_mask, None, trace)
     dice = np.array(scores_of(masks, prompted, model.image_size))
+    # (layers, P, G·G), of mask 0's token, which follows the IoU token.
     maps = torch.stack([layer[0, :, :, IOU_TOKENS].mean(1) for layer in trace.attention_maps])
     cells = area_average(torch.from_numpy(prompted.shown), round(maps.shape[-1] ** 0.5)).flatten(1)
     first = prompted.point_labels[0, :, 0].tolist()
@@ -109,6 +110,7 @@ def clicks_of(model: CpcSam, samples: Sequence[Sample]) -> tuple[Array, NDArray[
     for sample in samples:
         prompted = prompt_sample(sample, model.image_size, 1.0)
         clicks, misses = _first_clicks(prompted)
+        # (clicks, 2), of the first slot
         points = prompted.point_coords[0, clicks, 0]
         around = sample_embeddings(
             model.encode_image(prompted.image, size), (points[:, None] + step)[None]

@@ -145,6 +145,7 @@ def _teach(
         return {**score(client), "seconds": seconds, "prototypes": known.prototypes}
 
     with TemporaryDirectory(dir=build) as folder:
+        # Outlives the first service: the second must know what that was taught.
         kept = Path(folder)
         before = with_client(teach)
         after = with_client(score)

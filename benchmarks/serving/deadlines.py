@@ -119,6 +119,7 @@ async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], li
             else:
                 call = stub.Segment(request, timeout=PATIENCE_S)
                 await asyncio.wait([asyncio.ensure_future(_answer(call))], timeout=wait_s)
+                # Otherwise it was answered in time, and there is nothing to cancel.
                 if not call.done():
                     due[name] = time.time()
                     call.cancel()
@@ -131,6 +132,7 @@ async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], li
         outcomes, _ = await asyncio.gather(
             repeating(stubs[:BUSY], draw, seconds, PATIENCE_S), asyncio.gather(*hurried)
         )
+    # Gives the last requests time to reach the log and the gauge.
     await asyncio.sleep(10 * LATE_S)
     return due, outcomes
 
@@ -151,6 +153,7 @@ async def _refill(running: Service) -> tuple[int, int]:
         Number of rounds in which a further request was refused while all permits were held; and
         number of requests refused after the release.
     """
+    # The most expensive requests, to keep their permits until they are cancelled.
     tasks = draw_tasks(TASKS, seed=4, prompts=(Limits.max_prompts,))
     copies, full, refused = iter(range(10**9)), 0, 0
 
@@ -161,6 +164,7 @@ async def _refill(running: Service) -> tuple[int, int]:
     async with connections(running.gateway, 2 * PLACES) as stubs:
         for turn in tqdm(range(ROUNDS), desc="rounds"):
             leave_at = time.monotonic() + TAKEN_S
+            # Every other round ends by its deadline instead of a cancellation.
             patience_s = TAKEN_S if turn % 2 else PATIENCE_S
             first = [stub.Segment(request(), timeout=patience_s) for stub in stubs[:PLACES]]
             ends = [asyncio.ensure_future(_answer(call)) for call in first]

@@ -63,6 +63,7 @@ async def _run(running: Service, ratio: bool) -> tuple[dict[str, Any], list[Chec
                 again.append(await send(stubs[0], index, request, TIMEOUT_S))
         encoded = encoder_runs(running).since(start)
         before = encoder_runs(running)
+        # A copy that was never sent, so that all of these miss the cache at once.
         together = await asyncio.gather(
             *(send(stub, 0, _click(tasks[0], rng).request(2), TIMEOUT_S) for stub in stubs)
         )

@@ -111,6 +111,7 @@ async def arriving(
     started, due = monotonic(), 0.0
     running: list[asyncio.Task[Outcome]] = []
     while due < seconds:
+        # Measured from the start: lateness of one arrival must not delay the next ones.
         await asyncio.sleep(max(0.0, started + due - monotonic()))
         number = len(running) % len(stubs)
         running.append(asyncio.create_task(send(stubs[number], *draw(number), timeout_s)))

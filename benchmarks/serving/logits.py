@@ -48,6 +48,7 @@ async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
     result = await client.infer(
         SEGMENT.name, inputs, outputs=[InferRequestedOutput(wanted)], client_timeout=TIMEOUT_S
     )
+    # Behind `count` are the empty prompts that fill the bucket.
     logits: Logits = result.as_numpy(wanted)[0, : chunk.count]
     return logits
 

@@ -73,6 +73,7 @@ async def _run(
 
     async with connections(running.gateway, clients) as stubs:
         alone = [
+            # New copies, so that the answers to compare with come from no cache.
             await send(stubs[0], index, task.request(next(copies)), TIMEOUT_S)
             for index, task in enumerate(tqdm(tasks, desc="alone"))
         ]

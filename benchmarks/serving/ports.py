@@ -39,6 +39,7 @@ def processes_below(parent: int) -> set[int]:
     """Ids of a process and its descendants."""
     found = {parent}
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        # Processes may end, and their files vanish, while they are read.
         with suppress(OSError):
             for child in children.read_text().split():
                 found |= processes_below(int(child))
@@ -63,6 +64,7 @@ def listeners(processes: Collection[int]) -> list[Listener]:
         Listener(int(port, 16), _address(address), owners[f"socket:[{row[9]}]"])
         for row in rows
         for address, _, port in [row[1].partition(":")]
+        # Columns of /proc/net/tcp: 1 is the local address, 3 the state and 9 the inode.
         if row[3] == LISTEN and f"socket:[{row[9]}]" in owners
     }
     return sorted(found)

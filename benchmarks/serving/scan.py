@@ -87,6 +87,7 @@ def run(repository: Path, build: Path) -> tuple[dict[str, Any], list[Check]]:
         gateway = f"{outside}:{_port(running.gateway)}"
         let_in, refused = _callers(gateway, files, build)
         away = [listener for listener in found if listener.port not in published]
+        # Of Triton's ports these are gRPC and metrics, so the remaining ones are HTTP.
         known = {_port(running.triton), _port(running.triton_metrics_url)}
         triton = _closed_calls(running) | _closed_paths(
             [listener.port for listener in away if listener.port not in known]

@@ -64,6 +64,7 @@ def cores_of(running: Service) -> Iterator[list[float]]:
 def _cpu_seconds(running: Service) -> float:
     ticks = 0
     for process in processes_below(running.pid):
+        # After the name, which may hold spaces; then 11 and 12 are utime and stime.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")

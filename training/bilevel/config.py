@@ -118,6 +118,7 @@ def run_record(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]
     record: dict[str, Any] = {
         key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
     }
+    # The content, since the file behind the same path may have been replaced between sessions.
     record["base_sha256"] = base_digest(config.model.base)
     record["train_sha256"] = (
         samples.digest() if isinstance(samples, LazySamples) else digest_samples(samples)

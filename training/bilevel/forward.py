@@ -51,6 +51,7 @@ class Forward(nn.Module):
         trace = DecoderTrace()
         with self._precision(batch.image.device):
             embeddings = self._encode(batch)
+            # Points have their own supervision; in Eq. 3 and Eq. 4 they are constants.
             with torch.no_grad():
                 moved = self.model.calibrate_points(
                     embeddings, batch.point_coords, batch.point_labels
@@ -76,6 +77,7 @@ class Forward(nn.Module):
 
     def _encode(self, batch: PromptBatch) -> Tensor:
         size, device = batch.image.shape[-1], batch.image.device
+        # Windows fill the encoder's frame, so nothing of it is padding.
         input_size = torch.full((len(batch.image), 2), size, dtype=torch.int32, device=device)
         return self.model.encode_image(batch.image, input_size)
 
@@ -83,6 +85,7 @@ class Forward(nn.Module):
         """Encode coarse masks, or SAM's "no mask" for prompts without; None if none has any."""
         if batch.mask_input is None or batch.has_mask is None:
             return None
+        # Batches are float32; the weights of a float64 run do not accept them.
         dtype = self.model.sam.pixel_mean.dtype
         coarse = self.model.encode_masks(batch.mask_input.to(dtype))
         return torch.where(

@@ -105,6 +105,7 @@ def area_average(masks: Tensor, side: int) -> Tensor:
     Returns:
         (..., side, side) float32 in [0, 1]: the share of each cell that the entity covers.
     """
+    # (masks, 1, S, S), as pooling takes no further leading axes.
     flat = masks.float().flatten(0, -3).unsqueeze(1)
     return F.adaptive_avg_pool2d(flat, side).reshape(*masks.shape[:-2], side, side)
 
@@ -114,6 +115,7 @@ def _weighted(
 ) -> Tensor:
     overlap = (probability * targets).sum((-2, -1))
     total = probability.sum((-2, -1)) + targets.sum((-2, -1))
+    # Smoothed, so that an empty prediction of an empty target costs 0 and is not 0 / 0.
     dice = 1 - (2 * overlap + DICE_SMOOTHING) / (total + DICE_SMOOTHING)
     return config.bce * cross_entropy.mean((-2, -1)) + config.dice * dice
 
@@ -129,6 +131,7 @@ def segmentation_loss(logits: Tensor, targets: Tensor, config: LossConfig) -> Te
     Returns:
         (...), float32.
     """
+    # Sums over thousands of pixels would lose their small terms in bfloat16.
     logits = _full_precision(logits)
     targets = targets.to(logits.dtype).expand_as(logits)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -161,6 +164,7 @@ def iou_loss(low_res_masks: Tensor, iou_predictions: Tensor, targets: Tensor) ->
     Returns:
         (B, P), mean over the four masks.
     """
+    # Comparisons have no gradient, so the true IoU is a constant of the loss.
     predicted, truth = low_res_masks > 0, (targets >= 0.5).unsqueeze(2)
     overlap = (predicted & truth).sum((-2, -1)).float()
     union = (predicted | truth).sum((-2, -1)).clamp(min=1)
@@ -180,8 +184,10 @@ def entity_attention(attention_maps: Sequence[Tensor], selected: Tensor) -> Tens
     """
     tokens = slice(IOU_TOKENS, IOU_TOKENS + NUM_MASKS)
     layers = [_full_precision(layer[..., tokens, :]).mean(2) for layer in attention_maps]
+    # (B, P, 4, G·G)
     mean = torch.stack(layers).mean(0)
     chosen = mean.gather(2, selected.unsqueeze(-1).expand(-1, -1, -1, mean.shape[-1]))
+    # A softmax over G·G cells is far below 1 everywhere; unscaled it would match no mask.
     low, high = chosen.amin(-1, keepdim=True), chosen.amax(-1, keepdim=True)
     scaled = (chosen - low) / (high - low).clamp(min=1e-8)
     return scaled.clamp(ATTENTION_MARGIN, 1 - ATTENTION_MARGIN)
@@ -222,6 +228,7 @@ def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
         return token_mask.new_zeros(())
     outputs = biases[0].shape[-2] - token_mask.shape[-1]
     valid = F.pad(_full_precision(token_mask), (outputs, 0), value=1.0)
+    # (B, P, T)
     per_token = torch.stack([_full_precision(bias).abs().mean((2, 4)) for bias in biases]).mean(0)
     return ((per_token * valid).sum(-1) / valid.sum(-1)).mean()
 
@@ -236,6 +243,7 @@ def point_terms(point_coords: Tensor, point_labels: Tensor, accurate_coords: Ten
     """
     moved, wanted = (coords / PATCH_SIZE for coords in (point_coords, accurate_coords))
     error = F.smooth_l1_loss(moved, wanted, reduction="none", beta=POINT_TOLERANCE)
+    # Other points stay: further clicks mark where a mask was wrong, not where the entity is.
     distance = (error.sum(-1) * is_moved(point_labels)).sum(-1).mean()
     return PointTerms(distance, distance)
 
@@ -284,6 +292,7 @@ def capl_terms(
     task = losses.gather(-1, selected).mean()
     attended = entity_attention(trace.attention_maps, selected)
     attention = attention_loss(attended, masks, config).mean()
+    # Eq. 2 sums over sites, whereas `bias_magnitude` averages over those it gets.
     sites = [bias_magnitude([bias], token_mask) for bias in trace.image_to_token_biases]
     sparsity = torch.stack(sites).sum() if sites else task.new_zeros(())
     total = task + config.beta * (attention + config.sparsity * sparsity)

@@ -96,6 +96,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
     if resumed:
         state.restore(last, record)
     _require_same_step(config, state)
+    # Only now: a run that is refused for its data or configuration must not lose its predecessor.
     if is_main():
         remove_leftovers(config.folder)
         if not resumed:
@@ -119,6 +120,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
                 best,
                 board,
                 Validation(best.update, state, config.evaluate_every),
+                # Last, so that a saved state knows the Dice of the validation before it.
                 Checkpoints(last, state, record, config.checkpoint_every),
             ),
             description=config.name,
@@ -132,6 +134,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
 def _train_step(
     config: TrainConfig, state: BilevelState
 ) -> Callable[[Halves, float], dict[str, float]]:
+    # Read in the middle of a step: at its start, the first one's warm-up factor would be 0.
     half_a_step = 0.5 / config.steps
 
     def train_step(halves: Halves, progress: float) -> dict[str, float]:
@@ -186,6 +189,7 @@ class BestModel(Callback):
         min_area = self.config.data.min_area
         windows = self.validation[rank_slice(len(self.validation))]
         scored = one_click(self.state.model, windows, min_area=min_area)
+        # Without the masks, which would be pickled and sent to every process.
         results = all_gather([replace(result, mask=result.mask[:0]) for result in scored])
         if not results:
             raise ConfigError.of(
@@ -232,6 +236,7 @@ def _initial_state(config: TrainConfig) -> BilevelState:
 
 def _require_same_step(config: TrainConfig, state: BilevelState) -> None:
     """Refuse processes that found different states, as on machines without a common folder."""
+    # The maximum of -step is the smallest step, found in the same all-reduce.
     last, first = (abs(int(step)) for step in all_reduce_max(state.step, -state.step))
     if last != first:
         raise ConfigError.of(

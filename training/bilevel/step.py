@@ -132,6 +132,7 @@ def unroll(
         current = adapted or dict(theta)
         predictions = forward.with_parameters(current, training)
         loss = sam_objective(predictions, training, config.losses).total
+        # create_graph keeps ∂θ*/∂φ; weights that this batch leaves unused get zeros.
         gradients = torch.autograd.grad(
             loss, list(current.values()), create_graph=True, materialize_grads=True
         )
@@ -183,6 +184,7 @@ def bilevel_step(
 
     def update_capl() -> None:
         adapted = unroll(forward, theta.parameters, halves.training, config)
+        # Frozen only after unrolling, which differentiates by θ.
         with frozen(theta.parameters.values()):
             terms = phi.descend(
                 lambda batch: capl_objective(
@@ -196,6 +198,7 @@ def bilevel_step(
     def update_sam() -> None:
         def objective(batch: PromptBatch) -> SamTerms:
             predictions = forward(batch)
+            # Kept for `update_points`, which would otherwise encode the same windows again.
             embeddings.append(predictions.image_embeddings.detach())
             return sam_objective(predictions, batch, losses)
 
@@ -204,6 +207,7 @@ def bilevel_step(
         metrics.update({f"sam_{name}": value for name, value in terms.items()})
 
     def update_points() -> None:
+        # Without θ there was no forward pass to take embeddings from.
         encoded = embeddings or [forward.embed(batch) for batch in training]
         terms = points.descend(
             lambda pair: point_objective(forward, *pair),

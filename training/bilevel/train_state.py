@@ -101,6 +101,7 @@ class BilevelState(TrainState):
         """Copy in what `state_dict` returned."""
         for key, group in self._groups().items():
             for name, parameter in group.parameters.items():
+                # In place, as the optimiser refers to these very tensors.
                 parameter.data.copy_(saved[key][name])
             group.optimizer.load_state_dict(saved[f"{key}_optimizer"])
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
@@ -140,6 +141,7 @@ def new_bilevel_state(
     torch.manual_seed(seed)
     inject_lora(model, config.lora)
     model.capl = None if config.capl is None else CaPL(config.capl)
+    # Only after initialisation: random numbers differ between devices and dtypes.
     model.to(device, dtype)
     model.sam.prompt_encoder.pe_layer.float()  # SAM lays its grid of positions in float32
     parts = tuple(f"sam.mask_decoder.{_require_part(model, part)}." for part in config.unfreeze)
@@ -147,6 +149,7 @@ def new_bilevel_state(
     theta, phi, points = {}, {}, {}
     for name, parameter in model.named_parameters():
         learned = config.prompt_embedding if name == PROMPT_EMBEDDING else "frozen"
+        # Tested first, as these names also begin with "capl.".
         if name.startswith(POINTS):
             points[name] = parameter
         elif name.startswith("capl.") or learned == "phi":

@@ -68,11 +68,13 @@ def random_window(
     largest = min(config.max_window, height, width)
     smallest = min(config.min_window, largest)
     side = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+    # Inside before rotation; where a rotation leaves the image, `_cut` reflects.
     centre_y = rng.uniform(side / 2, height - side / 2)
     centre_x = rng.uniform(side / 2, width - side / 2)
     turn = rng.integers(4) * np.pi / 2
     if config.rotate and rng.random() < 0.5:
         turn += rng.uniform(-np.pi / 4, np.pi / 4)
+    # With quarter turns, one mirror axis gives all eight symmetries of the square.
     mirror = rng.choice([-1.0, 1.0])
     stretch = float(np.exp(rng.normal(0, 0.08)))
     window = _cut(sample, image_size, side, (centre_y, centre_x), turn, mirror, stretch)
@@ -112,6 +114,7 @@ def _cut(
 ) -> Window:
     height, width = sample.instances.shape
     cos, sin = np.cos(turn), np.sin(turn)
+    # affine_grid spans an image from -1 to 1, so half a window's side is side / width there.
     half_x, half_y = side * stretch / width, side / stretch / height
     theta = torch.tensor(
         [
@@ -122,6 +125,7 @@ def _cut(
     )
     grid = F.affine_grid(theta[None], [1, 1, image_size, image_size], align_corners=False)
     image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None].float()
+    # grid_sample takes no integers; float32 holds labels up to 2^24 exactly.
     labels = torch.from_numpy(sample.instances)[None, None].float()
     shown = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
     shown_labels = F.grid_sample(
@@ -142,6 +146,7 @@ def _recolour(image: Tensor, config: AugmentConfig, rng: np.random.Generator) ->
     gamma = float(np.exp(rng.normal(0, 0.25 * strength)))
     contrast = float(np.exp(rng.normal(0, 0.25 * strength)))
     gain = torch.from_numpy(np.exp(rng.normal(0, 0.1 * strength, (3, 1, 1)))).float()
+    # Rounding may leave [0, 1] by a hair, and a power of a negative number is NaN.
     x = (x.clamp(0, 1) ** gamma - 0.5) * contrast * gain + 0.5
     x = x + float(rng.normal(0, 0.08 * strength))
     if rng.random() < 0.3 * strength:

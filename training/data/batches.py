@@ -129,6 +129,7 @@ class StepBatches(Dataset[Halves]):
         for place, sample in enumerate(samples):
             while not sample.instances.any():
                 if spare is None:
+                    # Sorted, so that batches do not depend on the order of a set.
                     others = sorted(set(range(len(self.samples))) - set(drawn))
                     spare = [int(i) for i in rng.permutation(others)]
                 if spare:
@@ -144,6 +145,7 @@ class StepBatches(Dataset[Halves]):
     def _half(
         self, samples: Sequence[Sample], rng: np.random.Generator, practice: int = 0
     ) -> PromptBatch:
+        # Sliced after drawing: every rank must use up the same random numbers.
         rows = [self._image(sample, rng, practice) for sample in samples][self.rank_slice]
         return PromptBatch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
@@ -172,16 +174,19 @@ class StepBatches(Dataset[Halves]):
         chosen = rng.choice(labels, config.entities, replace=len(labels) < config.entities)
         instances = window.instances.numpy()
         masks = instances == chosen[:, None, None]
+        # By entity, then group: `PromptBatch` expects the groups of an entity next to each other.
         pairs = [(mask, style) for mask in masks for style in self._styles(rng)]
         coords, point_labels = _prompts(pairs, rng)
         columns = {"masks": masks, "point_coords": coords, "point_labels": point_labels}
         if self.draws_masks:
             side = LOW_RES_FACTOR * self.image_size // PATCH_SIZE
+            # Drawn for every prompt, as columns are rectangular; `has_mask` says which count.
             columns["mask_input"] = np.stack(
                 [coarse_mask(mask, style, side, rng) for mask, style in pairs]
             )
             columns["has_mask"] = np.array([rng.random() < style.mask for _, style in pairs])
         if practice:
+            # A generator of its own, so that practice prompts leave all other draws as they are.
             columns |= self._practice(instances, labels, practice, rng.spawn(1)[0])
         return {
             "image": window.image,

@@ -95,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(options: argparse.Namespace) -> int:
     dataset = open_dataset(options.name, options.path)
     out = options.out or Path("out/datasets") / options.name
+    # Of this process: a container may have fewer cores than its machine.
     workers = options.workers or len(os.sched_getaffinity(0))
     return 2 if _check(dataset, options.path, out, options.limit, workers) else 0
 
@@ -120,6 +121,7 @@ def _check(
     if readable:
         picture = out / "contact_sheet.png"
         content = io.BytesIO()
+        # Read again, one at a time, as the pool returned counts and no pixels.
         samples = (_lenient(item) for item in _spread(readable, PICTURES))
         contact_sheet(samples, dataset.classes).save(content, "PNG")
         write_atomic(picture, content.getvalue())

@@ -69,6 +69,7 @@ def fetch(
         _fill(target, part, known, url, timeout_s)
         found = sha256_file(part)
         if found != known.sha256:
+            # A wrong byte may be anywhere, so there is nothing to resume from.
             part.unlink()
             raise ArtifactError.of(
                 url,
@@ -112,6 +113,7 @@ def _fill(
     target: BinaryIO, part: Path, known: OfficialCheckpoint, url: str, timeout_s: float
 ) -> None:
     """Append to the partial file until it is complete; retry while each request brings bytes."""
+    # Longer than the file can be, so it is the beginning of another one.
     if _length(target) > known.size_bytes:
         target.truncate(0)
     needed = known.size_bytes - _length(target)
@@ -122,6 +124,7 @@ def _fill(
         with _request(known, url, before, timeout_s) as response:
             start = _start(response, known, url, before)
             try:
+                # The server ignored the range and sends the file from its first byte.
                 if start < before:
                     target.truncate(start)
                 _append(target, response, known, start)
@@ -148,6 +151,7 @@ def _append(
             target.write(chunk)
             progress.update(len(chunk))
         target.flush()
+        # Before the rename: a crash must not leave the final name with bytes missing.
         os.fsync(target.fileno())
 
 
@@ -157,6 +161,7 @@ def _chunks(response: HTTPResponse, count: int) -> Iterator[bytes]:
         try:
             chunk = response.read(min(CHUNK, count))
         except (OSError, HTTPException):
+            # A broken connection is no error yet: the caller resumes from what has arrived.
             return
         if not chunk:
             return

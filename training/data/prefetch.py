@@ -57,6 +57,7 @@ def prefetch(
             batch_size=None,
             sampler=range(start, len(batches)),
             num_workers=workers,
+            # DataLoader refuses a prefetch factor without workers.
             prefetch_factor=2 if workers else None,
             worker_init_fn=_leave_signals_to_parent,
         )
@@ -88,6 +89,7 @@ def prefetch(
 
 def _leave_signals_to_parent(_: int) -> None:
     """Ignore the first SIGTERM, which torchrun and schedulers send to the whole process group."""
+    # Workers run next to the training, whose threads already use the cores.
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

@@ -105,6 +105,7 @@ class PromptMix:
 def central_pixel(mask: BoolMask) -> tuple[float, float]:
     """Return (X, Y) of the entity's pixel nearest to its centroid."""
     rows, columns = np.nonzero(mask)
+    # The centroid itself may lie off the entity, as in a crescent.
     distance = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
     nearest = int(distance.argmin())
     return float(columns[nearest]), float(rows[nearest])
@@ -120,6 +121,7 @@ def pixel_inside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float
 def pixel_at_edge(mask: BoolMask, rng: np.random.Generator) -> tuple[float, float]:
     """Draw (X, Y) of a random pixel of the entity next to its border."""
     part, (left, top) = _around(mask, EDGE_WIDTH)
+    # Erosion takes what is beyond the image for background, so entities cut off there end there.
     border = part & ~ndimage.binary_erosion(part, iterations=EDGE_WIDTH)
     x, y = pixel_inside(border, rng)
     return x + left, y + top
@@ -129,6 +131,7 @@ def pixel_outside(mask: BoolMask, rng: np.random.Generator) -> tuple[float, floa
     """Draw (X, Y) of a random pixel near the entity but outside it."""
     height, width = mask.shape
     x0, y0, x1, y1 = _tight_box(mask)
+    # At least 8, so that a tiny entity has some background around it to draw from.
     reach = max(x1 - x0, y1 - y0, 8)
     near = np.zeros_like(mask)
     near[max(0, y0 - reach) : y1 + reach, max(0, x0 - reach) : x1 + reach] = True
@@ -154,6 +157,7 @@ def accurate_points(mask: BoolMask) -> NDArray[np.float32]:
         are those of its tight box; (0, 0) for the others.
     """
     x0, y0, x1, y1 = _tight_box(mask)
+    # A row for each label, and a last one, of zeros, that EMPTY (-1) indexes.
     places = np.zeros((max(PointLabel) + 2, 2), np.float32)
     places[PointLabel.FOREGROUND] = central_pixel(mask)
     places[PointLabel.BOX_TOP_LEFT] = x0, y0
@@ -199,6 +203,7 @@ def jittered_box(
         box += rng.uniform(0, loose / 2) * sides * [-1, -1, 1, 1]
     if shift:
         box += np.tile(rng.normal(0, shift, 2), 2) * sides
+    # Noise may swap two opposite sides or push both beyond the border.
     left, right = sorted(box[[0, 2]].clip(0, width))
     top, bottom = sorted(box[[1, 3]].clip(0, height))
     return float(left), float(top), max(float(right), left + 1), max(float(bottom), top + 1)
@@ -228,7 +233,9 @@ def coarse_mask(
         )
     block = len(mask) // cells
     covered = mask.reshape(cells, block, cells, block).mean((1, 3))
+    # (cells, cells); noise only where the entity is, as nobody draws in far-off cells.
     noisy = covered + rng.normal(0, mix.mask_noise, covered.shape) * (covered > 0)
+    # An entity that fills half of no cell still gets its fullest one.
     drawn = (noisy >= 0.5) | (covered == covered.max())
     logits = np.where(drawn, COARSE_LOGIT, -COARSE_LOGIT).astype(np.float32)
     return logits.repeat(side // cells, 0).repeat(side // cells, 1)[None]
@@ -259,6 +266,7 @@ def sample_prompt(mask: BoolMask, mix: PromptMix, rng: np.random.Generator) -> S
         labels[0] = PointLabel.FOREGROUND
         filled = 1
     if several:
+        # integers excludes its end: at least one further click, at most until all slots are full.
         for slot in range(filled, rng.integers(filled + 1, MAX_SLOTS + 1)):
             inside = rng.random() < 0.5
             coords[slot] = _further_click(mask, mix, rng) if inside else pixel_outside(mask, rng)

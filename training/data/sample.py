@@ -89,6 +89,7 @@ def read_pair(image_path: Path, instances_path: Path) -> Sample:
             expected=f"{image.shape[:2]} as its image",
             fix="give the label image of this image",
         )
+    # A fourth channel is opacity.
     return Sample(image_path.stem, image[:, :, :3], instances)
 
 
@@ -97,6 +98,7 @@ def eight_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
     if raw.dtype == np.uint8:
         return raw.astype(np.uint8, copy=False)
     low, high = np.quantile(raw.astype(np.float64), [0.001, 0.999])
+    # A constant image would divide by 0.
     scaled = (raw.astype(np.float32) - low) / max(float(high - low), 1e-6)
     eight: NDArray[np.uint8] = (scaled.clip(0, 1) * 255).round().astype(np.uint8)
     return eight

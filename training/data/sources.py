@@ -69,6 +69,7 @@ class SourceConfig:
             return self.bbbc038 is not None and self.ids == other.ids
         if self.region is None or other.region is None:
             return True
+        # Far corners are exclusive, so regions that merely touch do not overlap.
         (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = self.region, other.region
         return max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1)
 
@@ -212,9 +213,11 @@ def validation_windows(
     if max_windows is None or not isinstance(samples, LazySamples):
         return _spread([cut for sample in samples for cut in _cuts(sample, window)], max_windows)
     chosen = [index * len(samples) // max_windows for index in range(max_windows)]
+    # With fewer samples than windows, `chosen` repeats indices.
     indices = list(dict.fromkeys(chosen)) if len(samples) else []
     share = -(-max_windows // max(len(indices), 1))
     kept = [
+        # Copied, since a view would keep its whole image in memory.
         replace(cut, image=cut.image.copy(), instances=cut.instances.copy())
         for index in indices
         for cut in _spread(_cuts(samples[index], window), share)

@@ -29,6 +29,7 @@ def synthetic_scene(seed: int, size: int = 256) -> Sample:
     instances = np.zeros((size, size), np.int32)
     radius_scale = np.exp(rng.uniform(np.log(7), np.log(45)))
     palette = rng.uniform(0, 1, (rng.integers(1, 4), 3))
+    # Shapes of about 3 r² pixels: without overlap they would cover 10 to 50 % of the scene.
     count = int(np.clip(rng.uniform(0.1, 0.5) * size**2 / (3.0 * radius_scale**2), 2, 60))
     for index in range(1, count + 1):
         _draw_shape(rng, image, instances, index, radius_scale, palette)
@@ -74,6 +75,7 @@ def _draw_shape(
     angle = np.arctan2(across, along)
     outline = np.ones_like(angle)
     roughness = rng.uniform(0, 0.25)
+    # From 2 on, as the first harmonic mostly shifts a shape instead of bending it.
     for harmonic in range(2, 2 + HARMONICS):
         outline += roughness / harmonic * np.cos(harmonic * angle + rng.uniform(0, 2 * np.pi))
     inside = np.hypot(along, across) < radius * outline

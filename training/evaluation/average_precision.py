@@ -63,6 +63,7 @@ class AveragePrecision:
         with contextlib.redirect_stdout(io.StringIO()):  # COCOeval prints its progress
             evaluation = COCOeval(self._coco(self._true), self._coco(self._found), "segm")
             evaluation.params.iouThrs = np.array([IOU])
+            # COCO's limit of 100 detections an image would cut off crowded images.
             evaluation.params.maxDets = [max(1, self.found)]
             evaluation.params.areaRng = [EVERY_AREA]
             evaluation.params.areaRngLbl = ["all"]
@@ -86,6 +87,7 @@ def _annotation(image: int, index: int, mask: NDArray[np.bool_]) -> dict[str, An
         "id": index + 1,  # COCOeval takes 0 for "unmatched"
         "image_id": image,
         "category_id": CATEGORY["id"],
+        # pycocotools takes column-major arrays alone.
         "segmentation": coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))),
         "area": float(mask.sum()),
         "bbox": [0, 0, 1, 1],

@@ -61,6 +61,7 @@ def score_segmentation(
             counts = {"entities": entities, "found": len(found)}
             per_image.append({"name": sample.name, "class": names[index], **scores, **counts})
             precisions[index].update(found, truth)
+    # Without an annotated entity, a class has no recall; what was found of it shows in per_image.
     classes = {
         name: _summary([row for row in per_image if row["class"] == name], precisions[index])
         for index, name in enumerate(names)

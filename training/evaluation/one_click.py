@@ -89,6 +89,7 @@ class OneClickScores:
         """Average results."""
         iou = np.array([result.iou for result in results])
         predicted = np.array([result.iou_prediction for result in results])
+        # Correlation with a constant is NaN.
         varies = len(results) > 1 and iou.std() > 0 and predicted.std() > 0
         return cls(
             entities=len(results),
@@ -131,6 +132,7 @@ def one_click(
         for start in range(0, len(clicks), prompts_per_call):
             chunk = clicks[start : start + prompts_per_call]
             coords = torch.tensor([click for *_, click in chunk], device=device)
+            # (1, P, 1, 2)
             coords = coords[None, :, None] * window.scale
             point_labels = torch.full_like(coords[..., 0], int(PointLabel.FOREGROUND)).int()
             low_res_masks, iou = model.decode_masks(
@@ -155,6 +157,7 @@ def one_click(
 
 def to_size(low_res_masks: Tensor, image_size: int, side: int) -> BoolMask:
     """Upscale logits to S, then to the square sample, and threshold (SAM's postprocess_masks)."""
+    # Two steps, as in SAM: a single one gives other pixels along the border.
     shown = F.interpolate(low_res_masks.float(), (image_size, image_size), mode="bilinear")
     original = F.interpolate(shown, (side, side), mode="bilinear")
     result: BoolMask = (original > MASK_THRESHOLD).cpu().numpy()

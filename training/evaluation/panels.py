@@ -96,6 +96,7 @@ def draw_panel(sample: Sample, found: Sequence[InstanceMask], names: Sequence[st
 def _drawn(sample: Sample, masks: Sequence[tuple[NDArray[np.bool_], int]]) -> NDArray[np.uint8]:
     """Draw masks on the image, filled and outlined in their classes' colours."""
     canvas = sample.image.astype(np.float32)
+    # Outlines must survive the reduction to SIDE pixels.
     width = max(1, round(max(sample.instances.shape) / SIDE))
     for mask, class_index in masks:
         color = np.array(color_of(class_index), np.float32)

@@ -141,6 +141,7 @@ def all_reduce_max(*values: float) -> list[float]:
     """
     if process_count() == 1:
         return list(values)
+    # float64 keeps step counts exact; NCCL needs the tensor on a GPU.
     tensor = torch.tensor(values, dtype=torch.float64, device=training_device())
     with _all_needed():
         dist.all_reduce(tensor, dist.ReduceOp.MAX)

@@ -56,13 +56,16 @@ class ParameterGroup:
         for microbatch in microbatches:
             terms = vars(objective(microbatch))
             names = list(terms)
+            # materialize_grads: a microbatch may leave parameters unused, as of mask prompts.
             gradients = torch.autograd.grad(terms["total"], parameters, materialize_grads=True)
+            # The terms travel with the gradients, in the same all-reduce.
             values = *gradients, torch.stack([term.detach() for term in terms.values()])
             shares = [value / len(microbatches) for value in values]
             means = list(map(torch.add, means, shares)) if means else shares
         all_reduce_mean(means)
         *mean_gradients, mean_terms = means
         metrics = dict(zip(names, mean_terms.tolist(), strict=True))
+        # Of the mean gradients, so that every process clips, or refuses, alike.
         norm = float(torch.stack([gradient.norm() for gradient in mean_gradients]).norm())
         if not (math.isfinite(metrics["total"]) and math.isfinite(norm)):
             raise TrainingError.of(

@@ -66,6 +66,7 @@ class TrainState(Counters, ABC):
         except Exception as error:  # a damaged pickle can raise anything
             raise _unreadable(path, error) from error
         try:
+            # First, as tensors of another model's shapes would be reported as a damaged file.
             _require_same(saved["config"], record)
             self.load_state_dict(saved)
             torch.set_rng_state(saved["rng"])

@@ -84,6 +84,7 @@ class Trainer(Generic[Batch]):
         state, started = self.state, self.clock()
         for callback in self.callbacks:
             callback.on_train_start()
+        # A resumed run may have used up its budget already.
         finished = self.progress >= 1
         drawn = iter(batches)
         with tqdm(
@@ -101,9 +102,11 @@ class Trainer(Generic[Batch]):
                     started = self.clock()
                 metrics = self.train_step(batch, self.progress)
                 now = self.clock()
+                # Time decides schedule and end, so all processes must agree on it.
                 state.elapsed_s, stop = all_reduce_max(
                     state.elapsed_s + now - started, float(interrupted())
                 )
+                # From here, time in callbacks counts towards the next step.
                 started = now
                 bar.update()
                 bar.set_postfix(_shown(metrics))

@@ -30,6 +30,7 @@ class AuxiliaryHead(nn.Module):
         """Compute the cross-entropy of both maps at the low-resolution grid."""
         logits = F.pixel_shuffle(self.project(image_embeddings), LOW_RES_FACTOR).float()
         labels = instances.float().unsqueeze(1)
+        # Where a 3 × 3 neighbourhood's highest and lowest label differ, there is a boundary.
         high = F.max_pool2d(labels, 3, 1, 1)
         low = -F.max_pool2d(-labels, 3, 1, 1)
         maps = torch.cat([labels > 0, high != low], dim=1).float()
@@ -51,6 +52,7 @@ def mask_losses(low_res_masks: Tensor, targets: Tensor) -> Tensor:
     targets = targets.expand_as(logits)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     probability = logits.sigmoid()
+    # |p − y| is focal loss's 1 − p_t, and is defined for area-averaged targets, too.
     focal = ((probability - targets).abs() ** FOCAL_GAMMA * cross_entropy).mean((-2, -1))
     overlap = (probability * targets).sum((-2, -1))
     total = probability.sum((-2, -1)) + targets.sum((-2, -1))
@@ -77,6 +79,7 @@ def batch_loss(
     )
     targets = area_average(batch.masks, low_res_masks.shape[-1])
     losses = mask_losses(low_res_masks, targets.unsqueeze(2))
+    # Mask 0 and the best of masks 1-3, since a caller may request either.
     segmentation = losses[..., 0].mean() + losses[..., 1:].amin(-1).mean()
     iou = iou_loss(low_res_masks, iou_predictions, targets).mean()
     loss = segmentation + iou
@@ -99,6 +102,7 @@ def add_corrections(batch: PretrainBatch, low_res_masks: Tensor) -> tuple[Tensor
     predicted = F.interpolate(low_res_masks, (size, size), mode="bilinear") > 0
     coords, labels = batch.point_coords.clone(), batch.point_labels.clone()
     wrong = (predicted != batch.masks).numpy()
+    # Seeded by the errors, so that a resumed run draws the same clicks.
     rng = np.random.default_rng(int(wrong.sum()))
     for image, prompt in np.ndindex(*labels.shape[:2]):
         free = (labels[image, prompt] == PointLabel.EMPTY).nonzero()

@@ -81,6 +81,7 @@ def pretrain(
         device = torch.device("cpu")
         if not trainer.fit(prefetch(batches, state.step, 1, device), interrupted):
             return None
+    # Artifacts hold float16, so the rounded weights are what must be scored.
     model = state.averaged().half().float()
     scores = _score(model, validation)
     _publish(config, state, model, train, scores)
@@ -88,6 +89,7 @@ def pretrain(
 
 
 def _user_cpu_seconds() -> float:
+    # CPU time: on a shared machine, wall time would also count other programs.
     return resource.getrusage(resource.RUSAGE_SELF).ru_utime
 
 

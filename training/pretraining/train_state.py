@@ -29,6 +29,7 @@ CLIP_NORM = 1.0
 
 def learning_rate(config: PretrainConfig, step: int) -> float:
     """Return the learning rate of a step: linear warm-up, then half a cosine to zero."""
+    # The first step would otherwise have a learning rate of 0.
     position = step + 1 if step < config.warmup_steps else step
     total = max(config.steps, config.warmup_steps + 1)
     return warmup_cosine(position, config.warmup_steps, total, peak=config.lr)
@@ -69,6 +70,7 @@ class PretrainState(TrainState):
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.optimizer.step()
+        # Starts low, so that the average forgets the untrained weights (as in TensorFlow's EMA).
         decay = min(config.ema, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, value in self.model.state_dict().items():
@@ -108,6 +110,7 @@ def new_pretrain_state(config: PretrainConfig) -> PretrainState:
     if config.init is None:
         model = CpcSam(build_sam(config.model_size))
         for name, parameter in model.named_parameters():
+            # SAM leaves them at zero, to be overwritten by a checkpoint.
             if name.endswith("pos_embed"):
                 nn.init.trunc_normal_(parameter, std=0.02)
     else:

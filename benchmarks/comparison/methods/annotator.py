@@ -38,6 +38,7 @@ def segment_annotated(
             for label, owner in owners.items()
             if owner == index and sample.class_of(label) in names
         ]
+        # No more prompts a call than serving's largest bucket.
         for start in range(0, len(labels), PROMPT_BUCKETS[-1]):
             chunk = labels[start : start + PROMPT_BUCKETS[-1]]
             boxes = np.stack([_box(sample, label, part, input_size) for label in chunk])
@@ -67,6 +68,7 @@ def _box(sample: Sample, label: int, tile: Box, input_size: tuple[int, int]) -> 
     """(2, 2) float32: the corners of the entity's box in the encoder's frame, (X, Y)."""
     inside = sample.instances[tile.top : tile.bottom, tile.left : tile.right] == label
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    # The far corner is exclusive, hence + 1.
     corners = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]], np.float32)
     scale = np.array([input_size[1] / tile.size[1], input_size[0] / tile.size[0]], np.float32)
     return np.asarray(corners * scale, np.float32)

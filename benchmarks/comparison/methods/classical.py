@@ -52,6 +52,7 @@ class ClassicalMethod:
                 part = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
                 colour = sample.image[part][mask].mean(0)
                 nearest = int(np.linalg.norm(colours - colour, axis=1).argmin())
+                # AP needs an order of the masks, and there is no IoU head to give one.
                 contrast = abs(float(grey[part][mask].mean()) - threshold) / 255
                 one = found_in(mask, nearest, contrast, (top, left))
                 found += [one] if one is not None else []

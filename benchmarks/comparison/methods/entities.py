@@ -34,7 +34,9 @@ def split_touching(foreground: BoolMask, radius: float) -> NDArray[np.int32]:
         (H, W) int32, 0 for background and 1..n for the entities.
     """
     parts, _ = ndimage.label(foreground)
+    # Smoothed, as a ragged outline gives the distance several maxima an entity.
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground), 1)
+    # exclude_border's default would drop the centres of entities near the image's border.
     centres = peak_local_max(
         distance, min_distance=max(1, round(radius)), labels=parts, exclude_border=False
     )
@@ -56,6 +58,7 @@ def typical_radius(samples: Iterable[Sample]) -> float:
     areas = np.concatenate(
         [np.bincount(sample.instances.ravel())[1:] for sample in samples] or [np.zeros(0, int)]
     )
+    # bincount has a 0 for every label that the image does not show.
     areas = areas[areas > 0]
     return float(np.sqrt(np.median(areas) / np.pi)) if len(areas) else 1.0
 

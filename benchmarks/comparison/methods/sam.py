@@ -153,6 +153,7 @@ class SamMethod:
         batches = halves_of(task, model.image_size, self, seed)
 
         def train_step(halves: Halves, progress: float) -> dict[str, float]:
+            # At progress 0 the warm-up's factor is 0, and the first step would learn nothing.
             state.set_learning_rates(self.optimizer, min(1.0, progress + 1e-3))
             return state.train_step(halves, self.bilevel)
 
@@ -185,6 +186,7 @@ def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batc
             groups=prompting.groups,
             styles=prompting.styles,
             augment=task.augment,
+            # The held-out prompts may be careless; accurate ones would teach points nothing.
             practice_styles=method.held_out.styles,
         )
         needed = method.model.with_needed_practice(config)
@@ -197,6 +199,7 @@ def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batc
 
 def with_capl(method: SamMethod) -> SamMethod:
     """Plug CaPL into a method (Figure 13): θ learns as before, φ from K careless annotators."""
+    # Steps between updates of φ gain nothing if θ does not learn.
     turns = CAPL_TURNS if method.learns else BilevelConfig()
     return replace(
         method,

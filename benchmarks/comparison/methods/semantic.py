@@ -149,6 +149,7 @@ class SemanticBatches:
 
     def __getitem__(self, index: int) -> SemanticBatch:
         rng = np.random.default_rng((self.seed, index))
+        # The support set, too: a pixel classifier cannot name a class that it never saw.
         count = len(self.task.train) + len(self.task.support)
         rows = [self._window(int(place), rng) for place in rng.integers(count, size=self.images)]
         return SemanticBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
@@ -198,6 +199,7 @@ def probabilities_of(image: NDArray[np.uint8], graphs: _Probabilities, tile: int
         total[:, part.top : part.bottom, part.left : part.right] += resized
         count[part.top : part.bottom, part.left : part.right] += 1
     assert total is not None
+    # Tiles cover the image, so no count is 0.
     return total / count
 
 

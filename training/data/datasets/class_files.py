@@ -65,6 +65,7 @@ class ClassFileItem(Item):
                 self.image, got="no mask", expected="a mask a class", fix="restore the masks"
             )
         if image is not None and self.shrink:
+            # CelebAMask-HQ has images of 1024 pixels a side and masks of 512.
             image = _shrunk(image, [mask.shape for _, _, mask in masks if mask is not None])
         instances = None if image is None else np.zeros(image.shape[:2], np.int32)
         names: list[str] = []
@@ -134,6 +135,7 @@ class ClassFiles:
         order = {part: rank for rank, part in enumerate(self.parts)}
         orphans = {key: masks[key][0][1] for key in masks.keys() - images.keys()}
         for key, path in orphans.items():
+            # A mask without an image is an item too, so that reading it names the missing file.
             any_image = next(iter(images.values()))
             images[key] = any_image.with_name(f"{self._stem(path)}{any_image.suffix}")
         items = (

@@ -127,6 +127,7 @@ def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
         return f"a mask of size {segmentation.get('size')}"
     counts = segmentation["counts"]
     if isinstance(counts, str):
+        # pycocotools takes compressed run lengths as bytes, which JSON holds as text.
         return {"size": [height, width], "counts": counts.encode()}
     whole = isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts)
     if not whole or sum(counts) != height * width:
@@ -156,6 +157,7 @@ class CocoFiles:
             DataError: there is no list, one is no COCO JSON, or its images are not found.
         """
         folder = find_folder(root, *self.folders)
+        # Lists of test images last, for datasets whose last images are the test images.
         paths = sorted(folder.glob("*.json"), key=lambda path: (_is_apart(path), path.name))
         if not paths:
             raise DataError.of(
@@ -170,6 +172,7 @@ class CocoFiles:
             items += listed[1]
             if self.apart and _is_apart(path):
                 test |= {item.name for item in listed[1]}
+        # If every list is of test images, setting them apart would leave nothing to train on.
         known = test if test and len(test) < len(items) else None
         return Scan(tuple(classes), tuple(items), None if known is None else frozenset(known))
 
@@ -216,6 +219,7 @@ def _bad_list(path: Path, got: str) -> Exception:
 
 def _images_of(path: Path, root: Path, first: str) -> Path:
     words = path.stem.removeprefix("instances_")
+    # instances_val_trashcan has its images in val, instances_val2017 in val2017 or val.
     stems = [words, words.partition("_")[0], words.rstrip("0123456789")]
     places = [base / stem for base in (path.parent, root, root / "images") for stem in stems]
     places += [root / "images", path.parent, root]

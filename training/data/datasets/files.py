@@ -39,6 +39,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return a natural sort key, under which 2 comes before 10."""
     parts = re.findall(r"\d+|\D+", text)
+    # Numbers and text get tuples of one shape: an int and a str cannot be compared.
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
 
 
@@ -97,6 +98,7 @@ def read_rgb(path: Path, findings: Findings) -> NDArray[np.uint8] | None:
             grey = eight_bits(RAW_WHITE - values.astype(np.int32))
             return np.repeat(grey[:, :, None], 3, axis=2)
         with Image.open(path) as file:
+            # Pillow's conversion to RGB would clip deep values instead of scaling them.
             if file.mode.startswith(("I", "F")):
                 grey = eight_bits(np.asarray(file))
                 return np.repeat(grey[:, :, None], 3, axis=2)
@@ -132,6 +134,7 @@ def read_values(path: Path, findings: Findings) -> NDArray[np.int32] | None:
         _unreadable(path, "a mask", error, findings)
         return None
     if values.ndim == 3:
+        # Two channels are grey and opacity.
         values = values[:, :, :1] if values.shape[2] == 2 else values
         if (values[:, :, :3] != values[:, :, :1]).any():
             findings.broken(
@@ -178,6 +181,7 @@ def entities_of(
     """
     instances = np.zeros(values.shape, np.int32)
     names: list[str] = []
+    # find_objects returns as many places as the highest value, so stray values are removed first.
     known = np.where((values > 0) & (values <= max(classes, default=0)), values, 0)
     for value, place in enumerate(ndimage.find_objects(known), start=1):
         if place is not None and value in classes:

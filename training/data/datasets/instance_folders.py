@@ -67,6 +67,7 @@ class InstanceItem(Item):
                 instances[mask] = index
         if image is None or instances is None:
             return None
+        # Labels count files, including those that are unreadable or covered by later ones.
         names = () if self.class_name is None else (self.class_name,) * len(paths)
         return Sample(self.name, image, instances, names)
 

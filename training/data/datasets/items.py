@@ -169,6 +169,7 @@ class LazySamples(Sequence[Sample]):
                 try:
                     size = path.stat().st_size
                 except OSError:
+                    # A missing file is reported, by name, when its sample is read.
                     size = -1
                 digest.update(f"{path.name}:{size}".encode())
         return digest.hexdigest()

@@ -123,6 +123,7 @@ class MaskFiles:
         masks = {path.stem: path for path in images_in(find_folder(root, *self.masks))}
         images = images_in(find_folder(root, *self.images))
         known = {path.stem for path in images}
+        # Masks without an image become items as well, so that reading them names the missing file.
         orphans = [images[0].with_stem(stem) for stem in masks if stem not in known]
         items = (
             MaskFileItem(path, masks.get(path.stem), self.values) for path in [*images, *orphans]

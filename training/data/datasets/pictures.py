@@ -43,6 +43,7 @@ def shown_entities(sample: Sample, classes: Sequence[str]) -> NDArray[np.uint8]:
     colours = np.zeros((int(labels.max(initial=0)) + 1, 3))
     for label in np.unique(labels):
         if label:
+            # Multiples of the golden ratio spread hues evenly, however many classes there are.
             hue = rank.get(sample.class_of(int(label)), 0) * GOLDEN % 1
             colours[label] = np.multiply(colorsys.hsv_to_rgb(hue, 0.9, 1), 255)
     inside = (labels > 0)[:, :, None]

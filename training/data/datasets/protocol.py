@@ -180,5 +180,6 @@ def _test_names(scan: Scan, spec: DatasetSpec) -> Sequence[str]:
             holding = [item.name for item in scan.items if each in (item.classes or ())]
             chosen |= set(holding[-spec.split.count :])
         return sorted(chosen) if 0 < len(chosen) < len(names) else fallback
+    # A part of a dataset may hold no more images than the paper's test set.
     count = spec.split.count
     return names[-count:] if count is not None and count < len(names) else fallback
