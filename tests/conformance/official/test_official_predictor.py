@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from segment_anything import SamPredictor
 
-from cpcsam.backends.graph_backend import GraphBackend
-from cpcsam.backends.onnx_session import OnnxGraphs
+from cpcsam.backends.onnx_backend import OnnxGraphs
+from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse

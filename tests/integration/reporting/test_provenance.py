@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.common.output import add_report_option, publish
 from cpcsam.commands import ArgumentParser
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, current_provenance, machine_of
+from reporting.tables import Cell
 
 
 def test_publish_with_report_option_writes_into_the_tree(

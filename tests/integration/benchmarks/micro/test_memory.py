@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-SCRIPT = "from benchmarks.micro.memory import rss_peak_bytes; print(rss_peak_bytes())"
+SCRIPT = "from benchmarks.common.memory import rss_peak_bytes; print(rss_peak_bytes())"
 
 
 def test_the_peak_is_the_programs_own_and_not_its_parents() -> None:

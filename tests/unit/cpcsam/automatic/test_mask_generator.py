@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
-from cpcsam.automatic.point_grid import build_point_grids
+from cpcsam.automatic.tiling import build_point_grids
 from cpcsam.errors import ConfigError
 from cpcsam.geometry import Box
 from tests.support.brightness_model import BrightnessModel

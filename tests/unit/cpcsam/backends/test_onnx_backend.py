@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpcsam.backends.onnx_backend import OnnxBackend
-from cpcsam.backends.onnx_session import OnnxGraphs, open_session
+from cpcsam.backends.onnx_backend import OnnxBackend, OnnxGraphs, open_session
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
 from cpcsam.errors import ArtifactError, ExportError
 from tests.support.tiny_graphs import publish_tiny_graphs

@@ -5,8 +5,7 @@ import torch
 
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import tiny_halves, tiny_state
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.step import BilevelConfig, sam_objective
 from training.bilevel.train_state import new_bilevel_state
 

@@ -14,9 +14,8 @@ from cpcsam.model.run_checkpoint import load_run, save_run
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import tiny_halves, tiny_state
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.forward import Forward
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.prompt_batch import PromptBatch

@@ -5,8 +5,8 @@ from dataclasses import replace
 from scipy import ndimage
 
 from tests.support.training_factory import discs
-from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data.prompt_sampling import central_pixel
+from training.evaluation.one_click import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 
 
 def test_accurate_clicks_are_central() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from training.data.fingerprint import fingerprint, highest_similarity
+from training.data.sample import fingerprint, highest_similarity
 from training.data.synthetic import synthetic_scene
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from benchmarks.micro.memory import rss_peak_bytes
+from benchmarks.common.memory import rss_peak_bytes
 
 __all__ = ["run"]
 

@@ -1,14 +1,23 @@
-"""Table cells that show rounded figures and keep them in full precision."""
+"""Markdown tables, whose cells show rounded figures and keep them in full precision."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["Cell", "Interval", "interval_of", "mean_cell", "paired_interval", "parts_of", "shown"]
+__all__ = [
+    "Cell",
+    "Interval",
+    "interval_of",
+    "markdown_table",
+    "mean_cell",
+    "paired_interval",
+    "parts_of",
+    "shown",
+]
 
 
 @dataclass(frozen=True)
@@ -92,3 +101,17 @@ def parts_of(value: object) -> dict[str, object]:
     else:
         return {} if value is None else {"": value.mean if isinstance(value, Cell) else value}
     return {suffix: part for suffix, part in named.items() if part is not None}
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Render a table, one line a row.
+
+    `DataFrame.to_markdown` pads every cell to the width of its column, so that one changed figure
+    changes every line of a committed report.
+
+    Args:
+        heads: titles of the columns.
+        rows: cells, as many as there are titles.
+    """
+    lines = [heads, ["---"] * len(heads), *([shown(cell) for cell in row] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
