@@ -8,7 +8,7 @@ import pytest
 from cpcsam.backends.onnx_backend import OnnxBackend, OnnxGraphs, open_session
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
 from cpcsam.errors import ArtifactError, ExportError
-from tests.support.tiny_graphs import publish_tiny_graphs
+from tests.support.tiny_models import publish_tiny_graphs
 
 COORDS = np.array([[[[40.0, 50.0]], [[9.0, 200.0]]]], np.float32)
 LABELS = np.ones((1, 2, 1), np.int32)

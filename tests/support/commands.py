@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.paths import ROOT
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.support.session.commands", "torch", "torchvision", "onnx"])
+CONTEXT.set_forkserver_preload(["tests.support.commands", "torch", "torchvision", "onnx"])
 PATIENCE_S = 300
 
 

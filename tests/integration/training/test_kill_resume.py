@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +15,10 @@ import yaml
 from torch import Tensor
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.config import to_dict
+from cpcsam.config import load_config, to_dict
+from cpcsam.model.base_checkpoint import save_base
+from tests.support.model_factory import noisy_sam
+from tests.support.paths import ROOT
 from tests.support.training_processes import run_and_kill, tiny_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
@@ -94,3 +101,69 @@ def test_a_diverging_run_stops_in_one_line_with_its_last_state(
     step, weights = state(config)
     assert step == 1
     assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "vit_t"
+    save_base(noisy_sam(), path)
+    return path
+
+
+@pytest.fixture
+def noisy_config(base: Path, tmp_path: Path) -> TrainConfig:
+    return tiny_run(tmp_path, base=base)
+
+
+def trained(noisy_config: TrainConfig) -> dict[str, torch.Tensor]:
+    state = torch.load(noisy_config.folder / "last.pt", weights_only=True)
+    return {**state["theta"], **state["phi"], **state["points"]}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    noisy_config: TrainConfig, tmp_path: Path
+) -> None:
+    unbroken = replace(noisy_config, steps=6, name="unbroken", workers=1)
+    train(unbroken)
+    data = noisy_config.data
+    overrides = [
+        "name=killed",
+        f"out={noisy_config.out}",
+        "steps=6",
+        "evaluate_every=2",
+        "checkpoint_every=1",
+        f"model.base={noisy_config.model.base}",
+        "model.capl.hidden_dim=8",
+        f"data.train.image={data.train.image}",
+        f"data.train.instances={data.train.instances}",
+        "data.train.region=[0,0,200,100]",
+        "data.validation.region=[0,100,200,200]",
+        "data.window=100",
+        "batch={images: 1, entities: 1, groups: 2}",
+        "optimizer={lr: 1e-3, lr_capl: 1e-3}",
+    ]
+    empty = tmp_path / "run.yaml"
+    empty.write_text("")
+    last = noisy_config.out / "killed/last.pt"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train", str(empty), *overrides],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    assert last.exists(), errors.decode()
+    resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
+    assert train(resumed).step == 6
+    assert_equal(trained(resumed), trained(unbroken))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from cpcsam.artifacts.manifest import publish
+from cpcsam.errors import ExportError
 from export.build_engine import main
 from export.engines.container import container_command, triton_image
-from export.engines.runner import plan_command
+from export.engines.runner import EngineRunner, plan_command
 
 
 @pytest.fixture
@@ -77,3 +79,8 @@ def test_build_engine_command_docker_failure_is_one_line(
     errors = capsys.readouterr().err
     assert re.match(rf"python -m export\.build_engine: {message}", errors)
     assert errors.count("\n") == 1
+
+
+def test_engine_runner_exited_process_raises_with_status() -> None:
+    with pytest.raises(ExportError, match="got its end, with exit status 3"):
+        EngineRunner([sys.executable, "-c", "print('a banner'); exit(3)"], "fp16")

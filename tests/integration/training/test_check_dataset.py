@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tests.support.dataset_factory import (
     car,
     save,
 )
+from tests.support.paths import ROOT
 from training.data.check_dataset import main
 
 
@@ -51,3 +54,15 @@ def test_all_broken_files_of_an_image_are_named(
     captured = capsys.readouterr()
     assert "problems   3, in 1 of 12 images read" in captured.out
     assert captured.err.count("id04") >= 3
+
+
+def test_command_line(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "training.data", *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    shown = run("check", "--help")
+    assert shown.returncode == 0 and "Examples:" in shown.stdout and "oceancoco" in shown.stdout
+    unknown = run("check", "kvasirseg", str(tmp_path))
+    assert unknown.returncode == 2
+    assert unknown.stderr.count("\n") == 1 and "write kvasir-seg" in unknown.stderr
