@@ -115,8 +115,8 @@ def noisy_config(base: Path, tmp_path: Path) -> TrainConfig:
     return tiny_run(tmp_path, base=base)
 
 
-def trained(noisy_config: TrainConfig) -> dict[str, torch.Tensor]:
-    state = torch.load(noisy_config.folder / "last.pt", weights_only=True)
+def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
+    state = torch.load(config.folder / "last.pt", weights_only=True)
     return {**state["theta"], **state["phi"], **state["points"]}
 
 
