@@ -41,7 +41,7 @@ from reporting.run_report import RunReport, Table, machine_of
 from reporting.tables import Cell
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
-from serving.gateway.threaded import gateway_in_background
+from serving.gateway.run import gateway_in_background
 from serving.triton.launch import launch_triton
 
 __all__ = ["main", "report_of"]

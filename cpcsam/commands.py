@@ -1,4 +1,4 @@
-"""Command frame: a parser from the docstring, one-line errors, exit codes and argument types.
+"""Command frame: parser from the docstring, errors, exit codes, signals and argument types.
 
 Exit codes: 0 success, 1 a missing extra, 2 a wrong argument or any error of the project, 130 after
 Ctrl-C. A command reads:
@@ -12,8 +12,10 @@ Ctrl-C. A command reads:
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 from cpcsam.errors import CpcSamError
@@ -27,6 +29,7 @@ __all__ = [
     "positive",
     "run_command",
     "share",
+    "until_interrupted",
 ]
 
 EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
@@ -141,3 +144,15 @@ def share(text: str) -> float:
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a number from 0 to 1")
     return number
+
+
+@contextmanager
+def until_interrupted() -> Iterator[None]:
+    """Run the block until Ctrl-C or SIGTERM; both unwind it and end it without an error."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    with suppress(KeyboardInterrupt):
+        yield
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -30,8 +30,7 @@ from cpcsam.contract import GRAPHS
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import Comparison, mask_iou_lines, write_accepted
 from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
-from export.accuracy.runners import GraphRunner, TorchRunner
-from export.engines.full_batches import FullBatchRunner
+from export.accuracy.runners import FullBatchRunner, GraphRunner, TorchRunner
 from export.engines.profiles import IMAGES_AND_PROMPTS
 from export.engines.runner import EngineRunner, plan_command
 from export.provenance import code_digest, require_made_from

@@ -24,10 +24,9 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
-from export.accuracy.parity_grid import Row, compare_on_grid, worst_by_output
-from export.accuracy.random_weights import fill_with_noise
+from export.accuracy.comparison import TOLERANCES
+from export.accuracy.parity_grid import Row, compare_on_grid, fill_with_noise, worst_by_output
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.accuracy.tolerances import TOLERANCES
 from export.graphs.precisions import trace_graphs
 
 __all__ = ["check_parity", "main"]

@@ -19,11 +19,16 @@ from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ExportError
 from cpcsam.model.run_checkpoint import load_merged
-from export.accuracy.comparison import PAGE_NAME, REPORT_NAME, Comparison, require_fidelity
+from export.accuracy.comparison import (
+    PAGE_NAME,
+    REPORT_NAME,
+    TOLERANCES,
+    Comparison,
+    require_fidelity,
+)
 from export.accuracy.mask_fidelity import find_cases, measure
 from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.accuracy.tolerances import TOLERANCES
 from export.provenance import require_made_from
 from export.real_images import packaged_images, read_scenes
 

@@ -28,11 +28,10 @@ from cpcsam.artifacts.manifest import (
 from cpcsam.commands import parser_of, run_command
 from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
-from export.accuracy.comparison import Comparison, mask_iou_lines, write_accepted
+from export.accuracy.comparison import TOLERANCES, Comparison, mask_iou_lines, write_accepted
 from export.accuracy.mask_fidelity import find_cases, measure
 from export.accuracy.parity_grid import Row, compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.accuracy.tolerances import TOLERANCES
 from export.graphs.precisions import write_graphs
 from export.graphs.tracing import OPSET
 from export.provenance import code_digest

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Final
 
 import cpcsam
-from cpcsam.commands import parser_of, port, run_command
+from cpcsam.commands import parser_of, port, run_command, until_interrupted
 from cpcsam.errors import ServingError
 from serving.gateway.config import add_gateway_options, config_from_args
 from serving.gateway.run import run_until_stopped
-from serving.triton.interrupt import until_interrupted
 from serving.triton.launch import TritonServer, launch_triton
 
 __all__ = ["main"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec
@@ -20,7 +20,7 @@ from cpcsam.errors import ExportError
 from export.accuracy.runners import GraphRunner
 from export.graphs.modules import draw_images, draw_prompts, relative_difference
 
-__all__ = ["Row", "compare_on_grid", "worst_by_output"]
+__all__ = ["Row", "compare_on_grid", "fill_with_noise", "worst_by_output"]
 
 BATCHES: Final = {256: (1, 2, 5), 512: (1, 2, 5), 1024: (1, 2)}
 """B of the grid by image_size; a batch of five at 1024 pixels would need about 30 GB."""
@@ -140,3 +140,18 @@ def _compare(
                 fix="the exported graph computes something else; correct the exported code",
             )
         yield Row(graph.name, name, *shape, difference)
+
+
+@torch.no_grad()
+def fill_with_noise(module: nn.Module, seed: int, scale: float = 0.02) -> None:
+    """Replace zero-initialised parameters by Gaussian noise, so that no comparison is vacuous.
+
+    Args:
+        module: changed in place; SAM's positions and CaPL's last layers are zero-initialised.
+        seed: of the noise.
+        scale: standard deviation of the noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))

@@ -17,7 +17,7 @@ from cpcsam.contract import GraphSpec
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
 
-__all__ = ["GraphRunner", "OnnxRunner", "TorchRunner", "backend_of"]
+__all__ = ["FullBatchRunner", "GraphRunner", "OnnxRunner", "TorchRunner", "backend_of"]
 
 
 class GraphRunner(Protocol):
@@ -84,3 +84,53 @@ class OnnxRunner:
         """Run a graph; see `GraphRunner`."""
         feeds = {name: inputs[name].numpy() for name in graph.input_names}
         return [torch.from_numpy(output) for output in self._graphs.run(graph, feeds)]
+
+
+class FullBatchRunner:
+    """Wrapper of a runner that calls it with a profile's largest number of images and prompts.
+
+    A profile has its own kernels, tuned for full batches; a few prompts of an image would only ever
+    select the nearest profile. Images and prompts are repeated up to that number; outputs are taken
+    from the last copies.
+
+    Attributes:
+        name: of the wrapped runner, with images × prompts of the profile.
+    """
+
+    def __init__(self, runner: GraphRunner, images: int, prompts: int) -> None:
+        """Wrap a runner.
+
+        Args:
+            runner: runs the padded calls.
+            images: B of every call, at most the largest batch of the image encoder.
+            prompts: P of every call; larger inputs are split over several calls.
+        """
+        self._runner, self._images, self._prompts = runner, images, prompts
+        self.name = f"{runner.name}, {images} × {prompts}"
+
+    def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Run a graph on at most `images` images; see `GraphRunner`."""
+        tensors = {spec.name: inputs[spec.name] for spec in graph.inputs}
+        # The last copies are returned, since faulty kernels tend to fail at the end of a batch.
+        images = next(iter(tensors.values())).shape[0]
+        filled = {name: _repeated(tensor, 0, self._images) for name, tensor in tensors.items()}
+        prompted = {spec.name for spec in graph.inputs if "P" in spec.dims}
+        if not prompted:
+            return [output[-images:] for output in self._runner(graph, filled)]
+        prompts = filled[next(iter(prompted))].shape[1]
+        parts = []
+        for first in range(0, prompts, self._prompts):
+            chosen = range(first, min(first + self._prompts, prompts))
+            part = {
+                name: _repeated(tensor[:, chosen], 1, self._prompts) if name in prompted else tensor
+                for name, tensor in filled.items()
+            }
+            outputs = self._runner(graph, part)
+            parts.append([output[-images:, -len(chosen) :] for output in outputs])
+        return [torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True)]
+
+
+def _repeated(tensor: Tensor, dim: int, count: int) -> Tensor:
+    """Repeat along a dimension to `count` entries that end with the original ones in order."""
+    size = tensor.shape[dim]
+    return tensor.index_select(dim, torch.arange(-count, 0) % size)

@@ -15,8 +15,7 @@ from cpcsam.contract import GraphSpec
 from cpcsam.errors import CpcSamError, ExportError
 from export.engines.container import CHECKOUT, container_command, require_image
 from export.engines.importing import find_tensorrt
-from export.engines.ipc import receive, send
-from export.engines.worker import GREETING
+from export.engines.worker import GREETING, receive, send
 
 __all__ = ["EngineRunner", "plan_command"]
 

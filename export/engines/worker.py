@@ -8,26 +8,61 @@ of libraries is redirected to standard error, since standard output carries the 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import CpcSamError
 from export.engines.cuda_driver import Device
 from export.engines.importing import require_tensorrt
-from export.engines.ipc import receive, send
 from export.engines.runtime import PlanExecution
 
-__all__ = ["GREETING", "main", "serve"]
+__all__ = ["GREETING", "main", "receive", "send", "serve"]
 
 PROG: Final = "python -m export.engines.worker"
 GREETING: Final = b"cpcsam plans\n"
 """First line of the responses; anything before it, such as an image's banner, is skipped."""
+
+
+def send(stream: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write a message: a line of JSON, then the bytes of the arrays in order.
+
+    Args:
+        stream: a pipe to the other process.
+        header: JSON values, without the key `arrays`.
+        arrays: by name.
+    """
+    specs = {name: (array.dtype.str, array.shape) for name, array in arrays.items()}
+    stream.write(json.dumps({**header, "arrays": specs}).encode() + b"\n")
+    for array in arrays.values():
+        stream.write(np.ascontiguousarray(array).tobytes())
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+    """Read a message, its header and arrays; None at the end of the stream."""
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        return None
+    header = json.loads(line)
+    arrays = {}
+    for name, (dtype, shape) in header.pop("arrays").items():
+        array = np.empty(shape, dtype)
+        content = stream.read(array.nbytes)
+        if len(content) < array.nbytes:
+            return None
+        # Over bytes, the array would be read-only.
+        arrays[name] = np.frombuffer(bytearray(content), dtype).reshape(shape)
+    return header, arrays
 
 
 def serve(
@@ -39,7 +74,7 @@ def serve(
         folder: folder of `GRAPH.plan`; each plan is loaded on first use.
         trt: the module `tensorrt`.
         device: GPU that runs the plans.
-        requests: messages of `export.engines.ipc` with the header `graph` and the inputs.
+        requests: messages of `send` with the header `graph` and the inputs.
         responses: messages with the outputs, or with the header `error`.
     """
     loaded: dict[str, PlanExecution] = {}

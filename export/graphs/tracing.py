@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -12,15 +13,15 @@ from typing import Any, Final
 import onnx
 import torch
 from onnx import TensorProto
+from torch import Tensor
 
 from cpcsam.artifacts.manifest import tool_versions
 from cpcsam.contract import GraphSpec, TensorSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
-from export.graphs.shape_only_matmul import shape_only_matmul
 
-__all__ = ["OPSET", "label", "onnx_from_torch", "save"]
+__all__ = ["OPSET", "label", "onnx_from_torch", "save", "shape_only_matmul"]
 
 OPSET: Final = 18
 INLINE_BYTES: Final = 1_500_000_000
@@ -149,3 +150,33 @@ def save(exported: onnx.ModelProto, file: Path) -> None:
         save_as_external_data=weights > INLINE_BYTES,
         location=f"{file.name}.data",
     )
+
+
+@contextmanager
+def shape_only_matmul() -> Iterator[None]:
+    """Replace the CPU matmul kernels by shape-only stubs while tracing.
+
+    `torch.mm`, `torch.addmm` and `torch.bmm` return tensors of the right shape and dtype with
+    meaningless values, since a processor without float16 arithmetic takes minutes for the products
+    of an encoder. The stubs lie beneath the tracer, which records the operators as usual. The
+    replacement is process-wide: no other thread may compute inside the block.
+    """
+    with torch.library._scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns of every replaced kernel
+        library.impl("mm", _mm, "CPU")
+        library.impl("addmm", _addmm, "CPU")
+        library.impl("bmm", _bmm, "CPU")
+        yield
+
+
+# Broadcasting a column over a row gives the product's shape and dtype at the cost of an addition.
+def _mm(left: Tensor, right: Tensor) -> Tensor:
+    return left.narrow(1, 0, 1) + right.narrow(0, 0, 1)
+
+
+def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: object) -> Tensor:
+    return bias + _mm(left, right)
+
+
+def _bmm(left: Tensor, right: Tensor) -> Tensor:
+    return left.narrow(2, 0, 1) + right.narrow(1, 0, 1)

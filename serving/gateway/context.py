@@ -1,4 +1,4 @@
-"""Request context: identity, deadline, model and capacity permit of a request."""
+"""Request context: identity, deadline, capacity permit and model metadata of a request."""
 
 from __future__ import annotations
 
@@ -7,11 +7,40 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
-from serving.gateway.auth.principal import Principal
-from serving.gateway.model_info import ModelInfo
+from cpcsam.contract import LOW_RES_FACTOR, grid_size
+from serving.gateway.auth.authenticator import Principal
 from serving.gateway.scheduling.admission import Permit
 
-__all__ = ["RequestContext"]
+__all__ = ["ModelInfo", "RequestContext"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Versions of Triton and of the served model, the model's sizes and digests.
+
+    Attributes:
+        triton_version: of the server.
+        model_version: of the entry point `segment`.
+        model_size: `vit_t`, `vit_b`, `vit_l` or `vit_h`.
+        image_size: side of the encoder's input.
+        model_digest: identifies the exported model.
+        trained_model: digest of the run or base checkpoint it was exported from; vocabularies are
+            bound to it.
+        mask_prompts: whether prompts may carry a mask.
+    """
+
+    triton_version: str
+    model_version: str
+    model_size: str
+    image_size: int
+    model_digest: str
+    trained_model: str
+    mask_prompts: bool
+
+    @property
+    def low_res_size(self) -> int:
+        """Rows and columns of a mask's logits, 4G."""
+        return LOW_RES_FACTOR * grid_size(self.image_size)
 
 
 @dataclass(eq=False)

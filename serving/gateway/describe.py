@@ -9,8 +9,8 @@ from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
 from cpcsam.transforms import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
+from serving.gateway.context import ModelInfo
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
-from serving.gateway.model_info import ModelInfo
 from serving.gateway.validation.search_config import default_class_search, default_everything
 from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
 

@@ -12,13 +12,11 @@ import grpc
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_error
-from serving.gateway.auth.authenticator import Authenticator
+from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.auth.interceptor import authenticated_principal
-from serving.gateway.auth.principal import Principal
-from serving.gateway.context import RequestContext
+from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.error_details import trailing_metadata
 from serving.gateway.metrics import Metrics, Stopwatch
-from serving.gateway.model_info import ModelInfo
 from serving.gateway.scheduling.admission import Permit
 
 __all__ = ["RpcRunner"]

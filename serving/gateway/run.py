@@ -1,17 +1,20 @@
-"""Foreground run of a gateway until a signal stops it."""
+"""Run a gateway in the foreground until a signal stops it, or in a background thread."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import signal
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from serving.gateway.config import GatewayConfig
-from serving.gateway.server import start_gateway
+from serving.gateway.server import Gateway, start_gateway
 
-__all__ = ["run_until_stopped"]
+__all__ = ["gateway_in_background", "run_until_stopped"]
 
 GC_THRESHOLDS: Final = (700, 10, 2)
 """Thresholds of the garbage collector: the last generation is collected five times as often as by
@@ -58,3 +61,40 @@ def _shorten_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+@contextmanager
+def gateway_in_background(config: GatewayConfig) -> Iterator[Gateway]:
+    """Run a gateway while the block runs, in a thread with its own event loop.
+
+    Raises:
+        ServingError: as `start_gateway`.
+    """
+    started: Future[Gateway] = Future()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()  # set only inside the loop's thread
+
+    async def run() -> None:
+        async with start_gateway(config) as gateway:
+            started.set_result(gateway)
+            await stop.wait()
+
+    def run_loop() -> None:
+        try:
+            loop.run_until_complete(run())
+        except BaseException as error:  # the caller's thread raises it
+            if started.done():
+                raise
+            started.set_exception(error)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    thread = threading.Thread(target=run_loop, name="gateway")
+    thread.start()
+    try:
+        yield started.result()
+    finally:
+        with suppress(RuntimeError):  # the loop is closed if the start failed
+            loop.call_soon_threadsafe(stop.set)
+        thread.join()

@@ -18,7 +18,7 @@ from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
-from serving.gateway.scheduling.ordered_map import ordered_map
+from serving.gateway.scheduling.concurrency import ordered_map
 from serving.gateway.segmentation.dispatch import SegmentationDispatcher
 from serving.gateway.segmentation.responses import stream_response
 from serving.gateway.validation.prompts import check_prompts

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cpcsam.commands import parser_of, port, positive, run_command
+from cpcsam.commands import parser_of, port, positive, run_command, until_interrupted
 from cpcsam.errors import ServingError
-from serving.triton.interrupt import until_interrupted
 from serving.triton.launch import START_TIMEOUT_S, launch_triton
 
 __all__ = ["main"]

@@ -1,10 +1,12 @@
-"""Modules and files that configuration, scripts and deployment name exist."""
+"""Sizes of folders and files; modules and files that configuration and scripts name exist."""
 
 from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import tomllib
+from collections import Counter
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -27,6 +29,18 @@ SCRIPTS = [
 ]
 SHIMS = sorted((ROOT / "model_repository").rglob("model.py"))
 BRACES = re.compile(r"\{([^}]*)\}")
+
+SOURCES = ("benchmarks", "cpcsam", "demo", "export", "reporting", "serving", "tests", "tools",
+           "training")  # fmt: skip
+MAX_MODULES = 20
+MAX_LINES = 300
+MAX_TRACKED = 640
+MODULES = [
+    path
+    for source in SOURCES
+    for path in sorted((ROOT / source).rglob("*.py"))
+    if not path.stem.endswith(("_pb2", "_pb2_grpc"))
+]
 
 
 def ids(path: Path) -> str:
@@ -111,3 +125,42 @@ def test_mounts_of_the_containers_exist() -> None:
 def test_the_launcher_that_is_run_by_path_exists() -> None:
     [name] = re.findall(r'with_name\("(\w+\.py)"\)', Path(launch.__file__).read_text())
     assert Path(launch.__file__).with_name(name).exists()
+
+
+@pytest.fixture(scope="module")
+def tracked() -> list[str]:
+    """Paths of all tracked files, relative to the root."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout of git")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return listed.stdout.splitlines()
+
+
+def relative(paths: list[Path]) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+def test_folders_hold_few_modules() -> None:
+    modules = Counter(path.parent for path in MODULES if path.stem != "__init__")
+    assert relative([folder for folder, count in modules.items() if count > MAX_MODULES]) == []
+
+
+def test_files_are_short() -> None:
+    long = [path for path in MODULES if len(path.read_text().splitlines()) > MAX_LINES]
+    assert relative(long) == []
+
+
+def test_tracked_files_are_few(tracked: list[str]) -> None:
+    assert len(tracked) <= MAX_TRACKED
+
+
+def test_results_of_benchmarks_are_not_tracked(tracked: list[str]) -> None:
+    assert [path for path in tracked if path.startswith("benchmarks/results/")] == []
+
+
+def test_unit_tests_mirror_the_source() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests/unit") for path in MODULES
+               if path.is_relative_to(ROOT / "tests/unit")}  # fmt: skip
+    assert [str(folder) for folder in folders if not (ROOT / folder).is_dir()] == []

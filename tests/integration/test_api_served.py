@@ -18,7 +18,7 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
-from serving.gateway.threaded import gateway_in_background
+from serving.gateway.run import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.official_masks import Seen, assert_found
 from tests.support.paths import ROOT

@@ -19,8 +19,8 @@ from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import AuthenticationError, DeadlineError, FullError, UnavailableError
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.limits import Limits
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.gateway_watch import free_port, make_certificate, metric, silent_triton, wait_for
 

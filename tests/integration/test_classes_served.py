@@ -35,7 +35,7 @@ from demo.scene import load_scene
 from serving.gateway.auth.tokens import EDITOR, USER, digest_of
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
-from serving.gateway.threaded import gateway_in_background
+from serving.gateway.run import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.paths import ROOT
 from training.data.sample import Sample, read_pair

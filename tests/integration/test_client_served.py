@@ -24,8 +24,8 @@ from cpcsam.client import (
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.errors import ContractError
 from serving.gateway.limits import Limits
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.paths import ROOT
 

@@ -24,8 +24,8 @@ from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, Unavailable
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.limits import Limits
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from tests.support.gateway_watch import free_port, metric, silent_triton, wait_for
 from tests.support.paths import ROOT
 

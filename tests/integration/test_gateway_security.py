@@ -19,8 +19,8 @@ from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from serving.gateway.auth.tls import TlsFiles, tls_files
 from serving.gateway.auth.tokens import USER, digest_of
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from tests.support.gateway_watch import make_certificate
 
 TOKEN = "a-token-of-the-lab-that-no-log-may-show"

@@ -12,7 +12,7 @@ from PIL import Image
 from cpcsam import CpcSamPredictor
 from cpcsam.client import Prompt, SegmentationClient
 from serving.gateway.config import GatewayConfig
-from serving.gateway.threaded import gateway_in_background
+from serving.gateway.run import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.paths import ROOT
 from training.evaluation.one_click import iou_score

@@ -19,8 +19,8 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.limits import Limits
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.triton_calls import noise_png
 

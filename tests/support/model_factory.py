@@ -9,7 +9,7 @@ import torch
 from cpcsam.model.build_sam import ENCODERS, EncoderSize, build_sam, build_sam_with
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.sam import CpcSam
-from export.accuracy.random_weights import fill_with_noise
+from export.accuracy.parity_grid import fill_with_noise
 
 __all__ = [
     "fill_with_noise",

@@ -9,8 +9,7 @@ from typing import Any, Final
 import grpc
 
 from cpcsam.grpc_errors import AuthenticationError
-from serving.gateway.auth.authenticator import Authenticator
-from serving.gateway.auth.principal import Principal
+from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.metrics import Metrics
 
 __all__ = ["AuthenticationInterceptor", "authenticated_principal"]

@@ -16,7 +16,7 @@ from serving.gateway.inference.embedding_cache import ImageKey
 from serving.gateway.limits import Limits
 from serving.gateway.validation.request import check_image_id, original_size_of
 
-__all__ = ["RequestImages", "RequestImage"]
+__all__ = ["RequestImage", "RequestImages"]
 
 HASHED_INLINE: Final = 256 * 1024
 """Size in bytes below which hashing takes less time than starting a thread."""

@@ -39,19 +39,18 @@ from cpcsam.contract import (
     SELECTED_LOW_RES_MASKS,
     STABILITY,
 )
-from serving.gateway.context import RequestContext
+from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
-from serving.gateway.inference.triton_errors import error_from_triton
 from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
     encoded_from_result,
+    error_from_triton,
     masks_from_result,
     output,
 )
-from serving.gateway.inference.uncancelled import UncancelledCalls
-from serving.gateway.model_info import ModelInfo
 from serving.gateway.scheduling.admission import Admission
+from serving.gateway.scheduling.concurrency import UncancelledCalls
 
 __all__ = ["TritonClient", "is_cancellable"]
 

@@ -23,7 +23,7 @@ from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
-from serving.gateway.scheduling.gather import gather_limited
+from serving.gateway.scheduling.concurrency import gather_limited
 
 __all__ = ["ClassSegmenter", "tiles_within"]
 

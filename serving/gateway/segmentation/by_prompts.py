@@ -20,7 +20,7 @@ from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
-from serving.gateway.scheduling.gather import gather_limited
+from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.validation.prompts import needed_box, part_of
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptSegmenter", "PromptedMasks"]

@@ -21,7 +21,7 @@ from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
-from serving.gateway.scheduling.gather import gather_limited
+from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.by_class import tiles_within
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
 

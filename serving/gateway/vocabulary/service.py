@@ -22,7 +22,7 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.request_images import RequestImage, RequestImages
-from serving.gateway.scheduling.gather import gather_limited
+from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.vocabulary.store import VocabularyStore
 
 __all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService"]

@@ -16,9 +16,9 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
 from export import check_parity
+from export.accuracy.comparison import TOLERANCES
 from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
-from export.accuracy.tolerances import TOLERANCES
 from export.graphs.modules import GraphModule, relative_difference
 from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch

@@ -25,9 +25,8 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export.accuracy.comparison import require_fidelity
-from export.accuracy.runners import OnnxRunner, TorchRunner
+from export.accuracy.runners import FullBatchRunner, OnnxRunner, TorchRunner
 from export.check_engines import check_engines, main, measure_profiles
-from export.engines.full_batches import FullBatchRunner
 from export.engines.profiles import profiles_of
 from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts

@@ -19,7 +19,7 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import to_onnx
 from export.accuracy import parity_grid as grid
-from export.accuracy.tolerances import TOLERANCES
+from export.accuracy.comparison import TOLERANCES
 from export.real_images import packaged_images
 from export.triton_repository.publishing import build_repository
 from serving.backend.onnx_model import open_graph

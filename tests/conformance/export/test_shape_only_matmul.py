@@ -13,7 +13,7 @@ from cpcsam.contract import GRAPHS
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.fusion import build_merged
 from export.graphs.precisions import trace_graphs
-from export.graphs.shape_only_matmul import shape_only_matmul
+from export.graphs.tracing import shape_only_matmul
 
 
 def test_shape_only_matmul_in_block_gives_shapes_without_values() -> None:

@@ -1,19 +1,24 @@
-"""CpcSamPredictor predicts what official SamPredictor predicts on the same weights."""
+"""Predictions and automatic masks equal those of the official predictor and generator."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from segment_anything import SamPredictor
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from cpcsam.automatic.config import MaskGeneratorConfig
+from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
 from cpcsam.backends.onnx_backend import OnnxGraphs
 from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
+from cpcsam.geometry import Box
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.predictor import CpcSamPredictor
@@ -24,6 +29,7 @@ from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from export.real_images import packaged_images
 from tests.support.model_factory import windowed_cpcsam
+from tests.support.official_masks import Seen, assert_found
 from tests.support.paths import ROOT
 
 TOLERANCE = 5e-5
@@ -33,6 +39,18 @@ PROMPTS = [
     {"box": [20, 15, 90, 60]},
     {"points": [[70, 35], [30, 30]], "labels": [1, 0], "box": [20, 15, 90, 60]},
 ]
+
+LENIENT = MaskGeneratorConfig(points_per_side=12, pred_iou_thresh=0.4, stability_score_thresh=0.4)
+"""The compact base's masks are less stable than those of the large models."""
+CROPPED = MaskGeneratorConfig(
+    points_per_side=8,
+    pred_iou_thresh=0.4,
+    stability_score_thresh=0.4,
+    crop_n_layers=1,
+    crop_n_points_downscale_factor=2,
+    crop_overlap_ratio=0.3,
+    crop_nms_thresh=0.6,
+)
 
 
 def trained() -> CpcSam:
@@ -141,3 +159,33 @@ def test_predict_torch_equals_official_predictor(
         expected = [output.numpy() for output in official.predict_torch(**given)]
         assert_equal_outputs([output.numpy() for output in ours.predict_torch(**given)], expected)
     assert_equal_outputs([ours.get_image_embedding()], [official.get_image_embedding().numpy()])
+
+
+@pytest.fixture(scope="module")
+def model() -> CpcSam:
+    return load_base(ROOT / "weights/vit_t")
+
+
+@pytest.fixture(scope="module")
+def photograph() -> NDArray[np.uint8]:
+    """A part of a photograph, 201 × 220."""
+    return np.ascontiguousarray(decode_image(packaged_images()[1].read_bytes())[60:261, 180:400])
+
+
+def test_mask_generator_config_defaults_are_official() -> None:
+    official = inspect.signature(SamAutomaticMaskGenerator).parameters
+    for field in fields(MaskGeneratorConfig):
+        assert field.default == official[field.name].default
+
+
+@pytest.mark.parametrize("config", [LENIENT, CROPPED], ids=["whole", "crops"])
+def test_generate_finds_the_masks_of_the_official_generator(
+    model: CpcSam, photograph: NDArray[np.uint8], config: MaskGeneratorConfig
+) -> None:
+    expected = SamAutomaticMaskGenerator(model.sam, **asdict(config)).generate(photograph)
+    found = AutomaticMaskGenerator(TorchBackend(model), config).generate(photograph)
+    whole = Box(0, 0, *photograph.shape[:2])
+    assert_found(
+        expected,
+        [Seen(one.in_region(whole), one.score, one.stability, one.point) for one in found],
+    )

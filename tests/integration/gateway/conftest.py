@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from cpcsam.client import SegmentationClient
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.integration.gateway.asking import LIMITS
 

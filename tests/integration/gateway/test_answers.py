@@ -18,8 +18,8 @@ from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import NotFoundError
 from serving.gateway.limits import Limits
+from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from serving.gateway.threaded import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.integration.gateway.asking import (
     HEIGHT,

@@ -19,7 +19,7 @@ from cpcsam.grpc_errors import (
     error_of_status,
     status_of_error,
 )
-from serving.gateway.inference.triton_errors import error_from_triton
+from serving.gateway.inference.triton_responses import error_from_triton
 
 PAIRS = [
     (ContractError, grpc.StatusCode.INVALID_ARGUMENT),

@@ -1,28 +1,35 @@
-"""A request is authenticated once and fetches the model's metadata once."""
+"""Requests: lookups of token and model, context, details of errors and metrics."""
 
 from __future__ import annotations
 
+import asyncio
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
+from cpcsam.errors import ContractError, ServingError
+from cpcsam.grpc_errors import FullError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.auth import authenticator as authenticator_module
-from serving.gateway.auth.authenticator import Authenticator, Metadata
+from serving.gateway.auth.authenticator import EVERYBODY, Authenticator, Metadata, Principal
 from serving.gateway.auth.interceptor import AuthenticationInterceptor
-from serving.gateway.auth.principal import Principal
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.config import GatewayConfig
+from serving.gateway.context import ModelInfo, RequestContext
+from serving.gateway.error_details import trailing_metadata
 from serving.gateway.inference.triton_client import TritonClient
-from serving.gateway.metrics import Metrics
-from serving.gateway.model_info import ModelInfo
+from serving.gateway.metrics import BUCKETS_S, Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
-from serving.gateway.scheduling.admission import Admission
-from serving.gateway.service_factory import build_service
+from serving.gateway.scheduling.admission import Admission, Permit
+from serving.gateway.server import build_service
 
 TOKEN = (("authorization", "Bearer of-the-lab"),)
 MODEL = ModelInfo("2.51.0", "1", "vit_t", 256, "digest", "trained", mask_prompts=True)
@@ -110,3 +117,121 @@ async def test_stream_looks_a_token_up_for_each_request_and_notices_its_revocati
     )
     assert codes == [invalid, unauthenticated]
     assert server.authenticator.lookups == 3  # at the opening of the stream, and at each request
+
+
+def test_trailing_metadata_carries_error_details() -> None:
+    full = FullError("queue: got x, expected y; z")
+    full.retry_s = 0.25
+    metadata = dict(trailing_metadata(full))
+    assert metadata["grpc-retry-pushback-ms"] == "250"
+    status = status_pb2.Status.FromString(bytes(metadata["grpc-status-details-bin"]))
+    assert (status.code, status.message) == (8, str(full))
+    retry = error_details_pb2.RetryInfo()
+    assert status.details[1].Unpack(retry) and retry.retry_delay.ToMilliseconds() == 250
+
+    wrong = dict(trailing_metadata(ContractError("prompts[0].box: got x, expected y; z")))
+    assert "grpc-retry-pushback-ms" not in wrong
+    status = status_pb2.Status.FromString(bytes(wrong["grpc-status-details-bin"]))
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(info) and status.details[1].Unpack(bad)
+    assert (info.reason, bad.field_violations[0].field) == ("CONTRACT", "prompts[0].box")
+    assert bad.field_violations[0].description == "got x, expected y; z"
+
+    away = dict(trailing_metadata(UnavailableError("a: b")))
+    status = status_pb2.Status.FromString(bytes(away["grpc-status-details-bin"]))
+    assert (status.code, len(status.details)) == (14, 1)
+
+
+class ModelSource:
+    """Triton's metadata, with a count of its requests and of the failures to come."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.requests = 0
+        self.failures = failures
+
+    async def __call__(self, timeout_s: float) -> ModelInfo:
+        self.requests += 1
+        await asyncio.sleep(0)
+        if self.requests <= self.failures:
+            raise UnavailableError("inference server: away")
+        return MODEL
+
+
+def context_of(source: ModelSource, seconds: float = 5) -> RequestContext:
+    return RequestContext("id", EVERYBODY, Permit("a"), monotonic() + seconds, source)
+
+
+async def test_model_of_concurrent_steps_is_fetched_once() -> None:
+    source = ModelSource()
+    context = context_of(source)
+    assert await asyncio.gather(*(context.model() for _ in range(4))) == [MODEL] * 4
+    assert await context.model() is MODEL
+    assert source.requests == 1
+
+
+async def test_model_after_a_failure_is_fetched_again() -> None:
+    source = ModelSource(failures=1)
+    context = context_of(source)
+    with pytest.raises(UnavailableError):
+        await context.model()
+    assert await context.model() == MODEL and source.requests == 2
+
+
+async def test_model_of_a_replaced_context_is_fetched_again() -> None:
+    source = ModelSource()
+    context = context_of(source)
+    await context.model()
+    await replace(context, permit=Permit("a")).model()
+    assert source.requests == 2
+
+
+def test_remaining_s_after_the_deadline_is_positive() -> None:
+    assert 4.9 < context_of(ModelSource()).remaining_s <= 5
+    assert context_of(ModelSource(), -1).remaining_s == 1e-3
+
+
+def read(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def test_serve_metrics_shows_counts_and_frees_its_port() -> None:
+    metrics = Metrics()
+    metrics.request_seconds.labels("Segment", "OK").observe(0.012)
+    metrics.prompts.inc(3)
+    metrics.rejected.labels("in_flight").inc()
+    with pytest.raises(ValueError, match="boom"), metrics.stage("validate"):
+        raise ValueError("boom")
+    with serve_metrics(metrics, "127.0.0.1", 0) as port:
+        text = read(port)
+        with pytest.raises(ServingError, match=rf"metrics port: got 127.0.0.1:{port}"):
+            serve_metrics(Metrics(), "127.0.0.1", port).__enter__()
+    for line in (
+        'cpcsam_request_seconds_bucket{code="OK",le="0.01",method="Segment"} 0.0',
+        'cpcsam_request_seconds_bucket{code="OK",le="0.015",method="Segment"} 1.0',
+        'cpcsam_request_seconds_count{code="OK",method="Segment"} 1.0',
+        'cpcsam_stage_seconds_count{stage="validate"} 1.0',
+        "cpcsam_in_flight_requests 0.0",
+        "cpcsam_prompts_total 3.0",
+        'cpcsam_rejected_total{reason="in_flight"} 1.0',
+        'cpcsam_rejected_total{reason="invalid"} 0.0',
+    ):
+        assert line in text.splitlines()
+    with serve_metrics(Metrics(), "127.0.0.1", port) as again:
+        assert again == port
+
+
+def test_buckets_span_5_ms_to_60_s_in_small_steps() -> None:
+    assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.005, 60.0)
+    steps = [high / low for low, high in zip(BUCKETS_S, BUCKETS_S[1:], strict=False)]
+    assert min(steps) > 1.3 and max(steps[:-1]) < 1.7 and steps[-1] == 2
+
+
+def test_stage_stops_at_the_end_of_the_block() -> None:
+    metrics = Metrics()
+    with metrics.stage("triton") as watch:
+        running = watch.seconds
+    assert running <= watch.seconds == watch.seconds
+    assert metrics.registry.get_sample_value(
+        "cpcsam_stage_seconds_sum", {"stage": "triton"}
+    ) == pytest.approx(watch.seconds)

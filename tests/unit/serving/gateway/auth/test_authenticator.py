@@ -1,4 +1,4 @@
-"""Authentication by bearer token."""
+"""Authentication by bearer token, the token file and the command that manages it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, ForbiddenError
 from serving.gateway.auth import authenticator as authenticator_module
-from serving.gateway.auth.authenticator import Authenticator
-from serving.gateway.auth.principal import Principal
+from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.auth.tokens import EDITOR, USER, Token, digest_of, read_tokens, write_tokens
+from serving.tokens import main
 
 
 def make(path: Path, tenant: str, role: str = USER) -> str:
@@ -97,3 +97,68 @@ def test_authenticate_after_a_file_change_applies_it_unless_invalid(
 def test_authenticator_with_a_missing_file_is_refused(file: Path) -> None:
     with pytest.raises(ConfigError, match="expected a file of tokens; make it with"):
         Authenticator(file)
+
+
+def test_read_tokens_skips_comments_and_empty_lines(file: Path) -> None:
+    file.write_text(f"# callers\n\nlab editor {'0' * 64}  # Ada\n")
+    assert read_tokens(file) == {"0" * 64: Token("lab", EDITOR, "0" * 64)}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["a-token-in-plain-text", f"lab owner {'0' * 64}", f"../lab user {'0' * 64}", "lab user 12"],
+)
+def test_read_tokens_with_an_invalid_line_names_its_number_and_hides_it(
+    file: Path, line: str
+) -> None:
+    file.write_text(f"# callers\n{line}\n")
+    with pytest.raises(ConfigError, match="tokens.txt, line 2: got something else") as caught:
+        read_tokens(file)
+    assert line.split()[0] not in str(caught.value)
+
+
+def add_token(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    assert main(["add", "--file", str(path), *options]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def test_token_file_after_add_holds_only_digests(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = [
+        add_token(file, capsys, "--tenant", "lab"),
+        add_token(file, capsys, "--tenant", "lab"),
+    ]
+    assert len(set(tokens)) == 2 and all(len(token) >= 40 for token in tokens)
+    assert not any(token in file.read_text() for token in tokens)
+    assert read_tokens(file) == {
+        digest_of(token): Token("lab", "user", digest_of(token)) for token in tokens
+    }
+
+
+def test_tokens_command_lists_and_removes_by_id(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_token(file, capsys, "--tenant", "lab")
+    token = add_token(file, capsys, "--tenant", "ward", "--role", "editor")
+    assert main(["list", "--file", str(file)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[1:] for line in lines] == [["user", "lab"], ["editor", "ward"]]
+    assert main(["remove", "--file", str(file), "--id", lines[1][0]]) == 0
+    assert digest_of(token) not in read_tokens(file) and len(read_tokens(file)) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["list", "--file", "{}"], "expected a file of tokens"),
+        (["remove", "--file", "{}", "--id", "x"], "expected a file of tokens"),
+        (["add", "--file", "{}", "--tenant", "Lab/.."], "--tenant: got 'Lab/..'"),
+    ],
+)
+def test_tokens_command_with_a_mistake_prints_one_line(
+    file: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(file) for word in options]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1

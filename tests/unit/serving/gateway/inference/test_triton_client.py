@@ -1,10 +1,33 @@
-"""Versions of Triton whose calls may be cancelled."""
+"""Triton client: batches of prompts, and versions of Triton whose calls may be cancelled."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
+from cpcsam.geometry import Box
+from cpcsam.v1 import segmentation_pb2 as pb
+from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 from serving.gateway.inference.triton_client import is_cancellable
+
+# Nothing here depends on how fast the machine is.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+
+WHOLE = Box(0, 0, 500, 500)
+coordinates = st.floats(0, 500, width=32)
+points = st.builds(pb.Point, x=coordinates, y=coordinates, background=st.booleans())
+corners = st.builds(pb.Box, x0=coordinates, y0=coordinates, x1=coordinates, y1=coordinates)
+prompts = st.lists(
+    st.one_of(
+        st.builds(pb.Prompt, points=st.lists(points, min_size=1, max_size=16)),
+        st.builds(pb.Prompt, points=st.lists(points, max_size=14), box=corners),
+    ),
+    min_size=1,
+    max_size=40,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,3 +44,74 @@ from serving.gateway.inference.triton_client import is_cancellable
 )
 def test_is_cancellable_depends_on_the_version(version: str, safe: bool) -> None:
     assert is_cancellable(version) is safe
+
+
+def slots(prompt: pb.Prompt) -> list[tuple[float, float, int]]:
+    listed = [(point.x, point.y, 0 if point.background else 1) for point in prompt.points]
+    if prompt.HasField("box"):
+        listed += [(prompt.box.x0, prompt.box.y0, 2), (prompt.box.x1, prompt.box.y1, 3)]
+    return listed
+
+
+@UNHURRIED
+@given(prompts)
+def test_chunk_prompts_keeps_slots_in_order_and_pads_the_rest(prompts: list[pb.Prompt]) -> None:
+    chunks = chunk_prompts(prompts, WHOLE)
+    assert [chunk.count for chunk in chunks[:-1]] == [PROMPT_BUCKETS[-1]] * (len(chunks) - 1)
+    assert sum(chunk.count for chunk in chunks) == len(prompts)
+    rows = iter(prompts)
+    for chunk in chunks:
+        batch, row_count, column_count = chunk.point_labels.shape
+        assert batch == 1 and row_count in PROMPT_BUCKETS and column_count in POINT_BUCKETS
+        assert chunk.point_coords.shape == (1, row_count, column_count, 2)
+        assert chunk.point_coords.dtype == np.float32 and chunk.point_labels.dtype == np.int32
+        for row in range(row_count):
+            expected = slots(next(rows)) if row < chunk.count else []
+            used = len(expected)
+            found = [
+                (
+                    *map(float, chunk.point_coords[0, row, column]),
+                    chunk.point_labels[0, row, column],
+                )
+                for column in range(used)
+            ]
+            assert found == expected
+            assert (chunk.point_labels[0, row, used:] == PointLabel.EMPTY).all()
+
+
+def test_chunk_prompts_takes_the_smallest_buckets() -> None:
+    def shape(*counts: int) -> tuple[int, ...]:
+        prompts = [pb.Prompt(points=[pb.Point(x=1, y=1)] * count) for count in counts]
+        return chunk_prompts(prompts, WHOLE)[0].point_labels.shape
+
+    assert shape(1) == (1, 1, 1)
+    assert shape(1, 3) == (1, 4, 4)
+    assert shape(*[1] * 5) == (1, 16, 1)
+    assert shape(9, 2) == (1, 4, 16)
+    box_alone = pb.Prompt(box=pb.Box(x0=0, y0=0, x1=1, y1=1))
+    assert chunk_prompts([box_alone], WHOLE)[0].point_labels.tolist() == [[[2, 3]]]
+
+
+def test_chunk_prompts_with_masks_pads_them_and_shifts_points_into_the_tile() -> None:
+    logits = np.arange(3 * 16, dtype="<f4").reshape(3, 16)
+    prompts = [
+        pb.Prompt(points=[pb.Point(x=30, y=9)], mask_input=pb.LowResMask(logits=row.tobytes()))
+        for row in logits
+    ]
+    (chunk,) = chunk_prompts(prompts, Box(5, 20, 50, 60))
+    assert chunk.point_coords[0, :3, 0].tolist() == [[10, 4]] * 3
+    assert chunk.mask_input is not None and chunk.mask_input.shape == (1, 4, 1, 4, 4)
+    assert np.array_equal(chunk.mask_input[0, :3].reshape(3, 16), logits)
+    assert not chunk.mask_input[0, 3].any()
+
+
+def test_chunk_tensors_equals_chunk_prompts() -> None:
+    prompts = [pb.Prompt(points=[pb.Point(x=index, y=2 * index)]) for index in range(19)]
+    coords = np.array([[[index, 2 * index]] for index in range(19)], np.float32)
+    expected = chunk_prompts(prompts, WHOLE)
+    for mine, theirs in zip(
+        chunk_tensors(coords, np.ones((19, 1), np.int32)), expected, strict=True
+    ):
+        assert mine.count == theirs.count
+        assert np.array_equal(mine.point_coords, theirs.point_coords)
+        assert np.array_equal(mine.point_labels, theirs.point_labels)

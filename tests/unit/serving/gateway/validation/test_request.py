@@ -1,23 +1,33 @@
-"""Validation of requests and of the headers of their images."""
+"""Validation of requests, image headers and search settings, and the gateway's limits."""
 
 from __future__ import annotations
 
 import io
 import math
 import struct
+from dataclasses import fields
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from cpcsam.automatic.config import ClassSearchConfig, MaskGeneratorConfig
 from cpcsam.contract import MaskSelection
-from cpcsam.errors import ContractError
+from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import IMAGE_FORMATS, decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import Limits
 from serving.gateway.validation.request import check_image_id, check_request, original_size_of
+from serving.gateway.validation.search_config import (
+    CLASS_SEARCH_FIELDS,
+    EVERYTHING_FIELDS,
+    class_search_config,
+    default_class_search,
+    default_everything,
+    mask_generator_config,
+)
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -164,3 +174,42 @@ def test_original_size_of_other_formats_is_refused() -> None:
 def test_mask_selections_of_api_and_contract_are_equal() -> None:
     ours = {f"MASK_SELECTION_{choice.name}": choice.value for choice in MaskSelection}
     assert dict(pb.MaskSelection.items()) == ours
+
+
+@pytest.mark.parametrize("name", ["max_image_bytes", "max_pixels", "max_prompts", "max_in_flight"])
+def test_limits_below_their_minimum_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: got 0, expected at least 1"):
+        Limits(**{name: 0})
+
+
+def test_limits_beyond_the_contracts_pixels_are_refused() -> None:
+    with pytest.raises(ConfigError, match="max_pixels"):
+        Limits(max_pixels=10**9)
+
+
+def test_field_mapping_covers_every_wire_and_configuration_field() -> None:
+    assert set(EVERYTHING_FIELDS) == {field.name for field in pb.Everything.DESCRIPTOR.fields}
+    assert set(EVERYTHING_FIELDS.values()) == {f.name for f in fields(MaskGeneratorConfig)}
+    assert set(CLASS_SEARCH_FIELDS.values()) <= {f.name for f in fields(ClassSearchConfig)}
+
+
+def test_mask_generator_config_reads_set_fields_and_defaults_the_rest() -> None:
+    config = mask_generator_config(pb.Everything(points_per_side=5, max_box_iou=0.5, min_area=9))
+    assert config == MaskGeneratorConfig(
+        points_per_side=5, box_nms_thresh=0.5, min_mask_region_area=9
+    )
+    assert class_search_config(pb.ClassSearch(min_iou=0.0)) == ClassSearchConfig(min_iou=0.0)
+
+
+def test_default_messages_round_trip_to_the_default_configuration() -> None:
+    config = mask_generator_config(default_everything())
+    for field in fields(MaskGeneratorConfig):
+        assert getattr(config, field.name) == pytest.approx(field.default)
+    search = class_search_config(default_class_search())
+    assert search.threshold == pytest.approx(ClassSearchConfig().threshold)
+
+
+@pytest.mark.parametrize("name", ["min_iou", "min_stability", "max_box_iou", "max_crop_box_iou"])
+def test_mask_generator_config_out_of_range_names_the_wire_field(name: str) -> None:
+    with pytest.raises(ContractError, match=rf"^everything\.{name}: got 2"):
+        mask_generator_config(pb.Everything(**{name: 2}))
