@@ -35,8 +35,8 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, machine_of
+from reporting.tables import Cell
 
 __all__ = ["Row", "main", "report_of"]
 
@@ -87,7 +87,7 @@ def _measure(files: Sequence[Path], args: argparse.Namespace) -> list[Row]:
         file, arena = variant
         arguments = [str(file), *map(str, (args.image_size, args.rounds, args.threads))]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.micro.ort_process", *arguments, str(int(arena))],
+            [sys.executable, "-m", "benchmarks.common.ort_process", *arguments, str(int(arena))],
             capture_output=True,
             text=True,
         )

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 import torch
 
-from training.loop.budget import Budget
 from training.loop.callbacks import Probe
 from training.loop.train_state import Counters
-from training.loop.trainer import Trainer
+from training.loop.trainer import Budget, Trainer
 
 __all__ = ["Budget", "Spent", "train_within"]
 

@@ -27,13 +27,13 @@ from tqdm import tqdm
 
 from benchmarks.calibration.arms import SHOTS, Arm
 from benchmarks.calibration.runs import prepare, read_split
+from benchmarks.common.memory import rss_peak_bytes
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
-from benchmarks.micro.memory import rss_peak_bytes
 from cpcsam.commands import count, parser_of, run_command
 from cpcsam.model.base_checkpoint import base_digest
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, machine_of
-from training.bilevel.model_config import ModelConfig
+from reporting.tables import Cell
+from training.bilevel.config import ModelConfig
 from training.bilevel.step import BilevelConfig
 
 __all__ = ["STRATEGIES", "Cost", "main", "measure", "report_of"]

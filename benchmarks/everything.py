@@ -37,8 +37,8 @@ from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from export.real_images import packaged_images
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, machine_of
+from reporting.tables import Cell
 from serving.gateway.config import GatewayConfig
 from serving.gateway.limits import Limits
 from serving.gateway.run import gateway_in_background

@@ -35,8 +35,8 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule, draw_prompts, relative_difference
 from export.graphs.tracing import onnx_from_torch
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, machine_of
+from reporting.tables import Cell
 
 __all__ = ["Row", "main", "measure", "report_of"]
 

@@ -20,14 +20,14 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks.common.confounded_scenes import scene
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
-from benchmarks.data.confounded_scenes import scene
 from cpcsam.automatic.vocabulary import VocabularyConfig, build_vocabulary
 from cpcsam.commands import parser_of, run_command
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.torch_backend import TorchBackend
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table, machine_of
+from reporting.tables import Cell
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample
 from training.evaluate_auto import evaluate_auto

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.data.stains import is_stained
+from benchmarks.common.stains import is_stained
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import parser_of, run_command
 from training.data.datasets.instance_folders import read_bbbc038

@@ -12,10 +12,9 @@ CpcSamError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Self
 
 __all__ = [
     "ArtifactError",
@@ -26,7 +25,11 @@ __all__ = [
     "ExportError",
     "ServingError",
     "TrainingError",
+    "extra",
 ]
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class CpcSamError(Exception):
@@ -71,3 +74,21 @@ class ExportError(CpcSamError):
 
 class ServingError(CpcSamError):
     """Triton, the gateway or a client call failed."""
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Import optional packages inside this block.
+
+    Args:
+        name: extra of the distribution that installs them.
+
+    Raises:
+        ModuleNotFoundError: a package is missing; the message names `pip install 'cpcsam[NAME]'`.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{error.name} is not installed; pip install 'cpcsam[{name}]'", name=error.name
+        ) from error

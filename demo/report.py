@@ -18,9 +18,9 @@ from cpcsam.client.masks import Mask
 from cpcsam.client.overlay import draw_overlay
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
-from reporting.cells import Cell
 from reporting.html import data_uri, render_page
 from reporting.run_report import RunReport, Table
+from reporting.tables import Cell
 
 __all__ = ["COMPARED", "conclusion", "enlarged_overlay", "report_of", "write_report"]
 

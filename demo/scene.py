@@ -16,10 +16,9 @@ from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.client.prompts import XY
 from cpcsam.errors import DataError
 from demo.commands import DemoError
-from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
-from training.data.fingerprint import fingerprint, highest_similarity
-from training.data.sample import Sample, entity_windows, read_pair
+from training.data.sample import Sample, entity_windows, fingerprint, highest_similarity, read_pair
 from training.data.sources import Region, cut_region
+from training.evaluation.one_click import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 
 __all__ = ["HELD_OUT", "WINDOW", "Nucleus", "Scene", "load_scene", "otsu_component"]
 

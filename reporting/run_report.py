@@ -15,8 +15,7 @@ from typing import Final
 import pandas as pd
 
 from cpcsam.artifacts.manifest import write_atomic
-from reporting.cells import parts_of
-from reporting.markdown import markdown_table
+from reporting.tables import markdown_table, parts_of
 
 __all__ = ["REPORTS", "Provenance", "RunReport", "Table", "current_provenance", "machine_of"]
 

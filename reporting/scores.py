@@ -11,9 +11,8 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from cpcsam.errors import CpcSamError, DataError
-from reporting.cells import Cell, mean_cell
 from reporting.html import data_uri, render_page
-from reporting.markdown import markdown_table
+from reporting.tables import Cell, markdown_table, mean_cell
 
 __all__ = [
     "ALL",

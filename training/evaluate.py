@@ -34,7 +34,6 @@ from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
 from training.bilevel.losses import bias_magnitude
 from training.data.augment import whole_window
-from training.data.clicks import ACCURATE_CLICK, CARELESS_CLICK, entity_clicks
 from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample, entity_windows
 from training.data.source_options import (
@@ -44,7 +43,13 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source, validation_windows
-from training.evaluation.one_click import OneClickScores, one_click
+from training.evaluation.one_click import (
+    ACCURATE_CLICK,
+    CARELESS_CLICK,
+    OneClickScores,
+    entity_clicks,
+    one_click,
+)
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 

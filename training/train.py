@@ -21,7 +21,7 @@ from cpcsam.config import load_config
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import TrainResult, train
 from training.loop.distributed import is_main, process_group
-from training.loop.interruption import INTERRUPTED, graceful_stop
+from training.loop.trainer import INTERRUPTED, graceful_stop
 
 __all__ = ["main"]
 

@@ -27,9 +27,8 @@ from benchmarks.calibration.arms import NOISE
 from benchmarks.calibration.jobs import context_of, jobs_of, run_job
 from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import noisy_dice, read_split
-from benchmarks.common.job_cache import digest_of, missing
+from benchmarks.common.job_cache import digest_of, missing, run_in_processes
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
-from benchmarks.common.pool import run_in_processes
 from cpcsam.commands import ArgumentParser, count, parser_of, positive, run_command
 from cpcsam.model.base_checkpoint import load_base
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
+from training.bilevel.config import ModelConfig
 from training.bilevel.losses import LossConfig
-from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
 from training.data.prompt_sampling import PromptMix
 

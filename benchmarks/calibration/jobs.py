@@ -25,7 +25,7 @@ from cpcsam.model.base_checkpoint import base_digest
 __all__ = ["CalibrationJob", "context_of", "jobs_of", "run_job", "tempo_file"]
 
 CURVE_POINTS: Final = 6
-CODE: Final = (*TRAINING_CODE, "benchmarks/calibration/runs.py", "benchmarks/data/stains.py")
+CODE: Final = (*TRAINING_CODE, "benchmarks/calibration/runs.py", "benchmarks/common/stains.py")
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from benchmarks.budget import Budget, Spent, train_within
 from benchmarks.calibration.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
-from benchmarks.data.confounded_scenes import scene
-from benchmarks.data.stains import is_stained
+from benchmarks.common.confounded_scenes import scene
+from benchmarks.common.stains import is_stained
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.augment import AugmentConfig, whole_window

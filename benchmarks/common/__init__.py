@@ -1,1 +1,1 @@
-"""Job cache, process pool and output options that benchmarks share."""
+"""Job cache, output options, scenes and memory measurements that benchmarks share."""

@@ -1,4 +1,4 @@
-"""Job cache keyed by the SHA-256 of each job's configuration.
+"""Job cache keyed by the SHA-256 of each job's configuration, and a process pool for jobs.
 
 A result is reused while the digest stored with it equals that of the job: a fresh checkout runs
 everything, an interrupted benchmark resumes, and a changed configuration, dataset, base or training
@@ -10,22 +10,30 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
+
+import torch
+from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import DataError
 
 __all__ = [
-    "TRAINING_CODE",
     "Job",
+    "TRAINING_CODE",
     "code_digest",
     "data_digest",
     "digest_of",
     "is_current",
     "missing",
+    "run_here",
+    "run_in_processes",
     "store",
 ]
 
@@ -35,7 +43,8 @@ TRAINING_CODE: Final = (
     "cpcsam/model",
     "training",
     "benchmarks/budget.py",
-    "benchmarks/data",
+    "benchmarks/common/confounded_scenes.py",
+    "benchmarks/common/stains.py",
 )
 """Sources that decide the scores of whatever is trained here."""
 
@@ -124,3 +133,36 @@ def data_digest(root: Path) -> str:
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
+
+
+AnyJob = TypeVar("AnyJob")
+
+
+def run_here(jobs: Sequence[AnyJob], work: Callable[[AnyJob], str]) -> None:
+    """Run jobs one after another in this process, on all cores.
+
+    Args:
+        jobs: to run.
+        work: runs a job and returns the line that is printed to stderr.
+    """
+    for job in tqdm(jobs, desc="runs"):
+        tqdm.write(work(job), file=sys.stderr)
+
+
+def run_in_processes(jobs: Sequence[AnyJob], work: Callable[[AnyJob], str], workers: int) -> None:
+    """Run jobs in processes of one thread.
+
+    Args:
+        jobs: to run.
+        work: runs a job and returns the line that is printed to stderr.
+        workers: number of processes.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_use_one_thread) as pool:
+        futures = [pool.submit(work, job) for job in jobs]
+        for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):
+            tqdm.write(future.result(), file=sys.stderr)
+
+
+def _use_one_thread() -> None:
+    torch.set_num_threads(1)

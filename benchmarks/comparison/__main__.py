@@ -23,9 +23,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common.job_cache import missing
+from benchmarks.common.job_cache import missing, run_here, run_in_processes
 from benchmarks.common.output import add_report_option, publish
-from benchmarks.common.pool import run_here, run_in_processes
 from benchmarks.comparison.jobs import jobs_of, run_job
 from benchmarks.comparison.recipe import Recipe
 from benchmarks.comparison.report import base_of, report_of, runs_of, write_page

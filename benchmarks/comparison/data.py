@@ -9,10 +9,10 @@ from typing import Final
 
 from benchmarks.calibration.arms import SHOTS
 from benchmarks.calibration.runs import read_split
+from benchmarks.common.confounded_scenes import scene
+from benchmarks.common.stains import is_stained
 from benchmarks.comparison.methods.interface import Task
 from benchmarks.comparison.recipe import Setting
-from benchmarks.data.confounded_scenes import scene
-from benchmarks.data.stains import is_stained
 from cpcsam.errors import ConfigError
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Dataset, open_dataset

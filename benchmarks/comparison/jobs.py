@@ -34,7 +34,7 @@ CODE: Final = (
     "benchmarks/calibration/runs.py",
     "benchmarks/comparison/data.py",
     "benchmarks/comparison/methods",
-    "benchmarks/data/stains.py",
+    "benchmarks/common/stains.py",
 )
 
 

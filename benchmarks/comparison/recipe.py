@@ -27,7 +27,7 @@ class Setting:
     Attributes:
         name: in tables and folders.
         dataset: a name of docs/guides/datasets.md; `confounded` draws the scenes of
-            `benchmarks.data.confounded_scenes`, `stains` trains on BBBC038v1's fluorescence and
+            `benchmarks.common.confounded_scenes`, `stains` trains on BBBC038v1's fluorescence and
             tests on its stained tissue.
         tested_on: another dataset to test on, which also gives the support set.
         shots: number of training images, drawn by the seed; null takes all.

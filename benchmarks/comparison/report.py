@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from benchmarks.comparison.recipe import Recipe, methods_of
 from cpcsam.errors import DataError
-from reporting.cells import interval_of, paired_interval
 from reporting.run_report import RunReport, Table
 from reporting.scores import Column, Row, cited_rows, measured_rows
+from reporting.tables import interval_of, paired_interval
 from training.report import all_columns, section_of, write_tables
 
 __all__ = ["base_of", "capl_gains", "report_of", "runs_of", "write_page"]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import nn
 
-from benchmarks.data.confounded_scenes import scene
+from benchmarks.common.confounded_scenes import scene
 from benchmarks.diagnosis.traces import clicks_of
 from cpcsam.contract import EMBED_DIM
 from cpcsam.model.sam import CpcSam

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from benchmarks.diagnosis.probe import separability
 from benchmarks.diagnosis.traces import Answers
-from reporting.cells import Cell
 from reporting.run_report import RunReport, Table
+from reporting.tables import Cell
 
 __all__ = ["figures_of", "report_of"]
 

@@ -31,10 +31,8 @@ from typing import Any, Final
 
 from benchmarks.common.output import OUT, add_report_option, publish
 from benchmarks.serving import classes, deadlines, followup, mixed, overload, scan
-from benchmarks.serving.random_model import random_repository
-from benchmarks.serving.report import write_report
-from benchmarks.serving.stack import repository_of, service
-from benchmarks.serving.verdict import Check, machine, write_verdict
+from benchmarks.serving.report import Check, machine, write_report, write_verdict
+from benchmarks.serving.stack import random_repository, repository_of, service
 from cpcsam.commands import ArgumentParser, count, parser_of, positive, run_command
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest

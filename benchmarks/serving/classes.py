@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from benchmarks.serving.report import Check, at_least, at_most
 from benchmarks.serving.stack import service
-from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.client import Example, SegmentationClient

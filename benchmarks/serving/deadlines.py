@@ -13,9 +13,9 @@ import grpc
 from tqdm import tqdm
 
 from benchmarks.serving.load import Outcome, connections, percentiles, repeating, send, statuses
+from benchmarks.serving.report import Check, at_least, at_most
 from benchmarks.serving.stack import gateway_metric, service
 from benchmarks.serving.tasks import draw_tasks
-from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
 from serving.gateway.limits import Limits

@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks.serving.load import Outcome, connections, percentiles, send
+from benchmarks.serving.report import Check, at_most
 from benchmarks.serving.stack import encoder_runs
 from benchmarks.serving.tasks import Task, draw_prompts, draw_tasks
-from benchmarks.serving.verdict import Check, at_most
 from cpcsam.contract import MaskSelection
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service

@@ -24,9 +24,9 @@ from benchmarks.serving.load import (
     statuses,
 )
 from benchmarks.serving.logits import logits_of, probe
+from benchmarks.serving.report import Check, at_least, at_most
 from benchmarks.serving.stack import compute_seconds, cores_of, encoder_runs, gateway_metric
 from benchmarks.serving.tasks import draw_tasks
-from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service

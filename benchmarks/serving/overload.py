@@ -17,9 +17,9 @@ from benchmarks.serving.load import (
     send,
     statuses,
 )
+from benchmarks.serving.report import Check, at_most
 from benchmarks.serving.stack import cores_of, encoder_runs, gateway_metric
 from benchmarks.serving.tasks import draw_tasks
-from benchmarks.serving.verdict import Check, at_most
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
 

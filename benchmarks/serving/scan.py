@@ -18,8 +18,8 @@ from tritonclient.utils import InferenceServerException
 
 from benchmarks.serving.certificate import self_signed
 from benchmarks.serving.ports import answers, listeners, outside_address, processes_below
+from benchmarks.serving.report import Check, at_least, at_most
 from benchmarks.serving.stack import service
-from benchmarks.serving.verdict import Check, at_least, at_most
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError

@@ -1,4 +1,4 @@
-"""The service as `make serve` runs it, its model repository and its counters."""
+"""The service as `make serve` runs it, its counters, its model repository or a random one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
+import torch
 from prometheus_client.parser import text_string_to_metric_families
+from segment_anything import sam_model_registry
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.serving.ports import processes_below
+from cpcsam.artifacts.manifest import publish
 from cpcsam.contract import ENSEMBLES, IMAGE_ENCODER
+from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.fusion import fuse
 from demo.commands import Service, run_stage, serve
+from export.graphs.precisions import trace_graphs
+from export.triton_repository.publishing import build_repository
 
 __all__ = [
     "EncoderRuns",
@@ -23,6 +30,7 @@ __all__ = [
     "cores_of",
     "encoder_runs",
     "gateway_metric",
+    "random_repository",
     "repository_of",
     "service",
 ]
@@ -119,3 +127,34 @@ def service(repository: Path, build: Path, *options: str | Path) -> Iterator[Ser
         repository, build / "serve.log", "--triton-log", build / "triton.log", *options
     ) as running:
         yield running
+
+
+SPREAD = 0.02
+
+
+def random_repository(model_size: str, image_size: int, build: Path) -> Path:
+    """Export random weights in the official checkpoint's layout; they are not compared with torch.
+
+    Args:
+        model_size: vit_b, vit_l or vit_h.
+        image_size: side S of the encoder's frame.
+        build: folder for all that is made.
+
+    Returns:
+        The repository.
+    """
+    build.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    sam = sam_model_registry[model_size]()
+    with torch.no_grad():
+        for parameter in sam.parameters():
+            if not parameter.any():
+                parameter.normal_(std=SPREAD)
+    torch.save(sam.state_dict(), build / "random.pth")
+    del sam
+    model = fuse(load_base(build / "random.pth", model_size, image_size))
+    config = {"model_size": model_size, "image_size": image_size}
+    with publish(build / "onnx", "onnx", config=config) as staging:
+        trace_graphs(model, staging, "fp32")
+    build_repository(build / "onnx", build / "repository")
+    return build / "repository"

@@ -15,8 +15,7 @@ from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_cropping import paste_mask
 from cpcsam.automatic.mask_merging import merge_masks
-from cpcsam.automatic.point_grid import PointGrid
-from cpcsam.automatic.tiling import is_cut
+from cpcsam.automatic.tiling import PointGrid, is_cut
 from cpcsam.geometry import Box
 
 __all__ = ["box_nms", "filter_masks", "merge_crops", "merge_tiles"]

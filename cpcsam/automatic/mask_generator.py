@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_filtering import filter_masks, merge_crops, merge_tiles
-from cpcsam.automatic.point_grid import PointGrid, build_point_grids
-from cpcsam.automatic.tiling import TILE_OVERLAP
+from cpcsam.automatic.tiling import TILE_OVERLAP, PointGrid, build_point_grids
 from cpcsam.backends.protocol import Backend
 from cpcsam.contract import MULTIMASK, PROMPT_BUCKETS, PointLabel
 from cpcsam.transforms import resize_coords, to_frame

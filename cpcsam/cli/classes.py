@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.cli.connection import Commands, add_connection, connect
+from cpcsam.cli.options import Commands, add_connection, connect
 from cpcsam.commands import count
 from cpcsam.errors import DataError
 

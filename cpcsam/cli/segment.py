@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cpcsam.cli.connection import Commands, add_connection, connect
-from cpcsam.cli.prompt_options import add_prompts
+from cpcsam.cli.options import Commands, add_connection, add_prompts, connect
 from cpcsam.commands import count, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError

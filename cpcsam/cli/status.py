@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from cpcsam.cli.connection import Commands, add_connection, connect
+from cpcsam.cli.options import Commands, add_connection, connect
 from cpcsam.errors import ServingError
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.client._extras import extra
-from cpcsam.errors import ContractError
+from cpcsam.errors import ContractError, extra
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.client._extras import extra
 from cpcsam.client.prompts import XYXY, LowResMask
-from cpcsam.errors import ContractError
+from cpcsam.errors import ContractError, extra
 
 __all__ = ["Mask", "MaskFormat", "Ring", "encode_run_lengths", "fill_rings"]
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM
-from cpcsam.model.point_calibration import PointCalibration
-from cpcsam.model.zero_init import start_at_zero
+from cpcsam.model.point_calibration import PointCalibration, start_at_zero
 
 __all__ = [
     "NUM_SITES",

@@ -14,9 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
-from cpcsam.model.zero_init import start_at_zero
 
-__all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows"]
+__all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows", "start_at_zero"]
+
+
+def start_at_zero(network: nn.Sequential) -> None:
+    """Zero-initialise the last layer, in place: the output is zero until it is trained."""
+    for parameter in network[-1].parameters():
+        nn.init.zeros_(parameter)
+
 
 WINDOW = 5
 """Samples a side of the window that a move is predicted from."""

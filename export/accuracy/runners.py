@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpcsam.backends.graph_backend import GraphBackend
-from cpcsam.backends.onnx_session import OnnxGraphs
+from cpcsam.backends.onnx_backend import OnnxGraphs
+from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import GraphSpec
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule

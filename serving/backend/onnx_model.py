@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cpcsam.backends.onnx_session import open_session
+from cpcsam.backends.onnx_backend import open_session
 from cpcsam.contract import GRAPHS, GraphSpec, TensorSpec
 from cpcsam.errors import CpcSamError, ServingError
 from serving.backend.step import Answer, Execute, Request, Settings, Tensors

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
-from tests.support.session.shared_folders import shared_folder
+from tests.support.paths import ROOT, shared_folder
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +22,8 @@ def bbbc038() -> Path:
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact of kind `onnx`; what it was exported from lies beside it in `merged`."""
-    from tests.support.onnx_factory import export_noisy_model  # torch, which few tests here need
+    from tests.support.artifact_factory import (
+        export_noisy_model,  # torch, which few tests here need
+    )
 
     return shared_folder(tmp_path_factory, "exported", export_noisy_model) / "onnx"

@@ -11,9 +11,8 @@ import pytest
 
 from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
-from tests.support.paths import ROOT
-from tests.support.session.shared_folders import shared_folder
-from tests.support.tiny_graphs import publish_tiny_graphs
+from tests.support.paths import ROOT, shared_folder
+from tests.support.tiny_models import publish_tiny_graphs
 
 
 @pytest.fixture(scope="session")

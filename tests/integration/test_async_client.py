@@ -22,8 +22,7 @@ from serving.gateway.limits import Limits
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.triton.launch import TritonServer
-from tests.support.gateway_watch import free_port, metric, silent_triton, wait_for
-from tests.support.tls_factory import make_certificate
+from tests.support.gateway_watch import free_port, make_certificate, metric, silent_triton, wait_for
 
 CLICK = [Prompt.click(3, 4)]
 

@@ -21,7 +21,7 @@ from serving.gateway.auth.tls import TlsFiles, tls_files
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from tests.support.tls_factory import make_certificate
+from tests.support.gateway_watch import make_certificate
 
 TOKEN = "a-token-of-the-lab-that-no-log-may-show"
 WRONG = "a-wrong-token-that-no-log-may-show"

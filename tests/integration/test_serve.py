@@ -21,8 +21,8 @@ from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError
 from serving.gateway.auth.tokens import USER, digest_of
+from tests.support.gateway_watch import make_certificate
 from tests.support.paths import ROOT
-from tests.support.tls_factory import make_certificate
 
 pytestmark = pytest.mark.triton
 

@@ -8,7 +8,13 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
+
+from benchmarks.serving.certificate import self_signed
+from cpcsam.errors import ConfigError
+from serving.gateway.auth.tls import TlsFiles
 from serving.gateway.server import Gateway
 
 
@@ -36,3 +42,11 @@ def wait_for(gateway: Gateway, line: str, value: float) -> None:
     while (found := metric(gateway, line)) != value:
         assert time.monotonic() < deadline, f"{line} stays at {found}, expected {value}"
         time.sleep(0.02)
+
+
+def make_certificate(folder: Path) -> TlsFiles:
+    """Write server.pem and server.key for loopback; skip the test where openssl is missing."""
+    try:
+        return self_signed(folder, "127.0.0.1", "127.0.0.2")
+    except ConfigError as error:
+        pytest.skip(str(error))

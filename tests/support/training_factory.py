@@ -12,8 +12,7 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from cpcsam.contract import EMBED_DIM, grid_size
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import Halves

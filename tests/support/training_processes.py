@@ -22,9 +22,7 @@ from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaplConfig
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import discs, write_pair
-from training.bilevel.config import TrainConfig
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig, TrainConfig
 from training.bilevel.run import TrainResult, train
 from training.bilevel.step import UPDATE_EVENT
 from training.data.batches import BatchConfig

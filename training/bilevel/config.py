@@ -1,24 +1,129 @@
-"""Configuration of a bi-level run, and the record that a resumed run is compared with."""
+"""Configuration of a bi-level run, its model and optimiser; the record that a resume compares."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
+from cpcsam.checks import require_range
 from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from cpcsam.model.capl import CaplConfig
+from cpcsam.model.lora import LoraConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig
 from training.data.datasets.items import LazySamples
 from training.data.sample import Sample, digest_samples
 from training.data.sources import DataConfig
+from training.loop.optimizer import ParameterGroup, adamw, warmup_cosine
 
-__all__ = ["TrainConfig", "run_record"]
+__all__ = ["ModelConfig", "OptimizerConfig", "TrainConfig", "UNFREEZE", "run_record"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for θ, for φ and for point calibration, and their common schedule.
+
+    Weight decay is decoupled: inside the gradient a decay of 0.1 would drown the losses' own,
+    which are means of small numbers.
+
+    Attributes:
+        lr: peak learning rate of θ.
+        lr_capl: peak learning rate of φ.
+        lr_points: peak learning rate of point calibration, the supervised part of φ.
+        betas: decay rates of Adam's moving averages.
+        weight_decay: of matrices; biases and norms are not decayed.
+        warmup: share of the run during which the learning rates rise.
+        final: share of the peak that the cosine ends at.
+        clip_norm: largest norm of a group's gradient.
+    """
+
+    lr: float = 5e-3
+    lr_capl: float = 5e-3
+    lr_points: float = 3e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.1
+    warmup: float = 0.05
+    final: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse rates that cannot train."""
+        for name in ("lr", "lr_capl", "lr_points", "clip_norm"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, above=True)
+        for name in ("warmup", "final"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
+        require_range("optimizer.weight_decay", self.weight_decay, 0)
+
+    def lr_factor(self, progress: float) -> float:
+        """Return the schedule's factor in [0, 1] at a progress in [0, 1]."""
+        return warmup_cosine(progress, self.warmup, final=self.final)
+
+    def group(self, parameters: dict[str, nn.Parameter], lr: float) -> ParameterGroup:
+        """Give parameters, by name, an AdamW of this configuration.
+
+        Args:
+            parameters: to update.
+            lr: their peak learning rate.
+        """
+        optimizer = adamw(
+            parameters.values(), lr=lr, betas=self.betas, weight_decay=self.weight_decay
+        )
+        return ParameterGroup(parameters, optimizer, self.clip_norm)
+
+
+UNFREEZE = (
+    "mask_tokens",
+    "iou_token",
+    "output_hypernetworks_mlps",
+    "iou_prediction_head",
+    "output_upscaling",
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Modules added to the base, and the parameters that are trained.
+
+    Attributes:
+        base: an artifact of kind `checkpoint`, or an official SAM checkpoint.
+        image_size: side S in pixels; null keeps the base's.
+        lora: layers that get LoRA, and its rank; `lora.rank=0` leaves it out.
+        capl: modules of CaPL; null leaves it out.
+        unfreeze: parts of the mask decoder that are trained with all their weights.
+        full_finetuning: train all of SAM instead; LoRA must be left out.
+        prompt_embedding: whether SAM's embedding of "no mask" is trained, with θ (soft prompt
+            tuning) or with φ on the held-out half (BLO-SAM).
+    """
+
+    base: Path = Path("weights/vit_t")
+    image_size: int | None = None
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    capl: CaplConfig | None = field(default_factory=CaplConfig)
+    unfreeze: tuple[str, ...] = UNFREEZE
+    full_finetuning: bool = False
+    prompt_embedding: Literal["frozen", "theta", "phi"] = "frozen"
+
+    def __post_init__(self) -> None:
+        """Refuse LoRA on weights that are trained themselves."""
+        if self.full_finetuning and self.lora.rank:
+            raise ConfigError.of(
+                "model.lora.rank",
+                got=self.lora.rank,
+                expected="0 with full_finetuning",
+                fix="set model.lora.rank=0",
+            )
+
+    def with_needed_practice(self, batch: BatchConfig) -> BatchConfig:
+        """Leave practice prompts out if CaPL moves no points and nothing learns from them."""
+        moves_points = self.capl is not None and self.capl.task and self.capl.moves_points
+        return batch if moves_points else replace(batch, practice=0)
+
 
 FREE_TO_CHANGE = (
     "resume",

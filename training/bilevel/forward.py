@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.sam import CpcSam
 from training.data.prompt_batch import PromptBatch
 
-__all__ = ["Forward", "Predictions"]
+__all__ = ["Forward", "Predictions", "enable_gradient_checkpointing"]
 
 
 @dataclass(frozen=True)
@@ -98,3 +100,15 @@ class Forward(nn.Module):
             return self(batch)  # type: ignore[no-any-return]
         replaced = {f"model.{name}": value for name, value in parameters.items()}
         return functional_call(self, replaced, (batch,))  # type: ignore[no-any-return]
+
+
+def enable_gradient_checkpointing(model: CpcSam) -> None:
+    """Recompute the image encoder's blocks in θ's backward instead of keeping their activations.
+
+    Only each block's `forward` is replaced, so that no parameter changes its name. Weights that
+    `functional_call` substitutes are gone when backward recomputes, so unrolling cannot use this.
+    """
+    for block in model.sam.image_encoder.blocks:
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+        )

@@ -16,6 +16,7 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.run_checkpoint import save_run
 from training.bilevel.config import TrainConfig, run_record
+from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import StepBatches
 from training.data.prefetch import prefetch
@@ -23,7 +24,6 @@ from training.data.prompt_batch import Halves
 from training.data.sample import Sample
 from training.data.sources import read_source, validation_windows
 from training.evaluation.one_click import OneClickScores, one_click
-from training.loop.budget import Budget
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.distributed import (
     all_gather,
@@ -33,9 +33,8 @@ from training.loop.distributed import (
     rank_slice,
     training_device,
 )
-from training.loop.gradient_checkpointing import enable_gradient_checkpointing
-from training.loop.run_folder import clear, remove_leftovers
-from training.loop.trainer import Callback, Trainer
+from training.loop.train_state import clear_run, remove_leftovers
+from training.loop.trainer import Budget, Callback, Trainer
 
 __all__ = ["TrainResult", "train"]
 
@@ -100,7 +99,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
     if is_main():
         remove_leftovers(config.folder)
         if not resumed:
-            clear(config.folder)
+            clear_run(config.folder)
     batches = StepBatches(
         samples,
         state.model.image_size,

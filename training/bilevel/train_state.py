@@ -13,9 +13,8 @@ from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaPL
 from cpcsam.model.lora import inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.forward import Forward
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig, bilevel_step
 from training.data.prompt_batch import Halves
 from training.loop.optimizer import ParameterGroup, set_lr

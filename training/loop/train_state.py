@@ -1,8 +1,9 @@
-"""Training state: progress counters, and atomic checkpoints of whatever a run trains."""
+"""Training state: progress counters, and atomic checkpoints, files of a run."""
 
 from __future__ import annotations
 
 import io
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import torch
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import ArtifactError, ConfigError, CpcSamError
 
-__all__ = ["Counters", "TrainState"]
+__all__ = ["Counters", "TrainState", "clear_run", "remove_leftovers"]
 
 
 @dataclass(kw_only=True)
@@ -95,3 +96,24 @@ def _require_same(saved: Any, record: Any, key: str = "") -> None:
             expected=f"{saved}, which the run was begun with",
             fix="restore it, or start over with overwrite=true",
         )
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove half-written files of a killed process; put back a `best` that was being replaced."""
+    best = folder / "best"
+    for aside in folder.glob(".best.old.*/best"):
+        if not best.exists():
+            aside.rename(best)
+    for path in [*folder.glob(".best.*"), *folder.glob(".last.pt.*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def clear_run(folder: Path) -> None:
+    """Remove the files of an earlier run of this name, and nothing else."""
+    (folder / "last.pt").unlink(missing_ok=True)
+    for name in ("best", "tensorboard"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)

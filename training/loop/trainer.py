@@ -1,19 +1,54 @@
-"""The training loop of pretraining, bi-level runs and baselines, which differ in `train_step`."""
+"""The training loop of pretraining, bi-level runs and baselines, which differ in `train_step`.
+
+A `Budget` limits it by steps or minutes; `graceful_stop` lets a signal end it after a step.
+"""
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from tqdm import tqdm
 
-from training.loop.budget import Budget
-from training.loop.distributed import all_reduce_max, barrier, is_main
+from cpcsam.errors import ConfigError
+from training.loop.distributed import all_reduce_max, barrier, is_main, process_count
 from training.loop.train_state import Counters
 
-__all__ = ["Callback", "Trainer"]
+__all__ = ["Budget", "Callback", "INTERRUPTED", "Trainer", "graceful_stop"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a training run, which ends when either is reached.
+
+    Attributes:
+        minutes: training time as the trainer's clock counts it; None sets no limit.
+        steps: optimiser steps; None sets no limit.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse training without an end."""
+        limits = [limit for limit in (self.minutes, self.steps) if limit is not None]
+        if not limits or min(limits) <= 0:
+            raise ConfigError.of(
+                "budget",
+                got=f"minutes {self.minutes} and steps {self.steps}",
+                expected="at least one of them, above 0",
+                fix="set minutes or steps",
+            )
+
+    def progress(self, steps: int, seconds: float) -> float:
+        """Return the used share of the budget, by time or by steps, whichever is larger."""
+        by_time = seconds / (60 * self.minutes) if self.minutes is not None else 0.0
+        return max(by_time, steps / self.steps if self.steps is not None else 0.0)
+
 
 Batch = TypeVar("Batch")
 HIDDEN = ("_gradient", "total", "learning_rate")
@@ -133,3 +168,29 @@ def _shown(metrics: Mapping[str, float]) -> dict[str, str]:
         for name, value in metrics.items()
         if not any(part in name for part in HIDDEN)
     }
+
+
+INTERRUPTED: Final = 130
+"""Exit code of an interrupted run."""
+
+
+@contextmanager
+def graceful_stop() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGINT or SIGTERM has arrived.
+
+    A second signal ends a lone process at once. One of several processes may get the same signal
+    twice, from the scheduler and through torchrun, so there a second signal means nothing.
+    """
+    received: list[int] = []
+
+    def remember(number: int, _: object) -> None:
+        received.append(number)
+        if process_count() == 1:
+            signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -14,16 +14,13 @@ from tqdm import tqdm
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import base_digest, save_base
 from cpcsam.model.sam import CpcSam
-from training.data.fingerprint import fingerprint
 from training.data.prefetch import prefetch
-from training.data.sample import Sample, digest_samples
+from training.data.sample import Sample, digest_samples, fingerprint
 from training.evaluation.one_click import OneClickScores, one_click
-from training.loop.budget import Budget
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
-from training.loop.run_folder import remove_leftovers
-from training.loop.trainer import Trainer
-from training.pretraining.config import PretrainConfig
-from training.pretraining.data import PretrainBatch, PretrainBatches, load_images
+from training.loop.train_state import remove_leftovers
+from training.loop.trainer import Budget, Trainer
+from training.pretraining.data import PretrainBatch, PretrainBatches, PretrainConfig, load_images
 from training.pretraining.train_state import PretrainState, new_pretrain_state
 
 __all__ = ["pretrain"]

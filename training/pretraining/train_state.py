@@ -17,8 +17,7 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
 from training.loop.optimizer import adamw, set_lr, warmup_cosine
 from training.loop.train_state import TrainState
-from training.pretraining.config import PretrainConfig
-from training.pretraining.data import PretrainBatch
+from training.pretraining.data import PretrainBatch, PretrainConfig
 from training.pretraining.loss import AuxiliaryHead, batch_loss
 
 __all__ = ["PretrainState", "learning_rate", "new_pretrain_state"]

@@ -18,8 +18,8 @@ from benchmarks.comparison.methods.sam import (
 from benchmarks.comparison.methods.semantic import SemanticMethod
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
+from training.bilevel.config import ModelConfig
 from training.bilevel.losses import LossConfig
-from training.bilevel.model_config import ModelConfig
 from training.bilevel.step import BilevelConfig
 
 __all__ = ["METHODS", "AnyMethod"]

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from benchmarks.budget import Budget, Spent, train_within
 from benchmarks.comparison.methods.adapters import insert_adapters, is_in_theta
-from benchmarks.comparison.methods.annotator import segment_annotated
+from benchmarks.comparison.methods.entities import segment_annotated
 from benchmarks.comparison.methods.interface import Fitted, Segment, Task
 from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.model.base_checkpoint import load_base
@@ -16,8 +16,8 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig
+from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import new_bilevel_state
 from training.data.batches import GROUP_STYLES, BatchConfig, StepBatches
@@ -27,7 +27,6 @@ from training.data.prompt_sampling import PromptMix
 from training.evaluate_auto import segmenter
 from training.evaluation.torch_model import examples_of
 from training.loop.distributed import training_device
-from training.loop.gradient_checkpointing import enable_gradient_checkpointing
 
 __all__ = [
     "ACCURATE",

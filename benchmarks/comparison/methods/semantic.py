@@ -26,8 +26,8 @@ from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import encode_tiles
 from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
+from training.bilevel.config import OptimizerConfig
 from training.bilevel.losses import LossConfig, segmentation_loss
-from training.bilevel.optimizer import OptimizerConfig
 from training.data.augment import random_window
 from training.data.prefetch import prefetch
 from training.data.sample import Sample

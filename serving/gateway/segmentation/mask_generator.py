@@ -12,8 +12,7 @@ import numpy as np
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_filtering import filter_masks, merge_crops, merge_tiles
-from cpcsam.automatic.point_grid import PointGrid, build_point_grids
-from cpcsam.automatic.tiling import TILE_OVERLAP
+from cpcsam.automatic.tiling import TILE_OVERLAP, PointGrid, build_point_grids
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb

@@ -15,8 +15,8 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
-from cpcsam.backends.graph_backend import GraphBackend
-from cpcsam.backends.onnx_session import OnnxGraphs
+from cpcsam.backends.onnx_backend import OnnxGraphs
+from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
 from cpcsam.geometry import Box
 from cpcsam.model.base_checkpoint import load_base

@@ -11,9 +11,9 @@ import torch
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from training.data.augment import AugmentConfig
-from training.pretraining.config import PretrainConfig
 from training.pretraining.data import (
     PretrainBatchConfig,
+    PretrainConfig,
     PretrainData,
 )
 from training.pretraining.run import pretrain

@@ -15,8 +15,7 @@ from demo.measure import histogram_quantile, latency_of, mean_dice, on_one_canva
 from demo.report import COMPARED, conclusion, write_report
 from demo.scene import HELD_OUT, WINDOW, Nucleus, Scene, load_scene, otsu_component
 from serving.gateway.metrics import Metrics, serve_metrics
-from training.data.fingerprint import fingerprint
-from training.data.sample import Sample, read_pair
+from training.data.sample import Sample, fingerprint, read_pair
 from training.data.sources import cut_region
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.common.output import add_report_option, publish
 from cpcsam.commands import ArgumentParser
-from reporting.cells import Cell, Interval, mean_cell, parts_of
 from reporting.run_report import Provenance, RunReport, Table
+from reporting.tables import Cell, Interval, mean_cell, parts_of
 
 PROVENANCE = Provenance("make bench", "abc1234", "2026-11-28", "x86_64, 2 cores", "0" * 64)
 

@@ -16,8 +16,8 @@ from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.geometry import Box
 from cpcsam.model.torch_backend import TorchBackend
-from tests.support.brightness_model import BrightnessModel
 from tests.support.model_factory import noisy_cpcsam
+from tests.support.tiny_models import BrightnessModel
 from tests.support.training_factory import discs
 from training.data.sample import ENTITY, Sample
 from training.evaluate_auto import evaluate_auto

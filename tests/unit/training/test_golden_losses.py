@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.training_factory import tiny_batches, tiny_state
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.augment import AugmentConfig
-from training.pretraining.config import PretrainConfig
-from training.pretraining.data import PretrainBatchConfig, PretrainBatches
+from training.pretraining.data import PretrainBatchConfig, PretrainBatches, PretrainConfig
 from training.pretraining.train_state import new_pretrain_state
 
 TOLERANCE = 1e-4

@@ -9,11 +9,11 @@ from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
 from training.data.augment import AugmentConfig
 from training.data.prompt_sampling import PromptMix
-from training.pretraining.config import PretrainConfig
 from training.pretraining.data import (
     PretrainBatch,
     PretrainBatchConfig,
     PretrainBatches,
+    PretrainConfig,
     PretrainData,
 )
 from training.pretraining.loss import add_corrections, mask_losses

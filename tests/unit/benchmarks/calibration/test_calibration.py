@@ -16,10 +16,10 @@ from benchmarks.calibration.jobs import jobs_of
 from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import Split, noisy_dice, prepare, run
 from benchmarks.calibration.step_time import measure_tempo, steps_of
+from benchmarks.common.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from benchmarks.common.job_cache import digest_of
-from benchmarks.data.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from cpcsam.model.base_checkpoint import load_base
-from reporting.cells import paired_interval
+from reporting.tables import paired_interval
 from tests.support.paths import ROOT
 from training.data.augment import AugmentConfig
 

@@ -15,9 +15,9 @@ from benchmarks.common.job_cache import (
     digest_of,
     is_current,
     missing,
+    run_here,
     store,
 )
-from benchmarks.common.pool import run_here
 from cpcsam.errors import DataError
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.data.confounded_scenes import scene
+from benchmarks.common.confounded_scenes import scene
 from benchmarks.diagnosis.probe import probe, separability
 from benchmarks.diagnosis.traces import answers_of, clicks_of
 from cpcsam.model.base_checkpoint import load_base

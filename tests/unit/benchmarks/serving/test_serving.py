@@ -14,9 +14,8 @@ from benchmarks.common.output import publish
 from benchmarks.serving.deadlines import ended_at
 from benchmarks.serving.load import Outcome, percentiles, rate, statuses
 from benchmarks.serving.ports import answers, listeners, outside_address, processes_below
-from benchmarks.serving.report import write_report
+from benchmarks.serving.report import Check, at_least, at_most, machine, write_report, write_verdict
 from benchmarks.serving.tasks import draw_tasks
-from benchmarks.serving.verdict import Check, at_least, at_most, machine, write_verdict
 from cpcsam.transforms import decode_image
 from serving.gateway.limits import Limits
 from serving.gateway.validation.prompts import check_prompts

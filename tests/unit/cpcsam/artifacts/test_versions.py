@@ -13,7 +13,7 @@ from cpcsam.artifacts.versions import current_version, list_versions, resolve_ve
 from cpcsam.errors import ArtifactError
 from export.repository import main
 from export.triton_repository.publishing import build_repository
-from tests.support.version_store import read_graph, write_graphs, write_two_versions
+from tests.support.artifact_factory import read_graph, write_graphs, write_two_versions
 
 
 @pytest.fixture

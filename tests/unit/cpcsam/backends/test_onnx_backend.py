@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpcsam.backends.onnx_backend import OnnxBackend
-from cpcsam.backends.onnx_session import OnnxGraphs, open_session
+from cpcsam.backends.onnx_backend import OnnxBackend, OnnxGraphs, open_session
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
 from cpcsam.errors import ArtifactError, ExportError
-from tests.support.tiny_graphs import publish_tiny_graphs
+from tests.support.tiny_models import publish_tiny_graphs
 
 COORDS = np.array([[[[40.0, 50.0]], [[9.0, 200.0]]]], np.float32)
 LABELS = np.ones((1, 2, 1), np.int32)

@@ -18,8 +18,7 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam
 from tests.support.training_factory import tiny_halves
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import new_bilevel_state
 

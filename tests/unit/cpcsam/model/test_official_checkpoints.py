@@ -18,7 +18,13 @@ from torch import Tensor
 from cpcsam.artifacts.manifest import read_manifest, sha256_file
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError, ConfigError
-from cpcsam.model.base_checkpoint import inspect_base, load_base, save_base
+from cpcsam.model.base_checkpoint import (
+    inspect_base,
+    load_base,
+    recognise,
+    resize_positions,
+    save_base,
+)
 from cpcsam.model.build_sam import ENCODERS, build_sam
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.official_checkpoints import (
@@ -30,7 +36,6 @@ from cpcsam.model.official_checkpoints import (
     named_if_official,
     warn_if_damaged,
 )
-from cpcsam.model.official_layout import recognise, resize_positions
 from cpcsam.model.run_checkpoint import save_run
 from cpcsam.model.state_dict import require_fit
 from tests.support.model_factory import fill_with_noise, noisy_sam

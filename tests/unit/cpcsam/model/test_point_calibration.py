@@ -18,9 +18,8 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.support.model_factory import fill_with_noise
 from tests.support.training_factory import discs, tiny_halves, tiny_state
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.losses import point_terms
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import PRACTICE

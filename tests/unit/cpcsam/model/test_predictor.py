@@ -17,10 +17,9 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.run_checkpoint import load_merged, save_merged, save_run
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
-from tests.support.brightness_model import BrightnessModel
 from tests.support.model_factory import noisy_cpcsam
 from tests.support.paths import ROOT
-from tests.support.tiny_graphs import publish_tiny_graphs
+from tests.support.tiny_models import BrightnessModel, publish_tiny_graphs
 
 BASE = ROOT / "weights/vit_t"
 

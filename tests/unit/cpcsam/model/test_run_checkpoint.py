@@ -13,12 +13,18 @@ from torch import Tensor
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.errors import ArtifactError, ConfigError
-from cpcsam.model.base_checkpoint import MODEL_FILE, base_digest, load_base, save_base
+from cpcsam.model.base_checkpoint import (
+    MODEL_FILE,
+    base_digest,
+    load_base,
+    recognise,
+    resize_positions,
+    save_base,
+)
 from cpcsam.model.build_sam import ENCODERS, build_sam
 from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
-from cpcsam.model.official_layout import recognise, resize_positions
 from cpcsam.model.run_checkpoint import TRAINED_FILE, load_merged, load_run, save_merged, save_run
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam

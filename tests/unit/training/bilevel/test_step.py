@@ -12,8 +12,7 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from tests.support.paths import ROOT
 from tests.support.training_factory import MINIATURE, tiny_halves, tiny_state
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.step import (
     BilevelConfig,
     capl_objective,

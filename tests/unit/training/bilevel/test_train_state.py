@@ -14,10 +14,9 @@ from cpcsam.model.run_checkpoint import load_run, save_run
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import tiny_halves, tiny_state
+from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.forward import Forward
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
-from training.bilevel.step import BilevelConfig
+from training.bilevel.step import BilevelConfig, sam_objective
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.prompt_batch import PromptBatch
 
@@ -229,3 +228,30 @@ def test_a_trained_run_is_saved_loaded_and_merged_with_the_same_outputs(
     weight = "sam.image_encoder.blocks.3.mlp.lin1.weight"
     same = torch.equal(loaded.get_parameter(weight), untrained.get_parameter(weight))
     assert same == (config is not FULL)
+
+
+def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:
+    batch = tiny_halves().training
+    terms = []
+    for bf16 in (False, True):
+        state = tiny_state()
+        state.forward.bf16 = bf16
+        predictions = state.forward(batch)
+        assert (predictions.low_res_masks.dtype == torch.bfloat16) == bf16
+        terms.append(sam_objective(predictions, batch, BilevelConfig().losses))
+    assert terms[1].total.dtype == torch.float32
+    assert terms[1].total.item() != terms[0].total.item()
+    assert terms[1].total.item() == pytest.approx(terms[0].total.item(), rel=0.02)
+
+
+def test_new_bilevel_state_in_float64_has_the_weights_of_float32() -> None:
+    single, double = (
+        new_bilevel_state(
+            noisy_sam(), ModelConfig(), OptimizerConfig(), seed=3, bf16=False, dtype=dtype
+        )
+        for dtype in (torch.float32, torch.float64)
+    )
+    assert len(double.phi.parameters) > 10
+    for name, parameter in double.model.named_parameters():
+        assert parameter.dtype == torch.float64, name
+        assert torch.equal(parameter.float(), single.model.get_parameter(name)), name

@@ -8,7 +8,16 @@ from PIL import Image
 
 from cpcsam.errors import DataError
 from training.data.datasets.instance_folders import read_bbbc038
-from training.data.sample import Sample, digest_samples, entity_windows, read_pair, windows
+from training.data.sample import (
+    Sample,
+    digest_samples,
+    entity_windows,
+    fingerprint,
+    highest_similarity,
+    read_pair,
+    windows,
+)
+from training.data.synthetic import synthetic_scene
 
 
 def write_bbbc038(root: Path, sample_id: str, masks: list[np.ndarray]) -> None:
@@ -112,3 +121,22 @@ def test_entity_windows_show_each_entity_whole_and_alone() -> None:
         assert len(np.unique(window.instances)) == 2
     assert cut[1].name == "s@14,20"
     assert set(np.unique(cut[1].image[..., 0])) == {0, 2, 3}
+
+
+def test_highest_similarity_of_transformed_image_is_high() -> None:
+    scene = synthetic_scene(0, 128).image
+    known = [fingerprint(synthetic_scene(seed, 128).image) for seed in range(6)]
+    shown = {
+        "resized": np.asarray(Image.fromarray(scene).resize((200, 200))),
+        "darker": (scene * 0.6).astype(np.uint8),
+        "turned": np.rot90(scene).copy(),
+        "mirrored": scene[:, ::-1].copy(),
+    }
+    for name, image in shown.items():
+        assert highest_similarity(fingerprint(image), known) > 0.97, name
+
+
+def test_highest_similarity_of_other_images_is_low() -> None:
+    known = [fingerprint(synthetic_scene(seed, 128).image) for seed in range(6)]
+    assert highest_similarity(fingerprint(synthetic_scene(99, 128).image), known) < 0.95
+    assert highest_similarity(known[0], []) == -1

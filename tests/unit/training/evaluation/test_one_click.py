@@ -1,14 +1,28 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
+from torchmetrics.functional.segmentation import dice_score as library_dice
+from torchmetrics.functional.segmentation import mean_iou as library_iou
 
 from tests.support.model_factory import noisy_sam
+from tests.support.training_factory import discs
+from training.data.prompt_sampling import central_pixel
 from training.data.sample import Sample
 from training.evaluation.one_click import (
+    ACCURATE_CLICK,
+    CARELESS_CLICK,
     OneClickResult,
     OneClickScores,
     dice_score,
+    entity_clicks,
     iou_score,
     one_click,
 )
@@ -54,3 +68,52 @@ def test_one_click_segments_every_large_entity_however_it_is_split() -> None:
         assert first.iou_prediction == pytest.approx(second.iou_prediction, abs=1e-4)
         assert (first.mask != second.mask).mean() < 0.001
         assert first.dice == dice_score(first.mask, instances == first.label)
+
+
+def test_accurate_clicks_are_central() -> None:
+    sample = discs()
+    clicks = entity_clicks(sample, 30, ACCURATE_CLICK)
+    assert clicks == {label: central_pixel(sample.instances == label) for label in (1, 2, 3, 4)}
+    assert entity_clicks(sample, 100_000) == {}
+
+
+def test_careless_clicks_repeat_and_are_at_most_five_pixels_off() -> None:
+    missed = 0
+    for number in range(50):
+        sample = replace(discs(), name=f"image {number}")
+        clicks = entity_clicks(sample, 30, CARELESS_CLICK)
+        assert clicks == entity_clicks(sample, 30, CARELESS_CLICK)
+        for label, (x, y) in clicks.items():
+            entity = sample.instances == label
+            near = ndimage.binary_dilation(entity, iterations=5)
+            assert near[int(y), int(x)]
+            missed += not entity[int(y), int(x)]
+    assert 70 < missed < 130
+
+
+TOLERANCE = 1e-6
+
+
+def random_masks(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two masks of random size and density, each with a pixel."""
+    rng = np.random.default_rng(seed)
+    size = rng.integers(1, 40, 2)
+    masks = [rng.random(size) < rng.random() for _ in range(2)]
+    for mask in masks:
+        mask[tuple(rng.integers(0, size))] = True
+    return masks[0], masks[1]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_dice_and_iou_are_those_of_torchmetrics(seed: int) -> None:
+    predicted, truth = random_masks(seed)
+    pair = torch.from_numpy(predicted), torch.from_numpy(truth)
+    stacked = [mask[None, None].int() for mask in pair]
+    for expected in (binary_f1_score(*pair), library_dice(*stacked, num_classes=1).squeeze()):
+        assert dice_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)
+    for expected in (
+        binary_jaccard_index(*pair),
+        library_iou(*stacked, num_classes=1).squeeze(),
+    ):
+        assert iou_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)

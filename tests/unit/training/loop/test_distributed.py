@@ -15,9 +15,8 @@ from tests.support.training_factory import MINIATURE, discs, tiny_state
 from tests.support.training_processes import (
     tiny_run,
 )
-from training.bilevel.config import TrainConfig
-from training.bilevel.model_config import ModelConfig
-from training.bilevel.optimizer import OptimizerConfig
+from training.bilevel.config import ModelConfig, OptimizerConfig, TrainConfig
+from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.run import train
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState
@@ -33,7 +32,6 @@ from training.loop.distributed import (
     rank_slice,
     training_device,
 )
-from training.loop.gradient_checkpointing import enable_gradient_checkpointing
 
 IMAGES = BatchConfig(images=4, entities=2, groups=3)
 

@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 from tests.support.training_processes import tiny_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
-from training.pretraining.config import PretrainConfig
+from training.pretraining.data import PretrainConfig
 from training.train import main
 
 CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))

@@ -33,9 +33,9 @@ from tests.support.paths import ROOT
 from training.data.datasets.files import entities_of, natural_key
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples, keep_classes
-from training.data.datasets.nifti import read_nifti
 from training.data.datasets.protocol import open_dataset
 from training.data.datasets.registry import DATASETS, spec_of
+from training.data.datasets.slices import read_nifti
 from training.data.sample import Sample
 
 EXPECTED = {

@@ -1,1 +1,0 @@
-"""Datasets made for the benchmarks."""

@@ -1,1 +1,0 @@
-"""Parts shared by the small benchmarks of time and memory."""

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.config import load_config, to_dict
+from cpcsam.model.base_checkpoint import save_base
+from tests.support.model_factory import noisy_sam
+from tests.support.paths import ROOT
+from tests.support.training_processes import run_and_kill, tiny_run
+from training.bilevel.config import TrainConfig
+from training.bilevel.run import train
+from training.train import main
+
+pytestmark = pytest.mark.slow
+
+LEFTOVERS = {
+    "step 2, before the update of θ": [],
+    "best model, before its manifest": [".best"],
+    "best model, before its rename": [".best"],
+    "last.pt, before its rename": [".last.pt"],
+    "best model, before the removal of the one it replaced": [".best"],
+    "step 3, before the update of θ": [],
+}
+"""Files that a kill at each fault point leaves; every process resumes the one killed before it.
+
+Step 2 publishes the best model and then writes last.pt.
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    return tiny_run(tmp_path)
+
+
+def state(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
+    saved = torch.load(config.folder / "last.pt", weights_only=True)
+    return saved["step"], {**saved["theta"], **saved["phi"], **saved["points"]}
+
+
+def leftovers(config: TrainConfig) -> list[Path]:
+    return [path for path in config.folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainConfig) -> None:
+    unbroken = replace(config, name="unbroken")
+    train(unbroken)
+    broken = replace(config, name="broken", resume=True)
+    for fault_point, expected in LEFTOVERS.items():
+        assert run_and_kill(broken, fault_point) == -signal.SIGKILL, fault_point
+        left = sorted(path.name.rpartition(".")[0] for path in leftovers(broken))
+        assert left == expected, fault_point
+        if (broken.folder / "last.pt").exists():
+            assert all(value.isfinite().all() for value in state(broken)[1].values()), fault_point
+        if (broken.folder / "best").exists():
+            assert read_manifest(broken.folder / "best", "run").metrics["step"] == 2
+    result = train(broken)
+    assert (result.step, result.finished) == (4, True)
+    assert leftovers(broken) == []
+    assert state(broken)[0] == 4
+    for name, value in state(unbroken)[1].items():
+        assert torch.equal(value, state(broken)[1][name]), name
+    best, reference = (read_manifest(c.folder / "best").metrics for c in (broken, unbroken))
+    assert best["validation"] == reference["validation"] and best["step"] == reference["step"]
+
+
+def test_a_best_model_set_aside_by_a_killed_session_is_put_back(config: TrainConfig) -> None:
+    result = train(config)
+    best, aside = config.folder / "best", config.folder / ".best.old.x1"
+    aside.mkdir()
+    best.rename(aside / "best")
+    shutil.copytree(aside / "best", config.folder / ".best.y2")
+    (config.folder / ".best.y2/manifest.json").unlink()
+    (config.folder / ".last.pt.z3").write_bytes(b"half")
+    assert train(replace(config, resume=True)) == result
+    assert read_manifest(best, "run").metrics["validation"]["dice"] == result.best_dice
+    assert leftovers(config) == []
+
+
+def test_a_diverging_run_stops_in_one_line_with_its_last_state(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    assert main([str(path), "optimizer.lr=1e30", "evaluate_every=100"]) == 2
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith("python -m training.train: CaPL loss: got nan")
+    assert "lower optimizer.lr" in last_line
+    step, weights = state(config)
+    assert step == 1
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "vit_t"
+    save_base(noisy_sam(), path)
+    return path
+
+
+@pytest.fixture
+def noisy_config(base: Path, tmp_path: Path) -> TrainConfig:
+    return tiny_run(tmp_path, base=base)
+
+
+def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
+    state = torch.load(config.folder / "last.pt", weights_only=True)
+    return {**state["theta"], **state["phi"], **state["points"]}
+
+
+def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    noisy_config: TrainConfig, tmp_path: Path
+) -> None:
+    unbroken = replace(noisy_config, steps=6, name="unbroken", workers=1)
+    train(unbroken)
+    data = noisy_config.data
+    overrides = [
+        "name=killed",
+        f"out={noisy_config.out}",
+        "steps=6",
+        "evaluate_every=2",
+        "checkpoint_every=1",
+        f"model.base={noisy_config.model.base}",
+        "model.capl.hidden_dim=8",
+        f"data.train.image={data.train.image}",
+        f"data.train.instances={data.train.instances}",
+        "data.train.region=[0,0,200,100]",
+        "data.validation.region=[0,100,200,200]",
+        "data.window=100",
+        "batch={images: 1, entities: 1, groups: 2}",
+        "optimizer={lr: 1e-3, lr_capl: 1e-3}",
+    ]
+    empty = tmp_path / "run.yaml"
+    empty.write_text("")
+    last = noisy_config.out / "killed/last.pt"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training.train", str(empty), *overrides],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 300
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    assert last.exists(), errors.decode()
+    resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
+    assert train(resumed).step == 6
+    assert_equal(trained(resumed), trained(unbroken))

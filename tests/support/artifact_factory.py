@@ -1,0 +1,48 @@
+"""A small repository of versions, for tests of what writes and reads versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha256_file
+from cpcsam.contract import GRAPHS
+from cpcsam.model.fusion import fuse
+from cpcsam.model.run_checkpoint import load_merged, save_merged
+from export.to_onnx import export_graphs
+from export.triton_repository.publishing import build_repository
+from tests.support.model_factory import noisy_cpcsam
+
+
+def write_graphs(path: Path, content: str) -> Path:
+    """Write an artifact of kind `onnx` whose graphs are a text."""
+    with publish(path, "onnx", config={"model_size": "vit_t", "image_size": 256}) as staging:
+        for graph in GRAPHS:
+            (staging / f"{graph.name}.onnx").write_text(content)
+    return path
+
+
+def write_two_versions(folder: Path) -> Path:
+    """Publish two versions in `folder/store`, the second current; return the store."""
+    for number in (1, 2):
+        onnx = write_graphs(folder / f"onnx{number}", f"graph {number}")
+        build_repository(onnx, folder / "store")
+    return folder / "store"
+
+
+def read_graph(version: Path) -> str:
+    """Return the text of a version's mask decoder."""
+    [file] = version.glob("mask_decoder/*/model.onnx")
+    return file.read_text()
+
+
+def export_noisy_model(path: Path, seed: int = 0) -> Path:
+    """Write the artifacts `path/merged` and `path/onnx`; return the latter."""
+    merged, out = path / "merged", path / "onnx"
+    save_merged(fuse(noisy_cpcsam(seed=seed)), merged, parents={})
+    export_graphs(
+        load_merged(merged),
+        out,
+        parents={"merged": sha256_file(merged / MANIFEST_NAME)},
+        config=read_manifest(merged).config,
+    )
+    return out

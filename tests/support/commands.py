@@ -1,0 +1,42 @@
+"""Commands of the project run as `python -m` runs them, in processes that share their imports."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.support.commands", "torch", "torchvision", "onnx"])
+PATIENCE_S = 300
+
+
+def run_module(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m WORDS` in the root of the checkout, forked from a process that knows torch.
+
+    Args:
+        words: the module and its arguments.
+        folder: an existing folder for what the command writes to stdout and stderr.
+    """
+    files = [folder / name for name in ("stdout", "stderr")]
+    child = CONTEXT.Process(target=_run, args=(tuple(words), files))
+    child.start()
+    child.join(PATIENCE_S)
+    out, err = (file.read_text() for file in files)
+    return subprocess.CompletedProcess(
+        words, -1 if child.exitcode is None else child.exitcode, out, err
+    )
+
+
+def _run(words: tuple[str, ...], files: Sequence[Path]) -> None:
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(ROOT)
+    sys.argv = list(words)
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
