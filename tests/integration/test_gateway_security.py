@@ -61,7 +61,7 @@ def test_call_with_a_known_token_is_admitted(secured: Gateway, tls: TlsFiles) ->
     with client(secured, tls, TOKEN) as known:
         with pytest.raises(UnavailableError, match="inference server: got none that is ready"):
             known.segment(IMAGE, CLICK)
-        assert "token" not in repr(known._endpoint).replace("token=", "")
+        assert "token" not in repr(known._methods._endpoint).replace("token=", "")
 
 
 @pytest.mark.parametrize(("token", "got"), [(None, "no token"), (WRONG, "an unknown token")])
