@@ -25,8 +25,8 @@ help: ## List the targets
 demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
 	CPCSAM_SETUP_S=$$(($$(date +%s) - $(STARTED))) $(PY) -m demo --out out/demo
 
-# Tests of one server or one file share a process; the longest begin first.
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+# Tests of one file share a process, for their fixtures; the longest begin first.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
 test: $(READY) ## Run all tests, the real Triton server's among them, in JOBS=2 processes

@@ -13,20 +13,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a worker has one core
 
-SERVERS = ("triton", "shipped", "shipped_build")
-"""Fixtures that cost seconds and live as long as a worker; their tests share one worker."""
 FOLDERS = ("integration", "conformance", "unit")
 """Longest first, so that no worker begins with a long file when the others are done."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send tests of one server, or else of one file, to one worker of pytest-xdist."""
+    """Mark the tests of a real Triton, and let the longest folders begin."""
     for item in items:
-        used = [name for name in SERVERS if name in getattr(item, "fixturenames", ())]
-        if {"triton", "shipped"} & {*used}:
+        if {"triton", "shipped"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.triton)
-        item.add_marker(pytest.mark.xdist_group(used[0] if used else item.nodeid.split("::")[0]))
     items.sort(key=lambda item: FOLDERS.index(_folder(item.path)))
 
 
