@@ -45,6 +45,8 @@ def breaking_changes(released: Path, current: Path) -> list[str]:
     Raises:
         ConfigError: a folder has no .proto files, or they do not compile.
     """
+    # buf takes a relative path within the working directory for a part of that directory's module.
+    released, current = released.resolve(), current.resolve()
     for folder in (released, current):
         if not any(folder.glob("cpcsam/**/*.proto")):
             raise ConfigError.of(
