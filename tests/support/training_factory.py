@@ -14,9 +14,11 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
+from training.data.augment import AugmentConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import Halves
 from training.data.sample import Sample
+from training.pretraining.data import PretrainBatchConfig, PretrainConfig, PretrainData
 
 from .model_factory import fill_with_noise, noisy_sam
 
@@ -101,3 +103,26 @@ def _miniature_sam() -> CpcSam:
     sam.prompt_encoder = PromptEncoder(EMBED_DIM, (side, side), (MINIATURE, MINIATURE), 16)
     fill_with_noise(sam, seed=0)
     return CpcSam(sam.eval())
+
+
+TINY_BATCH = PretrainBatchConfig(
+    images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
+)
+
+
+def tiny_pretraining(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:
+    """Return a pretraining of four steps on synthetic scenes, below `tmp_path/name`."""
+    settings: dict[str, object] = {
+        "out": tmp_path / name / "base",
+        "run": tmp_path / name / "run",
+        "steps": 4,
+        "warmup_steps": 1,
+        "correction_every": 2,
+        "auxiliary_steps": 2,
+        "bf16": False,
+        "checkpoint_every": 2,
+        "evaluate_every": 100,
+        "batch": TINY_BATCH,
+        "data": PretrainData(val_scenes=1),
+    }
+    return PretrainConfig(**{**settings, **changes})  # type: ignore[arg-type]

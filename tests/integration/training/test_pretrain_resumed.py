@@ -10,40 +10,14 @@ import torch
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import base_digest, load_base
-from training.data.augment import AugmentConfig
-from training.pretraining.data import (
-    PretrainBatchConfig,
-    PretrainConfig,
-    PretrainData,
-)
+from tests.support.training_factory import tiny_pretraining
 from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
 
-TINY_BATCH = PretrainBatchConfig(
-    images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
-)
-
-
-def tiny(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:
-    settings: dict[str, object] = {
-        "out": tmp_path / name / "base",
-        "run": tmp_path / name / "run",
-        "steps": 4,
-        "warmup_steps": 1,
-        "correction_every": 2,
-        "auxiliary_steps": 2,
-        "bf16": False,
-        "checkpoint_every": 2,
-        "evaluate_every": 100,
-        "batch": TINY_BATCH,
-        "data": PretrainData(val_scenes=1),
-    }
-    return PretrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
-
 
 def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    pretrain(tiny(tmp_path, "unbroken"))
-    broken = tiny(tmp_path, "broken")
+    pretrain(tiny_pretraining(tmp_path, "unbroken"))
+    broken = tiny_pretraining(tmp_path, "broken")
     polls = itertools.count(1)
 
     def lose_the_third_step() -> bool:
@@ -68,9 +42,9 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
 
 
 def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:
-    first = tiny(tmp_path, "first")
+    first = tiny_pretraining(tmp_path, "first")
     pretrain(first)
-    second = tiny(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)
+    second = tiny_pretraining(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)
     state = new_pretrain_state(second)
     for name, value in load_base(first.out).state_dict().items():
         assert torch.equal(state.model.state_dict()[name], value)

@@ -7,42 +7,20 @@ import torch
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import TrainingError
-from training.data.augment import AugmentConfig
+from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.prompt_sampling import PromptMix
 from training.pretraining.data import (
     PretrainBatch,
     PretrainBatchConfig,
     PretrainBatches,
     PretrainConfig,
-    PretrainData,
 )
 from training.pretraining.loss import add_corrections, mask_losses
 from training.pretraining.train_state import learning_rate, new_pretrain_state
 
-TINY_BATCH = PretrainBatchConfig(
-    images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
-)
-
-
-def tiny(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:
-    settings: dict[str, object] = {
-        "out": tmp_path / name / "base",
-        "run": tmp_path / name / "run",
-        "steps": 4,
-        "warmup_steps": 1,
-        "correction_every": 2,
-        "auxiliary_steps": 2,
-        "bf16": False,
-        "checkpoint_every": 2,
-        "evaluate_every": 100,
-        "batch": TINY_BATCH,
-        "data": PretrainData(val_scenes=1),
-    }
-    return PretrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
-
 
 def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "parts", lr=1e-3, correction_every=1, warmup_steps=0)
+    config = tiny_pretraining(tmp_path, "parts", lr=1e-3, correction_every=1, warmup_steps=0)
     state = new_pretrain_state(config)
     before = {name: value.clone() for name, value in state.model.named_parameters()}
     batches = PretrainBatches([], 256, TINY_BATCH, seed=0, steps=2)
@@ -57,7 +35,7 @@ def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:
 
 
 def test_non_finite_loss_stops_the_run(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "nan")
+    config = tiny_pretraining(tmp_path, "nan")
     state = new_pretrain_state(config)
     with torch.no_grad():
         state.model.sam.mask_decoder.iou_token.weight.fill_(float("nan"))
