@@ -8,7 +8,7 @@ target classes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
@@ -16,6 +16,7 @@ from training.bilevel.config import ModelConfig
 from training.bilevel.losses import LossConfig
 from training.bilevel.step import BilevelConfig
 from training.data.prompt_sampling import PromptMix
+from training.loop.precision import Precision
 
 __all__ = [
     "ABLATIONS",
@@ -83,7 +84,7 @@ class Arm:
     bilevel: BilevelConfig = field(default_factory=BilevelConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     lr: float = LEARNING_RATE
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "auto"
 
     def trains_as(self, other: Arm) -> bool:
         """Return whether the two differ in their names alone."""

@@ -29,6 +29,7 @@ from training.data.prompt_batch import Halves
 from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, entity_windows
 from training.evaluation.one_click import dice_score, to_size
+from training.loop.precision import is_mixed
 
 __all__ = [
     "PromptedSample",
@@ -270,7 +271,7 @@ class Prepared(NamedTuple):
 def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
     """Make an arm ready to train."""
     optimizer = OptimizerConfig(lr=arm.lr, lr_capl=CAPL_LEARNING_RATE)
-    bf16 = arm.precision == "bfloat16"
+    bf16 = is_mixed(arm.precision, torch.device("cpu"))
     state = new_bilevel_state(load_base(base), arm.model, optimizer, seed=seed, bf16=bf16)
     batch = BatchConfig(
         images=2,

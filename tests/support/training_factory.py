@@ -119,7 +119,7 @@ def tiny_pretraining(tmp_path: Path, name: str, **changes: object) -> PretrainCo
         "warmup_steps": 1,
         "correction_every": 2,
         "auxiliary_steps": 2,
-        "bf16": False,
+        "precision": "float32",
         "checkpoint_every": 2,
         "evaluate_every": 100,
         "batch": TINY_BATCH,

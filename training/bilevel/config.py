@@ -146,7 +146,8 @@ class TrainConfig:
         steps: bi-level steps.
         max_minutes: stop earlier, after this time; the schedule then follows the clock. null
             sets no limit.
-        precision: bfloat16 runs the model in mixed precision; float64 is for exact comparisons.
+        precision: bfloat16 runs the model in mixed precision, auto does so if the device has
+            bfloat16 instructions; float64 is for exact comparisons.
         accumulate: microbatches that a process splits its share of a half-batch into; more take
             less memory and give the same gradients.
         gradient_checkpointing: recompute the image encoder's blocks in backward, which takes
@@ -163,7 +164,7 @@ class TrainConfig:
     seed: int = 0
     steps: int = 1000
     max_minutes: float | None = None
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
     accumulate: int = 1
     gradient_checkpointing: bool = False
     workers: int = 1

@@ -33,6 +33,7 @@ from training.loop.distributed import (
     rank_slice,
     training_device,
 )
+from training.loop.precision import is_mixed
 from training.loop.train_state import clear_run, remove_leftovers
 from training.loop.trainer import Budget, Callback, Trainer
 
@@ -163,7 +164,11 @@ class BestModel(Callback):
     board: TensorBoard
 
     def on_train_start(self) -> None:
-        """Score the untrained model."""
+        """Say how the model is trained, and score it untrained."""
+        if is_main():
+            mixed = self.state.forward.bf16
+            precision = "bfloat16 mixed precision" if mixed else "full precision"
+            tqdm.write(f"training on {training_device()} in {precision}", file=sys.stderr)
         if self.state.step == 0:
             self.state.base_dice = self._validate().dice
 
@@ -222,14 +227,15 @@ def _initial_state(config: TrainConfig) -> BilevelState:
     model = load_base(config.model.base, image_size=config.model.image_size)
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
+    device = training_device()
     return new_bilevel_state(
         model,
         config.model,
         config.optimizer,
         seed=config.seed,
-        bf16=config.precision == "bfloat16",
+        bf16=is_mixed(config.precision, device),
         dtype=torch.float64 if config.precision == "float64" else torch.float32,
-        device=training_device(),
+        device=device,
     )
 
 

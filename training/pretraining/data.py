@@ -20,6 +20,7 @@ from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_sampling import PromptMix, sample_prompt
 from training.data.sample import Sample, windows
 from training.data.synthetic import synthetic_scene
+from training.loop.precision import Precision
 
 __all__ = [
     "PretrainBatch",
@@ -193,7 +194,8 @@ class PretrainConfig:
         correction_every: steps from one whose loss is that of SAM's second round, prompted by the
             first round's mask and a correcting click, to the next such step.
         auxiliary_steps: steps over which the auxiliary head's weight falls from 1 to 0.
-        bf16: compute in bfloat16 as torch's autocast does.
+        precision: bfloat16 trains in mixed precision, auto does so if the CPU has bfloat16
+            instructions.
         checkpoint_every: steps between resumable states.
         evaluate_every: steps between scores on a quarter of the validation windows.
         data: real images, or none.
@@ -212,7 +214,7 @@ class PretrainConfig:
     ema: float = 0.999
     correction_every: int = 6
     auxiliary_steps: int = 4000
-    bf16: bool = True
+    precision: Precision = "auto"
     checkpoint_every: int = 250
     evaluate_every: int = 1000
     data: PretrainData = field(default_factory=PretrainData)

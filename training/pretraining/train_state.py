@@ -16,6 +16,7 @@ from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
 from training.loop.optimizer import adamw, set_lr, warmup_cosine
+from training.loop.precision import is_mixed
 from training.loop.train_state import TrainState
 from training.pretraining.data import PretrainBatch, PretrainConfig
 from training.pretraining.loss import AuxiliaryHead, batch_loss
@@ -54,7 +55,8 @@ class PretrainState(TrainState):
         auxiliary = max(0.0, 1 - step / config.auxiliary_steps) if config.auxiliary_steps else 0.0
         correct = step >= config.warmup_steps and step % config.correction_every == 0
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
+        mixed = is_mixed(config.precision, torch.device("cpu"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss, metrics = batch_loss(
                 self.model, self.head, batch, correct=correct, auxiliary=auxiliary
             )

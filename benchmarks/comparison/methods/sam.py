@@ -27,6 +27,7 @@ from training.data.prompt_sampling import PromptMix
 from training.evaluate_auto import segmenter
 from training.evaluation.torch_model import examples_of
 from training.loop.distributed import training_device
+from training.loop.precision import Precision, is_mixed
 
 __all__ = [
     "ACCURATE",
@@ -105,7 +106,7 @@ class SamMethod:
     images: int = 2
     entities: int = 4
     prompts: Literal["vocabulary", "annotator"] = "vocabulary"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "auto"
     gradient_checkpointing: bool = False
     workers: int = 0
 
@@ -145,7 +146,7 @@ class SamMethod:
             self.model,
             self.optimizer,
             seed=seed,
-            bf16=self.precision == "bfloat16",
+            bf16=is_mixed(self.precision, device),
             device=device,
             is_in_theta=is_in_theta,
         )

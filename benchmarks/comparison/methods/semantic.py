@@ -33,6 +33,7 @@ from training.data.prefetch import prefetch
 from training.data.sample import Sample
 from training.loop.distributed import training_device
 from training.loop.optimizer import adamw, set_lr
+from training.loop.precision import Precision, is_mixed
 from training.loop.train_state import Counters
 
 __all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
@@ -66,13 +67,14 @@ class SemanticMethod:
     image_size: int = 256
     images: int = 4
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3))
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "auto"
     workers: int = 0
 
     def fit(self, task: Task, budget: Budget, seed: int) -> Fitted:
         """Train on the training and the support images."""
         device = training_device()
         torch.manual_seed(seed)
+        mixed = is_mixed(self.precision, device)
         network = self.network(len(task.names)).to(device)
         recipe = self.optimizer
         optimizer = adamw(
@@ -87,7 +89,7 @@ class SemanticMethod:
         def train_step(batch: SemanticBatch, progress: float) -> dict[str, float]:
             set_lr(optimizer, recipe.lr * recipe.lr_factor(min(1.0, progress + 1e-3)))
             network.train()
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
                 logits = network(_normalised(batch.image))
             optimizer.zero_grad(set_to_none=True)
             loss = segmentation_loss(logits, batch.masks, LossConfig()).mean()
