@@ -77,9 +77,11 @@ def is_lora_parameter(name: str) -> bool:
 
 def merge_lora(model: CpcSam) -> CpcSam:
     """Return a copy with every LoRA update added to its weight and no LoRA layer left."""
+    merged = copy.deepcopy(model).requires_grad_(False).eval()
+    if not any(map(is_lora_parameter, merged.state_dict())):
+        return merged
     from peft.tuners.lora import LoraLayer
 
-    merged = copy.deepcopy(model)
     # A list, because the loop replaces modules of the tree that it walks.
     for name, module in list(merged.named_modules()):
         if isinstance(module, LoraLayer):
@@ -87,4 +89,4 @@ def merge_lora(model: CpcSam) -> CpcSam:
             parent_name, _, child = name.rpartition(".")
             # Under its own name again: fused models and exports know no `base_layer`.
             setattr(merged.get_submodule(parent_name), child, module.get_base_layer())
-    return merged.requires_grad_(False).eval()
+    return merged

@@ -22,9 +22,9 @@ from export.graphs.modules import draw_images, draw_prompts, relative_difference
 
 __all__ = ["Row", "compare_on_grid", "fill_with_noise", "worst_by_output"]
 
-BATCHES: Final = {256: (1, 2, 5), 512: (1, 2, 5), 1024: (1, 2)}
-"""B of the grid by image_size; a batch of five at 1024 pixels would need about 30 GB."""
-PROMPTS: Final = (1, 3, 16)
+BATCHES: Final = {256: (1, 2, 3), 512: (1, 2, 3), 1024: (1, 2)}
+"""B of the grid by image_size; an image of 1024 pixels needs about 6 GB."""
+PROMPTS: Final = (1, 3, 8)
 POINTS: Final = (1, 2, 7)
 
 

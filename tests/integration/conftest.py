@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
+from tests.support.commands import run_module
 from tests.support.paths import ROOT, shared_folder
 from tests.support.tiny_models import publish_tiny_graphs
 
@@ -43,9 +43,8 @@ def export_shipped_base(build: Path) -> None:
         ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
         ["export.repository", "publish", "--onnx", build / "onnx", "--out", build / "repository"],
     ):
-        subprocess.run(
-            [sys.executable, "-m", *map(str, words)], check=True, cwd=ROOT, capture_output=True
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            run_module([*map(str, words)], Path(folder)).check_returncode()
 
 
 @pytest.fixture(scope="session")

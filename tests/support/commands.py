@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.support.forkserver import CONTEXT
 from tests.support.paths import ROOT
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.support.commands", "torch", "torchvision", "onnx"])
 PATIENCE_S = 300
 
 
@@ -24,14 +23,23 @@ def run_module(words: Sequence[str], folder: Path) -> subprocess.CompletedProces
         words: the module and its arguments.
         folder: an existing folder for what the command writes to stdout and stderr.
     """
-    files = [folder / name for name in ("stdout", "stderr")]
-    child = CONTEXT.Process(target=_run, args=(tuple(words), files))
-    child.start()
+    child = start_module(words, folder)
     child.join(PATIENCE_S)
-    out, err = (file.read_text() for file in files)
+    out, err = (file.read_text() for file in _files(folder))
     return subprocess.CompletedProcess(
         words, -1 if child.exitcode is None else child.exitcode, out, err
     )
+
+
+def start_module(words: Sequence[str], folder: Path) -> BaseProcess:
+    """Start what `run_module` runs, and return its process, whose files `folder` gets."""
+    child = CONTEXT.Process(target=_run, args=(tuple(words), _files(folder)))
+    child.start()
+    return child
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in ("stdout", "stderr")]
 
 
 def _run(words: tuple[str, ...], files: Sequence[Path]) -> None:

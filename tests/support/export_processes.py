@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import signal
@@ -16,13 +15,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from export.accuracy import parity_grid
+from export.accuracy import parity_grid, self_prompts
+from tests.support.forkserver import CONTEXT
 from tests.support.paths import ROOT
 
-CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
-CONTEXT.set_forkserver_preload(
-    ["tests.support.export_processes", "export.merge", "export.to_onnx", "export.repository"]
-)
 CHANGES = {
     "open",
     "os.mkdir",
@@ -118,9 +114,10 @@ def run_export(
 
 def _export(folder: Path, commands: Sequence[Sequence[str]], parent: Connection) -> None:
     os.chdir(folder)
-    # These tests are about files; a grid of a single shape suffices.
+    # These tests are about files; a single shape and few masks suffice.
     parity_grid.BATCHES = {256: (1,)}  # type: ignore[misc]
     parity_grid.PROMPTS = parity_grid.POINTS = (1,)  # type: ignore[misc]
+    self_prompts.CLICKS_A_SIDE = 2  # type: ignore[misc]
 
     def wait_for_parent(event: str, arguments: tuple[Any, ...]) -> None:
         if event in CHANGES and (path := _changed_path(event, arguments)) is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import multiprocessing
 import os
 import signal
 import socket
@@ -20,6 +19,7 @@ import torch
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import CaplConfig
+from tests.support.forkserver import CONTEXT
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import discs, write_pair
 from training.bilevel.config import ModelConfig, OptimizerConfig, TrainConfig
@@ -29,8 +29,6 @@ from training.data.batches import BatchConfig
 from training.data.sources import DataConfig, SourceConfig
 from training.loop.distributed import process_group, process_rank
 
-CONTEXT = multiprocessing.get_context("forkserver")  # imports torch once for all children
-CONTEXT.set_forkserver_preload(["tests.support.training_processes"])
 PATIENCE_S = 300
 
 

@@ -107,7 +107,7 @@ def test_export_artifact_reports_whole_parity_grid(exported: Path) -> None:
                 for row in report["grid_rows"][engine]
                 if (row["graph"], row["output"]) == (graph.name, output)
             }
-            assert {*rows} == {*itertools.product((1, 2, 5), (1, 3, 16), (1, 2, 7))}
+            assert {*rows} == {*itertools.product((1, 2, 3), (1, 3, 8), (1, 2, 7))}
             assert max(rows.values()) == worst[f"{graph.name}/{output}"] <= TOLERANCE
     assert report["grid"] == manifest.metrics["grid"]
 

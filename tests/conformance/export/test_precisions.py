@@ -43,13 +43,17 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def export(merged: Path, precision: str) -> Path:
     out = merged.parent / precision
-    to_onnx.export_graphs(
-        load_merged(merged),
-        out,
-        parents={"merged": sha256_file(merged / MANIFEST_NAME)},
-        config=read_manifest(merged).config,
-        precision=precision,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # The whole grid is test_onnx_export's.
+        for name, values in (("BATCHES", {256: (2,)}), ("PROMPTS", (3,)), ("POINTS", (2,))):
+            patch.setattr(grid, name, values)
+        to_onnx.export_graphs(
+            load_merged(merged),
+            out,
+            parents={"merged": sha256_file(merged / MANIFEST_NAME)},
+            config=read_manifest(merged).config,
+            precision=precision,
+        )
     return out
 
 

@@ -22,7 +22,7 @@ from export.engines.importing import require_tensorrt_rtx
 from export.graphs.precisions import trace_graphs
 from export.triton_repository.publishing import build_repository
 from serving.triton.check_repository import check_engines, open_repository
-from tests.support.model_factory import noisy_cpcsam
+from tests.support.model_factory import windowed_cpcsam
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +36,11 @@ HEADS = GraphSpec(
 
 @pytest.fixture(scope="module", params=PRECISIONS)
 def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of kind `onnx` in each precision that TensorRT builds."""
+    """An artifact of kind `onnx` of two blocks, in each precision that TensorRT builds."""
     out = tmp_path_factory.mktemp(request.param) / "onnx"
     config = {"model_size": "vit_t", "image_size": SIZE, "precision": request.param}
     with publish(out, "onnx", config=config) as staging:
-        trace_graphs(fuse(noisy_cpcsam()), staging, request.param)
+        trace_graphs(fuse(windowed_cpcsam(SIZE, model_size="vit_t")), staging, request.param)
     return out
 
 

@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +14,8 @@ from torch import Tensor
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import load_config, to_dict
 from cpcsam.model.base_checkpoint import save_base
+from tests.support.commands import start_module
 from tests.support.model_factory import noisy_sam
-from tests.support.paths import ROOT
 from tests.support.training_processes import run_and_kill, tiny_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
@@ -129,13 +126,13 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 def test_a_killed_run_resumes_to_the_same_weights(
     noisy_config: TrainConfig, tmp_path: Path
 ) -> None:
-    unbroken = replace(noisy_config, steps=6, name="unbroken", workers=1)
+    unbroken = replace(noisy_config, steps=4, name="unbroken", workers=1)
     train(unbroken)
     data = noisy_config.data
     overrides = [
         "name=killed",
         f"out={noisy_config.out}",
-        "steps=6",
+        "steps=4",
         "evaluate_every=2",
         "checkpoint_every=1",
         f"model.base={noisy_config.model.base}",
@@ -151,19 +148,13 @@ def test_a_killed_run_resumes_to_the_same_weights(
     empty = tmp_path / "run.yaml"
     empty.write_text("")
     last = noisy_config.out / "killed/last.pt"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "training.train", str(empty), *overrides],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = start_module(["training.train", str(empty), *overrides], tmp_path)
     deadline = time.monotonic() + 300
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not last.exists() and process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    _, errors = process.communicate()
-    assert last.exists(), errors.decode()
+    process.kill()
+    process.join()
+    assert last.exists(), (tmp_path / "stderr").read_text()
     resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
-    assert train(resumed).step == 6
+    assert train(resumed).step == 4
     assert_equal(trained(resumed), trained(unbroken))
