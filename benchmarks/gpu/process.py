@@ -117,35 +117,42 @@ class StageProcess:
             `stage`, `status` (`done`, `failed` or `overran`), `seconds` taken, and the `reason`
             unless it is done.
         """
-        begin = time.monotonic()
+        begin, overran = time.monotonic(), False
         try:
             self._process.communicate(f"{seconds}\n".encode(), timeout=seconds)
-            overran = False
         except subprocess.TimeoutExpired:
             overran = True
         finally:
-            self.stop()
-        took = time.monotonic() - begin
-        status = {"stage": self._stage.name, "status": "done", "seconds": round(took, 1)}
-        tail = self._keep_log()
+            self._kill()
+            output = self._keep_log()
+        took = round(time.monotonic() - begin, 1)
+        status = {"stage": self._stage.name, "status": "done", "seconds": took}
         if overran:
             status |= {"status": "overran", "reason": f"killed after {seconds:.0f} s"}
         elif self._process.returncode:
-            status |= {"status": "failed", "reason": _reason(self._process.returncode, tail)}
+            status |= {"status": "failed", "reason": _reason(self._process.returncode, output)}
         append(self._out, status)
         return status
 
     def stop(self) -> None:
+        """End a process that is not to be run."""
+        self._kill()
+        self._log.close()
+
+    def _kill(self) -> None:
         """Kill the process and all that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if self._process.stdin:
+            self._process.stdin.close()
 
     def _keep_log(self) -> str:
-        """Append the output to the run's log, and return its end."""
+        """Append the output to the run's log, and return it, or its end."""
         size = self._log.seek(0, os.SEEK_END)
         self._log.seek(max(0, size - MAX_LOG))
         output = self._log.read()
+        self._log.close()
         with (self._out / LOG).open("ab") as log:
             log.write(f"== {self._stage.name}\n".encode() + output)
         return output.decode(errors="replace")

@@ -3,8 +3,10 @@
 The code of a stage is a module with `measure(context)`, which yields records as soon as each is
 measured. A record is a flat mapping of plain JSON values. `case` names its row in the report, and
 every other key is a column, with its unit at the end: `_ms`, `_gib`, `_tflops`, `_gbps`,
-`images_per_s`. What the machine lacks is a record `{"case": ..., "skipped": "reason"}` and no
-exception.
+`images_per_s`. The report adds shares of the machine's limits to records with `dtype`, as in
+`bfloat16`, and `rate_tflops`, or `tflop` (of an image) and `images_per_s`, and to those with
+`moved_gbps` (bytes read and written). What the machine lacks is a record
+`{"case": ..., "skipped": "reason"}` and no exception.
 """
 
 from __future__ import annotations
