@@ -45,7 +45,7 @@ def test_pretraining_train_step_has_the_golden_losses(tmp_path: Path) -> None:
         warmup_steps=1,
         correction_every=2,
         auxiliary_steps=2,
-        bf16=False,
+        precision="float32",
         batch=batch,
     )
     state = new_pretrain_state(config)
