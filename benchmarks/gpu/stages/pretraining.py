@@ -1,23 +1,25 @@
 """Stage `pretraining`: the compact base from scratch, for the minutes that are left.
 
-As `python -m training.pretrain`, on synthetic scenes and, where it is given, BBBC038v1. The learning
-rate follows the clock, so that it reaches its end with the time. The base is published to
-`OUT/base`: two files of less than 16 MiB together. With real images, `dice` is that of one click on
-the images of `val.txt`, or on a share of all images if there are no lists.
+As `python -m training.pretrain`, on synthetic scenes and, where it is given, BBBC038v1 with its
+lists train.txt and val.txt. The learning rate follows the clock, so that it reaches its end with
+the time. The base is published to `OUT/base`, two files of less than 16 MiB together. `dice` is
+that of one click on the images of val.txt, or on synthetic scenes that were not trained on.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from benchmarks.gpu.attempts import GIB
 from benchmarks.gpu.stage import StageContext
+from cpcsam.model.build_sam import ENCODERS
 from training.loop.precision import is_mixed
 from training.loop.trainer import Callback
 from training.pretraining.data import PretrainBatchConfig, PretrainConfig, PretrainData
@@ -34,8 +36,11 @@ MAX_STEPS: Final = 40_000
 """The time ends a run earlier; warm-up is a share of these steps."""
 WARM_UP: Final = 0.04
 MAX_WORKERS: Final = 14
-SCORE_S: Final = 20.0
-"""Kept for scoring and publishing, after training; a GPU scores real images in less."""
+SHARED_MEMORY: Final = Path("/dev/shm")
+HELD_BATCHES: Final = 3
+"""Batches that a worker holds in shared memory: two prefetched, and the next."""
+SCORE_S: Final = 30.0
+"""Kept for scoring and publishing, after training."""
 START_S: Final = 15.0
 """Kept for reading images and drawing scenes, before training."""
 MIN_S: Final = 20.0
@@ -53,9 +58,6 @@ def config_of(context: StageContext, run: Path, seconds: float) -> PretrainConfi
         run: folder of the resumable state.
         seconds: of training.
     """
-    cores = len(os.sched_getaffinity(0))
-    root = context.bbbc038
-    lists = root is not None and (root / "train.txt").is_file() and (root / "val.txt").is_file()
     batch = PretrainBatchConfig(images=IMAGES)
     if context.quick:
         batch = PretrainBatchConfig(images=2, prompts=2, synthetic_scenes=4)
@@ -64,16 +66,33 @@ def config_of(context: StageContext, run: Path, seconds: float) -> PretrainConfi
         run=run,
         steps=MAX_STEPS,
         max_minutes=seconds / 60,
-        workers=1 if context.quick else max(1, min(MAX_WORKERS, cores - 2)),
+        workers=1 if context.quick else _workers(batch),
         lr=LR,
         warmup_steps=round(WARM_UP * MAX_STEPS),
         auxiliary_steps=MAX_STEPS // 2,
         # A checkpoint would serve a run that goes on, and validation costs training time.
         checkpoint_every=MAX_STEPS,
         evaluate_every=MAX_STEPS,
-        data=PretrainData(bbbc038=root if lists else None, val_scenes=1 if context.quick else 20),
+        data=PretrainData(
+            bbbc038=context.bbbc038 if _has_lists(context.bbbc038) else None,
+            val_scenes=1 if context.quick else 20,
+        ),
         batch=batch,
     )
+
+
+def _has_lists(root: Path | None) -> bool:
+    """Return whether a folder names the images to train on and those to score."""
+    return root is not None and all((root / f"{name}.txt").is_file() for name in ("train", "val"))
+
+
+def _workers(batch: PretrainBatchConfig) -> int:
+    """Return how many processes the cores and the shared memory allow to prepare batches."""
+    pixels = ENCODERS["vit_t"].default_image_size ** 2
+    # Image, int32 labels, and a mask a prompt.
+    size = batch.images * pixels * (3 + 4 + batch.prompts)
+    room = shutil.disk_usage(SHARED_MEMORY).free // (HELD_BATCHES * size)
+    return max(0, min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 2, room))
 
 
 @dataclass
@@ -158,12 +177,13 @@ def measure(context: StageContext) -> Iterator[Record]:
             "precision": "bfloat16 mixed" if is_mixed("auto", context.device) else "float32",
             "training_s": seconds,
         }
+        if context.bbbc038 is not None and config.data.bbbc038 is None:
+            yield {"case": str(context.bbbc038), "skipped": "no train.txt and val.txt in it"}
         yield from _pretrain(context, config)
 
 
 def _pretrain(context: StageContext, config: PretrainConfig) -> Iterator[Record]:
     progress = Progress(config.batch.images)
-    # Drawing scenes may have taken longer than planned; nothing would be published then.
     scores = pretrain(config, callbacks=(progress,))
     yield from progress.records
     assert scores is not None  # nothing interrupts it
