@@ -35,6 +35,8 @@ PROG: Final = "python -m benchmarks.gpu.process"
 RESULTS: Final = "results.jsonl"
 LOG: Final = "log.txt"
 SEED: Final = 0
+KILLED_S: Final = 15.0
+"""Seconds to wait for the end of a killed process."""
 MAX_LOG: Final = 1_000_000
 """Bytes that a stage's output takes in the log, from its end."""
 MAX_REASON: Final = 400
@@ -104,7 +106,7 @@ class StageProcess:
             stderr=subprocess.STDOUT,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_DISABLE": "1"},
             # A group of its own, so that the workers of a compiler are killed with it.
-            start_new_session=True,
+            process_group=0,
         )
 
     def run(self, seconds: float) -> dict[str, Any]:
@@ -143,7 +145,9 @@ class StageProcess:
         """Kill the process and all that it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # A driver that hangs may keep even a killed process.
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(KILLED_S)
         if self._process.stdin:
             self._process.stdin.close()
 

@@ -4,7 +4,8 @@ The modules are those that `python -m export.to_onnx --precision fp16` traces, w
 the compact base, and the measure is the one that judges exported engines. The reference computes in
 float32 on the device; the CPU's float32 is compared with it on a few images. torch's softmax sums
 in float32 in every dtype; `stepwise` rounds each of its steps to the reduced dtype instead, as the
-worst that an engine may do without float32 softmax.
+worst that an engine may do without float32 softmax. `folded` and `bias` are faster forms of the
+encoder's attention (`benchmarks.gpu.attention_forms`), which the same gate must admit.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from benchmarks.gpu.attention_forms import use_form
 from benchmarks.gpu.images import real_images
 from benchmarks.gpu.stage import StageContext
 from cpcsam.contract import GraphSpec
@@ -32,10 +34,10 @@ from export.accuracy.mask_fidelity import Case, find_cases
 from export.accuracy.mask_fidelity import measure as measure_fidelity
 from export.graphs.fp16 import to_fp16
 from export.graphs.modules import GraphModule
-from export.graphs.traceable import make_traceable
+from export.graphs.traceable import TraceableCpcSam, make_traceable
 from export.real_images import read_scenes
 
-__all__ = ["DeviceRunner", "StepwiseSoftmax", "fidelity_record", "measure"]
+__all__ = ["FORMS", "DeviceRunner", "Form", "StepwiseSoftmax", "fidelity_record", "measure"]
 
 BASE: Final = Path(__file__).resolve().parents[3] / "weights/vit_t"
 CPU_IMAGES: Final = 3
@@ -111,20 +113,39 @@ def _tf32() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Form:
-    """A form of the model: its dtype, None for float32, and how its softmax is computed."""
+class Form:
+    """A form of the model.
+
+    Attributes:
+        name: for the record.
+        dtype: None for float32.
+        around: context in which its graphs run.
+        attention: of the encoder, a key of `benchmarks.gpu.attention_forms.FORMS`; None leaves it
+            as it is traced.
+    """
 
     name: str
     dtype: torch.dtype | None = None
     around: Callable[[], AbstractContextManager[object]] = nullcontext
+    attention: str | None = None
+
+    def of(self, model: TraceableCpcSam) -> TraceableCpcSam:
+        """Return a copy of a model in this form."""
+        own = copy.deepcopy(model)
+        if self.attention:
+            own.sam.image_encoder = use_form(own.sam.image_encoder, self.attention)
+        return to_fp16(own, self.dtype) if self.dtype else own
 
 
 FORMS: Final = (
-    _Form("tf32", around=_tf32),
-    _Form("float16", torch.float16),
-    _Form("bfloat16", torch.bfloat16),
-    _Form("float16, stepwise softmax", torch.float16, lambda: StepwiseSoftmax(torch.float16)),
-    _Form("bfloat16, stepwise softmax", torch.bfloat16, lambda: StepwiseSoftmax(torch.bfloat16)),
+    Form("tf32", around=_tf32),
+    Form("float16", torch.float16),
+    Form("bfloat16", torch.bfloat16),
+    Form("float16, folded", torch.float16, attention="folded"),
+    Form("bfloat16, folded", torch.bfloat16, attention="folded"),
+    Form("bfloat16, bias", torch.bfloat16, attention="sdpa_bias"),
+    Form("float16, stepwise softmax", torch.float16, lambda: StepwiseSoftmax(torch.float16)),
+    Form("bfloat16, stepwise softmax", torch.bfloat16, lambda: StepwiseSoftmax(torch.bfloat16)),
 )
 
 
@@ -148,11 +169,15 @@ def measure(context: StageContext) -> Iterator[dict[str, Any]]:
     for form in FORMS:
         if form.around is _tf32 and context.device.type != "cuda":
             yield {"case": form.name, "skipped": "no GPU"}
+        elif context.quick and form.dtype is torch.float16 and form.name != "float16":
+            yield {
+                "case": form.name,
+                "skipped": "float16 is slow on a CPU, and the run quick",
+            }
         elif context.left_s() < (0 if context.quick else FORM_S):
             yield {"case": form.name, "skipped": f"{context.left_s():.0f} s were left"}
         else:
-            own = copy.deepcopy(model) if form.dtype is None else to_fp16(model, form.dtype)
-            runner = DeviceRunner(form.name, own, context.device, form.around)
+            runner = DeviceRunner(form.name, form.of(model), context.device, form.around)
             yield fidelity_record(cases, runner, model.image_size)
 
 

@@ -16,6 +16,7 @@ __all__ = ["measure"]
 
 PACKAGES: Final = ("torchvision", "numpy", "onnx", "onnxruntime", "triton", "segment-anything")
 CLOCKS: Final = {
+    "driver_version": "driver",
     "clocks.sm": "sm_mhz",
     "clocks.mem": "memory_mhz",
     "clocks.max.sm": "sm_limit_mhz",
@@ -23,6 +24,8 @@ CLOCKS: Final = {
     "power.limit": "power_limit_w",
     "temperature.gpu": "temperature",
 }
+LOAD_S: Final = 1.0
+"""Seconds of matrix products during which the clocks are read."""
 SIDE, QUICK_SIDE = 8192, 512
 COPIED, QUICK_COPIED = 2**31, 2**26
 """Bytes that one copy reads, well beyond the caches."""
@@ -40,11 +43,8 @@ def measure(context: StageContext) -> Iterator[dict[str, Any]]:
         (torch.float32, True),
         (torch.float32, False),
     ):
-        if tf32 and context.device.type != "cuda":
-            continue
-        yield _product(context, dtype, tf32)
-        if dtype is torch.bfloat16:
-            yield from _clocks("clocks after matrix products", context)
+        if not tf32 or context.device.type == "cuda":
+            yield from _product(context, dtype, tf32)
     yield _launch(context)
 
 
@@ -114,7 +114,7 @@ def _transfers(context: StageContext) -> Iterator[dict[str, Any]]:
         yield {"case": case, "copy_ms": 1e3 * took, "transferred_gbps": size / took / 1e9}
 
 
-def _product(context: StageContext, dtype: torch.dtype, tf32: bool) -> dict[str, Any]:
+def _product(context: StageContext, dtype: torch.dtype, tf32: bool) -> Iterator[dict[str, Any]]:
     """Multiply square matrices of random numbers, which draw more power than zeros."""
     side = QUICK_SIDE if context.quick else SIDE
     left, right = (
@@ -123,8 +123,14 @@ def _product(context: StageContext, dtype: torch.dtype, tf32: bool) -> dict[str,
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     took = context.seconds(lambda: left @ right)
     torch.set_float32_matmul_precision("highest")
+    if dtype is torch.bfloat16 and context.device.type == "cuda":
+        # Issued without waiting, so that the GPU is at work when its clocks are read.
+        for _ in range(int(LOAD_S / took)):
+            torch.mm(left, right)
+        yield from _clocks("clocks under load", context)
+        context.synchronize()
     name = "tf32" if tf32 else str(dtype).removeprefix("torch.")
-    return {
+    yield {
         "case": f"matrix product, {name}",
         "dtype": name,
         "side": side,

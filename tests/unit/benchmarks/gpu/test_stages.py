@@ -13,13 +13,19 @@ from PIL import Image
 
 from benchmarks.gpu.images import real_images
 from benchmarks.gpu.stage import StageContext
-from benchmarks.gpu.stages.accuracy import DeviceRunner, StepwiseSoftmax, fidelity_record
+from benchmarks.gpu.stages.accuracy import (
+    FORMS,
+    DeviceRunner,
+    Form,
+    StepwiseSoftmax,
+    fidelity_record,
+)
 from benchmarks.gpu.stages.jpeg import jpeg_of
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.model.fusion import fuse
 from export.accuracy.mask_fidelity import Case
 from export.accuracy.runners import TorchRunner
-from export.graphs.modules import draw_images, relative_difference
+from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.graphs.traceable import make_traceable
 from tests.support.model_factory import noisy_cpcsam
 
@@ -61,6 +67,23 @@ def test_device_runner_has_the_outputs_of_the_reference() -> None:
     [expected] = TorchRunner(model)(IMAGE_ENCODER, images)
     [actual] = DeviceRunner("a", model, CPU)(IMAGE_ENCODER, images)
     assert torch.equal(actual, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_form_is_close_to_the_traced_model(form: Form) -> None:
+    model = make_traceable(fuse(noisy_cpcsam()))
+    generator = torch.Generator().manual_seed(0)
+    images = draw_images(model.image_size, 1, generator)
+    prompts = draw_prompts(model.image_size, 1, 2, 3, generator)
+    expected = run_graphs(model, {**images, **prompts})
+    with form.around():
+        actual = run_graphs(form.of(model), {**images, **prompts})
+    tolerance = 0.1 if form.dtype else 1e-5
+    for name, output in actual.items():
+        assert output.dtype == torch.float32
+        assert relative_difference(output, expected[name]) <= tolerance, name
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_fidelity_without_masks_fails_the_gate_by_name() -> None:
