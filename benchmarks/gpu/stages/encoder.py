@@ -65,13 +65,16 @@ def encoder_in(model: CpcSam, form: str, dtype: torch.dtype) -> nn.Module:
 
     Args:
         model: float32.
-        form: a key of `FORMS`. `exported` in float16 is the module that is exported, with its
+        form: a key of `FORMS`. `exported` is the module that is exported in 16 bits, with some
             layers in float32; all other copies have every weight in `dtype`.
         dtype: of the weights and of the normalised images (B, 3, S, S) that it takes.
     """
-    if form == "exported" and dtype == torch.float16:
-        return to_fp16(make_traceable(fuse(model))).sam.image_encoder
-    return copy.deepcopy(use_form(model.sam.image_encoder, form)).to(dtype)
+    encoder: nn.Module
+    if form == "exported" and dtype != torch.float32:
+        encoder = to_fp16(make_traceable(fuse(model)), dtype).sam.image_encoder
+    else:
+        encoder = copy.deepcopy(use_form(model.sam.image_encoder, form)).to(dtype)
+    return encoder
 
 
 @dataclass
@@ -125,7 +128,6 @@ class _Bench:
             "images_per_s": 1 / seconds,
             "peak_gib": None if peak is None else peak / GIB,
             "tflop": self.tflop,
-            "rate_tflops": self.tflop / seconds,
             **self.deviations[form, dtype],
         }
 
