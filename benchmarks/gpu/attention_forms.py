@@ -18,7 +18,7 @@ from typing import Final, cast
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,12 +61,24 @@ class _FusedAttention(nn.Module):
 
     def _relative(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return rel_h (B, heads, H · W, H) and rel_w (B, heads, H · W, W) of queries."""
-        rows = get_rel_pos(height, height, self.rel_pos_h)
-        columns = get_rel_pos(width, width, self.rel_pos_w)
+        rows, columns = _table(height, self.rel_pos_h), _table(width, self.rel_pos_w)
         grid = q.unflatten(2, (height, width))
         rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
         rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
         return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
+
+
+def _table(size: int, rel_pos: Tensor) -> Tensor:
+    """Return the positions (size, size, d) of pairs of tokens, as `get_rel_pos`.
+
+    That function indexes by a tensor on the CPU, for which every call would wait for the GPU.
+
+    Args:
+        size: tokens of an axis.
+        rel_pos: (2 · size - 1, d), a row for each offset.
+    """
+    place = torch.arange(size, device=rel_pos.device)
+    return rel_pos[place[:, None] - place + size - 1]
 
 
 class BiasAttention(_FusedAttention):
@@ -96,9 +108,8 @@ class FoldedAttention(_FusedAttention):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, height: int, width: int) -> Tensor:
         rel_h, rel_w = self._relative(q, height, width)
-        places = torch.arange(height * width, device=q.device)
-        row = F.one_hot(places // width, height).to(k.dtype)
-        column = F.one_hot(places % width, width).to(k.dtype)
+        row, column = (torch.eye(n, dtype=k.dtype, device=k.device) for n in (height, width))
+        row, column = row.repeat_interleave(width, dim=0), column.repeat(height, 1)
         one_hot = torch.cat([row, column], dim=-1).expand(*k.shape[:2], -1, -1)
         queries = _padded(torch.cat([q * self.scale, rel_h, rel_w], dim=-1))
         keys = _padded(torch.cat([k, one_hot], dim=-1))

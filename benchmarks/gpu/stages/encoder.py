@@ -29,7 +29,7 @@ from cpcsam.model.sam import CpcSam
 from export.graphs.fp16 import to_fp16
 from export.graphs.traceable import make_traceable
 
-__all__ = ["encoder_in", "measure"]
+__all__ = ["deviation", "encoder_in", "measure"]
 
 DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 PLAN: Final = (
