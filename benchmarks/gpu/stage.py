@@ -23,7 +23,7 @@ import torch
 __all__ = ["IMAGES", "Stage", "StageContext"]
 
 IMAGES: Final = Path(__file__).resolve().parents[2] / "docs/images"
-MIN_REPEATS: Final = 5
+MIN_REPEATS: Final = 3
 MAX_REPEATS: Final = 100
 QUICK_REPEATS: Final = 2
 TIMED_S: Final = 0.5
