@@ -8,6 +8,7 @@ product: with q' = [scale · q, q · R_h, q · R_w] and k' = [k, one-hot row, on
     q' · k' = scale · q · k + rel_h(row) + rel_w(column),
 
 so that one attention of wider heads computes all of it, without a tensor of queries times keys.
+`FlexAttention` leaves it to a compiler to add the two terms inside the kernel.
 """
 
 from __future__ import annotations
@@ -21,12 +22,15 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
 from export.graphs.traceable import QUERIES, BlockwiseAttention
 
 __all__ = [
+    "COMPILED_FORMS",
     "FORMS",
     "BiasAttention",
+    "FlexAttention",
     "FoldedAttention",
     "add_relative_positions",
     "use_form",
@@ -119,6 +123,24 @@ class FoldedAttention(_FusedAttention):
         return out[..., :head_dim]
 
 
+class FlexAttention(_FusedAttention):
+    """Attention whose kernel a compiler generates, with the relative positions in it.
+
+    Without `torch.compile` it holds all logits, as the official form does.
+    """
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, height: int, width: int) -> Tensor:
+        rel_h, rel_w = self._relative(q, height, width)
+
+        def add_positions(
+            score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor
+        ) -> Tensor:
+            row, column = key // width, key % width
+            return score + rel_h[batch, head, query, row] + rel_w[batch, head, query, column]
+
+        return flex_attention(q, k, v, score_mod=add_positions, scale=self.scale)
+
+
 def _padded(x: Tensor) -> Tensor:
     """Append zeros to the last axis up to a multiple of `WIDTHS`."""
     return F.pad(x, (0, -x.shape[-1] % WIDTHS))
@@ -133,13 +155,19 @@ FORMS: Final[Mapping[str, Callable[[Attention], nn.Module]]] = {
 }
 """Forms by name. `official` is segment-anything's own, `exported` what `export` traces."""
 
+COMPILED_FORMS: Final[Mapping[str, Callable[[Attention], nn.Module]]] = {
+    **FORMS,
+    "flex": FlexAttention,
+}
+"""`FORMS`, and one that only a compiler makes fast."""
+
 
 def use_form(encoder: nn.Module, form: str) -> ImageEncoderViT:
     """Return a copy of an encoder whose attention has another form, sharing all weights.
 
     Args:
         encoder: segment-anything's image encoder; left unchanged.
-        form: a key of `FORMS`.
+        form: a key of `COMPILED_FORMS`.
     """
     # A memo of the tensors makes deepcopy copy the modules and share the weights.
     tensors = [*encoder.parameters(), *encoder.buffers()]
@@ -147,7 +175,7 @@ def use_form(encoder: nn.Module, form: str) -> ImageEncoderViT:
         ImageEncoderViT, copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})
     )
     for block in shared.blocks:
-        block.attn = FORMS[form](block.attn)
+        block.attn = COMPILED_FORMS[form](block.attn)
     return shared
 
 
