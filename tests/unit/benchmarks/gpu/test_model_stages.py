@@ -87,8 +87,19 @@ def test_config_of_uses_real_images_only_with_their_lists(tmp_path: Path) -> Non
     without = config_of(context_of(tmp_path, bbbc038=tmp_path), tmp_path, 30.0)
     assert without.data.bbbc038 is None
     for name in ("train.txt", "val.txt"):
-        (tmp_path / name).touch()
-    config = config_of(context_of(tmp_path, bbbc038=tmp_path), tmp_path, 30.0)
-    assert config.data.bbbc038 == tmp_path
+        (tmp_path / name).write_text("a b c")
+    config = config_of(context_of(tmp_path, quick=False, bbbc038=tmp_path), tmp_path, 30.0)
+    assert (config.data.bbbc038, config.data.train_ids) == (tmp_path, "train.txt")
     assert (config.max_minutes, config.steps) == (0.5, MAX_STEPS)
     assert config.out == tmp_path / "base"
+
+
+def test_config_of_a_quick_run_reads_few_images(tmp_path: Path) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    for folder in (data, run):
+        folder.mkdir()
+    for name in ("train.txt", "val.txt"):
+        (data / name).write_text("a b c")
+    config = config_of(context_of(tmp_path, bbbc038=data), run, 30.0)
+    assert config.data.train_ids is not None
+    assert (data / config.data.train_ids).read_text().split() == ["a", "b"]
