@@ -8,6 +8,7 @@ product: with q' = [scale · q, q · R_h, q · R_w] and k' = [k, one-hot row, on
     q' · k' = scale · q · k + rel_h(row) + rel_w(column),
 
 so that one attention of wider heads computes all of it, without a tensor of queries times keys.
+`FlexAttention` leaves it to a compiler to add the two terms inside the kernel.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from typing import Final, cast
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
 from export.graphs.traceable import QUERIES, BlockwiseAttention
 
 __all__ = [
+    "COMPILED_FORMS",
     "FORMS",
     "BiasAttention",
+    "FlexAttention",
     "FoldedAttention",
     "add_relative_positions",
     "use_form",
@@ -61,12 +65,24 @@ class _FusedAttention(nn.Module):
 
     def _relative(self, q: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Return rel_h (B, heads, H · W, H) and rel_w (B, heads, H · W, W) of queries."""
-        rows = get_rel_pos(height, height, self.rel_pos_h)
-        columns = get_rel_pos(width, width, self.rel_pos_w)
+        rows, columns = _table(height, self.rel_pos_h), _table(width, self.rel_pos_w)
         grid = q.unflatten(2, (height, width))
         rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
         rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
         return rel_h.flatten(2, 3), rel_w.flatten(2, 3)
+
+
+def _table(size: int, rel_pos: Tensor) -> Tensor:
+    """Return the positions (size, size, d) of pairs of tokens, as `get_rel_pos`.
+
+    That function indexes by a tensor on the CPU, for which every call would wait for the GPU.
+
+    Args:
+        size: tokens of an axis.
+        rel_pos: (2 · size - 1, d), a row for each offset.
+    """
+    place = torch.arange(size, device=rel_pos.device)
+    return rel_pos[place[:, None] - place + size - 1]
 
 
 class BiasAttention(_FusedAttention):
@@ -96,9 +112,8 @@ class FoldedAttention(_FusedAttention):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, height: int, width: int) -> Tensor:
         rel_h, rel_w = self._relative(q, height, width)
-        places = torch.arange(height * width, device=q.device)
-        row = F.one_hot(places // width, height).to(k.dtype)
-        column = F.one_hot(places % width, width).to(k.dtype)
+        row, column = (torch.eye(n, dtype=k.dtype, device=k.device) for n in (height, width))
+        row, column = row.repeat_interleave(width, dim=0), column.repeat(height, 1)
         one_hot = torch.cat([row, column], dim=-1).expand(*k.shape[:2], -1, -1)
         queries = _padded(torch.cat([q * self.scale, rel_h, rel_w], dim=-1))
         keys = _padded(torch.cat([k, one_hot], dim=-1))
@@ -106,6 +121,24 @@ class FoldedAttention(_FusedAttention):
         values = F.pad(v, (0, missing)) if self.pad_values else v
         out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
         return out[..., :head_dim]
+
+
+class FlexAttention(_FusedAttention):
+    """Attention whose kernel a compiler generates, with the relative positions in it.
+
+    Without `torch.compile` it holds all logits, as the official form does.
+    """
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, height: int, width: int) -> Tensor:
+        rel_h, rel_w = self._relative(q, height, width)
+
+        def add_positions(
+            score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor
+        ) -> Tensor:
+            row, column = key // width, key % width
+            return score + rel_h[batch, head, query, row] + rel_w[batch, head, query, column]
+
+        return flex_attention(q, k, v, score_mod=add_positions, scale=self.scale)
 
 
 def _padded(x: Tensor) -> Tensor:
@@ -122,13 +155,19 @@ FORMS: Final[Mapping[str, Callable[[Attention], nn.Module]]] = {
 }
 """Forms by name. `official` is segment-anything's own, `exported` what `export` traces."""
 
+COMPILED_FORMS: Final[Mapping[str, Callable[[Attention], nn.Module]]] = {
+    **FORMS,
+    "flex": FlexAttention,
+}
+"""`FORMS`, and one that only a compiler makes fast."""
+
 
 def use_form(encoder: nn.Module, form: str) -> ImageEncoderViT:
     """Return a copy of an encoder whose attention has another form, sharing all weights.
 
     Args:
         encoder: segment-anything's image encoder; left unchanged.
-        form: a key of `FORMS`.
+        form: a key of `COMPILED_FORMS`.
     """
     # A memo of the tensors makes deepcopy copy the modules and share the weights.
     tensors = [*encoder.parameters(), *encoder.buffers()]
@@ -136,7 +175,7 @@ def use_form(encoder: nn.Module, form: str) -> ImageEncoderViT:
         ImageEncoderViT, copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})
     )
     for block in shared.blocks:
-        block.attn = FORMS[form](block.attn)
+        block.attn = COMPILED_FORMS[form](block.attn)
     return shared
 
 

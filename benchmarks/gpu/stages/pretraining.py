@@ -46,6 +46,8 @@ START_S: Final = 15.0
 MIN_S: Final = 20.0
 QUICK_S: Final = 6.0
 RECORDS: Final = 20
+LISTS: Final = ("train.txt", "val.txt")
+QUICK_IMAGES: Final = 2
 
 Record = dict[str, Any]
 
@@ -73,17 +75,23 @@ def config_of(context: StageContext, run: Path, seconds: float) -> PretrainConfi
         # A checkpoint would serve a run that goes on, and validation costs training time.
         checkpoint_every=MAX_STEPS,
         evaluate_every=MAX_STEPS,
-        data=PretrainData(
-            bbbc038=context.bbbc038 if _has_lists(context.bbbc038) else None,
-            val_scenes=1 if context.quick else 20,
-        ),
+        data=_data(context, run),
         batch=batch,
     )
 
 
-def _has_lists(root: Path | None) -> bool:
-    """Return whether a folder names the images to train on and those to score."""
-    return root is not None and all((root / f"{name}.txt").is_file() for name in ("train", "val"))
+def _data(context: StageContext, run: Path) -> PretrainData:
+    """Take real images only where lists name those to train on and those to score."""
+    root = context.bbbc038
+    if root is None or not all((root / name).is_file() for name in LISTS):
+        return PretrainData(val_scenes=1 if context.quick else 20)
+    if not context.quick:
+        return PretrainData(bbbc038=root)
+    for name in LISTS:
+        ids = (root / name).read_text(encoding="utf-8").split()
+        (run / name).write_text("\n".join(ids[:QUICK_IMAGES]), encoding="utf-8")
+    train_ids, val_ids = (str((run / name).resolve()) for name in LISTS)
+    return PretrainData(root, train_ids, val_ids)
 
 
 def _workers(batch: PretrainBatchConfig) -> int:

@@ -29,7 +29,7 @@ from training.data.prompt_batch import Halves, PromptBatch
 from training.data.synthetic import synthetic_scene
 from training.loop.precision import is_mixed
 
-__all__ = ["Variant", "measure"]
+__all__ = ["Variant", "measure", "repeated"]
 
 MIN_LEFT_S: Final = 15.0
 LR: Final = 1e-4
@@ -97,7 +97,7 @@ def _figures(
     context: StageContext, base: CpcSam, variant: Variant, pair: Halves, images: int
 ) -> Record:
     state = _state(context, base, variant)
-    halves = Halves(_repeated(pair.training, images), _repeated(pair.held_out, images))
+    halves = Halves(repeated(pair.training, images), repeated(pair.held_out, images))
     halves = halves.to(context.device)
     bilevel = BilevelConfig(unroll_steps=variant.unroll_steps, unroll_lr=LR)
     losses: list[dict[str, float]] = []
@@ -142,7 +142,7 @@ def _halves(context: StageContext, image_size: int) -> Halves:
     return StepBatches(samples, image_size, config, seed=0, steps=1)[0]
 
 
-def _repeated(batch: PromptBatch, images: int) -> PromptBatch:
+def repeated(batch: PromptBatch, images: int) -> PromptBatch:
     """Repeat a batch of one image."""
     columns = {name: column for name, column in vars(batch).items() if column is not None}
     return PromptBatch(
