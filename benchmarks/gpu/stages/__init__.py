@@ -15,7 +15,7 @@ STAGES: Final = (
     Stage("encoder", 180, 2, "image encoder: forms of attention, batches, memory"),
     Stage("decoder", 60, 4, "mask decoder: eager and as a CUDA graph"),
     Stage("postprocess", 30, 5, "mask selection, upscaling and packing on the GPU"),
-    Stage("jpeg", 20, 7, "JPEG decoding on the GPU against Pillow"),
+    Stage("jpeg", 30, 7, "JPEG decoding on the GPU against Pillow"),
     Stage("training", 80, 6, "a training step: unrolled against first order"),
     Stage("pretraining", 600, 8, "pretraining of the compact base, in the minutes left"),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,10 @@ from torch import Tensor
 from benchmarks.gpu.images import real_images
 from benchmarks.gpu.stage import StageContext
 from cpcsam.transforms import decode_image
+
+with suppress(ImportError):
+    # Before the stage's time begins; `_decoder` tells why it may be missing.
+    import torchvision.io  # noqa: F401
 
 __all__ = ["jpeg_of", "measure"]
 
