@@ -54,9 +54,9 @@ KERNELS: Final = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-EAGER_SHARE: Final = 0.4
+EAGER_SHARE: Final = 0.35
 """Of the stage's time; what is left belongs to the compiler."""
-COMPILE_S: Final = {"reduce-overhead": 40.0, "max-autotune": 90.0}
+COMPILE_S: Final = {"reduce-overhead": 40.0, "max-autotune": 75.0}
 """Modes of torch.compile, and the seconds that one may take; both replay CUDA graphs."""
 
 Record = dict[str, Any]
