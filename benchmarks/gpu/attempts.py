@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import torch
 
+from cpcsam.errors import CpcSamError
+
 __all__ = ["GIB", "attempt", "reason_of"]
 
 GIB: Final = 2**30
@@ -24,12 +26,12 @@ def attempt(record: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]])
         measure: returns the figures.
 
     Returns:
-        The record with the figures, or with `skipped` after an error of torch: memory has run out,
-        no kernel takes these shapes, a compiler is missing.
+        The record with the figures, or with `skipped` after an error of torch or of this project:
+        memory has run out, no kernel takes these shapes, a compiler is missing, a loss overflows.
     """
     try:
         return {**record, **measure()}
-    except RuntimeError as error:
+    except (RuntimeError, CpcSamError) as error:
         reason = reason_of(error)
     # After the handler, as its traceback keeps the tensors of the failed call.
     gc.collect()

@@ -12,7 +12,7 @@ STAGES: Final = (
     Stage("environment", 30, 1, "versions, clocks, copy bandwidth and rate of matrix products"),
     Stage("driver", 20, 3, "the export's calls of the CUDA driver"),
     Stage("accuracy", 75, 1, "masks in float16 and bfloat16 against float32"),
-    Stage("encoder", 180, 2, "image encoder: forms of attention, batches, memory"),
+    Stage("encoder", 165, 2, "image encoder: forms of attention, batches, memory"),
     Stage("decoder", 60, 4, "mask decoder: eager and as a CUDA graph"),
     Stage("postprocess", 30, 5, "mask selection, upscaling and packing on the GPU"),
     Stage("jpeg", 30, 7, "JPEG decoding on the GPU against Pillow"),

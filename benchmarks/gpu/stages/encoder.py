@@ -54,9 +54,9 @@ KERNELS: Final = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
-EAGER_SHARE: Final = 0.4
+EAGER_SHARE: Final = 0.35
 """Of the stage's time; what is left belongs to the compiler."""
-COMPILE_S: Final = {"reduce-overhead": 40.0, "max-autotune": 90.0}
+COMPILE_S: Final = {"reduce-overhead": 40.0, "max-autotune": 75.0}
 """Modes of torch.compile, and the seconds that one may take; both replay CUDA graphs."""
 
 Record = dict[str, Any]
@@ -272,7 +272,8 @@ def _compile(bench: _Bench, record: Record, mode: str, form: str, dtype: str, ba
         bench.context.synchronize()
         seconds = time.monotonic() - begin
         figures = bench.figures(encoder, f"{mode} {form}", dtype, batch)
-        return {"compile_s": seconds, **figures}
+        # A CUDA graph keeps a pool of its own, which the allocator's peak does not show.
+        return {"compile_s": seconds, **figures, "peak_gib": None}
 
     try:
         return attempt(record, figures)
