@@ -90,6 +90,10 @@ bench: $(READY) ## Measure calibration, the cost of a training step and fusion: 
 	$(PY) -m benchmarks.fusion
 	$(PY) -m benchmarks.calibration $(if $(BBBC038),--bbbc038 $(BBBC038))
 
+.PHONY: bench-gpu
+bench-gpu: $(READY) ## Measure accuracy, speed, memory and training on a GPU, in 9 minutes: make bench-gpu [BBBC038=PATH]
+	$(PY) -m benchmarks.gpu --out out/gpu/$(STARTED) $(if $(BBBC038),--bbbc038 $(BBBC038))
+
 .PHONY: compare
 compare: $(READY) ## Compare all methods without clicks: make compare [BBBC038=PATH] [SET="key=value ..."]
 	$(PY) -m benchmarks.comparison benchmarks/recipes/comparison.yaml $(SET) $(if $(BBBC038),--data bbbc038v1=$(BBBC038))

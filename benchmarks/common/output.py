@@ -13,7 +13,7 @@ from typing import Any, Final
 from cpcsam.artifacts.manifest import write_atomic
 from reporting.run_report import REPORTS, RunReport, current_provenance
 
-__all__ = ["OUT", "add_report_option", "publish", "write_json"]
+__all__ = ["OUT", "add_report_option", "command_of", "publish", "write_json"]
 
 OUT: Final = Path("out/benchmarks")
 """Folder of results that stay out of the tree, below the working directory."""
@@ -24,7 +24,7 @@ def add_report_option(parser: argparse.ArgumentParser, argv: Sequence[str] | Non
     parser.add_argument(
         "--report", action="store_true", help=f"write {REPORTS}/NAME.md and NAME.csv as well"
     )
-    parser.set_defaults(command=_command_of(parser.prog, argv))
+    parser.set_defaults(command=command_of(parser.prog, argv))
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:
@@ -51,7 +51,12 @@ def publish(
         print(f"wrote {path}", file=sys.stderr)
 
 
-def _command_of(prog: str, argv: Sequence[str] | None) -> list[str]:
-    """The command line; absolute paths, which differ by machine, become PATH."""
+def command_of(prog: str, argv: Sequence[str] | None) -> list[str]:
+    """Return the command line; absolute paths, which differ by machine, become PATH.
+
+    Args:
+        prog: name of the command.
+        argv: arguments; None takes those of the process.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     return [prog, *(re.sub(r"(^|=)/.*", r"\1PATH", argument) for argument in arguments)]

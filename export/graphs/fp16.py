@@ -1,5 +1,7 @@
 """Mixed-precision form of a model: float16 weights, float32 where float16 is known to fail.
 
+The same form in bfloat16, which no exported graph has, is there to be compared with it.
+
 The graph itself states every precision, as strongly typed TensorRT requires: weights are float16,
 and casts surround the float32 parts. Those are every LayerNorm and softmax, whose sums overflow or
 lose digits, and the arithmetic on pixels and coordinates, which exceed float16's resolution. Inputs
@@ -9,6 +11,7 @@ and outputs stay those of the contract, so graphs of any precision are interchan
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,28 +31,36 @@ WEIGHTED = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 class Fp16CpcSam(TraceableCpcSam):
-    """A traceable model computing in float16 between the contract's float32 tensors."""
+    """A traceable model computing in float16 between the contract's float32 tensors.
+
+    Attributes:
+        dtype: float16, or bfloat16.
+    """
+
+    def __init__(self, model: TraceableCpcSam, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self.dtype = dtype
 
     def encode_image(self, image: Tensor, input_size: Tensor) -> Tensor:
         """Run `CpcSam.encode_image`; pixels are normalised in float32."""
         return super().encode_image(image, input_size).float()
 
     def embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
-        """Run `CpcSam.embed_points` on float32 coordinates; the embeddings are float16."""
-        return super().embed_points(point_coords, point_labels).half()
+        """Run `CpcSam.embed_points` on float32 coordinates; the embeddings are of `dtype`."""
+        return super().embed_points(point_coords, point_labels).to(self.dtype)
 
     def encode_prompts(
         self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Run `CpcSam.encode_prompts` in float16."""
+        """Run `CpcSam.encode_prompts` in `dtype`."""
         sparse_embeddings, token_mask = super().encode_prompts(
-            image_embeddings.half(), point_coords, point_labels
+            image_embeddings.to(self.dtype), point_coords, point_labels
         )
         return sparse_embeddings.float(), token_mask.float()
 
     def encode_masks(self, mask_input: Tensor) -> Tensor:
-        """Run `CpcSam.encode_masks` in float16."""
-        return super().encode_masks(mask_input.half()).float()
+        """Run `CpcSam.encode_masks` in `dtype`."""
+        return super().encode_masks(mask_input.to(self.dtype)).float()
 
     def decode_masks(
         self,
@@ -59,62 +70,61 @@ class Fp16CpcSam(TraceableCpcSam):
         dense_embeddings: Tensor | None = None,
         trace: DecoderTrace | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run `CpcSam.decode_masks` in float16."""
+        """Run `CpcSam.decode_masks` in `dtype`."""
         low_res_masks, iou_predictions = super().decode_masks(
-            image_embeddings.half(),
-            sparse_embeddings.half(),
-            token_mask.half(),
-            None if dense_embeddings is None else dense_embeddings.half(),
+            image_embeddings.to(self.dtype),
+            sparse_embeddings.to(self.dtype),
+            token_mask.to(self.dtype),
+            None if dense_embeddings is None else dense_embeddings.to(self.dtype),
             trace,
         )
         return low_res_masks.float(), iou_predictions.float()
 
 
-def to_fp16(model: TraceableCpcSam) -> Fp16CpcSam:
+def to_fp16(model: TraceableCpcSam, dtype: torch.dtype = torch.float16) -> Fp16CpcSam:
     """Return a copy of a model in mixed float16 and float32.
 
     Args:
         model: float32; left unchanged.
+        dtype: bfloat16 takes the place of float16.
 
     Raises:
-        ExportError: a weight exceeds 65504, the largest float16.
+        ExportError: a weight exceeds the largest number of `dtype`, 65504 of float16.
     """
-    half = Fp16CpcSam(copy.deepcopy(model))
+    half = Fp16CpcSam(copy.deepcopy(model), dtype)
     # A buffer, which the loop over parameters below does not reach.
-    half.constant_image_pe = half.image_pe().half()
+    half.constant_image_pe = half.image_pe().to(dtype)
     for name, module in half.named_modules():
         if not isinstance(module, FULL_PRECISION):
-            _halve_weights(name, module)
+            _halve_weights(name, module, dtype)
         # A norm computes in float32; the hook on its output returns to float16.
         if isinstance(module, NORMS):
-            module.register_forward_pre_hook(_inputs_to_float)
+            module.register_forward_pre_hook(partial(_inputs_to, torch.float32))
         if isinstance(module, FULL_PRECISION):
-            module.register_forward_hook(_output_to_half)
+            module.register_forward_hook(partial(_output_to, dtype))
         elif isinstance(module, WEIGHTED):
-            module.register_forward_pre_hook(_inputs_to_half)
+            module.register_forward_pre_hook(partial(_inputs_to, dtype))
     return half.eval()
 
 
-def _halve_weights(name: str, module: nn.Module) -> None:
+def _halve_weights(name: str, module: nn.Module, dtype: torch.dtype) -> None:
     for parameter_name, parameter in module.named_parameters(recurse=False):
         largest = float(parameter.abs().max())
-        if not largest <= torch.finfo(torch.float16).max:
+        if not largest <= torch.finfo(dtype).max:
             raise ExportError.of(
                 f"{name}.{parameter_name}",
                 got=f"a weight of {largest:.3g}",
-                expected="at most 65504, the largest of float16",
+                expected=f"at most {torch.finfo(dtype).max:.6g}, the largest of {dtype}",
                 fix="export with --precision fp32",
             )
-        parameter.data = parameter.data.half()
+        parameter.data = parameter.data.to(dtype)
 
 
-def _inputs_to_float(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.float() for tensor in inputs)
+def _inputs_to(
+    dtype: torch.dtype, module: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(dtype) for tensor in inputs)
 
 
-def _inputs_to_half(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.half() for tensor in inputs)
-
-
-def _output_to_half(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    return output.half()
+def _output_to(dtype: torch.dtype, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return output.to(dtype)

@@ -23,7 +23,7 @@ from training.bilevel.config import TrainConfig
 from training.data.prompt_sampling import PromptMix
 
 MAX_LINES = 300
-OTHER_TOOLS = {"--nproc-per-node", "--logdir", "--require-hashes", "--no-deps"}
+OTHER_TOOLS = {"--constraint", "--nproc-per-node", "--logdir", "--require-hashes", "--no-deps"}
 """Options of torchrun, TensorBoard and pip."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=str)

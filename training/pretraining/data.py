@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from cpcsam.checks import require_range
 from cpcsam.config import to_dict
 from training.data.augment import AugmentConfig, window_with_entities
 from training.data.datasets.instance_folders import read_bbbc038
@@ -100,6 +101,28 @@ class PretrainBatch:
         return PretrainBatch(*(column.to(device) for column in vars(self).values()))
 
 
+@dataclass(frozen=True)
+class _Scenes(Dataset[Sample]):
+    """The pool of synthetic scenes, which processes draw in parallel."""
+
+    seed: int
+    count: int
+    image_size: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return synthetic_scene(self.seed + index, self.image_size)
+
+    def draw(self, workers: int) -> list[Sample]:
+        """Draw all scenes, in order."""
+        drawn: Iterable[Sample] = map(self.__getitem__, range(self.count))
+        if workers > 1:
+            drawn = DataLoader(self, batch_size=None, num_workers=workers)
+        return list(tqdm(drawn, total=self.count, desc="synthetic scenes", leave=False))
+
+
 class PretrainBatches(Dataset[PretrainBatch]):
     """Deterministic batches: the seed and i alone decide batch i, so that a run can be resumed.
 
@@ -114,14 +137,15 @@ class PretrainBatches(Dataset[PretrainBatch]):
         *,
         seed: int,
         steps: int,
+        workers: int = 1,
     ) -> None:
         self.config = config
         self.image_size = image_size
         self.seed = seed
         self.steps = steps
         self.real = [sample for sample in real if sample.instances.any()]
-        scenes = tqdm(range(config.synthetic_scenes), desc="synthetic scenes", leave=False)
-        self.synthetic = [synthetic_scene(seed + index, image_size) for index in scenes]
+        scenes = _Scenes(seed, config.synthetic_scenes, image_size)
+        self.synthetic = scenes.draw(workers)
         sides = np.sqrt([sample.instances.size for sample in self.real])
         self.real_weights = sides / sides.sum()
 
@@ -187,6 +211,9 @@ class PretrainConfig:
         model_size: a key of `ENCODERS`.
         seed: of weights and batches.
         steps: optimiser steps.
+        max_minutes: stop earlier, after this time; the schedule then follows the clock. null
+            sets no limit.
+        workers: processes that prepare batches; 0 prepares them in the training process.
         lr: peak learning rate of AdamW.
         weight_decay: of matrices; vectors have none.
         warmup_steps: steps of linear warm-up before the cosine.
@@ -194,7 +221,7 @@ class PretrainConfig:
         correction_every: steps from one whose loss is that of SAM's second round, prompted by the
             first round's mask and a correcting click, to the next such step.
         auxiliary_steps: steps over which the auxiliary head's weight falls from 1 to 0.
-        precision: bfloat16 trains in mixed precision, auto does so if the CPU has bfloat16
+        precision: bfloat16 trains in mixed precision, auto does so if the device has bfloat16
             instructions.
         checkpoint_every: steps between resumable states.
         evaluate_every: steps between scores on a quarter of the validation windows.
@@ -208,6 +235,8 @@ class PretrainConfig:
     model_size: str = "vit_t"
     seed: int = 0
     steps: int = 8000
+    max_minutes: float | None = None
+    workers: int = 1
     lr: float = 5e-4
     weight_decay: float = 0.05
     warmup_steps: int = 300
@@ -220,8 +249,15 @@ class PretrainConfig:
     data: PretrainData = field(default_factory=PretrainData)
     batch: PretrainBatchConfig = field(default_factory=PretrainBatchConfig)
 
+    def __post_init__(self) -> None:
+        """Refuse a time limit that trains nothing, and a negative number of processes."""
+        if self.max_minutes is not None:
+            require_range("max_minutes", self.max_minutes, 0, above=True)
+        require_range("workers", self.workers, 0)
+
     def recipe(self) -> dict[str, Any]:
-        """Return the configuration as plain data, without the paths of this machine."""
+        """Return the configuration as plain data, without paths and processes of this machine."""
         recipe: dict[str, Any] = to_dict(self)
         del recipe["out"], recipe["run"], recipe["init"], recipe["data"]["bbbc038"]
+        del recipe["workers"]
         return recipe

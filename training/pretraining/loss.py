@@ -64,7 +64,8 @@ def batch_loss(
 ) -> tuple[Tensor, dict[str, float]]:
     """Compute the loss of a batch, or of its second round, prompted by the first round's masks."""
     image_size = batch.image.shape[-1]
-    input_size = torch.full((len(batch.image), 2), image_size, dtype=torch.int32)
+    device = batch.image.device
+    input_size = torch.full((len(batch.image), 2), image_size, dtype=torch.int32, device=device)
     embeddings = model.encode_image(batch.image, input_size)
     coords, labels, dense = batch.point_coords, batch.point_labels, None
     if correct:
@@ -100,8 +101,10 @@ def add_corrections(batch: PretrainBatch, low_res_masks: Tensor) -> tuple[Tensor
     """
     size = batch.masks.shape[-1]
     predicted = F.interpolate(low_res_masks, (size, size), mode="bilinear") > 0
-    coords, labels = batch.point_coords.clone(), batch.point_labels.clone()
-    wrong = (predicted != batch.masks).numpy()
+    # Copied once: the loop below reads single elements, each of which a GPU would wait for.
+    wrong = (predicted != batch.masks).cpu().numpy()
+    masks = batch.masks.cpu()
+    coords, labels = batch.point_coords.cpu().clone(), batch.point_labels.cpu().clone()
     # Seeded by the errors, so that a resumed run draws the same clicks.
     rng = np.random.default_rng(int(wrong.sum()))
     for image, prompt in np.ndindex(*labels.shape[:2]):
@@ -109,7 +112,7 @@ def add_corrections(batch: PretrainBatch, low_res_masks: Tensor) -> tuple[Tensor
         if not len(free) or not wrong[image, prompt].any():
             continue
         x, y = pixel_inside(wrong[image, prompt], rng)
-        missed = bool(batch.masks[image, prompt, int(y), int(x)])
+        missed = bool(masks[image, prompt, int(y), int(x)])
         coords[image, prompt, free[0]] = torch.tensor([x, y])
         labels[image, prompt, free[0]] = PointLabel.FOREGROUND if missed else PointLabel.BACKGROUND
-    return coords, labels
+    return coords.to(batch.masks.device), labels.to(batch.masks.device)

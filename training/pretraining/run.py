@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -18,24 +18,31 @@ from training.data.prefetch import prefetch
 from training.data.sample import Sample, digest_samples, fingerprint
 from training.evaluation.one_click import OneClickScores, one_click
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
+from training.loop.distributed import training_device
 from training.loop.train_state import remove_leftovers
-from training.loop.trainer import Budget, Trainer
+from training.loop.trainer import Budget, Callback, Trainer
 from training.pretraining.data import PretrainBatch, PretrainBatches, PretrainConfig, load_images
 from training.pretraining.train_state import PretrainState, new_pretrain_state
 
 __all__ = ["pretrain"]
 
 LOG_EVERY = 20
+COSTS = ("steps", "cpu_seconds", "seconds")
+"""Metrics of a base that add up over the bases it was trained from."""
 
 
 def pretrain(
-    config: PretrainConfig, interrupted: Callable[[], bool] = lambda: False
+    config: PretrainConfig,
+    interrupted: Callable[[], bool] = lambda: False,
+    *,
+    callbacks: Sequence[Callback] = (),
 ) -> OneClickScores | None:
     """Train, resuming `config.run` from its last checkpoint, and publish `config.out`.
 
     Args:
         config: the run.
         interrupted: polled after every step; once true, the state is saved and training ends.
+        callbacks: called after the run's own.
 
     Returns:
         Scores of the published base; None after an interruption.
@@ -46,15 +53,22 @@ def pretrain(
         TrainingError: the loss is no longer finite.
     """
     train, validation = load_images(config.data)
-    state = new_pretrain_state(config)
+    device = training_device()
+    state = new_pretrain_state(config, device)
     last = config.run / "last.pt"
     if last.exists():
         state.restore(last, {})
         sys.stderr.write(f"resuming {config.run} at step {state.step}\n")
     remove_leftovers(config.run)
     batches = PretrainBatches(
-        train, state.model.image_size, config.batch, seed=config.seed, steps=config.steps
+        train,
+        state.model.image_size,
+        config.batch,
+        seed=config.seed,
+        steps=config.steps,
+        workers=config.workers,
     )
+    counts_cpu_time = device.type == "cpu" and config.max_minutes is None
     with SummaryWriter(config.run / "tensorboard", purge_step=state.step) as writer:
         board = TensorBoard(writer, state, every=LOG_EVERY)
 
@@ -65,23 +79,25 @@ def pretrain(
 
         trainer: Trainer[PretrainBatch] = Trainer(
             state,
-            lambda batch, progress: state.train_step(batch, config),
-            Budget(steps=config.steps),
+            lambda batch, progress: state.train_step(batch, config, progress),
+            Budget(minutes=config.max_minutes, steps=config.steps),
             (
                 board,
                 Validation(validate, state, config.evaluate_every, at_end=False),
                 Checkpoints(last, state, {}, config.checkpoint_every),
+                *callbacks,
             ),
             description="pretrain",
-            clock=_user_cpu_seconds,
+            clock=_user_cpu_seconds if counts_cpu_time else time.monotonic,
         )
-        device = torch.device("cpu")
-        if not trainer.fit(prefetch(batches, state.step, 1, device), interrupted):
+        drawn = prefetch(batches, state.step, config.workers, device)
+        if not trainer.fit(drawn, interrupted):
             return None
     # Artifacts hold float16, so the rounded weights are what must be scored.
     model = state.averaged().half().float()
     scores = _score(model, validation)
-    _publish(config, state, model, train, scores)
+    unit = "cpu_seconds" if counts_cpu_time else "seconds"
+    _publish(config, state, model, train, scores, unit)
     return scores
 
 
@@ -100,17 +116,22 @@ def _publish(
     model: CpcSam,
     train: list[Sample],
     scores: OneClickScores,
+    unit: str,
 ) -> None:
-    """Publish the base; its recipes, fingerprints and cost include those of the base before it."""
+    """Publish the base; its recipes, fingerprints and cost include those of the base before it.
+
+    `unit` names the metric of the time that training took.
+    """
     recipe = [config.recipe()]
     prints = {sample.name: fingerprint(sample.image) for sample in train}
-    steps, cpu_seconds, parents = state.step, round(state.elapsed_s, 1), {}
+    cost, parents = {"steps": state.step, unit: round(state.elapsed_s, 1)}, {}
     if config.init is not None:
         before = read_manifest(config.init, "checkpoint", verify=False)
         recipe = [*before.config["recipe"], *recipe]
         prints = before.config["train_fingerprints"] | prints
-        steps += before.metrics["steps"]
-        cpu_seconds += before.metrics["cpu_seconds"]
+        for name in COSTS:
+            if name in before.metrics:
+                cost[name] = cost.get(name, 0) + before.metrics[name]
         parents = {"init": base_digest(config.init)}
     save_base(
         model,
@@ -121,6 +142,6 @@ def _publish(
             "train_digest": digest_samples(train),
             "train_fingerprints": prints,
         },
-        metrics={"one_click": asdict(scores), "cpu_seconds": cpu_seconds, "steps": steps},
+        metrics={"one_click": asdict(scores), **cost},
         parents=parents,
     )

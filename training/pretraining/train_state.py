@@ -27,8 +27,13 @@ BETAS = (0.9, 0.98)
 CLIP_NORM = 1.0
 
 
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Return the learning rate of a step: linear warm-up, then half a cosine to zero."""
+def learning_rate(config: PretrainConfig, step: float) -> float:
+    """Return the learning rate of a step: linear warm-up, then half a cosine to zero.
+
+    Args:
+        config: the run.
+        step: of `config.steps`; a run with a time limit lies between two of them.
+    """
     # The first step would otherwise have a learning rate of 0.
     position = step + 1 if step < config.warmup_steps else step
     total = max(config.steps, config.warmup_steps + 1)
@@ -44,19 +49,30 @@ class PretrainState(TrainState):
     average: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
 
-    def train_step(self, batch: PretrainBatch, config: PretrainConfig) -> dict[str, float]:
+    def train_step(
+        self, batch: PretrainBatch, config: PretrainConfig, progress: float = 0.0
+    ) -> dict[str, float]:
         """Train by one step, update the moving average and count the step.
+
+        Args:
+            batch: on the device of the model.
+            config: the run.
+            progress: used share of the budget in [0, 1], which the schedule follows if the run
+                has a time limit.
 
         Raises:
             TrainingError: the loss is not finite; nothing was updated.
         """
         step = self.step
-        set_lr(self.optimizer, learning_rate(config, step))
-        auxiliary = max(0.0, 1 - step / config.auxiliary_steps) if config.auxiliary_steps else 0.0
-        correct = step >= config.warmup_steps and step % config.correction_every == 0
+        planned = step if config.max_minutes is None else max(step, progress * config.steps)
+        set_lr(self.optimizer, learning_rate(config, planned))
+        fade = config.auxiliary_steps
+        auxiliary = max(0.0, 1 - planned / fade) if fade else 0.0
+        correct = planned >= config.warmup_steps and step % config.correction_every == 0
         self.model.train()
-        mixed = is_mixed(config.precision, torch.device("cpu"))
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        device = batch.image.device
+        mixed = is_mixed(config.precision, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             loss, metrics = batch_loss(
                 self.model, self.head, batch, correct=correct, auxiliary=auxiliary
             )
@@ -101,12 +117,19 @@ class PretrainState(TrainState):
         self.model.load_state_dict(saved["model"])
         self.head.load_state_dict(saved["head"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.average = saved["average"]
+        self.average = {
+            name: value.to(self.average[name].device) for name, value in saved["average"].items()
+        }
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
 
 
-def new_pretrain_state(config: PretrainConfig) -> PretrainState:
-    """Build the state before the first step: seeded untrained weights, or the base in `init`."""
+def new_pretrain_state(config: PretrainConfig, device: torch.device | None = None) -> PretrainState:
+    """Build the state before the first step: seeded untrained weights, or the base in `init`.
+
+    Args:
+        config: the run.
+        device: of the weights; None stays on the CPU, whose random numbers decide them anyway.
+    """
     torch.manual_seed(config.seed)
     if config.init is None:
         model = CpcSam(build_sam(config.model_size))
@@ -116,7 +139,8 @@ def new_pretrain_state(config: PretrainConfig) -> PretrainState:
                 nn.init.trunc_normal_(parameter, std=0.02)
     else:
         model = load_base(config.init, config.model_size)
-    head = AuxiliaryHead()
+    head = AuxiliaryHead().to(device)
+    model.to(device)
     optimizer = adamw(
         [*model.parameters(), *head.parameters()],
         lr=config.lr,

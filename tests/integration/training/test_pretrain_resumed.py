@@ -10,7 +10,8 @@ import torch
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import base_digest, load_base
-from tests.support.training_factory import tiny_pretraining
+from tests.support.training_factory import TINY_BATCH, tiny_pretraining
+from training.pretraining.data import PretrainBatches
 from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
 
@@ -54,3 +55,23 @@ def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:
     assert after.metrics["steps"] == 6
     assert after.metrics["cpu_seconds"] >= before.metrics["cpu_seconds"]
     assert after.parents == {"init": base_digest(first.out)}
+
+
+def test_scenes_drawn_by_several_processes_are_the_same() -> None:
+    alone, together = (
+        PretrainBatches([], 64, TINY_BATCH, seed=5, steps=1, workers=workers).synthetic
+        for workers in (0, 2)
+    )
+    assert [scene.name for scene in together] == ["synthetic-5", "synthetic-6"]
+    for expected, scene in zip(alone, together, strict=True):
+        assert (scene.image == expected.image).all()
+        assert (scene.instances == expected.instances).all()
+
+
+def test_time_limit_ends_the_run_and_counts_seconds(tmp_path: Path) -> None:
+    config = tiny_pretraining(tmp_path, "limited", steps=10**6, max_minutes=1e-4)
+    assert pretrain(config) is not None
+    metrics = read_manifest(config.out, "checkpoint").metrics
+    assert metrics["steps"] == 1
+    assert metrics["seconds"] > 0
+    assert "cpu_seconds" not in metrics

@@ -162,6 +162,16 @@ def test_to_fp16_is_close_and_keeps_contract(make) -> None:  # type: ignore[no-u
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+def test_to_fp16_in_bfloat16_is_close() -> None:
+    model = fuse(noisy_cpcsam())
+    expected = run_graphs(model, tensors())
+    form = to_fp16(make_traceable(model), torch.bfloat16)
+    assert form.image_pe().dtype == form.sam.mask_decoder.iou_token.weight.dtype == torch.bfloat16
+    for name, actual in run_graphs(form, tensors()).items():
+        assert actual.dtype == torch.float32
+        assert relative_difference(actual, expected[name]) <= 1e-1, name
+
+
 def test_to_fp16_too_large_weight_raises() -> None:
     model = fuse(noisy_cpcsam())
     model.sam.mask_decoder.iou_token.weight.data[0, 0] = 1e5

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cpcsam.contract import PointLabel
-from cpcsam.errors import TrainingError
+from cpcsam.errors import ConfigError, TrainingError
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.prompt_sampling import PromptMix
 from training.pretraining.data import (
@@ -50,6 +50,25 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
     assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
     assert rates[100] == pytest.approx(0)
+
+
+def test_learning_rate_with_a_time_limit_follows_the_clock(tmp_path: Path) -> None:
+    config = tiny_pretraining(tmp_path, "clock", steps=1000, warmup_steps=10, max_minutes=1.0)
+    state = new_pretrain_state(config)
+    batch = PretrainBatches([], 256, TINY_BATCH, seed=0, steps=1)[0]
+    state.train_step(batch, config, progress=0.5)
+    assert state.optimizer.param_groups[0]["lr"] == learning_rate(config, 500)
+    assert state.step == 1
+
+
+def test_time_limit_of_zero_is_refused() -> None:
+    with pytest.raises(ConfigError, match="max_minutes: got 0"):
+        PretrainConfig(max_minutes=0)
+
+
+def test_recipe_leaves_out_what_does_not_change_the_weights() -> None:
+    recipe = PretrainConfig(workers=3).recipe()
+    assert not {"workers", "out", "run", "init"} & recipe.keys()
 
 
 def test_mask_losses_by_hand() -> None:

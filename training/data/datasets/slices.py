@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from cpcsam.errors import DataError
@@ -33,6 +30,11 @@ def read_nifti(path: Path) -> NDArray[np.generic]:
     Raises:
         DataError: the file is missing, cut short or no NIfTI volume of three dimensions.
     """
+    # Imported here, as training on any other dataset does without it.
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         image = nibabel.load(path, mmap=False)
         if not isinstance(image, nibabel.Nifti1Image):
