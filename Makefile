@@ -51,7 +51,7 @@ pretrain: $(READY) ## Train the compact base anew: make pretrain [BBBC038=PATH]
 
 .PHONY: train
 train: $(READY) ## Fine-tune a base with LoRA and CaPL: make train CONFIG=FILE [SET="key=value ..."]
-	$(PY) -m training.train $(CONFIG) $(SET)
+	$(PY) -m training.train $(CONFIG) $(SET) || test $$? = 3  # best is the base, as the last line says
 
 .PHONY: merge
 merge: $(READY) ## Merge a run into one checkpoint, build/merged: make merge RUN=runs/NAME/best

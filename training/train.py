@@ -7,6 +7,9 @@ Examples:
   python -m training.train training/configs/bbbc038.yaml model.capl=null name=lora_only
   torchrun --nproc-per-node 8 -m training.train training/configs/bbbc038.yaml batch.images=16
   tensorboard --logdir runs                                                 watch the losses
+
+The base is validated first and stays `best` until a validation exceeds it. Exit status: 0 if one
+did, 3 if none did, 130 after an interruption.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from cpcsam.commands import parser_of, run_command
 from cpcsam.config import load_config
@@ -23,9 +27,11 @@ from training.bilevel.run import TrainResult, train
 from training.loop.distributed import is_main, process_group
 from training.loop.trainer import INTERRUPTED, graceful_stop
 
-__all__ = ["main"]
+__all__ = ["KEPT_BASE", "main"]
 
 PROG = "python -m training.train"
+KEPT_BASE: Final = 3
+"""Exit code of a run that did not beat the base."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,14 +48,22 @@ def _train(options: argparse.Namespace) -> int:
         result = train(config, interrupted)
         if is_main():
             _report(config, result)
-    return 0 if result.finished else INTERRUPTED
+    if not result.finished:
+        return INTERRUPTED
+    return KEPT_BASE if result.best is result.base else 0
 
 
 def _report(config: TrainConfig, result: TrainResult) -> None:
-    if result.finished:
+    best, base = result.best, result.base
+    if result.finished and best is base:
         print(
-            f"{config.folder / 'best'}: validation Dice {result.best_dice:.4f}, base "
-            f"{result.base_dice:.4f}, {result.step} steps"
+            f"{config.folder / 'best'}: the base, validation Dice {base.dice:.4f}, which training "
+            f"did not beat in {result.step} steps"
+        )
+    elif result.finished:
+        print(
+            f"{config.folder / 'best'}: validation Dice {best.dice:.4f} at step {best.step}, base "
+            f"{base.dice:.4f}, {result.step} steps"
         )
     else:
         print(f"{config.folder}: stopped at step {result.step}; continue with resume=true")

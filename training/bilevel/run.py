@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
-from cpcsam.model.run_checkpoint import save_run
+from training.bilevel.best_model import BestModel
 from training.bilevel.config import TrainConfig, run_record
 from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import StepBatches
 from training.data.prefetch import prefetch
 from training.data.prompt_batch import Halves
-from training.data.sample import Sample
 from training.data.sources import read_source, validation_windows
-from training.evaluation.one_click import OneClickScores, one_click
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.distributed import (
-    all_gather,
     all_reduce_max,
     is_main,
     process_count,
     rank_slice,
     training_device,
 )
+from training.loop.learning_curve import ValidationScores, best_of
 from training.loop.precision import is_mixed
 from training.loop.train_state import clear_run, remove_leftovers
-from training.loop.trainer import Budget, Callback, Trainer
+from training.loop.trainer import Budget, Trainer
 
 __all__ = ["TrainResult", "train"]
 
@@ -47,14 +42,14 @@ class TrainResult:
     Attributes:
         step: steps done.
         finished: False after an interruption.
-        base_dice: validation Dice before training.
-        best_dice: best validation Dice since; -1 before the first validation.
+        base: validation of the untrained model, which equals the base.
+        best: best validation, of the model in `best`; the base's if training did not beat it.
     """
 
     step: int
     finished: bool
-    base_dice: float
-    best_dice: float
+    base: ValidationScores
+    best: ValidationScores
 
 
 def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) -> TrainResult:
@@ -128,7 +123,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
         finished = trainer.fit(
             prefetch(batches, state.step, config.workers, training_device()), interrupted
         )
-    return TrainResult(state.step, finished, state.base_dice, state.best_dice)
+    return TrainResult(state.step, finished, state.validations[0], best_of(state.validations))
 
 
 def _train_step(
@@ -143,84 +138,6 @@ def _train_step(
         return {**metrics, "learning_rate_factor": factor}
 
     return train_step
-
-
-@dataclass
-class BestModel(Callback):
-    """Validates the model and publishes it to `best` whenever its Dice is the best so far.
-
-    Attributes:
-        config: the run.
-        state: what is trained.
-        validation: square samples, which the processes share.
-        record: identifies the run, for the manifest.
-        board: gets the scores.
-    """
-
-    config: TrainConfig
-    state: BilevelState
-    validation: list[Sample]
-    record: dict[str, Any]
-    board: TensorBoard
-
-    def on_train_start(self) -> None:
-        """Say how the model is trained, and score it untrained."""
-        if is_main():
-            mixed = self.state.forward.bf16
-            precision = "bfloat16 mixed precision" if mixed else "full precision"
-            tqdm.write(f"training on {training_device()} in {precision}", file=sys.stderr)
-        if self.state.step == 0:
-            self.state.base_dice = self._validate().dice
-
-    def update(self) -> None:
-        """Validate, and publish the model if it is the best so far."""
-        state = self.state
-        scores = self._validate()
-        better = scores.dice > state.best_dice
-        state.best_dice = max(scores.dice, state.best_dice)
-        if not is_main():
-            return
-        tqdm.write(
-            f"step {state.step}: validation Dice {scores.dice:.4f} (base "
-            f"{state.base_dice:.4f}){', best' if better else ''}",
-            file=sys.stderr,
-        )
-        if better:
-            self._publish(scores)
-
-    def _validate(self) -> OneClickScores:
-        """Score the validation windows, each process its slice of them."""
-        min_area = self.config.data.min_area
-        windows = self.validation[rank_slice(len(self.validation))]
-        scored = one_click(self.state.model, windows, min_area=min_area)
-        # Without the masks, which would be pickled and sent to every process.
-        results = all_gather([replace(result, mask=result.mask[:0]) for result in scored])
-        if not results:
-            raise ConfigError.of(
-                "data.validation",
-                got=f"no entity of {min_area} pixels",
-                expected="annotated entities",
-                fix="give other images or lower data.min_area",
-            )
-        scores = OneClickScores.of(results)
-        self.board.log({"validation_dice": scores.dice, "validation_iou": scores.iou})
-        return scores
-
-    def _publish(self, scores: OneClickScores) -> None:
-        config, state = self.config, self.state
-        save_run(
-            state.model,
-            config.folder / "best",
-            base=config.model.base,
-            lora=config.model.lora,
-            config={"train": self.record},
-            metrics={
-                "step": state.step,
-                "elapsed_s": round(state.elapsed_s, 1),
-                "validation": asdict(scores),
-                "validation_dice_base": state.base_dice,
-            },
-        )
 
 
 def _initial_state(config: TrainConfig) -> BilevelState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.forward import Forward
 from training.bilevel.step import BilevelConfig, bilevel_step
 from training.data.prompt_batch import Halves
+from training.loop.learning_curve import ValidationScores
 from training.loop.optimizer import ParameterGroup, set_lr
 from training.loop.train_state import TrainState
 
@@ -35,16 +36,14 @@ class BilevelState(TrainState):
         theta: LoRA and unfrozen parts.
         phi: CaPL without point calibration.
         points: point calibration.
-        base_dice: validation Dice of the untrained model, the base's.
-        best_dice: best validation Dice since.
+        validations: so far; the first is of the untrained model, which equals the base.
     """
 
     forward: Forward
     theta: ParameterGroup
     phi: ParameterGroup
     points: ParameterGroup
-    base_dice: float = -1.0
-    best_dice: float = -1.0
+    validations: list[ValidationScores] = field(default_factory=list)
 
     @property
     def model(self) -> CpcSam:
@@ -92,8 +91,7 @@ class BilevelState(TrainState):
             **{f"{key}_optimizer": group.optimizer.state_dict() for key, group in groups},
             "step": self.step,
             "elapsed_s": self.elapsed_s,
-            "base_dice": self.base_dice,
-            "best_dice": self.best_dice,
+            "validations": [[*scores] for scores in self.validations],
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -104,7 +102,7 @@ class BilevelState(TrainState):
                 parameter.data.copy_(saved[key][name])
             group.optimizer.load_state_dict(saved[f"{key}_optimizer"])
         self.step, self.elapsed_s = saved["step"], saved["elapsed_s"]
-        self.base_dice, self.best_dice = saved["base_dice"], saved["best_dice"]
+        self.validations = [ValidationScores(*scores) for scores in saved["validations"]]
 
     def _groups(self) -> dict[str, ParameterGroup]:
         return {"theta": self.theta, "phi": self.phi, "points": self.points}

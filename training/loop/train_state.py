@@ -8,14 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import ArtifactError, ConfigError, CpcSamError
 
-__all__ = ["Counters", "TrainState", "clear_run", "remove_leftovers"]
+__all__ = ["CURVE", "Counters", "TrainState", "clear_run", "remove_leftovers"]
+
+CURVE: Final = "learning_curve.png"
+"""File of a run with its validations."""
 
 
 @dataclass(kw_only=True)
@@ -104,7 +107,7 @@ def remove_leftovers(folder: Path) -> None:
     for aside in folder.glob(".best.old.*/best"):
         if not best.exists():
             aside.rename(best)
-    for path in [*folder.glob(".best.*"), *folder.glob(".last.pt.*")]:
+    for path in [path for name in ("best", "last.pt", CURVE) for path in folder.glob(f".{name}.*")]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -113,7 +116,8 @@ def remove_leftovers(folder: Path) -> None:
 
 def clear_run(folder: Path) -> None:
     """Remove the files of an earlier run of this name, and nothing else."""
-    (folder / "last.pt").unlink(missing_ok=True)
+    for name in ("last.pt", CURVE):
+        (folder / name).unlink(missing_ok=True)
     for name in ("best", "tensorboard"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)

@@ -93,7 +93,7 @@ def test_an_interrupt_in_one_process_stops_both_at_the_same_step(config: TrainCo
     assert (stopped.step, stopped.finished) == (2, False)
     assert (resumed.step, resumed.finished) == (4, True)
     unbroken = replace(config, name="unbroken")
-    assert train(unbroken).best_dice == pytest.approx(resumed.best_dice)
+    assert train(unbroken).best.dice == pytest.approx(resumed.best.dice)
     assert greatest_difference(trained(config), trained(unbroken)) < 1e-5
 
 

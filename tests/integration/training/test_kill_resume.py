@@ -13,9 +13,7 @@ from torch import Tensor
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import load_config, to_dict
-from cpcsam.model.base_checkpoint import save_base
 from tests.support.commands import start_module
-from tests.support.model_factory import noisy_sam
 from tests.support.training_processes import run_and_kill, tiny_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
@@ -24,16 +22,16 @@ from training.train import main
 pytestmark = pytest.mark.slow
 
 LEFTOVERS = {
-    "step 2, before the update of θ": [],
     "best model, before its manifest": [".best"],
     "best model, before its rename": [".best"],
+    "step 2, before the update of θ": [],
     "last.pt, before its rename": [".last.pt"],
     "best model, before the removal of the one it replaced": [".best"],
     "step 3, before the update of θ": [],
 }
 """Files that a kill at each fault point leaves; every process resumes the one killed before it.
 
-Step 2 publishes the best model and then writes last.pt.
+The base is published before step 1, and step 2 publishes a better model and then writes last.pt.
 """
 
 
@@ -62,7 +60,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainCon
         if (broken.folder / "last.pt").exists():
             assert all(value.isfinite().all() for value in state(broken)[1].values()), fault_point
         if (broken.folder / "best").exists():
-            assert read_manifest(broken.folder / "best", "run").metrics["step"] == 2
+            assert read_manifest(broken.folder / "best", "run").metrics["step"] in (0, 2)
     result = train(broken)
     assert (result.step, result.finished) == (4, True)
     assert leftovers(broken) == []
@@ -82,7 +80,7 @@ def test_a_best_model_set_aside_by_a_killed_session_is_put_back(config: TrainCon
     (config.folder / ".best.y2/manifest.json").unlink()
     (config.folder / ".last.pt.z3").write_bytes(b"half")
     assert train(replace(config, resume=True)) == result
-    assert read_manifest(best, "run").metrics["validation"]["dice"] == result.best_dice
+    assert read_manifest(best, "run").metrics["validation_dice"] == result.best.dice
     assert leftovers(config) == []
 
 
@@ -100,18 +98,6 @@ def test_a_diverging_run_stops_in_one_line_with_its_last_state(
     assert all(value.isfinite().all() for value in weights.values())
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "vit_t"
-    save_base(noisy_sam(), path)
-    return path
-
-
-@pytest.fixture
-def noisy_config(base: Path, tmp_path: Path) -> TrainConfig:
-    return tiny_run(tmp_path, base=base)
-
-
 def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
     state = torch.load(config.folder / "last.pt", weights_only=True)
     return {**state["theta"], **state["phi"], **state["points"]}
@@ -123,19 +109,17 @@ def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
         assert torch.equal(value, second[name]), name
 
 
-def test_a_killed_run_resumes_to_the_same_weights(
-    noisy_config: TrainConfig, tmp_path: Path
-) -> None:
-    unbroken = replace(noisy_config, steps=4, name="unbroken", workers=1)
+def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
+    unbroken = replace(config, steps=4, name="unbroken", workers=1)
     train(unbroken)
-    data = noisy_config.data
+    data = config.data
     overrides = [
         "name=killed",
-        f"out={noisy_config.out}",
+        f"out={config.out}",
         "steps=4",
         "evaluate_every=2",
         "checkpoint_every=1",
-        f"model.base={noisy_config.model.base}",
+        f"model.base={config.model.base}",
         "model.capl.hidden_dim=8",
         f"data.train.image={data.train.image}",
         f"data.train.instances={data.train.instances}",
@@ -147,7 +131,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     ]
     empty = tmp_path / "run.yaml"
     empty.write_text("")
-    last = noisy_config.out / "killed/last.pt"
+    last = config.out / "killed/last.pt"
     process = start_module(["training.train", str(empty), *overrides], tmp_path)
     deadline = time.monotonic() + 300
     while not last.exists() and process.is_alive() and time.monotonic() < deadline:

@@ -19,6 +19,7 @@ from training.bilevel.forward import Forward
 from training.bilevel.step import BilevelConfig, sam_objective
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.prompt_batch import PromptBatch
+from training.loop.learning_curve import ValidationScores
 
 FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 
@@ -83,13 +84,13 @@ def test_restore_of_saved_state_continues_exactly(tmp_path: Path) -> None:
     path, record = tmp_path / "last.pt", {"seed": 0, "model": {"unfreeze": ["iou_token"]}}
     state = tiny_state()
     step(state)
-    state.elapsed_s, state.base_dice, state.best_dice = 2.5, 0.25, 0.5
+    state.elapsed_s, state.validations = 2.5, [ValidationScores(0, 0.25, 0.5)]
     state.save(path, record)
     step(state)
     resumed = tiny_state()
     resumed.restore(path, record)
     assert (resumed.step, resumed.elapsed_s) == (1, 2.5)
-    assert (resumed.base_dice, resumed.best_dice) == (0.25, 0.5)
+    assert resumed.validations == state.validations
     step(resumed)
     for name, parameter in state.model.named_parameters():
         assert torch.equal(parameter, resumed.model.get_parameter(name)), name

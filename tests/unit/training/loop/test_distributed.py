@@ -192,5 +192,5 @@ def test_train_with_accumulation_and_checkpointing_gives_the_same_weights(
     lean = replace(plain, name="lean", accumulate=2, gradient_checkpointing=True)
     first, second = train(plain), train(lean)
     assert greatest_difference(trained(plain), trained(lean)) < 1e-10
-    assert first.best_dice == pytest.approx(second.best_dice)
+    assert first.best.dice == pytest.approx(second.best.dice)
     assert train(replace(plain, resume=True, accumulate=2)) == first

@@ -3,36 +3,34 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 from cpcsam.artifacts.manifest import read_manifest
-from cpcsam.config import load_config, read_yaml
+from cpcsam.config import load_config, read_yaml, to_dict
 from cpcsam.errors import ConfigError, TrainingError
-from cpcsam.model.base_checkpoint import save_base
+from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.run_checkpoint import load_run
-from tests.support.model_factory import noisy_sam
 from tests.support.paths import ROOT
 from tests.support.training_processes import tiny_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
+from training.data.sample import windows
+from training.data.sources import read_source
+from training.evaluation.one_click import one_click
 from training.pretraining.data import PretrainConfig
-from training.train import main
+from training.train import KEPT_BASE, main
 
 CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "vit_t"
-    save_base(noisy_sam(), path)
-    return path
-
-
 @pytest.fixture
-def config(base: Path, tmp_path: Path) -> TrainConfig:
-    return tiny_run(tmp_path, base=base)
+def config(tmp_path: Path) -> TrainConfig:
+    return tiny_run(tmp_path)
 
 
 def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -51,8 +49,8 @@ def test_a_run_leaves_best_last_and_tensorboard(config: TrainConfig) -> None:
     assert (result.step, result.finished) == (4, True)
     best = config.folder / "best"
     manifest = read_manifest(best, "run")
-    assert manifest.metrics["validation"]["dice"] == result.best_dice
-    assert manifest.metrics["validation_dice_base"] == result.base_dice
+    assert manifest.metrics["validation_dice"] == result.best.dice
+    assert manifest.metrics["validation_dice_base"] == result.base.dice
     assert manifest.metrics["step"] in (2, 4)
     assert manifest.config["train"]["batch"]["groups"] == 2
     assert manifest.config["train"]["train_sha256"]
@@ -61,6 +59,28 @@ def test_a_run_leaves_best_last_and_tensorboard(config: TrainConfig) -> None:
     loaded = load_run(best)
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in weights.items())
     assert list((config.folder / "tensorboard").iterdir())
+    with Image.open(config.folder / "learning_curve.png") as curve:
+        assert curve.size == (700, 400)
+
+
+def test_a_run_that_does_not_beat_the_base_keeps_it_and_says_so(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(to_dict(config)))
+    assert main([str(path), "optimizer.lr=0.1"]) == KEPT_BASE == 3
+    captured = capsys.readouterr()
+    assert captured.out.count("\n") == 1
+    assert "best: the base, validation Dice 0." in captured.out
+    assert "did not beat in 4 steps" in captured.out
+    metrics = read_manifest(config.folder / "best", "run").metrics
+    assert metrics["step"] == 0
+    assert metrics["validation_dice"] == metrics["validation_dice_base"]
+    kept, base = load_run(config.folder / "best"), load_base(config.model.base)
+    [sample] = read_source(config.data.validation.or_else(config.data.train), "data.validation")
+    by_kept, by_base = (one_click(model, windows(sample, 100)) for model in (kept, base))
+    for ours, theirs in zip(by_kept, by_base, strict=True):
+        assert np.array_equal(ours.mask, theirs.mask)
 
 
 def test_an_interrupted_run_resumes_to_the_same_weights(config: TrainConfig) -> None:

@@ -1,0 +1,120 @@
+"""The best model of a run by validation, which is the base until training beats it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from cpcsam.errors import ConfigError
+from cpcsam.model.run_checkpoint import save_run
+from training.bilevel.config import TrainConfig
+from training.bilevel.train_state import BilevelState
+from training.data.sample import Sample
+from training.evaluation.one_click import (
+    ACCURATE_CLICK,
+    CARELESS_CLICK,
+    OneClickScores,
+    one_click,
+)
+from training.loop.callbacks import TensorBoard
+from training.loop.distributed import all_gather, is_main, rank_slice, training_device
+from training.loop.learning_curve import ValidationScores, best_of, draw_learning_curve
+from training.loop.train_state import CURVE
+from training.loop.trainer import Callback
+
+__all__ = ["BestModel"]
+
+CLICKS: Final = {"accurate": ACCURATE_CLICK, "careless": CARELESS_CLICK}
+
+
+@dataclass
+class BestModel(Callback):
+    """Validates the model, and publishes it to `best` whenever it is the best so far.
+
+    The first to be published is the untrained model, which computes what the base does.
+
+    Attributes:
+        config: the run.
+        state: what is trained.
+        validation: square samples, which the processes share.
+        record: identifies the run, for the manifest.
+        board: gets the scores.
+    """
+
+    config: TrainConfig
+    state: BilevelState
+    validation: list[Sample]
+    record: dict[str, Any]
+    board: TensorBoard
+
+    def on_train_start(self) -> None:
+        """Say how the model is trained, and validate it untrained."""
+        if is_main():
+            mixed = self.state.forward.bf16
+            precision = "bfloat16 mixed precision" if mixed else "full precision"
+            tqdm.write(f"training on {training_device()} in {precision}", file=sys.stderr)
+        if not self.state.validations:
+            self.update()
+
+    def update(self) -> None:
+        """Validate, and publish the model if it is the best so far."""
+        validations, scores = self.state.validations, self._validate()
+        now = ValidationScores(self.state.step, scores["accurate"].dice, scores["careless"].dice)
+        validations.append(now)
+        if not is_main():
+            return
+        better = best_of(validations) is now
+        tqdm.write(
+            f"step {now.step}: validation Dice {now.dice:.4f} by accurate and careless clicks "
+            f"({now.accurate:.4f}, {now.careless:.4f}; base {validations[0].dice:.4f})"
+            f"{', best' if better else ''}",
+            file=sys.stderr,
+        )
+        if better:
+            self._publish(scores)
+        draw_learning_curve(validations, self.config.folder / CURVE)
+
+    def _validate(self) -> dict[str, OneClickScores]:
+        """Score the validation windows by kind of click, each process its slice of them."""
+        min_area = self.config.data.min_area
+        windows = self.validation[rank_slice(len(self.validation))]
+        scored = one_click(
+            self.state.model, windows, min_area=min_area, annotators=tuple(CLICKS.values())
+        )
+        # Without the masks, which would be pickled and sent to every process.
+        results = all_gather([replace(result, mask=result.mask[:0]) for result in scored])
+        if not results:
+            raise ConfigError.of(
+                "data.validation",
+                got=f"no entity of {min_area} pixels",
+                expected="annotated entities",
+                fix="give other images or lower data.min_area",
+            )
+        scores = {
+            kind: OneClickScores.of([r for r in results if r.annotator == annotator])
+            for kind, annotator in CLICKS.items()
+        }
+        for kind, of_kind in scores.items():
+            dice, iou = f"validation_{kind}/dice", f"validation_{kind}/iou"
+            self.board.log({dice: of_kind.dice, iou: of_kind.iou})
+        return scores
+
+    def _publish(self, scores: dict[str, OneClickScores]) -> None:
+        config, state = self.config, self.state
+        save_run(
+            state.model,
+            config.folder / "best",
+            base=config.model.base,
+            lora=config.model.lora,
+            config={"train": self.record},
+            metrics={
+                "step": state.step,
+                "elapsed_s": round(state.elapsed_s, 1),
+                "validation": {kind: asdict(of_kind) for kind, of_kind in scores.items()},
+                "validation_dice": state.validations[-1].dice,
+                "validation_dice_base": state.validations[0].dice,
+            },
+        )
