@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import runpy
 import subprocess
@@ -46,5 +47,7 @@ def _run(words: tuple[str, ...], files: Sequence[Path]) -> None:
     for number, file in enumerate(files, 1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(ROOT)
+    # Otherwise the command's workers would be the fork server's children, and outlive the command.
+    multiprocessing.set_start_method("fork", force=True)
     sys.argv = list(words)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
