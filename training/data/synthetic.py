@@ -8,7 +8,7 @@ from scipy import ndimage
 
 from training.data.sample import Sample
 
-__all__ = ["synthetic_scene"]
+__all__ = ["synthetic_scene", "texture"]
 
 HARMONICS = 4
 
@@ -25,7 +25,7 @@ def synthetic_scene(seed: int, size: int = 256) -> Sample:
         size: side of the square scene in pixels.
     """
     rng = np.random.default_rng(seed)
-    image = _texture(rng, size)
+    image = texture(rng, size)
     instances = np.zeros((size, size), np.int32)
     radius_scale = np.exp(rng.uniform(np.log(7), np.log(45)))
     palette = rng.uniform(0, 1, (rng.integers(1, 4), 3))
@@ -41,8 +41,12 @@ def synthetic_scene(seed: int, size: int = 256) -> Sample:
     return Sample(f"synthetic-{seed}", grey_levels.astype(np.uint8), instances)
 
 
-def _texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
-    """A colour field: one base colour, a smooth gradient and noise of a random grain."""
+def texture(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    """Draw a colour field: one base colour, a smooth gradient and noise of a random grain.
+
+    Returns:
+        (size, size, 3) float64, mostly in [0, 1].
+    """
     base = rng.uniform(0, 1, 3)
     field = np.zeros((size, size, 3)) + base
     for grain, strength in ((4, 0.25), (int(rng.integers(8, 64)), 0.15)):

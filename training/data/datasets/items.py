@@ -91,11 +91,13 @@ class Scan:
         items: all images, in the dataset's order.
         test: names of the images that the files themselves reserve for testing; None if
             they do not.
+        validation: likewise for validation.
     """
 
     classes: tuple[str, ...]
     items: tuple[Item, ...]
     test: frozenset[str] | None = None
+    validation: frozenset[str] | None = None
 
 
 def keep_classes(sample: Sample, classes: Collection[str]) -> Sample:

@@ -5,16 +5,16 @@ if there are two or more, at least one is a target class. The order is independe
 look like, and a dataset that lists its classes in another order gives the same split. A dataset of
 a single class is trained and tested on that class.
 
-Test images are those that the dataset's files reserve, else the paper's. The last tenth of the
-others is for validation; the rest is for training, with base labels alone. The shots of a seed are
-the first images with a base entity in a random order, so that 4 shots are among 8, and 8 among 128.
+Test images are those that the dataset's files reserve, else the paper's. Images for validation are
+those that it reserves, else the last tenth of the others; the rest is for training, with base
+labels alone. The shots of a seed are the first images with a base entity in a random order, so that
+4 shots are among 8, and 8 among 128.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from cpcsam.errors import ConfigError, DataError
+from training.data.datasets.class_split import BASE_SHARE, split_classes
 from training.data.datasets.items import Item, LazySamples, Scan
 from training.data.datasets.registry import DatasetSpec, LastOfEachClass, spec_of
 
@@ -37,9 +38,6 @@ __all__ = [
     "split_classes",
 ]
 
-BASE_SHARE = 13 / 19
-"""Of the classes; the paper's 13:6."""
-
 SHOTS = {"standard": 8, "few-shot": 4}
 """Training images of the paper's two settings, as its public code counts them."""
 
@@ -54,28 +52,6 @@ VALIDATION_SHARE = 10
 
 Part = Literal["train", "validation", "test"]
 Classes = Literal["all", "base", "target"]
-
-
-def split_classes(
-    classes: Iterable[str], known: Iterable[str] = ()
-) -> tuple[frozenset[str], frozenset[str]]:
-    """Divide classes into base and target classes.
-
-    Args:
-        classes: all of them, in any order.
-        known: base classes by name, of which some may be absent; all others are then target
-            classes. Where this names none or all of them, the order by SHA-256 decides.
-
-    Returns:
-        Base and target classes; no target classes if there is only one class.
-    """
-    names = set(classes)
-    base = names & set(known)
-    if not base or base == names:
-        order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-        count = min(round(len(order) * BASE_SHARE), max(len(order) - 1, 1))
-        base = set(order[:count])
-    return frozenset(base), frozenset(names - base)
 
 
 @dataclass(frozen=True)
@@ -163,9 +139,11 @@ def open_dataset(name: str, root: Path) -> Dataset:
     test = scan.test if scan.test is not None else frozenset(_test_names(scan, spec))
     rest = [item for item in scan.items if item.name not in test]
     held_out = max(1, len(rest) // VALIDATION_SHARE) if len(rest) > 1 else 0
+    last = frozenset(item.name for item in rest[len(rest) - held_out :])
+    validation = last if scan.validation is None else scan.validation
     parts: dict[Part, tuple[Item, ...]] = {
-        "train": tuple(rest[: len(rest) - held_out]),
-        "validation": tuple(rest[len(rest) - held_out :]),
+        "train": tuple(item for item in rest if item.name not in validation),
+        "validation": tuple(item for item in rest if item.name in validation),
         "test": tuple(item for item in scan.items if item.name in test),
     }
     return Dataset(spec, scan.classes, base, target, parts)

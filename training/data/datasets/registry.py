@@ -1,4 +1,4 @@
-"""Registry of datasets: the paper's nine, a real multi-entity volume and the user's own."""
+"""Registry of datasets: the paper's nine, a brain, vector art and the user's own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from training.data.datasets.instance_folders import InstanceFolders
 from training.data.datasets.items import Scan
 from training.data.datasets.mask_files import MaskFiles, OwnFolders
 from training.data.datasets.slices import LabelledVolume
+from training.data.datasets.vector_scenes import VectorScenes
 
 __all__ = ["DATASETS", "DatasetSpec", "Last", "LastOfEachClass", "Layout", "spec_of"]
 
@@ -180,6 +181,8 @@ _SPECS = (
         known=COCO_CLASSES,
     ),
     DatasetSpec("mricron", "mricron-data", LabelledVolume(), Last()),
+    DatasetSpec("vector-art", "vector-art scenes", VectorScenes(), Last()),
+    DatasetSpec("vector-art-parts", "vector-art scenes of parts", VectorScenes(parts=True), Last()),
     DatasetSpec("coco", "your own COCO JSON", CocoFiles(), Last()),
     DatasetSpec("folders", "your own images and masks", OwnFolders(), Last()),
 )

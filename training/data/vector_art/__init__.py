@@ -1,0 +1,1 @@
+"""Scenes of vector drawings: objects and their parts with exact masks."""
