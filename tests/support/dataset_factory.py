@@ -193,6 +193,26 @@ def folders(root: Path, count: int = 12) -> None:
         save(root / f"masks/{index}.png", box(5, 5, 9, 9))
 
 
+def svg(body: str, size: str = 'width="80" height="80"') -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{body}</svg>'
+
+
+TWO_PARTS = (
+    '<g><rect x="10" y="10" width="60" height="60" fill="red"/></g>'
+    '<circle cx="40" cy="40" r="{radius}" fill="{colour}"/>'
+)
+
+
+def drawings(root: Path, categories: str = "animals food people tools", count: int = 8) -> None:
+    """Write a collection of drawings, each a square below a disc."""
+    for category in categories.split():
+        for index in range(count):
+            body = TWO_PARTS.format(radius=10 + index, colour=f"#0{len(category)}{index}")
+            path = root / "svg" / category / f"{category}-{index}.svg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(svg(body))
+
+
 MINIATURES: dict[str, Callable[[Path], None]] = {
     "celebamask-hq": celebamask,
     "intelecai-car": car,
@@ -204,6 +224,8 @@ MINIATURES: dict[str, Callable[[Path], None]] = {
     "trashcan": trashcan,
     "oceancoco": oceancoco,
     "mricron": mricron,
+    "vector-art": drawings,
+    "vector-art-parts": drawings,
     "coco": oceancoco,
     "folders": folders,
 }

@@ -49,11 +49,13 @@ class Examined:
         size: (H, W); None if it could not be read.
         entities: entities that can be seen, by class.
         errors: one line for each problem of its files.
+        replaced: one line for each unusable file in whose place another was taken.
     """
 
     size: tuple[int, int] | None
     entities: Counter[str]
     errors: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
 
 
 def examine(item: Item) -> Examined:
@@ -65,7 +67,8 @@ def examine(item: Item) -> Examined:
         return Examined(None, Counter(), errors)
     labels = [int(label) for label in np.unique(sample.instances) if label]
     size = (sample.instances.shape[0], sample.instances.shape[1])
-    return Examined(size, Counter(sample.class_of(label) for label in labels), errors)
+    entities = Counter(sample.class_of(label) for label in labels)
+    return Examined(size, entities, errors, tuple(findings.replaced))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,6 +129,11 @@ def _check(
         contact_sheet(samples, dataset.classes).save(content, "PNG")
         write_atomic(picture, content.getvalue())
         lines.append(f"pictures   {picture}")
+    replaced = sorted({_one_line(line) for seen in examined for line in seen.replaced})
+    if replaced:
+        listing = out / "replaced.txt"
+        write_atomic(listing, ("\n".join(replaced) + "\n").encode())
+        lines.append(f"replaced   {len(replaced)} unusable files, {listing}")
     errors = [error for seen in examined for error in seen.errors]
     images = sum(bool(seen.errors) for seen in examined)
     lines.append(f"problems   {len(errors)}, in {images} of {len(looked)} images read")
@@ -183,6 +191,7 @@ def _report(dataset: Dataset, root: Path, examined: Sequence[Examined]) -> list[
         f"classes    {len(dataset.classes)}: {len(dataset.base)} base, "
         f"{len(dataset.target)} target",
     ]
+    lines += [f"left out   {count} files: {why}" for why, count in dataset.left_out.items()]
     width = max((len(name) for name in dataset.classes), default=0)
     for name in dataset.classes:
         role = "base" if name in dataset.base else "target"

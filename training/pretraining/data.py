@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from tqdm import tqdm
 
 from cpcsam.checks import require_range
 from cpcsam.config import to_dict
+from cpcsam.errors import DataError
 from training.data.augment import AugmentConfig, window_with_entities
+from training.data.datasets.class_split import split_classes
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_sampling import PromptMix, sample_prompt
 from training.data.sample import Sample, windows
 from training.data.synthetic import synthetic_scene
+from training.data.vector_art.drawings import HELD_OUT, Drawing, open_collection
+from training.data.vector_art.scenes import SceneConfig, compose
 from training.loop.precision import Precision
 
 __all__ = [
@@ -29,6 +33,7 @@ __all__ = [
     "PretrainBatches",
     "PretrainConfig",
     "PretrainData",
+    "load_drawings",
     "load_images",
 ]
 
@@ -40,16 +45,20 @@ HELD_OUT_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class PretrainData:
-    """Sources of real images.
+    """Sources of real images and of drawings.
 
     Attributes:
         bbbc038: folder of BBBC038v1, None for synthetic scenes alone.
+        vector_art: folder of openclipart-svg, whose drawings are composed to scenes while
+            training; None for no such scenes.
         train_ids: file of ids to train on, relative to that folder; None takes all.
         val_ids: file of ids to score at the end.
-        val_scenes: synthetic scenes to score instead if there are no real images.
+        val_scenes: synthetic scenes to score instead if there are no real images, and as many
+            of drawings that are not trained on.
     """
 
     bbbc038: Path | None = None
+    vector_art: Path | None = None
     train_ids: str | None = "train.txt"
     val_ids: str | None = "val.txt"
     val_scenes: int = 20
@@ -65,6 +74,8 @@ class PretrainBatchConfig:
         min_area: entities of fewer shown pixels get no prompt.
         synthetic_scenes: size of the pool of synthetic scenes.
         synthetic_share: their share of a batch if there are real images.
+        vector_art_share: share of scenes of drawings in a batch, if there are drawings; half of
+            them have whole drawings as entities and half the parts of drawings.
         augment: augmentation of windows.
         prompt_mix: simulated annotator of entities.
     """
@@ -74,6 +85,7 @@ class PretrainBatchConfig:
     min_area: int = 40
     synthetic_scenes: int = 512
     synthetic_share: float = 0.2
+    vector_art_share: float = 0.3
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompt_mix: PromptMix = field(default_factory=PromptMix)
 
@@ -126,7 +138,8 @@ class _Scenes(Dataset[Sample]):
 class PretrainBatches(Dataset[PretrainBatch]):
     """Deterministic batches: the seed and i alone decide batch i, so that a run can be resumed.
 
-    Real images are drawn in proportion to the square root of their area.
+    Real images are drawn in proportion to the square root of their area. Scenes of `drawings` are
+    composed when a batch needs them, each from its own seed.
     """
 
     def __init__(
@@ -138,8 +151,10 @@ class PretrainBatches(Dataset[PretrainBatch]):
         seed: int,
         steps: int,
         workers: int = 1,
+        drawings: Mapping[str, Sequence[Drawing]] | None = None,
     ) -> None:
         self.config = config
+        self.drawings = drawings
         self.image_size = image_size
         self.seed = seed
         self.steps = steps
@@ -178,6 +193,10 @@ class PretrainBatches(Dataset[PretrainBatch]):
         )
 
     def _sample(self, rng: np.random.Generator) -> Sample:
+        # Without drawings nothing is drawn from rng, so that older runs can be repeated.
+        if self.drawings and rng.random() < self.config.vector_art_share:
+            scene = SceneConfig(self.image_size, parts=bool(rng.random() < 0.5))
+            return compose(self.drawings, int(rng.integers(2**62)), scene).sample
         if not self.real or rng.random() < self.config.synthetic_share:
             return self.synthetic[rng.integers(len(self.synthetic))]
         return self.real[rng.choice(len(self.real), p=self.real_weights)]
@@ -187,17 +206,41 @@ def load_images(data: PretrainData) -> tuple[list[Sample], list[Sample]]:
     """Read the images to train on and the square windows to score.
 
     Raises:
-        DataError: the real images cannot be read.
+        DataError: the real images or the drawings cannot be read.
     """
     if data.bbbc038 is None:
         sys.stderr.write("no BBBC038 path given: pretraining on synthetic scenes alone\n")
-        held_out = [synthetic_scene(HELD_OUT_SEED + index) for index in range(data.val_scenes)]
+        seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + data.val_scenes)
+        held_out = [synthetic_scene(seed) for seed in seeds]
+        if data.vector_art is not None:
+            drawings = open_collection(data.vector_art).of(None, HELD_OUT)
+            held_out += [compose(drawings, seed).sample for seed in seeds if drawings]
         return [], [window for scene in held_out for window in windows(scene, EVALUATION_WINDOW)]
     train_ids, val_ids = (
         None if name is None else data.bbbc038 / name for name in (data.train_ids, data.val_ids)
     )
     train, validation = (read_bbbc038(data.bbbc038, ids) for ids in (train_ids, val_ids))
     return train, [cut for sample in validation for cut in windows(sample, EVALUATION_WINDOW)]
+
+
+def load_drawings(data: PretrainData) -> dict[str, tuple[Drawing, ...]] | None:
+    """Return the drawings to train on by category: the training part of the base classes.
+
+    Raises:
+        DataError: there is no such drawing.
+    """
+    if data.vector_art is None:
+        return None
+    collection = open_collection(data.vector_art)
+    drawings = collection.of("train", split_classes(collection.categories)[0])
+    if not drawings:
+        raise DataError.of(
+            str(data.vector_art),
+            got="no drawing of a base class to train on",
+            expected="openclipart-svg's categories",
+            fix="apt-get install openclipart-svg and give /usr/share/openclipart",
+        )
+    return drawings
 
 
 @dataclass(frozen=True)
@@ -225,7 +268,7 @@ class PretrainConfig:
             instructions.
         checkpoint_every: steps between resumable states.
         evaluate_every: steps between scores on a quarter of the validation windows.
-        data: real images, or none.
+        data: real images and drawings, or none.
         batch: sampling of batches.
     """
 
@@ -260,4 +303,7 @@ class PretrainConfig:
         recipe: dict[str, Any] = to_dict(self)
         del recipe["out"], recipe["run"], recipe["init"], recipe["data"]["bbbc038"]
         del recipe["workers"]
+        del recipe["data"]["vector_art"]
+        if self.data.vector_art is None:
+            del recipe["batch"]["vector_art_share"]
         return recipe

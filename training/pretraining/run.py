@@ -16,12 +16,19 @@ from cpcsam.model.base_checkpoint import base_digest, save_base
 from cpcsam.model.sam import CpcSam
 from training.data.prefetch import prefetch
 from training.data.sample import Sample, digest_samples, fingerprint
+from training.data.vector_art.drawings import open_collection
 from training.evaluation.one_click import OneClickScores, one_click
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.distributed import training_device
 from training.loop.train_state import remove_leftovers
 from training.loop.trainer import Budget, Callback, Trainer
-from training.pretraining.data import PretrainBatch, PretrainBatches, PretrainConfig, load_images
+from training.pretraining.data import (
+    PretrainBatch,
+    PretrainBatches,
+    PretrainConfig,
+    load_drawings,
+    load_images,
+)
 from training.pretraining.train_state import PretrainState, new_pretrain_state
 
 __all__ = ["pretrain"]
@@ -49,7 +56,7 @@ def pretrain(
 
     Raises:
         ArtifactError: `init` or the saved state cannot be used.
-        DataError: the real images cannot be read.
+        DataError: the real images or drawings cannot be read.
         TrainingError: the loss is no longer finite.
     """
     train, validation = load_images(config.data)
@@ -67,6 +74,7 @@ def pretrain(
         seed=config.seed,
         steps=config.steps,
         workers=config.workers,
+        drawings=load_drawings(config.data),
     )
     counts_cpu_time = device.type == "cpu" and config.max_minutes is None
     with SummaryWriter(config.run / "tensorboard", purge_step=state.step) as writer:
@@ -133,6 +141,8 @@ def _publish(
             if name in before.metrics:
                 cost[name] = cost.get(name, 0) + before.metrics[name]
         parents = {"init": base_digest(config.init)}
+    folder = config.data.vector_art
+    drawn = {} if folder is None else {"vector_art": open_collection(folder).digest}
     save_base(
         model,
         config.out,
@@ -141,6 +151,7 @@ def _publish(
             "real_images": "BBBC038v1" if train else "none: synthetic scenes alone",
             "train_digest": digest_samples(train),
             "train_fingerprints": prints,
+            **drawn,
         },
         metrics={"one_click": asdict(scores), **cost},
         parents=parents,

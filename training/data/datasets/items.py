@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import overload
@@ -25,10 +25,13 @@ class Findings:
         strict: raise the first error; an empty mask is then passed over. Otherwise all are
             collected and reading goes on.
         errors: what was collected.
+        replaced: one line for each file that is unusable and in whose place another is taken,
+            which is no error.
     """
 
     strict: bool = True
     errors: list[CpcSamError] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
 
     def broken(self, what: object, *, got: object, expected: object, fix: str) -> None:
         """Record a fault.
@@ -92,12 +95,14 @@ class Scan:
         test: names of the images that the files themselves reserve for testing; None if
             they do not.
         validation: likewise for validation.
+        left_out: number of files that are not used, by reason.
     """
 
     classes: tuple[str, ...]
     items: tuple[Item, ...]
     test: frozenset[str] | None = None
     validation: frozenset[str] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def keep_classes(sample: Sample, classes: Collection[str]) -> Sample:

@@ -14,8 +14,8 @@ labels alone. The shots of a seed are the first images with a base entity in a r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +64,7 @@ class Dataset:
         base: base classes.
         target: target classes; empty if there is only one class.
         parts: images of each part.
+        left_out: number of files that are not used, by reason.
     """
 
     spec: DatasetSpec
@@ -71,6 +72,7 @@ class Dataset:
     base: frozenset[str]
     target: frozenset[str]
     parts: dict[Part, tuple[Item, ...]]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def samples(self, part: Part, classes: Classes = "all") -> LazySamples:
         """Return the images of a part with the entities of some classes.
@@ -146,7 +148,7 @@ def open_dataset(name: str, root: Path) -> Dataset:
         "validation": tuple(item for item in rest if item.name in validation),
         "test": tuple(item for item in scan.items if item.name in test),
     }
-    return Dataset(spec, scan.classes, base, target, parts)
+    return Dataset(spec, scan.classes, base, target, parts, scan.left_out)
 
 
 def _test_names(scan: Scan, spec: DatasetSpec) -> Sequence[str]:

@@ -6,22 +6,31 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal, get_args
 
 from training.data.datasets.class_split import split_classes
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.sample import Sample
 from training.data.vector_art.drawings import Part, open_collection
-from training.data.vector_art.scenes import SceneConfig, compose
+from training.data.vector_art.scenes import Scene, SceneConfig, compose
 
-__all__ = ["SCENES", "SceneItem", "VectorScenes"]
+__all__ = ["SceneItem", "VectorScenes"]
 
-SCENES: Mapping[Part, int] = {"train": 1600, "validation": 160, "test": 320}
-"""Scenes of base classes by part; there are half as many of target classes."""
+DRAWINGS_PER_SCENE = 2
+"""A part has half as many scenes as drawings, so that each drawing is shown about three times."""
 
 CACHED_SCENES = 64
 """Scenes that a process keeps, least recently used first out: 30 MB at 256 pixels."""
 
-SEEDS: Mapping[Part, int] = {"train": 0, "validation": 1, "test": 2}
+Classes = Literal["all", "base", "target"]
+PARTS: Final = get_args(Part)
+ROLES: Final = get_args(Classes)
+SHOWN: Final[Mapping[Part, tuple[Classes, ...]]] = {
+    "train": ("base", "target"),
+    "validation": ("base",),
+    "test": ("all",),
+}
+"""Classes that the scenes of a part show; to train on base classes, the others are left out."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class SceneItem(Item):
         root: the collection's folder.
         digest: first digits of the collection's digest, so that names change with it.
         part: of the data; the drawings of the others do not appear.
-        target: show target classes alone instead of base classes alone.
+        role: which classes are shown: base, target or all.
         index: of the scene.
         config: size and content.
         categories: the classes that may be shown.
@@ -41,7 +50,7 @@ class SceneItem(Item):
     root: Path
     digest: str
     part: Part
-    target: bool
+    role: Classes
     index: int
     config: SceneConfig
     categories: frozenset[str]
@@ -49,8 +58,7 @@ class SceneItem(Item):
     @property
     def name(self) -> str:
         """Collection, part, role and index."""
-        role = "target" if self.target else "base"
-        return f"{self.digest}-{self.part}-{role}-{self.index:04d}"
+        return f"{self.digest}-{self.part}-{self.role}-{self.index:04d}"
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -59,26 +67,29 @@ class SceneItem(Item):
 
     @property
     def classes(self) -> frozenset[str] | None:
-        """Classes that may be shown, of which at least one is."""
-        return self.categories
+        """Classes that may be shown, of which at least one is; None if these are of both roles."""
+        return None if self.role == "all" else self.categories
 
     def load(self, findings: Findings) -> Sample | None:
         """Compose it; drawings that cannot be rendered are replaced by others."""
-        return _composed(self)
+        scene = _composed(self)
+        findings.replaced += scene.skipped
+        return scene.sample
 
 
 @functools.lru_cache(maxsize=CACHED_SCENES)
-def _composed(item: SceneItem) -> Sample:
+def _composed(item: SceneItem) -> Scene:
     drawings = open_collection(item.root).of(item.part, item.categories)
-    seed = (SEEDS[item.part], int(item.target), item.index)
-    return compose(drawings, seed, item.config, item.name).sample
+    seed = (PARTS.index(item.part), ROLES.index(item.role), item.index)
+    return compose(drawings, seed, item.config, item.name)
 
 
 @dataclass(frozen=True)
 class VectorScenes:
     """A collection of drawings; categories are classes, and some are kept out.
 
-    Scenes of base classes and of target classes are apart, and so are the drawings of each part.
+    The drawings of each part are apart. Training scenes show base classes alone or target classes
+    alone, those for validation base classes, those for testing all.
 
     Attributes:
         parts: entities are parts of drawings.
@@ -94,20 +105,21 @@ class VectorScenes:
         """
         collection = open_collection(root)
         config, digest = SceneConfig(parts=self.parts), collection.digest[:8]
-        names: dict[Part, list[str]] = {part: [] for part in SCENES}
+        base, target = split_classes(collection.categories)
+        classes = {"base": base, "target": target, "all": base | target}
+        names: dict[Part, list[str]] = {part: [] for part in PARTS}
         items = []
-        for target, role in enumerate(split_classes(collection.categories)):
-            for part, count in SCENES.items():
-                categories = frozenset(collection.of(part, role))
-                for index in range(count // (1 + target) if categories else 0):
-                    item = SceneItem(
-                        root, digest, part, bool(target), index, config, categories
-                    )  # fmt: skip
-                    items.append(item)
-                    names[part].append(item.name)
+        for part, role in ((part, role) for part, roles in SHOWN.items() for role in roles):
+            drawings = collection.of(part, classes[role])
+            categories = frozenset(drawings)
+            for index in range(-(-sum(map(len, drawings.values())) // DRAWINGS_PER_SCENE)):
+                item = SceneItem(root, digest, part, role, index, config, categories)
+                items.append(item)
+                names[part].append(item.name)
         return Scan(
             collection.categories,
             tuple(items),
             frozenset(names["test"]),
             frozenset(names["validation"]),
+            collection.left_out,
         )

@@ -121,7 +121,7 @@ def open_collection(root: Path) -> Collection:
         # Versions of a drawing, which differ in their metadata alone, mostly have one name.
         first = decides.setdefault(paths[0].stem.lower(), digest)
         part = TENTHS.get(int(first[:8], 16) % 10, "train")
-        drawings.append(Drawing(paths[0], *categories, digest, part))
+        drawings.append(Drawing(paths[0], categories.pop(), digest, part))
     whole = "".join(f"{drawing.digest} {drawing.category}\n" for drawing in drawings)
     return Collection(tuple(drawings), dict(+left_out), hashlib.sha256(whole.encode()).hexdigest())
 

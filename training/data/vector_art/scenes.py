@@ -13,7 +13,7 @@ from cpcsam.errors import DataError
 from training.data.sample import Sample
 from training.data.vector_art.backgrounds import background
 from training.data.vector_art.drawings import Drawing
-from training.data.vector_art.rendering import Pose, Rendered, render
+from training.data.vector_art.rendering import Pose, render
 
 __all__ = ["MIN_AREA", "Scene", "SceneConfig", "compose"]
 
@@ -97,19 +97,20 @@ def compose(
         drawing = _pick(drawings, rng)
         corner = (rng.uniform(0.1, 0.9, 2) * size - pose.side / 2).astype(int)
         try:
-            placed = _placed(render(drawing, pose, parts=config.parts), corner, size)
+            rendered = render(drawing, pose, parts=config.parts)
         except DataError as error:
             skipped.append(str(error))
             if len(skipped) - len(shown) > TRIES:
                 raise
             continue
-        if np.bincount(placed.labels.ravel())[1:].max(initial=0) < MIN_AREA:
+        there, cut = _overlap(corner, pose.side, size)
+        labels = rendered.labels[cut]
+        if np.bincount(labels.ravel(), minlength=2)[1:].max() < MIN_AREA:
             skipped.append(f"{drawing.path}: fewer than {MIN_AREA} pixels within the scene")
             continue
-        _paint(image, placed.rgba, rng)
-        inside = placed.labels > 0
-        instances[inside] = placed.labels[inside] + len(categories)
-        categories += [drawing.category] * int(placed.labels.max())
+        _paint(image, rendered.rgba, corner, rng)
+        instances[there] = np.where(labels > 0, labels + len(categories), instances[there])
+        categories += [drawing.category] * int(rendered.labels.max())
         shown.append(drawing)
     seen = np.bincount(instances.ravel(), minlength=len(categories) + 1)
     kept = np.flatnonzero(seen[1:] >= MIN_AREA) + 1
@@ -131,30 +132,32 @@ def _pick(drawings: Mapping[str, Sequence[Drawing]], rng: np.random.Generator) -
     return chosen[rng.integers(len(chosen))]
 
 
-def _placed(rendered: Rendered, corner: NDArray[np.int64], size: int) -> Rendered:
-    """Move a rendered drawing to (Y, X) of an empty scene; what lies outside is cut off."""
-    rgba, labels = np.zeros((size, size, 4), np.uint8), np.zeros((size, size), np.int32)
-    side = len(rendered.labels)
-    top, left = np.maximum(corner, 0)
-    bottom, right = np.minimum(corner + side, size)
-    cut = np.s_[top - corner[0] : bottom - corner[0], left - corner[1] : right - corner[1]]
-    rgba[top:bottom, left:right] = rendered.rgba[cut]
-    labels[top:bottom, left:right] = rendered.labels[cut]
-    return Rendered(rgba, labels)
+def _overlap(
+    corner: NDArray[np.int64], side: int, size: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return where a square at (Y, X) lies in the scene, and which part of it that is."""
+    start, stop = np.clip(corner, 0, size), np.clip(corner + side, 0, size)
+    there = (slice(start[0], stop[0]), slice(start[1], stop[1]))
+    first, last = start - corner, stop - corner
+    return there, (slice(first[0], last[0]), slice(first[1], last[1]))
 
 
-def _paint(image: Field, rgba: NDArray[np.uint8], rng: np.random.Generator) -> None:
+def _paint(
+    image: Field, rgba: NDArray[np.uint8], corner: NDArray[np.int64], rng: np.random.Generator
+) -> None:
     """Lay a drawing over the image, with a shadow or without, its colours varied."""
-    alpha = rgba[:, :, 3:] / 255
+    size, side = len(image), len(rgba)
     if rng.random() < 0.4:
-        offset = (*rng.uniform(-0.04, 0.04, 2) * len(image), 0)
-        shadow = ndimage.shift(alpha, offset, order=1)
-        shadow = ndimage.gaussian_filter(shadow, (*[rng.uniform(1, 6)] * 2, 0))
-        image *= 1 - rng.uniform(0.2, 0.6) * shadow.clip(0, 1)
+        shadow = np.zeros((size, size))
+        offset = (rng.uniform(-0.04, 0.04, 2) * size).astype(int)
+        there, cut = _overlap(corner + offset, side, size)
+        shadow[there] = rgba[cut][:, :, 3] / 255
+        shadow = ndimage.gaussian_filter(shadow, rng.uniform(1, 6), truncate=3)
+        image *= 1 - rng.uniform(0.2, 0.6) * shadow[:, :, None]
+    there, cut = _overlap(corner, side, size)
     gain = np.exp(rng.normal(0, 0.15, 3)) if rng.random() < 0.5 else np.ones(3)
-    colours = (rgba[:, :, :3] / 255 * gain).clip(0, 1)
-    image *= 1 - alpha
-    image += alpha * colours
+    colours = (rgba[cut][:, :, :3] / 255 * gain).clip(0, 1)
+    image[there] += rgba[cut][:, :, 3:] / 255 * (colours - image[there])
 
 
 def _photographed(image: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
