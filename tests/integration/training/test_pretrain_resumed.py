@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import base_digest, load_base
+from tests.support.dataset_factory import drawings
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
-from training.pretraining.data import PretrainBatches
+from training.data.vector_art.drawings import open_collection
+from training.pretraining.data import PretrainBatches, PretrainData
 from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
 
@@ -40,6 +43,22 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert manifest.metrics["steps"] == 4
     assert manifest.config["real_images"].startswith("none")
     assert "run" not in manifest.config["recipe"][0]
+
+
+def test_pretrain_on_drawings_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    drawings(tmp_path / "collection")
+    data = PretrainData(vector_art=tmp_path / "collection", val_scenes=1)
+    batch = replace(TINY_BATCH, vector_art_share=1.0)
+    unbroken, broken = (
+        tiny_pretraining(tmp_path, name, data=data, batch=batch) for name in ("unbroken", "broken")
+    )
+    pretrain(unbroken)
+    assert pretrain(broken, lambda: True) is None
+    assert pretrain(broken) is not None
+    first, second = (load_base(config.out).state_dict() for config in (unbroken, broken))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    manifest = read_manifest(broken.out, "checkpoint")
+    assert manifest.config["vector_art"] == open_collection(tmp_path / "collection").digest
 
 
 def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:

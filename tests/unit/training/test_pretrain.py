@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from cpcsam.contract import PointLabel
-from cpcsam.errors import ConfigError, TrainingError
+from cpcsam.errors import ConfigError, DataError, TrainingError
+from tests.support.dataset_factory import drawings
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.prompt_sampling import PromptMix
 from training.pretraining.data import (
@@ -14,6 +16,9 @@ from training.pretraining.data import (
     PretrainBatchConfig,
     PretrainBatches,
     PretrainConfig,
+    PretrainData,
+    load_drawings,
+    load_images,
 )
 from training.pretraining.loss import add_corrections, mask_losses
 from training.pretraining.train_state import learning_rate, new_pretrain_state
@@ -32,6 +37,46 @@ def test_a_step_changes_every_part_of_the_model(tmp_path: Path) -> None:
     seldom_chosen = ("point_embeddings", "no_mask_embed", "output_hypernetworks_mlps")
     assert not {name for name in still if not any(part in name for part in seldom_chosen)}
     assert "sam.mask_decoder.output_hypernetworks_mlps.0.layers.0.weight" not in still
+
+
+def test_scenes_of_drawings_are_streamed_and_repeatable(tmp_path: Path) -> None:
+    drawings(tmp_path)
+    found = load_drawings(PretrainData(vector_art=tmp_path))
+    assert found is not None and set(found) < {"animals", "food", "people", "tools"}
+    config = replace(TINY_BATCH, vector_art_share=1.0)
+    batches = [PretrainBatches([], 256, config, seed=0, steps=3, drawings=found) for _ in range(2)]
+    for step in (2, 0):
+        first, again = (each[step] for each in batches)
+        assert all(torch.equal(a, b) for a, b in zip(*map(columns, (first, again)), strict=True))
+        assert first.masks.any((-1, -2)).all()
+    plain = PretrainBatches([], 256, config, seed=0, steps=1)
+    assert not torch.equal(plain[0].image, batches[0][0].image)
+
+
+def columns(batch: PretrainBatch) -> list[torch.Tensor]:
+    return list(vars(batch).values())
+
+
+def test_recipe_without_drawings_has_no_keys_of_theirs(tmp_path: Path) -> None:
+    recipe = PretrainConfig().recipe()
+    assert "vector_art" not in recipe["data"] and "vector_art_share" not in recipe["batch"]
+    drawn = PretrainConfig(data=PretrainData(vector_art=tmp_path)).recipe()
+    assert drawn["batch"]["vector_art_share"] == 0.3 and "vector_art" not in drawn["data"]
+
+
+def test_held_out_drawings_are_scored(tmp_path: Path) -> None:
+    drawings(tmp_path, "animals food people tools unsorted", 4)
+    data = PretrainData(vector_art=tmp_path, val_scenes=1)
+    plain, scored = (load_images(each)[1] for each in (replace(data, vector_art=None), data))
+    assert len(plain) == 4 and len(scored) == 8
+    classes = {name for window in scored[4:] for name in window.class_names}
+    assert classes == {"unsorted"}
+
+
+def test_drawings_without_a_base_class_are_one_error(tmp_path: Path) -> None:
+    drawings(tmp_path, "unsorted", 2)
+    with pytest.raises(DataError, match="no drawing of a base class"):
+        load_drawings(PretrainData(vector_art=tmp_path))
 
 
 def test_non_finite_loss_stops_the_run(tmp_path: Path) -> None:
