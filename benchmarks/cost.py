@@ -26,7 +26,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.calibration.arms import SHOTS, Arm
-from benchmarks.calibration.runs import prepare, read_split
+from benchmarks.calibration.runs import prepare
+from benchmarks.calibration.splits import read_split
 from benchmarks.common.memory import rss_peak_bytes
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from cpcsam.commands import count, parser_of, run_command

@@ -4,6 +4,7 @@ Examples:
   python -m benchmarks.calibration                                 core, then ablations
   python -m benchmarks.calibration --seeds 2 --minutes 0.2         a quick look
   python -m benchmarks.calibration --bbbc038 /data/bbbc038v1       fluorescence to tissue as well
+  python -m benchmarks.calibration --scenes vector-art             scenes of drawings
   python -m benchmarks.calibration --steps 261                     the same on a busy machine
   python -m benchmarks.calibration --report-only
 
@@ -26,7 +27,8 @@ import torch
 from benchmarks.calibration.arms import NOISE
 from benchmarks.calibration.jobs import context_of, jobs_of, run_job
 from benchmarks.calibration.report import write_report
-from benchmarks.calibration.runs import noisy_dice, read_split
+from benchmarks.calibration.runs import noisy_dice
+from benchmarks.calibration.splits import read_split
 from benchmarks.common.job_cache import digest_of, missing, run_in_processes
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from cpcsam.commands import ArgumentParser, count, parser_of, positive, run_command
@@ -45,7 +47,7 @@ def _write_context(args: argparse.Namespace) -> None:
     if path.exists() and json.loads(path.read_text()).get("digest") == digest:
         return
     # Test samples are the same for every seed and number of shots.
-    split = read_split(0, 1)
+    split = read_split(0, 1, drawings=args.drawings)
     model = load_base(args.base)
     context = {
         "base_sha256": shared["base"],
@@ -55,12 +57,18 @@ def _write_context(args: argparse.Namespace) -> None:
         "steps": shared["steps"],
         "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
         "torch": torch.__version__,
+        "scenes": args.scenes,
         "digest": digest,
     }
     write_json(path, context)
 
 
 def _run(args: argparse.Namespace) -> None:
+    drawn = args.scenes == "vector-art"
+    if not drawn:
+        args.drawings = None
+    if args.out is None:
+        args.out = OUT / ("calibration-vector-art" if drawn else "calibration")
     if not args.report_only:
         _write_context(args)
         run_in_processes(missing(jobs_of(args)), run_job, args.jobs)
@@ -73,6 +81,19 @@ def _parser(argv: Sequence[str] | None) -> ArgumentParser:
     parser = parser_of(PROG, __doc__)
     parser.add_argument("--base", type=Path, default=Path("weights/vit_t"), metavar="DIR")
     parser.add_argument("--bbbc038", type=Path, metavar="DIR", help="folder of BBBC038v1")
+    parser.add_argument(
+        "--scenes",
+        choices=("confounded", "vector-art"),
+        default="confounded",
+        help="to train and test on (default: confounded)",
+    )
+    parser.add_argument(
+        "--drawings",
+        type=Path,
+        default=Path("/usr/share/openclipart"),
+        metavar="DIR",
+        help="of the vector-art scenes (default: %(default)s)",
+    )
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="(default: 5)")
     parser.add_argument(
         "--minutes",
@@ -95,7 +116,10 @@ def _parser(argv: Sequence[str] | None) -> ArgumentParser:
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at once (default: 2)")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     parser.add_argument(
-        "--out", type=Path, default=OUT / "calibration", metavar="DIR", help="(%(default)s)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"(default: {OUT}/calibration, or calibration-vector-art)",
     )
     add_report_option(parser, argv)
     return parser

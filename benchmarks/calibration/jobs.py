@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, SHOTS, Arm
-from benchmarks.calibration.runs import read_split, run
+from benchmarks.calibration.runs import run
+from benchmarks.calibration.splits import read_split
 from benchmarks.calibration.step_time import steps_of
 from benchmarks.common.job_cache import (
     TRAINING_CODE,
@@ -21,11 +22,18 @@ from benchmarks.common.job_cache import (
 )
 from cpcsam.config import to_dict
 from cpcsam.model.base_checkpoint import base_digest
+from training.data.vector_art.drawings import open_collection
 
 __all__ = ["CalibrationJob", "context_of", "jobs_of", "run_job", "tempo_file"]
 
 CURVE_POINTS: Final = 6
-CODE: Final = (*TRAINING_CODE, "benchmarks/calibration/runs.py", "benchmarks/common/stains.py")
+CODE: Final = (
+    *TRAINING_CODE,
+    "benchmarks/calibration/runs.py",
+    "benchmarks/calibration/splits.py",
+    "benchmarks/common/stains.py",
+    "benchmarks/common/vector_scenes.py",
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,9 @@ class CalibrationJob:
         budget: of training.
         base: the base checkpoint's folder.
         context: of all jobs of the benchmark, see `context_of`.
-        bbbc038: the dataset's folder; None takes the confounded scenes.
+        bbbc038: the dataset's folder; None takes scenes.
         out: folder of all results.
+        drawings: folder of the vector-art scenes' drawings; None takes the confounded scenes.
         curve: number of points on the training curve.
     """
 
@@ -54,6 +63,7 @@ class CalibrationJob:
     context: str
     bbbc038: Path | None
     out: Path
+    drawings: Path | None = None
     curve: int = 0
 
     @property
@@ -78,12 +88,14 @@ class CalibrationJob:
 
 
 def context_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Configuration that all jobs share: base, code, and minutes or steps of training."""
+    """Configuration that all jobs share: base, code, scenes, and minutes or steps of training."""
+    scenes = {} if args.drawings is None else {"drawings": open_collection(args.drawings).digest}
     return {
         "base": base_digest(args.base),
         "code": code_digest(CODE),
         "minutes": args.minutes if args.steps is None else None,
         "steps": args.steps,
+        **scenes,
     }
 
 
@@ -99,7 +111,7 @@ def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
 
     def job(arm: Arm, setting: str, shots: int, seed: int, **more: Any) -> CalibrationJob:
         budget, bbbc038 = Budget(args.minutes), more.pop("bbbc038", None)
-        place = (args.base, context, bbbc038, args.out)
+        place = (args.base, context, bbbc038, args.out, args.drawings)
         return CalibrationJob(arm, setting, shots, seed, budget, *place, **more)
 
     jobs = [
@@ -126,7 +138,7 @@ def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
 def _by_steps(jobs: Sequence[CalibrationJob], args: argparse.Namespace) -> list[CalibrationJob]:
     """Replace minutes by the steps that take the time of `--steps` steps of the arm `groups`."""
     arms = {job.arm.name: job.arm for job in jobs}.values()
-    split = read_split(0, SHOTS["standard"])
+    split = read_split(0, SHOTS["standard"], drawings=args.drawings)
     kept = tempo_file(args.out, args.base)
     steps = steps_of(arms, args.steps, GROUPS, split, args.base, kept)
     return [replace(job, budget=Budget(steps=steps[job.arm.name])) for job in jobs]
@@ -134,7 +146,7 @@ def _by_steps(jobs: Sequence[CalibrationJob], args: argparse.Namespace) -> list[
 
 def run_job(job: CalibrationJob) -> str:
     """Train, score and store a job; return a line for the log."""
-    split = read_split(job.seed, job.shots, job.bbbc038)
+    split = read_split(job.seed, job.shots, job.bbbc038, job.drawings)
     figures = run(job.arm, split, job.base, job.seed, job.budget, job.curve)
     store(job, {**figures, "context": job.context})
     dice = figures["target"]["1.0"]

@@ -120,8 +120,9 @@ def write_report(folder: Path) -> RunReport:
                 write_atomic(folder / f"{kind}-{name}.png", picture)
                 # A report shows at most two plots.
                 plots |= {kind: picture} if name == "standard" else {}
+    drawn = context.get("scenes") == "vector-art"
     return RunReport(
-        "calibration",
+        "calibration-vector-art" if drawn else "calibration",
         "Calibration on unseen classes with careless prompts",
         _note(context),
         [_table(name, rows) for name, rows in summary.items()]
@@ -138,7 +139,8 @@ def _note(context: Mapping[str, Any]) -> str:
         f"{budget} on {context['machine']}; base `{context['base_sha256'][:12]}`. Dice (%) of "
         "target classes with careless prompts, mean ± standard deviation over seeds; differences "
         "are paired by seed, with 95 % intervals. The base itself scores "
-        f"{100 * context['target'][MAIN]:.1f} on the confounded scenes."
+        f"{100 * context['target'][MAIN]:.1f} on the "
+        f"{context.get('scenes', 'confounded')} scenes."
     )
 
 

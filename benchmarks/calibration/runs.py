@@ -15,84 +15,30 @@ from torch import Tensor
 
 from benchmarks.budget import Budget, Spent, train_within
 from benchmarks.calibration.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
-from benchmarks.common.confounded_scenes import scene
-from benchmarks.common.stains import is_stained
+from benchmarks.calibration.splits import Split
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
 from training.bilevel.config import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
-from training.data.augment import AugmentConfig, whole_window
+from training.data.augment import whole_window
 from training.data.batches import BatchConfig, StepBatches
-from training.data.datasets.instance_folders import read_bbbc038
 from training.data.prompt_batch import Halves
 from training.data.prompt_sampling import sample_prompt
-from training.data.sample import Sample, entity_windows
+from training.data.sample import Sample
 from training.evaluation.one_click import dice_score, to_size
 from training.loop.precision import is_mixed
 
 __all__ = [
     "PromptedSample",
     "Prepared",
-    "Split",
     "prompt_sample",
     "noisy_dice",
     "prepare",
-    "read_split",
     "run",
     "scores_of",
     "train",
 ]
-
-TEST_SCENES = 24
-
-
-@dataclass(frozen=True)
-class Split:
-    """Samples of the encoder's size or larger.
-
-    Attributes:
-        train: of base classes.
-        base: held out, of base classes.
-        target: of target classes.
-        augment: how training windows vary.
-    """
-
-    train: tuple[Sample, ...]
-    base: tuple[Sample, ...]
-    target: tuple[Sample, ...]
-    augment: AugmentConfig
-
-
-def read_split(seed: int, shots: int, bbbc038: Path | None = None) -> Split:
-    """Draw the training samples of a seed; the test samples are the same for all.
-
-    On BBBC038v1 fluorescence is the base domain, stained tissue the target.
-
-    Args:
-        seed: of the training samples.
-        shots: number of training samples.
-        bbbc038: the dataset's folder; None takes the confounded scenes.
-    """
-    if bbbc038 is None:
-        return Split(
-            # Seeds of training and test scenes lie far apart, so that no scene is in both.
-            tuple(scene(1000 * (seed + 1) + index, target=False) for index in range(shots)),
-            tuple(scene(900_000 + index, target=False) for index in range(TEST_SCENES // 2)),
-            tuple(scene(900_000 + index, target=True) for index in range(TEST_SCENES)),
-            AugmentConfig(min_window=160, max_window=256),
-        )
-    train, test = (read_bbbc038(bbbc038, bbbc038 / f"{name}.txt") for name in ("train", "val"))
-    base = [sample for sample in train if not is_stained(sample)]
-    chosen = np.random.default_rng(seed).choice(len(base), shots, replace=False)
-    # At most 8 an image: one of hundreds of nuclei would outweigh all others.
-    crops = [window for sample in test for window in entity_windows(sample, 128, 30)[:8]]
-    return Split(
-        tuple(base[index] for index in chosen),
-        tuple(crop for crop in crops if not is_stained(crop))[: 5 * TEST_SCENES],
-        tuple(crop for crop in crops if is_stained(crop))[: 5 * TEST_SCENES],
-        AugmentConfig(min_window=96, max_window=176),
-    )
 
 
 @dataclass(frozen=True)

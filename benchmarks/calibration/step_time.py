@@ -11,7 +11,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.calibration.arms import Arm
-from benchmarks.calibration.runs import Split, prepare
+from benchmarks.calibration.runs import prepare
+from benchmarks.calibration.splits import Split
 from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["measure_tempo", "steps_of"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.calibration.arms import SHOTS
-from benchmarks.calibration.runs import read_split
+from benchmarks.calibration.splits import read_split
 from benchmarks.common.confounded_scenes import scene
 from benchmarks.common.stains import is_stained
 from benchmarks.comparison.methods.interface import Task

@@ -31,7 +31,7 @@ PANEL_SEED: Final = 0
 """Seed whose runs get pictures."""
 CODE: Final = (
     *TRAINING_CODE,
-    "benchmarks/calibration/runs.py",
+    "benchmarks/calibration/splits.py",
     "benchmarks/comparison/data.py",
     "benchmarks/comparison/methods",
     "benchmarks/common/stains.py",

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from benchmarks.budget import Budget
 from benchmarks.calibration.arms import BOTH, GROUPS, SHOTS
 from benchmarks.calibration.jobs import tempo_file
-from benchmarks.calibration.runs import read_split, train
+from benchmarks.calibration.runs import train
+from benchmarks.calibration.splits import read_split
 from benchmarks.calibration.step_time import steps_of
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from benchmarks.diagnosis.probe import visible_misses

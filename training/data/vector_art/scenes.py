@@ -71,14 +71,21 @@ def compose(
     colour cast change the image alone.
 
     Args:
-        drawings: to take, by category; none of them empty.
+        drawings: to take, by category; no category is empty.
         seed: decides everything.
         config: size and content.
         name: of the sample; by default the seed.
 
     Raises:
-        DataError: no drawing is usable.
+        DataError: there are no drawings, or none is usable.
     """
+    if not drawings:
+        raise DataError.of(
+            f"scene {name or seed}",
+            got="no drawings",
+            expected="at least one of its part and classes",
+            fix="give a larger collection",
+        )
     rng = np.random.default_rng(seed)
     size = config.size
     image = background(rng, size)

@@ -14,12 +14,14 @@ from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE, Arm
 from benchmarks.calibration.jobs import jobs_of
 from benchmarks.calibration.report import write_report
-from benchmarks.calibration.runs import Split, noisy_dice, prepare, run
+from benchmarks.calibration.runs import noisy_dice, prepare, run
+from benchmarks.calibration.splits import Split, read_split
 from benchmarks.calibration.step_time import measure_tempo, steps_of
 from benchmarks.common.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from benchmarks.common.job_cache import digest_of
 from cpcsam.model.base_checkpoint import load_base
 from reporting.tables import paired_interval
+from tests.support.dataset_factory import drawings
 from tests.support.paths import ROOT
 from training.data.augment import AugmentConfig
 
@@ -147,14 +149,30 @@ def test_steps_of_arms_take_the_time_of_the_reference(tmp_path: Path) -> None:
     assert steps == {"single": 200, "both": 80}
 
 
+def test_read_split_of_drawings_shows_unseen_classes_and_drawings(tmp_path: Path) -> None:
+    drawings(tmp_path, count=12)
+    split = read_split(0, 2, drawings=tmp_path)
+    assert [len(part) for part in (split.train, split.base, split.target)] == [2, 12, 24]
+    base, target = (
+        {name for sample in part for name in sample.class_names}
+        for part in ((*split.train, *split.base), split.target)
+    )
+    assert base and target and not base & target
+    again, other = (read_split(seed, 2, drawings=tmp_path) for seed in (0, 1))
+    assert np.array_equal(split.train[0].image, again.train[0].image)
+    assert not np.array_equal(split.train[0].image, other.train[0].image)
+    assert np.array_equal(split.target[5].image, other.target[5].image)
+
+
 def options(**changes: object) -> argparse.Namespace:
     defaults = {"base": BASE, "bbbc038": None, "seeds": 1, "minutes": 0.1, "steps": None}
+    defaults |= {"drawings": None}
     return argparse.Namespace(
         **{**defaults, "core_only": True, "arms": None, "out": Path("out"), **changes}
     )
 
 
-def test_jobs_change_their_digest_with_what_decides_their_results() -> None:
+def test_jobs_change_their_digest_with_what_decides_their_results(tmp_path: Path) -> None:
     def digests(**changes: object) -> list[str]:
         return [digest_of(job.configuration()) for job in jobs_of(options(**changes))]
 
@@ -162,6 +180,8 @@ def test_jobs_change_their_digest_with_what_decides_their_results() -> None:
     assert len(set(plain)) == len(plain) == 2 * len(CORE)
     assert digests(out=Path("elsewhere")) == plain
     assert not set(digests(minutes=0.2)) & set(plain)
+    drawings(tmp_path)
+    assert not set(digests(drawings=tmp_path)) & set(plain)
     assert digests(arms=["both"]) == [
         digest for digest in plain if digest in digests(arms=["both"])
     ]

@@ -120,7 +120,7 @@ def write_recipe(folder: Path) -> list[str]:
 def test_comparison_is_run_reported_resumed_and_repeated_after_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.calibration.runs.TEST_SCENES", 4)
+    monkeypatch.setattr("benchmarks.calibration.splits.TEST_SCENES", 4)
     arguments = write_recipe(tmp_path)
     assert main(arguments) == 0
     captured = capsys.readouterr()

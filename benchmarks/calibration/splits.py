@@ -1,0 +1,81 @@
+"""Samples of `benchmarks.calibration`: to train on, and held out of base and target classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common.confounded_scenes import scene
+from benchmarks.common.stains import is_stained
+from benchmarks.common.vector_scenes import vector_scenes
+from training.data.augment import AugmentConfig
+from training.data.datasets.instance_folders import read_bbbc038
+from training.data.sample import Sample, entity_windows
+
+__all__ = ["Split", "read_split"]
+
+TEST_SCENES = 24
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of the encoder's size or larger.
+
+    Attributes:
+        train: of base classes.
+        base: held out, of base classes.
+        target: of target classes.
+        augment: how training windows vary.
+    """
+
+    train: tuple[Sample, ...]
+    base: tuple[Sample, ...]
+    target: tuple[Sample, ...]
+    augment: AugmentConfig
+
+
+def read_split(
+    seed: int, shots: int, bbbc038: Path | None = None, drawings: Path | None = None
+) -> Split:
+    """Draw the training samples of a seed; the test samples are the same for all.
+
+    On BBBC038v1 fluorescence is the base domain, stained tissue the target.
+
+    Args:
+        seed: of the training samples.
+        shots: number of training samples.
+        bbbc038: the dataset's folder; None takes scenes.
+        drawings: folder of openclipart-svg for vector-art scenes; None takes the confounded
+            scenes.
+    """
+    if bbbc038 is None:
+        # Seeds of training and test scenes lie far apart, so that no scene is in both.
+        first = 1000 * (seed + 1)
+        seeds = range(first, first + shots), range(900_000, 900_000 + TEST_SCENES)
+        augment = AugmentConfig(min_window=160, max_window=256)
+        if drawings is not None:
+            return Split(
+                vector_scenes(drawings, "train", "base", seeds[0]),
+                vector_scenes(drawings, "test", "base", seeds[1][: TEST_SCENES // 2]),
+                vector_scenes(drawings, "test", "target", seeds[1]),
+                augment,
+            )
+        return Split(
+            tuple(scene(index, target=False) for index in seeds[0]),
+            tuple(scene(index, target=False) for index in seeds[1][: TEST_SCENES // 2]),
+            tuple(scene(index, target=True) for index in seeds[1]),
+            augment,
+        )
+    train, test = (read_bbbc038(bbbc038, bbbc038 / f"{name}.txt") for name in ("train", "val"))
+    base = [sample for sample in train if not is_stained(sample)]
+    chosen = np.random.default_rng(seed).choice(len(base), shots, replace=False)
+    # At most 8 an image: one of hundreds of nuclei would outweigh all others.
+    crops = [window for sample in test for window in entity_windows(sample, 128, 30)[:8]]
+    return Split(
+        tuple(base[index] for index in chosen),
+        tuple(crop for crop in crops if not is_stained(crop))[: 5 * TEST_SCENES],
+        tuple(crop for crop in crops if is_stained(crop))[: 5 * TEST_SCENES],
+        AugmentConfig(min_window=96, max_window=176),
+    )
