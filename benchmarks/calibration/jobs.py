@@ -32,7 +32,6 @@ CODE: Final = (
     "benchmarks/calibration/runs.py",
     "benchmarks/calibration/splits.py",
     "benchmarks/common/stains.py",
-    "benchmarks/common/vector_scenes.py",
 )
 
 

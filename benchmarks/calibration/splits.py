@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.common.confounded_scenes import scene
 from benchmarks.common.stains import is_stained
-from benchmarks.common.vector_scenes import vector_scenes
 from training.data.augment import AugmentConfig
+from training.data.datasets.class_split import split_classes
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, entity_windows
+from training.data.vector_art.drawings import Part, open_collection
+from training.data.vector_art.scenes import SceneConfig, compose
 
 __all__ = ["Split", "read_split"]
 
@@ -57,9 +61,9 @@ def read_split(
         augment = AugmentConfig(min_window=160, max_window=256)
         if drawings is not None:
             return Split(
-                vector_scenes(drawings, "train", "base", seeds[0]),
-                vector_scenes(drawings, "test", "base", seeds[1][: TEST_SCENES // 2]),
-                vector_scenes(drawings, "test", "target", seeds[1]),
+                _vector_scenes(drawings, "train", "base", seeds[0]),
+                _vector_scenes(drawings, "test", "base", seeds[1][: TEST_SCENES // 2]),
+                _vector_scenes(drawings, "test", "target", seeds[1]),
                 augment,
             )
         return Split(
@@ -78,4 +82,17 @@ def read_split(
         tuple(crop for crop in crops if not is_stained(crop))[: 5 * TEST_SCENES],
         tuple(crop for crop in crops if is_stained(crop))[: 5 * TEST_SCENES],
         AugmentConfig(min_window=96, max_window=176),
+    )
+
+
+def _vector_scenes(
+    root: Path, part: Part, role: Literal["base", "target"], seeds: Iterable[int]
+) -> tuple[Sample, ...]:
+    """Compose a scene of each seed from one part of the drawings and one role of the classes."""
+    collection = open_collection(root)
+    base, target = split_classes(collection.categories)
+    drawings = collection.of(part, base if role == "base" else target)
+    return tuple(
+        compose(drawings, seed, SceneConfig(), f"vector-{part}-{role}-{seed}").sample
+        for seed in seeds
     )

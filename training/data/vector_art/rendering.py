@@ -1,8 +1,8 @@
 """Rendering of drawings to pixels, with exact masks, by resvg.
 
-resvg was chosen over CairoSVG: it is a static library without system packages, covers more of
-SVG (filters, masks, style sheets), runs no scripts and fetches nothing. System fonts are left out,
-so text is not drawn and pixels do not depend on the machine's fonts.
+resvg was chosen over CairoSVG: its wheel needs no system library, it covers more of SVG, such as
+filters, and it runs no scripts and loads nothing from the network. System fonts are left out, so
+text is not drawn and pixels do not depend on the machine's fonts.
 """
 
 from __future__ import annotations

@@ -25,6 +25,10 @@ DRAWN = frozenset(
     )
 )  # fmt: skip
 GROUP = f"{{{SVG}}}g"
+HREF = ("href", "{http://www.w3.org/1999/xlink}href")
+MAX_DEPTH = 200
+"""Levels of elements; copying and writing a tree recurse."""
+
 PIXELS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0}
 LENGTH = re.compile(r"\s*([+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(px|pt|pc|mm|cm|in|)\s*")
 
@@ -81,10 +85,10 @@ class SvgDocument:
 
 
 def read_svg(path: Path) -> SvgDocument:
-    """Parse a drawing.
+    """Parse a drawing; references to other files are removed.
 
     Raises:
-        DataError: it is unreadable, no SVG, or of no size.
+        DataError: it is unreadable, no SVG, of no size, or nested deeper than `MAX_DEPTH`.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes())
@@ -97,10 +101,24 @@ def read_svg(path: Path) -> SvgDocument:
                 element.tag = f"{{{SVG}}}{element.tag}"
     if root.tag != f"{{{SVG}}}svg":
         raise _broken(path, f"the element {root.tag[:80]}", "an svg element")
+    if _is_deeper(root, MAX_DEPTH):
+        raise _broken(path, "deeply nested elements", f"at most {MAX_DEPTH} levels")
+    for element in root.iter():
+        for name in HREF:
+            # Files of this machine, which would decide what is shown.
+            if not element.get(name, "#").lstrip().startswith(("#", "data:")):
+                del element.attrib[name]
     canvas = _canvas(root)
     if canvas is None:
         raise _broken(path, "no size", "width and height, or a viewBox")
     return SvgDocument(root, canvas, len(_first_level(root)[1]))
+
+
+def _is_deeper(root: ElementTree.Element, depth: int) -> bool:
+    level = [root]
+    for _ in range(depth):
+        level = [child for element in level for child in element]
+    return bool(level)
 
 
 def _broken(path: Path, got: str, expected: str) -> DataError:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cpcsam.errors import DataError
 from tests.support.dataset_factory import svg
@@ -77,6 +78,7 @@ def test_render_drawing_fills_its_square_wherever_it_lies(tmp_path: Path) -> Non
         (svg(DISC)[:-9], "unreadable file"),
         ("<html/>", "the element html"),
         ('<svg xmlns="http://www.w3.org/2000/svg"/>', "no size"),
+        (svg("<g>" * 3000 + "</g>" * 3000), "deeply nested"),
         (svg(""), "hardly an opaque pixel"),
         (svg('<circle cx="40" cy="40" r="30" opacity="0.3"/>'), "hardly an opaque pixel"),
         (svg(f'<rect width="100%" height="100%" fill="white"/>{DISC}'), "a painted ground"),
@@ -92,6 +94,13 @@ def test_render_parts_of_too_few_or_many_is_one_error(tmp_path: Path) -> None:
     for count in (1, MAX_PARTS + 1):
         with pytest.raises(DataError, match=f"got {count} parts"):
             render(drawing(tmp_path, svg(DISC * count)), Pose(100), parts=True)
+
+
+def test_render_shows_no_other_file(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 80), "lime").save(tmp_path / "other.png")
+    linked = f'<image href="{tmp_path}/other.png" x="0" y="0" width="80" height="80"/>'
+    rendered = render(drawing(tmp_path, svg(linked + DISC)), Pose(100))
+    assert not (rendered.rgba[:, :, 1] > 0).any()
 
 
 def test_read_svg_takes_old_documents(tmp_path: Path) -> None:
