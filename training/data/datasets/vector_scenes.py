@@ -17,7 +17,7 @@ from training.data.vector_art.scenes import Scene, SceneConfig, compose
 __all__ = ["SceneItem", "VectorScenes"]
 
 DRAWINGS_PER_SCENE = 2
-"""A part has half as many scenes as drawings, so that each drawing is shown about three times."""
+"""A part has half as many scenes as drawings: each whole drawing is shown about three times."""
 
 CACHED_SCENES = 64
 """Scenes that a process keeps, least recently used first out: 30 MB at 256 pixels."""
