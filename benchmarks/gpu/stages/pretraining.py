@@ -91,7 +91,7 @@ def _data(context: StageContext, run: Path) -> PretrainData:
         ids = (root / name).read_text(encoding="utf-8").split()
         (run / name).write_text("\n".join(ids[:QUICK_IMAGES]), encoding="utf-8")
     train_ids, val_ids = (str((run / name).resolve()) for name in LISTS)
-    return PretrainData(root, train_ids, val_ids)
+    return PretrainData(bbbc038=root, train_ids=train_ids, val_ids=val_ids)
 
 
 def _workers(batch: PretrainBatchConfig) -> int:

@@ -12,7 +12,6 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-import resvg_py
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -128,6 +127,8 @@ def _content(drawing: Drawing) -> Canvas:
 
 
 def _pixels(drawing: Drawing, document: str) -> NDArray[np.uint8]:
+    import resvg_py  # here, as other data needs no renderer
+
     try:
         png = resvg_py.svg_to_bytes(svg_string=document, skip_system_fonts=True, dpi=96)
     except ValueError as error:
