@@ -17,7 +17,7 @@ from pathlib import Path
 from cpcsam.commands import parser_of, run_command
 from cpcsam.config import load_config
 from training.loop.trainer import INTERRUPTED, graceful_stop
-from training.pretraining.data import PretrainConfig
+from training.pretraining.config import PretrainConfig
 from training.pretraining.run import pretrain
 
 __all__ = ["main"]

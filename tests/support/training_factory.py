@@ -18,7 +18,7 @@ from training.data.augment import AugmentConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import Halves
 from training.data.sample import Sample
-from training.pretraining.data import PretrainBatchConfig, PretrainConfig, PretrainData
+from training.pretraining.config import PretrainBatchConfig, PretrainConfig, PretrainData
 
 from .model_factory import fill_with_noise, noisy_sam
 

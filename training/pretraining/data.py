@@ -1,12 +1,10 @@
-"""Configuration and data of pretraining: windows of images and scenes, one prompt per entity."""
+"""Data of pretraining: windows of images and scenes, one prompt per entity."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,25 +12,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from cpcsam.checks import require_range
-from cpcsam.config import to_dict
 from cpcsam.errors import DataError
-from training.data.augment import AugmentConfig, window_with_entities
+from training.data.augment import window_with_entities
 from training.data.datasets.class_split import split_classes
 from training.data.datasets.instance_folders import read_bbbc038
-from training.data.prompt_sampling import PromptMix, sample_prompt
+from training.data.prompt_sampling import sample_prompt
 from training.data.sample import Sample, windows
 from training.data.synthetic import synthetic_scene
 from training.data.vector_art.drawings import HELD_OUT, Drawing, open_collection
 from training.data.vector_art.scenes import SceneConfig, compose
-from training.loop.precision import Precision
+from training.pretraining.config import PretrainBatchConfig, PretrainData
 
 __all__ = [
     "PretrainBatch",
-    "PretrainBatchConfig",
     "PretrainBatches",
-    "PretrainConfig",
-    "PretrainData",
     "load_drawings",
     "load_images",
 ]
@@ -41,53 +34,6 @@ __all__ = [
 EVALUATION_WINDOW = 128
 # Far from the seeds of the scenes that are trained on.
 HELD_OUT_SEED = 1_000_000
-
-
-@dataclass(frozen=True)
-class PretrainData:
-    """Sources of real images and of drawings.
-
-    Attributes:
-        bbbc038: folder of BBBC038v1, None for synthetic scenes alone.
-        vector_art: folder of openclipart-svg, whose drawings are composed to scenes while
-            training; None for no such scenes.
-        train_ids: file of ids to train on, relative to that folder; None takes all.
-        val_ids: file of ids to score at the end.
-        val_scenes: synthetic scenes to score instead if there are no real images, and as many
-            of drawings that are not trained on.
-    """
-
-    bbbc038: Path | None = None
-    vector_art: Path | None = None
-    train_ids: str | None = "train.txt"
-    val_ids: str | None = "val.txt"
-    val_scenes: int = 20
-
-
-@dataclass(frozen=True)
-class PretrainBatchConfig:
-    """Sampling of a batch.
-
-    Attributes:
-        images: windows of a batch.
-        prompts: prompts of a window.
-        min_area: entities of fewer shown pixels get no prompt.
-        synthetic_scenes: size of the pool of synthetic scenes.
-        synthetic_share: their share of a batch if there are real images.
-        vector_art_share: share of scenes of drawings in a batch, if there are drawings; half of
-            them have whole drawings as entities and half the parts of drawings.
-        augment: augmentation of windows.
-        prompt_mix: simulated annotator of entities.
-    """
-
-    images: int = 8
-    prompts: int = 6
-    min_area: int = 40
-    synthetic_scenes: int = 512
-    synthetic_share: float = 0.2
-    vector_art_share: float = 0.3
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    prompt_mix: PromptMix = field(default_factory=PromptMix)
 
 
 @dataclass(frozen=True)
@@ -241,69 +187,3 @@ def load_drawings(data: PretrainData) -> dict[str, tuple[Drawing, ...]] | None:
             fix="apt-get install openclipart-svg and give /usr/share/openclipart",
         )
     return drawings
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """One pretraining run.
-
-    Attributes:
-        out: artifact folder that the base is published to.
-        run: folder of the resumable state and of TensorBoard's files.
-        init: a base to continue from, None for untrained weights.
-        model_size: a key of `ENCODERS`.
-        seed: of weights and batches.
-        steps: optimiser steps.
-        max_minutes: stop earlier, after this time; the schedule then follows the clock. null
-            sets no limit.
-        workers: processes that prepare batches; 0 prepares them in the training process.
-        lr: peak learning rate of AdamW.
-        weight_decay: of matrices; vectors have none.
-        warmup_steps: steps of linear warm-up before the cosine.
-        ema: decay of the moving average of the weights, which is what is published.
-        correction_every: steps from one whose loss is that of SAM's second round, prompted by the
-            first round's mask and a correcting click, to the next such step.
-        auxiliary_steps: steps over which the auxiliary head's weight falls from 1 to 0.
-        precision: bfloat16 trains in mixed precision, auto does so if the device has bfloat16
-            instructions.
-        checkpoint_every: steps between resumable states.
-        evaluate_every: steps between scores on a quarter of the validation windows.
-        data: real images and drawings, or none.
-        batch: sampling of batches.
-    """
-
-    out: Path = Path("weights/vit_t")
-    run: Path = Path("runs/pretrain")
-    init: Path | None = None
-    model_size: str = "vit_t"
-    seed: int = 0
-    steps: int = 8000
-    max_minutes: float | None = None
-    workers: int = 1
-    lr: float = 5e-4
-    weight_decay: float = 0.05
-    warmup_steps: int = 300
-    ema: float = 0.999
-    correction_every: int = 6
-    auxiliary_steps: int = 4000
-    precision: Precision = "auto"
-    checkpoint_every: int = 250
-    evaluate_every: int = 1000
-    data: PretrainData = field(default_factory=PretrainData)
-    batch: PretrainBatchConfig = field(default_factory=PretrainBatchConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse a time limit that trains nothing, and a negative number of processes."""
-        if self.max_minutes is not None:
-            require_range("max_minutes", self.max_minutes, 0, above=True)
-        require_range("workers", self.workers, 0)
-
-    def recipe(self) -> dict[str, Any]:
-        """Return the configuration as plain data, without paths and processes of this machine."""
-        recipe: dict[str, Any] = to_dict(self)
-        del recipe["out"], recipe["run"], recipe["init"], recipe["data"]["bbbc038"]
-        del recipe["workers"]
-        del recipe["data"]["vector_art"]
-        if self.data.vector_art is None:
-            del recipe["batch"]["vector_art_share"]
-        return recipe

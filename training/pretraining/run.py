@@ -22,13 +22,8 @@ from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.distributed import training_device
 from training.loop.train_state import remove_leftovers
 from training.loop.trainer import Budget, Callback, Trainer
-from training.pretraining.data import (
-    PretrainBatch,
-    PretrainBatches,
-    PretrainConfig,
-    load_drawings,
-    load_images,
-)
+from training.pretraining.config import PretrainConfig
+from training.pretraining.data import PretrainBatch, PretrainBatches, load_drawings, load_images
 from training.pretraining.train_state import PretrainState, new_pretrain_state
 
 __all__ = ["pretrain"]

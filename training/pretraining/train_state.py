@@ -18,7 +18,8 @@ from cpcsam.model.sam import CpcSam
 from training.loop.optimizer import adamw, set_lr, warmup_cosine
 from training.loop.precision import is_mixed
 from training.loop.train_state import TrainState
-from training.pretraining.data import PretrainBatch, PretrainConfig
+from training.pretraining.config import PretrainConfig
+from training.pretraining.data import PretrainBatch
 from training.pretraining.loss import AuxiliaryHead, batch_loss
 
 __all__ = ["PretrainState", "learning_rate", "new_pretrain_state"]

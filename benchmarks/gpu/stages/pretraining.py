@@ -22,7 +22,7 @@ from benchmarks.gpu.stage import StageContext
 from cpcsam.model.build_sam import ENCODERS
 from training.loop.precision import is_mixed
 from training.loop.trainer import Callback
-from training.pretraining.data import PretrainBatchConfig, PretrainConfig, PretrainData
+from training.pretraining.config import PretrainBatchConfig, PretrainConfig, PretrainData
 from training.pretraining.run import pretrain
 
 __all__ = ["BASE", "Progress", "config_of", "measure"]

@@ -14,7 +14,8 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from tests.support.dataset_factory import drawings
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.vector_art.drawings import open_collection
-from training.pretraining.data import PretrainBatches, PretrainData
+from training.pretraining.config import PretrainData
+from training.pretraining.data import PretrainBatches
 from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
 

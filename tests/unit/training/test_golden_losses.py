@@ -10,7 +10,8 @@ from tests.support.training_factory import tiny_batches, tiny_state
 from training.bilevel.config import OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.data.augment import AugmentConfig
-from training.pretraining.data import PretrainBatchConfig, PretrainBatches, PretrainConfig
+from training.pretraining.config import PretrainBatchConfig, PretrainConfig
+from training.pretraining.data import PretrainBatches
 from training.pretraining.train_state import new_pretrain_state
 
 TOLERANCE = 1e-4

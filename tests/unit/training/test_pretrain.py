@@ -11,15 +11,8 @@ from cpcsam.errors import ConfigError, DataError, TrainingError
 from tests.support.dataset_factory import drawings
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.prompt_sampling import PromptMix
-from training.pretraining.data import (
-    PretrainBatch,
-    PretrainBatchConfig,
-    PretrainBatches,
-    PretrainConfig,
-    PretrainData,
-    load_drawings,
-    load_images,
-)
+from training.pretraining.config import PretrainBatchConfig, PretrainConfig, PretrainData
+from training.pretraining.data import PretrainBatch, PretrainBatches, load_drawings, load_images
 from training.pretraining.loss import add_corrections, mask_losses
 from training.pretraining.train_state import learning_rate, new_pretrain_state
 

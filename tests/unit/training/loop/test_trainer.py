@@ -22,7 +22,7 @@ from training.bilevel.run import train
 from training.data.sample import windows
 from training.data.sources import read_source
 from training.evaluation.one_click import one_click
-from training.pretraining.data import PretrainConfig
+from training.pretraining.config import PretrainConfig
 from training.train import KEPT_BASE, main
 
 CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))
