@@ -24,7 +24,7 @@ from benchmarks.common.output import command_of
 from benchmarks.gpu.process import RESULTS, Options, StageProcess, append
 from benchmarks.gpu.report import read_results, report_of
 from benchmarks.gpu.schedule import grant
-from benchmarks.gpu.stage import IMAGES, Stage
+from benchmarks.gpu.stage import Stage
 from benchmarks.gpu.stages import STAGES
 from cpcsam.commands import parser_of, positive, run_command, until_interrupted
 from cpcsam.errors import ConfigError
@@ -121,9 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--device", choices=("cuda", "cpu"), help="(default: the GPU where torch sees one)"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the code")
-    parser.add_argument(
-        "--images", type=Path, default=IMAGES, metavar="DIR", help="real images (default: ours)"
-    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="real images, besides ours")
     parser.add_argument(
         "--bbbc038", type=Path, metavar="PATH", help="the BBBC038v1 data set, if at hand"
     )

@@ -23,12 +23,13 @@ def real_images(context: StageContext) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    files = [file for file in sorted(context.images.glob("*")) if file.suffix.lower() in SUFFIXES]
-    if context.quick and files:
-        # In our folder that is the micrograph, which shows what the base was trained on.
-        return files[-1:]
+    given = sorted(context.images.glob("*")) if context.images else []
+    files = [file for file in given if file.suffix.lower() in SUFFIXES]
     with suppress(DataError):
-        files += [file for file in packaged_images() if file not in files]
+        files += packaged_images()
+    if context.quick and files:
+        # Of ours that is the micrograph, which shows what the base was trained on.
+        return files[:1]
     if context.bbbc038:
         nuclei = sorted(context.bbbc038.rglob("images/*.png"))
         files += nuclei[:: max(1, len(nuclei) // NUCLEI)][:NUCLEI]

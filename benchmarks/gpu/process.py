@@ -25,7 +25,7 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.gpu.stage import IMAGES, Stage, StageContext
+from benchmarks.gpu.stage import Stage, StageContext
 from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ConfigError
 
@@ -59,12 +59,13 @@ class Options:
     out: Path
     device: str = ""
     quick: bool = False
-    images: Path = IMAGES
+    images: Path | None = None
     bbbc038: Path | None = None
 
     def arguments(self) -> list[str]:
         """Return the command-line arguments that pass these options to a stage's process."""
-        words = ["--out", str(self.out), "--images", str(self.images)]
+        words = ["--out", str(self.out)]
+        words += ["--images", str(self.images)] if self.images else []
         words += ["--device", self.device] if self.device else []
         words += ["--bbbc038", str(self.bbbc038)] if self.bbbc038 else []
         return words + (["--quick"] if self.quick else [])
@@ -217,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--device", choices=("cuda", "cpu"))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--images", type=Path, default=IMAGES, metavar="DIR")
+    parser.add_argument("--images", type=Path, metavar="DIR")
     parser.add_argument("--bbbc038", type=Path, metavar="PATH")
     return run_command(parser, _run_or_explain, argv)
 

@@ -20,9 +20,8 @@ from typing import Final
 
 import torch
 
-__all__ = ["IMAGES", "Stage", "StageContext"]
+__all__ = ["Stage", "StageContext"]
 
-IMAGES: Final = Path(__file__).resolve().parents[2] / "docs/images"
 MIN_REPEATS: Final = 3
 MAX_REPEATS: Final = 100
 QUICK_REPEATS: Final = 2
@@ -64,7 +63,7 @@ class StageContext:
         quick: small sizes and few repeats, to try the code path; the figures mean nothing.
         deadline: value of `time.monotonic()` by which the stage should end; later it is killed.
         out: existing folder for files, of which the whole run may leave 8.
-        images: folder of real images.
+        images: folder of real images, if given.
         bbbc038: folder of the BBBC038v1 data set, if given.
     """
 
@@ -72,7 +71,7 @@ class StageContext:
     quick: bool
     deadline: float
     out: Path
-    images: Path = IMAGES
+    images: Path | None = None
     bbbc038: Path | None = None
 
     def left_s(self) -> float:
