@@ -34,7 +34,6 @@ from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
 from training.bilevel.losses import bias_magnitude
 from training.data.augment import whole_window
-from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample, entity_windows
 from training.data.source_options import (
     add_model_options,
@@ -43,18 +42,11 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source, validation_windows
-from training.evaluation.one_click import (
-    ACCURATE_CLICK,
-    CARELESS_CLICK,
-    OneClickScores,
-    entity_clicks,
-    one_click,
-)
+from training.evaluation.one_click import CLICKS, entity_clicks, one_click, scores_by_click
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 
 PROG = "python -m training.evaluate"
-CLICKS = {"accurate": ACCURATE_CLICK, "careless": CARELESS_CLICK}
 
 
 def evaluate(
@@ -101,18 +93,13 @@ def evaluate(
         weight_change, bias = capl_magnitudes(model, samples, min_area)
         figures = {"capl_weight_change": weight_change, "capl_bias": bias}
 
-    results = {
-        name: list(one_click(model, samples, min_area, tuple(CLICKS.values())))
+    scores = {
+        name: scores_by_click(list(one_click(model, samples, min_area, tuple(CLICKS.values()))))
         for name, model in models.items()
     }
-
-    def scores(annotator: PromptMix) -> dict[str, dict[str, Any]]:
-        return {
-            name: asdict(OneClickScores.of([r for r in clicked if r.annotator == annotator]))
-            for name, clicked in results.items()
-        }
-
-    clicks = {kind: scores(annotator) for kind, annotator in CLICKS.items()}
+    clicks = {
+        kind: {name: asdict(by_click[kind]) for name, by_click in scores.items()} for kind in CLICKS
+    }
     return {"entities": clicks["accurate"]["base"]["entities"], **clicks, **figures}
 
 

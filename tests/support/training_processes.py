@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.capl import CaplConfig
@@ -50,6 +51,25 @@ def tiny_run(folder: Path, images: int = 1) -> TrainConfig:
         batch=BatchConfig(images=images, entities=1, groups=2),
         optimizer=OptimizerConfig(lr=1e-3, lr_capl=1e-3),
     )
+
+
+def trained(config: TrainConfig) -> dict[str, Tensor]:
+    """Return the trained weights of a run's last state, by name."""
+    state = torch.load(config.folder / "last.pt", weights_only=True)
+    return {**state["theta"], **state["phi"], **state["points"]}
+
+
+def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    """Require equal weights, to the bit."""
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """Return the largest difference of weights, which must have the same names."""
+    assert first.keys() == second.keys()
+    return max(float((value - second[name]).abs().max()) for name, value in first.items())
 
 
 def run_pair(target: Callable[[TrainConfig], Any], config: TrainConfig) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
@@ -13,12 +13,7 @@ from cpcsam.model.run_checkpoint import save_run
 from training.bilevel.config import TrainConfig
 from training.bilevel.train_state import BilevelState
 from training.data.sample import Sample
-from training.evaluation.one_click import (
-    ACCURATE_CLICK,
-    CARELESS_CLICK,
-    OneClickScores,
-    one_click,
-)
+from training.evaluation.one_click import CLICKS, OneClickScores, one_click, scores_by_click
 from training.loop.callbacks import TensorBoard
 from training.loop.distributed import all_gather, is_main, rank_slice, training_device
 from training.loop.learning_curve import ValidationScores, best_of, draw_learning_curve
@@ -26,8 +21,6 @@ from training.loop.train_state import CURVE
 from training.loop.trainer import Callback
 
 __all__ = ["BestModel"]
-
-CLICKS: Final = {"accurate": ACCURATE_CLICK, "careless": CARELESS_CLICK}
 
 
 @dataclass
@@ -93,10 +86,7 @@ class BestModel(Callback):
                 expected="annotated entities",
                 fix="give other images or lower data.min_area",
             )
-        scores = {
-            kind: OneClickScores.of([r for r in results if r.annotator == annotator])
-            for kind, annotator in CLICKS.items()
-        }
+        scores = scores_by_click(results)
         for kind, of_kind in scores.items():
             dice, iou = f"validation_{kind}/dice", f"validation_{kind}/iou"
             self.board.log({dice: of_kind.dice, iou: of_kind.iou})

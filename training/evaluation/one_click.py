@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,12 +23,14 @@ from training.data.sample import Sample, entity_labels
 __all__ = [
     "ACCURATE_CLICK",
     "CARELESS_CLICK",
+    "CLICKS",
     "OneClickResult",
     "OneClickScores",
     "dice_score",
     "entity_clicks",
     "iou_score",
     "one_click",
+    "scores_by_click",
     "to_size",
 ]
 
@@ -37,6 +39,9 @@ ACCURATE_CLICK: Final = PromptMix(box=0, several=0, centre=1)
 
 CARELESS_CLICK: Final = PromptMix(box=0, several=0, centre=0, wrong=0.5, wrong_reach=5)
 """Half of the clicks anywhere on the entity, half outside it, at most 5 pixels off."""
+
+CLICKS: Final[Mapping[str, PromptMix]] = {"accurate": ACCURATE_CLICK, "careless": CARELESS_CLICK}
+"""Kinds of clicks by name."""
 
 
 def entity_clicks(
@@ -129,6 +134,14 @@ class OneClickScores:
             iou=float(iou.mean()),
             iou_correlation=float(np.corrcoef(iou, predicted)[0, 1]) if varies else 0.0,
         )
+
+
+def scores_by_click(results: Sequence[OneClickResult]) -> dict[str, OneClickScores]:
+    """Average results of each kind in `CLICKS`, all of which they must hold."""
+    return {
+        kind: OneClickScores.of([result for result in results if result.annotator == annotator])
+        for kind, annotator in CLICKS.items()
+    }
 
 
 @torch.no_grad()

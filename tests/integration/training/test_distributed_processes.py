@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from cpcsam.config import to_dict
 from cpcsam.errors import TrainingError
 from tests.support.paths import ROOT
 from tests.support.training_processes import (
+    greatest_difference,
     lose_one,
     resume_in_folders_apart,
     run_by_the_clock,
     run_pair,
     stop_in_one_and_resume,
     tiny_run,
+    trained,
 )
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
@@ -38,16 +39,6 @@ def config(tmp_path: Path) -> TrainConfig:
     return replace(
         tiny_run(tmp_path, images=2), precision="float64", evaluate_every=10, checkpoint_every=2
     )
-
-
-def trained(config: TrainConfig) -> dict[str, Tensor]:
-    state = torch.load(config.folder / "last.pt", weights_only=True)
-    return {**state["theta"], **state["phi"], **state["points"]}
-
-
-def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    assert first.keys() == second.keys()
-    return max(float((value - second[name]).abs().max()) for name, value in first.items())
 
 
 def start(config: TrainConfig) -> subprocess.Popen[str]:

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import load_config, to_dict
 from tests.support.commands import start_module
-from tests.support.training_processes import run_and_kill, tiny_run
+from tests.support.training_processes import assert_equal, run_and_kill, tiny_run, trained
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
 from training.train import main
@@ -40,9 +39,9 @@ def config(tmp_path: Path) -> TrainConfig:
     return tiny_run(tmp_path)
 
 
-def state(config: TrainConfig) -> tuple[int, dict[str, Tensor]]:
-    saved = torch.load(config.folder / "last.pt", weights_only=True)
-    return saved["step"], {**saved["theta"], **saved["phi"], **saved["points"]}
+def last_step(config: TrainConfig) -> int:
+    step: int = torch.load(config.folder / "last.pt", weights_only=True)["step"]
+    return step
 
 
 def leftovers(config: TrainConfig) -> list[Path]:
@@ -58,15 +57,14 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainCon
         left = sorted(path.name.rpartition(".")[0] for path in leftovers(broken))
         assert left == expected, fault_point
         if (broken.folder / "last.pt").exists():
-            assert all(value.isfinite().all() for value in state(broken)[1].values()), fault_point
+            assert all(value.isfinite().all() for value in trained(broken).values()), fault_point
         if (broken.folder / "best").exists():
             assert read_manifest(broken.folder / "best", "run").metrics["step"] in (0, 2)
     result = train(broken)
     assert (result.step, result.finished) == (4, True)
     assert leftovers(broken) == []
-    assert state(broken)[0] == 4
-    for name, value in state(unbroken)[1].items():
-        assert torch.equal(value, state(broken)[1][name]), name
+    assert last_step(broken) == 4
+    assert_equal(trained(unbroken), trained(broken))
     best, reference = (read_manifest(c.folder / "best").metrics for c in (broken, unbroken))
     assert best["validation"] == reference["validation"] and best["step"] == reference["step"]
 
@@ -93,20 +91,8 @@ def test_a_diverging_run_stops_in_one_line_with_its_last_state(
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert last_line.startswith("python -m training.train: CaPL loss: got nan")
     assert "lower optimizer.lr" in last_line
-    step, weights = state(config)
-    assert step == 1
-    assert all(value.isfinite().all() for value in weights.values())
-
-
-def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
-    state = torch.load(config.folder / "last.pt", weights_only=True)
-    return {**state["theta"], **state["phi"], **state["points"]}
-
-
-def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
+    assert last_step(config) == 1
+    assert all(value.isfinite().all() for value in trained(config).values())
 
 
 def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:

@@ -23,12 +23,8 @@ Field = NDArray[np.float64]
 
 def background(rng: np.random.Generator, size: int) -> Field:
     """Draw a background, (size, size, 3) in [0, 1], of a random kind."""
-    kinds = (_texture, _gradient, _photograph)
+    kinds = (texture, _gradient, _photograph)
     return kinds[rng.integers(len(kinds))](rng, size).clip(0, 1)
-
-
-def _texture(rng: np.random.Generator, size: int) -> Field:
-    return texture(rng, size)
 
 
 def _gradient(rng: np.random.Generator, size: int) -> Field:

@@ -12,9 +12,7 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import MINIATURE, discs, tiny_state
-from tests.support.training_processes import (
-    tiny_run,
-)
+from tests.support.training_processes import greatest_difference, tiny_run, trained
 from training.bilevel.config import ModelConfig, OptimizerConfig, TrainConfig
 from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.run import train
@@ -41,16 +39,6 @@ def config(tmp_path: Path) -> TrainConfig:
     return replace(
         tiny_run(tmp_path, images=2), precision="float64", evaluate_every=10, checkpoint_every=2
     )
-
-
-def trained(config: TrainConfig) -> dict[str, Tensor]:
-    state = torch.load(config.folder / "last.pt", weights_only=True)
-    return {**state["theta"], **state["phi"], **state["points"]}
-
-
-def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    assert first.keys() == second.keys()
-    return max(float((value - second[name]).abs().max()) for name, value in first.items())
 
 
 def double_state(config: ModelConfig | None = None) -> BilevelState:

@@ -16,7 +16,7 @@ from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.run_checkpoint import load_run
 from tests.support.paths import ROOT
-from tests.support.training_processes import tiny_run
+from tests.support.training_processes import assert_equal, tiny_run, trained
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
 from training.data.sample import windows
@@ -31,17 +31,6 @@ CONFIGS = sorted((ROOT / "training/configs").glob("*.yaml"))
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
     return tiny_run(tmp_path)
-
-
-def trained(config: TrainConfig) -> dict[str, torch.Tensor]:
-    state = torch.load(config.folder / "last.pt", weights_only=True)
-    return {**state["theta"], **state["phi"], **state["points"]}
-
-
-def assert_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
 
 
 def test_a_run_leaves_best_last_and_tensorboard(config: TrainConfig) -> None:
