@@ -48,6 +48,7 @@ class PretrainBatchConfig:
         synthetic_share: their share of a batch if there are real images.
         vector_art_share: share of scenes of drawings in a batch, if there are drawings; half of
             them have whole drawings as entities and half the parts of drawings.
+        vector_art_reuse: windows that are cut from a composed scene, on average.
         augment: augmentation of windows.
         prompt_mix: simulated annotator of entities.
     """
@@ -58,6 +59,7 @@ class PretrainBatchConfig:
     synthetic_scenes: int = 512
     synthetic_share: float = 0.2
     vector_art_share: float = 0.3
+    vector_art_reuse: int = 3
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompt_mix: PromptMix = field(default_factory=PromptMix)
 
@@ -124,5 +126,5 @@ class PretrainConfig:
         del recipe["workers"]
         del recipe["data"]["vector_art"]
         if self.data.vector_art is None:
-            del recipe["batch"]["vector_art_share"]
+            del recipe["batch"]["vector_art_share"], recipe["batch"]["vector_art_reuse"]
         return recipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ __all__ = [
 
 # Half of vit_t's side: shown at their own size, nuclei are too small to be segmented well.
 EVALUATION_WINDOW = 128
+# Steps over which a pool of composed scenes is drawn from, before the next pool.
+POOL_STEPS = 50
 # Far from the seeds of the scenes that are trained on.
 HELD_OUT_SEED = 1_000_000
 
@@ -85,7 +88,7 @@ class PretrainBatches(Dataset[PretrainBatch]):
     """Deterministic batches: the seed and i alone decide batch i, so that a run can be resumed.
 
     Real images are drawn in proportion to the square root of their area. Scenes of `drawings` are
-    composed when a batch needs them, each from its own seed.
+    composed when a batch needs them, from a pool that is another every `POOL_STEPS` steps.
     """
 
     def __init__(
@@ -109,20 +112,23 @@ class PretrainBatches(Dataset[PretrainBatch]):
         self.synthetic = scenes.draw(workers)
         sides = np.sqrt([sample.instances.size for sample in self.real])
         self.real_weights = sides / sides.sum()
+        drawn = config.images * POOL_STEPS * config.vector_art_share
+        self.pool = max(1, round(drawn / config.vector_art_reuse))
+        self._scene = functools.lru_cache(maxsize=self.pool)(self._compose)
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, index: int) -> PretrainBatch:
         rng = np.random.default_rng((self.seed, index))
-        rows = [self._image(rng) for _ in range(self.config.images)]
+        rows = [self._image(rng, index // POOL_STEPS) for _ in range(self.config.images)]
         return PretrainBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
-    def _image(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+    def _image(self, rng: np.random.Generator, pool: int) -> tuple[Tensor, ...]:
         config = self.config
         while True:
             window, labels = window_with_entities(
-                self._sample(rng), self.image_size, config.augment, config.min_area, rng
+                self._sample(rng, pool), self.image_size, config.augment, config.min_area, rng
             )
             if len(labels):
                 break
@@ -138,14 +144,17 @@ class PretrainBatches(Dataset[PretrainBatch]):
             torch.from_numpy(point_labels),
         )
 
-    def _sample(self, rng: np.random.Generator) -> Sample:
+    def _sample(self, rng: np.random.Generator, pool: int) -> Sample:
         # Without drawings nothing is drawn from rng, so that older runs can be repeated.
         if self.drawings and rng.random() < self.config.vector_art_share:
-            scene = SceneConfig(self.image_size, parts=bool(rng.random() < 0.5))
-            return compose(self.drawings, int(rng.integers(2**62)), scene).sample
+            return self._scene(pool, int(rng.integers(self.pool)))
         if not self.real or rng.random() < self.config.synthetic_share:
             return self.synthetic[rng.integers(len(self.synthetic))]
         return self.real[rng.choice(len(self.real), p=self.real_weights)]
+
+    def _compose(self, pool: int, index: int) -> Sample:
+        scene = SceneConfig(self.image_size, parts=index % 2 == 1)
+        return compose(self.drawings or {}, (self.seed, pool, index), scene).sample
 
 
 def load_images(data: PretrainData) -> tuple[list[Sample], list[Sample]]:
