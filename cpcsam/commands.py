@@ -23,6 +23,7 @@ from cpcsam.errors import CpcSamError
 __all__ = [
     "ArgumentParser",
     "count",
+    "count_from_0",
     "exit_code_of",
     "parser_of",
     "port",
@@ -134,6 +135,11 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
     return int(text)
+
+
+def count_from_0(text: str) -> int:
+    """Argument type: a whole number of at least 0."""
+    return 0 if text == "0" else count(text)
 
 
 def share(text: str) -> float:

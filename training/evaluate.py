@@ -17,14 +17,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.commands import ArgumentParser, count, parser_of, run_command
+from cpcsam.commands import ArgumentParser, count, count_from_0, parser_of, run_command
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
 from cpcsam.model.base_checkpoint import load_base
@@ -32,6 +32,7 @@ from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.point_calibration import sample_embeddings
 from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
+from cpcsam.scale import Scale
 from training.bilevel.losses import bias_magnitude
 from training.data.augment import whole_window
 from training.data.sample import Sample, entity_windows
@@ -142,16 +143,30 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
+def _scale(options: argparse.Namespace) -> Scale:
+    """Return the scale to evaluate at, and say so if the run was trained at another."""
+    config = {} if options.run is None else read_manifest(options.run, "run", verify=False).config
+    trained = Scale.of_manifest(config)
+    if options.window is None:
+        return replace(trained, spread=1.0) if trained is not None else Scale(128, 1.0)
+    chosen = Scale(options.window or None, 1.0)
+    if trained is not None and (trained.window or 0) != options.window:
+        sys.stderr.write(
+            f"--window: got {options.window}, expected {trained.window or 0}, at which "
+            f"{options.run} was trained; at another scale it may be worse than its base\n"
+        )
+    return chosen
+
+
 def _parser() -> ArgumentParser:
     parser = parser_of(PROG, __doc__)
     add_model_options(parser)
     add_source_options(parser)
     parser.add_argument(
         "--window",
-        type=count,
-        default=128,
+        type=count_from_0,
         metavar="PX",
-        help="side of the squares (default: 128)",
+        help="side of the squares, 0 for whole images (default: the run's, 128 for a base)",
     )
     parser.add_argument(
         "--around-entities",
@@ -172,12 +187,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work(options: argparse.Namespace) -> None:
         require_model(parser, options)
         samples = read_source(source_of(options), "source")
-        windows = validation_windows(samples, options.window)
+        scale = _scale(options)
+        windows = validation_windows(samples, scale)
         if options.around_entities:
             windows = [
                 window
                 for sample in samples
-                for window in entity_windows(sample, options.window, options.min_area)
+                for window in entity_windows(
+                    sample, min(scale.side(sample.size), *sample.size), options.min_area
+                )
             ]
         scores = evaluate(options.run, options.base, windows, options.min_area)
         text = json.dumps(scores, indent=2) + "\n"

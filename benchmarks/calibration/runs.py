@@ -225,10 +225,11 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
         groups=arm.groups,
         styles=arm.styles,
         strength=arm.strength,
-        augment=split.augment,
     )
     needed = arm.model.with_needed_practice(batch)
-    batches = StepBatches(split.train, state.model.image_size, needed, seed=seed, steps=1_000_000)
+    batches = StepBatches(
+        split.train, state.model.image_size, needed, split.scale, seed=seed, steps=1_000_000
+    )
     return Prepared(state, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.common.confounded_scenes import scene
 from benchmarks.common.stains import is_stained
-from training.data.augment import AugmentConfig
+from cpcsam.scale import Scale
 from training.data.datasets.class_split import split_classes
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.sample import Sample, entity_windows
@@ -31,13 +31,13 @@ class Split:
         train: of base classes.
         base: held out, of base classes.
         target: of target classes.
-        augment: how training windows vary.
+        scale: of training windows.
     """
 
     train: tuple[Sample, ...]
     base: tuple[Sample, ...]
     target: tuple[Sample, ...]
-    augment: AugmentConfig
+    scale: Scale
 
 
 def read_split(
@@ -58,19 +58,19 @@ def read_split(
         # Seeds of training and test scenes lie far apart, so that no scene is in both.
         first = 1000 * (seed + 1)
         seeds = range(first, first + shots), range(900_000, 900_000 + TEST_SCENES)
-        augment = AugmentConfig(min_window=160, max_window=256)
+        scale = Scale(202, 1.265)
         if drawings is not None:
             return Split(
                 _vector_scenes(drawings, "train", "base", seeds[0]),
                 _vector_scenes(drawings, "test", "base", seeds[1][: TEST_SCENES // 2]),
                 _vector_scenes(drawings, "test", "target", seeds[1]),
-                augment,
+                scale,
             )
         return Split(
             tuple(scene(index, target=False) for index in seeds[0]),
             tuple(scene(index, target=False) for index in seeds[1][: TEST_SCENES // 2]),
             tuple(scene(index, target=True) for index in seeds[1]),
-            augment,
+            scale,
         )
     train, test = (read_bbbc038(bbbc038, bbbc038 / f"{name}.txt") for name in ("train", "val"))
     base = [sample for sample in train if not is_stained(sample)]
@@ -81,7 +81,7 @@ def read_split(
         tuple(base[index] for index in chosen),
         tuple(crop for crop in crops if not is_stained(crop))[: 5 * TEST_SCENES],
         tuple(crop for crop in crops if is_stained(crop))[: 5 * TEST_SCENES],
-        AugmentConfig(min_window=96, max_window=176),
+        Scale(128, 1.36),
     )
 
 

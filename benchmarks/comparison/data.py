@@ -14,6 +14,7 @@ from benchmarks.common.stains import is_stained
 from benchmarks.comparison.methods.interface import Task
 from benchmarks.comparison.recipe import Setting
 from cpcsam.errors import ConfigError
+from training.data.augment import AugmentConfig
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.sample import Sample
@@ -98,7 +99,7 @@ def read_problem(setting: Setting, seed: int, roots: Mapping[str, Path]) -> Prob
 def _confounded(setting: Setting, seed: int) -> Problem:
     split = read_split(seed, SHOTS["standard"] if setting.shots is None else setting.shots)
     support = [scene(SUPPORT_SEED + index, target=True) for index in range(SUPPORT_SCENES)]
-    setting = replace(setting, augment=split.augment)
+    setting = replace(setting, spread=split.scale.spread, augment=AugmentConfig())
     return _problem(setting, split.train, support, _spread(split.target, setting.test_images), {})
 
 
@@ -109,7 +110,7 @@ def _problem(
     test: Sequence[Sample],
     groups: Mapping[str, frozenset[str]],
 ) -> Problem:
-    task = Task(train, support, class_names(support), setting.tile, setting.augment)
+    task = Task(train, support, class_names(support), setting.tile, setting.spread, setting.augment)
     return Problem(task, test, groups)
 
 

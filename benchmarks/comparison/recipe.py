@@ -36,6 +36,7 @@ class Setting:
         max_support: upper bound of the support set's images.
         test_images: upper bound of the test images, evenly spread; null takes all.
         tile: side of the squares that images are shown in; 0 shows whole images.
+        spread: factor by which training windows are larger or smaller than that at most.
         augment: how training windows vary.
     """
 
@@ -48,9 +49,8 @@ class Setting:
     max_support: int = 100
     test_images: int | None = None
     tile: int = 0
-    augment: AugmentConfig = field(
-        default_factory=lambda: AugmentConfig(min_window=128, max_window=1024, rotate=False)
-    )
+    spread: float = 1.5
+    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(rotate=False))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 from cpcsam.contract import EMBED_DIM, grid_size
 from cpcsam.model.build_sam import build_sam
 from cpcsam.model.sam import CpcSam
+from cpcsam.scale import Scale
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.train_state import BilevelState, new_bilevel_state
-from training.data.augment import AugmentConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import Halves
 from training.data.sample import Sample
@@ -39,6 +39,10 @@ def discs(seed: int = 0, side: int = 160) -> Sample:
     return Sample(f"discs-{seed}", image.clip(0, 255).astype(np.uint8), instances)
 
 
+SCALE = Scale(101, 1.58)
+"""Of windows of 64 to 160 pixels, the whole of a sample of `discs`."""
+
+
 def write_pair(folder: Path, sample: Sample) -> tuple[Path, Path]:
     """Save a sample as an image and a label image."""
     paths = folder / "image.png", folder / "instances.png"
@@ -50,7 +54,7 @@ def write_pair(folder: Path, sample: Sample) -> tuple[Path, Path]:
 def tiny_batches(steps: int = 4, image_size: int = 256) -> StepBatches:
     """One window of two entities with two prompt groups in each half."""
     config = BatchConfig(images=1, entities=2, groups=2)
-    return StepBatches([discs(0), discs(1)], image_size, config, seed=3, steps=steps)
+    return StepBatches([discs(0), discs(1)], image_size, config, SCALE, seed=3, steps=steps)
 
 
 def tiny_halves(image_size: int = 256) -> Halves:
@@ -105,9 +109,7 @@ def _miniature_sam() -> CpcSam:
     return CpcSam(sam.eval())
 
 
-TINY_BATCH = PretrainBatchConfig(
-    images=1, prompts=2, synthetic_scenes=2, augment=AugmentConfig(min_window=100)
-)
+TINY_BATCH = PretrainBatchConfig(images=1, prompts=2, synthetic_scenes=2, scale=Scale(160, 1.6))
 
 
 def tiny_pretraining(tmp_path: Path, name: str, **changes: object) -> PretrainConfig:

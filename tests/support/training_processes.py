@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.capl import CaplConfig
+from cpcsam.scale import Scale
 from tests.support.forkserver import CONTEXT
 from tests.support.paths import ROOT
 from tests.support.training_factory import discs, write_pair
@@ -46,8 +47,8 @@ def tiny_run(folder: Path, images: int = 1) -> TrainConfig:
         data=DataConfig(
             train=SourceConfig(image=image, instances=instances, region=(0, 0, 200, 100)),
             validation=SourceConfig(region=(0, 100, 200, 200)),
-            window=100,
         ),
+        scale=Scale(100, 1.0),
         batch=BatchConfig(images=images, entities=1, groups=2),
         optimizer=OptimizerConfig(lr=1e-3, lr_capl=1e-3),
     )

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from cpcsam.errors import ConfigError
 from cpcsam.model.run_checkpoint import save_run
+from cpcsam.scale import SCALE
 from training.bilevel.config import TrainConfig
 from training.bilevel.train_state import BilevelState
 from training.data.sample import Sample
@@ -42,6 +43,12 @@ class BestModel(Callback):
     validation: list[Sample]
     record: dict[str, Any]
     board: TensorBoard
+
+    @property
+    def age(self) -> int:
+        """Validations since the best one."""
+        validations = self.state.validations
+        return len(validations) - 1 - validations.index(best_of(validations))
 
     def on_train_start(self) -> None:
         """Say how the model is trained, and validate it untrained."""
@@ -99,7 +106,7 @@ class BestModel(Callback):
             config.folder / "best",
             base=config.model.base,
             lora=config.model.lora,
-            config={"train": self.record},
+            config={"train": self.record, SCALE: config.scale.record()},
             metrics={
                 "step": state.step,
                 "elapsed_s": round(state.elapsed_s, 1),

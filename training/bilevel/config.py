@@ -15,6 +15,7 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
+from cpcsam.scale import Scale
 from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig
 from training.data.datasets.items import LazySamples
@@ -143,7 +144,7 @@ class TrainConfig:
         name: the run's folder below `out`.
         out: parent folder of runs; all processes of a run must see the same folder.
         seed: decides CaPL's and LoRA's initial weights and every batch.
-        steps: bi-level steps.
+        steps: bi-level steps; null takes what suits the number of training images.
         max_minutes: stop earlier, after this time; the schedule then follows the clock. null
             sets no limit.
         precision: bfloat16 runs the model in mixed precision, auto does so if the device has
@@ -155,6 +156,11 @@ class TrainConfig:
         workers: processes that prepare batches; 0 prepares them in the training process.
         evaluate_every: steps between validations; there is always one at the end.
         checkpoint_every: steps between saves of the full state.
+        patience: validations without a better model after which training ends early; null
+            trains to the end.
+        find_scale: before training, replace `scale.window` by the one at which the base segments
+            the training images best.
+        scale: of the windows that are trained and validated on, recorded as the model's.
         resume: continue the run from its last checkpoint, if it has one.
         overwrite: start over although the run exists.
     """
@@ -162,7 +168,7 @@ class TrainConfig:
     name: str
     out: Path = Path("runs")
     seed: int = 0
-    steps: int = 1000
+    steps: int | None = 1000
     max_minutes: float | None = None
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "float32"
     accumulate: int = 1
@@ -170,6 +176,9 @@ class TrainConfig:
     workers: int = 1
     evaluate_every: int = 100
     checkpoint_every: int = 100
+    patience: int | None = None
+    find_scale: bool = False
+    scale: Scale = field(default_factory=lambda: Scale(128, 2.0))
     resume: bool = False
     overwrite: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -180,13 +189,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts below one, unequal microbatches, and unrolling over several."""
-        for name in ("steps", "evaluate_every", "checkpoint_every", "accumulate", "max_minutes"):
+        counts = ("steps", "evaluate_every", "checkpoint_every", "accumulate", "patience")
+        for name in (*counts, "max_minutes"):
             value = getattr(self, name)
             if value is not None and not (value >= 1 or (name == "max_minutes" and value > 0)):
                 raise ConfigError.of(
                     name, got=value, expected="at least 1", fix="correct the value"
                 )
         self.require_equal_microbatches(processes=1)
+
+    @property
+    def planned_steps(self) -> int:
+        """Number of steps, once `training.bilevel.plan.planned` has settled it."""
+        assert self.steps is not None
+        return self.steps
 
     @property
     def folder(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cpcsam.model.base_checkpoint import load_base
 from training.bilevel.best_model import BestModel
 from training.bilevel.config import TrainConfig, run_record
 from training.bilevel.forward import enable_gradient_checkpointing
+from training.bilevel.plan import planned
 from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import StepBatches
 from training.data.prefetch import prefetch
@@ -79,15 +81,16 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
             fix="continue with resume=true or start over with overwrite=true",
         )
     samples = read_source(config.data.train, "data.train")
+    resumed = config.resume and last.exists()
+    config = planned(config, samples, resumed=resumed)
     validation_source = config.data.validation.or_else(config.data.train)
     validation = validation_windows(
         read_source(validation_source, "data.validation"),
-        config.data.window,
+        config.scale,
         config.data.max_windows,
     )
     record = run_record(config, samples)
     state = _initial_state(config)
-    resumed = config.resume and last.exists()
     if resumed:
         state.restore(last, record)
     _require_same_step(config, state)
@@ -100,8 +103,9 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
         samples,
         state.model.image_size,
         config.model.with_needed_practice(config.batch),
+        config.scale,
         seed=config.seed,
-        steps=config.steps,
+        steps=config.planned_steps,
         rank_slice=rank_slice(config.batch.images),
     )
     with _writer(config, state) as writer:
@@ -110,7 +114,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
         trainer = Trainer(
             state,
             _train_step(config, state),
-            Budget(minutes=config.max_minutes, steps=config.steps),
+            Budget(minutes=config.max_minutes, steps=config.planned_steps),
             (
                 best,
                 board,
@@ -119,6 +123,7 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
                 Checkpoints(last, state, record, config.checkpoint_every),
             ),
             description=config.name,
+            converged=lambda: best.age >= (config.patience or math.inf),
         )
         finished = trainer.fit(
             prefetch(batches, state.step, config.workers, training_device()), interrupted
@@ -130,7 +135,7 @@ def _train_step(
     config: TrainConfig, state: BilevelState
 ) -> Callable[[Halves, float], dict[str, float]]:
     # Read in the middle of a step: at its start, the first one's warm-up factor would be 0.
-    half_a_step = 0.5 / config.steps
+    half_a_step = 0.5 / config.planned_steps
 
     def train_step(halves: Halves, progress: float) -> dict[str, float]:
         factor = state.set_learning_rates(config.optimizer, min(1.0, progress + half_a_step))

@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpcsam.scale import Scale
 from training.data.sample import Sample, entity_labels
 
 __all__ = ["AugmentConfig", "Window", "random_window", "whole_window", "window_with_entities"]
 
 LUMA = (0.299, 0.587, 0.114)
+PADDING = (124, 116, 104)
+"""Beyond an image: SAM's mean colour, which normalisation turns into the zeros that serving pads
+with."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +26,12 @@ class AugmentConfig:
     """Strength of the augmentation.
 
     Attributes:
-        min_window: shortest side of a window, pixels of the original image.
-        max_window: longest side; windows are log-uniform between the two.
         rotate: turn by any angle instead of by quarter turns only.
         colour: strength in [0, 1] of brightness, contrast, channel and noise changes.
         invert: probability of inverting grey levels.
         grey: probability of dropping colour.
     """
 
-    min_window: int = 64
-    max_window: int = 256
     rotate: bool = True
     colour: float = 1.0
     invert: float = 0.2
@@ -54,23 +54,30 @@ class Window:
 
 
 def random_window(
-    sample: Sample, image_size: int, config: AugmentConfig, rng: np.random.Generator
+    sample: Sample,
+    image_size: int,
+    scale: Scale,
+    config: AugmentConfig,
+    rng: np.random.Generator,
 ) -> Window:
     """Crop, rotate, flip, resize and recolour a random window.
 
     Args:
         sample: image to cut from.
         image_size: S of the result.
+        scale: of the window; its side is log-uniform over the spread. Along an axis of the image
+            that is shorter, the window shows all of it.
         config: strengths.
         rng: decides everything.
     """
     height, width = sample.instances.shape
-    largest = min(config.max_window, height, width)
-    smallest = min(config.min_window, largest)
-    side = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
+    middle, spread = np.log(scale.side((height, width))), np.log(scale.spread)
+    side = float(np.exp(rng.uniform(middle - spread, middle + spread)))
     # Inside before rotation; where a rotation leaves the image, `_cut` reflects.
-    centre_y = rng.uniform(side / 2, height - side / 2)
-    centre_x = rng.uniform(side / 2, width - side / 2)
+    centre_y, centre_x = (
+        rng.uniform(min(side / 2, axis - side / 2), max(side / 2, axis - side / 2))
+        for axis in (height, width)
+    )
     turn = rng.integers(4) * np.pi / 2
     if config.rotate and rng.random() < 0.5:
         turn += rng.uniform(-np.pi / 4, np.pi / 4)
@@ -84,6 +91,7 @@ def random_window(
 def window_with_entities(
     sample: Sample,
     image_size: int,
+    scale: Scale,
     config: AugmentConfig,
     min_area: int,
     rng: np.random.Generator,
@@ -93,14 +101,14 @@ def window_with_entities(
     Returns:
         The window and the labels of those entities, possibly none.
     """
-    window = random_window(sample, image_size, config, rng)
+    window = random_window(sample, image_size, scale, config, rng)
     return window, entity_labels(window.instances.numpy(), min_area)
 
 
 def whole_window(sample: Sample, image_size: int) -> Window:
-    """Resize a square sample to image_size, without augmentation."""
-    height, width = sample.instances.shape
-    return _cut(sample, image_size, max(height, width), (height / 2, width / 2), 0.0, 1.0, 1.0)
+    """Resize a sample to image_size, padded on the right and bottom, without augmentation."""
+    side = max(sample.instances.shape)
+    return _cut(sample, image_size, side, (side / 2, side / 2), 0.0, 1.0, 1.0)
 
 
 def _cut(
@@ -125,15 +133,18 @@ def _cut(
     )
     grid = F.affine_grid(theta[None], [1, 1, image_size, image_size], align_corners=False)
     image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None].float()
+    # The mean colour becomes zero, as what lies beyond the image is filled with zeros.
+    image -= torch.tensor(PADDING, dtype=torch.float32)[:, None, None]
     # grid_sample takes no integers; float32 holds labels up to 2^24 exactly.
     labels = torch.from_numpy(sample.instances)[None, None].float()
-    shown = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
+    # Corners that rotation leaves empty are reflected; a window larger than its image is padded.
+    padding = "reflection" if side <= min(height, width) else "zeros"
+    shown = F.grid_sample(image, grid, padding_mode=padding, align_corners=False)
     shown_labels = F.grid_sample(
-        labels, grid, mode="nearest", padding_mode="reflection", align_corners=False
+        labels, grid, mode="nearest", padding_mode=padding, align_corners=False
     )
-    return Window(
-        shown[0].round().clamp(0, 255).byte(), shown_labels[0, 0].int(), image_size / side
-    )
+    pixels = shown[0] + torch.tensor(PADDING)[:, None, None]
+    return Window(pixels.round().clamp(0, 255).byte(), shown_labels[0, 0].int(), image_size / side)
 
 
 def _recolour(image: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:

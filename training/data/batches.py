@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from cpcsam.checks import require_range
 from cpcsam.contract import LOW_RES_FACTOR, PATCH_SIZE
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.scale import Scale
 from training.data.augment import AugmentConfig, Window, window_with_entities
 from training.data.prompt_batch import Halves, PromptBatch
 from training.data.prompt_sampling import PromptMix, accurate_points, coarse_mask, sample_prompt
@@ -87,6 +88,7 @@ class StepBatches(Dataset[Halves]):
         samples: Sequence[Sample],
         image_size: int,
         config: BatchConfig,
+        scale: Scale,
         *,
         seed: int,
         steps: int,
@@ -95,6 +97,7 @@ class StepBatches(Dataset[Halves]):
         self.samples = samples
         self.image_size = image_size
         self.config = config
+        self.scale = scale
         self.styles, self.practice_styles = (
             [style.scaled(config.strength) for style in styles]
             for styles in (config.styles, config.practice_styles or config.styles)
@@ -155,7 +158,7 @@ class StepBatches(Dataset[Halves]):
         for _ in range(SAMPLE_ATTEMPTS):
             for _ in range(WINDOW_ATTEMPTS if sample.instances.any() else 0):
                 window, labels = window_with_entities(
-                    sample, self.image_size, config.augment, config.min_area, rng
+                    sample, self.image_size, self.scale, config.augment, config.min_area, rng
                 )
                 if len(labels):
                     return window, labels
@@ -165,7 +168,7 @@ class StepBatches(Dataset[Halves]):
             got=f"no entity of {config.min_area} shown pixels in {WINDOW_ATTEMPTS} windows, nor "
             f"in those of {SAMPLE_ATTEMPTS - 1} others",
             expected="entities large enough to be prompted",
-            fix="lower batch.min_area or batch.augment.max_window",
+            fix="lower batch.min_area, or scale.window to show entities larger",
         )
 
     def _image(self, sample: Sample, rng: np.random.Generator, practice: int) -> dict[str, Tensor]:

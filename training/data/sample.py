@@ -47,6 +47,12 @@ class Sample:
     instances: NDArray[np.int32]
     class_names: tuple[str, ...] = ()
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.instances.shape
+        return height, width
+
     def class_of(self, label: int) -> str:
         """Return the class of the entity `label`, 1..n."""
         if not self.class_names:

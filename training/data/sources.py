@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.scale import Scale
+from training.data.augment import PADDING
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Classes, Part, open_dataset
@@ -89,8 +92,6 @@ class DataConfig:
     Attributes:
         train: the images that both half-batches are drawn from.
         validation: the images scored during training; train's if it names no files.
-        window: side in pixels of the squares that validation images are cut into; null shows
-            whole images, padded to squares with black.
         max_windows: score at most this many windows, evenly spread; null scores all. They are
             held in memory.
         min_area: entities of fewer pixels, in the image's own resolution, are not scored.
@@ -98,18 +99,13 @@ class DataConfig:
 
     train: SourceConfig = field(default_factory=SourceConfig)
     validation: SourceConfig = field(default_factory=SourceConfig)
-    window: int | None = 128
     max_windows: int | None = None
     min_area: int = 30
 
     def __post_init__(self) -> None:
-        """Refuse empty windows, and validation on the training data."""
-        for name in ("window", "max_windows"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError.of(
-                    f"data.{name}", got=value, expected="at least 1", fix="correct the value"
-                )
+        """Refuse validation on no windows or on the training data."""
+        if self.max_windows is not None:
+            require_range("data.max_windows", self.max_windows, 1)
         validation = self.validation.or_else(self.train)
         if self.train.overlaps(validation):
             raise ConfigError.of(
@@ -195,23 +191,26 @@ def cut_region(sample: Sample, region: Region) -> Sample:
 
 
 def validation_windows(
-    samples: Sequence[Sample], window: int | None, max_windows: int | None = None
+    samples: Sequence[Sample], scale: Scale, max_windows: int | None = None
 ) -> list[Sample]:
     """Cut samples into squares that hold an entity, at most `max_windows`, evenly spread.
+
+    Samples take turns at the scale's window, the smallest and the largest of its spread.
 
     Of samples that are read on access only as many are read as windows are wanted, evenly spread
     too, and only the windows are kept.
 
     Args:
         samples: what to cut.
-        window: side of the squares; None pads whole samples to squares with background.
+        scale: of the squares; along an axis of a sample that is shorter, they are padded.
         max_windows: None takes all.
 
     Raises:
-        DataError: a sample is smaller than a square or cannot be read.
+        DataError: a sample cannot be read.
     """
     if max_windows is None or not isinstance(samples, LazySamples):
-        return _spread([cut for sample in samples for cut in _cuts(sample, window)], max_windows)
+        every = [cut for turn, sample in enumerate(samples) for cut in _cuts(sample, scale, turn)]
+        return _spread(every, max_windows)
     chosen = [index * len(samples) // max_windows for index in range(max_windows)]
     # With fewer samples than windows, `chosen` repeats indices.
     indices = list(dict.fromkeys(chosen)) if len(samples) else []
@@ -219,8 +218,8 @@ def validation_windows(
     kept = [
         # Copied, since a view would keep its whole image in memory.
         replace(cut, image=cut.image.copy(), instances=cut.instances.copy())
-        for index in indices
-        for cut in _spread(_cuts(samples[index], window), share)
+        for turn, index in enumerate(indices)
+        for cut in _spread(_cuts(samples[index], scale, turn), share)
     ]
     return _spread(kept, max_windows)
 
@@ -231,25 +230,16 @@ def _spread(cuts: list[Sample], count: int | None) -> list[Sample]:
     return [cuts[index * len(cuts) // count] for index in range(count)]
 
 
-def _cuts(sample: Sample, window: int | None) -> list[Sample]:
-    if window is None:
-        return [padded] if (padded := _padded(sample)).instances.any() else []
-    if min(sample.instances.shape) < window:
-        raise DataError.of(
-            f"sample {sample.name}",
-            got=f"size {sample.instances.shape}",
-            expected=f"at least {window} pixels a side",
-            fix="make the window smaller or the region larger",
-        )
-    return [cut for cut in windows(sample, window) if cut.instances.any()]
-
-
-def _padded(sample: Sample) -> Sample:
+def _cuts(sample: Sample, scale: Scale, turn: int) -> list[Sample]:
     height, width = sample.instances.shape
-    side = max(height, width)
-    below = ((0, side - height), (0, side - width))
-    return replace(
-        sample,
-        image=np.pad(sample.image, (*below, (0, 0))),
-        instances=np.pad(sample.instances, below),
-    )
+    factor = (1.0, 1 / scale.spread, scale.spread)[turn % 3]
+    side = round(scale.side((height, width)) * factor)
+    return [cut for cut in windows(_padded(sample, side), side) if cut.instances.any()]
+
+
+def _padded(sample: Sample, side: int) -> Sample:
+    """Pad a sample on the right and bottom, so that no axis is shorter than `side`."""
+    height, width = sample.instances.shape
+    below = ((0, max(0, side - height)), (0, max(0, side - width)))
+    channels = [np.pad(sample.image[..., c], below, constant_values=PADDING[c]) for c in range(3)]
+    return replace(sample, image=np.stack(channels, -1), instances=np.pad(sample.instances, below))

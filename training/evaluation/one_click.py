@@ -85,7 +85,7 @@ class OneClickResult:
     """Result of one positive click on an entity.
 
     Attributes:
-        sample: name of the square sample.
+        sample: its name.
         label: the entity's label in it.
         click: (X, Y), pixels of the sample.
         dice: of mask 0 at the sample's own resolution.
@@ -152,11 +152,11 @@ def one_click(
     annotators: Sequence[PromptMix] = (ACCURATE_CLICK,),
     prompts_per_call: int = 64,
 ) -> Iterator[OneClickResult]:
-    """Segment every entity of square samples by one click of each annotator.
+    """Segment every entity of samples by one click of each annotator.
 
     Args:
         model: in evaluation mode.
-        samples: square samples, shown at the model's image_size.
+        samples: each shown whole, padded to a square of the model's image_size as in serving.
         min_area: smaller entities, in the sample's own pixels, are left out.
         annotators: simulated annotators; their distances are in the sample's own pixels.
         prompts_per_call: bound on the prompts decoded at once.
@@ -171,8 +171,9 @@ def one_click(
         if not clicks:
             continue
         window = whole_window(sample, model.image_size)
-        side = len(sample.instances)
-        input_size = torch.full((1, 2), model.image_size, dtype=torch.int32, device=device)
+        height, width = sample.instances.shape
+        shown = [round(height * window.scale), round(width * window.scale)]
+        input_size = torch.tensor([shown], dtype=torch.int32, device=device)
         embeddings = model.encode_image(window.image[None].to(device), input_size)
         for start in range(0, len(clicks), prompts_per_call):
             chunk = clicks[start : start + prompts_per_call]
@@ -183,7 +184,8 @@ def one_click(
             low_res_masks, iou = model.decode_masks(
                 embeddings, *model.encode_prompts(embeddings, coords, point_labels)
             )
-            masks = to_size(low_res_masks[0, :, :1], model.image_size, side)[:, 0]
+            masks = to_size(low_res_masks[0, :, :1], model.image_size, max(height, width))
+            masks = masks[:, 0, :height, :width]
             for (annotator, label, click), mask, iou_prediction in zip(
                 chunk, masks, iou[0, :, 0], strict=True
             ):

@@ -89,6 +89,8 @@ class Trainer(Generic[Batch]):
         budget: when training ends.
         callbacks: called in this order; what is saved last sees what the ones before changed.
         description: of the progress bar.
+        converged: asked after every step's callbacks; once true, training ends as if the budget
+            were used up. Every process must answer the same.
         clock: seconds, of which `budget.minutes` is a limit.
         count_steps_alone: leave the time between steps out, as for drawing batches or validation.
     """
@@ -98,6 +100,7 @@ class Trainer(Generic[Batch]):
     budget: Budget
     callbacks: Sequence[Callback] = ()
     description: str = "train"
+    converged: Callable[[], bool] = lambda: False
     clock: Callable[[], float] = time.monotonic
     count_steps_alone: bool = False
 
@@ -111,7 +114,7 @@ class Trainer(Generic[Batch]):
             interrupted: polled after every step; once true in any process, training stops in all.
 
         Returns:
-            Whether the budget is used up; False after an interruption.
+            Whether training ended, by its budget or converged; False after an interruption.
 
         Raises:
             TrainingError: a loss is not finite, or another process is gone.
@@ -120,7 +123,7 @@ class Trainer(Generic[Batch]):
         for callback in self.callbacks:
             callback.on_train_start()
         # A resumed run may have used up its budget already.
-        finished = self.progress >= 1
+        finished = self.progress >= 1 or self.converged()
         drawn = iter(batches)
         with tqdm(
             total=self.budget.steps,
@@ -149,6 +152,7 @@ class Trainer(Generic[Batch]):
                 stopped = finished or bool(stop)
                 for callback in self.callbacks:
                     callback.on_step_end(metrics, finished=finished, stopped=stopped)
+                finished = finished or self.converged()
                 if stopped:
                     break
         for callback in self.callbacks:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cpcsam.checks import require_range
 from cpcsam.config import to_dict
+from cpcsam.scale import Scale
 from training.data.augment import AugmentConfig
 from training.data.prompt_sampling import PromptMix
 from training.loop.precision import Precision
@@ -49,6 +50,7 @@ class PretrainBatchConfig:
         vector_art_share: share of scenes of drawings in a batch, if there are drawings; half of
             them have whole drawings as entities and half the parts of drawings.
         vector_art_reuse: windows that are cut from a composed scene, on average.
+        scale: of the windows, which have all scales by default.
         augment: augmentation of windows.
         prompt_mix: simulated annotator of entities.
     """
@@ -60,6 +62,7 @@ class PretrainBatchConfig:
     synthetic_share: float = 0.2
     vector_art_share: float = 0.3
     vector_art_reuse: int = 3
+    scale: Scale = field(default_factory=lambda: Scale(128, 2.0))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompt_mix: PromptMix = field(default_factory=PromptMix)
 

@@ -128,7 +128,12 @@ class PretrainBatches(Dataset[PretrainBatch]):
         config = self.config
         while True:
             window, labels = window_with_entities(
-                self._sample(rng, pool), self.image_size, config.augment, config.min_area, rng
+                self._sample(rng, pool),
+                self.image_size,
+                config.scale,
+                config.augment,
+                config.min_area,
+                rng,
             )
             if len(labels):
                 break

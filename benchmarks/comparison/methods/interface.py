@@ -8,6 +8,7 @@ from typing import Protocol
 
 from benchmarks.budget import Budget, Spent
 from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.scale import Scale
 from training.data.augment import AugmentConfig
 from training.data.sample import Sample
 
@@ -26,6 +27,7 @@ class Task:
         support: a few images with every class to be found.
         names: those classes.
         tile: side of the squares that images are shown in; 0 shows whole images.
+        spread: factor by which training windows are larger or smaller than that at most.
         augment: how training windows vary.
     """
 
@@ -33,7 +35,13 @@ class Task:
     support: Sequence[Sample]
     names: tuple[str, ...]
     tile: int = 0
+    spread: float = 1.5
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def scale(self) -> Scale:
+        """Scale of training windows."""
+        return Scale(self.tile or None, self.spread)
 
 
 @dataclass(frozen=True)

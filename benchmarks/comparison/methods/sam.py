@@ -190,7 +190,7 @@ def halves_of(task: Task, image_size: int, method: SamMethod, seed: int) -> Batc
             practice_styles=method.held_out.styles,
         )
         needed = method.model.with_needed_practice(config)
-        return StepBatches(task.train, image_size, needed, seed=seed, steps=ENDLESS)
+        return StepBatches(task.train, image_size, needed, task.scale, seed=seed, steps=ENDLESS)
 
     if method.prompting == method.held_out:
         return prompted(method.prompting)

@@ -159,7 +159,7 @@ class SemanticBatches:
     def _window(self, place: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         train, support = self.task.train, self.task.support
         sample = train[place] if place < len(train) else support[place - len(train)]
-        window = random_window(sample, self.image_size, self.task.augment, rng)
+        window = random_window(sample, self.image_size, self.task.scale, self.task.augment, rng)
         labels = window.instances.unique().tolist()
         masks = [
             torch.isin(

@@ -20,6 +20,7 @@ from benchmarks.gpu.attention_forms import use_form
 from benchmarks.gpu.models import FULL, QUICK, random_model
 from benchmarks.gpu.stage import StageContext
 from cpcsam.model.sam import CpcSam
+from cpcsam.scale import Scale
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.step import BilevelConfig
@@ -139,7 +140,7 @@ def _halves(context: StageContext, image_size: int) -> Halves:
     if context.quick:
         config = BatchConfig(images=1, entities=1, groups=2, practice=4)
     samples = [synthetic_scene(seed, SCENE_SIDE) for seed in range(2)]
-    return StepBatches(samples, image_size, config, seed=0, steps=1)[0]
+    return StepBatches(samples, image_size, config, Scale(None, 1.25), seed=0, steps=1)[0]
 
 
 def repeated(batch: PromptBatch, images: int) -> PromptBatch:

@@ -111,7 +111,7 @@ def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path:
         f"data.train.instances={data.train.instances}",
         "data.train.region=[0,0,200,100]",
         "data.validation.region=[0,100,200,200]",
-        "data.window=100",
+        "scale={window: 100, spread: 1.0}",
         "batch={images: 1, entities: 1, groups: 2}",
         "optimizer={lr: 1e-3, lr_capl: 1e-3}",
     ]

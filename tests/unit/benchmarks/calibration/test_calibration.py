@@ -20,10 +20,10 @@ from benchmarks.calibration.step_time import measure_tempo, steps_of
 from benchmarks.common.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
 from benchmarks.common.job_cache import digest_of
 from cpcsam.model.base_checkpoint import load_base
+from cpcsam.scale import Scale
 from reporting.tables import paired_interval
 from tests.support.dataset_factory import drawings
 from tests.support.paths import ROOT
-from training.data.augment import AugmentConfig
 
 BASE = ROOT / "weights/vit_t"
 
@@ -35,7 +35,7 @@ def in_float32() -> dict[str, Arm]:
 
 def tiny_split() -> Split:
     one = (scene(1, target=False),)
-    return Split(one * 2, one, (scene(1, target=True),), AugmentConfig(min_window=160))
+    return Split(one * 2, one, (scene(1, target=True),), Scale(202, 1.265))
 
 
 def test_scene_of_equal_seed_is_equal() -> None:

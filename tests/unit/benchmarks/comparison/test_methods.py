@@ -36,8 +36,8 @@ BASE = ROOT / "weights/vit_t"
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    augment = AugmentConfig(min_window=120, max_window=160, colour=0.3, invert=0, grey=0)
-    return Task((discs(0), discs(1)), (discs(2),), (ENTITY,), 0, augment)
+    augment = AugmentConfig(colour=0.3, invert=0, grey=0)
+    return Task((discs(0), discs(1)), (discs(2),), (ENTITY,), 0, 1.15, augment)
 
 
 def scores_of(fitted: Fitted) -> dict[str, float]:

@@ -25,7 +25,7 @@ from training.bilevel.train_state import BilevelState
 CONFIGS = ROOT / "training/configs"
 CONFIG = BilevelConfig()
 UNROLL_LR = 0.1
-EPS = 1e-6
+EPS = 1e-7
 
 
 def snapshot(state: BilevelState) -> dict[str, Tensor]:

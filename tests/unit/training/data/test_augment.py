@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from training.data.augment import AugmentConfig, random_window, whole_window
+from cpcsam.scale import Scale
+from training.data.augment import PADDING, AugmentConfig, random_window, whole_window
 from training.data.sample import Sample
 from training.data.synthetic import synthetic_scene
 
 SIZE = 64
+SCALE = Scale(77, 1.29)
 
 
 def bright_square() -> Sample:
@@ -18,9 +21,9 @@ def bright_square() -> Sample:
 
 
 def test_labels_stay_on_their_pixels() -> None:
-    config = AugmentConfig(min_window=60, max_window=100, colour=0, invert=0, grey=0)
+    config = AugmentConfig(colour=0, invert=0, grey=0)
     for seed in range(20):
-        window = random_window(bright_square(), SIZE, config, np.random.default_rng(seed))
+        window = random_window(bright_square(), SIZE, SCALE, config, np.random.default_rng(seed))
         assert window.image.shape == (3, SIZE, SIZE)
         shown = window.image[0].numpy() > 127
         labelled = window.instances.numpy() == 5
@@ -29,11 +32,12 @@ def test_labels_stay_on_their_pixels() -> None:
 
 
 def test_equal_seeds_give_equal_windows() -> None:
-    config = AugmentConfig(min_window=30, max_window=90)
+    config = AugmentConfig()
     first, again = (
-        random_window(bright_square(), SIZE, config, np.random.default_rng(1)) for _ in range(2)
+        random_window(bright_square(), SIZE, SCALE, config, np.random.default_rng(1))
+        for _ in range(2)
     )
-    other = random_window(bright_square(), SIZE, config, np.random.default_rng(2))
+    other = random_window(bright_square(), SIZE, SCALE, config, np.random.default_rng(2))
     assert first.image.equal(again.image)
     assert not first.image.equal(other.image)
 
@@ -68,3 +72,32 @@ def test_entities_differ_from_the_ground() -> None:
         entities = scene.image[scene.instances > 0].mean(0)
         visible += bool(np.abs(ground - entities).max() > 10)
     assert visible >= 9
+
+
+def test_sides_of_windows_fill_the_spread() -> None:
+    sides = [
+        SIZE
+        / random_window(
+            bright_square(), SIZE, Scale(50, 1.5), AugmentConfig(), np.random.default_rng(seed)
+        ).scale
+        for seed in range(60)
+    ]
+    assert 50 / 1.5 <= min(sides) < 38 and 66 < max(sides) <= 75
+
+
+def test_whole_images_are_shown_whole_and_padded_with_the_mean_colour() -> None:
+    sample = bright_square()
+    config = AugmentConfig(rotate=False, colour=0, invert=0, grey=0)
+    for seed in range(8):
+        window = random_window(sample, SIZE, Scale(None, 1.0), config, np.random.default_rng(seed))
+        # Stretched by 8 % at random, so the square of 30 x 40 of 120 pixels is 16 x 21 or so.
+        assert (window.instances > 0).sum() == pytest.approx(30 * 40 * (SIZE / 120) ** 2, rel=0.1)
+        padding = (window.image.permute(1, 2, 0).numpy() == PADDING).all(-1)
+        assert padding.mean() == pytest.approx(20 / 120, abs=0.12)
+
+
+def test_whole_window_pads_on_the_right_and_bottom() -> None:
+    sample = bright_square()
+    window = whole_window(sample, 120)
+    assert np.array_equal(window.image.permute(1, 2, 0).numpy()[:100], sample.image)
+    assert (window.image.permute(1, 2, 0).numpy()[100:] == PADDING).all()

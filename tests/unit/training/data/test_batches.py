@@ -8,7 +8,7 @@ import torch
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import DataError
-from tests.support.training_factory import MINIATURE, discs, tiny_batches, tiny_state
+from tests.support.training_factory import MINIATURE, SCALE, discs, tiny_batches, tiny_state
 from training.data.batches import GROUP_STYLES, BatchConfig, StepBatches
 from training.data.prompt_batch import PromptBatch
 from training.data.prompt_sampling import PromptMix
@@ -23,13 +23,13 @@ def styled(
 ) -> StepBatches:
     """One window of two entities in each half, annotated in these styles."""
     config = BatchConfig(images=1, entities=2, groups=groups, styles=styles, strength=strength)
-    return StepBatches([discs(0), discs(1)], image_size, config, seed=5, steps=20)
+    return StepBatches([discs(0), discs(1)], image_size, config, SCALE, seed=5, steps=20)
 
 
 def test_shapes_follow_the_configuration() -> None:
     config = BatchConfig(images=2, entities=3, groups=5)
     samples = [discs(seed) for seed in range(4)]
-    half = StepBatches(samples, 256, config, seed=0, steps=1)[0].training
+    half = StepBatches(samples, 256, config, SCALE, seed=0, steps=1)[0].training
     assert half.image.shape == (2, 3, 256, 256) and half.image.dtype == torch.uint8
     assert half.masks.shape == (2, 3, 256, 256) and half.masks.dtype == torch.bool
     assert half.point_coords.shape == (2, 15, 4, 2)
@@ -48,7 +48,7 @@ def test_prompt_masks_follow_the_groups() -> None:
 
 def test_central_and_random_clicks_lie_on_their_entity_and_careless_ones_often_do_not() -> None:
     config = BatchConfig(images=1, entities=4, groups=5)
-    batches = StepBatches([discs(0), discs(1)], 256, config, seed=0, steps=12)
+    batches = StepBatches([discs(0), discs(1)], 256, config, SCALE, seed=0, steps=12)
     inside = np.zeros((5, 2))
     for step in range(12):
         batch = batches[step].held_out
@@ -84,7 +84,7 @@ def test_the_halves_come_from_different_samples() -> None:
     ]
     plain = BatchConfig(images=2, entities=1, groups=1)
     config = replace(plain, augment=replace(plain.augment, colour=0.0, invert=0.0, grey=0.0))
-    batches = StepBatches(samples, 256, config, seed=0, steps=5)
+    batches = StepBatches(samples, 256, config, SCALE, seed=0, steps=5)
     for step in range(5):
         halves = batches[step]
         levels = [
@@ -99,18 +99,18 @@ def test_images_without_entities_are_left_out_or_refused() -> None:
     empty = Sample("empty", discs().image, np.zeros_like(discs().instances))
     for mixed in ([empty, discs()], [empty, empty, discs(0), empty, discs(1), empty]):
         for half in vars(
-            StepBatches(mixed, 256, BatchConfig(images=1), seed=0, steps=1)[0]
+            StepBatches(mixed, 256, BatchConfig(images=1), SCALE, seed=0, steps=1)[0]
         ).values():
             assert half.masks.any((-2, -1)).all()
     with pytest.raises(DataError, match="without an entity"):
-        StepBatches([empty], 256, BatchConfig(), seed=0, steps=1)[0]
+        StepBatches([empty], 256, BatchConfig(), SCALE, seed=0, steps=1)[0]
 
 
 def test_batches_replace_images_with_too_small_entities() -> None:
     small = np.zeros_like(discs().instances)
     small[5, 5] = 1
     samples = [Sample("small", discs().image, small), discs(0), discs(1)]
-    batches = StepBatches(samples, 256, BatchConfig(images=1), seed=0, steps=6)
+    batches = StepBatches(samples, 256, BatchConfig(images=1), SCALE, seed=0, steps=6)
     for half in (half for step in range(6) for half in vars(batches[step]).values()):
         assert (half.masks.sum((-2, -1)) >= BatchConfig().min_area).all()
 
@@ -118,7 +118,7 @@ def test_batches_replace_images_with_too_small_entities() -> None:
 def test_entities_too_small_to_prompt_are_refused() -> None:
     config = BatchConfig(min_area=10**6)
     with pytest.raises(DataError, match=r"sample discs-0: got no entity.*min_area"):
-        StepBatches([discs()], 256, config, seed=0, steps=1)[0]
+        StepBatches([discs()], 256, config, SCALE, seed=0, steps=1)[0]
 
 
 def test_coarse_masks_come_with_the_styles_that_draw_them() -> None:

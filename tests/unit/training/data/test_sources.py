@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.scale import Scale
 from tests.support.training_factory import discs, write_pair
+from training.data.augment import PADDING
 from training.data.sources import (
     DataConfig,
     SourceConfig,
@@ -85,18 +87,31 @@ def test_regions_that_touch_do_not_overlap() -> None:
 
 def test_validation_windows_hold_entities_and_are_spread_evenly() -> None:
     sample = discs()
-    cuts = validation_windows([sample], 40)
+    cuts = validation_windows([sample], Scale(40, 1.0))
     assert len(cuts) < 16
     assert all(cut.instances.shape == (40, 40) and cut.instances.any() for cut in cuts)
-    few = validation_windows([sample], 40, 4)
+    few = validation_windows([sample], Scale(40, 1.0), 4)
     assert [cut.name for cut in few] == [cuts[i * len(cuts) // 4].name for i in range(4)]
 
 
-def test_windows_larger_than_the_image_are_refused() -> None:
-    with pytest.raises(DataError, match=r"expected at least 200 pixels"):
-        validation_windows([discs()], 200)
+def test_windows_larger_than_the_image_are_padded_with_the_mean_colour() -> None:
+    sample = discs()
+    side = len(sample.instances)
+    [cut] = validation_windows([sample], Scale(2 * side, 1.0))
+    assert cut.instances.shape == (2 * side, 2 * side)
+    assert np.array_equal(cut.image[:side, :side], sample.image)
+    assert (cut.image[side:] == PADDING).all() and (cut.image[:, side:] == PADDING).all()
+    assert not cut.instances[side:].any()
 
 
-def test_window_must_be_positive() -> None:
-    with pytest.raises(ConfigError, match=r"data\.window"):
-        DataConfig(window=0)
+def test_validation_covers_the_spread() -> None:
+    samples = [discs(seed) for seed in range(3)]
+    cuts = validation_windows(samples, Scale(80, 2.0))
+    assert {cut.name.partition("@")[0]: len(cut.instances) for cut in cuts} == {
+        sample.name: side for sample, side in zip(samples, (80, 40, 160), strict=True)
+    }
+
+
+def test_number_of_windows_must_be_positive() -> None:
+    with pytest.raises(ConfigError, match=r"data\.max_windows"):
+        DataConfig(max_windows=0)

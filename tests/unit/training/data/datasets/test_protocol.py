@@ -8,6 +8,7 @@ import pytest
 
 from cpcsam.config import from_dict
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.scale import Scale
 from tests.support.dataset_factory import (
     bbbc038,
     box,
@@ -23,7 +24,6 @@ from tests.support.dataset_factory import (
     save,
     tiktok,
 )
-from training.data.augment import AugmentConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import MORE_SHOTS, SEEDS, SHOTS, open_dataset, split_classes
@@ -140,12 +140,13 @@ def test_too_many_shots_are_refused(tmp_path: Path) -> None:
 def test_configuration_names_a_dataset(tmp_path: Path) -> None:
     car(tmp_path)
     files = {"dataset": "intelecai-car", "root": str(tmp_path)}
-    config = from_dict(DataConfig, {"train": {**files, "shots": 4, "seed": 2}, "window": None})
+    config = from_dict(DataConfig, {"train": {**files, "shots": 4, "seed": 2}})
     train = read_source(config.train, "data.train")
     assert isinstance(train, LazySamples) and len(train) == 4
     validation = config.validation.or_else(config.train)
     assert (validation.part, validation.shots) == ("validation", None)
-    windows = validation_windows(read_source(validation, "data.validation"), config.window, 3)
+    source = read_source(validation, "data.validation")
+    windows = validation_windows(source, Scale(None, 1.0), 3)
     assert windows and all(cut.instances.shape == (32, 32) for cut in windows)
     with pytest.raises(ConfigError, match=r"data\.validation"):
         from_dict(DataConfig, {"train": files, "validation": {"part": "train"}})
@@ -181,8 +182,8 @@ def test_step_batches_read_only_the_drawn_samples(
         return take(self, index)
 
     monkeypatch.setattr(LazySamples, "__getitem__", counted)
-    config = BatchConfig(images=2, entities=1, groups=1, min_area=4, augment=AugmentConfig(16, 20))
-    batches = StepBatches(samples, 64, config, seed=0, steps=10)
+    config = BatchConfig(images=2, entities=1, groups=1, min_area=4)
+    batches = StepBatches(samples, 64, config, Scale(18, 1.1), seed=0, steps=10)
     assert reads == []
     assert batches[3].training.image.shape == (2, 3, 64, 64)
     assert len(reads) == 4
@@ -191,9 +192,9 @@ def test_step_batches_read_only_the_drawn_samples(
 def test_validation_windows_of_a_dataset_are_spread_over_it(tmp_path: Path) -> None:
     car(tmp_path, 150)
     samples = open_dataset("intelecai-car", tmp_path).samples("test")
-    cuts = validation_windows(samples, 24, 10)
+    cuts = validation_windows(samples, Scale(24, 1.0), 10)
     assert [cut.name for cut in cuts] == [f"{51 + 10 * k:03d}@0,0" for k in range(10)]
-    many = validation_windows(samples[:3], 8, 9)
+    many = validation_windows(samples[:3], Scale(8, 1.0), 9)
     assert len(many) == 9 and len({cut.name.partition("@")[0] for cut in many}) == 3
 
 

@@ -1,0 +1,50 @@
+"""What a run settles by its data: the number of steps and the scale."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.scale import SCALE, Scale
+from tests.support.training_factory import discs
+from tests.support.training_processes import tiny_run
+from training.bilevel.plan import planned, steps_for
+from training.bilevel.run import train
+
+
+@pytest.mark.parametrize(("images", "steps"), [(1, 200), (4, 200), (25, 375), (400, 1500)])
+def test_steps_grow_with_the_root_of_the_images(images: int, steps: int) -> None:
+    assert steps_for(images) == steps
+    assert steps_for(10**6) == 3000
+
+
+def test_a_configuration_that_leaves_nothing_open_stays(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path)
+    assert planned(config, [discs()], resumed=False) == config
+
+
+def test_a_run_declares_the_scale_that_it_found_and_resumes_at_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(tiny_run(tmp_path), find_scale=True, scale=Scale(7, 1.2), steps=2)
+    polls = iter([True])
+    assert not train(config, lambda: next(polls)).finished
+    assert "by the base's Dice on training images (whole 0." in capsys.readouterr().err
+    recorded = read_manifest(config.folder / "best", "run").config
+    found = Scale.of_manifest(recorded)
+    assert found is not None and found.window != 7 and found.spread == 1.2
+    assert recorded["train"]["scale"] == recorded[SCALE]
+    assert train(replace(config, resume=True)).finished
+    assert "scale:" not in capsys.readouterr().err
+
+
+def test_training_ends_once_patience_is_lost(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path)
+    ruinous = replace(config.optimizer, lr=0.1, lr_capl=0.1)
+    hasty = replace(config, steps=40, evaluate_every=1, patience=2, optimizer=ruinous)
+    result = train(hasty)
+    assert result.finished and result.step == result.best.step + 2 < 40
+    assert train(replace(hasty, resume=True)) == result
