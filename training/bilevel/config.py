@@ -178,7 +178,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     patience: int | None = None
     find_scale: bool = False
-    scale: Scale = field(default_factory=lambda: Scale(128, 2.0))
+    scale: Scale = field(default_factory=Scale)
     resume: bool = False
     overwrite: bool = False
     model: ModelConfig = field(default_factory=ModelConfig)
