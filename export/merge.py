@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -24,6 +24,7 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_run, save_merged
 from cpcsam.model.sam import CpcSam
+from cpcsam.scale import SCALE, Scale
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.provenance import code_digest
 
@@ -40,7 +41,8 @@ def merge(
 ) -> dict[str, float]:
     """Merge LoRA and fuse CaPL, compare before and after, and publish an artifact of kind `merged`.
 
-    An artifact at `out` made from the same run by the same code is kept.
+    An artifact at `out` made from the same run by the same code is kept. The scale that the run or
+    the bare base declares is the merged model's.
 
     Args:
         run: an artifact of kind `run`; None merges the bare base.
@@ -68,9 +70,9 @@ def merge(
         }
         if is_made_from(out, "merged", parents=parents):
             return dict(read_manifest(out, verify=False).metrics["relative_difference"])
-        model = load_run(run, base)
+        model, source = load_run(run, base), run
     elif base is not None:
-        model = load_base(base, image_size=image_size)
+        model, source = load_base(base, image_size=image_size), base
         parents = {"base": base_digest(base), "code": code_digest()}
     else:
         raise ConfigError.of(
@@ -83,10 +85,18 @@ def merge(
         out,
         parents=parents,
         # Vocabularies identify the model by this digest; every later artifact passes it on.
-        config={"trained_model": parents.get("run", parents["base"])},
+        config={"trained_model": parents.get("run", parents["base"]), **_scale_of(source)},
         metrics={"relative_difference": differences},
     )
     return differences
+
+
+def _scale_of(source: Path) -> dict[str, Any]:
+    """Return the entry of a manifest for the scale that a run or a base declares, if it does."""
+    if not source.is_dir():  # official checkpoints are single files
+        return {}
+    scale = Scale.of_manifest(read_manifest(source, verify=False).config)
+    return {} if scale is None else {SCALE: scale.record()}
 
 
 def measure_difference(before: CpcSam, after: FusedCpcSam, seed: int = 0) -> dict[str, float]:

@@ -41,6 +41,7 @@ from cpcsam.contract import (
     GraphSpec,
     TensorSpec,
 )
+from cpcsam.scale import Scale
 from export.engines.profiles import profiles_of
 
 __all__ = ["RepositoryConfig", "Target", "config_text", "model_configs"]
@@ -94,6 +95,8 @@ class RepositoryConfig:
         threads: intra-op threads of an ONNX Runtime call; 0 uses all cores.
         model_digest: SHA-256 that identifies the exported model, reported likewise.
         trained_model: digest of its run or base, by which vocabularies identify the model.
+        scale: how much of an image the model is shown at once, reported likewise; None reports
+            nothing.
     """
 
     model_size: str
@@ -102,6 +105,7 @@ class RepositoryConfig:
     threads: int = 0
     model_digest: str = ""
     trained_model: str = ""
+    scale: Scale | None = None
 
 
 def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
@@ -147,7 +151,7 @@ def _tensor(tensor: TensorSpec, image_size: int) -> dict[str, object]:
     return {"name": tensor.name, "data_type": DTYPES[tensor.dtype], "dims": dims}
 
 
-def _set_parameters(config: ModelConfig, **values: int | str) -> None:
+def _set_parameters(config: ModelConfig, **values: float | str) -> None:
     for key, value in values.items():
         config.parameters[key].string_value = str(value)
 
@@ -174,6 +178,8 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         model_digest=repository.model_digest,
         trained_model=repository.trained_model,
     )
+    if repository.scale is not None:
+        _set_parameters(config, window=repository.scale.window or 0, spread=repository.scale.spread)
     if repository.target == "gpu":
         config.platform = "tensorrt_plan"
         config.backend = "tensorrt"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from cpcsam.contract import LOW_RES_FACTOR, grid_size
+from cpcsam.scale import Scale
 from serving.gateway.auth.authenticator import Principal
 from serving.gateway.scheduling.admission import Permit
 
@@ -27,6 +28,7 @@ class ModelInfo:
         trained_model: digest of the run or base checkpoint it was exported from; vocabularies are
             bound to it.
         mask_prompts: whether prompts may carry a mask.
+        scale: how much of an image the model is to be shown at once; None if it declares nothing.
     """
 
     triton_version: str
@@ -36,6 +38,7 @@ class ModelInfo:
     model_digest: str
     trained_model: str
     mask_prompts: bool
+    scale: Scale | None = None
 
     @property
     def low_res_size(self) -> int:

@@ -39,6 +39,7 @@ from cpcsam.contract import (
     SELECTED_LOW_RES_MASKS,
     STABILITY,
 )
+from cpcsam.scale import Scale
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
 from serving.gateway.inference.triton_responses import (
@@ -122,15 +123,19 @@ class TritonClient:
             )
         except InferenceServerException as error:
             raise error_from_triton(error, self._address) from error
-        digest = encoder.config.parameters["model_digest"].string_value
+        reported = {key: value.string_value for key, value in encoder.config.parameters.items()}
+        digest = reported["model_digest"]
         return ModelInfo(
             triton_version=server.version,
             model_version=segment.versions[-1] if segment.versions else "",
-            model_size=encoder.config.parameters["model_size"].string_value,
+            model_size=reported["model_size"],
             image_size=encoder.config.input[0].dims[-1],
             model_digest=digest,
-            trained_model=encoder.config.parameters["trained_model"].string_value or digest,
+            trained_model=reported["trained_model"] or digest,
             mask_prompts=bool(mask_prompts),
+            scale=Scale(int(reported["window"]) or None, float(reported["spread"]))
+            if "spread" in reported
+            else None,
         )
 
     async def segment(

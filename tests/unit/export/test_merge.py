@@ -15,6 +15,7 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import load_merged, save_run
+from cpcsam.scale import SCALE, Scale
 from export.graphs.fp16 import to_fp16
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.graphs.smooth_quant import smooth_encoder
@@ -73,6 +74,23 @@ def test_merge_bare_base_keeps_weights(base: Path, tmp_path: Path) -> None:
         "base": base_digest(base),
         "code": code_digest(),
     }
+
+
+def test_merge_passes_on_the_scale_of_the_run_or_of_the_bare_base(
+    run: Path, base: Path, tmp_path: Path
+) -> None:
+    scale = Scale(96, 1.25)
+    declared = {SCALE: scale.record()}
+    save_base(noisy_sam(), tmp_path / "base", config=declared)
+    model = load_base(base)
+    inject_lora(model, LoraConfig(rank=1))
+    save_run(model, tmp_path / "run", base=base, lora=LoraConfig(rank=1), config=declared)
+    for name, source in (("run", tmp_path / "run"), ("base", tmp_path / "base")):
+        merge(*((source, None) if name == "run" else (None, source)), tmp_path / f"{name}-merged")
+        merged = read_manifest(tmp_path / f"{name}-merged", "merged")
+        assert Scale.of_manifest(merged.config) == scale
+    merge(run, None, tmp_path / "silent")
+    assert SCALE not in read_manifest(tmp_path / "silent", "merged").config
 
 
 def test_merge_unchanged_run_is_reused(run: Path, tmp_path: Path) -> None:

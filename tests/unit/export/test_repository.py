@@ -10,6 +10,7 @@ from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
+from cpcsam.scale import SCALE, Scale
 from export.repository import main
 from export.triton_repository.publishing import build_repository
 
@@ -51,6 +52,25 @@ def test_build_repository_copies_graphs_with_configuration(
         assert parameters["trained_model"].string_value == CONFIG["trained_model"]
     weights = version / "image_encoder" / "1" / f"image_encoder{suffix}.data"
     assert weights.read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("scale", "reported"),
+    [(None, None), (Scale(96, 1.25), ("96", "1.25")), (Scale(None, 2), ("0", "2"))],
+)
+def test_build_repository_reports_the_scale_that_the_graphs_declare(
+    tmp_path: Path, scale: Scale | None, reported: tuple[str, str] | None
+) -> None:
+    declared = {} if scale is None else {SCALE: scale.record()}
+    source = artifact(tmp_path / "source", "onnx", ".onnx", **declared)
+    version = build_repository(source, tmp_path / "out")
+    assert Scale.of_manifest(read_manifest(version, "repository").config) == scale
+    parameters = config_of(version, "image_encoder").parameters
+    if reported is None:
+        assert not {"window", "spread"} & set(parameters)
+    else:
+        window, spread = (parameters[name].string_value for name in ("window", "spread"))
+        assert (window, float(spread)) == (reported[0], float(reported[1]))
 
 
 def test_build_repository_manifest_names_source(tmp_path: Path) -> None:
