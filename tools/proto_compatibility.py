@@ -4,7 +4,8 @@
 
 Both are folders with .proto files below cpcsam/. Additions are allowed, and definitions may move
 between the files of their package (category PACKAGE). Every change that breaks a client on the
-wire, in JSON or in its source is printed on a line, and the exit code is 1.
+wire, in JSON or in its source is printed on a line, and the exit code is 1. In the files of
+`GAINED_PRESENCE`, fields may become `optional`.
 """
 
 from __future__ import annotations
@@ -24,11 +25,17 @@ __all__ = ["breaking_changes", "main"]
 
 PROG: Final = "tools.proto_compatibility"
 BUF: Final = Path(sys.executable).with_name("buf")
+GAINED_PRESENCE: Final = ("cpcsam/v1/classes.proto",)
+"""AddClassRequest.tile_size, whose absence and 0 differ since the release: the same bytes and JSON,
+another type in Go and Rust. To be emptied at the next release."""
 CONFIG: Final = json.dumps(
     {
         "version": "v2",
         "modules": [{"path": ".", "includes": ["cpcsam"]}],
-        "breaking": {"use": ["PACKAGE"]},
+        "breaking": {
+            "use": ["PACKAGE", "FIELD_WIRE_JSON_COMPATIBLE_CARDINALITY"],
+            "ignore_only": {"FIELD_SAME_CARDINALITY": list(GAINED_PRESENCE)},
+        },
     }
 )
 FOUND_CHANGES: Final = 100

@@ -76,11 +76,13 @@ class FileOutcome:
         image: the image.
         scores: of its masks; None if the existing output was up to date.
         error: of the failed request, if any.
+        warnings: of the server about the request.
     """
 
     image: ImagePath
     scores: tuple[float, ...] | None = None
     error: CpcSamError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def segment_files(
@@ -160,7 +162,8 @@ def _segment_file(
         if mask.rings is not None:
             annotation["rings"] = mask.rings
     write_atomic(folder / "masks.json", (json.dumps(dataset) + "\n").encode())
-    return FileOutcome(image, tuple(mask.score for _, _, mask in result.each()))
+    scores = tuple(mask.score for _, _, mask in result.each())
+    return FileOutcome(image, scores, warnings=result.warnings)
 
 
 def _cache_key(file: Path) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.cli.options import Commands, add_connection, connect
-from cpcsam.commands import count
+from cpcsam.commands import count_from_0
 from cpcsam.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,8 +57,9 @@ def add_to(commands: Commands) -> None:
         metavar=("IMAGE", "LABELS"),
         help="an image and its annotation; may be repeated",
     )
-    text = "for the first class: side of the tiles in pixels (default: whole images)"
-    add.add_argument("--tile-size", type=count, default=0, metavar="N", help=text)
+    text = "for the first class: side of the tiles in pixels; 0 for whole images "
+    text += "(default: the model's window, see cpcsam status)"
+    add.add_argument("--tile-size", type=count_from_0, metavar="N", help=text)
 
     remove = kinds.add_parser(
         "remove", help="remove a class", epilog="examples:\n  cpcsam classes remove nucleus"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cpcsam.cli.options import Commands, add_connection, add_prompts, connect
-from cpcsam.commands import count, share
+from cpcsam.commands import count, count_from_0, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
 
@@ -86,8 +86,9 @@ def add_to(commands: Commands) -> None:
     search.add_argument("--min-area", type=count, metavar="N", help=text)
 
     tiles = parser.add_argument_group("tiles of large images, not with --class")
-    text = "side of overlapping tiles in pixels, each enlarged (default: the whole image)"
-    tiles.add_argument("--tile-size", type=count, default=0, metavar="N", help=text)
+    text = "side of overlapping tiles in pixels, each enlarged; 0 for the whole image "
+    text += "(default: the model's window, see cpcsam status)"
+    tiles.add_argument("--tile-size", type=count_from_0, metavar="N", help=text)
     text = "overlap of tiles, as a fraction of their side"
     tiles.add_argument("--tile-overlap", type=share, metavar="X", help=text)
 
@@ -123,6 +124,7 @@ def _run(args: argparse.Namespace) -> int:
         raise _wrong("--mask-input", f"{len(images)} images", "a single image")
     outputs = Outputs(args.out, not args.no_overlay, args.png, args.overwrite)
     outcomes: list[FileOutcome] = []
+    warned: set[str] = set()
     # With None, tqdm shows the bar on a terminal only.
     silent = True if args.quiet or len(images) == 1 else None
     with connect(args) as client, tqdm(total=len(images), unit="image", disable=silent) as bar:
@@ -138,6 +140,11 @@ def _run(args: argparse.Namespace) -> int:
                     bar.write(" ".join(message.split()), file=sys.stderr)
                 elif not args.quiet:
                     bar.write(_summary(outcome, args.out))
+                    # Images of one size have the same warnings.
+                    for warning in [text for text in outcome.warnings if text not in warned]:
+                        message = f"cpcsam segment: {outcome.image.path}: warning: {warning}"
+                        bar.write(message, file=sys.stderr)
+                        warned.add(warning)
     failed = {outcome.image for outcome in outcomes if outcome.error is not None}
     if len(images) > 1 and len(failed) < len(images):
         from cpcsam.artifacts.manifest import write_atomic

@@ -57,6 +57,7 @@ def _print(address: str, healthy: bool, description: Description) -> None:
     print(f"health    {'serving' if healthy else 'not serving'}")
     model = f"{description.model_size}, {description.image_size} px"
     print(f"model     {description.model_name} {description.model_version} ({model})")
+    print(f"window    {_window(description)}")
     if description.digest:
         print(f"digest    {description.digest}")
     print(f"versions  gateway {description.gateway_version}, Triton {description.triton_version}")
@@ -68,3 +69,10 @@ def _print(address: str, healthy: bool, description: Description) -> None:
             if isinstance(limit, float)
             else f"limit     {name} {limit}"
         )
+
+
+def _window(description: Description) -> str:
+    if not description.spread:
+        return "not declared, tiles only on request"
+    factor = f"trained within a factor of {description.spread:g}"
+    return f"{description.window} px, {factor}" if description.window else f"whole images, {factor}"

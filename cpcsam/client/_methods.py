@@ -48,7 +48,7 @@ class ClientMethods(BaseClient):
         mask_selection: MaskSelection = MaskSelection.SINGLE,
         mask_format: MaskFormat = MaskFormat.COCO_RLE,
         low_res_masks: bool = False,
-        tile_size: int = 0,
+        tile_size: int | None = None,
         tile_overlap: float | None = None,
         request_id: str = "",
     ) -> SegmentResult:
@@ -71,7 +71,8 @@ class ClientMethods(BaseClient):
             low_res_masks: whether to return mask logits, (4G, 4G) float32, for use as a
                 `mask_input`; for `prompts` only.
             tile_size: side of the overlapping tiles that a large image is split into, in pixels; 0
-                uses the whole image. Classes have the tile size that they were added with.
+                uses the whole image, None the model's own window (`Description.window`). Classes
+                have the tile size that they were added with.
             tile_overlap: overlap of neighbouring tiles, as a fraction of their side in [0, 1);
                 None uses the server's default.
             request_id: appears in the result and in the gateway's log.
@@ -205,7 +206,7 @@ class ClientMethods(BaseClient):
         return classes_of(await self._call("ListClasses", pb.ListClassesRequest()))
 
     async def add_class(
-        self, name: str, examples: Sequence[Example], *, tile_size: int = 0
+        self, name: str, examples: Sequence[Example], *, tile_size: int | None = None
     ) -> tuple[ClassInfo, ...]:
         """Add a class from a few annotated images (few-shot, without training).
 
@@ -213,7 +214,8 @@ class ClientMethods(BaseClient):
             name: of the new class.
             examples: a few images, each with all its entities of the class annotated.
             tile_size: for the first class: side of the tiles that images are split into, in
-                pixels; small entities need small tiles. 0 uses whole images.
+                pixels; small entities need small tiles. 0 uses whole images, None the model's own
+                window.
 
         Returns:
             All classes that the server knows now.

@@ -71,6 +71,7 @@ def result_of(response: pb.SegmentResponse, prompts: Sequence[Prompt]) -> Segmen
         },
         image_id=ImageId(response.image_id),
         cached=response.cached,
+        warnings=tuple(response.warnings),
     )
 
 
@@ -101,10 +102,14 @@ def description_of(response: pb.DescribeResponse) -> Description:
         everything=Everything.of_message(response.everything),
         class_search=ClassSearch.of_message(response.class_search),
         tile_overlap=response.tile_overlap,
+        window=response.model.window,
+        spread=response.model.spread,
     )
 
 
-def add_class_request(name: str, examples: Sequence[Example], tile_size: int) -> pb.AddClassRequest:
+def add_class_request(
+    name: str, examples: Sequence[Example], tile_size: int | None
+) -> pb.AddClassRequest:
     """Build the message that adds a class, from the arguments of `SegmentationClient.add_class`.
 
     Raises:

@@ -107,7 +107,8 @@ class SegmentRequest:
         mask_format: encoding of the returned masks.
         low_res_masks: whether to return mask logits, for use as a `mask_input`; for prompts only.
         tile_size: side of the overlapping tiles that a large image is split into, in pixels; 0
-            uses the whole image. Classes have the tile size that they were added with.
+            uses the whole image, None the model's own window (`Description.window`). Classes have
+            the tile size that they were added with.
         tile_overlap: of neighbouring tiles, as a fraction of their side in [0, 1); None takes the
             server's default.
         request_id: appears in the result and in the gateway's log.
@@ -125,7 +126,7 @@ class SegmentRequest:
     mask_selection: MaskSelection = MaskSelection.SINGLE
     mask_format: MaskFormat = MaskFormat.COCO_RLE
     low_res_masks: bool = False
-    tile_size: int = 0
+    tile_size: int | None = None
     tile_overlap: float | None = None
     request_id: str = ""
 

@@ -27,6 +27,8 @@ class SegmentResult:
         timings_ms: milliseconds in the gateway by stage: `validate`, `triton`, `total`.
         image_id: identifies the image in further requests.
         cached: whether the server had the image's embedding in its cache.
+        warnings: a sentence for each way in which the model was shown the image at another scale
+            than it was trained on, which costs accuracy.
     """
 
     request_id: str
@@ -38,6 +40,7 @@ class SegmentResult:
     timings_ms: dict[str, float]
     image_id: ImageId = ImageId("")
     cached: bool = False
+    warnings: tuple[str, ...] = ()
 
     def each(self) -> Iterator[tuple[int, Prompt, Mask]]:
         """Iterate over all masks: prompt index, prompt, mask."""
@@ -81,6 +84,9 @@ class Description:
         everything: defaults of the automatic mask generator.
         class_search: defaults of the class search.
         tile_overlap: default overlap of tiles, as a fraction of their side.
+        window: side of the squares of images that the model was trained on, in pixels, the default
+            `tile_size`; 0 if it was trained on whole images or does not tell.
+        spread: factor by which squares of training were smaller or larger; 0 if it does not tell.
     """
 
     model_name: str
@@ -100,3 +106,5 @@ class Description:
     everything: Everything
     class_search: ClassSearch
     tile_overlap: float
+    window: int = 0
+    spread: float = 0.0

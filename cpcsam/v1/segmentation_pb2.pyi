@@ -104,7 +104,7 @@ class Failure(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., details: _Optional[bytes] = ...) -> None: ...
 
 class SegmentResponse(_message.Message):
-    __slots__ = ("request_id", "original_size", "results", "model_name", "model_version", "timings", "image_id", "cached")
+    __slots__ = ("request_id", "original_size", "results", "model_name", "model_version", "timings", "image_id", "cached", "warnings")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ORIGINAL_SIZE_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +113,7 @@ class SegmentResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     CACHED_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     original_size: _masks_pb2.Size
     results: _containers.RepeatedCompositeFieldContainer[PromptResult]
@@ -121,7 +122,8 @@ class SegmentResponse(_message.Message):
     timings: Timings
     image_id: str
     cached: bool
-    def __init__(self, request_id: _Optional[str] = ..., original_size: _Optional[_Union[_masks_pb2.Size, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., image_id: _Optional[str] = ..., cached: _Optional[bool] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, request_id: _Optional[str] = ..., original_size: _Optional[_Union[_masks_pb2.Size, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., image_id: _Optional[str] = ..., cached: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PromptResult(_message.Message):
     __slots__ = ("masks", "found_at")

@@ -88,11 +88,11 @@ class SegmentationServicer:
     def SegmentStream(self, request_iterator, context):
         """Segments many images: each request is answered as by Segment, in the order of the requests. A
         request that fails is answered by its error, and the stream goes on. The server reads at most
-        limits.stream_window requests ahead of its answers; whoever sends more waits, by HTTP/2's flow
-        control, and whoever never reads answers is not read from. A deadline is that of the whole
-        stream; without one it may last as long as it likes. Each request has the server's own limit
-        of time, its turn and its place among others, as in Segment, and where all places are taken it
-        waits for one, as long as a request may.
+        limits.stream_window requests ahead of the answers that it can send; whoever sends more waits,
+        by HTTP/2's flow control, and so does whoever does not read the answers. A deadline is that of
+        the whole stream; without one it may last as long as it likes. Each request has the server's own
+        limit of time, its turn and its place among others, as in Segment; but where the server is full,
+        it waits within that time rather than being refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,6 +38,8 @@ def describe_response(
             digest=model.model_digest,
             trained_model=model.trained_model,
             mask_prompts=model.mask_prompts,
+            window=0 if model.scale is None else model.scale.window or 0,
+            spread=0 if model.scale is None else model.scale.spread,
         ),
         limits=pb.Limits(
             max_image_bytes=limits.max_image_bytes,

@@ -159,5 +159,6 @@ def build_service(
         ClassSegmenter(embedder),
         EverythingSegmenter(embedder),
         vocabularies,
+        limits,
     )
     return SegmentationService(rpc, admission, images, dispatcher, vocabularies, limits, metrics)

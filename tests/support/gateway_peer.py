@@ -20,6 +20,8 @@ from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
 LOW_RES = np.linspace(-3, 3, 64, dtype="<f4").reshape(8, 8)
 CLASSES = ("nucleus", "cell")
+ODD_TILE = 7
+WARNING = "tile_size: got tiles of 7 pixels, expected tiles of 96; leave it out"
 
 
 def entity(box: pb.Box, size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -94,6 +96,7 @@ class Peer(pb_grpc.SegmentationServicer):
             model_version="7",
             image_id=image_id,
             cached=cached,
+            warnings=[WARNING] if request.tile_size == ODD_TILE else [],
         )
 
     def ListClasses(  # noqa: N802
@@ -112,6 +115,8 @@ class Peer(pb_grpc.SegmentationServicer):
                 digest="d" * 64,
                 trained_model="t" * 64,
                 mask_prompts=True,
+                window=96,
+                spread=1.5,
             ),
             limits=pb.Limits(max_clicks=1024, stream_window=4, max_seconds=60.5),
             mask_formats=[0, 1, 2, 3],

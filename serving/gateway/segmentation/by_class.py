@@ -13,19 +13,18 @@ from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import merge_instances
 from cpcsam.automatic.prompt_proposals import GeneratedPrompts
-from cpcsam.automatic.tiling import tile_boxes
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
 from cpcsam.geometry import Box
-from cpcsam.grpc_errors import LimitError
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.scheduling.concurrency import gather_limited
+from serving.gateway.segmentation.tiles import tiles_within
 
-__all__ = ["ClassSegmenter", "tiles_within"]
+__all__ = ["ClassSegmenter"]
 
 
 class ClassSegmenter:
@@ -103,24 +102,6 @@ class ClassSegmenter:
             np.concatenate([logits[:, 0] for logits, _ in outputs]),
             np.concatenate([scores[:, 0] for _, scores in outputs]),
         )
-
-
-def tiles_within(size: tuple[int, int], side: int, overlap: float, max_tiles: int) -> list[Box]:
-    """Return the tiles of an image within the limit.
-
-    Raises:
-        LimitError: there are more than max_tiles.
-    """
-    step = max(1, side - int(side * overlap)) if side else max(size)
-    count = (-(-size[0] // step)) * (-(-size[1] // step))
-    if count > 4 * max_tiles or len(tiles := tile_boxes(size, side, overlap)) > max_tiles:
-        raise LimitError.of(
-            "tiles",
-            got=f"an image of {size[0]} x {size[1]} in tiles of {side} pixels",
-            expected=f"at most {max_tiles} tiles",
-            fix="send a part of the image, or make it smaller",
-        )
-    return tiles
 
 
 def _advance(search: Search, masks: BestMasks | None) -> GeneratedPrompts | list[InstanceMask]:

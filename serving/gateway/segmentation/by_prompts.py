@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.instance_mask import InstanceMask
-from cpcsam.automatic.tiling import TILE_OVERLAP, is_cut, tile_around
+from cpcsam.automatic.tiling import is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
 from cpcsam.geometry import EMPTY_BOX, Box
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -21,6 +21,7 @@ from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
 from serving.gateway.scheduling.concurrency import gather_limited
+from serving.gateway.segmentation.tiles import Tiles
 from serving.gateway.validation.prompts import needed_box, part_of
 
 __all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptSegmenter", "PromptedMasks"]
@@ -62,13 +63,18 @@ class PromptSegmenter:
         self._embedder = embedder
 
     async def segment(
-        self, image: RequestImage, request: pb.SegmentRequest, context: RequestContext
+        self,
+        image: RequestImage,
+        request: pb.SegmentRequest,
+        tiles: Tiles,
+        context: RequestContext,
     ) -> PromptedMasks:
         """Segment by validated prompts.
 
         Args:
             image: of the request.
             request: with prompts.
+            tiles: in which the prompts are answered.
             context: of the request.
 
         Raises:
@@ -76,7 +82,7 @@ class PromptSegmenter:
             CpcSamError: as `TritonClient.segment`.
         """
         async with self._embedder.tiled(image, context) as tiled:
-            prompts = _Prompts(self._embedder, image, request, context, tiled)
+            prompts = _Prompts(self._embedder, image, request, tiles, context, tiled)
             return PromptedMasks(await prompts.segment(), tiled.cached)
 
 
@@ -88,12 +94,14 @@ class _Prompts:
         embedder: Embedder,
         image: RequestImage,
         request: pb.SegmentRequest,
+        tiles: Tiles,
         context: RequestContext,
         tiled: TiledImage,
     ) -> None:
         self._triton = embedder.triton
         self._image = image
         self._request = request
+        self._tiles = tiles
         self._context = context
         self._tiled = tiled
         self._whole = Box(0, 0, *image.size)
@@ -128,10 +136,8 @@ class _Prompts:
         """Choose the part of the image to decode a prompt in: a tile of the request or larger."""
         if prompt.HasField("mask_input"):
             return part_of(prompt.mask_input, self._image.size)
-        request = self._request
-        overlap = request.tile_overlap if request.HasField("tile_overlap") else TILE_OVERLAP
-        side = request.tile_size if side is None else side
-        return tile_around(self._image.size, side, overlap, needed_box(prompt))
+        side = self._tiles.side if side is None else side
+        return tile_around(self._image.size, side, self._tiles.overlap, needed_box(prompt))
 
     def _is_cut(self, prompt: pb.Prompt, masks: Sequence[InstanceMask]) -> bool:
         best = max(masks, key=lambda mask: mask.score)

@@ -7,13 +7,21 @@ from collections.abc import Sequence
 
 from cpcsam.contract import SEGMENT
 from cpcsam.errors import ContractError
+from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.limits import Limits
 from serving.gateway.segmentation.by_class import ClassSegmenter
 from serving.gateway.segmentation.by_prompts import PromptSegmenter
 from serving.gateway.segmentation.mask_generator import EverythingSegmenter
 from serving.gateway.segmentation.responses import instances_response, prompted_response
+from serving.gateway.segmentation.tiles import (
+    choose_everything_tiles,
+    choose_prompt_tiles,
+    enlarge_tiles,
+    scale_warnings,
+)
 from serving.gateway.validation.search_config import class_search_config, mask_generator_config
 from serving.gateway.vocabulary.service import VocabularyService
 
@@ -29,11 +37,13 @@ class SegmentationDispatcher:
         by_class: ClassSegmenter,
         everything: EverythingSegmenter,
         vocabularies: VocabularyService,
+        limits: Limits,
     ) -> None:
         self._by_prompts = by_prompts
         self._by_class = by_class
         self._everything = everything
         self._vocabularies = vocabularies
+        self._limits = limits
 
     async def segment(
         self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
@@ -46,18 +56,42 @@ class SegmentationDispatcher:
         if request.classes:
             response = await self._segment_classes(request, image, context)
         elif request.HasField("everything"):
-            config = mask_generator_config(request.everything)
-            masks, cached = await self._everything.segment(image, request, config, context)
-            response = await asyncio.to_thread(
-                instances_response, masks, ("",), image.size, cached, request.mask_format
-            )
+            response = await self._segment_everything(request, image, context)
         else:
-            prompted = await self._by_prompts.segment(image, request, context)
-            response = await asyncio.to_thread(
-                prompted_response, prompted, image.size, request.mask_format
-            )
+            response = await self._segment_prompts(request, image, context)
         model = await context.model()
         response.model_name, response.model_version = SEGMENT.name, model.model_version
+        return response
+
+    async def _segment_prompts(
+        self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
+    ) -> pb.SegmentResponse:
+        tiles = choose_prompt_tiles(request, image.size, (await context.model()).scale)
+        prompted = await self._by_prompts.segment(image, request, tiles, context)
+        response = await asyncio.to_thread(
+            prompted_response, prompted, image.size, request.mask_format
+        )
+        response.warnings.extend(tiles.warnings)
+        return response
+
+    async def _segment_everything(
+        self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
+    ) -> pb.SegmentResponse:
+        config = mask_generator_config(request.everything)
+        scale = (await context.model()).scale
+        tiles = choose_everything_tiles(request, image.size, scale, config, self._limits)
+        try:
+            masks, cached = await self._everything.segment(image, tiles, config, context)
+        except LimitError:
+            # Only the masks tell whether there is room to merge them.
+            if request.HasField("tile_size") or not tiles.side:
+                raise
+            tiles = enlarge_tiles(tiles, 0, image.size, scale)
+            masks, cached = await self._everything.segment(image, tiles, config, context)
+        response = await asyncio.to_thread(
+            instances_response, masks, ("",), image.size, cached, request.mask_format
+        )
+        response.warnings.extend(tiles.warnings)
         return response
 
     async def _segment_classes(
@@ -72,9 +106,13 @@ class SegmentationDispatcher:
         masks, cached = await self._by_class.segment(
             image, vocabulary, request.classes, config, context
         )
-        return await asyncio.to_thread(
+        response = await asyncio.to_thread(
             instances_response, masks, vocabulary.names, image.size, cached, request.mask_format
         )
+        scale = (await context.model()).scale
+        fix = "remove all classes, and add them again without tile_size"
+        response.warnings.extend(scale_warnings("classes", vocabulary.tile, image.size, scale, fix))
+        return response
 
 
 def _unknown(name: str, known: Sequence[str]) -> ContractError:

@@ -12,18 +12,16 @@ import numpy as np
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_filtering import filter_masks, merge_crops, merge_tiles
-from cpcsam.automatic.tiling import TILE_OVERLAP, PointGrid, build_point_grids
+from cpcsam.automatic.tiling import PointGrid, build_point_grids
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.grpc_errors import LimitError
-from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
-from serving.gateway.limits import Limits
 from serving.gateway.scheduling.concurrency import gather_limited
-from serving.gateway.segmentation.by_class import tiles_within
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
+from serving.gateway.segmentation.tiles import Tiles, check_work
 
 __all__ = ["EverythingSegmenter"]
 
@@ -41,7 +39,7 @@ class EverythingSegmenter:
     async def segment(
         self,
         image: RequestImage,
-        request: pb.SegmentRequest,
+        tiles: Tiles,
         config: MaskGeneratorConfig,
         context: RequestContext,
     ) -> tuple[list[InstanceMask], bool]:
@@ -49,7 +47,7 @@ class EverythingSegmenter:
 
         Args:
             image: of the request.
-            request: with tiles or without.
+            tiles: each with a grid of clicks; without a side, the whole image and its crops.
             config: grids and thresholds.
             context: of the request.
 
@@ -60,10 +58,9 @@ class EverythingSegmenter:
             LimitError: too many tiles or clicks, or masks too large to be merged.
             NotFoundError: the image was given by image_id, and some part is not cached any more.
         """
-        side, size = request.tile_size, image.size
-        overlap = request.tile_overlap if request.HasField("tile_overlap") else TILE_OVERLAP
-        _check_work(size, config, side, overlap, self._embedder.limits)
-        grids = build_point_grids(size, config, side, overlap)
+        side, size = tiles.side, image.size
+        check_work(size, config, side, tiles.overlap, self._embedder.limits)
+        grids = build_point_grids(size, config, side, tiles.overlap)
         async with self._embedder.tiled(image, context) as tiled:
             masks = await gather_limited(
                 [partial(self._masks, grid, tiled, size, config, context) for grid in grids]
@@ -104,37 +101,6 @@ class EverythingSegmenter:
             2 * CONCURRENT_CHUNKS,  # while some are filtered, others are decoded
         )
         return [mask for batch in batches for mask in batch]
-
-
-def _check_work(
-    size: tuple[int, int],
-    config: MaskGeneratorConfig,
-    side: int,
-    overlap: float,
-    limits: Limits,
-) -> None:
-    """Raise LimitError for too many tiles or clicks, before any is laid out."""
-    if side:
-        tiles = len(tiles_within(size, side, overlap, limits.max_tiles))
-        clicks = tiles * config.points_per_side**2
-    else:
-        layers = range(config.crop_n_layers + 1)
-        tiles = sum(4**layer for layer in layers)
-        points = [
-            config.points_per_side // config.crop_n_points_downscale_factor**i for i in layers
-        ]
-        clicks = sum(4**layer * max(points[layer], 1) ** 2 for layer in layers)
-    for what, got, most in (
-        ("crops", tiles, limits.max_tiles),
-        ("clicks", clicks, limits.max_clicks),
-    ):
-        if got > most:
-            raise LimitError.of(
-                f"everything, {what}",
-                got=got,
-                expected=f"at most {most}",
-                fix="lower points_per_side or crop_layers, or take larger tiles",
-            )
 
 
 def _check_room(masks: Sequence[Sequence[InstanceMask]]) -> None:

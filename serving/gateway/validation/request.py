@@ -95,8 +95,10 @@ def _check_mask_format(request: pb.SegmentRequest) -> None:
 
 
 def _check_tiles(request: pb.SegmentRequest) -> None:
-    for name in ("tile_size", "tile_overlap"):
-        if request.classes and name in {field.name for field, _ in request.ListFields()}:
+    # A tile_size of 0 is what requests for classes were told to give.
+    given = {"tile_size": request.tile_size, "tile_overlap": request.HasField("tile_overlap")}
+    for name in given:
+        if request.classes and given[name]:
             raise ContractError.of(
                 name,
                 got=f"{getattr(request, name):g} with classes",

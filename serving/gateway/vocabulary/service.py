@@ -76,8 +76,7 @@ class VocabularyService:
             )
         known = await self.vocabulary(context)
         _require_new(known, request.name)
-        # All classes of a vocabulary share a tile size: the first class decides.
-        tile = known.tile if known is not None and known.names else request.tile_size
+        tile = await _tile_size(request, known, context)
         annotated = await gather_limited(
             [
                 partial(self._embed, f"examples[{index}]", example, tile, context)
@@ -126,6 +125,18 @@ class VocabularyService:
         async with self._embedder.tiled(image, context) as tiled:
             shown = await gather_limited([partial(tiled.show, part) for part in tiles])
         return shown, instances
+
+
+async def _tile_size(
+    request: pb.AddClassRequest, known: Vocabulary | None, context: RequestContext
+) -> int:
+    """Return the tile size that all classes of a vocabulary share: the first class decides."""
+    if known is not None and known.names:
+        return known.tile
+    scale = (await context.model()).scale
+    if request.HasField("tile_size") or scale is None:
+        return request.tile_size
+    return scale.window or 0
 
 
 async def _trained_model(context: RequestContext) -> str:

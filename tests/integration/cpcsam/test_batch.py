@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pycocotools.coco import COCO
 
 from cpcsam.cli.main import main
 from cpcsam.v1 import segmentation_pb2 as pb
-from tests.support.gateway_peer import LOW_RES, Peer, entity, peer_gateway
+from tests.support.gateway_peer import LOW_RES, ODD_TILE, WARNING, Peer, entity, peer_gateway
 
 SIZE = (12, 16)
 BOX = ["--box", "2,3,9,10"]
@@ -188,6 +189,26 @@ def test_unknown_class_is_reported_once(
         "correct it, or cpcsam classes add\n"
     )
     assert gateway[1].requests == []
+
+
+def test_warnings_of_the_server_are_printed_once_on_stderr(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [images, *BOX, "--tile-size", ODD_TILE, "--jobs", 1]
+    assert segment(gateway, tmp_path / "out", *words) == 0
+    told = capsys.readouterr()
+    assert re.fullmatch(rf"cpcsam segment: .*\.png: warning: {re.escape(WARNING)}\n", told.err)
+    assert told.out.count("1 mask") == 3
+    assert segment(gateway, tmp_path / "quiet", *words, "--quiet") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tile_size_is_sent_only_if_it_is_given(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path
+) -> None:
+    for words, given in (((), False), (("--tile-size", 0), True)):
+        assert segment(gateway, tmp_path / str(given), images / "one.png", *BOX, *words) == 0
+        assert gateway[1].requests[-1].HasField("tile_size") is given
 
 
 def test_quiet_prints_nothing(

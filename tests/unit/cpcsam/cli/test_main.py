@@ -176,4 +176,5 @@ def test_status_prints_the_whole_description(capsys: pytest.CaptureFixture[str])
     assert known["everything"]["points_per_side"] == 32
     assert known["mask_formats"] == ["COCO_RLE", "PNG", "POLYGONS", "NONE"]
     printed = capsys.readouterr().out
+    assert known["window"] == 96 and "window    96 px, trained within a factor of 1.5\n" in printed
     assert "classes   nucleus, cell\n" in printed and "limit     max_seconds 60.5\n" in printed

@@ -19,12 +19,22 @@ from cpcsam.client import (
     SegmentRequest,
     encode_image,
 )
+from cpcsam.client._protobuf import add_class_request
 from cpcsam.client.async_client import AsyncSegmentationClient
+from cpcsam.client.requests import Example
 from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, NotFoundError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
-from tests.support.gateway_peer import CLASSES, LOW_RES, Peer, entity, peer_gateway
+from tests.support.gateway_peer import (
+    CLASSES,
+    LOW_RES,
+    ODD_TILE,
+    WARNING,
+    Peer,
+    entity,
+    peer_gateway,
+)
 
 IMAGE = encode_image(np.zeros((12, 16, 3), np.uint8))
 BOX = (2.0, 3.0, 9.0, 10.0)
@@ -107,10 +117,23 @@ def test_request_omits_parameters_left_to_the_server(
     sent = gateway[1].requests[-1]
     assert known_arguments(sent) == {"image_id", "everything", "tile_size", "tile_overlap"}
     assert known_arguments(sent.everything) == {"points_per_side", "min_area"}
+    client.segment(IMAGE, PROMPTS, tile_size=0)
+    assert gateway[1].requests[-1].HasField("tile_size"), "0 asks for the whole image"
     client.segment(IMAGE, everything=Everything())
     assert gateway[1].requests[-1].HasField("everything")
     client.segment(IMAGE, classes=["cell"], class_search=ClassSearch(min_iou=0.0))
     assert known_arguments(gateway[1].requests[-1].class_search) == {"min_iou"}
+
+
+def test_result_has_the_warnings_of_the_server(client: SegmentationClient) -> None:
+    assert client.segment(IMAGE, PROMPTS).warnings == ()
+    assert client.segment(IMAGE, PROMPTS, tile_size=ODD_TILE).warnings == (WARNING,)
+
+
+def test_add_class_sends_a_tile_size_only_if_it_is_given() -> None:
+    example = Example(IMAGE, np.ones((12, 16), np.int32))
+    silent, whole = (add_class_request("cell", [example], side) for side in (None, 0))
+    assert not silent.HasField("tile_size") and whole.HasField("tile_size")
 
 
 def test_found_entities_have_a_click_and_a_label(client: SegmentationClient) -> None:
@@ -127,6 +150,7 @@ def test_describe_returns_every_field(client: SegmentationClient) -> None:
         True,
         0.125,
     )
+    assert (description.window, description.spread) == (96, 1.5)
     assert (description.digest, description.trained_model) == ("d" * 64, "t" * 64)
     assert description.mask_formats == tuple(MaskFormat)
     assert description.everything == Everything(points_per_side=32, min_iou=0.5)

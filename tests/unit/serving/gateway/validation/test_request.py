@@ -61,6 +61,7 @@ def request(**fields: object) -> pb.SegmentRequest:
 def test_check_request_with_valid_fields_passes() -> None:
     check_request(request(), LIMITS)
     check_request(request(prompts=[], classes=["nucleus"]), LIMITS)
+    check_request(request(prompts=[], classes=["nucleus"], tile_size=0), LIMITS)
     check_request(request(**EVERYTHING, tile_size=64, tile_overlap=0.5), LIMITS)
     assert original_size_of(image_file(), LIMITS) == (HEIGHT, WIDTH)
     check_image_id("0123456789abcdef" * 4)
