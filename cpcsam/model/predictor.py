@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.backends.protocol import Backend
 from cpcsam.contract import (
     LOW_RES_FACTOR,
@@ -25,8 +24,13 @@ from cpcsam.contract import (
     PointLabel,
     grid_size,
 )
-from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.transforms import decode_image, resize_coords, to_frame, upscale_masks
+from cpcsam.errors import ContractError
+from cpcsam.geometry import EMPTY_BOX, Box
+from cpcsam.model.loading import load_backend
+from cpcsam.model.prompt_arrays import read_pixels, read_points, require_shape, require_within
+from cpcsam.model.tiled_image import TiledImage
+from cpcsam.scale import Scale
+from cpcsam.transforms import resize_coords, upscale_masks
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,29 +42,32 @@ Array = NDArray[np.float32]
 
 
 class CpcSamPredictor:
-    """Segments one image by points, boxes and masks: the image is embedded once.
+    """Segments one image by points, boxes and masks: the image, or each tile, is embedded once.
 
     If the model has CaPL, it calibrates the prompts.
 
     Attributes:
         backend: runs the model.
+        scale: how much of an image the model is to be shown at once; None if it declares nothing.
         original_size: (H, W) of the image that is set.
-        input_size: (H, W) of it in the encoder's frame.
-        is_image_set: whether an image is set.
+        input_size: (H, W) of it in the encoder's frame; None if it is shown in tiles.
+        tile: part of the image in which `predict` answered its last prompt.
     """
 
     original_size: tuple[int, int] | None
     input_size: tuple[int, int] | None
-    is_image_set: bool
-    _image_embeddings: Array
+    tile: Box
+    _image: TiledImage | None
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, scale: Scale | None = None) -> None:
         """Predict with a model that is loaded already.
 
         Args:
             backend: such as `TorchBackend(model)` or `OnnxBackend(path)`.
+            scale: of the model; None shows it whole images.
         """
         self.backend = backend
+        self.scale = scale
         self.reset_image()
 
     @classmethod
@@ -78,33 +85,41 @@ class CpcSamPredictor:
         Raises:
             ArtifactError: missing, altered, or no model.
         """
-        from cpcsam.backends.onnx_backend import OnnxBackend
+        backend, scale = load_backend(Path(path), None if base is None else Path(base), device)
+        return cls(backend, scale)
 
-        path = Path(path)
-        # Unverified, because whichever loader follows verifies the digests.
-        kind = read_manifest(path, verify=False).kind if path.is_dir() else "checkpoint"
-        if kind == "onnx":
-            return cls(OnnxBackend(path))
-        return cls(_torch_backend(path, kind, None if base is None else Path(base), device))
+    @property
+    def is_image_set(self) -> bool:
+        """Whether an image is set."""
+        return self._image is not None
 
-    def set_image(self, image: NDArray[np.uint8] | str | Path | Image.Image) -> None:
+    def set_image(
+        self, image: NDArray[np.uint8] | str | Path | Image.Image, tile_size: int | None = None
+    ) -> None:
         """Embed an image; the prompts of the following calls refer to it.
+
+        In tiles, `predict` answers each prompt as the service does: in the tile in which it lies
+        most centrally, and in tiles of twice the side where that cuts the best mask off.
 
         Args:
             image: (H, W, 3) uint8 RGB, a Pillow image, or the path of an image file, which is
                 turned upright by its EXIF orientation.
+            tile_size: side of the tiles of a larger image, in pixels; 0 takes the whole image, None
+                the window of the model's scale.
 
         Raises:
             ContractError: not such an array, or no readable image.
             OSError: the file cannot be read.
         """
-        pixels = _pixels(image)
+        pixels = read_pixels(image)
         # First, so that an encoding that fails does not leave the previous image set.
         self.reset_image()
-        frame, input_size = to_frame(pixels, self.backend.image_size)
-        self._image_embeddings = self.backend.encode(frame[None], np.array([input_size], np.int32))
-        self.original_size, self.input_size = (pixels.shape[0], pixels.shape[1]), input_size
-        self.is_image_set = True
+        if tile_size is None:
+            tile_size = 0 if self.scale is None else self.scale.window or 0
+        tiled = TiledImage(pixels, tile_size, self.backend)
+        if not tiled.side:
+            self.input_size = tiled.embed(tiled.whole)[1]
+        self.original_size, self.tile, self._image = tiled.size, tiled.whole, tiled
 
     def predict(
         self,
@@ -121,31 +136,50 @@ class CpcSamPredictor:
             point_coords: (N, 2), (X, Y) pixels of the image.
             point_labels: (N,), 1 on the entity and 0 on the background.
             box: (4,), XYXY pixels of the image.
-            mask_input: (1, 4G, 4G) logits, such as an earlier call's low_res_masks.
+            mask_input: (1, 4G, 4G) logits of the part `tile` of the image, such as the preceding
+                call's low_res_masks; the prompt is answered there.
             multimask_output: return three masks, for ambiguous prompts, instead of one.
             return_logits: return logits instead of thresholded masks.
 
         Returns:
-            masks (M, H, W) bool, or float32 logits, in the image; iou_predictions (M,) float32;
-            low_res_masks (M, 4G, 4G) float32 logits. M is 3 or 1.
+            masks (M, H, W) bool, or float32 logits, in the image, outside of `tile` -inf;
+            iou_predictions (M,) float32; low_res_masks (M, 4G, 4G) float32 logits of `tile`. M is
+            3 or 1.
 
         Raises:
-            ContractError: no image is set, or shapes that do not fit each other.
+            ContractError: no image is set, shapes that do not fit each other, or a prompt outside
+                of its mask_input.
         """
-        points, labels = _points(point_coords, point_labels)
-        corners = np.zeros((0, 2)) if box is None else _shaped("box", box, (4,)).reshape(2, 2)
-        points = resize_coords(
-            np.concatenate([points, corners]), self._sizes()[0], self.backend.image_size
-        )
+        points, labels = read_points(point_coords, point_labels)
+        corners = np.zeros((0, 2)) if box is None else require_shape("box", box, (4,)).reshape(2, 2)
+        points, image = np.concatenate([points, corners]), self._require_image()
         box_labels = (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
         labels = np.concatenate([labels, [] if box is None else box_labels])
         if mask_input is not None:
             side = LOW_RES_FACTOR * grid_size(self.backend.image_size)
-            mask_input = _shaped("mask_input", mask_input, (1, side, side))[None]
-        masks, iou_predictions, low_res_masks = self._predict(
-            points[None], labels[None], mask_input, multimask_output, return_logits
-        )
-        return masks[0], iou_predictions[0], low_res_masks[0]
+            mask_input = require_shape("mask_input", mask_input, (1, side, side))[None]
+            if self.tile != image.whole:
+                require_within(points, self.tile)
+        else:
+            self.tile = image.tile_around(points)
+        while True:
+            tile = self.tile
+            coords = resize_coords(
+                points - (tile.left, tile.top), tile.size, self.backend.image_size
+            )
+            (logits,), (iou_predictions,), (low_res_masks,) = self._predict(
+                coords[None], labels[None], mask_input, multimask_output, tile
+            )
+            masks = logits > MASK_THRESHOLD
+            if mask_input is not None or not image.cuts(masks[iou_predictions.argmax()], tile):
+                break
+            self.tile = image.tile_around(points, side=2 * max(tile.size))
+        part = logits if return_logits else masks
+        if tile == image.whole:
+            return part, iou_predictions, low_res_masks
+        placed = np.full((len(part), *image.size), -np.inf if return_logits else False, part.dtype)
+        placed[(slice(None), *tile.slices)] = part
+        return placed, iou_predictions, low_res_masks
 
     def predict_torch(
         self,
@@ -174,10 +208,11 @@ class CpcSamPredictor:
             low_res_masks (P, M, 4G, 4G) float32 logits; on the device of the prompts.
 
         Raises:
-            ContractError: no image is set, or no prompt.
+            ContractError: no image is set, it is shown in tiles, or there is no prompt.
         """
         import torch
 
+        whole = self._require_whole("predict_torch")
         given = [part for part in (point_coords, boxes, mask_input) if part is not None]
         if not given:
             raise ContractError.of(
@@ -191,15 +226,11 @@ class CpcSamPredictor:
             coords = np.concatenate([coords, boxes.cpu().numpy().reshape(-1, 2, 2)], axis=1)
             corners = np.tile([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT], (count, 1))
             labels = np.concatenate([labels, corners], axis=1)
-        outputs = self._predict(
-            coords,
-            labels,
-            None if mask_input is None else mask_input.cpu().numpy(),
-            multimask_output,
-            return_logits,
-        )
+        mask = None if mask_input is None else mask_input.cpu().numpy()
+        logits, *others = self._predict(coords, labels, mask, multimask_output, whole.whole)
         masks, iou_predictions, low_res_masks = (
-            torch.from_numpy(np.ascontiguousarray(output)).to(device) for output in outputs
+            torch.from_numpy(np.ascontiguousarray(output)).to(device)
+            for output in (logits if return_logits else logits > MASK_THRESHOLD, *others)
         )
         return masks, iou_predictions, low_res_masks
 
@@ -207,16 +238,15 @@ class CpcSamPredictor:
         """Return the image's embeddings, (1, 256, G, G) float32.
 
         Raises:
-            ContractError: no image is set.
+            ContractError: no image is set, or it is shown in tiles.
         """
-        self._sizes()
-        return self._image_embeddings
+        image = self._require_whole("get_image_embedding")
+        return image.embed(image.whole)[0]
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self.is_image_set = False
-        self.original_size = self.input_size = None
-        self._image_embeddings = np.zeros((0, 0, 0, 0), np.float32)
+        self.original_size = self.input_size = self._image = None
+        self.tile = EMPTY_BOX
 
     def _predict(
         self,
@@ -224,74 +254,38 @@ class CpcSamPredictor:
         point_labels: NDArray[Any],
         mask_input: NDArray[Any] | None,
         multimask_output: bool,
-        return_logits: bool,
-    ) -> tuple[NDArray[Any], Array, Array]:
-        """Decode prompts of the encoder's frame, (P, N, 2), (P, N) and (P, 1, 4G, 4G)."""
-        original_size, input_size = self._sizes()
+        tile: Box,
+    ) -> tuple[Array, Array, Array]:
+        """Decode prompts of a tile's frame, (P, N, 2), (P, N) and (P, 1, 4G, 4G), to its logits."""
+        embeddings, input_size = self._require_image().embed(tile)
         if not point_labels.shape[1]:  # the graphs take at least one slot
             point_coords = np.zeros((len(point_labels), 1, 2))
             point_labels = np.full((len(point_labels), 1), PointLabel.EMPTY)
         low_res_masks, iou_predictions = self.backend.decode(
-            self._image_embeddings,
+            embeddings,
             np.ascontiguousarray(point_coords, np.float32)[None],
             np.ascontiguousarray(point_labels, np.int32)[None],
             None if mask_input is None else np.ascontiguousarray(mask_input, np.float32)[None],
         )
         chosen = MULTIMASK if multimask_output else SINGLE_MASK
         low_res_masks, iou_predictions = low_res_masks[0, :, chosen], iou_predictions[0, :, chosen]
-        logits = upscale_masks(low_res_masks, input_size, original_size, self.backend.image_size)
-        masks = logits if return_logits else logits > MASK_THRESHOLD
-        return masks, iou_predictions, low_res_masks
+        logits = upscale_masks(low_res_masks, input_size, tile.size, self.backend.image_size)
+        return logits, iou_predictions, low_res_masks
 
-    def _sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        if self.original_size is None or self.input_size is None:
+    def _require_image(self) -> TiledImage:
+        if self._image is None:
             raise ContractError.of(
                 "predictor", got="no image", expected="an image", fix="call set_image first"
             )
-        return self.original_size, self.input_size
+        return self._image
 
-
-def _torch_backend(path: Path, kind: str, base: Path | None, device: str) -> Backend:
-    # Imported here, as ONNX graphs run without torch.
-    from cpcsam.model.base_checkpoint import load_base
-    from cpcsam.model.run_checkpoint import load_merged, load_run
-    from cpcsam.model.torch_backend import TorchBackend
-
-    if kind == "run":
-        model = load_run(path, base)
-    else:
-        model = load_merged(path) if kind == "merged" else load_base(path)
-    return TorchBackend(model.to(device))
-
-
-def _pixels(image: NDArray[np.uint8] | str | Path | Image.Image) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 RGB."""
-    if isinstance(image, str | Path):
-        return decode_image(Path(image).read_bytes())
-    if not isinstance(image, np.ndarray):
-        image = np.asarray(image.convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise _misshapen("image", f"{image.dtype} {image.shape}", "uint8 (H, W, 3), RGB")
-    return image
-
-
-def _points(
-    point_coords: ArrayLike | None, point_labels: ArrayLike | None
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return (N, 2) coordinates and (N,) labels; N is 0 without points."""
-    coords = np.zeros((0, 2)) if point_coords is None else np.asarray(point_coords, np.float64)
-    if coords.ndim != 2 or coords.shape[1] != 2:
-        raise _misshapen("point_coords", f"shape {coords.shape}", "(N, 2)")
-    labels = np.zeros(0) if point_labels is None else np.asarray(point_labels)
-    return coords, _shaped("point_labels", labels, (len(coords),))
-
-
-def _shaped(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
-    array = np.asarray(value)
-    if array.shape != shape:
-        raise _misshapen(name, f"shape {array.shape}", str(shape))
-    return array
-
-
-def _misshapen(name: str, got: str, expected: str) -> CpcSamError:
-    return ContractError.of(name, got=got, expected=expected, fix="correct its shape and type")
+    def _require_whole(self, what: str) -> TiledImage:
+        image = self._require_image()
+        if image.side:
+            raise ContractError.of(
+                what,
+                got=f"an image in tiles of {image.side} pixels",
+                expected="a whole image",
+                fix="set a part of the image, of that side, or pass tile_size=0 to set_image",
+            )
+        return image

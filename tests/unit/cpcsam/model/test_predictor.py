@@ -17,6 +17,7 @@ from cpcsam.model.lora import LoraConfig
 from cpcsam.model.run_checkpoint import load_merged, save_merged, save_run
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
+from cpcsam.scale import SCALE, Scale
 from tests.support.model_factory import noisy_cpcsam
 from tests.support.paths import ROOT
 from tests.support.tiny_models import BrightnessModel, publish_tiny_graphs
@@ -129,7 +130,9 @@ def test_from_pretrained_loads_base_run_and_merged_model(tmp_path: Path) -> None
     base = CpcSamPredictor.from_pretrained(BASE)
     assert same_masks(base, CpcSamPredictor(TorchBackend(load_base(BASE))))
     run = tmp_path / "run"
-    save_run(load_base(BASE), run, base=BASE, lora=LoraConfig(rank=0))
+    declared = {SCALE: Scale(1000).record()}
+    save_run(load_base(BASE), run, base=BASE, lora=LoraConfig(rank=0), config=declared)
+    assert CpcSamPredictor.from_pretrained(run).scale == Scale(1000) and base.scale is None
     assert same_masks(CpcSamPredictor.from_pretrained(run), base)
     assert same_masks(CpcSamPredictor.from_pretrained(str(run), base=BASE), base)
     save_merged(fuse(noisy_cpcsam()), tmp_path / "merged", parents={})

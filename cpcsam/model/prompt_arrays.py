@@ -1,0 +1,88 @@
+"""Images and prompts of a predictor as arrays, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cpcsam.errors import ContractError, CpcSamError
+from cpcsam.geometry import Box
+from cpcsam.transforms import decode_image
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["read_pixels", "read_points", "require_shape", "require_within"]
+
+
+def read_pixels(image: NDArray[np.uint8] | str | Path | Image.Image) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Args:
+        image: such an array, a Pillow image, or the path of an image file.
+
+    Raises:
+        ContractError: another array, or no readable image.
+        OSError: the file cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return decode_image(Path(image).read_bytes())
+    if not isinstance(image, np.ndarray):
+        image = np.asarray(image.convert("RGB"))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise _misshapen("image", f"{image.dtype} {image.shape}", "uint8 (H, W, 3), RGB")
+    return image
+
+
+def read_points(
+    point_coords: ArrayLike | None, point_labels: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return (N, 2) coordinates and (N,) labels; N is 0 without points.
+
+    Raises:
+        ContractError: other shapes.
+    """
+    coords = np.zeros((0, 2)) if point_coords is None else np.asarray(point_coords, np.float64)
+    if coords.ndim != 2 or coords.shape[1] != 2:
+        raise _misshapen("point_coords", f"shape {coords.shape}", "(N, 2)")
+    labels = np.zeros(0) if point_labels is None else np.asarray(point_labels)
+    return coords, require_shape("point_labels", labels, (len(coords),))
+
+
+def require_within(points: NDArray[Any], part: Box) -> None:
+    """Require that a prompt lies in the part of the image that its mask_input shows.
+
+    Args:
+        points: (N, 2), (X, Y) pixels of the image.
+        part: box of the image.
+
+    Raises:
+        ContractError: a point lies outside.
+    """
+    x0, y0, x1, y1 = part.xyxy
+    if not ((points >= (x0, y0)) & (points <= (x1, y1))).all():
+        raise ContractError.of(
+            "mask_input",
+            got=f"a prompt outside of {part.xyxy}, which it shows",
+            expected="points and box within",
+            fix="leave mask_input out",
+        )
+
+
+def require_shape(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return a value as an array of this shape.
+
+    Raises:
+        ContractError: it has another.
+    """
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise _misshapen(name, f"shape {array.shape}", str(shape))
+    return array
+
+
+def _misshapen(name: str, got: str, expected: str) -> CpcSamError:
+    return ContractError.of(name, got=got, expected=expected, fix="correct its shape and type")
