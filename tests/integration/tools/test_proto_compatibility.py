@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-from tools.proto_compatibility import breaking_changes, main
+from tools.proto_compatibility import GAINED_PRESENCE, breaking_changes, main
 
 RELEASED = """\
 syntax = "proto3";
@@ -203,3 +203,13 @@ def test_command_without_a_valid_api_prints_one_line_and_exits_2(
     assert main([str(tmp_path), str(ROOT)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "expected" in error
+
+
+def test_fields_of_the_listed_files_gain_presence_and_nothing_else(tmp_path: Path) -> None:
+    (name,) = (Path(path).name for path in GAINED_PRESENCE)
+    released = written(tmp_path / "old", RELEASED, name)
+    optional = edited("string name = 1;", "optional string name = 1;")
+    assert breaking_changes(released, written(tmp_path / "new", optional, name)) == []
+    repeated = edited("string name = 1;", "repeated string name = 1;")
+    (change,) = breaking_changes(released, written(tmp_path / "more", repeated, name))
+    assert 'from "optional with implicit presence" to "repeated"' in change
