@@ -13,7 +13,14 @@ from PIL import Image
 
 from cpcsam import CpcSamPredictor
 from cpcsam.artifacts.manifest import publish, read_manifest
-from cpcsam.client import Everything, Example, MaskSelection, Prompt, SegmentationClient
+from cpcsam.client import (
+    Everything,
+    Example,
+    MaskSelection,
+    Prompt,
+    SegmentationClient,
+    encode_image,
+)
 from cpcsam.client.results import SegmentResult
 from cpcsam.grpc_errors import LimitError
 from cpcsam.scale import SCALE, Scale
@@ -168,15 +175,26 @@ def test_everything_by_default_takes_tiles_as_small_as_the_limits_admit(
 
 
 def test_everything_by_default_without_room_for_the_masks_of_tiles_shows_the_whole_image(
-    client: SegmentationClient, nuclei: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    gateway: Gateway,
+    client: SegmentationClient,
+    nuclei: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     room = "serving.gateway.segmentation.mask_generator.MAX_MERGED_PIXELS"
     monkeypatch.setattr(room, 100)
     default = client.segment(nuclei, everything=FEW)
     assert default.warnings[0].startswith("everything: got the whole image of 128 pixels, as sm")
     assert shape_of(default) == shape_of(client.segment(nuclei, everything=FEW, tile_size=0))
-    with pytest.raises(LimitError, match="everything: got masks of"):
-        client.segment(nuclei, everything=FEW, tile_size=64)
+    with grpc.insecure_channel(gateway.address) as channel:
+        stub = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
+        everything = pb.Everything(points_per_side=4, min_iou=0.4, min_stability=0.4)
+        request = pb.SegmentRequest(
+            image_bytes=encode_image(nuclei), everything=everything, tile_size=64
+        )
+        with pytest.raises(grpc.RpcError, match="everything: got masks of") as caught:
+            stub.Segment(request)
+    details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    assert b"LIMIT" in details and b"ROOM" not in details
 
 
 def test_classes_by_default_are_taught_in_tiles_of_the_window(

@@ -14,7 +14,7 @@ from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
 from serving.gateway.segmentation.by_class import ClassSegmenter
 from serving.gateway.segmentation.by_prompts import PromptSegmenter
-from serving.gateway.segmentation.mask_generator import EverythingSegmenter
+from serving.gateway.segmentation.mask_generator import EverythingSegmenter, NoRoomError
 from serving.gateway.segmentation.responses import instances_response, prompted_response
 from serving.gateway.segmentation.tiles import (
     choose_everything_tiles,
@@ -82,10 +82,9 @@ class SegmentationDispatcher:
         tiles = choose_everything_tiles(request, image.size, scale, config, self._limits)
         try:
             masks, cached = await self._everything.segment(image, tiles, config, context)
-        except LimitError:
-            # Only the masks tell whether there is room to merge them.
-            if request.HasField("tile_size") or not tiles.side:
-                raise
+        except NoRoomError as error:
+            if request.HasField("tile_size"):
+                raise LimitError(str(error)) from error  # the reason that clients know
             tiles = enlarge_tiles(tiles, 0, image.size, scale)
             masks, cached = await self._everything.segment(image, tiles, config, context)
         response = await asyncio.to_thread(

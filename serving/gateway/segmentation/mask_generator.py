@@ -23,11 +23,15 @@ from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
 from serving.gateway.segmentation.tiles import Tiles, check_work
 
-__all__ = ["EverythingSegmenter"]
+__all__ = ["EverythingSegmenter", "NoRoomError"]
 
 MAX_MERGED_PIXELS: Final = 2**30
 """Memory for masks of tiles while they are merged, a byte a pixel of their boxes."""
 BATCH: Final = PROMPT_BUCKETS[-1]
+
+
+class NoRoomError(LimitError):
+    """The masks of tiles are too large to be merged, which only they themselves tell."""
 
 
 class EverythingSegmenter:
@@ -55,7 +59,8 @@ class EverythingSegmenter:
             Masks in the image, best first; and whether every embedding came from the cache.
 
         Raises:
-            LimitError: too many tiles or clicks, or masks too large to be merged.
+            LimitError: too many tiles or clicks.
+            NoRoomError: masks of tiles that are too large to be merged.
             NotFoundError: the image was given by image_id, and some part is not cached any more.
         """
         side, size = tiles.side, image.size
@@ -107,7 +112,7 @@ def _check_room(masks: Sequence[Sequence[InstanceMask]]) -> None:
     heights_widths = [mask.bbox.size for tile in masks for mask in tile]
     pixels = sum(height * width for height, width in heights_widths)
     if pixels > MAX_MERGED_PIXELS:
-        raise LimitError.of(
+        raise NoRoomError.of(
             "everything",
             got=f"masks of {pixels} pixels in all",
             expected=f"at most {MAX_MERGED_PIXELS} in tiles",
