@@ -62,9 +62,14 @@ def _train(options: argparse.Namespace) -> int:
 def _report(config: TrainConfig, result: TrainResult) -> None:
     best, base = result.best, result.base
     if result.finished and best is base:
+        reason = (
+            "only models beat that segment other images as well (do the masks belong to them?)"
+            if result.learned_nothing
+            else "training did not beat"
+        )
         print(
-            f"{config.folder / 'best'}: the base, validation Dice {base.dice:.4f}, which training "
-            f"did not beat in {result.step} steps"
+            f"{config.folder / 'best'}: the base, validation Dice {base.dice:.4f}, which {reason} "
+            f"in {result.step} steps"
         )
     elif result.finished:
         print(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from cpcsam.errors import ConfigError
@@ -21,14 +24,16 @@ from training.loop.learning_curve import ValidationScores, best_of, draw_learnin
 from training.loop.train_state import CURVE
 from training.loop.trainer import Callback
 
-__all__ = ["BestModel"]
+__all__ = ["BestModel", "with_other_images"]
 
 
 @dataclass
 class BestModel(Callback):
     """Validates the model, and publishes it to `best` whenever it is the best so far.
 
-    The first to be published is the untrained model, which computes what the base does.
+    The first to be published is the untrained model, which computes what the base does. Nothing
+    that segments other images as well as the annotated ones is published after it: such a model
+    has learned where masks lie around clicks, and nothing of what images show.
 
     Attributes:
         config: the run.
@@ -61,26 +66,33 @@ class BestModel(Callback):
 
     def update(self) -> None:
         """Validate, and publish the model if it is the best so far."""
-        validations, scores = self.state.validations, self._validate()
-        now = ValidationScores(self.state.step, scores["accurate"].dice, scores["careless"].dice)
+        validations, scores = self.state.validations, self._validate(self.validation)
+        now = _scores(self.state.step, scores)
+        for kind, of_kind in scores.items():
+            dice, iou = f"validation_{kind}/dice", f"validation_{kind}/iou"
+            self.board.log({dice: of_kind.dice, iou: of_kind.iou})
+        verdict = ""
+        if validations and now.dice > best_of(validations).dice:
+            other = _scores(now.step, self._validate(with_other_images(self.validation))).dice
+            now = now._replace(other_images=other)
+            verdict = f", not kept: {other:.4f} with other images under the same masks"
         validations.append(now)
         if not is_main():
             return
-        better = best_of(validations) is now
+        if best_of(validations) is now:
+            verdict = ", best"
+            self._publish(scores)
         tqdm.write(
             f"step {now.step}: validation Dice {now.dice:.4f} by accurate and careless clicks "
-            f"({now.accurate:.4f}, {now.careless:.4f}; base {validations[0].dice:.4f})"
-            f"{', best' if better else ''}",
+            f"({now.accurate:.4f}, {now.careless:.4f}; base {validations[0].dice:.4f}){verdict}",
             file=sys.stderr,
         )
-        if better:
-            self._publish(scores)
         draw_learning_curve(validations, self.config.folder / CURVE)
 
-    def _validate(self) -> dict[str, OneClickScores]:
-        """Score the validation windows by kind of click, each process its slice of them."""
+    def _validate(self, windows: Sequence[Sample]) -> dict[str, OneClickScores]:
+        """Score windows by kind of click, each process its slice of them."""
         min_area = self.config.data.min_area
-        windows = self.validation[rank_slice(len(self.validation))]
+        windows = windows[rank_slice(len(windows))]
         scored = one_click(
             self.state.model, windows, min_area=min_area, annotators=tuple(CLICKS.values())
         )
@@ -93,11 +105,7 @@ class BestModel(Callback):
                 expected="annotated entities",
                 fix="give other images or lower data.min_area",
             )
-        scores = scores_by_click(results)
-        for kind, of_kind in scores.items():
-            dice, iou = f"validation_{kind}/dice", f"validation_{kind}/iou"
-            self.board.log({dice: of_kind.dice, iou: of_kind.iou})
-        return scores
+        return scores_by_click(results)
 
     def _publish(self, scores: dict[str, OneClickScores]) -> None:
         config, state = self.config, self.state
@@ -115,3 +123,21 @@ class BestModel(Callback):
                 "validation_dice_base": state.validations[0].dice,
             },
         )
+
+
+def with_other_images(windows: Sequence[Sample]) -> list[Sample]:
+    """Give every window the image of the next one, turned upside down; masks and clicks stay."""
+    others = [*windows[1:], windows[0]]
+    return [
+        replace(
+            window,
+            image=np.asarray(
+                Image.fromarray(other.image[::-1, ::-1]).resize(window.size[::-1]), np.uint8
+            ),
+        )
+        for window, other in zip(windows, others, strict=True)
+    ]
+
+
+def _scores(step: int, scores: Mapping[str, OneClickScores]) -> ValidationScores:
+    return ValidationScores(step, scores["accurate"].dice, scores["careless"].dice)

@@ -46,12 +46,14 @@ class TrainResult:
         finished: False after an interruption.
         base: validation of the untrained model, which equals the base.
         best: best validation, of the model in `best`; the base's if training did not beat it.
+        learned_nothing: whether models beat the base, but segment other images as well.
     """
 
     step: int
     finished: bool
     base: ValidationScores
     best: ValidationScores
+    learned_nothing: bool = False
 
 
 def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) -> TrainResult:
@@ -128,7 +130,10 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
         finished = trainer.fit(
             prefetch(batches, state.step, config.workers, training_device()), interrupted
         )
-    return TrainResult(state.step, finished, state.validations[0], best_of(state.validations))
+    base, *trained = state.validations
+    kept = best_of(state.validations)
+    blind = kept is base and any(scores.dice > base.dice for scores in trained)
+    return TrainResult(state.step, finished, base, kept, blind)
 
 
 def _train_step(

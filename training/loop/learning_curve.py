@@ -5,19 +5,32 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cpcsam.artifacts.manifest import write_atomic
 
 __all__ = ["ValidationScores", "best_of", "draw_learning_curve"]
 
 
+MARGIN: Final = 0.05
+"""Dice that a model must lose on other images, or it has learned nothing of what images show."""
+
+
 class ValidationScores(NamedTuple):
-    """Mean Dice of a click on each validation entity, after a step."""
+    """Mean Dice of a click on each validation entity, after a step.
+
+    Attributes:
+        step: of the training.
+        accurate: by accurate clicks.
+        careless: by careless clicks.
+        other_images: mean over both with other images under the same masks and clicks; None if
+            not measured, as the scores are not better than earlier ones.
+    """
 
     step: int
     accurate: float
     careless: float
+    other_images: float | None = None
 
     @property
     def dice(self) -> float:
@@ -26,8 +39,17 @@ class ValidationScores(NamedTuple):
 
 
 def best_of(validations: Sequence[ValidationScores]) -> ValidationScores:
-    """Return the validation of the highest Dice, of equal ones the earliest."""
-    return max(validations, key=lambda scores: scores.dice)
+    """Return the validation of the highest Dice, of equal ones the earliest.
+
+    After the first, which is the base's, only those count that other images cost `MARGIN`.
+    """
+    base, *trained = validations
+    learned = [
+        scores
+        for scores in trained
+        if scores.other_images is not None and scores.dice - scores.other_images >= MARGIN
+    ]
+    return max((base, *learned), key=lambda scores: scores.dice)
 
 
 def draw_learning_curve(validations: Sequence[ValidationScores], file: Path) -> None:

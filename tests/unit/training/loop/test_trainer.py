@@ -72,6 +72,22 @@ def test_a_run_that_does_not_beat_the_base_keeps_it_and_says_so(
         assert np.array_equal(ours.mask, theirs.mask)
 
 
+def test_masks_that_do_not_belong_to_their_images_leave_the_base(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    source = config.data.train
+    Image.fromarray(noise).save(source.image or "")
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(to_dict(replace(config, steps=12, evaluate_every=4))))
+    assert main([str(path)]) == KEPT_BASE
+    captured = capsys.readouterr()
+    assert "with other images under the same masks" in captured.err
+    assert "do the masks belong to them?" in captured.out
+    metrics = read_manifest(config.folder / "best", "run").metrics
+    assert metrics["step"] == 0
+
+
 def test_an_interrupted_run_resumes_to_the_same_weights(config: TrainConfig) -> None:
     train(config)
     broken = replace(config, name="broken")
