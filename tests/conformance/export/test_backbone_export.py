@@ -8,42 +8,55 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from segment_anything import sam_model_registry
 
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, IMAGE_SIZES, MODEL_SIZES
-from cpcsam.model.base_checkpoint import load_base
-from cpcsam.model.build_sam import build_sam
-from cpcsam.model.fusion import FusedCpcSam, fuse
+from cpcsam.model.build_sam import build_sam_with
+from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export import check_parity
 from export.accuracy.comparison import TOLERANCES
 from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs.modules import GraphModule, relative_difference
+from export.graphs.precisions import trace_graphs
 from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
-from tests.support.model_factory import fill_with_noise, noisy_cpcsam, windowed_cpcsam
+from tests.support.model_factory import shallow_encoder, windowed_cpcsam
 
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
-WHOLE_MATRIX = 64**4
-"""Elements of one head's 4096 × 4096 probabilities at 1024 pixels."""
+WHOLE_MATRIX = 32**4
+"""Elements of one head's 1024 × 1024 probabilities at 512 pixels."""
 
 
-def export(model: FusedCpcSam, folder: Path) -> OnnxRunner:
-    form = make_traceable(model)
-    for graph in GRAPHS:
-        onnx_from_torch(form, graph, folder / f"{graph.name}.onnx", {})
-    return OnnxRunner(folder, "fp32")
-
-
-def test_export_vit_t_at_512_equals_torch(tmp_path: Path) -> None:
-    """In full depth, with mask prompts; 256 pixels are test_onnx_export's."""
-    model = fuse(noisy_cpcsam(512))
+@pytest.mark.parametrize(
+    ("model_size", "image_size", "batches"),
+    [("vit_b", 256, (1, 3)), ("vit_b", 512, (1,)), ("vit_h", 256, (3,))],
+)
+def test_export_two_blocks_of_encoder_equals_torch(
+    model_size: str, image_size: int, batches: tuple[int, ...], tmp_path: Path
+) -> None:
+    """A block in padded windows and a global one; make check-parity takes vit_b at 1024 pixels."""
+    model = fuse(windowed_cpcsam(image_size, model_size=model_size))
+    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
     compare_on_grid(
         TorchRunner(model),
-        export(model, tmp_path),
+        OnnxRunner(tmp_path, "fp32"),
+        image_size,
+        TOLERANCE,
+        batches=batches,
+        encoder_only=True,
+    )
+
+
+def test_export_vit_t_two_blocks_at_512_equals_torch(tmp_path: Path) -> None:
+    """With mask prompts; full depth and 256 pixels are test_onnx_export's."""
+    model = fuse(windowed_cpcsam(512, model_size="vit_t"))
+    trace_graphs(model, tmp_path, "fp32")
+    compare_on_grid(
+        TorchRunner(model),
+        OnnxRunner(tmp_path, "fp32"),
         512,
         TOLERANCE,
         batches=(1,),
@@ -53,54 +66,12 @@ def test_export_vit_t_at_512_equals_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
-def test_export_vit_b_two_blocks_equals_torch(image_size: int, tmp_path: Path) -> None:
-    """A block in padded windows and a global one: all that depends on the image size."""
-    model = fuse(windowed_cpcsam(image_size))
-    runner = export(model, tmp_path)
-    whole_grid = image_size == 256  # prompts and points do not depend on the image size
-    compare_on_grid(
-        TorchRunner(model),
-        runner,
-        image_size,
-        TOLERANCE,
-        batches=(1, 3) if whole_grid else (1,),
-        prompts=() if whole_grid else (2,),
-        points=() if whole_grid else (3,),
-        encoder_only=image_size == 1024,  # make check-parity decodes there
-    )
-
-
-def test_export_official_vit_b_full_depth_equals_torch(tmp_path: Path) -> None:
-    """Random weights in the official file's layout, positions interpolated to 256 pixels."""
-    torch.manual_seed(0)
-    sam = sam_model_registry["vit_b"]()
-    fill_with_noise(sam, seed=1)
-    torch.save(sam.state_dict(), tmp_path / "mine.pth")
-    model = fuse(load_base(tmp_path / "mine.pth", "vit_b", 256))
-    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
-    runner = OnnxRunner(tmp_path, "fp32")
-    compare_on_grid(TorchRunner(model), runner, 256, TOLERANCE, batches=(2,), encoder_only=True)
-
-
-def test_export_vit_h_two_blocks_equals_torch(tmp_path: Path) -> None:
-    model = fuse(windowed_cpcsam(256, model_size="vit_h"))
-    onnx_from_torch(make_traceable(model), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {})
-    compare_on_grid(
-        TorchRunner(model),
-        OnnxRunner(tmp_path, "fp32"),
-        256,
-        TOLERANCE,
-        batches=(3,),
-        encoder_only=True,
-    )
-
-
-@pytest.mark.parametrize("image_size", IMAGE_SIZES)
 @pytest.mark.parametrize("model_size", MODEL_SIZES)
 def test_graph_module_of_every_size_has_contract_shapes(model_size: str, image_size: int) -> None:
-    """In full depth, without storage."""
+    """Without storage, in two blocks: test_official_checkpoints has every size in full depth."""
     with torch.device("meta"), torch.no_grad():
-        model = make_traceable(fuse(CpcSam(build_sam(model_size, image_size)).to("meta")))
+        sam = build_sam_with(shallow_encoder(model_size), image_size)
+        model = make_traceable(fuse(CpcSam(sam).to("meta")))
         sizes = {"B": 2, "P": 3, "N": 4, "N+1": 5}
         for graph in GRAPHS:
 
@@ -119,17 +90,17 @@ def test_graph_module_of_every_size_has_contract_shapes(model_size: str, image_s
 
 
 def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
-    """At 1024 pixels; in a single chunk of queries, the largest tensor holds all probabilities."""
-    model = fuse(windowed_cpcsam(1024, model_size="vit_t"))
+    """In a single chunk of queries, the largest tensor holds all probabilities."""
+    model = fuse(windowed_cpcsam(512, model_size="vit_t"))
     heads = 6
     largest = {}
-    for queries in (1024, 4096):
+    for queries in (256, 1024):
         file = tmp_path / f"{queries}.onnx"
         onnx_from_torch(make_traceable(model, queries), IMAGE_ENCODER, file, {})
         inferred = onnx.shape_inference.infer_shapes(onnx.load(file), data_prop=True)
         largest[queries] = max(_elements(value) for value in inferred.graph.value_info)
-    assert largest[4096] == heads * WHOLE_MATRIX
-    assert largest[1024] <= heads * WHOLE_MATRIX // 4
+    assert largest[1024] == heads * WHOLE_MATRIX
+    assert largest[256] <= heads * WHOLE_MATRIX // 4
 
 
 def _elements(value: onnx.ValueInfoProto) -> int:
@@ -141,11 +112,11 @@ def _elements(value: onnx.ValueInfoProto) -> int:
 
 
 def test_blockwise_attention_in_chunks_keeps_outputs(tmp_path: Path) -> None:
-    model = fuse(windowed_cpcsam(512))
-    image = torch.randint(0, 256, (1, 3, 512, 512)).byte()
-    inputs = {"image": image, "input_size": torch.tensor([[512, 300]], dtype=torch.int32)}
+    model = fuse(windowed_cpcsam())
+    image = torch.randint(0, 256, (1, 3, 256, 256)).byte()
+    inputs = {"image": image, "input_size": torch.tensor([[256, 150]], dtype=torch.int32)}
     [expected] = TorchRunner(model)(IMAGE_ENCODER, inputs)
-    for queries in (96, 320):
+    for queries in (48, 160):
         onnx_from_torch(
             make_traceable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
         )
