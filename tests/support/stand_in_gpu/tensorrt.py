@@ -45,8 +45,10 @@ class Runtime:
 class ICudaEngine:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
-            settings["onnx"], providers=["CPUExecutionProvider"]
+            settings["onnx"], options, providers=["CPUExecutionProvider"]
         )
         nodes = [*self.session.get_inputs(), *self.session.get_outputs()]
         self.types = {node.name: node.type for node in nodes}
