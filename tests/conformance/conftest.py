@@ -1,13 +1,17 @@
-"""Shared fixtures: real nuclei, and an export of a random model."""
+"""Shared fixtures: real nuclei, an export of a random model, and a stand-in for a GPU."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.paths import ROOT, shared_folder
+
+STAND_IN = ROOT / "tests/support/stand_in_gpu"
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +31,24 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
     return shared_folder(tmp_path_factory, "exported", export_noisy_model) / "onnx"
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a stand-in CUDA driver that allocates host memory."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler; on Debian: apt-get install gcc")
+    folder = tmp_path_factory.mktemp("driver")
+    library = folder / "libcuda.so.1"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(library), str(STAND_IN / "libcuda.c")], check=True
+    )
+    return folder
+
+
+@pytest.fixture
+def gpu(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let child processes find the stand-ins."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    monkeypatch.setenv("PYTHONPATH", str(STAND_IN))

@@ -21,9 +21,9 @@ from cpcsam.model.fusion import FusedCpcSam, fuse
 from export.accuracy.runners import FullBatchRunner, OnnxRunner, TorchRunner
 from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
-from tests.support.engine_plans import STAND_IN, command, make_plans
 from tests.support.model_factory import windowed_cpcsam
 from tests.support.paths import ROOT
+from tests.support.stand_in_gpu import STAND_IN, command, make_plans
 from tests.support.tiny_models import publish_tiny_graphs
 
 pytestmark = pytest.mark.slow

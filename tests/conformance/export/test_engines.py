@@ -27,9 +27,8 @@ from export.check_engines import check_engines, main, measure_profiles
 from export.graphs.precisions import trace_graphs
 from export.real_images import packaged_images, read_scenes
 from export.triton_repository.publishing import build_repository
-from tests.support.engine_plans import command, make_plans
 from tests.support.paths import ROOT
-from tests.support.stand_in_gpu import tensorrt
+from tests.support.stand_in_gpu import command, make_plans, tensorrt
 
 pytestmark = pytest.mark.slow
 
