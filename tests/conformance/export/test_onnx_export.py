@@ -19,10 +19,12 @@ from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import compare, to_onnx
+from export.accuracy import parity_grid
 from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
+from export.real_images import packaged_images
 from tests.support.model_factory import noisy_cpcsam
 
 pytestmark = pytest.mark.slow
@@ -237,16 +239,24 @@ def test_onnx_from_torch_large_weights_are_external(
 
 
 def test_export_and_compare_commands_report_or_fail_in_one_line(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # The export itself compared on the whole grid.
+    monkeypatch.setattr(parity_grid, "BATCHES", {256: (1,)})
+    monkeypatch.setattr(parity_grid, "PROMPTS", (2,))
+
     def run(main, *args: object) -> tuple[int, str, list[str]]:  # type: ignore[no-untyped-def]
         code = main([str(arg) for arg in args])
         out, err = capsys.readouterr()
         return code, out, [line for line in err.splitlines() if "python -m" in line]
 
     merged = exported.parent / "merged"
-    report = tmp_path / "report"
-    code, out, _ = run(compare.main, "--merged", merged, "--onnx", exported, "--out", report)
+    report, image = tmp_path / "report", packaged_images()[0]
+    words = ["--merged", merged, "--onnx", exported, "--images", image, "--out", report]
+    code, out, _ = run(compare.main, *words)
     assert code == 0
     assert all(f"{graph.name}/{name}" in out for graph in GRAPHS for name in graph.output_names)
     assert {path.name for path in report.iterdir()} == {"comparison.json", "comparison.html"}

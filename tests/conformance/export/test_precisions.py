@@ -29,6 +29,8 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.slow
 
 IOU_MEAN, IOU_MIN = 0.998, 0.99
+SHORT_GRID = {"BATCHES": {256: (2,)}, "PROMPTS": (3,), "POINTS": (2,)}
+"""The whole grid is test_onnx_export's."""
 WEIGHTED = ("MatMul", "Gemm", "Conv", "ConvTranspose")
 COORDINATES = ("/MatMul",)
 """Points times the random frequencies of their encoding: the one product of float32 tensors."""
@@ -44,8 +46,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(merged: Path, precision: str) -> Path:
     out = merged.parent / precision
     with pytest.MonkeyPatch.context() as patch:
-        # The whole grid is test_onnx_export's.
-        for name, values in (("BATCHES", {256: (2,)}), ("PROMPTS", (3,)), ("POINTS", (2,))):
+        for name, values in SHORT_GRID.items():
             patch.setattr(grid, name, values)
         to_onnx.export_graphs(
             load_merged(merged),
@@ -53,6 +54,7 @@ def export(merged: Path, precision: str) -> Path:
             parents={"merged": sha256_file(merged / MANIFEST_NAME)},
             config=read_manifest(merged).config,
             precision=precision,
+            images=packaged_images()[:4],
         )
     return out
 
@@ -153,7 +155,8 @@ def test_export_graphs_beyond_tolerance_writes_only_rejected_page(
 ) -> None:
     strict = replace(TOLERANCES["int8"], iou_mean=0.9999)
     monkeypatch.setitem(TOLERANCES, "int8", strict)
-    monkeypatch.setattr(grid, "PROMPTS", (1,))  # a short grid: this test is about masks
+    for name, values in SHORT_GRID.items():  # this test is about masks
+        monkeypatch.setattr(grid, name, values)
     out = tmp_path / "onnx"
     with pytest.raises(
         ExportError, match=r"int8, mean mask IoU over \d+ masks of real images: got 0\.99"
