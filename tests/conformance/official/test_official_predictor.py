@@ -32,6 +32,8 @@ from tests.support.model_factory import windowed_cpcsam
 from tests.support.official_masks import Seen, assert_found
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 5e-5
 PROMPTS = [
     {"points": [[60, 40]], "labels": [1]},
@@ -58,14 +60,14 @@ def trained() -> CpcSam:
     return load_base(ROOT / "weights/vit_t")
 
 
-def vit_b_at_1024() -> CpcSam:
-    """The wide encoder with windows and 4096 tokens, two blocks deep, without CaPL."""
-    model = windowed_cpcsam(1024)
+def vit_b_at_512() -> CpcSam:
+    """The wide encoder with windows, at another image size, two blocks deep, without CaPL."""
+    model = windowed_cpcsam(512)
     model.capl = None
     return model
 
 
-@pytest.fixture(scope="module", params=[trained, vit_b_at_1024], ids=lambda make: make.__name__)
+@pytest.fixture(scope="module", params=[trained, vit_b_at_512], ids=lambda make: make.__name__)
 def predictors(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SamPredictor, dict[str, CpcSamPredictor]]:
