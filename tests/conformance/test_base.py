@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,18 @@ MIN_AUTO_DICE = 0.75
 MIN_AP50 = 0.4
 
 
+@pytest.fixture(scope="module")
+def training(bbbc038: Path) -> Sequence[Sample]:
+    """The images that the base was trained on."""
+    return read_bbbc038(bbbc038, bbbc038 / "train.txt")
+
+
+@pytest.fixture(scope="module")
+def held_out(bbbc038: Path) -> Sequence[Sample]:
+    """The validation images."""
+    return read_bbbc038(bbbc038, bbbc038 / "val.txt")
+
+
 def test_shipped_base_weights_are_small_and_half_precision() -> None:
     manifest = read_manifest(BASE, "checkpoint")
     assert (BASE / "model.safetensors").stat().st_size <= MAX_BYTES
@@ -44,9 +57,8 @@ def test_shipped_base_weights_are_small_and_half_precision() -> None:
     assert manifest.config["train_fingerprints"]
 
 
-def test_shipped_base_one_click_dice_equals_manifest(bbbc038: Path) -> None:
-    samples = read_bbbc038(bbbc038, bbbc038 / "val.txt")
-    cuts = [cut for sample in samples for cut in windows(sample, 128)]
+def test_shipped_base_one_click_dice_equals_manifest(held_out: Sequence[Sample]) -> None:
+    cuts = [cut for sample in held_out for cut in windows(sample, 128)]
     scores = OneClickScores.of(list(one_click(load_base(BASE), cuts)))
     stated = read_manifest(BASE, "checkpoint").metrics["one_click"]
     assert scores.entities == stated["entities"]
@@ -56,12 +68,12 @@ def test_shipped_base_one_click_dice_equals_manifest(bbbc038: Path) -> None:
     assert scores.iou_correlation > 0.3
 
 
-def test_demo_image_has_no_patch_of_a_training_image(bbbc038: Path) -> None:
+def test_demo_image_has_no_patch_of_a_training_image(training: Sequence[Sample]) -> None:
     """No patch of the demo's image correlates with any place of any training image."""
-    held_out = load_scene(BASE).held_out
-    patches = [grey(window)[:PATCH, :PATCH] for window in windows(held_out, 128)]
+    demo = load_scene(BASE).held_out
+    patches = [grey(window)[:PATCH, :PATCH] for window in windows(demo, 128)]
     highest = 0.0
-    for sample in read_bbbc038(bbbc038, bbbc038 / "train.txt"):
+    for sample in training:
         shown = grey(sample)
         if min(shown.shape) >= PATCH:
             highest = max(highest, *(match_template(shown, patch).max() for patch in patches))
@@ -73,13 +85,14 @@ def grey(sample: Sample) -> np.ndarray:
     return downscale_local_mean(sample.image.mean(axis=2), 2)
 
 
-def test_evaluate_auto_on_real_nuclei_reaches_dice_and_ap50(bbbc038: Path) -> None:
+def test_evaluate_auto_on_real_nuclei_reaches_dice_and_ap50(
+    training: Sequence[Sample], held_out: Sequence[Sample]
+) -> None:
     model, digest = open_model(ROOT / "weights/vit_t", None)
     backend = TorchBackend(model)
-    support = support_set(read_bbbc038(bbbc038, bbbc038 / "train.txt"), 0.1, seed=0)
+    support = support_set(training, 0.1, seed=0)
     examples = examples_of(support, (ENTITY,), backend, tile=128, max_tiles=6)
     vocabulary = build_vocabulary((ENTITY,), examples, model=digest, tile=128)
-    held_out = read_bbbc038(bbbc038, bbbc038 / "val.txt")
     small = [sample for sample in held_out if max(sample.instances.shape) <= MAX_SIDE]
     scores = evaluate_auto(backend, vocabulary, small[::6])
     assert scores["images"] >= 4
