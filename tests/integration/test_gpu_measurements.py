@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from benchmarks.gpu.__main__ import run_stages
 from benchmarks.gpu.process import RESULTS, Options, StageProcess
 from benchmarks.gpu.report import read_results
 from benchmarks.gpu.stage import Stage
+from tests.support.commands import run_module
 from tests.support.paths import ROOT
 
 STAGES = {
@@ -138,13 +138,8 @@ def wait_until_loaded(stages: Path) -> None:
 @pytest.mark.slow
 def test_command_measures_the_machine_without_a_gpu(tmp_path: Path) -> None:
     out = tmp_path / "gpu"
-    words = ["-m", "benchmarks.gpu", "--out", str(out), "--device", "cpu", "--quick"]
-    done = subprocess.run(
-        [sys.executable, *words, "--stages", "environment", "driver", "jpeg"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    words = ["benchmarks.gpu", "--out", str(out), "--device", "cpu", "--quick"]
+    done = run_module([*words, "--stages", "environment", "driver", "jpeg"], tmp_path)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (out / RESULTS).read_text().splitlines()]
     statuses = [(r["stage"], r["status"]) for r in records if "status" in r]

@@ -19,6 +19,8 @@ from training.pretraining.data import PretrainBatches
 from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
 
+pytestmark = pytest.mark.slow
+
 
 def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     pretrain(tiny_pretraining(tmp_path, "unbroken"))
@@ -51,7 +53,8 @@ def test_pretrain_on_drawings_resumes_to_the_same_weights(tmp_path: Path) -> Non
     data = PretrainData(vector_art=tmp_path / "collection", val_scenes=1)
     batch = replace(TINY_BATCH, vector_art_share=1.0)
     unbroken, broken = (
-        tiny_pretraining(tmp_path, name, data=data, batch=batch) for name in ("unbroken", "broken")
+        tiny_pretraining(tmp_path, name, data=data, batch=batch, steps=2, auxiliary_steps=1)
+        for name in ("unbroken", "broken")
     )
     pretrain(unbroken)
     assert pretrain(broken, lambda: True) is None
@@ -63,16 +66,16 @@ def test_pretrain_on_drawings_resumes_to_the_same_weights(tmp_path: Path) -> Non
 
 
 def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:
-    first = tiny_pretraining(tmp_path, "first")
+    first = tiny_pretraining(tmp_path, "first", steps=2)
     pretrain(first)
-    second = tiny_pretraining(tmp_path, "second", init=first.out, steps=2, auxiliary_steps=0)
+    second = tiny_pretraining(tmp_path, "second", init=first.out, steps=1, auxiliary_steps=0)
     state = new_pretrain_state(second)
     for name, value in load_base(first.out).state_dict().items():
         assert torch.equal(state.model.state_dict()[name], value)
     pretrain(second)
     before, after = (read_manifest(c.out, "checkpoint") for c in (first, second))
-    assert [recipe["steps"] for recipe in after.config["recipe"]] == [4, 2]
-    assert after.metrics["steps"] == 6
+    assert [recipe["steps"] for recipe in after.config["recipe"]] == [2, 1]
+    assert after.metrics["steps"] == 3
     assert after.metrics["cpu_seconds"] >= before.metrics["cpu_seconds"]
     assert after.parents == {"init": base_digest(first.out)}
 
