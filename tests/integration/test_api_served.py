@@ -25,13 +25,12 @@ from tests.support.paths import ROOT
 from tests.support.picture_files import Pixels, photograph, picture_files
 from training.evaluation.one_click import iou_score
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
 
 TOLERANCE = 1e-4
 FILES = picture_files()
 CLICK = pb.Prompt(points=[pb.Point(x=20, y=40), pb.Point(x=25, y=10, background=True)])
 POINTS, LABELS = np.array([[20.0, 40.0], [25.0, 10.0]]), np.array([1, 0])
-LENIENT = pb.Everything(points_per_side=12, min_iou=0.4, min_stability=0.4)
 Call = Callable[..., pb.SegmentResponse]
 
 
@@ -157,17 +156,22 @@ def test_segment_in_every_mask_format_returns_the_same_mask(segment: Call) -> No
     assert answers[pb.MASK_FORMAT_NONE].WhichOneof("format") is None
 
 
-@pytest.mark.parametrize("crop_layers", [0, 1])
+@pytest.mark.parametrize(("crop_layers", "points_per_side"), [(0, 12), (1, 8)])
 def test_everything_equals_the_official_mask_generator(
-    segment: Call, model: CpcSam, crop_layers: int
+    segment: Call, model: CpcSam, crop_layers: int, points_per_side: int
 ) -> None:
     picture = photograph(201, 220)
-    settings = pb.Everything(crop_layers=crop_layers, crop_points_divisor=2)
-    settings.MergeFrom(LENIENT)
+    settings = pb.Everything(
+        points_per_side=points_per_side,
+        min_iou=0.4,
+        min_stability=0.4,
+        crop_layers=crop_layers,
+        crop_points_divisor=2,
+    )
     response = segment(picture, everything=settings)
     generator = SamAutomaticMaskGenerator(
         model.sam,
-        points_per_side=12,
+        points_per_side=points_per_side,
         pred_iou_thresh=0.4,
         stability_score_thresh=0.4,
         crop_n_layers=crop_layers,
