@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds every exported graph ahead of time; errors name the node."""
+"""TensorRT-RTX builds graphs to the contract ahead of time; errors name the node."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
 from cpcsam.errors import ExportError, ServingError
 from cpcsam.gpu import Gpu
-from cpcsam.model.fusion import fuse
 from export.build_engine import build_engines
 from export.check_tensorrt import main
-from export.engines.builder import AHEAD_OF_TIME, PRECISIONS, plan_from_onnx
+from export.engines.builder import AHEAD_OF_TIME, plan_from_onnx
 from export.engines.importing import require_tensorrt_rtx
-from export.graphs.precisions import trace_graphs
 from export.triton_repository.publishing import build_repository
 from serving.triton.check_repository import check_engines, open_repository
-from tests.support.model_factory import windowed_cpcsam
+from tests.support.tiny_models import publish_tiny_graphs
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +32,16 @@ HEADS = GraphSpec(
 )
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
-def graphs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifact of kind `onnx` of two blocks, in each precision that TensorRT builds."""
-    out = tmp_path_factory.mktemp(request.param) / "onnx"
-    config = {"model_size": "vit_t", "image_size": SIZE, "precision": request.param}
-    with publish(out, "onnx", config=config) as staging:
-        trace_graphs(fuse(windowed_cpcsam(SIZE, model_size="vit_t")), staging, request.param)
-    return out
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of kind `onnx` of small graphs; make check-tensorrt builds those of vit_b."""
+    folder = tmp_path_factory.mktemp("graphs")
+    publish_tiny_graphs(folder / "small", SIZE)
+    config = {**read_manifest(folder / "small").config, "precision": "fp32"}
+    with publish(folder / "onnx", "onnx", config=config) as staging:
+        for graph in GRAPHS:
+            shutil.copy(folder / f"small/{graph.name}.onnx", staging)
+    return folder / "onnx"
 
 
 def test_build_engines_every_graph_can_be_published(graphs: Path, tmp_path: Path) -> None:
