@@ -61,7 +61,7 @@ def draw_learning_curve(validations: Sequence[ValidationScores], file: Path) -> 
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     steps = [scores.step for scores in validations]
     for name, values in (
