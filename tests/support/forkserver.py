@@ -13,6 +13,8 @@ CONTEXT.set_forkserver_preload(
         "tests.support.commands",
         "tests.support.export_processes",
         "tests.support.training_processes",
+        "matplotlib.backends.backend_agg",
+        "matplotlib.figure",
         "onnx",
         "peft.tuners.lora",
         "torchvision",
