@@ -14,16 +14,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a worker has one core
 
 FOLDERS = ("integration", "conformance", "unit")
-"""Longest first, so that no worker begins with a long file when the others are done."""
+"""Longest first, after the slow files of all: no worker begins a long file when others are done."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of a real Triton, and let the longest folders begin."""
+    """Mark the tests of a real Triton, and let the slow files and the longest folders begin."""
     for item in items:
         if {"triton", "shipped"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.triton)
-    items.sort(key=lambda item: FOLDERS.index(_folder(item.path)))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in slow, FOLDERS.index(_folder(item.path))))
 
 
 def _folder(path: Path) -> str:

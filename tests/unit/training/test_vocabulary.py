@@ -20,6 +20,8 @@ from training import vocabulary as vocabulary_command
 from training.data.sample import ENTITY
 from training.evaluation.torch_model import open_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,14 +37,15 @@ def test_commands_build_extend_show_and_evaluate(
     source = ["--base", str(base), "--image", str(image), "--instances", str(instances)]
     built, both, out = (str(tmp_path / name) for name in ("built", "both", "scores.json"))
     rename = ["--name", f"{ENTITY}=disc"]
-    assert vocabulary_command.main(["build", *source, *rename, "--tile", "80", "--out", built]) == 0
+    build = ["build", *source, *rename, "--tile", "160", "--out", built]
+    assert vocabulary_command.main(build) == 0
     more = ["extend", *source, "--vocabulary", built, "--name", f"{ENTITY}=ball", "--out", both]
     assert vocabulary_command.main(more) == 0
     assert load_vocabulary(Path(both)).names == ("disc", "ball")
     assert vocabulary_command.main(["show", both]) == 0
     shown = capsys.readouterr().out
-    assert "80 pixels" in shown and "disc" in shown and "1 images, 1 added" in shown
-    arguments = [*source, *rename, "--vocabulary", built, "--out", out, "--overlap", "0"]
+    assert "160 pixels" in shown and "disc" in shown and "1 images, 1 added" in shown
+    arguments = [*source, *rename, "--vocabulary", built, "--out", out]
     assert command.main(arguments) == 0
     document = json.loads(Path(out).read_text())
     assert document["classes"]["disc"]["entities"] == 4

@@ -30,6 +30,8 @@ from training.data.sample import ENTITY, Sample
 from training.evaluation.class_scores import score_segmentation
 from training.loop.train_state import Counters
 
+pytestmark = pytest.mark.slow
+
 ONE_STEP = Budget(steps=1)
 BASE = ROOT / "weights/vit_t"
 
