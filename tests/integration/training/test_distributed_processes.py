@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,7 @@ import yaml
 
 from cpcsam.config import to_dict
 from cpcsam.errors import TrainingError
-from tests.support.paths import ROOT
+from tests.support.commands import start_module
 from tests.support.training_processes import (
     greatest_difference,
     lose_one,
@@ -41,37 +38,29 @@ def config(tmp_path: Path) -> TrainConfig:
     )
 
 
-def start(config: TrainConfig) -> subprocess.Popen[str]:
-    path = config.out.parent / f"{config.name}.yaml"
-    path.write_text(yaml.safe_dump(to_dict(config)))
-    return subprocess.Popen(
-        [sys.executable, "-m", *TORCHRUN, "training.train", str(path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_two_processes_stopped_and_resumed_end_at_the_weights_of_one(config: TrainConfig) -> None:
-    alone = replace(config, name="alone", steps=6)
+def test_two_processes_stopped_and_resumed_end_at_the_weights_of_one(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    alone = replace(config, name="alone", checkpoint_every=1)
     train(alone)
     together = replace(alone, name="together", workers=1, resume=True)
-    stopped = start(together)
+    path = tmp_path / "together.yaml"
+    path.write_text(yaml.safe_dump(to_dict(together)))
+    stopped = start_module([*TORCHRUN, "training.train", str(path)], tmp_path)
     deadline = time.monotonic() + 300
     while not (together.folder / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     stopped.terminate()
-    output, errors = stopped.communicate(timeout=300)
-    assert stopped.returncode != 0
+    stopped.join(300)
+    assert stopped.exitcode not in (0, None)
     step = torch.load(together.folder / "last.pt", weights_only=True)["step"]
-    assert 2 <= step < 6
+    assert 1 <= step < 4
+    output, errors = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
     assert output == f"{together.folder}: stopped at step {step}; continue with resume=true\n", (
         errors
     )
     for result in run_pair(train, together):
-        assert (result.step, result.finished) == (6, True)
+        assert (result.step, result.finished) == (4, True)
     assert greatest_difference(trained(alone), trained(together)) < 1e-5
     assert len(list((alone.folder / "tensorboard").iterdir())) == 1
     assert len(list((together.folder / "tensorboard").iterdir())) == 2

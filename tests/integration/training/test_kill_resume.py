@@ -70,6 +70,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainCon
 
 
 def test_a_best_model_set_aside_by_a_killed_session_is_put_back(config: TrainConfig) -> None:
+    config = replace(config, steps=1)
     result = train(config)
     best, aside = config.folder / "best", config.folder / ".best.old.x1"
     aside.mkdir()
@@ -96,13 +97,13 @@ def test_a_diverging_run_stops_in_one_line_with_its_last_state(
 
 
 def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
-    unbroken = replace(config, steps=4, name="unbroken", workers=1)
+    unbroken = replace(config, steps=2, name="unbroken", workers=1)
     train(unbroken)
     data = config.data
     overrides = [
         "name=killed",
         f"out={config.out}",
-        "steps=4",
+        "steps=2",
         "evaluate_every=2",
         "checkpoint_every=1",
         f"model.base={config.model.base}",
@@ -126,5 +127,5 @@ def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path:
     process.join()
     assert last.exists(), (tmp_path / "stderr").read_text()
     resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
-    assert train(resumed).step == 4
+    assert train(resumed).step == 2
     assert_equal(trained(resumed), trained(unbroken))
