@@ -24,6 +24,9 @@ from cpcsam.scale import Scale
 from reporting.tables import paired_interval
 from tests.support.dataset_factory import drawings
 from tests.support.paths import ROOT
+from training.data.sample import Sample
+
+pytestmark = pytest.mark.slow
 
 BASE = ROOT / "weights/vit_t"
 
@@ -33,9 +36,14 @@ def in_float32() -> dict[str, Arm]:
     return {arm.name: replace(arm, precision="float32") for arm in CORE}
 
 
-def tiny_split() -> Split:
-    one = (scene(1, target=False),)
-    return Split(one * 2, one, (scene(1, target=True),), Scale(202, 1.265))
+def tiny_split(entities: int = 9) -> Split:
+    def shown(target: bool) -> tuple[Sample]:
+        whole = scene(1, target=target)
+        kept = np.where(whole.instances <= entities, whole.instances, 0)
+        return (replace(whole, instances=kept),)
+
+    train = shown(target=False)
+    return Split(train * 2, train, shown(target=True), Scale(202, 1.265))
 
 
 def test_scene_of_equal_seed_is_equal() -> None:
@@ -79,7 +87,7 @@ def test_scene_background_predicts_filling_in_base_scenes_only() -> None:
 
 
 def test_arms_have_matched_parameters_and_distinct_names() -> None:
-    split = tiny_split()
+    split = tiny_split(entities=3)
     arms = in_float32()
     counts = {
         name: sum(map(torch.numel, prepare(arms[name], split, BASE, 0).state.trained.values()))
@@ -149,10 +157,13 @@ def test_steps_of_arms_take_the_time_of_the_reference(tmp_path: Path) -> None:
     assert steps == {"single": 200, "both": 80}
 
 
-def test_read_split_of_drawings_shows_unseen_classes_and_drawings(tmp_path: Path) -> None:
+def test_read_split_of_drawings_shows_unseen_classes_and_drawings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.calibration.splits.TEST_SCENES", 8)
     drawings(tmp_path, count=12)
     split = read_split(0, 2, drawings=tmp_path)
-    assert [len(part) for part in (split.train, split.base, split.target)] == [2, 12, 24]
+    assert [len(part) for part in (split.train, split.base, split.target)] == [2, 4, 8]
     base, target = (
         {name for sample in part for name in sample.class_names}
         for part in ((*split.train, *split.base), split.target)
