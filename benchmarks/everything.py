@@ -32,8 +32,8 @@ from cpcsam.artifacts.versions import resolve_version
 from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ConfigError
+from cpcsam.images.reading import decode_image
 from cpcsam.model.base_checkpoint import load_base
-from cpcsam.transforms import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from export.real_images import packaged_images

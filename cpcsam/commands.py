@@ -33,7 +33,7 @@ __all__ = [
     "until_interrupted",
 ]
 
-EXTRAS: Final = {"PIL": "client", "pycocotools": "client", "tqdm": "client"}
+EXTRAS: Final = dict.fromkeys(("PIL", "pycocotools", "tifffile", "tqdm"), "client")
 """Optional top-level modules and the extra that installs them."""
 
 

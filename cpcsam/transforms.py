@@ -6,24 +6,21 @@ fills the square, lies in the top left corner. Sizes are (H, W), points (X, Y) i
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cpcsam.contract import (
     LOW_RES_FACTOR,
-    MAX_PIXELS,
     grid_size,
 )
-from cpcsam.errors import ContractError, CpcSamError
+from cpcsam.errors import ContractError
 
 __all__ = [
     "axis_matrices",
-    "decode_image",
     "input_size_of",
     "pad_image",
     "resize_coords",
@@ -31,74 +28,6 @@ __all__ = [
     "to_frame",
     "upscale_masks",
 ]
-
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-MODES_OF_8_BITS: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-MODES_OF_16_BITS: Final = ("I;16", "I;16L", "I;16B", "I;16N")
-
-
-def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode an image file to RGB, upright by its EXIF orientation.
-
-    Grey is repeated over the channels, transparency is dropped, and 16 bits a channel are scaled
-    to 8. Of several frames the first is taken.
-
-    Args:
-        data: a whole JPEG, PNG, TIFF, BMP or WebP file.
-        max_pixels: the largest height times width; compared with the header before decoding.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-
-    Raises:
-        ContractError: not such a file, damaged, too large, or an unknown kind of pixel.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise _too_large(f"an image of {height} x {width} pixels", max_pixels)
-            return _to_rgb(ImageOps.exif_transpose(image))
-    # Pillow's own limit acts while opening, before the size can be compared.
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large("an image far beyond that", max_pixels) from error
-    # Pillow's decoders raise any of these for a damaged file.
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ContractError.of(
-            "image_bytes",
-            got=f"{len(data)} bytes that cannot be decoded ({_one_line(error)})",
-            expected=f"a whole file of {', '.join(IMAGE_FORMATS)}",
-            fix="send the file's bytes unchanged, or convert it to PNG",
-        ) from error
-
-
-def _too_large(got: str, max_pixels: int) -> CpcSamError:
-    return ContractError.of(
-        "image_bytes",
-        got=got,
-        expected=f"at most {max_pixels} pixels",
-        fix="send it smaller or in tiles",
-    )
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's text on one line, without the addresses of objects in memory."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(" <_io.BytesIO", 1)[0]
-
-
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode in MODES_OF_8_BITS:
-        return np.array(image.convert("RGB"))
-    if image.mode in MODES_OF_16_BITS:
-        grey = np.asarray(image).astype(np.float32)
-        return np.repeat(np.rint(grey * (255 / 65535)).astype(np.uint8)[..., None], 3, axis=2)
-    raise ContractError.of(
-        "image_bytes",
-        got=f"pixels of mode {image.mode}",
-        expected="grey or colour of 8 or 16 bits",
-        fix="scale the values to 8 bits first",
-    )
 
 
 def input_size_of(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cpcsam.errors import CpcSamError, DataError
-from cpcsam.transforms import decode_image, pad_image, resize_image
+from cpcsam.images.reading import decode_image
+from cpcsam.transforms import pad_image, resize_image
 
 __all__ = ["Scene", "packaged_images", "read_scenes"]
 

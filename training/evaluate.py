@@ -39,6 +39,7 @@ from training.data.sample import Sample, entity_windows
 from training.data.source_options import (
     add_model_options,
     add_source_options,
+    intensity_of,
     require_model,
     source_of,
 )
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work(options: argparse.Namespace) -> None:
         require_model(parser, options)
-        samples = read_source(source_of(options), "source")
+        samples = read_source(source_of(options), "source", intensity_of(options))
         scale = _scale(options)
         windows = validation_windows(samples, scale)
         if options.around_entities:

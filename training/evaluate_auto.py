@@ -40,6 +40,7 @@ from training.data.sample import Sample
 from training.data.source_options import (
     add_model_options,
     add_source_options,
+    intensity_of,
     require_model,
     source_of,
 )
@@ -178,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             min_iou=options.min_iou,
             overlap=options.overlap,
         )
-        samples = read_source(source_of(options), "source")
+        samples = read_source(source_of(options), "source", intensity_of(options))
         backend = TorchBackend(CpcSam(model.sam) if options.no_capl else model)
         names = _names(options.name, vocabulary)
         shown = tqdm(samples, desc="segment", unit="image")

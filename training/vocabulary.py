@@ -37,6 +37,7 @@ from training.data.sample import ENTITY, Sample
 from training.data.source_options import (
     add_model_options,
     add_source_options,
+    intensity_of,
     require_model,
     source_of,
 )
@@ -56,7 +57,7 @@ PROG = "python -m training.vocabulary"
 def build(options: argparse.Namespace) -> None:
     """Build a vocabulary of all classes of a support set."""
     model, digest = open_model(options.base, options.run)
-    samples = support_set(read_source(source_of(options), "source"), options.share, options.seed)
+    samples = _support(options)
     names = class_names(samples)
     vocabulary = build_vocabulary(
         _renamed(names, options.name),
@@ -79,7 +80,7 @@ def extend(options: argparse.Namespace) -> None:
     model, digest = open_model(options.base, options.run)
     vocabulary = load_vocabulary(options.vocabulary, digest)
     recorded = dict(read_manifest(options.vocabulary, verify=False).config)
-    samples = support_set(read_source(source_of(options), "source"), options.share, options.seed)
+    samples = _support(options)
     names = class_names(samples)
     for name, new in zip(names, _renamed(names, options.name), strict=True):
         shown = _progress(samples, f"embed {new}")
@@ -106,6 +107,11 @@ def show(options: argparse.Namespace) -> None:
         curve = f"p = 1/(1+exp(-({slope:.2f} m {intercept:+.2f})))"
         print(f"class       {name}: {count} prototypes, {curve}")
     print(f"background  {int((vocabulary.owners <= BACKGROUND).sum())} prototypes")
+
+
+def _support(options: argparse.Namespace) -> Sequence[Sample]:
+    samples = read_source(source_of(options), "source", intensity_of(options))
+    return support_set(samples, options.share, options.seed)
 
 
 def _progress(samples: Sequence[Sample], what: str) -> tqdm[Sample]:

@@ -37,7 +37,7 @@ from cpcsam.grpc_errors import (
     PreconditionError,
     UnavailableError,
 )
-from cpcsam.transforms import decode_image
+from cpcsam.images.reading import decode_image
 
 __all__ = ["FileOutcome", "Outputs", "merge_outputs", "read_logits", "segment_files"]
 

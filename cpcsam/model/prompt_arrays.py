@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.geometry import Box
-from cpcsam.transforms import decode_image
+from cpcsam.images.reading import decode_image
 
 if TYPE_CHECKING:
     from PIL import Image

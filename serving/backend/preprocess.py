@@ -13,7 +13,8 @@ from cpcsam.contract import (
     SCALED_POINT_COORDS,
 )
 from cpcsam.errors import ContractError
-from cpcsam.transforms import decode_image, resize_coords, to_frame
+from cpcsam.images.reading import decode_image
+from cpcsam.transforms import resize_coords, to_frame
 from serving.backend.step import Execute, Request, Settings, Tensors, each
 
 __all__ = ["open_preprocess", "open_scale_prompts", "preprocess", "scale_prompts"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cpcsam
 from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
-from cpcsam.transforms import IMAGE_FORMATS
+from cpcsam.images.reading import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import ModelInfo
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cpcsam.transforms import decode_image
+from cpcsam.images.reading import decode_image
 from export.real_images import packaged_images
 
 ORIENTATION = 0x0112
@@ -31,6 +31,10 @@ def picture_files() -> dict[str, tuple[bytes, Pixels]]:
     exif[ORIENTATION] = TURNED_LEFT
     alpha = np.random.default_rng(0).integers(0, 256, (*grey.shape, 1), dtype=np.uint8)
     cmyk = Image.fromarray(picture).convert("CMYK")
+    # The shipped policy, written out: 0.1 % and 99.9 % quantiles become black and white.
+    deep = grey.astype(np.uint16) * 16
+    low, high = np.quantile(deep, (0.001, 0.999))
+    stretched = np.rint(((deep - low) / (high - low)).clip(0, 1) * 255).astype(np.uint8)
     as_grey = np.repeat(grey[..., None], 3, axis=2)
     return {
         "odd": (_file(Image.fromarray(picture), "PNG"), picture),
@@ -38,7 +42,7 @@ def picture_files() -> dict[str, tuple[bytes, Pixels]]:
         "exif": (_file(Image.fromarray(np.rot90(picture)), "WEBP", exif=exif), picture),
         "grey": (_file(Image.fromarray(grey), "PNG"), as_grey),
         "rgba": (_file(Image.fromarray(np.concatenate([picture, alpha], 2)), "PNG"), picture),
-        "16-bit": (_file(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"), as_grey),
+        "16-bit": (_file(Image.fromarray(deep), "PNG"), np.repeat(stretched[..., None], 3, axis=2)),
         "cmyk": (_file(cmyk, "TIFF"), np.array(cmyk.convert("RGB"))),
     }
 

@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cpcsam.errors import ConfigError
+from cpcsam.images.options import INTENSITY
 from cpcsam.model.run_checkpoint import save_run
 from cpcsam.scale import SCALE
 from training.bilevel.config import TrainConfig
@@ -114,7 +115,11 @@ class BestModel(Callback):
             config.folder / "best",
             base=config.model.base,
             lora=config.model.lora,
-            config={"train": self.record, SCALE: config.scale.record()},
+            config={
+                "train": self.record,
+                SCALE: config.scale.record(),
+                INTENSITY: config.intensity.record(),
+            },
             metrics={
                 "step": state.step,
                 "elapsed_s": round(state.elapsed_s, 1),

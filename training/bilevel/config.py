@@ -12,6 +12,7 @@ from torch import nn
 from cpcsam.checks import require_range
 from cpcsam.config import to_dict
 from cpcsam.errors import ConfigError
+from cpcsam.images.options import Intensity
 from cpcsam.model.base_checkpoint import base_digest
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
@@ -163,6 +164,8 @@ class TrainConfig:
         scale: of the windows that are trained and validated on, recorded as the model's.
         resume: continue the run from its last checkpoint, if it has one.
         overwrite: start over although the run exists.
+        intensity: policy for images of more than 8 bits, recorded in the run's manifest, which
+            export and serving follow.
     """
 
     name: str
@@ -181,6 +184,7 @@ class TrainConfig:
     scale: Scale = field(default_factory=Scale)
     resume: bool = False
     overwrite: bool = False
+    intensity: Intensity = field(default_factory=Intensity)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

@@ -82,12 +82,12 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
             expected="a new name",
             fix="continue with resume=true or start over with overwrite=true",
         )
-    samples = read_source(config.data.train, "data.train")
+    samples = read_source(config.data.train, "data.train", config.intensity)
     resumed = config.resume and last.exists()
     config = planned(config, samples, resumed=resumed)
     validation_source = config.data.validation.or_else(config.data.train)
     validation = validation_windows(
-        read_source(validation_source, "data.validation"),
+        read_source(validation_source, "data.validation", config.intensity),
         config.scale,
         config.data.max_windows,
     )

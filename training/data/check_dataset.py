@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ from tqdm import tqdm
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import count, parser_of, run_command
 from cpcsam.errors import DataError
+from cpcsam.images.arguments import add_read_options, read_options_of
+from cpcsam.images.options import ReadOptions
 from training.data.datasets.items import Findings, Item
 from training.data.datasets.pictures import contact_sheet
 from training.data.datasets.protocol import Dataset, Part, open_dataset
@@ -58,9 +61,9 @@ class Examined:
     replaced: tuple[str, ...] = ()
 
 
-def examine(item: Item) -> Examined:
+def examine(item: Item, options: ReadOptions | None = None) -> Examined:
     """Read one image and collect every problem of its files."""
-    findings = Findings(strict=False)
+    findings = Findings(strict=False, options=options or ReadOptions())
     sample = item.load(findings)
     errors = tuple(str(error) for error in findings.errors)
     if sample is None:
@@ -92,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument(
         "--workers", type=count, metavar="N", help="processes that read (default: all cores)"
     )
+    add_read_options(check)
     return run_command(parser, _work, argv)
 
 
@@ -100,11 +104,17 @@ def _work(options: argparse.Namespace) -> int:
     out = options.out or Path("out/datasets") / options.name
     # Of this process: a container may have fewer cores than its machine.
     workers = options.workers or len(os.sched_getaffinity(0))
-    return 2 if _check(dataset, options.path, out, options.limit, workers) else 0
+    reading = read_options_of(options)
+    return 2 if _check(dataset, options.path, out, options.limit, workers, reading) else 0
 
 
 def _check(
-    dataset: Dataset, root: Path, out: Path, limit: int | None, workers: int
+    dataset: Dataset,
+    root: Path,
+    out: Path,
+    limit: int | None,
+    workers: int,
+    reading: ReadOptions,
 ) -> Sequence[str]:
     """Read the images, print the report, draw a contact sheet; return the errors."""
     items = [item for part in PARTS for item in dataset.parts[part]]
@@ -112,7 +122,7 @@ def _check(
     started = time.monotonic()
     with tqdm(total=len(looked), desc=dataset.spec.title, unit="image", leave=False) as bar:
         examined = []
-        for result in _examine_all(looked, workers):
+        for result in _examine_all(looked, workers, reading):
             for error in result.errors:
                 bar.write(f"{PROG}: {_one_line(error)}", file=sys.stderr)
             examined.append(result)
@@ -125,7 +135,7 @@ def _check(
         picture = out / "contact_sheet.png"
         content = io.BytesIO()
         # Read again, one at a time, as the pool returned counts and no pixels.
-        samples = (_lenient(item) for item in _spread(readable, PICTURES))
+        samples = (_lenient(item, reading) for item in _spread(readable, PICTURES))
         contact_sheet(samples, dataset.classes).save(content, "PNG")
         write_atomic(picture, content.getvalue())
         lines.append(f"pictures   {picture}")
@@ -147,13 +157,14 @@ def _spread(items: Sequence[Item], count: int) -> list[Item]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _examine_all(items: Sequence[Item], workers: int) -> Iterator[Examined]:
+def _examine_all(items: Sequence[Item], workers: int, reading: ReadOptions) -> Iterator[Examined]:
+    look = partial(examine, options=reading)
     if workers == 1:
-        yield from map(examine, items)
+        yield from map(look, items)
         return
     try:
         with ProcessPoolExecutor(workers) as pool:
-            yield from pool.map(examine, items, chunksize=4)
+            yield from pool.map(look, items, chunksize=4)
     except BrokenProcessPool as error:
         raise DataError.of(
             "a process that reads images",
@@ -163,8 +174,8 @@ def _examine_all(items: Sequence[Item], workers: int) -> Iterator[Examined]:
         ) from error
 
 
-def _lenient(item: Item) -> Sample:
-    sample = item.load(Findings(strict=False))
+def _lenient(item: Item, reading: ReadOptions) -> Sample:
+    sample = item.load(Findings(strict=False, options=reading))
     assert sample is not None, "it was read before"
     return sample
 

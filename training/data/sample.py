@@ -9,25 +9,29 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from cpcsam.errors import DataError
+from cpcsam.errors import ContractError, DataError
+from cpcsam.images.options import ReadOptions
+from cpcsam.images.reading import decode_image, read_labels
 
 __all__ = [
     "ENTITY",
     "Sample",
     "digest_samples",
-    "eight_bits",
     "entity_labels",
     "entity_windows",
     "fingerprint",
     "highest_similarity",
+    "read_image",
     "read_pair",
     "windows",
 ]
 
 ENTITY = "entity"
 """The class of every entity of a dataset that names no classes."""
+MAX_FILE_PIXELS = 1 << 27
+"""Largest image file of a dataset, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -67,49 +71,56 @@ class Sample:
         return self.class_names[label - 1]
 
 
-def read_pair(image_path: Path, instances_path: Path) -> Sample:
+def read_pair(image_path: Path, instances_path: Path, options: ReadOptions | None = None) -> Sample:
     """Read one image and its label image (0 background, 1..n entities).
 
-    An image of more than 8 bits is scaled linearly so that its 0.1 % and 99.9 % quantiles span
-    0-255, as viewers do.
+    Args:
+        image_path: an image file, read as serving reads it.
+        instances_path: the label image, upright.
+        options: page, channels and intensity of the image.
 
     Raises:
-        DataError: a file is unreadable or the sizes differ.
+        DataError: a file is unreadable or the sizes differ, or the image has several pages or
+            channels of which none were chosen.
     """
+    image = read_image(image_path, options)
     try:
-        with Image.open(image_path) as file:
-            raw = np.asarray(file)
-        with Image.open(instances_path) as file:
-            instances = np.asarray(file).astype(np.int32)
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError.of(
-            f"{image_path} and {instances_path}",
-            got=f"an unreadable file ({error})",
-            expected="an image and a label image",
-            fix="restore them",
-        ) from error
-    raw = eight_bits(raw)
-    image = raw if raw.ndim == 3 else np.repeat(raw[:, :, None], 3, axis=2)
-    if image.shape[:2] != instances.shape:
+        labels = read_labels(instances_path.read_bytes(), MAX_FILE_PIXELS)
+    except (OSError, ContractError) as error:
+        raise _unreadable(instances_path, error, "a label image") from error
+    if image.shape[:2] != labels.shape:
         raise DataError.of(
             str(instances_path),
-            got=f"size {instances.shape}",
+            got=f"size {labels.shape}",
             expected=f"{image.shape[:2]} as its image",
             fix="give the label image of this image",
         )
-    # A fourth channel is opacity.
-    return Sample(image_path.stem, image[:, :, :3], instances)
+    if labels.max(initial=0) > np.iinfo(np.int32).max:
+        labels = np.unique(np.append(0, labels), return_inverse=True)[1][1:].reshape(labels.shape)
+    return Sample(image_path.stem, image, labels.astype(np.int32))
 
 
-def eight_bits(raw: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Scale an image of more than 8 bits so that its 0.1 % and 99.9 % quantiles span 0-255."""
-    if raw.dtype == np.uint8:
-        return raw.astype(np.uint8, copy=False)
-    low, high = np.quantile(raw.astype(np.float64), [0.001, 0.999])
-    # A constant image would divide by 0.
-    scaled = (raw.astype(np.float32) - low) / max(float(high - low), 1e-6)
-    eight: NDArray[np.uint8] = (scaled.clip(0, 1) * 255).round().astype(np.uint8)
-    return eight
+def read_image(path: Path, options: ReadOptions | None = None) -> NDArray[np.uint8]:
+    """Read an image file as (H, W, 3) uint8, RGB, as serving reads it.
+
+    Raises:
+        DataError: the file is unreadable, or has several pages or channels of which none were
+            chosen.
+    """
+    try:
+        return decode_image(path.read_bytes(), MAX_FILE_PIXELS, options, complete=True)
+    except (OSError, ContractError) as error:
+        raise _unreadable(path, error, "an image") from error
+
+
+def _unreadable(path: Path, error: Exception, expected: str) -> DataError:
+    if isinstance(error, ContractError) and error.__cause__ is None:
+        # The reader's message names what is wrong and what to do.
+        return DataError(f"{path}: {str(error).removeprefix('image_bytes: ')}")
+    cause = " ".join(str(error.__cause__ or error).split()) or type(error.__cause__).__name__
+    missing = isinstance(error, FileNotFoundError)
+    got = "no such file" if missing else f"an unreadable file ({cause})"
+    return DataError.of(str(path), got=got, expected=expected, fix="restore it")
 
 
 def windows(sample: Sample, size: int) -> list[Sample]:

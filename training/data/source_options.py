@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 from cpcsam.commands import ArgumentParser
+from cpcsam.images.arguments import add_read_options, read_options_of
+from cpcsam.images.options import Intensity
 from training.data.datasets.protocol import Classes, Part
 from training.data.sources import SourceConfig
 
-__all__ = ["add_model_options", "add_source_options", "require_model", "source_of"]
+__all__ = ["add_model_options", "add_source_options", "intensity_of", "require_model", "source_of"]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +45,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         "--dataset", metavar="NAME", help="a dataset of docs/guides/datasets.md instead"
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where it is unpacked")
+    add_read_options(parser)
     parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
     parser.add_argument(
         "--classes", choices=get_args(Classes), default="all", help="its classes (default: all)"
@@ -61,7 +64,18 @@ def source_of(options: argparse.Namespace) -> SourceConfig:
         root=options.root,
         part=options.part,
         classes=options.classes,
+        page=options.page,
+        channels=options.channels,
     )
+
+
+def intensity_of(options: argparse.Namespace) -> Intensity:
+    """Return the policy of the option --intensity, else of the run's or base's manifest.
+
+    Raises:
+        ArtifactError: that is no artifact.
+    """
+    return read_options_of(options).intensity or Intensity.of_artifact(options.run or options.base)
 
 
 def _region(text: str) -> tuple[int, int, int, int]:

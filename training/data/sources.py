@@ -10,6 +10,7 @@ import numpy as np
 
 from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.scale import Scale
 from training.data.augment import PADDING
 from training.data.datasets.instance_folders import read_bbbc038
@@ -43,6 +44,9 @@ class SourceConfig:
         instances: its label image, 0 background and 1..n the entities.
         region: the part (x0, y0, x1, y1) to take, pixels, the far corner exclusive; null takes
             all.
+        page: index, from 0, of the page of every image file; null refuses files of several.
+        channels: indices, from 0, of the channels to show as grey, or as red, green and blue; none
+            refuses files of others than grey or colour.
     """
 
     bbbc038: Path | None = None
@@ -56,6 +60,8 @@ class SourceConfig:
     classes: Classes = "base"
     shots: int | None = None
     seed: int = 0
+    page: int | None = None
+    channels: tuple[int, ...] = ()
 
     def overlaps(self, other: SourceConfig) -> bool:
         """Return whether both take the same part or list of ids, or overlapping regions."""
@@ -80,7 +86,8 @@ class SourceConfig:
         """Take the files of another source if this one names none."""
         if self.bbbc038 or self.image or self.instances or self.dataset:
             return self
-        files = {name: getattr(other, name) for name in (*FORMS, "instances", "root")}
+        keys = (*FORMS, "instances", "root", "page", "channels")
+        files = {name: getattr(other, name) for name in keys}
         part = self.part or ("validation" if other.dataset else None)
         return replace(self, **files, part=part)
 
@@ -116,29 +123,33 @@ class DataConfig:
             )
 
 
-def read_source(source: SourceConfig, name: str) -> Sequence[Sample]:
+def read_source(
+    source: SourceConfig, name: str, intensity: Intensity | None = None
+) -> Sequence[Sample]:
     """Read the images of a source; those of a dataset are read on access.
 
     Args:
         source: what to read.
         name: the configuration key, for messages.
+        intensity: policy for images of more than 8 bits; None takes the default.
 
     Raises:
         ConfigError: no form of source is given, or keys of several, or too many shots.
         DataError: a file is missing or unreadable, or the region lies outside its image.
     """
     _require_one_form(source, name)
+    options = ReadOptions(source.page, source.channels, intensity)
     if source.dataset is not None and source.root is not None:
         dataset = open_dataset(source.dataset, source.root)
         if source.shots is not None:
-            return dataset.shots(source.shots, source.seed, source.classes)
-        return dataset.samples(source.part or "train", source.classes)
+            return dataset.shots(source.shots, source.seed, source.classes, options)
+        return dataset.samples(source.part or "train", source.classes).with_options(options)
     if source.bbbc038 is not None:
         ids = None if source.ids is None else source.bbbc038 / source.ids
-        samples = read_bbbc038(source.bbbc038, ids)
+        samples = read_bbbc038(source.bbbc038, ids, options)
     else:
         assert source.image is not None and source.instances is not None
-        samples = [read_pair(source.image, source.instances)]
+        samples = [read_pair(source.image, source.instances, options)]
     if source.region is None:
         return samples
     return [cut_region(sample, source.region) for sample in samples]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.gpu.images import real_images
 from benchmarks.gpu.stage import StageContext
-from cpcsam.transforms import decode_image
+from cpcsam.images.reading import decode_image
 
 with suppress(ImportError):
     # Before the stage's time begins; `_decoder` tells why it may be missing.

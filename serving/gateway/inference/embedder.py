@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cpcsam.automatic.class_search import EncodedTile
 from cpcsam.geometry import Box
-from cpcsam.transforms import decode_image, to_frame
+from cpcsam.images.reading import decode_image
+from cpcsam.transforms import to_frame
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.request_images import RequestImage

@@ -6,25 +6,20 @@ one beyond a limit LimitError; both name the field at fault.
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from typing import Final
-
-from PIL import ExifTags, Image
 
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
-from cpcsam.transforms import IMAGE_FORMATS
+from cpcsam.images.options import ReadOptions
+from cpcsam.images.reading import ImageHeader, is_too_large, read_header
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_REQUEST_ID_LENGTH, Limits
 
-__all__ = ["check_image_id", "check_request", "original_size_of"]
+__all__ = ["check_image_id", "check_request", "header_of", "original_size_of"]
 
 IMAGE_ID: Final = re.compile("[0-9a-f]{64}")
-SIDEWAYS: Final = (5, 6, 7, 8)
-"""EXIF orientations whose upright image has height and width exchanged."""
 
 
 def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
@@ -137,13 +132,22 @@ def check_image_id(image_id: str) -> None:
 
 
 def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:
-    """Read an image's size from its header, without decoding it.
+    """Return (H, W) of an image's first page, upright; as `header_of`."""
+    return header_of(image_bytes, limits).size
 
-    Returns:
-        (H, W) of the image, upright by its EXIF orientation.
+
+def header_of(
+    image_bytes: bytes, limits: Limits, options: ReadOptions | None = None
+) -> ImageHeader:
+    """Read an image's header by the reader that decodes it, without decoding it.
+
+    Args:
+        image_bytes: the file.
+        limits: of bytes and pixels.
+        options: the page that is described.
 
     Raises:
-        ContractError: no bytes, or no header of an accepted format.
+        ContractError: no bytes, no header of an accepted format, or no such page.
         LimitError: too many bytes or pixels.
     """
     if not image_bytes:
@@ -159,33 +163,15 @@ def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:
             fix="compress or shrink the image",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large or odd files
-            width, height = _upright_size(image_bytes)
-    # Pillow refuses above twice its own limit, before the size can be read.
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels(f"over {2 * (Image.MAX_IMAGE_PIXELS or 0)}", limits) from error
-    except Exception as error:  # Pillow's parsers raise anything on a damaged header
-        raise ContractError.of(
-            "image_bytes",
-            got=f"{len(image_bytes)} bytes without a readable image header",
-            expected=f"a file of {', '.join(IMAGE_FORMATS)}",
-            fix="send the file's bytes unchanged, or convert it to PNG",
-        ) from error
+        header = read_header(image_bytes, options)
+    except ContractError as error:
+        if is_too_large(error):
+            raise _too_many_pixels("far more", limits) from error
+        raise
+    height, width = header.size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(f"{width} x {height}", limits)
-    return height, width
-
-
-def _upright_size(image_bytes: bytes) -> tuple[int, int]:
-    """(width, height) after the EXIF orientation."""
-    with Image.open(io.BytesIO(image_bytes), formats=IMAGE_FORMATS) as image:
-        width, height = image.size
-        # Pillow reports a TIFF's size upright, and decodes a whole PNG to look for missing EXIF.
-        oriented = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        if oriented and image.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
-            return height, width
-        return width, height
+    return header
 
 
 def _too_many_pixels(got: str, limits: Limits) -> Exception:

@@ -19,12 +19,12 @@ from cpcsam.backends.onnx_backend import OnnxGraphs
 from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
 from cpcsam.geometry import Box
+from cpcsam.images.reading import decode_image
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.predictor import CpcSamPredictor
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
-from cpcsam.transforms import decode_image
 from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from export.real_images import packaged_images

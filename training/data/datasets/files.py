@@ -13,8 +13,10 @@ from PIL import Image
 from scipy import ndimage
 
 from cpcsam.errors import DataError
+from cpcsam.images.intensity import eight_bits
+from cpcsam.images.reading import IMAGE_SUFFIXES
 from training.data.datasets.items import Findings
-from training.data.sample import eight_bits
+from training.data.sample import read_image
 
 __all__ = [
     "entities_of",
@@ -30,7 +32,7 @@ __all__ = [
 RAW_SUFFIX = ".img"
 RAW_SIDE = 2048
 RAW_WHITE = 4095
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", RAW_SUFFIX}
+SUFFIXES = {*IMAGE_SUFFIXES, RAW_SUFFIX}
 LOSSY = {"JPEG", "WEBP"}
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for files that are no images, cut short or too large to be meant."""
@@ -87,7 +89,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def read_rgb(path: Path, findings: Findings) -> NDArray[np.uint8] | None:
-    """Read an image as (H, W, 3) uint8; deep images are scaled as `read_pair` does.
+    """Read an image as (H, W, 3) uint8, as serving reads it.
 
     JSRT's own `*.IMG` are 2048 x 2048 values of 12 bits in two bytes, the higher one first, with
     bright as low.
@@ -95,15 +97,12 @@ def read_rgb(path: Path, findings: Findings) -> NDArray[np.uint8] | None:
     try:
         if path.suffix.lower() == RAW_SUFFIX:
             values = np.frombuffer(path.read_bytes(), ">u2").reshape(RAW_SIDE, RAW_SIDE)
-            grey = eight_bits(RAW_WHITE - values.astype(np.int32))
+            grey = eight_bits(RAW_WHITE - values.astype(np.int16), findings.options.intensity)
             return np.repeat(grey[:, :, None], 3, axis=2)
-        with Image.open(path) as file:
-            # Pillow's conversion to RGB would clip deep values instead of scaling them.
-            if file.mode.startswith(("I", "F")):
-                grey = eight_bits(np.asarray(file))
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.asarray(file.convert("RGB"))
-    except UNREADABLE as error:
+        return read_image(path, findings.options)
+    except DataError as error:
+        findings.add(error)
+    except (OSError, ValueError) as error:
         _unreadable(path, "an image", error, findings)
     return None
 

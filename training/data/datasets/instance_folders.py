@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cpcsam.errors import DataError
+from cpcsam.images.options import ReadOptions
 from training.data.datasets.files import read_binary, read_rgb, size_fits
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.sample import Sample
@@ -131,14 +132,17 @@ def _read_lines(path: Path) -> list[str]:
         ) from error
 
 
-def read_bbbc038(root: Path, ids_file: Path | None = None) -> list[Sample]:
+def read_bbbc038(
+    root: Path, ids_file: Path | None = None, options: ReadOptions | None = None
+) -> list[Sample]:
     """Read BBBC038v1's layout, `stage1_train/<id>/{images,masks}/*.png`.
 
     Args:
         root: the folder that holds `stage1_train`.
         ids_file: a text file with one id a line; None reads every id, sorted.
+        options: page, channels and intensity of the images.
 
     Raises:
         DataError: a folder or file is missing, unreadable or of another size.
     """
-    return [item.read() for item in InstanceFolders().items(root, ids_file)]
+    return [item.read(options) for item in InstanceFolders().items(root, ids_file)]

@@ -12,6 +12,7 @@ from typing import overload
 import numpy as np
 
 from cpcsam.errors import CpcSamError, DataError
+from cpcsam.images.options import ReadOptions
 from training.data.sample import Sample
 
 __all__ = ["Findings", "Item", "LazySamples", "Scan", "keep_classes"]
@@ -24,12 +25,14 @@ class Findings:
     Attributes:
         strict: raise the first error; an empty mask is then passed over. Otherwise all are
             collected and reading goes on.
+        options: page, channels and intensity of image files.
         errors: what was collected.
         replaced: one line for each file that is unusable and in whose place another is taken,
             which is no error.
     """
 
     strict: bool = True
+    options: ReadOptions = ReadOptions()
     errors: list[CpcSamError] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
 
@@ -39,7 +42,14 @@ class Findings:
         Raises:
             DataError: if `strict`.
         """
-        error = DataError.of(str(what), got=got, expected=expected, fix=fix)
+        self.add(DataError.of(str(what), got=got, expected=expected, fix=fix))
+
+    def add(self, error: DataError) -> None:
+        """Record an error.
+
+        Raises:
+            DataError: if `strict`.
+        """
         if self.strict:
             raise error
         self.errors.append(error)
@@ -74,13 +84,16 @@ class Item(ABC):
     def load(self, findings: Findings) -> Sample | None:
         """Read it; None if it has no usable image."""
 
-    def read(self) -> Sample:
+    def read(self, options: ReadOptions | None = None) -> Sample:
         """Read it.
+
+        Args:
+            options: page, channels and intensity of image files.
 
         Raises:
             DataError: a file is missing, unreadable, of another size or of an unknown class.
         """
-        sample = self.load(Findings())
+        sample = self.load(Findings(options=options or ReadOptions()))
         assert sample is not None, "a strict reader raises"
         return sample
 
@@ -121,10 +134,17 @@ class LazySamples(Sequence[Sample]):
     Args:
         items: what is read.
         classes: entities of other classes become background; None keeps all.
+        options: page, channels and intensity of image files.
     """
 
-    def __init__(self, items: Iterable[Item], classes: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        items: Iterable[Item],
+        classes: Collection[str] | None = None,
+        options: ReadOptions | None = None,
+    ) -> None:
         self.items = tuple(items)
+        self.options = options or ReadOptions()
         self.classes = None if classes is None else frozenset(classes)
 
     @property
@@ -149,13 +169,17 @@ class LazySamples(Sequence[Sample]):
             DataError: its files are broken.
         """
         if isinstance(index, slice):
-            return LazySamples(self.items[index], self.classes)
-        sample = self.items[index].read()
+            return LazySamples(self.items[index], self.classes, self.options)
+        sample = self.items[index].read(self.options)
         return sample if self.classes is None else keep_classes(sample, self.classes)
 
     def of_classes(self, classes: Collection[str]) -> LazySamples:
         """Return the same samples with entities of these classes alone."""
-        return LazySamples(self.items, classes)
+        return LazySamples(self.items, classes, self.options)
+
+    def with_options(self, options: ReadOptions) -> LazySamples:
+        """Return the same samples, read with other options."""
+        return LazySamples(self.items, self.classes, options)
 
     def holds_entity(self, index: int) -> bool:
         """Return whether a sample has an entity, from names and lists if they suffice."""

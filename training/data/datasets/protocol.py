@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from cpcsam.errors import ConfigError, DataError
+from cpcsam.images.options import ReadOptions
 from training.data.datasets.class_split import BASE_SHARE, split_classes
 from training.data.datasets.items import Item, LazySamples, Scan
 from training.data.datasets.registry import DatasetSpec, LastOfEachClass, spec_of
@@ -86,19 +87,26 @@ class Dataset:
             items = tuple(i for i in items if i.classes is None or not kept.isdisjoint(i.classes))
         return LazySamples(items, kept)
 
-    def shots(self, count: int, seed: int, classes: Classes = "base") -> LazySamples:
+    def shots(
+        self,
+        count: int,
+        seed: int,
+        classes: Classes = "base",
+        options: ReadOptions | None = None,
+    ) -> LazySamples:
         """Draw training images that hold an entity of some classes.
 
         Args:
             count: how many; 4 of a seed are the first of its 8.
             seed: 0 to 4 in the paper's protocol.
             classes: as in `samples`.
+            options: page, channels and intensity of image files.
 
         Raises:
             ConfigError: there are fewer such images.
             DataError: an image that had to be looked at is broken.
         """
-        samples = self.samples("train", classes)
+        samples = self.samples("train", classes).with_options(options or ReadOptions())
         chosen: list[Item] = []
         for index in np.random.default_rng(seed).permutation(len(samples)).tolist():
             if len(chosen) == count:
@@ -112,7 +120,7 @@ class Dataset:
                 expected=f"1 to {len(chosen)}, the training images with {classes} classes",
                 fix="take fewer",
             )
-        return LazySamples(chosen, samples.classes)
+        return LazySamples(chosen, samples.classes, samples.options)
 
 
 def open_dataset(name: str, root: Path) -> Dataset:

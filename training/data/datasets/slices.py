@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import DataError
+from cpcsam.images.intensity import eight_bits
+from cpcsam.images.options import Intensity
 from training.data.datasets.files import entities_of
 from training.data.datasets.items import Findings, Item, Scan
-from training.data.sample import Sample, eight_bits
+from training.data.sample import Sample
 
 __all__ = ["LabelledVolume", "SliceItem", "read_nifti"]
 
@@ -102,7 +104,8 @@ class SliceItem(Item):
     def load(self, findings: Findings) -> Sample | None:
         """Cut the slice out of both volumes, front up."""
         values = _shown(_labels(self.labels)[:, :, self.index]).astype(np.int32)
-        grey = _shown(_image(self.image)[:, :, self.index]).astype(np.uint8)
+        volume = _image(self.image, findings.options.intensity)
+        grey = _shown(volume[:, :, self.index]).astype(np.uint8)
         image = np.repeat(grey[:, :, None], 3, axis=2)
         unknown = sorted(set(np.unique(values).tolist()) - set(self.classes_of) - {0})
         if unknown:
@@ -122,9 +125,9 @@ def _labels(path: Path) -> NDArray[np.generic]:
 
 
 @functools.lru_cache(maxsize=2)
-def _image(path: Path) -> NDArray[np.uint8]:
+def _image(path: Path, intensity: Intensity | None = None) -> NDArray[np.uint8]:
     """Read an image volume as 8 bits, cached likewise."""
-    return eight_bits(read_nifti(path))
+    return eight_bits(read_nifti(path), intensity)
 
 
 def _shown(cut: NDArray[np.generic]) -> NDArray[np.generic]:

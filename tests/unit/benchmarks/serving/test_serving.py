@@ -16,7 +16,7 @@ from benchmarks.serving.load import Outcome, percentiles, rate, statuses
 from benchmarks.serving.ports import answers, listeners, outside_address, processes_below
 from benchmarks.serving.report import Check, at_least, at_most, machine, write_report, write_verdict
 from benchmarks.serving.tasks import draw_tasks
-from cpcsam.transforms import decode_image
+from cpcsam.images.reading import decode_image
 from serving.gateway.limits import Limits
 from serving.gateway.validation.prompts import check_prompts
 from serving.gateway.validation.request import check_request, original_size_of

@@ -20,7 +20,7 @@ from cpcsam.client.masks import Mask, fill_rings
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ContractError
-from cpcsam.transforms import decode_image
+from cpcsam.images.reading import decode_image
 
 
 def example_result() -> SegmentResult:

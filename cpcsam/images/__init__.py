@@ -1,0 +1,1 @@
+"""Reader of image files, shared by training, serving, client and command line."""

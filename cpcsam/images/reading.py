@@ -1,0 +1,260 @@
+"""Header and pixels of an image file: the one reader of training, serving and clients.
+
+docs/reference/images.md lists what is read how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cpcsam.contract import MAX_PIXELS
+from cpcsam.errors import ContractError, CpcSamError
+from cpcsam.images.intensity import eight_bits
+from cpcsam.images.options import ReadOptions
+from cpcsam.images.orientation import turn_upright, upright_size
+from cpcsam.images.pillow_source import PillowSource
+from cpcsam.images.source import ImageSource, PageInfo, channels_of, page_of, refusal
+from cpcsam.images.tiff_source import TiffSource
+
+__all__ = [
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
+    "ImageHeader",
+    "decode_image",
+    "format_of",
+    "is_too_large",
+    "read_header",
+    "read_labels",
+]
+
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
+IMAGE_SUFFIXES: Final = frozenset(
+    {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".apng", ".tif", ".tiff"}
+    | {".btf", ".tf8", ".stk", ".lsm", ".webp"}
+)
+"""Suffixes of these formats, in lower case."""
+STARTS: Final = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+)
+BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""Pillow's own limit of pixels, which acts while opening."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file tells without being decoded.
+
+    Attributes:
+        size: (H, W) of the chosen page, upright.
+        format: one of `IMAGE_FORMATS`.
+        pages: number of pages.
+        channels: number of channels of the page.
+        left_out: a sentence on pages and channels that are not read though nobody chose; empty
+            if there are none.
+    """
+
+    size: tuple[int, int]
+    format: str
+    pages: int
+    channels: int
+    left_out: str
+
+
+def format_of(data: bytes) -> str | None:
+    """Return the format of a file by its first bytes, None for another."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((kind for start, kind in STARTS if data.startswith(start)), None)
+
+
+def read_header(data: bytes, options: ReadOptions | None = None) -> ImageHeader:
+    """Read an image file's header, without decoding pixels.
+
+    Args:
+        data: a whole file of `IMAGE_FORMATS`.
+        options: the page that is described; None describes the first.
+
+    Raises:
+        ContractError: not such a file, a damaged header, or no such page or channel.
+    """
+    return _guarded(data, MAX_PIXELS, lambda: _header(data, options or ReadOptions())[0])
+
+
+def decode_image(
+    data: bytes,
+    max_pixels: int = MAX_PIXELS,
+    options: ReadOptions | None = None,
+    *,
+    complete: bool = False,
+) -> NDArray[np.uint8]:
+    """Decode an image file to RGB, upright by its EXIF, XMP or TIFF orientation.
+
+    Grey is repeated over the channels, transparency is dropped, and values of more than 8 bits are
+    scaled by the intensity policy. Without a choice the first page is taken.
+
+    Args:
+        data: a whole file of `IMAGE_FORMATS`.
+        max_pixels: the largest height times width; compared with the header before decoding.
+        options: page, channels and intensity.
+        complete: refuse a file of which pages or channels would be left out.
+
+    Returns:
+        (H, W, 3) uint8, RGB, writable.
+
+    Raises:
+        ContractError: not such a file, damaged, too large, an unknown kind of pixel, no such page
+            or channel, or not all of the file.
+    """
+    return _guarded(
+        data, max_pixels, lambda: _decode(data, max_pixels, options or ReadOptions(), complete)
+    )
+
+
+def read_labels(
+    data: bytes, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> NDArray[np.int64]:
+    """Decode a label image, upright: 0 for background, a number for each entity.
+
+    Indices of a palette are labels, whatever their colours. NaN is no data and becomes 0.
+
+    Args:
+        data: a whole file of `IMAGE_FORMATS`.
+        max_pixels: the largest height times width.
+        page: index of the page; None takes the first.
+
+    Returns:
+        (H, W) int64, not negative.
+
+    Raises:
+        ContractError: as `decode_image`; or colours, negative or fractional values.
+    """
+    return _guarded(data, max_pixels, lambda: _labels(data, max_pixels, ReadOptions(page)))
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Return whether `read_header` refused an image for Pillow's own limit of pixels."""
+    return isinstance(error.__cause__, BOMBS)
+
+
+def _open(data: bytes) -> tuple[ImageSource, str]:
+    kind = format_of(data)
+    if kind is None:
+        raise refusal(
+            f"{len(data)} bytes that cannot be decoded (another format)",
+            f"a whole file of {', '.join(IMAGE_FORMATS)}",
+            "send the file's bytes unchanged, or convert it to PNG",
+        )
+    return (TiffSource(data) if kind == "TIFF" else PillowSource(data, kind)), kind
+
+
+def _header(data: bytes, options: ReadOptions) -> tuple[ImageHeader, ImageSource, int, PageInfo]:
+    source, kind = _open(data)
+    page = page_of(options, source.pages)
+    info = source.page_info(page)
+    channels_of(options, info)
+    left_out = []
+    if options.page is None and source.pages > 1:
+        left_out.append(f"page: got {source.pages} pages, read the first; choose with page")
+    if not options.channels and info.is_partial:
+        shown = "first" if len(info.colours) == 1 else "first three"
+        left_out.append(
+            f"channels: got {info.channels} channels, read the {shown}; choose with channels"
+        )
+    size = upright_size(info.size, info.orientation)
+    header = ImageHeader(size, kind, source.pages, info.channels, ". ".join(left_out))
+    return header, source, page, info
+
+
+def _decode(
+    data: bytes, max_pixels: int, options: ReadOptions, complete: bool
+) -> NDArray[np.uint8]:
+    header, source, page, info = _header(data, options)
+    if complete and header.left_out:
+        raise refusal(
+            f"{header.pages} pages of {header.channels} channels",
+            "one page of one channel or of three, or a choice",
+            "set page or channels, or split the file",
+        )
+    _check_pixels(header.size, max_pixels)
+    pixels = source.read(page, channels_of(options, info))
+    eight = eight_bits(pixels.values, options.intensity)
+    if pixels.is_inverted:
+        eight = np.uint8(255) - eight
+    eight = turn_upright(eight, info.orientation)
+    if eight.shape[2] == 2:
+        eight = np.pad(eight, ((0, 0), (0, 0), (0, 1)))
+    if eight.shape[2] == 1:
+        return np.repeat(eight, 3, axis=2)
+    return np.ascontiguousarray(eight) if eight.flags.writeable else eight.copy("C")
+
+
+def _labels(data: bytes, max_pixels: int, options: ReadOptions) -> NDArray[np.int64]:
+    header, source, page, info = _header(data, options)
+    _check_pixels(header.size, max_pixels)
+    values = turn_upright(source.read_indices(page).values, info.orientation)
+    if values.shape[2] > 1 and (values != values[:, :, :1]).any():
+        raise _no_labels("colours")
+    values = values[:, :, 0]
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=0.5, neginf=0.5)
+        if (values != np.rint(values)).any():
+            raise _no_labels("values that are no whole numbers")
+    if values.dtype.kind != "b" and values.size and values.min() < 0:
+        raise _no_labels(f"the value {values.min():g}")
+    return values.astype(np.int64)
+
+
+def _no_labels(got: str) -> ContractError:
+    return ContractError.of(
+        "label image",
+        got=got,
+        expected="0 for background and a whole number for each entity",
+        fix="write it as a grey or indexed image",
+    )
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise _too_large(f"an image of {size[0]} x {size[1]} pixels", max_pixels)
+
+
+def _too_large(got: str, max_pixels: int) -> ContractError:
+    return refusal(got, f"at most {max_pixels} pixels", "send it smaller or in tiles")
+
+
+def _guarded(data: bytes, max_pixels: int, read: Callable[[], Result]) -> Result:
+    """Run a reader, and turn what libraries raise for damaged files into ContractError."""
+    try:
+        return read()
+    except (CpcSamError, ModuleNotFoundError):
+        raise
+    except BOMBS as error:
+        raise _too_large("an image far beyond that", max_pixels) from error
+    # Decoders raise errors of any type for a damaged file.
+    except Exception as error:
+        raise refusal(
+            f"{len(data)} bytes that cannot be decoded ({_one_line(error)})",
+            f"a whole file of {', '.join(IMAGE_FORMATS)}",
+            "send the file's bytes unchanged, or convert it to PNG",
+        ) from error
+
+
+def _one_line(error: Exception) -> Any:
+    """Return an error's text on one line, without the addresses of objects in memory."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(" <_io.BytesIO", 1)[0]
