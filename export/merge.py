@@ -20,6 +20,7 @@ import torch
 from cpcsam.artifacts.manifest import MANIFEST_NAME, is_made_from, read_manifest, sha256_file
 from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ConfigError, ExportError
+from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_run, save_merged
@@ -85,7 +86,11 @@ def merge(
         out,
         parents=parents,
         # Vocabularies identify the model by this digest; every later artifact passes it on.
-        config={"trained_model": parents.get("run", parents["base"]), **_scale_of(source)},
+        config={
+            "trained_model": parents.get("run", parents["base"]),
+            INTENSITY: Intensity.of_artifact(source).record(),
+            **_scale_of(source),
+        },
         metrics={"relative_difference": differences},
     )
     return differences

@@ -145,7 +145,11 @@ def _segment_file(
         result = client.send(replace(request, image=content))
         dataset = coco_dataset(image.file_name, result)
         dataset["info"]["made_of"] = cache_key
-        overlay = draw_overlay(decode_image(content), result) if outputs.overlay else None
+        overlay = (
+            draw_overlay(decode_image(content, options=request.read_options), result)
+            if outputs.overlay
+            else None
+        )
     except FATAL_ERRORS:
         raise
     except CpcSamError as error:

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.cli.options import Commands, add_connection, connect
 from cpcsam.commands import count_from_0
-from cpcsam.errors import DataError
+from cpcsam.errors import ContractError, DataError
+from cpcsam.images.arguments import add_read_options, read_options_of
 
 if TYPE_CHECKING:
     from cpcsam.client.results import ClassInfo
@@ -57,6 +57,7 @@ def add_to(commands: Commands) -> None:
         metavar=("IMAGE", "LABELS"),
         help="an image and its annotation; may be repeated",
     )
+    add_read_options(add)
     text = "for the first class: side of the tiles in pixels; 0 for whole images "
     text += "(default: the model's window, see cpcsam status)"
     add.add_argument("--tile-size", type=count_from_0, metavar="N", help=text)
@@ -78,7 +79,8 @@ def _list(args: argparse.Namespace) -> None:
 def _add(args: argparse.Namespace) -> None:
     from cpcsam.client.requests import Example
 
-    examples = [Example(image, _read_labels(labels)) for image, labels in args.example]
+    options = read_options_of(args)
+    examples = [Example(image, _read_labels(labels), options) for image, labels in args.example]
     with connect(args) as client:
         _print(client.add_class(args.name, examples, tile_size=args.tile_size))
 
@@ -100,19 +102,17 @@ def _read_labels(file: Path) -> NDArray[Any]:
     Raises:
         DataError: the file is not a label image, or has no entity.
     """
-    from PIL import Image
+    from cpcsam.images.reading import read_labels
 
     try:
-        with Image.open(file) as picture:
-            labels = np.array(picture)
+        labels = read_labels(file.read_bytes())
     except OSError as error:
         raise _no_labels(file, error.strerror or "no picture") from error
-    if labels.ndim != 2 or np.issubdtype(labels.dtype, np.floating):
-        raise _no_labels(file, f"{labels.dtype} of shape {labels.shape}")
+    except ContractError as error:
+        raise DataError(f"{file}: {error}") from error
     if not labels.any():
         raise _no_labels(file, "background alone")
-    # Pillow reads one-bit images as bool, which is no integer type.
-    return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
+    return labels
 
 
 def _no_labels(file: Path, got: str) -> DataError:

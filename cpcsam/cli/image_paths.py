@@ -8,13 +8,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cpcsam.errors import ConfigError
+from cpcsam.images.formats import IMAGE_SUFFIXES
 
-__all__ = ["ImagePath", "find_images"]
-
-SUFFIXES: Final = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+__all__ = ["ImagePath", "count_left_out", "find_images"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
             raise ConfigError.of(
                 source,
                 got="no image",
-                expected=f"files that end in {', '.join(sorted(SUFFIXES))}",
+                expected=f"files that end in {', '.join(sorted(IMAGE_SUFFIXES))}",
                 fix="correct the path",
             )
         # Not resolved: behind links, outputs keep the names that the user knows.
@@ -69,6 +67,41 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
         )
         for file, path in inside.items()
     ]
+
+
+def count_left_out(sources: Sequence[str]) -> Counter[str]:
+    """Count the files in folders and globs that `find_images` leaves out, by their suffix.
+
+    Hidden files and the outputs of `segment_files` do not count.
+
+    Args:
+        sources: as of `find_images`.
+    """
+    left_out: dict[Path, str] = {}
+    for source in sources:
+        path = Path(source)
+        if path.is_dir():
+            files: Iterator[Path] = path.rglob("*")
+            root = path
+        elif glob.has_magic(source) and not path.exists():
+            files = map(Path, glob.iglob(source, recursive=True))
+            root = Path(*_until_magic(path.parts))
+        else:
+            continue
+        for file in files:
+            suffix = file.suffix.lower()
+            hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+            is_other = suffix not in IMAGE_SUFFIXES and not hidden
+            if is_other and file.is_file() and not _is_record(file):
+                left_out[Path(os.path.abspath(file))] = suffix or "no suffix"
+    return Counter(left_out.values())
+
+
+def _is_record(file: Path) -> bool:
+    """Return whether a file other than an image was written by `segment_files`."""
+    if file.name in ("masks.json", "logits.npz"):
+        return (file.parent / "masks.json").exists()
+    return file.name == "coco.json"
 
 
 def _search(source: str) -> tuple[Path, list[Path]]:
@@ -97,7 +130,7 @@ def _until_magic(parts: Sequence[str]) -> Iterator[str]:
 def _images(files: Iterator[Path], root: Path) -> Iterator[Path]:
     for file in files:
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if hidden or file.suffix.lower() not in SUFFIXES or _is_output(file):
+        if hidden or file.suffix.lower() not in IMAGE_SUFFIXES or _is_output(file):
             continue
         if file.is_file():
             yield file

@@ -16,6 +16,7 @@ from cpcsam.cli.options import Commands, add_connection, add_prompts, connect
 from cpcsam.commands import count, count_from_0, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
+from cpcsam.images.arguments import add_read_options, read_options_of
 
 if TYPE_CHECKING:
     from cpcsam.cli.batch import FileOutcome
@@ -85,6 +86,8 @@ def add_to(commands: Commands) -> None:
     text = "with --everything: minimum number of pixels of a mask"
     search.add_argument("--min-area", type=count, metavar="N", help=text)
 
+    add_read_options(parser.add_argument_group("reading of image files"))
+
     tiles = parser.add_argument_group("tiles of large images, not with --class")
     text = "side of overlapping tiles in pixels, each enlarged; 0 for the whole image "
     text += "(default: the model's window, see cpcsam status)"
@@ -116,10 +119,14 @@ def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from cpcsam.cli.batch import Outputs, merge_outputs, segment_files
-    from cpcsam.cli.image_paths import find_images
+    from cpcsam.cli.image_paths import count_left_out, find_images
 
     request = _request(args)
     images = find_images(args.images)
+    left_out = count_left_out(args.images)
+    if left_out and not args.quiet:
+        by_suffix = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
+        print(f"{len(images)} images; left out {left_out.total()} other files: {by_suffix}")
     if args.mask_input is not None and len(images) > 1:
         raise _wrong("--mask-input", f"{len(images)} images", "a single image")
     outputs = Outputs(args.out, not args.no_overlay, args.png, args.overwrite)
@@ -231,6 +238,7 @@ def _request(args: argparse.Namespace) -> SegmentRequest:
         low_res_masks=args.logits,
         tile_size=args.tile_size,
         tile_overlap=args.tile_overlap,
+        read_options=read_options_of(args),
     )
 
 

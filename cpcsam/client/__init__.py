@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cpcsam.client.supervision_adapter import detections_of
     from cpcsam.client.sync_client import SegmentationClient
     from cpcsam.contract import MaskSelection
+    from cpcsam.images.options import Intensity, ReadOptions
 
 __all__ = [
     "AsyncSegmentationClient",
@@ -37,12 +38,14 @@ __all__ = [
     "Example",
     "ImageId",
     "ImageLike",
+    "Intensity",
     "LowResMask",
     "Mask",
     "MaskFormat",
     "MaskSelection",
     "Prompt",
     "Question",
+    "ReadOptions",
     "SegmentRequest",
     "SegmentResult",
     "SegmentationClient",
@@ -71,6 +74,7 @@ _NAMES_BY_MODULE = {
     "cpcsam.client.supervision_adapter": ("detections_of",),
     "cpcsam.client.sync_client": ("SegmentationClient",),
     "cpcsam.contract": ("MaskSelection",),
+    "cpcsam.images.options": ("Intensity", "ReadOptions"),
 }
 _MODULE_OF = {name: module for module, names in _NAMES_BY_MODULE.items() for name in names}
 

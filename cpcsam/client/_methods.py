@@ -29,6 +29,7 @@ from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import CpcSamError
 from cpcsam.grpc_errors import NotFoundError
+from cpcsam.images.options import ReadOptions
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = ["ClientMethods"]
@@ -51,6 +52,7 @@ class ClientMethods(BaseClient):
         tile_size: int | None = None,
         tile_overlap: float | None = None,
         request_id: str = "",
+        read_options: ReadOptions | None = None,
     ) -> SegmentResult:
         """Segment an image by prompts, by class names, or everything in it.
 
@@ -76,6 +78,8 @@ class ClientMethods(BaseClient):
             tile_overlap: overlap of neighbouring tiles, as a fraction of their side in [0, 1);
                 None uses the server's default.
             request_id: appears in the result and in the gateway's log.
+            read_options: page, channels and intensity of the image file; None leaves them to the
+                file and the model.
 
         Returns:
             The masks of each prompt or found entity, with scores, boxes and areas in pixels of the
@@ -103,6 +107,7 @@ class ClientMethods(BaseClient):
                 tile_size=tile_size,
                 tile_overlap=tile_overlap,
                 request_id=request_id,
+                read_options=read_options,
             )
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from cpcsam.client.prompts import XYXY, LowResMask, Prompt
 from cpcsam.client.requests import ClassSearch, Everything, Example, SegmentRequest
 from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import PointLabel
+from cpcsam.images.options import ReadOptions
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = [
@@ -38,6 +39,7 @@ def segment_request(request: SegmentRequest) -> pb.SegmentRequest:
         return_low_res_masks=request.low_res_masks,
         tile_size=request.tile_size,
         tile_overlap=request.tile_overlap,
+        **_read_options(request.read_options),
     )
     if request.class_search is not None:
         message.class_search.CopyFrom(pb.ClassSearch(**request.class_search.set_values()))
@@ -135,7 +137,20 @@ def _example(example: Example) -> pb.Example:
             pb.CocoRle(size=pb.Size(height=height, width=width), counts=encode_run_lengths(mask))
             for mask in masks
         ],
+        **_read_options(example.read_options),
     )
+
+
+def _read_options(options: ReadOptions | None) -> dict[str, Any]:
+    """Return the fields of a message for what was chosen."""
+    if options is None:
+        return {}
+    intensity = options.intensity
+    return {
+        "page": options.page,
+        "channels": options.channels,
+        "intensity": None if intensity is None else pb.Intensity(**intensity.record()),
+    }
 
 
 def _prompt_message(prompt: Prompt) -> pb.Prompt:

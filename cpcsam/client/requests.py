@@ -14,6 +14,7 @@ from cpcsam.client.masks import MaskFormat
 from cpcsam.client.prompts import Prompt
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ContractError
+from cpcsam.images.options import ReadOptions
 
 if TYPE_CHECKING:
     from typing import Self
@@ -112,6 +113,8 @@ class SegmentRequest:
         tile_overlap: of neighbouring tiles, as a fraction of their side in [0, 1); None takes the
             server's default.
         request_id: appears in the result and in the gateway's log.
+        read_options: page, channels and intensity of the image file; None leaves them to the file
+            and the model.
 
     Raises:
         ContractError: `classes` is a single string.
@@ -129,6 +132,7 @@ class SegmentRequest:
     tile_size: int | None = None
     tile_overlap: float | None = None
     request_id: str = ""
+    read_options: ReadOptions | None = None
 
     def __post_init__(self) -> None:
         """Reject a string, which is a sequence of names as well."""
@@ -153,6 +157,7 @@ class Example:
         image: as of `SegmentationClient.segment`, but not an ImageId.
         instances: (H, W) integer label image of the upright image's size: 0 for background, a
             distinct number for each entity.
+        read_options: as of `SegmentRequest`.
 
     Raises:
         ContractError: `instances` is not a label image.
@@ -160,6 +165,7 @@ class Example:
 
     image: ImageLike
     instances: NDArray[Any]
+    read_options: ReadOptions | None = None
 
     def __post_init__(self) -> None:
         """Validate shape and dtype of the label image."""
@@ -169,6 +175,13 @@ class Example:
                 got=f"shape {self.instances.shape} of {self.instances.dtype}",
                 expected="(H, W) of integers",
                 fix="give a label image, or masks to Example.of_masks",
+            )
+        if self.instances.min(initial=0) < 0:
+            raise ContractError.of(
+                "instances",
+                got=f"the value {self.instances.min()}",
+                expected="0 for background and a number above it for each entity",
+                fix="give background the value 0",
             )
 
     @classmethod

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cpcsam.images.options import Intensity
 
-__all__ = ["eight_bits", "value_bounds"]
+__all__ = ["eight_bits", "rgb_of", "value_bounds"]
 
 CHUNK: Final = 1 << 22
 """Values that are scaled at once, so that memory stays bounded."""
@@ -47,6 +47,14 @@ def eight_bits(values: NDArray[Any], intensity: Intensity | None = None) -> NDAr
     for start in range(0, flat.size, CHUNK):
         flat[start : start + CHUNK] = _scaled(source[start : start + CHUNK], low, high)
     return eight
+
+
+def rgb_of(grey_or_colour: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) of (H, W, 1), (H, W, 2), which is red and green, or (H, W, 3)."""
+    channels = grey_or_colour.shape[2]
+    if channels == 2:
+        return np.pad(grey_or_colour, ((0, 0), (0, 0), (0, 1)))
+    return np.repeat(grey_or_colour, 3, axis=2) if channels == 1 else grey_or_colour
 
 
 def value_bounds(values: NDArray[Any], intensity: Intensity) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -15,40 +16,23 @@ from PIL import Image
 
 from cpcsam.contract import MAX_PIXELS
 from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.images.intensity import eight_bits
-from cpcsam.images.options import ReadOptions
+from cpcsam.images.formats import IMAGE_FORMATS, format_of
+from cpcsam.images.intensity import eight_bits, rgb_of
+from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.images.orientation import turn_upright, upright_size
-from cpcsam.images.pillow_source import PillowSource
+from cpcsam.images.pillow_source import PillowSource, values_of
 from cpcsam.images.source import ImageSource, PageInfo, channels_of, page_of, refusal
 from cpcsam.images.tiff_source import TiffSource
 
 __all__ = [
-    "IMAGE_FORMATS",
-    "IMAGE_SUFFIXES",
     "ImageHeader",
     "decode_image",
-    "format_of",
     "is_too_large",
+    "pixels_of",
     "read_header",
     "read_labels",
 ]
 
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF")
-IMAGE_SUFFIXES: Final = frozenset(
-    {".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".apng", ".tif", ".tiff"}
-    | {".btf", ".tf8", ".stk", ".lsm", ".webp"}
-)
-"""Suffixes of these formats, in lower case."""
-STARTS: Final = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"GIF8", "GIF"),
-    (b"BM", "BMP"),
-)
 BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 """Pillow's own limit of pixels, which acts while opening."""
 
@@ -73,13 +57,6 @@ class ImageHeader:
     pages: int
     channels: int
     left_out: str
-
-
-def format_of(data: bytes) -> str | None:
-    """Return the format of a file by its first bytes, None for another."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    return next((kind for start, kind in STARTS if data.startswith(start)), None)
 
 
 def read_header(data: bytes, options: ReadOptions | None = None) -> ImageHeader:
@@ -123,6 +100,33 @@ def decode_image(
     return _guarded(
         data, max_pixels, lambda: _decode(data, max_pixels, options or ReadOptions(), complete)
     )
+
+
+def pixels_of(
+    image: NDArray[np.uint8] | str | Path | Image.Image, intensity: Intensity | None = None
+) -> NDArray[np.uint8]:
+    """Return an image as (H, W, 3) uint8, RGB.
+
+    Args:
+        image: such an array, a Pillow image of any mode, as its pixels stand, or a file's path.
+        intensity: policy for more than 8 bits; None takes the default.
+
+    Raises:
+        ContractError: another array, or no readable image.
+        OSError: the file cannot be read.
+    """
+    if isinstance(image, str | Path):
+        return decode_image(Path(image).read_bytes(), options=ReadOptions(intensity=intensity))
+    if not isinstance(image, np.ndarray):
+        return rgb_of(eight_bits(values_of(image), intensity))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ContractError.of(
+            "image",
+            got=f"{image.dtype} {image.shape}",
+            expected="uint8 (H, W, 3), RGB",
+            fix="correct its shape and type",
+        )
+    return image
 
 
 def read_labels(
@@ -195,11 +199,7 @@ def _decode(
     eight = eight_bits(pixels.values, options.intensity)
     if pixels.is_inverted:
         eight = np.uint8(255) - eight
-    eight = turn_upright(eight, info.orientation)
-    if eight.shape[2] == 2:
-        eight = np.pad(eight, ((0, 0), (0, 0), (0, 1)))
-    if eight.shape[2] == 1:
-        return np.repeat(eight, 3, axis=2)
+    eight = rgb_of(turn_upright(eight, info.orientation))
     return np.ascontiguousarray(eight) if eight.flags.writeable else eight.copy("C")
 
 

@@ -26,8 +26,10 @@ from cpcsam.contract import (
 )
 from cpcsam.errors import ContractError
 from cpcsam.geometry import EMPTY_BOX, Box
+from cpcsam.images.options import Intensity
+from cpcsam.images.reading import pixels_of
 from cpcsam.model.loading import load_backend
-from cpcsam.model.prompt_arrays import read_pixels, read_points, require_shape, require_within
+from cpcsam.model.prompt_arrays import read_points, require_shape, require_within
 from cpcsam.model.tiled_image import TiledImage
 from cpcsam.scale import Scale
 from cpcsam.transforms import resize_coords, upscale_masks
@@ -49,6 +51,7 @@ class CpcSamPredictor:
     Attributes:
         backend: runs the model.
         scale: how much of an image the model is to be shown at once; None if it declares nothing.
+        intensity: policy for images of more than 8 bits.
         original_size: (H, W) of the image that is set.
         input_size: (H, W) of it in the encoder's frame; None if it is shown in tiles.
         tile: part of the image in which `predict` answered its last prompt.
@@ -59,15 +62,19 @@ class CpcSamPredictor:
     tile: Box
     _image: TiledImage | None
 
-    def __init__(self, backend: Backend, scale: Scale | None = None) -> None:
+    def __init__(
+        self, backend: Backend, scale: Scale | None = None, intensity: Intensity | None = None
+    ) -> None:
         """Predict with a model that is loaded already.
 
         Args:
             backend: such as `TorchBackend(model)` or `OnnxBackend(path)`.
             scale: of the model; None shows it whole images.
+            intensity: policy for images of more than 8 bits; None takes the default.
         """
         self.backend = backend
         self.scale = scale
+        self.intensity = intensity
         self.reset_image()
 
     @classmethod
@@ -86,7 +93,7 @@ class CpcSamPredictor:
             ArtifactError: missing, altered, or no model.
         """
         backend, scale = load_backend(Path(path), None if base is None else Path(base), device)
-        return cls(backend, scale)
+        return cls(backend, scale, Intensity.of_artifact(Path(path)))
 
     @property
     def is_image_set(self) -> bool:
@@ -111,7 +118,7 @@ class CpcSamPredictor:
             ContractError: not such an array, or no readable image.
             OSError: the file cannot be read.
         """
-        pixels = read_pixels(image)
+        pixels = pixels_of(image, self.intensity)
         # First, so that an encoding that fails does not leave the previous image set.
         self.reset_image()
         if tile_size is None:

@@ -1,40 +1,16 @@
-"""Images and prompts of a predictor as arrays, checked."""
+"""Prompts of a predictor as arrays, checked."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.geometry import Box
-from cpcsam.images.reading import decode_image
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = ["read_pixels", "read_points", "require_shape", "require_within"]
-
-
-def read_pixels(image: NDArray[np.uint8] | str | Path | Image.Image) -> NDArray[np.uint8]:
-    """Return an image as (H, W, 3) uint8 RGB.
-
-    Args:
-        image: such an array, a Pillow image, or the path of an image file.
-
-    Raises:
-        ContractError: another array, or no readable image.
-        OSError: the file cannot be read.
-    """
-    if isinstance(image, str | Path):
-        return decode_image(Path(image).read_bytes())
-    if not isinstance(image, np.ndarray):
-        image = np.asarray(image.convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise _misshapen("image", f"{image.dtype} {image.shape}", "uint8 (H, W, 3), RGB")
-    return image
+__all__ = ["read_points", "require_shape", "require_within"]
 
 
 def read_points(

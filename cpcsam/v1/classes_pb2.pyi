@@ -38,14 +38,20 @@ class AddClassRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., tile_size: _Optional[int] = ...) -> None: ...
 
 class Example(_message.Message):
-    __slots__ = ("image_bytes", "image_id", "entities")
+    __slots__ = ("image_bytes", "image_id", "entities", "page", "channels", "intensity")
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     ENTITIES_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    INTENSITY_FIELD_NUMBER: _ClassVar[int]
     image_bytes: bytes
     image_id: str
     entities: _containers.RepeatedCompositeFieldContainer[_masks_pb2.CocoRle]
-    def __init__(self, image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[_masks_pb2.CocoRle, _Mapping]]] = ...) -> None: ...
+    page: int
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    intensity: _masks_pb2.Intensity
+    def __init__(self, image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., entities: _Optional[_Iterable[_Union[_masks_pb2.CocoRle, _Mapping]]] = ..., page: _Optional[int] = ..., channels: _Optional[_Iterable[int]] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ...) -> None: ...
 
 class RemoveClassRequest(_message.Message):
     __slots__ = ("name",)

@@ -97,3 +97,13 @@ class LowResMask(_message.Message):
     logits: bytes
     part: Box
     def __init__(self, logits: _Optional[bytes] = ..., part: _Optional[_Union[Box, _Mapping]] = ...) -> None: ...
+
+class Intensity(_message.Message):
+    __slots__ = ("policy", "low", "high")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    low: float
+    high: float
+    def __init__(self, policy: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...

@@ -26,6 +26,7 @@ from cpcsam.v1.masks_pb2 import CocoRle as CocoRle
 from cpcsam.v1.masks_pb2 import Polygons as Polygons
 from cpcsam.v1.masks_pb2 import Ring as Ring
 from cpcsam.v1.masks_pb2 import LowResMask as LowResMask
+from cpcsam.v1.masks_pb2 import Intensity as Intensity
 from cpcsam.v1.masks_pb2 import MaskFormat as MaskFormat
 from cpcsam.v1.search_pb2 import ClassSearch as ClassSearch
 from cpcsam.v1.search_pb2 import Everything as Everything
@@ -46,7 +47,7 @@ MASK_SELECTION_BEST: MaskSelection
 MASK_SELECTION_ALL: MaskSelection
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("request_id", "image_bytes", "image_id", "prompts", "mask_selection", "classes", "class_search", "everything", "mask_format", "return_low_res_masks", "tile_size", "tile_overlap")
+    __slots__ = ("request_id", "image_bytes", "image_id", "prompts", "mask_selection", "classes", "class_search", "everything", "mask_format", "return_low_res_masks", "tile_size", "tile_overlap", "page", "channels", "intensity")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +60,9 @@ class SegmentRequest(_message.Message):
     RETURN_LOW_RES_MASKS_FIELD_NUMBER: _ClassVar[int]
     TILE_SIZE_FIELD_NUMBER: _ClassVar[int]
     TILE_OVERLAP_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
+    CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    INTENSITY_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     image_bytes: bytes
     image_id: str
@@ -71,7 +75,10 @@ class SegmentRequest(_message.Message):
     return_low_res_masks: bool
     tile_size: int
     tile_overlap: float
-    def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ..., classes: _Optional[_Iterable[str]] = ..., class_search: _Optional[_Union[_search_pb2.ClassSearch, _Mapping]] = ..., everything: _Optional[_Union[_search_pb2.Everything, _Mapping]] = ..., mask_format: _Optional[_Union[_masks_pb2.MaskFormat, str]] = ..., return_low_res_masks: _Optional[bool] = ..., tile_size: _Optional[int] = ..., tile_overlap: _Optional[float] = ...) -> None: ...
+    page: int
+    channels: _containers.RepeatedScalarFieldContainer[int]
+    intensity: _masks_pb2.Intensity
+    def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ..., classes: _Optional[_Iterable[str]] = ..., class_search: _Optional[_Union[_search_pb2.ClassSearch, _Mapping]] = ..., everything: _Optional[_Union[_search_pb2.Everything, _Mapping]] = ..., mask_format: _Optional[_Union[_masks_pb2.MaskFormat, str]] = ..., return_low_res_masks: _Optional[bool] = ..., tile_size: _Optional[int] = ..., tile_overlap: _Optional[float] = ..., page: _Optional[int] = ..., channels: _Optional[_Iterable[int]] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ...) -> None: ...
 
 class Prompt(_message.Message):
     __slots__ = ("points", "box", "mask_input")

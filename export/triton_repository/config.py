@@ -41,6 +41,7 @@ from cpcsam.contract import (
     GraphSpec,
     TensorSpec,
 )
+from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from export.engines.profiles import profiles_of
 
@@ -97,6 +98,7 @@ class RepositoryConfig:
         trained_model: digest of its run or base, by which vocabularies identify the model.
         scale: how much of an image the model is shown at once, reported likewise; None reports
             nothing.
+        intensity: the model's policy for images of more than 8 bits.
     """
 
     model_size: str
@@ -106,12 +108,13 @@ class RepositoryConfig:
     model_digest: str = ""
     trained_model: str = ""
     scale: Scale | None = None
+    intensity: Intensity = Intensity()
 
 
 def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
     """Return the configuration of every model of the repository, by name."""
     image_size = repository.image_size
-    configs = [_step(spec, image_size) for spec in STEPS]
+    configs = [_step(spec, repository) for spec in STEPS]
     configs += [_graph(spec, repository) for spec in GRAPHS]
     configs += [_ensemble(spec, image_size, steps) for spec, steps in ENSEMBLE_STEPS.items()]
     if repository.target == "gpu":
@@ -156,12 +159,14 @@ def _set_parameters(config: ModelConfig, **values: float | str) -> None:
         config.parameters[key].string_value = str(value)
 
 
-def _step(spec: GraphSpec, image_size: int) -> ModelConfig:
-    config = _model(spec, image_size)
+def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
+    config = _model(spec, repository.image_size)
     config.backend = "python"
     config.default_model_filename = "model.py"
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=INSTANCES[spec])
-    _set_parameters(config, image_size=image_size, max_pixels=MAX_PIXELS)
+    _set_parameters(config, image_size=repository.image_size, max_pixels=MAX_PIXELS)
+    if spec is PREPROCESS:
+        _set_parameters(config, intensity=str(repository.intensity))
     return config
 
 
@@ -180,6 +185,9 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     )
     if repository.scale is not None:
         _set_parameters(config, window=repository.scale.window or 0, spread=repository.scale.spread)
+    if spec is IMAGE_ENCODER:
+        # The gateway, which decodes tiles, reads all that it knows of the model here.
+        _set_parameters(config, intensity=str(repository.intensity))
     if repository.target == "gpu":
         config.platform = "tensorrt_plan"
         config.backend = "tensorrt"

@@ -10,6 +10,7 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, publish, read_man
 from cpcsam.artifacts.versions import list_versions, switch_to, writing
 from cpcsam.contract import IMAGE_SIZES
 from cpcsam.errors import ArtifactError
+from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from export.triton_repository.config import RepositoryConfig, Target
 from export.triton_repository.layout import SOURCE_KIND, config_files, plan_tree, write_files
@@ -51,6 +52,7 @@ def build_repository(
         model_digest=digest,
         trained_model=str(manifest.config.get("trained_model", "")),
         scale=Scale.of_manifest(manifest.config),
+        intensity=Intensity.of_manifest(manifest.config),
     )
     parents = {manifest.kind: digest}
     config = {**manifest.config, "target": target, "threads": threads}

@@ -13,6 +13,7 @@ from cpcsam.contract import (
     SCALED_POINT_COORDS,
 )
 from cpcsam.errors import ContractError
+from cpcsam.images.options import INTENSITY, Intensity, ReadOptions
 from cpcsam.images.reading import decode_image
 from cpcsam.transforms import resize_coords, to_frame
 from serving.backend.step import Execute, Request, Settings, Tensors, each
@@ -21,9 +22,15 @@ __all__ = ["open_preprocess", "open_scale_prompts", "preprocess", "scale_prompts
 
 
 def open_preprocess(settings: Settings) -> Execute:
-    """Open `preprocess` for the image_size and max_pixels of the settings."""
+    """Open `preprocess` for the image_size, max_pixels and intensity of the settings.
+
+    Raises:
+        ConfigError: a parameter is missing or out of range.
+    """
     image_size, max_pixels = settings.integer("image_size"), settings.integer("max_pixels")
-    return each(lambda request: preprocess(request, image_size, max_pixels))
+    stated = settings.parameters.get(INTENSITY)
+    intensity = None if stated is None else Intensity.parse(stated)
+    return each(lambda request: preprocess(request, image_size, max_pixels, intensity))
 
 
 def open_scale_prompts(settings: Settings) -> Execute:
@@ -32,13 +39,16 @@ def open_scale_prompts(settings: Settings) -> Execute:
     return each(lambda request: scale_prompts(request, image_size))
 
 
-def preprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
+def preprocess(
+    request: Request, image_size: int, max_pixels: int, intensity: Intensity | None = None
+) -> Tensors:
     """Decode, resize and pad one image.
 
     Args:
         request: image_bytes (1, 1), a whole image file.
         image_size: side of the encoder's frame.
         max_pixels: the largest image that is decoded.
+        intensity: policy for images of more than 8 bits; None takes the default.
 
     Returns:
         image (1, 3, S, S) uint8, input_size and original_size (1, 2) int32.
@@ -46,7 +56,8 @@ def preprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
     Raises:
         ContractError: not an image that `decode_image` accepts.
     """
-    image = decode_image(bytes(request.tensors[IMAGE_BYTES.name].item()), max_pixels)
+    content = bytes(request.tensors[IMAGE_BYTES.name].item())
+    image = decode_image(content, max_pixels, ReadOptions(intensity=intensity))
     frame, input_size = to_frame(image, image_size)
     return {
         IMAGE.name: frame[None],

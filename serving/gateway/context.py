@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from cpcsam.contract import LOW_RES_FACTOR, grid_size
+from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from serving.gateway.auth.authenticator import Principal
 from serving.gateway.scheduling.admission import Permit
@@ -29,6 +30,7 @@ class ModelInfo:
             bound to it.
         mask_prompts: whether prompts may carry a mask.
         scale: how much of an image the model is to be shown at once; None if it declares nothing.
+        intensity: policy for images of more than 8 bits.
     """
 
     triton_version: str
@@ -39,6 +41,7 @@ class ModelInfo:
     trained_model: str
     mask_prompts: bool
     scale: Scale | None = None
+    intensity: Intensity = Intensity()
 
     @property
     def low_res_size(self) -> int:

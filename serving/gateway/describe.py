@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cpcsam
 from cpcsam.automatic.tiling import TILE_OVERLAP
 from cpcsam.contract import SEGMENT
-from cpcsam.images.reading import IMAGE_FORMATS
+from cpcsam.images.formats import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import ModelInfo
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
@@ -40,6 +40,7 @@ def describe_response(
             mask_prompts=model.mask_prompts,
             window=0 if model.scale is None else model.scale.window or 0,
             spread=0 if model.scale is None else model.scale.spread,
+            intensity=pb.Intensity(**model.intensity.record()),
         ),
         limits=pb.Limits(
             max_image_bytes=limits.max_image_bytes,

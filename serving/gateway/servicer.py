@@ -141,6 +141,8 @@ class SegmentationService(pb_grpc.SegmentationServicer):
             self._metrics.prompts.inc(len(request.prompts))
         response.request_id = request.request_id
         response.image_id = image.key.image_id
+        if image.left_out:
+            response.warnings.append(image.left_out)
         response.timings.validate_ms = validate.seconds * 1e3
         response.timings.triton_ms = triton.seconds * 1e3
         response.timings.total_ms = total.seconds * 1e3

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from cpcsam import CpcSamPredictor
-from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.client import ImageLike, Intensity, Prompt, ReadOptions, SegmentationClient
+from cpcsam.errors import ContractError
+from demo.scene import load_scene
 from serving.gateway.config import GatewayConfig
 from serving.gateway.run import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.paths import ROOT
+from training.data.sample import Sample, entity_labels, read_pair
 from training.evaluation.one_click import iou_score
 
 BASE = ROOT / "weights/vit_t"
@@ -75,3 +81,49 @@ def test_service_with_concurrent_requests_returns_equal_responses(
                 found = crowd.masks[repeat * 6 + index][0]
                 assert iou_score(found.array, alone.array) >= 0.999
                 assert found.score == pytest.approx(alone.score, abs=1e-4)
+
+
+def mean_dice(
+    client: SegmentationClient, image: ImageLike, sample: Sample, **options: Any
+) -> float:
+    """Mean Dice of clicks on nuclei of the right half, shown in tiles."""
+    labels = [label for label in entity_labels(sample.instances[:, 256:], 60)][:16]
+    clicks = []
+    for label in labels:
+        rows, columns = np.nonzero(sample.instances == label)
+        middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+        clicks.append(Prompt.click(float(columns[middle]), float(rows[middle])))
+    result = client.segment(image, clicks, tile_size=128, **options)
+    scores = []
+    for label, (mask,) in zip(labels, result.masks, strict=True):
+        entity = sample.instances == label
+        scores.append(2 * (mask.array & entity).sum() / (mask.array.sum() + entity.sum()))
+    return float(np.mean(scores))
+
+
+def test_service_scores_16_bits_equally_as_trained_on_as_file_and_as_array(
+    client: SegmentationClient, tmp_path: Path
+) -> None:
+    scene = load_scene(BASE)
+    sample = read_pair(scene.image_path, scene.instances_path)
+    raw = tifffile.imread(scene.image_path)
+    assert raw.dtype == np.uint16
+    expected = mean_dice(client, sample.image, sample)
+    assert expected > 0.8
+    stack = tmp_path / "stack.tif"
+    planes = np.stack([np.zeros_like(raw), raw])
+    tifffile.imwrite(stack, planes, photometric="minisblack")
+    for image, options in (
+        (scene.image_path, {}),
+        (raw, {}),
+        (raw.astype(np.float32) / 7, {}),
+        (stack, {"read_options": ReadOptions(page=1)}),
+        (sample.image, {"read_options": ReadOptions(channels=(2,))}),
+    ):
+        assert mean_dice(client, image, sample, **options) == pytest.approx(expected, abs=0.005)
+    window = {"read_options": ReadOptions(intensity=Intensity("range", 0, 65_535))}
+    assert mean_dice(client, raw, sample, **window) < expected - 0.05, "nearly black"
+    warnings = client.segment(stack, [Prompt.click(9, 9)]).warnings
+    assert any(text.startswith("page: got 2 pages, read the first") for text in warnings)
+    with pytest.raises(ContractError, match="page: got 2, expected 0 to 1"):
+        client.segment(stack, [Prompt.click(9, 9)], read_options=ReadOptions(page=2))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cpcsam.automatic.class_search import EncodedTile
 from cpcsam.geometry import Box
+from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import decode_image
 from cpcsam.transforms import to_frame
 from serving.gateway.context import RequestContext
@@ -86,7 +87,8 @@ class TiledImage:
         Raises:
             CpcSamError: as `TritonClient.encode`.
         """
-        if tile == Box(0, 0, *self._image.size):
+        # Triton decodes whole images alone, by the model's own policy.
+        if tile == Box(0, 0, *self._image.size) and self._image.key.options is None:
             encode = encode_whole or partial(self._embedder.triton.encode, context=self._context)
             return await self._embedder.cache.get(
                 self._image.key, lambda: self._encode_whole(encode)
@@ -121,4 +123,8 @@ class TiledImage:
         content = self._image.require_content()
         # Pixels take far more memory than the file: few images are decoded at a time.
         self._release = await self._embedder.admission.acquire_image(self._context.permit)
-        return await asyncio.to_thread(decode_image, content, self._embedder.limits.max_pixels)
+        model = await self._context.model()
+        options = (self._image.key.options or ReadOptions()).or_intensity(model.intensity)
+        return await asyncio.to_thread(
+            decode_image, content, self._embedder.limits.max_pixels, options
+        )

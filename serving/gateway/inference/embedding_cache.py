@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from cpcsam.geometry import Box
+from cpcsam.images.options import ReadOptions
 from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
@@ -28,12 +29,14 @@ class ImageKey:
         model: digest of the encoder's model.
         image_id: SHA-256 of the image file, in hexadecimal.
         tile: embedded part of the image; None for the whole.
+        options: choice of page, channels and intensity; None where the request chose nothing.
     """
 
     tenant: str
     model: str
     image_id: str
     tile: Box | None = None
+    options: ReadOptions | None = None
 
 
 class EmbeddingCache:

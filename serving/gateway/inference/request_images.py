@@ -6,21 +6,27 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from cpcsam.errors import CpcSamError
+from cpcsam.errors import ConfigError, ContractError, CpcSamError
 from cpcsam.grpc_errors import NotFoundError
+from cpcsam.images.formats import format_of
+from cpcsam.images.options import Intensity, ReadOptions
+from cpcsam.images.reading import ImageHeader
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import ImageKey
 from serving.gateway.limits import Limits
-from serving.gateway.validation.request import check_image_id, original_size_of
+from serving.gateway.validation.request import check_image_id, header_of
 
 __all__ = ["RequestImage", "RequestImages"]
 
 HASHED_INLINE: Final = 256 * 1024
 """Size in bytes below which hashing takes less time than starting a thread."""
 KNOWN_SIZES: Final = 65_536
+
+_Key: TypeAlias = tuple[str, str, ReadOptions | None]
+_Known: TypeAlias = tuple[tuple[int, int], str]
 
 
 @dataclass(frozen=True)
@@ -29,13 +35,16 @@ class RequestImage:
 
     Attributes:
         key: cache key of its embedding.
-        size: (H, W) after EXIF orientation.
+        size: (H, W) of the page, upright.
         content: the image file; None if the request only referenced it.
+        left_out: a sentence on pages and channels that are not read though nobody chose; empty if
+            there are none.
     """
 
     key: ImageKey
     size: tuple[int, int]
     content: bytes | None
+    left_out: str = ""
 
     def require_content(self) -> bytes:
         """Return the image file.
@@ -53,7 +62,7 @@ class RequestImages:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._sizes: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._known: OrderedDict[_Key, _Known] = OrderedDict()
 
     async def open(
         self, image: pb.SegmentRequest | pb.Example, context: RequestContext
@@ -65,33 +74,58 @@ class RequestImages:
             context: of the request.
 
         Raises:
-            ContractError: no image, or no header of an accepted format.
+            ContractError: no image, no header of an accepted format, or no such page.
             LimitError: too many bytes or pixels.
             NotFoundError: an unknown image_id.
         """
+        options = _options(image)
         if image.WhichOneof("image") == "image_id":
             check_image_id(image.image_id)
             image_id, content = image.image_id, None
-            size = self._sizes.get((context.principal.tenant, image_id))
-            if size is None:
+            known = self._known.get((context.principal.tenant, image_id, options))
+            if known is None:
                 raise _unknown(image_id)
         else:
             # The header comes before the hash, so that no oversized file is hashed.
             content = image.image_bytes
-            size = original_size_of(content, self._limits)
+            header = await self._header(content, options)
+            known = header.size, header.left_out
             image_id = await _sha256(content)
-        self._remember(context.principal.tenant, image_id, size)
+        self._remember((context.principal.tenant, image_id, options), known)
         model = await context.model()
-        return RequestImage(
-            ImageKey(context.principal.tenant, model.model_digest, image_id), size, content
-        )
+        key = ImageKey(context.principal.tenant, model.model_digest, image_id, options=options)
+        return RequestImage(key, known[0], content, known[1])
 
-    def _remember(self, tenant: str, image_id: str, size: tuple[int, int]) -> None:
+    async def _header(self, content: bytes, options: ReadOptions | None) -> ImageHeader:
+        # The directories of a TIFF file may be many.
+        if format_of(content) == "TIFF" and len(content) > HASHED_INLINE:
+            return await asyncio.to_thread(header_of, content, self._limits, options)
+        return header_of(content, self._limits, options)
+
+    def _remember(self, key: _Key, known: _Known) -> None:
         # A bounded LRU of its own: sizes are small, and outlive the embeddings.
-        self._sizes[tenant, image_id] = size
-        self._sizes.move_to_end((tenant, image_id))
-        if len(self._sizes) > KNOWN_SIZES:
-            self._sizes.popitem(last=False)
+        self._known[key] = known
+        self._known.move_to_end(key)
+        if len(self._known) > KNOWN_SIZES:
+            self._known.popitem(last=False)
+
+
+def _options(image: pb.SegmentRequest | pb.Example) -> ReadOptions | None:
+    """Return the request's choice of page, channels and intensity, None without any.
+
+    Raises:
+        ContractError: a choice that no image has.
+    """
+    intensity = None
+    if image.HasField("intensity"):
+        stated = image.intensity
+        try:
+            intensity = Intensity(stated.policy, stated.low, stated.high)  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise ContractError(str(error)) from error
+    page = image.page if image.HasField("page") else None
+    options = ReadOptions(page, tuple(image.channels), intensity)
+    return None if options == ReadOptions() else options
 
 
 async def _sha256(content: bytes) -> str:

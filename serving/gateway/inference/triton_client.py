@@ -39,6 +39,7 @@ from cpcsam.contract import (
     SELECTED_LOW_RES_MASKS,
     STABILITY,
 )
+from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.scale import Scale
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
@@ -125,6 +126,7 @@ class TritonClient:
             raise error_from_triton(error, self._address) from error
         reported = {key: value.string_value for key, value in encoder.config.parameters.items()}
         digest = reported["model_digest"]
+        stated = reported.get(INTENSITY)
         return ModelInfo(
             triton_version=server.version,
             model_version=segment.versions[-1] if segment.versions else "",
@@ -136,6 +138,7 @@ class TritonClient:
             scale=Scale(int(reported["window"]) or None, float(reported["spread"]))
             if "spread" in reported
             else None,
+            intensity=Intensity.parse(stated) if stated else Intensity(),
         )
 
     async def segment(

@@ -13,8 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from cpcsam.errors import DataError
+from cpcsam.images.formats import IMAGE_SUFFIXES
 from cpcsam.images.intensity import eight_bits
-from cpcsam.images.reading import IMAGE_SUFFIXES
 from training.data.datasets.items import Findings
 from training.data.sample import read_image
 

@@ -74,20 +74,6 @@ def test_encode_image_is_lossless() -> None:
     assert decode_image(encode_image(picture.convert("CMYK"))).shape == (5, 7, 3)
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((5, 7), np.uint8),
-        np.zeros((5, 7, 4), np.uint8),
-        np.zeros((5, 7, 3), np.float32),
-        np.zeros((0, 7, 3), np.uint8),
-    ],
-)
-def test_encode_image_of_an_array_that_is_not_rgb_is_rejected(array: np.ndarray) -> None:
-    with pytest.raises(ContractError, match=r"image: got shape .+, expected \(H, W, 3\) of uint8"):
-        encode_image(array)
-
-
 def test_encode_image_of_a_missing_file_names_it() -> None:
     with pytest.raises(ContractError, match="nowhere.png: got No such file"):
         encode_image("nowhere.png")

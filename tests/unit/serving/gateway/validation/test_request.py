@@ -16,7 +16,8 @@ from cpcsam.automatic.config import ClassSearchConfig, MaskGeneratorConfig
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.grpc_errors import LimitError
-from cpcsam.images.reading import IMAGE_FORMATS, decode_image
+from cpcsam.images.formats import IMAGE_FORMATS
+from cpcsam.images.reading import decode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import Limits
 from serving.gateway.validation.request import check_image_id, check_request, original_size_of
