@@ -28,6 +28,9 @@ from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 FORM_TOLERANCE = 1e-5
 
 
+RANGE = {"policy": "range", "low": 0, "high": 4095}
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base") / "vit_t"
@@ -41,7 +44,8 @@ def run(base: Path) -> Path:
     inject_lora(model, LoraConfig())
     model.capl = CaPL(CaplConfig())
     fill_with_noise(model, seed=4, scale=0.1)
-    save_run(model, base.parent / "run", base=base, lora=LoraConfig())
+    config = {"intensity": RANGE}
+    save_run(model, base.parent / "run", base=base, lora=LoraConfig(), config=config)
     return base.parent / "run"
 
 
@@ -57,6 +61,7 @@ def test_merge_run_measures_differences(run: Path, base: Path, tmp_path: Path) -
         "code": code_digest(),
     }
     assert manifest.config["capl"]["hidden_dim"] == 128
+    assert manifest.config["intensity"] == RANGE
     merged = load_merged(tmp_path / "merged")
     assert not torch.equal(
         merged.sam.image_encoder.blocks[0].attn.qkv.weight,

@@ -2,17 +2,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
+from cpcsam.client.images import encode_image
 from cpcsam.contract import GRAPHS
 from cpcsam.errors import ArtifactError
+from cpcsam.images.intensity import eight_bits, rgb_of
+from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.scale import SCALE, Scale
+from cpcsam.transforms import to_frame
 from export.repository import main
 from export.triton_repository.publishing import build_repository
+from serving.backend.preprocess import open_preprocess
+from serving.backend.step import Request, Settings
 
 CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
@@ -71,6 +78,28 @@ def test_build_repository_reports_the_scale_that_the_graphs_declare(
     else:
         window, spread = (parameters[name].string_value for name in ("window", "spread"))
         assert (window, float(spread)) == (reported[0], float(reported[1]))
+
+
+@pytest.mark.parametrize("declared", [None, Intensity("range", 0, 4095)])
+def test_build_repository_passes_the_intensity_on(
+    tmp_path: Path, declared: Intensity | None
+) -> None:
+    config = {} if declared is None else {INTENSITY: declared.record()}
+    version = build_repository(
+        artifact(tmp_path / "source", "onnx", ".onnx", **config), tmp_path / "out"
+    )
+    # Triton's step decodes whole images, and the gateway, by the encoder's parameters, tiles.
+    for name in ("preprocess", "image_encoder"):
+        stated = config_of(version, name).parameters[INTENSITY].string_value
+        assert Intensity.parse(stated) == (declared or Intensity())
+    parameters = config_of(version, "preprocess").parameters
+    settings = {key: value.string_value for key, value in parameters.items()}
+    execute = open_preprocess(Settings("preprocess", version, settings))
+    values = np.arange(0, 4096, dtype=np.uint16).reshape(64, 64)
+    request = Request({"image_bytes": np.array([[encode_image(values)]], object)}, frozenset())
+    (answer,) = execute([request])
+    expected = to_frame(rgb_of(eight_bits(values[..., None], declared)), 512)[0]
+    assert np.array_equal(answer["image"][0], expected)
 
 
 def test_build_repository_manifest_names_source(tmp_path: Path) -> None:
