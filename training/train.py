@@ -14,8 +14,9 @@ dataset.yaml needs 10 minutes for up to 7 images (200 steps), 20 for 25 (375 ste
 (1,500 steps), less where patience ends it. max_minutes=10 ends any run after 10 minutes, with the
 learning rate following the clock; progress and remaining time are shown.
 
-The base is validated first and stays `best` until a validation exceeds it. Exit status: 0 if one
-did, 3 if none did, 130 after an interruption.
+The first line says what was read of the training data and what was left out, as
+`python -m training.data check` does. The base is validated first and stays `best` until a
+validation exceeds it. Exit status: 0 if one did, 3 if none did, 130 after an interruption.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _train(options: argparse.Namespace) -> int:
     config = load_config(TrainConfig, options.config, options.overrides)
     with process_group(), graceful_stop() as interrupted:
-        result = train(config, interrupted)
+        result = train(config, interrupted, print)
         if is_main():
             _report(config, result)
     if not result.finished:

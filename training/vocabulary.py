@@ -41,7 +41,7 @@ from training.data.source_options import (
     require_model,
     source_of,
 )
-from training.data.sources import read_source
+from training.data.sources import account_line, read_source
 from training.evaluation.torch_model import (
     class_names,
     examples_of,
@@ -110,7 +110,9 @@ def show(options: argparse.Namespace) -> None:
 
 
 def _support(options: argparse.Namespace) -> Sequence[Sample]:
+    """Read the source, print what was left out of it, and draw the support set."""
     samples = read_source(source_of(options), "source", intensity_of(options))
+    print(account_line(samples, "source"))
     return support_set(samples, options.share, options.seed)
 
 

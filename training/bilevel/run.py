@@ -20,7 +20,7 @@ from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.batches import StepBatches
 from training.data.prefetch import prefetch
 from training.data.prompt_batch import Halves
-from training.data.sources import read_source, validation_windows
+from training.data.sources import account_line, read_source, validation_windows
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.distributed import (
     all_reduce_max,
@@ -56,13 +56,18 @@ class TrainResult:
     learned_nothing: bool = False
 
 
-def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) -> TrainResult:
+def train(
+    config: TrainConfig,
+    interrupted: Callable[[], bool] = lambda: False,
+    tell: Callable[[str], object] = lambda line: None,
+) -> TrainResult:
     """Run or resume a training, in one process or in all of a `process_group`.
 
     Args:
         config: the run.
         interrupted: polled after every step; once true in any process, the state is saved and
             training ends in all of them.
+        tell: takes one line, the account of the training data, in the main process.
 
     Raises:
         ConfigError: the run exists, was begun with another configuration, or its images cannot
@@ -83,6 +88,8 @@ def train(config: TrainConfig, interrupted: Callable[[], bool] = lambda: False) 
             fix="continue with resume=true or start over with overwrite=true",
         )
     samples = read_source(config.data.train, "data.train", config.intensity)
+    if is_main():
+        tell(account_line(samples, "data.train"))
     resumed = config.resume and last.exists()
     config = planned(config, samples, resumed=resumed)
     validation_source = config.data.validation.or_else(config.data.train)

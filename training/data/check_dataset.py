@@ -4,6 +4,12 @@ Examples:
   python -m training.data check kvasir-seg /data/Kvasir-SEG
   python -m training.data check trashcan /data/dataset --limit 200 --workers 8
   python -m training.data check coco /data/mine --out out/mine
+  python -m training.data check coco /data/mine --crowds --json > account.json
+
+The account says of images, pages, annotations, entities and files how many were found, read and
+left out, and why. Exit status: 0 if all was read, 4 if the dataset is usable with losses, that is,
+training would go on without what was left out or take what was changed in reading, and 2 if
+training would stop, or the dataset cannot be read at all.
 
 docs/guides/datasets.md lists the download and the expected layout of each dataset.
 """
@@ -12,14 +18,15 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +35,22 @@ from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.commands import count, parser_of, run_command
-from cpcsam.errors import DataError
+from cpcsam.errors import CpcSamError, DataError
 from cpcsam.images.arguments import add_read_options, read_options_of
 from cpcsam.images.options import ReadOptions
+from training.data.check_report import (
+    PARTS,
+    USABLE_WITH_LOSSES,
+    Report,
+    account_of_files,
+    printable,
+    spread_counts,
+)
+from training.data.datasets.account import Account
+from training.data.datasets.files import UNREADABLE
 from training.data.datasets.items import Findings, Item
 from training.data.datasets.pictures import contact_sheet
-from training.data.datasets.protocol import Dataset, Part, open_dataset
+from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.datasets.registry import DATASETS
 from training.data.sample import Sample
 
@@ -41,7 +58,6 @@ __all__ = ["Examined", "examine", "main"]
 
 PROG = "python -m training.data"
 PICTURES = 12
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -51,31 +67,71 @@ class Examined:
     Attributes:
         size: (H, W); None if it could not be read.
         entities: entities that can be seen, by class.
-        errors: one line for each problem of its files.
+        errors: one line for each problem of its files that training stops at.
+        losses: one line for each thing that is left out without one.
         replaced: one line for each unusable file in whose place another was taken.
+        account: counts of what was read and left out.
     """
 
     size: tuple[int, int] | None
     entities: Counter[str]
     errors: tuple[str, ...]
+    losses: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    account: Account = field(default_factory=Account)
 
 
 def examine(item: Item, options: ReadOptions | None = None) -> Examined:
     """Read one image and collect every problem of its files."""
     findings = Findings(strict=False, options=options or ReadOptions())
-    sample = item.load(findings)
-    errors = tuple(str(error) for error in findings.errors)
-    if sample is None:
-        return Examined(None, Counter(), errors)
-    labels = [int(label) for label in np.unique(sample.instances) if label]
-    size = (sample.instances.shape[0], sample.instances.shape[1])
-    entities = Counter(sample.class_of(label) for label in labels)
-    return Examined(size, entities, errors, tuple(findings.replaced))
+    account = findings.account
+    size = None
+    entities: Counter[str] = Counter()
+    try:
+        sample = item.load(findings)
+        if sample is not None:
+            labels = [int(label) for label in np.unique(sample.instances) if label]
+            entities.update(sample.class_of(label) for label in labels)
+            size = (sample.instances.shape[0], sample.instances.shape[1])
+    except (CpcSamError, *UNREADABLE) as error:
+        # One image must not end the work on all others.
+        findings.errors.append(_unforeseen(item, error))
+    if size is None:
+        account.lose("images", "that cannot be used")
+        account.lose(
+            "annotations",
+            "of images left out",
+            max(item.outlines - account.found("annotations"), 0),
+        )
+    else:
+        account.take("images")
+        account.take("entities", entities.total())
+        account.pass_over(
+            "entities", "covered by others", max((findings.drawn or 0) - entities.total(), 0)
+        )
+    return Examined(
+        size,
+        entities,
+        tuple(str(error) for error in findings.errors),
+        tuple(findings.losses),
+        tuple(findings.replaced),
+        account,
+    )
+
+
+def _unforeseen(item: Item, error: Exception) -> CpcSamError:
+    if isinstance(error, CpcSamError):
+        return error
+    return DataError.of(
+        item.name,
+        got=f"{type(error).__name__}: {error}",
+        expected="an image and annotations that can be read",
+        fix="restore or remove it",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; it returns 2 also if a file of the dataset is broken."""
+    """Run the command; it returns 2 also if training would stop, and 4 if something is lost."""
     parser = parser_of(PROG, __doc__)
     commands = parser.add_subparsers(required=True, metavar="check")
     check = commands.add_parser(
@@ -96,16 +152,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--workers", type=count, metavar="N", help="processes that read (default: all cores)"
     )
     add_read_options(check)
+    check.add_argument(
+        "--crowds", action="store_true", help="read COCO's annotations with iscrowd as entities"
+    )
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
     return run_command(parser, _work, argv)
 
 
 def _work(options: argparse.Namespace) -> int:
-    dataset = open_dataset(options.name, options.path)
+    dataset = open_dataset(options.name, options.path, options.crowds)
     out = options.out or Path("out/datasets") / options.name
     # Of this process: a container may have fewer cores than its machine.
     workers = options.workers or len(os.sched_getaffinity(0))
-    reading = read_options_of(options)
-    return 2 if _check(dataset, options.path, out, options.limit, workers, reading) else 0
+    report = _check(dataset, options.path, out, options.limit, workers, read_options_of(options))
+    if options.json:
+        sys.stdout.write(json.dumps(report.as_dict(), indent=2) + "\n")
+    else:
+        sys.stdout.write(report.text())
+    return report.status
 
 
 def _check(
@@ -115,21 +179,20 @@ def _check(
     limit: int | None,
     workers: int,
     reading: ReadOptions,
-) -> Sequence[str]:
-    """Read the images, print the report, draw a contact sheet; return the errors."""
+) -> Report:
+    """Read the images, name the problems and draw a contact sheet."""
     items = [item for part in PARTS for item in dataset.parts[part]]
     looked = _spread(items, limit or len(items))
     started = time.monotonic()
+    _tell(dataset.losses, sys.stderr.write)
     with tqdm(total=len(looked), desc=dataset.spec.title, unit="image", leave=False) as bar:
         examined = []
         for result in _examine_all(looked, workers, reading):
-            for error in result.errors:
-                bar.write(f"{PROG}: {_one_line(error)}", file=sys.stderr)
+            _tell((*result.errors, *result.losses), lambda line: bar.write(line, sys.stderr, ""))
             examined.append(result)
             bar.update()
     rate = len(looked) / (time.monotonic() - started)
-    lines = _report(dataset, root, examined)
-    lines.append(f"speed      {rate:.1f} images/s, workers: {workers}")
+    notes = {"speed": f"{rate:.1f} images/s, workers: {workers}"}
     readable = [item for item, seen in zip(looked, examined, strict=True) if seen.size]
     if readable:
         picture = out / "contact_sheet.png"
@@ -138,17 +201,53 @@ def _check(
         samples = (_lenient(item, reading) for item in _spread(readable, PICTURES))
         contact_sheet(samples, dataset.classes).save(content, "PNG")
         write_atomic(picture, content.getvalue())
-        lines.append(f"pictures   {picture}")
+        notes["pictures"] = str(picture)
     replaced = sorted({_one_line(line) for seen in examined for line in seen.replaced})
     if replaced:
         listing = out / "replaced.txt"
         write_atomic(listing, ("\n".join(replaced) + "\n").encode())
-        lines.append(f"replaced   {len(replaced)} unusable files, {listing}")
+        notes["replaced"] = f"{len(replaced)} unusable files, {listing}"
     errors = [error for seen in examined for error in seen.errors]
-    images = sum(bool(seen.errors) for seen in examined)
-    lines.append(f"problems   {len(errors)}, in {images} of {len(looked)} images read")
-    sys.stdout.write("\n".join(lines) + "\n")
-    return errors
+    entities, images = spread_counts(seen.entities for seen in examined)
+    if not entities and len(looked) == len(items):
+        errors.append(
+            str(
+                DataError.of(
+                    str(root), got="no entity", expected="annotations that can be read",
+                    fix="see the account of what was left out",
+                )
+            )
+        )  # fmt: skip
+        _tell(errors[-1:], sys.stderr.write)
+    account = account_of_files(dataset, root, out)
+    account.add(dataset.account)
+    for seen in examined:
+        account.add(seen.account)
+    if len(looked) < len(items):
+        names = {item.name for item in looked}
+        unseen = [item for item in items if item.name not in names]
+        account.pass_over("images", "beyond --limit", len(unseen))
+        account.pass_over("annotations", "beyond --limit", sum(item.outlines for item in unseen))
+    status = 2 if errors else USABLE_WITH_LOSSES if account.has_losses else 0
+    return Report(
+        dataset,
+        root,
+        account,
+        sorted({seen.size for seen in examined if seen.size}),
+        entities,
+        images,
+        sum(seen.size is not None and not seen.entities for seen in examined),
+        len(looked),
+        len(errors) + len(dataset.losses) + sum(len(seen.losses) for seen in examined),
+        sum(bool(seen.errors or seen.losses) for seen in examined),
+        status,
+        notes,
+    )
+
+
+def _tell(lines: Sequence[str], write: Callable[[str], object]) -> None:
+    for line in lines:
+        write(f"{PROG}: {_one_line(line)}\n")
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
@@ -181,35 +280,4 @@ def _lenient(item: Item, reading: ReadOptions) -> Sample:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _report(dataset: Dataset, root: Path, examined: Sequence[Examined]) -> list[str]:
-    counts = {part: len(dataset.parts[part]) for part in PARTS}
-    entities: Counter[str] = Counter()
-    images: Counter[str] = Counter()
-    for seen in examined:
-        entities.update(seen.entities)
-        images.update(seen.entities.keys())
-    sizes = sorted({seen.size for seen in examined if seen.size})
-    without = sum(seen.size is not None and not seen.entities for seen in examined)
-    lines = [
-        f"{dataset.spec.title} in {root}",
-        f"images     {sum(counts.values())}: "
-        + ", ".join(f"{count} {part}" for part, count in counts.items()),
-        f"read       {len(examined)}; {without} of them without an entity",
-        f"entities   {entities.total()}",
-        f"classes    {len(dataset.classes)}: {len(dataset.base)} base, "
-        f"{len(dataset.target)} target",
-    ]
-    lines += [f"left out   {count} files: {why}" for why, count in dataset.left_out.items()]
-    width = max((len(name) for name in dataset.classes), default=0)
-    for name in dataset.classes:
-        role = "base" if name in dataset.base else "target"
-        lines.append(
-            f"  {name:{width}}  {role:6}  {entities[name]:7} entities in {images[name]:6} images"
-        )
-    if sizes:
-        (h0, w0), (h1, w1) = sizes[0], sizes[-1]
-        lines.append(f"sizes      {h0}x{w0} to {h1}x{w1} pixels (height x width)")
-    return lines
+    return " ".join(printable(text).split())

@@ -14,6 +14,7 @@ from PIL import Image
 from cpcsam.errors import ContractError, DataError
 from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import decode_image, read_labels
+from training.data.labels import whole_labels
 
 __all__ = [
     "ENTITY",
@@ -95,9 +96,7 @@ def read_pair(image_path: Path, instances_path: Path, options: ReadOptions | Non
             expected=f"{image.shape[:2]} as its image",
             fix="give the label image of this image",
         )
-    if labels.max(initial=0) > np.iinfo(np.int32).max:
-        labels = np.unique(np.append(0, labels), return_inverse=True)[1][1:].reshape(labels.shape)
-    return Sample(image_path.stem, image, labels.astype(np.int32))
+    return Sample(image_path.stem, image, whole_labels(labels)[0])
 
 
 def read_image(path: Path, options: ReadOptions | None = None) -> NDArray[np.uint8]:

@@ -48,6 +48,9 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     add_read_options(parser)
     parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
     parser.add_argument(
+        "--crowds", action="store_true", help="take its crowds (COCO's iscrowd) as entities"
+    )
+    parser.add_argument(
         "--classes", choices=get_args(Classes), default="all", help="its classes (default: all)"
     )
 
@@ -66,6 +69,7 @@ def source_of(options: argparse.Namespace) -> SourceConfig:
         classes=options.classes,
         page=options.page,
         channels=options.channels,
+        crowds=options.crowds,
     )
 
 

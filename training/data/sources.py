@@ -13,12 +13,20 @@ from cpcsam.errors import ConfigError, DataError
 from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.scale import Scale
 from training.data.augment import PADDING
+from training.data.datasets.account import Account
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Classes, Part, open_dataset
-from training.data.sample import Sample, read_pair, windows
+from training.data.sample import Sample, entity_labels, read_pair, windows
 
-__all__ = ["DataConfig", "SourceConfig", "cut_region", "read_source", "validation_windows"]
+__all__ = [
+    "DataConfig",
+    "SourceConfig",
+    "account_line",
+    "cut_region",
+    "read_source",
+    "validation_windows",
+]
 
 Region = tuple[int, int, int, int]
 
@@ -38,6 +46,7 @@ class SourceConfig:
         classes: entities of the dataset to take; the others are background.
         shots: number of images of the training part to draw, by `seed`; null takes all.
         seed: of the shots.
+        crowds: take the dataset's crowds as entities: annotations in COCO JSON with `iscrowd`.
         bbbc038: folder of BBBC038v1's layout, the one that holds `stage1_train`.
         ids: file with one id a line, relative to that folder; null takes every id.
         image: one image file.
@@ -62,6 +71,7 @@ class SourceConfig:
     seed: int = 0
     page: int | None = None
     channels: tuple[int, ...] = ()
+    crowds: bool = False
 
     def overlaps(self, other: SourceConfig) -> bool:
         """Return whether both take the same part or list of ids, or overlapping regions."""
@@ -89,7 +99,7 @@ class SourceConfig:
         keys = (*FORMS, "instances", "root", "page", "channels")
         files = {name: getattr(other, name) for name in keys}
         part = self.part or ("validation" if other.dataset else None)
-        return replace(self, **files, part=part)
+        return replace(self, **files, part=part, crowds=self.crowds or other.crowds)
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ def read_source(
     _require_one_form(source, name)
     options = ReadOptions(source.page, source.channels, intensity)
     if source.dataset is not None and source.root is not None:
-        dataset = open_dataset(source.dataset, source.root)
+        dataset = open_dataset(source.dataset, source.root, source.crowds)
         if source.shots is not None:
             return dataset.shots(source.shots, source.seed, source.classes, options)
         return dataset.samples(source.part or "train", source.classes).with_options(options)
@@ -176,6 +186,21 @@ def _require_one_form(source: SourceConfig, name: str) -> None:
             expected="shots of a dataset's training part",
             fix="set shots to null",
         )
+
+
+def account_line(samples: Sequence[Sample], name: str) -> str:
+    """Describe in one line what was read of a source and what was left out.
+
+    Args:
+        samples: as `read_source` returns them.
+        name: the configuration key, which begins the line.
+    """
+    account = samples.account if isinstance(samples, LazySamples) else None
+    if account is None:
+        account = Account()
+        account.take("images", len(samples))
+        account.take("entities", sum(len(entity_labels(s.instances, 1)) for s in samples))
+    return f"{name}: {account.line()}"
 
 
 def cut_region(sample: Sample, region: Region) -> Sample:

@@ -10,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data.datasets.files import (
-    SUFFIXES,
-    find_folder,
-    images_in,
-    natural_key,
-    read_binary,
-    read_rgb,
-    size_fits,
-)
+from training.data.datasets.files import read_binary, read_rgb, size_fits
+from training.data.datasets.folders import SUFFIXES, find_folder, images_in, natural_key
+from training.data.datasets.image_index import is_hidden
 from training.data.datasets.items import Findings, Item, Scan
+from training.data.datasets.pairs import by_stem, twice, without_image, without_mask
 from training.data.sample import Sample
 
 __all__ = ["ClassFileItem", "ClassFiles"]
@@ -56,14 +51,15 @@ class ClassFileItem(Item):
         """Classes, from the names of the masks."""
         return frozenset(self.parts[part] for part, _ in self.masks if part in self.parts)
 
+    @property
+    def outlines(self) -> int:
+        """Number of masks."""
+        return len(self.masks)
+
     def load(self, findings: Findings) -> Sample | None:
         """Read image and masks."""
         image = read_rgb(self.image, findings)
         masks = [(part, path, read_binary(path, findings)) for part, path in self.masks]
-        if not masks:
-            findings.broken(
-                self.image, got="no mask", expected="a mask a class", fix="restore the masks"
-            )
         if image is not None and self.shrink:
             # CelebAMask-HQ has images of 1024 pixels a side and masks of 512.
             image = _shrunk(image, [mask.shape for _, _, mask in masks if mask is not None])
@@ -71,19 +67,23 @@ class ClassFileItem(Item):
         names: list[str] = []
         for part, path, mask in masks:
             if part not in self.parts:
-                findings.broken(
+                findings.lose(
                     path,
                     got=f"unknown class {part!r}",
                     expected=", ".join(self.parts),
                     fix="correct the name or move the file away",
+                    unit="annotations",
+                    reason="of an unknown class",
                 )
             if mask is None or part not in self.parts:
                 continue
             if not mask.any():
                 findings.empty(path)
-            if instances is not None and size_fits(path, mask, instances.shape, findings):
+            elif instances is not None and size_fits(path, mask, instances.shape, findings):
                 names.append(self.parts[part])
                 instances[mask] = len(names)
+        findings.drawn = len(names)
+        findings.account.take("annotations", len(names))
         if image is None or instances is None:
             return None
         return Sample(self.name, image, instances, tuple(names))
@@ -128,33 +128,53 @@ class ClassFiles:
         Raises:
             DataError: a folder is missing or empty.
         """
-        images = {_key(path.stem): path for path in images_in(find_folder(root, *self.images))}
-        masks: dict[str, list[tuple[str, Path]]] = {}
-        for key, part, path in self._masks(find_folder(root, *self.masks)):
-            masks.setdefault(key, []).append((part, path))
-        order = {part: rank for rank, part in enumerate(self.parts)}
-        orphans = {key: masks[key][0][1] for key in masks.keys() - images.keys()}
-        for key, path in orphans.items():
-            # A mask without an image is an item too, so that reading it names the missing file.
+        findings = Findings(strict=False)
+        images = by_stem(images_in(find_folder(root, *self.images)), "images", findings)
+        loose: dict[str, list[str]] = {}
+        for stem in images:
+            loose.setdefault(_key(stem), []).append(stem)
+        masks: dict[str, dict[str, Path]] = {}
+        for own, part, path in self._masks(find_folder(root, *self.masks), findings):
+            alike = loose.get(_key(own), [])
+            stem = own if own in images or len(alike) != 1 else alike[0]
+            if masks.setdefault(stem, {}).setdefault(part, path) != path:
+                twice(path, masks[stem][part], "annotations", findings)
+        for stem in sorted(masks.keys() - images.keys(), key=natural_key):
             any_image = next(iter(images.values()))
-            images[key] = any_image.with_name(f"{self._stem(path)}{any_image.suffix}")
+            without_image(any_image.with_name(stem + any_image.suffix), findings)
+            findings.account.lose("annotations", "without an image", len(masks[stem]))
+        for stem in sorted(images.keys() - masks.keys(), key=natural_key):
+            without_mask(images[stem], findings)
+        order = {part: rank for rank, part in enumerate(self.parts)}
         items = (
             ClassFileItem(
-                images[key],
-                tuple(sorted(masks.get(key, ()), key=lambda row: order.get(row[0], len(order)))),
+                images[stem],
+                tuple(
+                    sorted(
+                        masks[stem].items(),
+                        key=lambda row: (order.get(row[0], len(order)), row[1]),
+                    )
+                ),
                 self.parts,
                 self.shrink,
             )
-            for key in sorted(images, key=natural_key)
+            for stem in sorted(images.keys() & masks.keys(), key=natural_key)
         )
-        return Scan(tuple(dict.fromkeys(self.parts.values())), tuple(items))
+        return Scan(
+            tuple(dict.fromkeys(self.parts.values())),
+            tuple(items),
+            account=findings.account,
+            losses=tuple(findings.losses),
+        )
 
-    def _masks(self, folder: Path) -> Iterator[tuple[str, str, Path]]:
+    def _masks(self, folder: Path, findings: Findings) -> Iterator[tuple[str, str, Path]]:
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
+            if path.suffix.lower() in SUFFIXES and not is_hidden(path.name):
                 part = path.parent.name if self.part_is_folder else path.stem.partition("_")[2]
-                if part not in self.unused:
-                    yield _key(self._stem(path)), part, path
+                if part in self.unused:
+                    findings.account.pass_over("annotations", f"of {part}, which is not read")
+                else:
+                    yield self._stem(path), part, path
 
     def _stem(self, path: Path) -> str:
         """Return the stem of the image that a mask belongs to."""

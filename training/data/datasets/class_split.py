@@ -27,7 +27,12 @@ def split_classes(
     names = set(classes)
     base = names & set(known)
     if not base or base == names:
-        order = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        order = sorted(names, key=_digest)
         count = min(round(len(order) * BASE_SHARE), max(len(order) - 1, 1))
         base = set(order[:count])
     return frozenset(base), frozenset(names - base)
+
+
+def _digest(name: str) -> str:
+    # A list in JSON can hold half of a surrogate pair, which UTF-8 cannot.
+    return hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import numpy as np
 from cpcsam.errors import DataError
 from cpcsam.images.options import ReadOptions
 from training.data.datasets.files import read_binary, read_rgb, size_fits
+from training.data.datasets.folders import read_text
+from training.data.datasets.image_index import is_hidden
 from training.data.datasets.items import Findings, Item, Scan
+from training.data.datasets.pairs import without_image, without_mask
 from training.data.sample import Sample
 
 __all__ = ["InstanceFolders", "InstanceItem", "read_bbbc038"]
@@ -36,7 +40,12 @@ class InstanceItem(Item):
     @property
     def files(self) -> tuple[Path, ...]:
         """Image and masks."""
-        return (self.folder / "images" / f"{self.name}.png", *self._masks())
+        return (self.image, *self._masks())
+
+    @property
+    def image(self) -> Path:
+        """The image file."""
+        return self.folder / "images" / f"{self.name}.png"
 
     @property
     def classes(self) -> frozenset[str] | None:
@@ -44,11 +53,21 @@ class InstanceItem(Item):
         return None if self.class_name is None else frozenset({self.class_name})
 
     def _masks(self) -> list[Path]:
-        return sorted((self.folder / "masks").glob("*.png"))
+        folder = self.folder / "masks"
+        try:
+            names = sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [folder / name for name in names if name.endswith(".png") and not is_hidden(name)]
+
+    @property
+    def outlines(self) -> int:
+        """Number of masks."""
+        return len(self._masks())
 
     def load(self, findings: Findings) -> Sample | None:
         """Read image and masks; of overlapping masks the later wins."""
-        image = read_rgb(self.folder / "images" / f"{self.name}.png", findings)
+        image = read_rgb(self.image, findings)
         paths = self._masks()
         if not paths:
             findings.broken(
@@ -58,14 +77,18 @@ class InstanceItem(Item):
                 fix="restore or drop this image",
             )
         instances = None if image is None else np.zeros(image.shape[:2], np.int32)
+        drawn = 0
         for index, path in enumerate(paths, start=1):
             mask = read_binary(path, findings)
             if mask is None:
                 continue
             if not mask.any():
                 findings.empty(path)
-            if instances is not None and size_fits(path, mask, instances.shape, findings):
+            elif instances is not None and size_fits(path, mask, instances.shape, findings):
                 instances[mask] = index
+                drawn += 1
+        findings.drawn = drawn
+        findings.account.take("annotations", drawn)
         if image is None or instances is None:
             return None
         # Labels count files, including those that are unreadable or covered by later ones.
@@ -107,29 +130,66 @@ class InstanceFolders:
                 fix=f"give the folder that holds {self.folder}",
             )
         if ids_file is None:
-            ids = sorted(path.name for path in folder.iterdir() if path.is_dir())
+            ids = sorted(
+                path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)
+            )
         else:
-            ids = _read_lines(ids_file)
+            ids = [sample_id for line in read_text(ids_file) for sample_id in line.split()]
         return tuple(InstanceItem(folder / sample_id, self.class_name) for sample_id in ids)
 
     def scan(self, root: Path) -> Scan:
         """List the images, and those that the lists reserve for testing."""
         classes = () if self.class_name is None else (self.class_name,)
         train, test = (root / name for name in self.lists)
+        findings = Findings(strict=False)
+        names = None
         if train.is_file() and test.is_file():
-            apart = self.items(root, test)
+            apart = self._found(self.items(root, test), test, findings)
             names = frozenset(item.name for item in apart)
-            return Scan(classes, (*self.items(root, train), *apart), names)
-        return Scan(classes, self.items(root))
+            items = self._found(self.items(root, train), train, findings, known=names) + apart
+        else:
+            items = self._found(self.items(root), root, findings)
+        return Scan(
+            classes,
+            tuple(items),
+            names,
+            account=findings.account,
+            losses=tuple(findings.losses),
+            lists=() if names is None else (train, test),
+        )
 
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError as error:
-        raise DataError.of(
-            str(path), got=str(error.strerror), expected="a list of ids", fix="correct the path"
-        ) from error
+    def _found(
+        self,
+        items: tuple[InstanceItem, ...],
+        listing: Path,
+        findings: Findings,
+        known: frozenset[str] = frozenset(),
+    ) -> tuple[InstanceItem, ...]:
+        """Return the images that exist and have masks, each once and none that is known."""
+        kept: dict[str, InstanceItem] = {}
+        for item in items:
+            if item.name in kept:
+                findings.account.pass_over("images", "listed again")
+            elif item.name in known:
+                findings.lose(
+                    f"{listing}: {item.name}", got="an image that is tested on, too",
+                    expected="each in one list", fix="remove it from one of them",
+                    unit="images", reason="in both lists",
+                )  # fmt: skip
+            elif not item.folder.is_dir():
+                findings.lose(
+                    f"{listing}: {item.name}", got="no such folder",
+                    expected=f"it in {self.folder}", fix="restore it or remove the line",
+                    unit="images", reason="without a file",
+                )  # fmt: skip
+            elif not item.image.is_file():
+                without_image(item.image, findings)
+                findings.account.lose("annotations", "without an image", item.outlines)
+            elif not item.outlines:
+                without_mask(item.image, findings)
+            else:
+                kept[item.name] = item
+        return tuple(kept.values())
 
 
 def read_bbbc038(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,16 @@ from cpcsam.errors import DataError
 from training.data.datasets.class_files import ClassFiles
 from training.data.datasets.files import (
     entities_of,
-    find_folder,
-    images_in,
     read_binary,
     read_rgb,
     read_values,
     size_fits,
 )
+from training.data.datasets.folders import find_folder, images_in, natural_key, read_text
+from training.data.datasets.image_index import is_hidden
 from training.data.datasets.items import Findings, Item, Scan
+from training.data.datasets.masks import SOFT, edges_of
+from training.data.datasets.pairs import by_stem, without_image, without_mask
 from training.data.sample import ENTITY, Sample
 
 __all__ = ["MaskFileItem", "MaskFiles", "OwnFolders"]
@@ -31,14 +33,14 @@ class MaskFileItem(Item):
 
     Attributes:
         image: the image file.
-        mask: the mask file; None if there is none of the image's name.
+        mask: the mask file.
         values: the class of mask value k is `values[k - 1]`; one class alone takes every bright
             pixel; none at all takes a black and white mask as one class, and any other as a
             label image, every value an entity.
     """
 
     image: Path
-    mask: Path | None
+    mask: Path
     values: tuple[str, ...]
 
     @property
@@ -49,26 +51,25 @@ class MaskFileItem(Item):
     @property
     def files(self) -> tuple[Path, ...]:
         """Image and mask."""
-        return (self.image,) if self.mask is None else (self.image, self.mask)
+        return (self.image, self.mask)
+
+    @property
+    def outlines(self) -> int:
+        """The mask."""
+        return 1
 
     def load(self, findings: Findings) -> Sample | None:
         """Read image and mask; each connected component of a class is an entity."""
         image = read_rgb(self.image, findings)
-        if self.mask is None:
-            findings.broken(
-                self.image,
-                got="no mask",
-                expected="a mask of the same name",
-                fix="restore the mask or move the image away",
-            )
-            return None
         values, names = self._values(self.mask, findings)
-        if values is not None and not values.any():
-            findings.empty(self.mask)
         if image is None or values is None:
             return None
         if not size_fits(self.mask, values, image.shape[:2], findings):
             return None
+        if values.any():
+            findings.account.take("annotations")
+        else:
+            findings.empty(self.mask)
         if names is None:
             return Sample(self.name, image, values, (ENTITY,) * int(values.max(initial=0)))
         return Sample(self.name, image, *entities_of(values, dict(enumerate(names, start=1))))
@@ -89,14 +90,22 @@ class MaskFileItem(Item):
                     got=f"unknown class {highest}",
                     expected=f"0 to {len(self.values)} ({', '.join(self.values)})",
                     fix="correct the mask or the list of classes",
+                    unit="annotations",
+                    reason="of an unknown class",
                 )
+                return None, self.values
             return values, self.values
         if mask.suffix.lower() in {".jpg", ".jpeg", ".webp"}:
             binary = read_binary(mask, findings)
             return None if binary is None else binary.astype(np.int32), (ENTITY,)
-        values = read_values(mask, findings)
-        if values is None or len(np.unique(values)) > 2:
-            return values, None
+        values = read_values(mask, findings, renumber=True)
+        if values is None:
+            return None, None
+        if len(np.unique(values)) > 2:
+            if edges_of(values) == "labels":
+                return values, None
+            findings.account.changed[SOFT] += 1
+            values = np.where(values > values.max() // 2, values, 0)
         return (values > 0).astype(np.int32), (ENTITY,)
 
 
@@ -120,15 +129,20 @@ class MaskFiles:
         Raises:
             DataError: a folder is missing or empty.
         """
-        masks = {path.stem: path for path in images_in(find_folder(root, *self.masks))}
-        images = images_in(find_folder(root, *self.images))
-        known = {path.stem for path in images}
-        # Masks without an image become items as well, so that reading them names the missing file.
-        orphans = [images[0].with_stem(stem) for stem in masks if stem not in known]
+        findings = Findings(strict=False)
+        masks = by_stem(images_in(find_folder(root, *self.masks)), "annotations", findings)
+        images = by_stem(images_in(find_folder(root, *self.images)), "images", findings)
+        for stem in sorted(masks.keys() - images.keys(), key=natural_key):
+            without_image(next(iter(images.values())).with_stem(stem), findings)
+            findings.account.lose("annotations", "without an image")
+        for stem in sorted(images.keys() - masks.keys(), key=natural_key):
+            without_mask(images[stem], findings)
         items = (
-            MaskFileItem(path, masks.get(path.stem), self.values) for path in [*images, *orphans]
+            MaskFileItem(images[stem], masks[stem], self.values)
+            for stem in sorted(images.keys() & masks.keys(), key=natural_key)
         )
-        return Scan(self.values or (ENTITY,), tuple(items))
+        classes = self.values or (ENTITY,)
+        return Scan(classes, tuple(items), account=findings.account, losses=tuple(findings.losses))
 
 
 @dataclass(frozen=True)
@@ -147,17 +161,23 @@ class OwnFolders:
             DataError: a folder is missing or empty.
         """
         folder = find_folder(root, "masks")
-        classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        classes = sorted(
+            path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)
+        )
         if classes:
             parts = {name: name for name in classes}
             return ClassFiles(("images",), ("masks",), parts, True, shrink=False).scan(root)
-        return MaskFiles(("images",), ("masks",), _classes(root / "classes.txt")).scan(root)
+        findings = Findings(strict=False)
+        listing = root / "classes.txt"
+        scan = MaskFiles(("images",), ("masks",), _classes(listing, findings)).scan(root)
+        scan.account.add(findings.account)
+        return replace(scan, lists=(listing,)) if listing.is_file() else scan
 
 
-def _classes(path: Path) -> tuple[str, ...]:
+def _classes(path: Path, findings: Findings) -> tuple[str, ...]:
     if not path.is_file():
         return ()
-    names = tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    names = tuple(read_text(path, findings))
     if not names or len(set(names)) < len(names):
         raise DataError.of(
             str(path),

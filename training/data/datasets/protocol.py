@@ -14,8 +14,8 @@ labels alone. The shots of a seed are the first images with a base entity in a r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +23,11 @@ import numpy as np
 
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.images.options import ReadOptions
+from training.data.datasets.account import Account
 from training.data.datasets.class_split import BASE_SHARE, split_classes
+from training.data.datasets.coco import CocoFiles
 from training.data.datasets.items import Item, LazySamples, Scan
-from training.data.datasets.registry import DatasetSpec, LastOfEachClass, spec_of
+from training.data.datasets.registry import DatasetSpec, LastOfEachClass, Layout, spec_of
 
 __all__ = [
     "BASE_SHARE",
@@ -65,7 +67,11 @@ class Dataset:
         base: base classes.
         target: target classes; empty if there is only one class.
         parts: images of each part.
-        left_out: number of files that are not used, by reason.
+        account: what was left out before an image was read.
+        losses: one line for each loss.
+        lists: files that were read to find the images.
+        refused: lists that could not be used, which `account` counts.
+        unused: classes without an annotation, which have no role.
     """
 
     spec: DatasetSpec
@@ -73,7 +79,11 @@ class Dataset:
     base: frozenset[str]
     target: frozenset[str]
     parts: dict[Part, tuple[Item, ...]]
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+    losses: tuple[str, ...] = ()
+    lists: tuple[Path, ...] = ()
+    refused: tuple[Path, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def samples(self, part: Part, classes: Classes = "all") -> LazySamples:
         """Return the images of a part with the entities of some classes.
@@ -85,7 +95,16 @@ class Dataset:
         items = self.parts[part]
         if kept is not None and part == "train":
             items = tuple(i for i in items if i.classes is None or not kept.isdisjoint(i.classes))
-        return LazySamples(items, kept)
+        return LazySamples(items, kept, account=self._account())
+
+    def _account(self) -> Account:
+        """Return the account before an image is read: what is listed counts as read."""
+        items = [item for part in self.parts.values() for item in part]
+        account = Account()
+        account.add(self.account)
+        account.take("images", len(items))
+        account.take("annotations", sum(item.outlines for item in items))
+        return account
 
     def shots(
         self,
@@ -120,22 +139,23 @@ class Dataset:
                 expected=f"1 to {len(chosen)}, the training images with {classes} classes",
                 fix="take fewer",
             )
-        return LazySamples(chosen, samples.classes, samples.options)
+        return LazySamples(chosen, samples.classes, samples.options, samples.account)
 
 
-def open_dataset(name: str, root: Path) -> Dataset:
+def open_dataset(name: str, root: Path, crowds: bool = False) -> Dataset:
     """Find a dataset's files and divide its classes and images; reads no pixel.
 
     Args:
         name: a key of `DATASETS`.
         root: the folder it was unpacked in.
+        crowds: read COCO's annotations with `iscrowd` as entities.
 
     Raises:
-        ConfigError: there is no dataset of this name.
+        ConfigError: there is no dataset of this name, or none in COCO JSON has crowds.
         DataError: folders or lists are missing or unreadable.
     """
     spec = spec_of(name)
-    scan = spec.layout.scan(root)
+    scan = (_with_crowds(spec.layout, name) if crowds else spec.layout).scan(root)
     names = [item.name for item in scan.items]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if len(names) < 2 or twice:
@@ -143,7 +163,7 @@ def open_dataset(name: str, root: Path) -> Dataset:
             str(root),
             got=f"two images {twice[0]}" if twice else f"{len(names)} images",
             expected="at least one image to train and one to test on, each with its own name",
-            fix="complete or correct the dataset",
+            fix=scan.losses[0] if scan.losses else "complete or correct the dataset",
         )
     base, target = split_classes(scan.classes, spec.known)
     test = scan.test if scan.test is not None else frozenset(_test_names(scan, spec))
@@ -156,7 +176,29 @@ def open_dataset(name: str, root: Path) -> Dataset:
         "validation": tuple(item for item in rest if item.name in validation),
         "test": tuple(item for item in scan.items if item.name in test),
     }
-    return Dataset(spec, scan.classes, base, target, parts, scan.left_out)
+    return Dataset(
+        spec,
+        scan.classes,
+        base,
+        target,
+        parts,
+        scan.account,
+        scan.losses,
+        scan.lists,
+        scan.refused,
+        scan.unused,
+    )
+
+
+def _with_crowds(layout: Layout, name: str) -> Layout:
+    if not isinstance(layout, CocoFiles):
+        raise ConfigError.of(
+            "crowds",
+            got=f"true for {name}",
+            expected="a dataset in COCO JSON",
+            fix="leave crowds out",
+        )
+    return replace(layout, crowds=True)
 
 
 def _test_names(scan: Scan, spec: DatasetSpec) -> Sequence[str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,18 @@ from numpy.typing import NDArray
 from cpcsam.errors import DataError
 from cpcsam.images.intensity import eight_bits
 from cpcsam.images.options import Intensity
+from training.data.datasets.account import Account
 from training.data.datasets.files import entities_of
+from training.data.datasets.folders import read_text
 from training.data.datasets.items import Findings, Item, Scan
+from training.data.labels import whole_labels
 from training.data.sample import Sample
 
 __all__ = ["LabelledVolume", "SliceItem", "read_nifti"]
+
+
+MOST_COMPRESSED: Final = 1032
+"""Largest factor of deflate, which gzip uses."""
 
 
 def read_nifti(path: Path) -> NDArray[np.generic]:
@@ -42,12 +50,17 @@ def read_nifti(path: Path) -> NDArray[np.generic]:
         if not isinstance(image, nibabel.Nifti1Image):
             raise _unusable(path, "another format")
         proxy: Any = image.dataobj  # an ArrayProxy; nibabel declares less
+        needed = math.prod(map(int, proxy.shape)) * proxy.dtype.itemsize
+        # nibabel allocates what the header promises before it reads.
+        factor = MOST_COMPRESSED if path.suffix == ".gz" else 1
+        if not 0 < needed <= path.stat().st_size * factor:
+            raise _unusable(path, f"dimensions {proxy.shape}, more than the file holds")
         values: NDArray[np.generic] = proxy.get_unscaled()
     except FileNotFoundError as error:
         raise _unusable(path, "no such file") from error
     except (ImageFileError, HeaderDataError) as error:  # also of files cut short in the header
         raise _unusable(path, "an unreadable file or another format") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ValueError, ArithmeticError) as error:
         raise _unusable(path, f"an unreadable file ({error})") from error
     if values.ndim < 3 or min(values.shape) < 1 or max(values.shape[3:], default=1) > 1:
         raise _unusable(path, f"dimensions {values.shape}")
@@ -118,10 +131,14 @@ class SliceItem(Item):
         return Sample(self.name, image, *entities_of(values, self.classes_of))
 
 
+def _labels(path: Path) -> NDArray[np.int32]:
+    """Read a label volume, rounded; cached, since all slices come from the same."""
+    return _labels_and_changes(path)[0]
+
+
 @functools.lru_cache(maxsize=2)
-def _labels(path: Path) -> NDArray[np.generic]:
-    """Read a label volume, cached, since all slices come from the same."""
-    return read_nifti(path)
+def _labels_and_changes(path: Path) -> tuple[NDArray[np.int32], list[str]]:
+    return whole_labels(read_nifti(path), renumber=False)
 
 
 @functools.lru_cache(maxsize=2)
@@ -179,16 +196,27 @@ class LabelledVolume:
                 fix="restore both from the package",
             )  # fmt: skip
         held = np.flatnonzero(volume.any(axis=(0, 1)))
-        items, test = [], []
+        items, test, gaps = [], [], 0
         for index in held.tolist():
             place = index - int(held[0])
             item = SliceItem(image, labels, index, classes)
             if self._is_test(place):
                 test.append(item.name)
             elif self._is_test(place - self.gap) or self._is_test(place + self.gap):
+                gaps += 1
                 continue
             items.append(item)
-        return Scan(tuple(dict.fromkeys(classes.values())), tuple(items), frozenset(test))
+        account = Account()
+        account.changed.update(_labels_and_changes(labels)[1])
+        account.pass_over("images", "at the border of a block", gaps)
+        account.pass_over("images", "without a region", volume.shape[2] - len(held))
+        return Scan(
+            tuple(dict.fromkeys(classes.values())),
+            tuple(items),
+            frozenset(test),
+            account=account,
+            lists=(image, labels, listing),
+        )
 
     def _is_test(self, place: int) -> bool:
         return place // self.block % 3 == 1
@@ -196,9 +224,9 @@ class LabelledVolume:
 
 def _regions(path: Path) -> dict[int, str]:
     try:
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        rows = [line.split() for line in read_text(path)]
         return {int(row[0]): SIDE.sub("", row[1]) for row in rows}
-    except (OSError, ValueError, IndexError) as error:
+    except (DataError, ValueError, IndexError) as error:
         raise DataError.of(
             str(path),
             got=f"an unreadable list ({error})",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
+from training.data.datasets.account import Account
 from training.data.datasets.class_split import split_classes
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.sample import Sample
@@ -107,6 +108,10 @@ class VectorScenes:
         config, digest = SceneConfig(parts=self.parts), collection.digest[:8]
         base, target = split_classes(collection.categories)
         classes = {"base": base, "target": target, "all": base | target}
+        account = Account()
+        account.take("files", len(collection.drawings))
+        for why, count in collection.left_out.items():
+            account.pass_over("files", why, count)
         names: dict[Part, list[str]] = {part: [] for part in PARTS}
         items = []
         for part, role in ((part, role) for part, roles in SHOWN.items() for role in roles):
@@ -121,5 +126,5 @@ class VectorScenes:
             tuple(items),
             frozenset(names["test"]),
             frozenset(names["validation"]),
-            collection.left_out,
+            account,
         )

@@ -7,11 +7,13 @@ import pytest
 
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.scale import Scale
+from tests.support.coco_factory import content, write
 from tests.support.training_factory import discs, write_pair
 from training.data.augment import PADDING
 from training.data.sources import (
     DataConfig,
     SourceConfig,
+    account_line,
     cut_region,
     read_source,
     validation_windows,
@@ -115,3 +117,20 @@ def test_validation_covers_the_spread() -> None:
 def test_number_of_windows_must_be_positive() -> None:
     with pytest.raises(ConfigError, match=r"data\.max_windows"):
         DataConfig(max_windows=0)
+
+
+def test_the_account_of_a_source_is_one_line(tmp_path: Path) -> None:
+    one = content(4)
+    one["annotations"][0]["iscrowd"] = 1
+    write(tmp_path / "set", {"annotations/a.json": one}, files=["1.png", "2.png", "3.png"])
+    source = SourceConfig(dataset="coco", root=tmp_path / "set")
+    assert account_line(read_source(source, "data.train"), "data.train") == (
+        "data.train: images 3 of 4 (1 without a file); "
+        "annotations 2 of 4 (1 crowds, 1 of images left out)"
+    )
+    crowds = SourceConfig(dataset="coco", root=tmp_path / "set", crowds=True)
+    assert "annotations 3 of 4" in account_line(read_source(crowds, "data.train"), "data.train")
+    image, instances = write_pair(tmp_path, discs())
+    pair = read_source(SourceConfig(image=image, instances=instances), "source")
+    count = len(np.unique(discs().instances)) - 1
+    assert account_line(pair, "source") == f"source: images 1 of 1; entities {count} of {count}"

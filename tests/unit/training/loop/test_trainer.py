@@ -59,9 +59,10 @@ def test_a_run_that_does_not_beat_the_base_keeps_it_and_says_so(
     path.write_text(yaml.safe_dump(to_dict(config)))
     assert main([str(path), "optimizer.lr=0.1"]) == KEPT_BASE == 3
     captured = capsys.readouterr()
-    assert captured.out.count("\n") == 1
-    assert "best: the base, validation Dice 0." in captured.out
-    assert "did not beat in 4 steps" in captured.out
+    account, result = captured.out.splitlines()
+    assert account == "data.train: images 1 of 1; entities 2 of 2"
+    assert "best: the base, validation Dice 0." in result
+    assert "did not beat in 4 steps" in result
     metrics = read_manifest(config.folder / "best", "run").metrics
     assert metrics["step"] == 0
     assert metrics["validation_dice"] == metrics["validation_dice_base"]

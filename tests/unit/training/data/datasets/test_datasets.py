@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pickle
+import re
 import shutil
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -30,7 +33,8 @@ from tests.support.dataset_factory import (
     trashcan,
 )
 from tests.support.paths import ROOT
-from training.data.datasets.files import entities_of, natural_key
+from training.data.datasets.files import entities_of
+from training.data.datasets.folders import natural_key
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples, keep_classes
 from training.data.datasets.protocol import open_dataset
@@ -215,6 +219,50 @@ def test_volumes_are_read_scaled_and_refused(tmp_path: Path) -> None:
         path = next(tmp_path.glob(f"{name}.*"), tmp_path / name)
         with pytest.raises(DataError, match=message):
             read_nifti(path)
+
+
+def test_labels_of_a_float_volume_are_rounded(tmp_path: Path) -> None:
+    mricron(tmp_path)
+    before = open_dataset("mricron", tmp_path).samples("train")[0].instances
+    path = tmp_path / "templates/aal.nii.gz"
+    nifti(path, (read_nifti(path) - 0.1).astype(np.float32))
+    # Volumes are cached by path.
+    (tmp_path / "new").mkdir()
+    shutil.move(tmp_path / "templates", tmp_path / "new/templates")
+    dataset = open_dataset("mricron", tmp_path / "new")
+    assert np.array_equal(dataset.samples("train")[0].instances, before)
+    assert dataset.account.changed == {"label images of fractions, rounded": 1}
+
+
+def test_a_volume_that_promises_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "v.nii.gz"
+    nifti(path, np.zeros((2, 3, 4), np.int16))
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into("<8h", raw, 40, 3, 30000, 30000, 30000, 1, 1, 1, 1)
+    for name, content in (("b.nii.gz", gzip.compress(raw)), ("b.nii", bytes(raw))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match="more than the file holds"):
+            read_nifti(tmp_path / name)
+
+
+def test_ids_of_lists_without_files_are_named(tmp_path: Path) -> None:
+    bbbc038(tmp_path)
+    (tmp_path / "train.txt").write_bytes(
+        "\ufeffid03\r\nid01\r\nid99\r\nid01\r\nid00\r\nid04".encode()
+    )
+    (tmp_path / "val.txt").write_text("id00 id05")
+    (tmp_path / "stage1_train/id04/images/id04.png").unlink()
+    dataset = open_dataset("bbbc038v1", tmp_path)
+    assert dataset.samples("test").names == ["id00", "id05"]
+    assert dataset.samples("train").names + dataset.samples("validation").names == ["id03", "id01"]
+    shown = [re.sub(r".*[/ ](id\d+).*: got (.*?), .*", r"\1 \2", line) for line in dataset.losses]
+    assert shown == [
+        "id99 no such folder",
+        "id00 an image that is tested on",
+        "id04 no such file",
+    ]
+    account = dataset.samples("train").account
+    assert account is not None and (account.read["images"], account.found("images")) == (4, 8)
 
 
 def test_brain_slices_are_split_in_blocks(tmp_path: Path) -> None:

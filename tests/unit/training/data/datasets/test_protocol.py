@@ -238,9 +238,9 @@ def test_polygons_and_run_lengths_agree(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda c: c.pop("categories"), "no 'categories'"),
-        (lambda c: c["annotations"][0].update(image_id=99), "no 99"),
-        (lambda c: c["images"][0].update(file_name="absent.jpg"), "no image absent.jpg"),
-        (lambda c: c["images"][0].update(height="tall"), "no COCO JSON"),
+        (lambda c: c["images"][0].update(id=2), "images: got id 2 for '0000"),
+        (lambda c: c["categories"][0].update(id=2), "categories: got id 2 for 'person' and 'boat'"),
+        (lambda c: c.update(images=c["images"][:0]), "no images"),
     ],
 )
 def test_coco_scan_with_broken_list_raises_one_error(
