@@ -45,6 +45,7 @@ examples:
   cpcsam segment "scans/**/*.tif" --everything --tile-size 512     everything, in tiles
   cpcsam segment cells.png --click 120,80 --logits                 and then, to improve on it:
   cpcsam segment cells.png --click 120,80 --negative 150,80 --mask-input out/cells/logits.npz
+  cpcsam segment cells.png --mask rough.png                        improve on a mask of any origin
 
 Coordinates are pixels of the upright image from its top left corner."""
 
@@ -69,6 +70,9 @@ def add_to(commands: Commands) -> None:
     )
     text = "refine these masks, one per prompt: a logits.npz that --logits wrote"
     prompts.add_argument("--mask-input", type=Path, metavar="FILE", help=text)
+    text = "refine this mask, a PNG file of the image's size, not 0 on the entity: one per prompt, "
+    text += "or alone, each a prompt of its own; may be repeated"
+    prompts.add_argument("--mask", type=Path, action="append", metavar="FILE", help=text)
 
     search = parser.add_argument_group("classes or everything, instead of prompts")
     text = "all entities of a class that the server knows; may be repeated"
@@ -127,8 +131,8 @@ def _run(args: argparse.Namespace) -> int:
     if left_out and not args.quiet:
         by_suffix = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
         print(f"{len(images)} images; left out {left_out.total()} other files: {by_suffix}")
-    if args.mask_input is not None and len(images) > 1:
-        raise _wrong("--mask-input", f"{len(images)} images", "a single image")
+    if (args.mask_input is not None or args.mask) and len(images) > 1:
+        raise _wrong("--mask-input or --mask", f"{len(images)} images", "a single image")
     outputs = Outputs(args.out, not args.no_overlay, args.png, args.overwrite)
     outcomes: list[FileOutcome] = []
     warned: set[str] = set()
@@ -194,7 +198,7 @@ def _request(args: argparse.Namespace) -> SegmentRequest:
     modes_given = [
         name
         for name, given in (
-            ("prompts", args.prompts),
+            ("prompts", args.prompts or args.mask),
             ("--class", args.classes),
             ("--everything", args.everything),
         )
@@ -211,6 +215,7 @@ def _request(args: argparse.Namespace) -> SegmentRequest:
         ("--min-stability", ("--everything",)),
         ("--min-iou", ("--class", "--everything")),
         ("--mask-input", ("prompts",)),
+        ("--mask", ("prompts",)),
         ("--logits", ("prompts",)),
         ("--tile-size", ("prompts", "--everything")),
         ("--tile-overlap", ("prompts", "--everything")),
@@ -244,6 +249,16 @@ def _request(args: argparse.Namespace) -> SegmentRequest:
 
 def _prompts(args: argparse.Namespace) -> Any:
     """Return the prompts, with their mask inputs."""
+    if args.mask:
+        from cpcsam.client.prompts import Prompt
+
+        files = [_content(path) for path in args.mask]
+        prompts = args.prompts or (Prompt(),) * len(files)
+        if args.mask_input is not None or len(files) != len(prompts):
+            raise _wrong("--mask", f"{len(files)} masks", "one per prompt, and no --mask-input")
+        return tuple(
+            replace(prompt, mask=file) for prompt, file in zip(prompts, files, strict=True)
+        )
     if args.mask_input is None:
         return args.prompts
     from cpcsam.cli.batch import read_logits
@@ -254,6 +269,18 @@ def _prompts(args: argparse.Namespace) -> Any:
     return tuple(
         replace(prompt, mask_input=mask) for prompt, mask in zip(args.prompts, masks, strict=True)
     )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError.of(
+            "--mask",
+            got=f"{path} ({error.strerror})",
+            expected="a readable PNG file",
+            fix="correct the path",
+        ) from error
 
 
 def _wrong(what: str, got: str, expected: str) -> ConfigError:

@@ -13,6 +13,7 @@ from cpcsam.client.prompts import XYXY, LowResMask, Prompt
 from cpcsam.client.requests import ClassSearch, Everything, Example, SegmentRequest
 from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import PointLabel
+from cpcsam.errors import ContractError
 from cpcsam.images.options import ReadOptions
 from cpcsam.v1 import segmentation_pb2 as pb
 
@@ -166,7 +167,39 @@ def _prompt_message(prompt: Prompt) -> pb.Prompt:
         message.mask_input.logits = prompt.mask_input.content
         if prompt.mask_input.part is not None:
             message.mask_input.part.CopyFrom(_box_message(prompt.mask_input.part))
+    if prompt.mask is not None:
+        message.mask.CopyFrom(_binary_mask(prompt.mask))
     return message
+
+
+def _binary_mask(mask: Any) -> pb.BinaryMask:
+    """Make a message of an array, a PNG file's bytes or COCO RLE.
+
+    Raises:
+        ContractError: it is none of them.
+    """
+    if isinstance(mask, bytes):
+        return pb.BinaryMask(png=mask)
+    if isinstance(mask, np.ndarray) and mask.ndim == 2:
+        height, width = mask.shape
+        counts = encode_run_lengths(mask != 0)
+        return pb.BinaryMask(
+            coco_rle=pb.CocoRle(size=pb.Size(height=height, width=width), counts=counts)
+        )
+    try:
+        height, width = (int(side) for side in mask["size"])
+        counts = mask["counts"]
+        text = counts.decode("ascii") if isinstance(counts, bytes) else counts
+        return pb.BinaryMask(
+            coco_rle=pb.CocoRle(size=pb.Size(height=height, width=width), counts=text)
+        )
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ContractError.of(
+            "mask",
+            got=f"{type(mask).__name__} ({error})",
+            expected="an array (H, W), a PNG file's bytes, or compressed COCO RLE",
+            fix="pass one of them",
+        ) from error
 
 
 def _box_message(box: XYXY) -> pb.Box:

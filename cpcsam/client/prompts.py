@@ -6,6 +6,7 @@ Points are (X, Y) and boxes XYXY, in pixels of the original image.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,13 +84,16 @@ class LowResMask:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Prompt for a single entity: points, a box or both, optionally with mask logits.
+    """Prompt for a single entity: points, a box or a mask, or several of them.
 
     Attributes:
         point_coords: points, (X, Y) in pixels of the original image.
         point_labels: 1 for a foreground point, 0 for a background point; empty means all 1.
         box: XYXY in pixels of the original image, or None.
         mask_input: logits of an earlier result, to be refined; requires points or a box.
+        mask: any mask of the image, to be refined, instead of `mask_input`: an array (H, W) that is
+            not 0 on the entity, a PNG file's bytes, or COCO RLE as pycocotools encodes it. Without
+            points and box, the mask's own box counts.
 
     Raises:
         ContractError: labels do not match the points, or are neither 0 nor 1.
@@ -99,6 +103,9 @@ class Prompt:
     point_labels: tuple[int, ...] = ()
     box: XYXY | None = None
     mask_input: LowResMask | None = None
+    mask: NDArray[Any] | bytes | Mapping[str, Any] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Fill in and validate the labels."""

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63pcsam/v1/masks.proto\x12\tcpcsam.v1\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"1\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x12\n\nbackground\x18\x03 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x02\x12\n\n\x02y0\x18\x02 \x01(\x02\x12\n\n\x02x1\x18\x03 \x01(\x02\x12\n\n\x02y1\x18\x04 \x01(\x02\"\xf9\x01\n\x04Mask\x12&\n\x08\x63oco_rle\x18\x01 \x01(\x0b\x32\x12.cpcsam.v1.CocoRleH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x12\'\n\x08polygons\x18\x03 \x01(\x0b\x32\x13.cpcsam.v1.PolygonsH\x00\x12\r\n\x05score\x18\x08 \x01(\x02\x12\x1b\n\x03\x62ox\x18\t \x01(\x0b\x32\x0e.cpcsam.v1.Box\x12\x0c\n\x04\x61rea\x18\n \x01(\x04\x12\x11\n\tstability\x18\x0b \x01(\x02\x12\r\n\x05label\x18\x0c \x01(\t\x12+\n\x0clow_res_mask\x18\r \x01(\x0b\x32\x15.cpcsam.v1.LowResMaskB\x08\n\x06\x66ormat\"8\n\x07\x43ocoRle\x12\x1d\n\x04size\x18\x01 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\t\"*\n\x08Polygons\x12\x1e\n\x05rings\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Ring\"\x1b\n\x04Ring\x12\x13\n\x0b\x63oordinates\x18\x01 \x03(\x02\":\n\nLowResMask\x12\x0e\n\x06logits\x18\x01 \x01(\x0c\x12\x1c\n\x04part\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.Box\"6\n\tIntensity\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01*k\n\nMaskFormat\x12\x18\n\x14MASK_FORMAT_COCO_RLE\x10\x00\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x01\x12\x18\n\x14MASK_FORMAT_POLYGONS\x10\x02\x12\x14\n\x10MASK_FORMAT_NONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63pcsam/v1/masks.proto\x12\tcpcsam.v1\"%\n\x04Size\x12\x0e\n\x06height\x18\x01 \x01(\r\x12\r\n\x05width\x18\x02 \x01(\r\"1\n\x05Point\x12\t\n\x01x\x18\x01 \x01(\x02\x12\t\n\x01y\x18\x02 \x01(\x02\x12\x12\n\nbackground\x18\x03 \x01(\x08\"5\n\x03\x42ox\x12\n\n\x02x0\x18\x01 \x01(\x02\x12\n\n\x02y0\x18\x02 \x01(\x02\x12\n\n\x02x1\x18\x03 \x01(\x02\x12\n\n\x02y1\x18\x04 \x01(\x02\"\xf9\x01\n\x04Mask\x12&\n\x08\x63oco_rle\x18\x01 \x01(\x0b\x32\x12.cpcsam.v1.CocoRleH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x12\'\n\x08polygons\x18\x03 \x01(\x0b\x32\x13.cpcsam.v1.PolygonsH\x00\x12\r\n\x05score\x18\x08 \x01(\x02\x12\x1b\n\x03\x62ox\x18\t \x01(\x0b\x32\x0e.cpcsam.v1.Box\x12\x0c\n\x04\x61rea\x18\n \x01(\x04\x12\x11\n\tstability\x18\x0b \x01(\x02\x12\r\n\x05label\x18\x0c \x01(\t\x12+\n\x0clow_res_mask\x18\r \x01(\x0b\x32\x15.cpcsam.v1.LowResMaskB\x08\n\x06\x66ormat\"8\n\x07\x43ocoRle\x12\x1d\n\x04size\x18\x01 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\t\"M\n\nBinaryMask\x12&\n\x08\x63oco_rle\x18\x01 \x01(\x0b\x32\x12.cpcsam.v1.CocoRleH\x00\x12\r\n\x03png\x18\x02 \x01(\x0cH\x00\x42\x08\n\x06\x66ormat\"*\n\x08Polygons\x12\x1e\n\x05rings\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Ring\"\x1b\n\x04Ring\x12\x13\n\x0b\x63oordinates\x18\x01 \x03(\x02\":\n\nLowResMask\x12\x0e\n\x06logits\x18\x01 \x01(\x0c\x12\x1c\n\x04part\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.Box\"6\n\tIntensity\x12\x0e\n\x06policy\x18\x01 \x01(\t\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01*k\n\nMaskFormat\x12\x18\n\x14MASK_FORMAT_COCO_RLE\x10\x00\x12\x13\n\x0fMASK_FORMAT_PNG\x10\x01\x12\x18\n\x14MASK_FORMAT_POLYGONS\x10\x02\x12\x14\n\x10MASK_FORMAT_NONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cpcsam.v1.masks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MASKFORMAT']._serialized_start=680
-  _globals['_MASKFORMAT']._serialized_end=787
+  _globals['_MASKFORMAT']._serialized_start=759
+  _globals['_MASKFORMAT']._serialized_end=866
   _globals['_SIZE']._serialized_start=36
   _globals['_SIZE']._serialized_end=73
   _globals['_POINT']._serialized_start=75
@@ -43,12 +43,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MASK']._serialized_end=431
   _globals['_COCORLE']._serialized_start=433
   _globals['_COCORLE']._serialized_end=489
-  _globals['_POLYGONS']._serialized_start=491
-  _globals['_POLYGONS']._serialized_end=533
-  _globals['_RING']._serialized_start=535
-  _globals['_RING']._serialized_end=562
-  _globals['_LOWRESMASK']._serialized_start=564
-  _globals['_LOWRESMASK']._serialized_end=622
-  _globals['_INTENSITY']._serialized_start=624
-  _globals['_INTENSITY']._serialized_end=678
+  _globals['_BINARYMASK']._serialized_start=491
+  _globals['_BINARYMASK']._serialized_end=568
+  _globals['_POLYGONS']._serialized_start=570
+  _globals['_POLYGONS']._serialized_end=612
+  _globals['_RING']._serialized_start=614
+  _globals['_RING']._serialized_end=641
+  _globals['_LOWRESMASK']._serialized_start=643
+  _globals['_LOWRESMASK']._serialized_end=701
+  _globals['_INTENSITY']._serialized_start=703
+  _globals['_INTENSITY']._serialized_end=757
 # @@protoc_insertion_point(module_scope)

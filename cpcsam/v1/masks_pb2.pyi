@@ -78,6 +78,14 @@ class CocoRle(_message.Message):
     counts: str
     def __init__(self, size: _Optional[_Union[Size, _Mapping]] = ..., counts: _Optional[str] = ...) -> None: ...
 
+class BinaryMask(_message.Message):
+    __slots__ = ("coco_rle", "png")
+    COCO_RLE_FIELD_NUMBER: _ClassVar[int]
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    coco_rle: CocoRle
+    png: bytes
+    def __init__(self, coco_rle: _Optional[_Union[CocoRle, _Mapping]] = ..., png: _Optional[bytes] = ...) -> None: ...
+
 class Polygons(_message.Message):
     __slots__ = ("rings",)
     RINGS_FIELD_NUMBER: _ClassVar[int]

@@ -23,6 +23,7 @@ from cpcsam.v1.masks_pb2 import Point as Point
 from cpcsam.v1.masks_pb2 import Box as Box
 from cpcsam.v1.masks_pb2 import Mask as Mask
 from cpcsam.v1.masks_pb2 import CocoRle as CocoRle
+from cpcsam.v1.masks_pb2 import BinaryMask as BinaryMask
 from cpcsam.v1.masks_pb2 import Polygons as Polygons
 from cpcsam.v1.masks_pb2 import Ring as Ring
 from cpcsam.v1.masks_pb2 import LowResMask as LowResMask
@@ -81,14 +82,16 @@ class SegmentRequest(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ..., classes: _Optional[_Iterable[str]] = ..., class_search: _Optional[_Union[_search_pb2.ClassSearch, _Mapping]] = ..., everything: _Optional[_Union[_search_pb2.Everything, _Mapping]] = ..., mask_format: _Optional[_Union[_masks_pb2.MaskFormat, str]] = ..., return_low_res_masks: _Optional[bool] = ..., tile_size: _Optional[int] = ..., tile_overlap: _Optional[float] = ..., page: _Optional[int] = ..., channels: _Optional[_Iterable[int]] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("points", "box", "mask_input")
+    __slots__ = ("points", "box", "mask_input", "mask")
     POINTS_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     MASK_INPUT_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     points: _containers.RepeatedCompositeFieldContainer[_masks_pb2.Point]
     box: _masks_pb2.Box
     mask_input: _masks_pb2.LowResMask
-    def __init__(self, points: _Optional[_Iterable[_Union[_masks_pb2.Point, _Mapping]]] = ..., box: _Optional[_Union[_masks_pb2.Box, _Mapping]] = ..., mask_input: _Optional[_Union[_masks_pb2.LowResMask, _Mapping]] = ...) -> None: ...
+    mask: _masks_pb2.BinaryMask
+    def __init__(self, points: _Optional[_Iterable[_Union[_masks_pb2.Point, _Mapping]]] = ..., box: _Optional[_Union[_masks_pb2.Box, _Mapping]] = ..., mask_input: _Optional[_Union[_masks_pb2.LowResMask, _Mapping]] = ..., mask: _Optional[_Union[_masks_pb2.BinaryMask, _Mapping]] = ...) -> None: ...
 
 class SegmentStreamResponse(_message.Message):
     __slots__ = ("request_id", "response", "failure")

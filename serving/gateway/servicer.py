@@ -20,6 +20,7 @@ from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
 from serving.gateway.scheduling.concurrency import ordered_map
 from serving.gateway.segmentation.dispatch import SegmentationDispatcher
+from serving.gateway.segmentation.mask_prompts import convert_masks, has_masks
 from serving.gateway.segmentation.responses import stream_response
 from serving.gateway.validation.prompts import check_prompts
 from serving.gateway.validation.request import check_request
@@ -136,6 +137,10 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 model = await context.model()
                 low_res_size = model.low_res_size if model.mask_prompts else 0
                 check_prompts(request.prompts, image.size, low_res_size)
+                if has_masks(request):
+                    await asyncio.to_thread(
+                        convert_masks, request, image.size, low_res_size, model.scale
+                    )
             with self._metrics.stage("triton") as triton:
                 response = await self._dispatcher.segment(request, image, context)
             self._metrics.prompts.inc(len(request.prompts))

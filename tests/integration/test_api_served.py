@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
-from cpcsam.automatic.rle import mask_from_rle
+from cpcsam.automatic.rle import mask_from_rle, rle_from_mask
+from cpcsam.mask_prompts import box_of_mask, logits_of_mask
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -133,6 +134,32 @@ def test_segment_with_returned_logits_equals_the_official_predictor(
             assert (array_of(found) != masks[0]).mean() <= 1e-3
     differ = logits_of(response.results[0].masks[0]) - logits_of(response.results[1].masks[0])
     assert np.abs(differ).max() > 0.1, "the mask must matter"
+
+
+def test_segment_with_a_binary_mask_equals_the_official_predictor(
+    segment: Call, model: CpcSam
+) -> None:
+    picture = photograph(75, 111)
+    mask = np.zeros((75, 111), bool)
+    mask[20:60, 15:70] = True
+    rle = pb.CocoRle(size=pb.Size(height=75, width=111), counts=rle_from_mask(mask).decode())
+    given = pb.BinaryMask(coco_rle=rle)
+    prompts = [pb.Prompt(points=CLICK.points, mask=given), pb.Prompt(mask=given)]
+    response = segment(picture, prompts=prompts, return_low_res_masks=True)
+    predictor = SamPredictor(model.sam)
+    predictor.set_image(picture)
+    side = logits_of(response.results[0].masks[0]).shape[0]
+    mask_input = logits_of_mask(mask, side)[None]
+    clicked, alone = (
+        predictor.predict(mask_input=mask_input, multimask_output=False, **pointed)[2][0]
+        for pointed in (
+            {"point_coords": POINTS, "point_labels": LABELS},
+            {"box": np.array(box_of_mask(mask))},
+        )
+    )
+    for result, expected in zip(response.results, (clicked, alone), strict=True):
+        found = logits_of(result.masks[0])
+        assert np.abs(found - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def test_segment_in_every_mask_format_returns_the_same_mask(segment: Call) -> None:

@@ -11,6 +11,7 @@ from scipy import ndimage
 from cpcsam.checks import require_range
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
+from cpcsam.mask_prompts import MASK_LOGIT
 
 __all__ = [
     "MAX_SLOTS",
@@ -28,9 +29,6 @@ __all__ = [
 
 MAX_SLOTS = 4
 """Point slots of a simulated prompt; a box takes two."""
-
-COARSE_LOGIT = 6.0
-"""A coarse mask's logits are plus or minus this, about what SAM's own masks reach."""
 
 EDGE_WIDTH = 2
 """In pixels: clicks near the border are this close to it."""
@@ -237,7 +235,7 @@ def coarse_mask(
     noisy = covered + rng.normal(0, mix.mask_noise, covered.shape) * (covered > 0)
     # An entity that fills half of no cell still gets its fullest one.
     drawn = (noisy >= 0.5) | (covered == covered.max())
-    logits = np.where(drawn, COARSE_LOGIT, -COARSE_LOGIT).astype(np.float32)
+    logits = np.where(drawn, MASK_LOGIT, -MASK_LOGIT).astype(np.float32)
     return logits.repeat(side // cells, 0).repeat(side // cells, 1)[None]
 
 

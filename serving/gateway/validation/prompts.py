@@ -28,9 +28,9 @@ def check_prompts(
         low_res_size: rows and columns of a mask's logits; 0 if the model takes no masks.
 
     Raises:
-        ContractError: a prompt without points or box, with too many points, a coordinate that is
-            not finite or outside the image, an empty box, or a mask of another size or part. It
-            names the first wrong field.
+        ContractError: a prompt without points, box or binary mask, with too many points, a
+            coordinate that is not finite or outside the image, an empty box, or a mask of another
+            size or part. It names the first wrong field.
     """
     for index, prompt in enumerate(prompts):
         where = f"prompts[{index}]"
@@ -46,11 +46,11 @@ def slots_of(prompt: pb.Prompt) -> int:
 
 def _check_prompt(where: str, prompt: pb.Prompt, original_size: tuple[int, int]) -> None:
     slots = slots_of(prompt)
-    if slots == 0:
+    if slots == 0 and not prompt.HasField("mask"):
         raise ContractError.of(
             where,
-            got="no points and no box",
-            expected="at least one point or box",
+            got="no points, no box and no mask",
+            expected="at least one of them",
             fix="add a point",
         )
     if slots > MAX_POINT_SLOTS:

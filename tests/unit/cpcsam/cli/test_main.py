@@ -79,6 +79,10 @@ def free_port() -> int:
             ["segment", "x.png", "--click", "1,2", "--mask-input", "nowhere.npz"],
             "nowhere.npz: got No such file or directory, expected a logits.npz",
         ),
+        (
+            ["segment", "x.png", "--mask", "no.png"],
+            "--mask: got no.png (No such file or directory)",
+        ),
         (["classes"], "list|add|remove"),
         (["classes", "add", "cell"], "--example"),
         (["classes", "add", "cell", "--example", "x.png"], "expected 2 arguments"),

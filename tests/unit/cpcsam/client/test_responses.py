@@ -99,6 +99,24 @@ def test_low_res_mask_round_trips_as_mask_input(
     assert (sent.part.x0, sent.part.y0, sent.part.x1, sent.part.y1) == (0, 0, 8, 8)
 
 
+def test_binary_masks_are_sent_in_the_form_that_they_have(
+    client: SegmentationClient, gateway: tuple[str, Peer]
+) -> None:
+    array = np.zeros((8, 12), np.uint8)
+    array[2:5, 3:9] = 7
+    rle = coco_mask.encode(np.asfortranarray(array > 0).view(np.uint8))
+    text = {**rle, "counts": rle["counts"].decode()}
+    client.segment(IMAGE, [Prompt(mask=mask) for mask in (array, array > 0, rle, text, b"png")])
+    *runs, png = (prompt.mask for prompt in gateway[1].requests[-1].prompts)
+    assert png.png == b"png"
+    for mask in runs:
+        assert mask.coco_rle.counts == text["counts"]
+        assert (mask.coco_rle.size.height, mask.coco_rle.size.width) == (8, 12)
+    for wrong in (7, "path.png", np.zeros(3), {"size": [8, 12], "counts": [1, 2]}, {"size": 3}):
+        with pytest.raises(ContractError, match="mask: got"):
+            client.segment(IMAGE, [Prompt(mask=wrong)])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("content", [b"", b"123", bytes(4 * 15)])
 def test_low_res_mask_that_is_not_square_is_rejected(content: bytes) -> None:
     with pytest.raises(ContractError, match=r"low_res_mask: got \d+ bytes, expected a square"):
