@@ -27,7 +27,7 @@ BOX = (0.0, 0.0, 10.0, 10.0)
 
 BAD = {
     "empty image": (b"", [Prompt.click(1, 1)], ContractError, "image_bytes: got nothing"),
-    "text": (b"just text", [Prompt.click(1, 1)], ContractError, "without a readable image header"),
+    "text": (b"just text", [Prompt.click(1, 1)], ContractError, "bytes that cannot be decoded"),
     "cut off": (
         encode_image(picture())[:900],
         [Prompt.click(1, 1)],

@@ -46,7 +46,7 @@ def test_describe_returns_model_and_limits(client: SegmentationClient, repositor
         "max_examples": 64,
         "max_entities": 4096,
     }
-    assert set(description.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP"}
+    assert set(description.image_formats) == {"JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF"}
     assert description.gateway_version == cpcsam.__version__
     assert description.triton_version.startswith("2.")
 

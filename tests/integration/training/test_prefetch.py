@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cpcsam.errors import DataError, TrainingError
-from tests.support.training_factory import discs, tiny_batches
+from tests.support.training_factory import SCALE, discs, tiny_batches
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prefetch import prefetch
 from training.data.sample import Sample
@@ -56,7 +56,7 @@ class OneUnreadable(Sequence[Sample]):
 
 def test_an_error_in_a_worker_is_its_message_in_one_line() -> None:
     config = BatchConfig(images=1, entities=1, groups=1)
-    batches = StepBatches(OneUnreadable(), 256, config, seed=SEED, steps=50)
+    batches = StepBatches(OneUnreadable(), 256, config, SCALE, seed=SEED, steps=50)
     steps = prefetch(batches, 0, 1, CPU)
     next(steps)
     with pytest.raises(DataError, match=r"^2\.png: got no image, expected an image; restore it$"):
