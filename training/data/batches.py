@@ -234,7 +234,7 @@ def _prompts(
 def _no_entity(images: int) -> Exception:
     return DataError.of(
         "training data",
-        got=f"{images} images without an entity",
+        got=f"{images} images without an entity" if images else "no image of these classes",
         expected="at least one annotated entity",
-        fix="give other images, another region or other classes",
+        fix="give other images, another region or other classes, or data.train.crowds=true",
     )

@@ -55,8 +55,10 @@ def score_windows(
         min_area: entities of fewer pixels, in the image's own resolution, are left out.
 
     Returns:
-        Scores by window, whole images first; only that one if there is no entity.
+        Scores by window, whole images first; that one alone if there is no image.
     """
+    if not len(samples):
+        return [WindowScore(None, 0.0)]
     count = min(IMAGES, len(samples))
     chosen = [samples[index * len(samples) // count] for index in range(count)]
     entities = [(sample, label) for sample in chosen for label in _spread(sample, min_area)]

@@ -61,3 +61,4 @@ def test_without_entities_whole_images_are_taken() -> None:
     scores = score_windows(load_base(ROOT / "weights/vit_t"), [empty])
     assert best_window(scores) is None
     assert all(score.dice == pytest.approx(0) for score in scores)
+    assert score_windows(load_base(ROOT / "weights/vit_t"), []) == [WindowScore(None, 0.0)]
