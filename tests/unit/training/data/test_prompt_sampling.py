@@ -7,9 +7,9 @@ import pytest
 
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError
+from cpcsam.mask_prompts import MASK_LOGIT
 from tests.support.prompt_shapes import CARELESS, at, disc, distance_to, ring, tight
 from training.data.prompt_sampling import (
-    COARSE_LOGIT,
     PromptMix,
     central_pixel,
     coarse_mask,
@@ -136,7 +136,7 @@ def test_coarse_masks_are_blocks_that_overlap_the_entity() -> None:
     for seed in range(20):
         logits = coarse_mask(mask, CARELESS, 64, np.random.default_rng(seed))
         assert logits.shape == (1, 64, 64) and logits.dtype == np.float32
-        assert set(np.unique(logits)) == {-COARSE_LOGIT, COARSE_LOGIT}
+        assert set(np.unique(logits)) == {-MASK_LOGIT, MASK_LOGIT}
         blocks = logits.reshape(16, 4, 16, 4).transpose(0, 2, 1, 3).reshape(16, 16, 16)
         assert (blocks == blocks[:, :, :1]).all()
         drawn = np.kron(logits[0] > 0, np.ones((4, 4), bool))
