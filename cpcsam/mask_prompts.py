@@ -12,7 +12,7 @@ from cpcsam.contract import LOW_RES_FACTOR, PATCH_SIZE
 from cpcsam.geometry import Box
 from cpcsam.transforms import input_size_of
 
-__all__ = ["MASK_LOGIT", "box_of_mask", "logits_of_mask"]
+__all__ = ["MASK_LOGIT", "logits_of_mask"]
 
 MASK_LOGIT: Final = 6.0
 """Logits on and off a mask are plus and minus this, about what SAM's own masks reach."""
@@ -48,9 +48,3 @@ def logits_of_mask(
     covered = shown.reshape(low_res_size, cell, low_res_size, cell).mean((1, 3))
     logits: NDArray[np.float32] = (2 * covered - 1) * np.float32(MASK_LOGIT)
     return logits
-
-
-def box_of_mask(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Return the box of a mask that is not empty, XYXY, the far corner exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 
+from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.automatic.rle import mask_from_rle, rle_from_mask
-from cpcsam.mask_prompts import box_of_mask, logits_of_mask
+from cpcsam.mask_prompts import logits_of_mask
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -154,7 +155,7 @@ def test_segment_with_a_binary_mask_equals_the_official_predictor(
         predictor.predict(mask_input=mask_input, multimask_output=False, **pointed)[2][0]
         for pointed in (
             {"point_coords": POINTS, "point_labels": LABELS},
-            {"box": np.array(box_of_mask(mask))},
+            {"box": np.array(bbox_from_mask(mask).xyxy)},
         )
     )
     for result, expected in zip(response.results, (clicked, alone), strict=True):

@@ -92,7 +92,7 @@ def examine(item: Item, options: ReadOptions | None = None) -> Examined:
         if sample is not None:
             labels = [int(label) for label in np.unique(sample.instances) if label]
             entities.update(sample.class_of(label) for label in labels)
-            size = (sample.instances.shape[0], sample.instances.shape[1])
+            size = sample.size
     except (CpcSamError, *UNREADABLE) as error:
         # One image must not end the work on all others.
         findings.errors.append(_unforeseen(item, error))

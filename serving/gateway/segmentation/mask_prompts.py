@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.automatic.tiling import tile_around
 from cpcsam.errors import ContractError
 from cpcsam.images.reading import read_labels
-from cpcsam.mask_prompts import box_of_mask, logits_of_mask
+from cpcsam.mask_prompts import logits_of_mask
 from cpcsam.scale import Scale
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.segmentation.tiles import choose_prompt_tiles
@@ -51,7 +52,7 @@ def convert_masks(
                 fix="leave one of them out" if low_res_size else "leave it out",
             )
         mask = _read(where, prompt.mask, size)
-        box = box_of_mask(mask)
+        box = bbox_from_mask(mask).xyxy
         if not prompt.points and not prompt.HasField("box"):
             x0, y0, x1, y1 = box
             prompt.box.CopyFrom(pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
@@ -67,18 +68,15 @@ def _read(where: str, mask: pb.BinaryMask, size: tuple[int, int]) -> NDArray[np.
     try:
         if kind == "png":
             pixels = read_labels(mask.png, max_pixels=size[0] * size[1]) > 0
+            shape = pixels.shape
         else:
             rle = mask.coco_rle
-            given = rle.size.height, rle.size.width
+            shape = rle.size.height, rle.size.width
             # Decoded only at the image's size: others may be too large for memory.
-            pixels = (
-                mask_from_rle(rle.counts.encode(errors="replace"), size)
-                if given == size
-                else np.zeros((0, 0), bool)
-            )
+            if shape == size:
+                pixels = mask_from_rle(rle.counts.encode(errors="replace"), size)
     except ContractError as error:
         raise ContractError(f"{where}: {error}") from error
-    shape = pixels.shape if kind == "png" else (mask.coco_rle.size.height, mask.coco_rle.size.width)
     if shape != size:
         raise ContractError.of(
             where,

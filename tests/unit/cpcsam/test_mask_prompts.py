@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.geometry import Box
-from cpcsam.mask_prompts import MASK_LOGIT, box_of_mask, logits_of_mask
+from cpcsam.mask_prompts import MASK_LOGIT, logits_of_mask
 from cpcsam.transforms import input_size_of, upscale_masks
 
 SIDE = 64
@@ -45,4 +46,4 @@ def test_a_part_fills_the_frame_and_padding_is_off_the_mask() -> None:
 def test_the_box_holds_the_mask() -> None:
     mask = np.zeros((30, 40), bool)
     mask[5:9, 7:20] = True
-    assert box_of_mask(mask) == (7, 5, 20, 9)
+    assert bbox_from_mask(mask).xyxy == (7, 5, 20, 9)
