@@ -102,7 +102,7 @@ def _read_labels(file: Path) -> NDArray[Any]:
     Raises:
         DataError: the file is not a label image, or has no entity.
     """
-    from cpcsam.images.reading import read_labels
+    from cpcsam.images.masks import read_labels
 
     try:
         labels = read_labels(file.read_bytes())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from cpcsam.images.metadata import split_metadata
-from cpcsam.images.source import PageInfo, Pixels, refusal
+from cpcsam.images.source import Opacity, PageInfo, Pixels, refusal
 
 __all__ = ["PillowSource", "values_of"]
 
@@ -27,6 +27,9 @@ DEEP_COLOURS: Final = {
 }
 """Pillow's raw modes for PNG's colour types of 16 bits a channel: they yield the high byte of each
 value, and, read as the other byte order, the low one. Grey with alpha is four bytes a pixel."""
+
+DEEP_OPACITY: Final = {4: 2, 6: 3}
+"""Place of opacity's high byte in what the first mode of `DEEP_COLOURS` yields."""
 
 
 class PillowSource:
@@ -81,6 +84,19 @@ class PillowSource:
             values = values[:, :, :3]
         return Pixels(values if values.ndim == 3 else values[:, :, None])
 
+    def read_opacity(self, page: int) -> Opacity | None:
+        """Decode a page's opacity; None if it has none."""
+        if self._deep:
+            alpha = DEEP_OPACITY.get(self._deep)
+            high_mode = DEEP_COLOURS[self._deep][1]
+            return None if alpha is None else Opacity(self._raw(high_mode)[:, :, alpha])
+        frame = self._frame(page)
+        if frame.mode in ("LA", "PA", "RGBA"):
+            return Opacity(np.asarray(frame.getchannel("A")))
+        if "transparency" in frame.info and frame.mode in ("1", "L", "P", "RGB"):
+            return Opacity(np.asarray(frame.convert("RGBA").getchannel("A")), is_keyed=True)
+        return None
+
     def _open(self) -> Image.Image:
         return Image.open(io.BytesIO(self._data), formats=(self._kind,))
 
@@ -124,8 +140,11 @@ def values_of(image: Image.Image) -> NDArray[Any]:
     elif mode in COLOUR_MODES and mode != "RGB":
         image.load()
         # Pillow warns of a palette's transparency, which is dropped.
-        image.info.pop("transparency", None)
-        image = image.convert("RGB")
+        transparency = image.info.pop("transparency", None)
+        rgb = image.convert("RGB")
+        if transparency is not None:
+            image.info["transparency"] = transparency
+        image = rgb
     elif mode not in GREY_MODES and mode != "RGB":
         raise refusal(f"pixels of mode {mode}", "grey or colour", "convert it to RGB")
     values = np.array(image)

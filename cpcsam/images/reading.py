@@ -26,11 +26,14 @@ from cpcsam.images.tiff_source import TiffSource
 
 __all__ = [
     "ImageHeader",
+    "OpenedPage",
+    "check_pixels",
     "decode_image",
+    "guarded",
     "is_too_large",
+    "open_page",
     "pixels_of",
     "read_header",
-    "read_labels",
 ]
 
 BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -59,6 +62,25 @@ class ImageHeader:
     left_out: str
 
 
+@dataclass(frozen=True)
+class OpenedPage:
+    """A chosen page of an opened file, not decoded.
+
+    Attributes:
+        header: what the file tells of it.
+        info: what its source tells of it.
+        source: the opened file.
+        index: of the page.
+        channels: indices of the chosen channels.
+    """
+
+    header: ImageHeader
+    info: PageInfo
+    source: ImageSource
+    index: int
+    channels: tuple[int, ...]
+
+
 def read_header(data: bytes, options: ReadOptions | None = None) -> ImageHeader:
     """Read an image file's header, without decoding pixels.
 
@@ -69,7 +91,7 @@ def read_header(data: bytes, options: ReadOptions | None = None) -> ImageHeader:
     Raises:
         ContractError: not such a file, a damaged header, or no such page or channel.
     """
-    return _guarded(data, MAX_PIXELS, lambda: _header(data, options or ReadOptions())[0])
+    return guarded(data, MAX_PIXELS, lambda: open_page(data, options or ReadOptions()).header)
 
 
 def decode_image(
@@ -97,7 +119,7 @@ def decode_image(
         ContractError: not such a file, damaged, too large, an unknown kind of pixel, no such page
             or channel, or not all of the file.
     """
-    return _guarded(
+    return guarded(
         data, max_pixels, lambda: _decode(data, max_pixels, options or ReadOptions(), complete)
     )
 
@@ -129,27 +151,6 @@ def pixels_of(
     return image
 
 
-def read_labels(
-    data: bytes, max_pixels: int = MAX_PIXELS, page: int | None = None
-) -> NDArray[np.int64]:
-    """Decode a label image, upright: 0 for background, a number for each entity.
-
-    Indices of a palette are labels, whatever their colours. NaN is no data and becomes 0.
-
-    Args:
-        data: a whole file of `IMAGE_FORMATS`.
-        max_pixels: the largest height times width.
-        page: index of the page; None takes the first.
-
-    Returns:
-        (H, W) int64, not negative.
-
-    Raises:
-        ContractError: as `decode_image`; or colours, negative or fractional values.
-    """
-    return _guarded(data, max_pixels, lambda: _labels(data, max_pixels, ReadOptions(page)))
-
-
 def is_too_large(error: BaseException) -> bool:
     """Return whether `read_header` refused an image for Pillow's own limit of pixels."""
     return isinstance(error.__cause__, BOMBS)
@@ -166,11 +167,17 @@ def _open(data: bytes) -> tuple[ImageSource, str]:
     return (TiffSource(data) if kind == "TIFF" else PillowSource(data, kind)), kind
 
 
-def _header(data: bytes, options: ReadOptions) -> tuple[ImageHeader, ImageSource, int, PageInfo]:
+def open_page(data: bytes, options: ReadOptions) -> OpenedPage:
+    """Open a file at the chosen page.
+
+    Raises:
+        ContractError: another format, or no such page or channel.
+        Exception: of any type that a source raises for a damaged file; see `guarded`.
+    """
     source, kind = _open(data)
     page = page_of(options, source.pages)
     info = source.page_info(page)
-    channels_of(options, info)
+    channels = channels_of(options, info)
     left_out = []
     if options.page is None and source.pages > 1:
         left_out.append(f"page: got {source.pages} pages, read the first; choose with page")
@@ -181,54 +188,35 @@ def _header(data: bytes, options: ReadOptions) -> tuple[ImageHeader, ImageSource
         )
     size = upright_size(info.size, info.orientation)
     header = ImageHeader(size, kind, source.pages, info.channels, ". ".join(left_out))
-    return header, source, page, info
+    return OpenedPage(header, info, source, page, channels)
 
 
 def _decode(
     data: bytes, max_pixels: int, options: ReadOptions, complete: bool
 ) -> NDArray[np.uint8]:
-    header, source, page, info = _header(data, options)
+    page = open_page(data, options)
+    header = page.header
     if complete and header.left_out:
         raise refusal(
             f"{header.pages} pages of {header.channels} channels",
             "one page of one channel or of three, or a choice",
             "set page or channels, or split the file",
         )
-    _check_pixels(header.size, max_pixels)
-    pixels = source.read(page, channels_of(options, info))
+    check_pixels(header.size, max_pixels)
+    pixels = page.source.read(page.index, page.channels)
     eight = eight_bits(pixels.values, options.intensity)
     if pixels.is_inverted:
         eight = np.uint8(255) - eight
-    eight = rgb_of(turn_upright(eight, info.orientation))
+    eight = rgb_of(turn_upright(eight, page.info.orientation))
     return np.ascontiguousarray(eight) if eight.flags.writeable else eight.copy("C")
 
 
-def _labels(data: bytes, max_pixels: int, options: ReadOptions) -> NDArray[np.int64]:
-    header, source, page, info = _header(data, options)
-    _check_pixels(header.size, max_pixels)
-    values = turn_upright(source.read_indices(page).values, info.orientation)
-    if values.shape[2] > 1 and (values != values[:, :, :1]).any():
-        raise _no_labels("colours")
-    values = values[:, :, 0]
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values, nan=0.0, posinf=0.5, neginf=0.5)
-        if (values != np.rint(values)).any():
-            raise _no_labels("values that are no whole numbers")
-    if values.dtype.kind != "b" and values.size and values.min() < 0:
-        raise _no_labels(f"the value {values.min():g}")
-    return values.astype(np.int64)
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Refuse an image of too many pixels.
 
-
-def _no_labels(got: str) -> ContractError:
-    return ContractError.of(
-        "label image",
-        got=got,
-        expected="0 for background and a whole number for each entity",
-        fix="write it as a grey or indexed image",
-    )
-
-
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    Raises:
+        ContractError: height times width exceeds `max_pixels`.
+    """
     if size[0] * size[1] > max_pixels:
         raise _too_large(f"an image of {size[0]} x {size[1]} pixels", max_pixels)
 
@@ -237,8 +225,14 @@ def _too_large(got: str, max_pixels: int) -> ContractError:
     return refusal(got, f"at most {max_pixels} pixels", "send it smaller or in tiles")
 
 
-def _guarded(data: bytes, max_pixels: int, read: Callable[[], Result]) -> Result:
-    """Run a reader, and turn what libraries raise for damaged files into ContractError."""
+def guarded(data: bytes, max_pixels: int, read: Callable[[], Result]) -> Result:
+    """Run a reader, and turn what libraries raise for damaged files into ContractError.
+
+    Args:
+        data: the file that it reads.
+        max_pixels: for the message.
+        read: takes nothing and returns what was read.
+    """
     try:
         return read()
     except (CpcSamError, ModuleNotFoundError):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cpcsam.errors import ContractError
 from cpcsam.images.options import ReadOptions
 
-__all__ = ["ImageSource", "PageInfo", "Pixels", "channels_of", "page_of", "refusal"]
+__all__ = ["ImageSource", "Opacity", "PageInfo", "Pixels", "channels_of", "page_of", "refusal"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,20 @@ class PageInfo:
     channels: int
     colours: tuple[int, ...]
     is_partial: bool = False
+
+
+@dataclass(frozen=True)
+class Opacity:
+    """Opacity of a page's pixels, as stored.
+
+    Attributes:
+        values: (H, W), 0 is transparent.
+        is_keyed: whether it follows from the value of a pixel, as with PNG's `tRNS`, and so says
+            nothing beyond it.
+    """
+
+    values: NDArray[Any]
+    is_keyed: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,13 @@ class ImageSource(Protocol):
         """Decode channels of a page."""
 
     def read_indices(self, page: int) -> Pixels:
-        """Decode a page as label image: indices of a palette stay what they are."""
+        """Decode a page as label image: indices of a palette stay what they are.
+
+        Opacity is dropped.
+        """
+
+    def read_opacity(self, page: int) -> Opacity | None:
+        """Decode a page's opacity; None if it has none."""
 
 
 def refusal(got: str, expected: str, fix: str) -> ContractError:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -20,8 +18,9 @@ from PIL import Image
 from cpcsam.errors import extra
 from cpcsam.images.orientation import orientation_of
 from cpcsam.images.pillow_source import values_of
-from cpcsam.images.source import PageInfo, Pixels, refusal
+from cpcsam.images.source import Opacity, PageInfo, Pixels, refusal
 from cpcsam.images.tiff_codecs import BYTE_CODECS, unpack_page
+from cpcsam.images.tiff_pages import Plane, check_pages, layout_of, opaque_samples, planes_of
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -36,11 +35,8 @@ NATIVE_CODECS: Final = (1, 8, 32946, 32773, 34925)
 FLOAT_PREDICTOR: Final = 3
 ORIENTATION, XMP = 274, 700
 UNUSED_TAG: Final = 65_000
-ALPHA: Final = (1, 2)
-"""Values of ExtraSamples for transparency."""
 SLIDES: Final = ("svs", "ndpi", "scn", "bif", "philips", "avs", "qpi", "eer")
 """Whole-slide formats, whose further series are thumbnails and labels."""
-MAX_PAGES: Final = 1 << 16
 MAX_BYTES: Final = 1 << 30
 """Largest page in memory."""
 MAX_RATIO: Final = 4096
@@ -48,14 +44,6 @@ MAX_RATIO: Final = 4096
 
 # Its messages are about metadata; without a handler, Python prints them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """A page: planes of a series, one for each channel that is stored apart."""
-
-    series: TiffPageSeries
-    indices: tuple[int, ...]
 
 
 class TiffSource:
@@ -74,11 +62,11 @@ class TiffSource:
         with extra("client"):
             from tifffile import TiffFile
 
-        _check_pages(data)
+        check_pages(data)
         self._data = data
         # Other files that a header names are never opened.
         self._tiff: TiffFile = TiffFile(io.BytesIO(data), _multifile=False)
-        self._planes = [plane for series in self._series() for plane in _planes(series)]
+        self._planes = [plane for series in self._series() for plane in planes_of(series)]
         if not self._planes:
             raise refusal("a TIFF file without a page", "a page", "convert it to PNG")
 
@@ -91,7 +79,7 @@ class TiffSource:
         """Describe a page by the tags of its directory."""
         plane = self._planes[page]
         frame = plane.series.keyframe
-        size, samples = _layout(frame)
+        size, samples = layout_of(frame)
         xmp = frame.tags.valueof(XMP)
         stated = frame.tags.valueof(ORIENTATION)
         orientation = stated if stated in range(1, 9) else None
@@ -103,8 +91,7 @@ class TiffSource:
             return PageInfo(size, orientation, channels, colours, channels != len(colours))
         if frame.photometric in (PALETTE, CMYK, YCBCR):
             return PageInfo(size, orientation, 3, (0, 1, 2))
-        alphas = sum(kind in ALPHA for kind in frame.extrasamples)
-        opaque = samples - alphas
+        opaque = opaque_samples(frame)
         if frame.photometric == RGB and samples >= 3 or opaque == 3:
             return PageInfo(size, orientation, samples, (0, 1, 2), opaque > 4)
         return PageInfo(size, orientation, samples, (0,), opaque > 1)
@@ -138,7 +125,20 @@ class TiffSource:
         if frame.compression not in (*NATIVE_CODECS, *BYTE_CODECS):
             values = np.asarray(self._by_pillow(frame.index))
             return Pixels(values if values.ndim == 3 else values[:, :, None])
-        return Pixels(self._plane(plane, 0))
+        values = self._plane(plane, 0)[:, :, : opaque_samples(frame)]
+        # One bit has no label but white, which either value may be.
+        is_inverted = frame.photometric == WHITE_IS_ZERO and frame.bitspersample == 1
+        return Pixels(values == 0 if is_inverted else values)
+
+    def read_opacity(self, page: int) -> Opacity | None:
+        """Decode a page's opacity; None if it has none."""
+        plane = self._planes[page]
+        frame = plane.series.keyframe
+        opaque = opaque_samples(frame)
+        if opaque == frame.samplesperpixel:
+            return None
+        self._check_size(frame)
+        return Opacity(self._plane(plane, 0)[:, :, opaque])
 
     def _series(self) -> list[TiffPageSeries]:
         series = list(self._tiff.series)
@@ -148,7 +148,7 @@ class TiffSource:
         kept = [each for each in series if not (each.keyframe.is_reduced or each.keyframe.is_mask)]
         return kept or series
 
-    def _plane(self, plane: _Plane, channel: int) -> NDArray[Any]:
+    def _plane(self, plane: Plane, channel: int) -> NDArray[Any]:
         """Decode one stored plane as (H, W, samples)."""
         series, index = plane.series, plane.indices[channel]
         frame = series.keyframe
@@ -174,8 +174,8 @@ class TiffSource:
             else:
                 return unpack_page(self._data, page, self._tiff.byteorder)
         if frame.axes.startswith("S"):
-            return np.moveaxis(values.reshape(-1, *_layout(frame)[0]), 0, 2)
-        return values.reshape(*_layout(frame)[0], -1)
+            return np.moveaxis(values.reshape(-1, *layout_of(frame)[0]), 0, 2)
+        return values.reshape(*layout_of(frame)[0], -1)
 
     def _by_pillow(self, index: int) -> Image.Image:
         """Open a page with Pillow, which is not to turn it upright."""
@@ -206,56 +206,6 @@ def _cut_off() -> Exception:
 
 def _segments(page: TiffPage) -> zip[tuple[int, int]]:
     return zip(page.dataoffsets, page.databytecounts, strict=False)
-
-
-def _check_pages(data: bytes) -> None:
-    """Follow the chain of directories, which a hostile file makes endless."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
-    count_form, entry, link = ("Q", 20, "Q") if big else ("H", 12, "I")
-    seen: set[int] = set()
-    (offset,) = struct.unpack_from(order + link, data, 8 if big else 4)
-    while offset and offset not in seen and len(seen) <= MAX_PAGES:
-        seen.add(offset)
-        try:
-            (count,) = struct.unpack_from(order + count_form, data, offset)
-            after = offset + struct.calcsize(count_form) + entry * count
-            (offset,) = struct.unpack_from(order + link, data, after)
-        except struct.error:
-            break
-    if len(seen) > MAX_PAGES:
-        raise refusal(f"more than {MAX_PAGES} pages", f"at most {MAX_PAGES}", "split the file")
-
-
-def _planes(series: TiffPageSeries) -> list[_Plane]:
-    """Divide a series into pages; its axis C, if pixels have no samples, into channels."""
-    stack = [
-        (axis, length)
-        for axis, length in zip(series.axes, series.shape, strict=True)
-        if axis not in "YXS"
-    ]
-    count = len(series)
-    lengths = [length for _, length in stack]
-    if not count or math.prod(lengths) != count:
-        return [_Plane(series, (index,)) for index in range(count)]
-    indices = np.arange(count).reshape(lengths)
-    names = [axis for axis, _ in stack]
-    if "C" in names and "S" not in series.axes:
-        indices = np.moveaxis(indices, names.index("C"), -1).reshape(-1, lengths[names.index("C")])
-    else:
-        indices = indices.reshape(-1, 1)
-    return [_Plane(series, tuple(row)) for row in indices.tolist()]
-
-
-def _layout(frame: TiffPage) -> tuple[tuple[int, int], int]:
-    """Return (H, W) and the samples of a page.
-
-    Raises:
-        ContractError: it has further axes.
-    """
-    if frame.axes not in ("YX", "YXS", "SYX"):
-        raise refusal(f"a TIFF page of axes {frame.axes}", "YX, YXS or SYX", "write it as planes")
-    return (int(frame.imagelength), int(frame.imagewidth)), int(frame.samplesperpixel)
 
 
 def _is_for_pillow(frame: TiffPage) -> bool:

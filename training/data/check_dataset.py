@@ -47,7 +47,6 @@ from training.data.check_report import (
     spread_counts,
 )
 from training.data.datasets.account import Account
-from training.data.datasets.files import UNREADABLE
 from training.data.datasets.items import Findings, Item
 from training.data.datasets.pictures import contact_sheet
 from training.data.datasets.protocol import Dataset, open_dataset
@@ -93,7 +92,7 @@ def examine(item: Item, options: ReadOptions | None = None) -> Examined:
             labels = [int(label) for label in np.unique(sample.instances) if label]
             entities.update(sample.class_of(label) for label in labels)
             size = sample.size
-    except (CpcSamError, *UNREADABLE) as error:
+    except Exception as error:
         # One image must not end the work on all others.
         findings.errors.append(_unforeseen(item, error))
     if size is None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.errors import ContractError, DataError
+from cpcsam.images.masks import read_labels
 from cpcsam.images.options import ReadOptions
-from cpcsam.images.reading import decode_image, read_labels
+from cpcsam.images.reading import decode_image
 from training.data.labels import whole_labels
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "highest_similarity",
     "read_image",
     "read_pair",
+    "unreadable_file",
     "windows",
 ]
 
@@ -88,7 +90,7 @@ def read_pair(image_path: Path, instances_path: Path, options: ReadOptions | Non
     try:
         labels = read_labels(instances_path.read_bytes(), MAX_FILE_PIXELS)
     except (OSError, ContractError) as error:
-        raise _unreadable(instances_path, error, "a label image") from error
+        raise unreadable_file(instances_path, error, "a label image") from error
     if image.shape[:2] != labels.shape:
         raise DataError.of(
             str(instances_path),
@@ -109,10 +111,17 @@ def read_image(path: Path, options: ReadOptions | None = None) -> NDArray[np.uin
     try:
         return decode_image(path.read_bytes(), MAX_FILE_PIXELS, options, complete=True)
     except (OSError, ContractError) as error:
-        raise _unreadable(path, error, "an image") from error
+        raise unreadable_file(path, error, "an image") from error
 
 
-def _unreadable(path: Path, error: Exception, expected: str) -> DataError:
+def unreadable_file(path: Path, error: Exception, expected: str) -> DataError:
+    """Return the error of a file that could not be read, from what its reader raised.
+
+    Args:
+        path: the file.
+        error: an OSError, a ValueError or a ContractError.
+        expected: what the file should be.
+    """
     if isinstance(error, ContractError) and error.__cause__ is None:
         # The reader's message names what is wrong and what to do.
         return DataError(f"{path}: {str(error).removeprefix('image_bytes: ')}")

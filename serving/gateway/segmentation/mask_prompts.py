@@ -9,7 +9,7 @@ from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.automatic.tiling import tile_around
 from cpcsam.errors import ContractError
-from cpcsam.images.reading import read_labels
+from cpcsam.images.masks import read_labels
 from cpcsam.mask_prompts import logits_of_mask
 from cpcsam.scale import Scale
 from cpcsam.v1 import segmentation_pb2 as pb

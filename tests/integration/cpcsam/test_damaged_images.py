@@ -18,7 +18,8 @@ CHILD = """
 import resource, sys
 from pathlib import Path
 from cpcsam.errors import CpcSamError
-from cpcsam.images.reading import decode_image, read_header, read_labels
+from cpcsam.images.masks import read_labels
+from cpcsam.images.reading import decode_image, read_header
 import tifffile  # noqa: F401  imported before memory is measured
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + {growth}, used + {growth}))

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import math
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
-from cpcsam.errors import CpcSamError, DataError
+from cpcsam.errors import ContractError, DataError
 from cpcsam.images.intensity import eight_bits
+from cpcsam.images.masks import MaskPixels, read_mask
 from cpcsam.images.reading import read_header
-from training.data.datasets.account import Unit
 from training.data.datasets.folders import RAW_SUFFIX
 from training.data.datasets.items import Findings
 from training.data.datasets.masks import (
     SOFT,
     edges_of,
     opaque_part,
-    raw_values,
 )
 from training.data.labels import whole_labels
-from training.data.sample import read_image
+from training.data.sample import MAX_FILE_PIXELS, read_image, unreadable_file
 
 __all__ = [
-    "UNREADABLE",
     "entities_of",
     "read_binary",
     "read_rgb",
@@ -41,22 +34,8 @@ __all__ = [
 
 RAW_SIDE = 2048
 RAW_WHITE = 4095
-MOST_PIXELS = 1 << 26
 LOSSY = {"JPEG", "WEBP"}
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    EOFError,
-    MemoryError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises for files that are no images, cut short or too large to be meant."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def read_rgb(path: Path, findings: Findings) -> NDArray[np.uint8] | None:
@@ -78,8 +57,8 @@ def read_rgb(path: Path, findings: Findings) -> NDArray[np.uint8] | None:
     except DataError as error:
         findings.account.lose("pages", "of files of several, none chosen", _pages(path) - 1)
         findings.add(error)
-    except UNREADABLE as error:
-        _unreadable(path, "an image", error, findings)
+    except (OSError, ValueError) as error:
+        findings.add(unreadable_file(path, error, "an image"))
     return None
 
 
@@ -87,7 +66,7 @@ def _pages(path: Path) -> int:
     """Return the number of pages of an image file, 1 if it cannot be read."""
     try:
         return read_header(path.read_bytes()).pages
-    except (CpcSamError, *UNREADABLE):
+    except (OSError, ContractError):
         return 1
 
 
@@ -98,14 +77,11 @@ def read_binary(path: Path, findings: Findings) -> NDArray[np.bool_] | None:
     than half of white; of an image whose shape is in its opacity alone, what is opaque. A label
     image is refused: its dark labels would be lost.
     """
-    try:
-        with Image.open(path) as file:
-            lossy = file.format in LOSSY
-            count_pages(path, file, findings)
-            grey = _grey(file)
-    except UNREADABLE as error:
-        _unreadable(path, "a mask", error, findings, "annotations")
+    pixels = _read_mask(path, findings, as_shown=True)
+    if pixels is None:
         return None
+    lossy = pixels.header.format in LOSSY
+    grey = _grey(pixels)
     top = grey.max(initial=0)
     mask: NDArray[np.bool_] = grey == top
     if not lossy and np.count_nonzero(mask) == np.count_nonzero(grey):
@@ -128,93 +104,89 @@ def read_binary(path: Path, findings: Findings) -> NDArray[np.bool_] | None:
     return mask
 
 
-def _grey(file: Image.Image) -> NDArray[Any]:
-    """Return the greys of an opened mask, (H, W), at least 0."""
-    if file.mode.startswith(("I", "F")):
-        values = raw_values(file)
-        return np.maximum(np.nan_to_num(values, nan=0), 0)
-    if file.mode in {"RGBA", "LA", "PA"} or "transparency" in file.info:
-        colours = file.convert("RGBA")
-        values = np.asarray(colours)
-        opacity = opaque_part(values)
-        grey = np.asarray(colours.convert("L"))
-        return np.where(values[:, :, 3] > 0, grey, 0) if opacity is None else opacity
-    return np.asarray(file.convert("L"))
+def _grey(pixels: MaskPixels) -> NDArray[Any]:
+    """Return the greys of a mask, (H, W), at least 0."""
+    values = pixels.values
+    grey = _luma(values) if values.shape[2] == 3 else values[:, :, 0]
+    if grey.dtype.kind in "fi":
+        grey = np.maximum(np.nan_to_num(grey, nan=0), 0)
+    if pixels.opacity is None:
+        return grey
+    opacity = pixels.opacity.values
+    opaque = opaque_part(values, opacity)
+    return np.where(opacity > 0, grey, 0) if opaque is None else opaque
+
+
+def _luma(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the brightness of colours (H, W, 3) by ITU-R 601-2, (H, W), of the same type."""
+    grey = values.astype(np.float32) @ LUMA
+    return grey if values.dtype.kind == "f" else np.rint(grey).astype(values.dtype)
 
 
 def read_values(path: Path, findings: Findings, renumber: bool = False) -> NDArray[np.int32] | None:
     """Read a mask of indexed values, (H, W) int32, as `whole_labels` converts them."""
-    try:
-        values = _values(path, findings)
-    except UNREADABLE as error:
-        _unreadable(path, "a mask", error, findings, "annotations")
+    pixels = _read_mask(path, findings, as_shown=False)
+    if pixels is None:
         return None
-    if values.ndim == 3:
-        opacity = opaque_part(values) if values.shape[2] in (2, 4) else None
-        if opacity is not None:
-            binary: NDArray[np.int32] = (opacity > opacity.max() / 2).astype(np.int32)
+    values, opacity = pixels.values, pixels.opacity
+    if opacity is not None and not opacity.is_keyed:
+        opaque = opaque_part(values, opacity.values)
+        if opaque is not None:
+            binary: NDArray[np.int32] = (opaque > opaque.max() / 2).astype(np.int32)
             return binary
-        # Two channels are grey and opacity.
-        values = values[:, :, :1] if values.shape[2] == 2 else values
-        if (values[:, :, :3] != values[:, :, :1]).any():
-            findings.broken(
-                path,
-                got="a coloured mask",
-                expected="one channel whose values are the classes",
-                fix="save it as an indexed or grey image",
-                unit="annotations",
-                reason="coloured",
-            )
-            return None
-        values = values[:, :, 0]
-    labels, changes = whole_labels(values, renumber)
+    if values.shape[2] > 1 and (values != values[:, :, :1]).any():
+        findings.broken(
+            path,
+            got="a coloured mask",
+            expected="one channel whose values are the classes",
+            fix="save it as an indexed or grey image",
+            unit="annotations",
+            reason="coloured",
+        )
+        return None
+    labels, changes = whole_labels(values[:, :, 0], renumber)
     findings.account.changed.update(changes)
     return labels
 
 
-def _values(path: Path, findings: Findings) -> NDArray[Any]:
-    """Return the pixels of a mask; TIFF of types that Pillow lacks, such as int64, by tifffile."""
+def _read_mask(path: Path, findings: Findings, *, as_shown: bool) -> MaskPixels | None:
+    """Read the page of a mask that belongs to the image's, and count the others.
+
+    A mask of one page belongs to whichever page of the image is chosen.
+    """
+    chosen = findings.options.page
     try:
-        with Image.open(path) as file:
-            count_pages(path, file, findings)
-            return raw_values(file)
-    except UnidentifiedImageError:
-        if path.suffix.lower() not in {".tif", ".tiff"}:
-            raise
-        with tifffile.TiffFile(path) as stack:
-            page = stack.pages[0]
-            # A damaged header can promise any number.
-            if math.prod(page.shape) > MOST_PIXELS:
-                raise
-            findings.account.take("pages")
-            return page.asarray()
-
-
-def count_pages(path: Path, file: Image.Image, findings: Findings) -> None:
-    """Count the pages of an opened file, of which the first is read."""
+        data = path.read_bytes()
+        page = chosen if chosen and read_header(data).pages > 1 else None
+        pixels = read_mask(data, MAX_FILE_PIXELS, page, as_shown=as_shown)
+    except (OSError, ContractError) as error:
+        findings.add(unreadable_file(path, error, "a mask"), "annotations", "unreadable")
+        return None
+    if pixels.is_partial:
+        findings.broken(
+            path,
+            got=f"a mask of {pixels.header.channels} channels",
+            expected="one",
+            fix="save the channel that holds the mask",
+            unit="annotations",
+            reason="of several channels",
+        )
+        return None
     findings.account.take("pages")
-    further = getattr(file, "n_frames", 1) - 1
-    if further > 0:
+    further = pixels.header.pages - 1
+    if further and chosen is not None:
+        findings.account.pass_over("pages", "not chosen", further)
+    elif further:
         findings.lose(
             path,
             got=f"{further + 1} pages",
             expected="one",
-            fix="save each page as a file; the first is read",
+            fix="choose a page, or save each as a file; the first is read",
             unit="pages",
             reason="after the first of a file",
             count=further,
         )
-
-
-def _unreadable(
-    path: Path, expected: str, error: Exception, findings: Findings, unit: Unit | None = None
-) -> None:
-    missing = isinstance(error, FileNotFoundError)
-    got = "no such file" if missing else f"an unreadable file ({error or type(error).__name__})"
-    findings.broken(
-        path, got=got, expected=expected, fix="restore it from the download",
-        unit=unit, reason="unreadable",
-    )  # fmt: skip
+    return pixels
 
 
 def size_fits(path: Path, mask: NDArray[Any], shape: tuple[int, ...], findings: Findings) -> bool:

@@ -6,10 +6,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
-__all__ = ["SOFT", "Edges", "edges_of", "opaque_part", "raw_values"]
+__all__ = ["SOFT", "Edges", "edges_of", "opaque_part"]
 
 Edges = Literal["hard", "soft", "labels"]
 """Of a mask's grey levels: two of them; levels between them at edges alone; areas of a third."""
@@ -30,38 +29,21 @@ BRIGHT_SHARE: Final = 0.2
 LOSSY_STEP: Final = 12
 """Largest difference of neighbouring greys that lossy compression makes in a flat area."""
 
-UNSIGNED: Final = 1
-SAMPLE_FORMAT: Final = 339
 
-
-def raw_values(file: Image.Image) -> NDArray[Any]:
-    """Return an opened file's pixels, of its own type; (H, W) or (H, W, C).
-
-    Pillow shows unsigned TIFF values of 32 bits as signed ones; here they are unsigned.
-    """
-    values = np.asarray(file)
-    tags = getattr(file, "tag_v2", None)
-    if values.dtype == np.int32 and tags is not None:
-        kinds = tags.get(SAMPLE_FORMAT, UNSIGNED)
-        if kinds in (UNSIGNED, (UNSIGNED,)):
-            return values.view(np.uint32)
-    return values
-
-
-def opaque_part(values: NDArray[Any]) -> NDArray[Any] | None:
+def opaque_part(values: NDArray[Any], opacity: NDArray[Any]) -> NDArray[Any] | None:
     """Return what the opacity of a mask says, (H, W); None if it says nothing.
 
     Args:
-        values: (H, W, 2) or (H, W, 4), the last channel opacity.
+        values: (H, W, C), grey or colours.
+        opacity: (H, W), 0 is transparent.
 
     Returns:
         The opacity itself where everything opaque has one colour, so that the shape is in the
         opacity alone. None where it is constant or the shape is in the colours.
     """
-    opacity = values[:, :, -1]
     if opacity.min() == opacity.max():
         return None
-    colours = values[:, :, :-1][opacity > 0]
+    colours = values[opacity > 0]
     return opacity if (colours == colours[0]).all() else None
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from cpcsam.errors import ContractError
 from cpcsam.images.intensity import eight_bits
+from cpcsam.images.masks import read_labels
 from cpcsam.images.options import Intensity, ReadOptions
-from cpcsam.images.reading import decode_image, read_header, read_labels
+from cpcsam.images.reading import decode_image, read_header
 from tests.support.image_files import (
     ImageCase,
     files_of_modes,

@@ -66,7 +66,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], object], s
     ),
     "mask is text": (
         "folders", folders, lambda r: (r / "masks/3.png").write_text("text"),
-        r"masks/3\.png: got an unreadable file",
+        r"masks/3\.png: got 4 bytes that cannot be decoded",
     ),
     "mask of another size": (
         "folders", folders, lambda r: save(r / "masks/3.png", box(0, 0, 4, 4, (9, 9))),

@@ -61,7 +61,7 @@ def test_bbbc038_names_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1\.png: got size \(9, 9\), expected \(20, 30\)"):
         read_bbbc038(tmp_path)
     (tmp_path / "stage1_train/a/masks/1.png").write_text("text")
-    with pytest.raises(DataError, match=r"1\.png: got an unreadable file"):
+    with pytest.raises(DataError, match=r"1\.png: got 4 bytes that cannot be decoded"):
         read_bbbc038(tmp_path)
     with pytest.raises(DataError, match="ids"):
         read_bbbc038(tmp_path, tmp_path / "absent.txt")
