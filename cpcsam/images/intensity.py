@@ -18,7 +18,9 @@ MAX_SORTED: Final = 1 << 24
 """Values that percentiles are taken of at most; of more, evenly spaced ones."""
 
 
-def eight_bits(values: NDArray[Any], intensity: Intensity | None = None) -> NDArray[np.uint8]:
+def eight_bits(
+    values: NDArray[Any], intensity: Intensity | None = None, *, white_is_zero: bool = False
+) -> NDArray[np.uint8]:
     """Scale values to 0-255 by an intensity policy; 8 bits stay as they are, bool is 0 and 255.
 
     NaN is no data: it counts for no percentile and becomes 0.
@@ -26,10 +28,17 @@ def eight_bits(values: NDArray[Any], intensity: Intensity | None = None) -> NDAr
     Args:
         values: of any shape, of an unsigned, signed or floating type.
         intensity: the policy; None takes the default.
+        white_is_zero: high values are dark.
 
     Returns:
         An array of the same shape.
     """
+    if white_is_zero:
+        policy = (intensity or Intensity()).policy
+        if values.dtype.kind == "u" and policy == "percentile":
+            # Rounded as the same image is that is stored the other way round.
+            return eight_bits(np.iinfo(values.dtype).max - values, intensity)
+        return np.uint8(255) - eight_bits(values, intensity)
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.bool_:

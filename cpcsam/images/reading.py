@@ -204,9 +204,7 @@ def _decode(
         )
     check_pixels(header.size, max_pixels)
     pixels = page.source.read(page.index, page.channels)
-    eight = eight_bits(pixels.values, options.intensity)
-    if pixels.is_inverted:
-        eight = np.uint8(255) - eight
+    eight = eight_bits(pixels.values, options.intensity, white_is_zero=pixels.is_inverted)
     eight = rgb_of(turn_upright(eight, page.info.orientation))
     return np.ascontiguousarray(eight) if eight.flags.writeable else eight.copy("C")
 

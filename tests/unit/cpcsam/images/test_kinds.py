@@ -176,3 +176,11 @@ def test_read_labels_takes_indices_and_refuses_what_is_no_label() -> None:
     ):
         with pytest.raises(ContractError, match=message):
             read_labels(wrong)
+
+
+def test_white_is_zero_rounds_as_the_same_image_with_black_is_zero() -> None:
+    # Half of the values lie exactly between two grey levels.
+    grey = np.arange(0, 511, dtype=np.uint16).reshape(7, 73)
+    full = ReadOptions(intensity=Intensity("percentile", 0, 100))
+    white = decode_image(tiff(65_535 - grey, photometric="miniswhite"), options=full)
+    assert np.array_equal(white, decode_image(tiff(grey), options=full))
