@@ -14,11 +14,7 @@ from enum import IntEnum
 from typing import Final
 
 __all__ = [
-    "DECODE",
-    "DECODE_WITH_MASK",
     "EMBED_DIM",
-    "ENCODE",
-    "ENSEMBLES",
     "GRAPHS",
     "IMAGE_SIZES",
     "LOW_RES_FACTOR",
@@ -31,17 +27,11 @@ __all__ = [
     "PATCH_SIZE",
     "MAX_PIXELS",
     "POINT_BUCKETS",
-    "POSTPROCESS",
-    "PREPROCESS",
     "PROMPT_BUCKETS",
     "PROMPT_ENCODER",
     "PROMPT_ENCODER_WITH_MASK",
     "IMAGE_ENCODER",
-    "RETURN_EMBEDDINGS",
-    "SCALE_PROMPTS",
-    "SEGMENT",
     "SINGLE_MASK",
-    "STEPS",
     "GraphSpec",
     "MaskSelection",
     "PointLabel",
@@ -129,12 +119,21 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """One exported graph: its name (also Triton's model name), inputs and outputs in order."""
+    """One graph or model of Triton.
+
+    Attributes:
+        name: the graph's, also Triton's model name.
+        inputs: in order.
+        outputs: in order.
+        max_batch: largest batch.
+        optional: names of inputs that a call may leave out.
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch: int
+    optional: frozenset[str] = frozenset()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -193,75 +192,6 @@ GRAPHS: Final = (
     PROMPT_ENCODER_WITH_MASK,
     MASK_DECODER_WITH_MASK,
 )
-
-
-# The entry points that Triton offers besides the graphs. They speak the original image's frame,
-# one image a request; M is 1 or 3 by mask_selection.
-IMAGE_BYTES: Final = TensorSpec("image_bytes", "object", ("B", 1))
-ORIGINAL_SIZE: Final = TensorSpec("original_size", "int32", ("B", 2))
-MASK_SELECTION: Final = TensorSpec("mask_selection", "int32", ("B", 1))
-SCORES: Final = TensorSpec("scores", "float32", ("B", "P", "M"))
-"""Predicted IoU of each selected mask."""
-MASKS_RLE: Final = TensorSpec("masks_rle", "object", ("B", "P", "M"))
-"""COCO compressed run lengths (the `counts` string) of each mask, size = original_size."""
-BBOXES: Final = TensorSpec("bboxes", "int32", ("B", "P", "M", 4))
-"""Bounding box of each mask, XYXY pixels of the image, far ends exclusive; zeros if it is empty."""
-AREAS: Final = TensorSpec("areas", "int32", SCORES.dims)
-"""Pixels of each mask."""
-SELECTED_LOW_RES_MASKS: Final = TensorSpec(
-    "selected_low_res_masks", "float32", ("B", "P", "M", "4G", "4G")
-)
-
-STABILITY: Final = TensorSpec("stability", "float32", SCORES.dims)
-"""IoU of each selected mask at the thresholds ±STABILITY_OFFSET, 0 to 1."""
-
-ENCODE: Final = GraphSpec(
-    "encode", (IMAGE_BYTES,), (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE), 1
-)
-DECODE: Final = GraphSpec(
-    "decode",
-    (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
-    (MASKS_RLE, BBOXES, AREAS, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
-    1,
-)
-DECODE_WITH_MASK: Final = GraphSpec(
-    "decode_with_mask", (*DECODE.inputs, MASK_INPUT), DECODE.outputs, 1
-)
-"""`decode` for prompts that all have a mask; the mask lies in the encoder's frame."""
-SEGMENT: Final = GraphSpec(
-    "segment",
-    (IMAGE_BYTES, POINT_COORDS, POINT_LABELS, MASK_SELECTION),
-    (*DECODE.outputs, *ENCODE.outputs),
-    1,
-)
-ENSEMBLES: Final = (ENCODE, DECODE, DECODE_WITH_MASK, SEGMENT)
-
-# What the ensembles run before and after the graphs. Tensors keep their names from step to step;
-# only the prompts change frame, so they change name.
-SCALED_POINT_COORDS: Final = TensorSpec("scaled_point_coords", "float32", POINT_COORDS.dims)
-"""`point_coords` in the encoder's frame: what the ensembles feed `prompt_encoder`."""
-
-PREPROCESS: Final = GraphSpec(
-    "preprocess", ENCODE.inputs, (IMAGE, INPUT_SIZE, ORIGINAL_SIZE), ENCODE.max_batch
-)
-SCALE_PROMPTS: Final = GraphSpec(
-    "scale_prompts", (POINT_COORDS, ORIGINAL_SIZE), (SCALED_POINT_COORDS,), DECODE.max_batch
-)
-POSTPROCESS: Final = GraphSpec(
-    "postprocess",
-    (LOW_RES_MASKS, IOU_PREDICTIONS, INPUT_SIZE, ORIGINAL_SIZE, POINT_LABELS, MASK_SELECTION),
-    DECODE.outputs,
-    DECODE.max_batch,
-)
-RETURNED_EMBEDDINGS: Final = TensorSpec(
-    "returned_embeddings", IMAGE_EMBEDDINGS.dtype, IMAGE_EMBEDDINGS.dims
-)
-RETURN_EMBEDDINGS: Final = GraphSpec(
-    "return_embeddings", (IMAGE_EMBEDDINGS,), (RETURNED_EMBEDDINGS,), SEGMENT.max_batch
-)
-"""Hands `image_embeddings` out of `segment`. Triton drops a step whose tensor is an output of the
-ensemble that was not requested, even if later steps need it; with this step it drops only this."""
-STEPS: Final = (PREPROCESS, SCALE_PROMPTS, POSTPROCESS, RETURN_EMBEDDINGS)
 
 
 def grid_size(image_size: int) -> int:

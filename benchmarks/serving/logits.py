@@ -13,11 +13,11 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.serving.tasks import Task
-from cpcsam.contract import (
+from cpcsam.contract import POINT_COORDS, POINT_LABELS
+from cpcsam.entry_points import (
     IMAGE_BYTES,
+    IMAGE_KEY,
     MASK_SELECTION,
-    POINT_COORDS,
-    POINT_LABELS,
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
@@ -35,6 +35,7 @@ async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
     chunk = chunk_prompts(task.request(0).prompts, Box(0, 0, *task.size))[0]
     arrays = {
         IMAGE_BYTES.name: np.array([[task.image_bytes]], np.object_),
+        IMAGE_KEY.name: np.array([[b""]], np.object_),
         MASK_SELECTION.name: np.array([[task.mask_selection]], np.int32),
         POINT_COORDS.name: chunk.point_coords,
         POINT_LABELS.name: chunk.point_labels,

@@ -17,7 +17,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.serving.ports import processes_below
 from cpcsam.artifacts.manifest import publish
-from cpcsam.contract import ENSEMBLES, IMAGE_ENCODER
+from cpcsam.contract import IMAGE_ENCODER
+from cpcsam.entry_points import ENSEMBLES
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from demo.commands import Service, run_stage, serve

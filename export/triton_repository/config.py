@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -18,9 +18,7 @@ from tritonclient.grpc.model_config_pb2 import (
 )
 
 from cpcsam.contract import (
-    DECODE,
-    DECODE_WITH_MASK,
-    ENCODE,
+    DECODER_MAX_BATCH,
     GRAPHS,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
@@ -28,44 +26,72 @@ from cpcsam.contract import (
     MASK_DECODER_WITH_MASK,
     MAX_PIXELS,
     POINT_COORDS,
-    POSTPROCESS,
-    PREPROCESS,
     PROMPT_ENCODER,
     PROMPT_ENCODER_WITH_MASK,
-    RETURN_EMBEDDINGS,
-    RETURNED_EMBEDDINGS,
+    GraphSpec,
+    TensorSpec,
+)
+from cpcsam.entry_points import (
+    DECODE,
+    DECODE_KNOWN,
+    DECODE_KNOWN_WITH_MASK,
+    DECODE_WITH_MASK,
+    DECODER,
+    EMBEDDING_STORE,
+    ENCODE,
+    POSTPROCESS,
+    PREPROCESS,
     SCALE_PROMPTS,
     SCALED_POINT_COORDS,
     SEGMENT,
     STEPS,
-    GraphSpec,
-    TensorSpec,
+    STORED_EMBEDDINGS,
 )
 from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from export.engines.profiles import profiles_of
 
-__all__ = ["RepositoryConfig", "Target", "config_text", "model_configs"]
+__all__ = ["DECODER_GRAPHS", "RepositoryConfig", "Target", "config_text", "model_configs"]
 
 Target: TypeAlias = Literal["cpu", "gpu"]
 
-INSTANCES: Final = {PREPROCESS: 2, SCALE_PROMPTS: 1, POSTPROCESS: 2, RETURN_EMBEDDINGS: 1}
-"""Instances of each step; images and masks may be large, so two requests run in parallel."""
+INSTANCES: Final = {PREPROCESS: 2, EMBEDDING_STORE: 1, SCALE_PROMPTS: 1, POSTPROCESS: 2, DECODER: 1}
+"""Instances of each step; images and masks may be large, so two requests run in parallel. What one
+instance stores, another does not have."""
 
 DECODE_STEPS: Final = (SCALE_PROMPTS, PROMPT_ENCODER, MASK_DECODER, POSTPROCESS)
-ENSEMBLE_STEPS: Final = {
-    ENCODE: (PREPROCESS, IMAGE_ENCODER),
-    DECODE: DECODE_STEPS,
-    DECODE_WITH_MASK: (
-        SCALE_PROMPTS,
-        PROMPT_ENCODER_WITH_MASK,
-        MASK_DECODER_WITH_MASK,
-        POSTPROCESS,
-    ),
-    SEGMENT: (PREPROCESS, IMAGE_ENCODER, *DECODE_STEPS, RETURN_EMBEDDINGS),
+MASK_STEPS: Final = (
+    SCALE_PROMPTS,
+    PROMPT_ENCODER_WITH_MASK,
+    MASK_DECODER_WITH_MASK,
+    POSTPROCESS,
+)
+ENSEMBLE_STEPS: Final[Mapping[Target, Mapping[GraphSpec, Sequence[GraphSpec]]]] = {
+    "cpu": {
+        ENCODE: (PREPROCESS, IMAGE_ENCODER),
+        DECODE: (DECODER,),
+        DECODE_KNOWN: (DECODER,),
+        DECODE_WITH_MASK: (DECODER,),
+        DECODE_KNOWN_WITH_MASK: (DECODER,),
+        SEGMENT: (PREPROCESS, IMAGE_ENCODER, DECODER),
+    },
+    "gpu": {
+        ENCODE: (PREPROCESS, IMAGE_ENCODER),
+        DECODE: (EMBEDDING_STORE, *DECODE_STEPS),
+        DECODE_KNOWN: (EMBEDDING_STORE, *DECODE_STEPS),
+        DECODE_WITH_MASK: (EMBEDDING_STORE, *MASK_STEPS),
+        DECODE_KNOWN_WITH_MASK: (EMBEDDING_STORE, *MASK_STEPS),
+        SEGMENT: (PREPROCESS, IMAGE_ENCODER, *DECODE_STEPS, EMBEDDING_STORE),
+    },
 }
 ENCODER_EMBEDDINGS: Final = "encoder_embeddings"
-"""Name of `image_embeddings` inside `segment`, before RETURN_EMBEDDINGS outputs them."""
+"""Name of `image_embeddings` inside `segment`, before a step hands them out."""
+
+DECODER_GRAPHS: Final = tuple(graph for graph in GRAPHS if graph is not IMAGE_ENCODER)
+"""Graphs whose files lie in the folder of DECODER."""
+EMBEDDING_STORE_BYTES: Final = 256 << 20
+CPU_DECODER_BATCH: Final = 2 * DECODER_MAX_BATCH
+"""Requests that DECODER is given at once; it handles as many at a time as there are cores."""
 
 ENCODER_QUEUE_DELAY_US: Final = 2000
 """Dynamic batching delay of the image encoder; the other models have none. No queue has a timeout:
@@ -114,9 +140,10 @@ class RepositoryConfig:
 def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
     """Return the configuration of every model of the repository, by name."""
     image_size = repository.image_size
-    configs = [_step(spec, repository) for spec in STEPS]
-    configs += [_graph(spec, repository) for spec in GRAPHS]
-    configs += [_ensemble(spec, image_size, steps) for spec, steps in ENSEMBLE_STEPS.items()]
+    ensembles = ENSEMBLE_STEPS[repository.target]
+    used = dict.fromkeys(step for steps in ensembles.values() for step in steps)
+    configs = [(_step if spec in STEPS else _graph)(spec, repository) for spec in used]
+    configs += [_ensemble(spec, image_size, steps) for spec, steps in ensembles.items()]
     if repository.target == "gpu":
         # The cpu target must suit the wheel's server, which has no histograms and rejects this
         # field.
@@ -135,7 +162,10 @@ def _model(spec: GraphSpec, image_size: int) -> ModelConfig:
     return ModelConfig(
         name=spec.name,
         max_batch_size=spec.max_batch,
-        input=[ModelInput(**_tensor(tensor, image_size)) for tensor in spec.inputs],
+        input=[
+            ModelInput(**_tensor(tensor, image_size), optional=tensor.name in spec.optional)
+            for tensor in spec.inputs
+        ],
         output=[ModelOutput(**_tensor(tensor, image_size)) for tensor in spec.outputs],
     )
 
@@ -167,14 +197,20 @@ def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     _set_parameters(config, image_size=repository.image_size, max_pixels=MAX_PIXELS)
     if spec is PREPROCESS:
         _set_parameters(config, intensity=str(repository.intensity))
+    if spec in (EMBEDDING_STORE, DECODER):
+        _set_parameters(config, embedding_store_bytes=EMBEDDING_STORE_BYTES)
+    if spec is DECODER:
+        _set_parameters(config, intra_op_threads=repository.threads)
+        # Requests of any shape run side by side; none is joined with another.
+        config.max_batch_size = CPU_DECODER_BATCH
+        config.dynamic_batching.SetInParent()
+        for tensor in config.input:
+            tensor.allow_ragged_batch = True
     return config
 
 
 def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     config = _model(spec, repository.image_size)
-    config.dynamic_batching.max_queue_delay_microseconds = (
-        ENCODER_QUEUE_DELAY_US if spec is IMAGE_ENCODER else 0
-    )
     _set_parameters(
         config,
         image_size=repository.image_size,
@@ -189,6 +225,9 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         # The gateway, which decodes tiles, reads all that it knows of the model here.
         _set_parameters(config, intensity=str(repository.intensity))
     if repository.target == "gpu":
+        config.dynamic_batching.max_queue_delay_microseconds = (
+            ENCODER_QUEUE_DELAY_US if spec is IMAGE_ENCODER else 0
+        )
         config.platform = "tensorrt_plan"
         config.backend = "tensorrt"
         config.default_model_filename = "model.plan"
@@ -198,6 +237,8 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
             kind=ModelInstanceGroup.KIND_GPU, count=1, profile=map(str, profiles)
         )
     else:
+        # Seconds per image are equal at every batch size, and memory grows with it.
+        config.max_batch_size = 1
         config.backend = "python"
         config.default_model_filename = "model.py"
         config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
@@ -207,24 +248,33 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
 def _ensemble(spec: GraphSpec, image_size: int, steps: Sequence[GraphSpec]) -> ModelConfig:
     config = _model(spec, image_size)
     config.platform = "ensemble"
+    known = set(spec.input_names)
     for step in steps:
+        # Optional inputs that the ensemble lacks stay out, and so do outputs that it does not have.
+        wires = {name: _wire(spec, steps, step, name) for name in step.input_names}
+        inputs = {name: wire for name, wire in wires.items() if wire in known}
+        outputs = {
+            name: _wire(spec, steps, step, name)
+            for name in step.output_names
+            if name != STORED_EMBEDDINGS.name or step is not DECODER or spec is SEGMENT
+        }
+        known |= set(outputs.values())
         config.ensemble_scheduling.step.append(
             ModelEnsembling.Step(
-                model_name=step.name,
-                model_version=-1,
-                input_map={name: _wire(spec, step, name) for name in step.input_names},
-                output_map={name: _wire(spec, step, name) for name in step.output_names},
+                model_name=step.name, model_version=-1, input_map=inputs, output_map=outputs
             )
         )
     return config
 
 
-def _wire(ensemble: GraphSpec, step: GraphSpec, name: str) -> str:
+def _wire(ensemble: GraphSpec, steps: Sequence[GraphSpec], step: GraphSpec, name: str) -> str:
     """Return the ensemble's tensor behind an input or output of a step, usually its namesake."""
     if step in (PROMPT_ENCODER, PROMPT_ENCODER_WITH_MASK) and name == POINT_COORDS.name:
         return SCALED_POINT_COORDS.name
-    if step is RETURN_EMBEDDINGS and name == RETURNED_EMBEDDINGS.name:
+    if ensemble is SEGMENT and name == STORED_EMBEDDINGS.name:
         return IMAGE_EMBEDDINGS.name
     if ensemble is SEGMENT and name == IMAGE_EMBEDDINGS.name:
         return ENCODER_EMBEDDINGS
+    if steps[0] is EMBEDDING_STORE is not step and name == IMAGE_EMBEDDINGS.name:
+        return STORED_EMBEDDINGS.name
     return name

@@ -11,8 +11,15 @@ from typing import Final
 
 from cpcsam.artifacts.manifest import Manifest
 from cpcsam.contract import GRAPHS
+from cpcsam.entry_points import DECODER
 from cpcsam.errors import ArtifactError
-from export.triton_repository.config import RepositoryConfig, Target, config_text, model_configs
+from export.triton_repository.config import (
+    DECODER_GRAPHS,
+    RepositoryConfig,
+    Target,
+    config_text,
+    model_configs,
+)
 
 __all__ = ["SOURCE_KIND", "ModelTree", "config_files", "plan_tree", "write_files"]
 
@@ -100,7 +107,7 @@ def write_files(tree: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _graph_files(source: Path, manifest: Manifest, target: Target, version: int) -> dict[str, str]:
-    """Return names in the source by path: graphs as model.onnx or model.plan, weights unchanged."""
+    """Return names in the source by path: graphs where a model finds them, weights unchanged."""
     suffix = SOURCE_SUFFIX[target]
     names = {}
     for graph in GRAPHS:
@@ -112,9 +119,12 @@ def _graph_files(source: Path, manifest: Manifest, target: Target, version: int)
                 expected=f"the graph {graph.name}",
                 fix="export it again",
             )
+        if target == "cpu" and graph in DECODER_GRAPHS:
+            folder, file = f"{DECODER.name}/{version}", name
+        else:
+            folder, file = f"{graph.name}/{version}", f"model{suffix}"
+        names[f"{folder}/{file}"] = name
         # A graph refers to its external weights by name, so those files keep theirs.
-        folder = f"{graph.name}/{version}"
-        names[f"{folder}/model{suffix}"] = name
         names |= {
             f"{folder}/{other}": other
             for other in manifest.files

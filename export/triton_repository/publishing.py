@@ -19,7 +19,7 @@ __all__ = ["COMMITTED", "COMMITTED_MODEL", "KIND", "build_repository", "write_co
 
 KIND: Final = "repository"
 COMMITTED: Final = Path(__file__).resolve().parents[2] / "model_repository"
-SHIMS: Final = COMMITTED / "cpu"
+SHIMS: Final = COMMITTED / "python"
 COMMITTED_MODEL: Final = ("vit_t", 256)
 """Model size and image_size of the committed trees: those of the shipped base."""
 
@@ -34,7 +34,7 @@ def build_repository(
         out: the folder of versions, each an artifact of kind `repository`.
         target: `cpu` or `gpu`.
         threads: intra-op threads of an ONNX Runtime call; 0 uses all cores.
-        shims: folder with each Python model's NAME/1/model.py, the same for both targets.
+        shims: folder with each Python model's NAME/1/model.py, of both targets.
 
     Returns:
         The version's folder.

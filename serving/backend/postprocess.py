@@ -1,4 +1,4 @@
-"""Steps after the graphs: `postprocess` (logits to RLE, box and area) and `return_embeddings`."""
+"""Step after the graphs: `postprocess`, logits to RLE, box and area."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 from cpcsam.automatic.mask_cropping import paste_mask
 from cpcsam.automatic.rle import rle_from_crop
 from cpcsam.contract import (
-    AREAS,
-    BBOXES,
-    IMAGE_EMBEDDINGS,
     INPUT_SIZE,
     IOU_PREDICTIONS,
     LOW_RES_MASKS,
-    MASK_SELECTION,
-    MASKS_RLE,
     MULTIMASK,
-    ORIGINAL_SIZE,
     POINT_LABELS,
-    RETURNED_EMBEDDINGS,
-    SCORES,
-    SELECTED_LOW_RES_MASKS,
     SINGLE_MASK,
-    STABILITY,
     MaskSelection,
     PointLabel,
+)
+from cpcsam.entry_points import (
+    AREAS,
+    BBOXES,
+    MASK_SELECTION,
+    MASKS_RLE,
+    ORIGINAL_SIZE,
+    SCORES,
+    SELECTED_LOW_RES_MASKS,
+    STABILITY,
 )
 from cpcsam.errors import ContractError
 from cpcsam.geometry import EMPTY_BOX
@@ -36,7 +36,6 @@ from serving.backend.step import Execute, Request, Settings, Tensors, each
 
 __all__ = [
     "open_postprocess",
-    "open_return_embeddings",
     "postprocess",
     "select_masks",
 ]
@@ -50,11 +49,6 @@ def open_postprocess(settings: Settings) -> Execute:
     """Open `postprocess` for the image_size of the settings."""
     image_size, max_pixels = settings.integer("image_size"), settings.integer("max_pixels")
     return each(lambda request: postprocess(request, image_size, max_pixels))
-
-
-def open_return_embeddings(settings: Settings) -> Execute:
-    """Open `return_embeddings`: the same array under the name of an output."""
-    return each(lambda request: {RETURNED_EMBEDDINGS.name: request.tensors[IMAGE_EMBEDDINGS.name]})
 
 
 def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:

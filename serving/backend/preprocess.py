@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpcsam.contract import (
-    IMAGE,
-    IMAGE_BYTES,
-    INPUT_SIZE,
-    ORIGINAL_SIZE,
-    POINT_COORDS,
-    SCALED_POINT_COORDS,
-)
+from cpcsam.contract import IMAGE, INPUT_SIZE, POINT_COORDS
+from cpcsam.entry_points import IMAGE_BYTES, ORIGINAL_SIZE, SCALED_POINT_COORDS
 from cpcsam.errors import ContractError
 from cpcsam.images.options import INTENSITY, Intensity, ReadOptions
 from cpcsam.images.reading import decode_image

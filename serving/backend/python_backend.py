@@ -11,7 +11,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
-from serving.backend.step import Answer, Execute, Request, Settings
+from serving.backend.step import Answer, Execute, NotStoredError, Request, Settings
 
 __all__ = ["triton_model"]
 
@@ -53,15 +53,20 @@ def triton_model(open_step: Callable[[Settings], Execute]) -> type:
 
 
 def _request(request: Any, input_names: Sequence[str]) -> Request:
-    tensors = {
-        name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in input_names
-    }
+    given = {name: pb_utils.get_input_tensor_by_name(request, name) for name in input_names}
+    tensors = {name: tensor.as_numpy() for name, tensor in given.items() if tensor is not None}
     return Request(tensors, frozenset(request.requested_output_names()))
 
 
 def _response(answer: Answer) -> Any:
     if isinstance(answer, CpcSamError):
-        bad_input = isinstance(answer, ContractError)
-        code = pb_utils.TritonError.INVALID_ARG if bad_input else pb_utils.TritonError.INTERNAL
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _code(answer)))
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, a) for name, a in answer.items()])
+
+
+def _code(error: CpcSamError) -> Any:
+    if isinstance(error, NotStoredError):
+        return pb_utils.TritonError.NOT_FOUND
+    if isinstance(error, ContractError):
+        return pb_utils.TritonError.INVALID_ARG
+    return pb_utils.TritonError.INTERNAL

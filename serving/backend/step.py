@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from numpy.typing import NDArray
 
-from cpcsam.errors import ConfigError, CpcSamError
+from cpcsam.errors import ConfigError, CpcSamError, ServingError
 
-__all__ = ["Answer", "Execute", "Request", "Settings", "Tensors", "each"]
+__all__ = ["Answer", "Execute", "NotStoredError", "Request", "Settings", "Tensors", "each"]
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by their contract name, batch first."""
@@ -20,12 +22,16 @@ Answer: TypeAlias = Tensors | CpcSamError
 """A request's outputs, or its error."""
 
 
+class NotStoredError(ServingError):
+    """A request names an embedding that is not kept; the caller is to send it."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One request of a model.
 
     Attributes:
-        tensors: every input.
+        tensors: every input that was given.
         outputs: names of the requested outputs; others need not be computed.
     """
 
@@ -69,11 +75,20 @@ class Settings:
             ) from error
 
 
-def each(answer: Callable[[Request], Tensors]) -> Execute:
-    """Make an `Execute` that handles requests one by one and isolates their errors."""
+def each(answer: Callable[[Request], Tensors], threads: int = 1) -> Execute:
+    """Make an `Execute` that handles each request by itself and isolates their errors.
+
+    Args:
+        answer: handles one request.
+        threads: number of requests that are handled at a time.
+    """
+    attempt = partial(_attempt, answer)
+    if threads == 1:
+        return lambda requests: list(map(attempt, requests))
+    pool = ThreadPoolExecutor(threads)
 
     def execute(requests: Sequence[Request]) -> list[Answer]:
-        return [_attempt(answer, request) for request in requests]
+        return list(pool.map(attempt, requests)) if len(requests) > 1 else [attempt(requests[0])]
 
     return execute
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import cpcsam
 from cpcsam.automatic.tiling import TILE_OVERLAP
-from cpcsam.contract import SEGMENT
+from cpcsam.entry_points import SEGMENT
 from cpcsam.images.formats import IMAGE_FORMATS
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import ModelInfo

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from cpcsam import contract
+from cpcsam import contract, entry_points
 from cpcsam.contract import GraphSpec, TensorSpec
 from tests.support.documentation import (
     PAGES,
@@ -30,7 +30,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=str)
 
 TENSORS_PAGE = (ROOT / "docs/reference/tensors.md").read_text(encoding="utf-8")
 CONFIGURATION_PAGE = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
-GRAPHS = [*contract.GRAPHS, *contract.ENSEMBLES, *contract.STEPS]
+GRAPHS = [*contract.GRAPHS, *entry_points.ENSEMBLES, *entry_points.STEPS]
 TENSORS = {tensor.name: tensor for graph in GRAPHS for tensor in (*graph.inputs, *graph.outputs)}
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \| [^|]", CONFIGURATION_PAGE, re.M))
 """The default of every documented key, as the page shows it."""

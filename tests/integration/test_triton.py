@@ -5,7 +5,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 import numpy as np
 import pytest
@@ -16,17 +16,9 @@ from tritonclient.utils import InferenceServerException
 from benchmarks.serving.scan import CLOSED_CALLS, CLOSED_PATHS
 from cpcsam.artifacts.versions import list_versions, roll_back
 from cpcsam.automatic.rle import mask_from_rle
-from cpcsam.contract import (
-    DECODE,
-    ENCODE,
-    ENCODER_MAX_BATCH,
-    ENSEMBLES,
-    GRAPHS,
-    IMAGE_ENCODER,
-    SEGMENT,
-    STEPS,
-)
+from cpcsam.entry_points import DECODE, ENCODE, ENSEMBLES, SEGMENT
 from cpcsam.transforms import upscale_masks
+from export.triton_repository.config import RepositoryConfig, model_configs
 from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
 from tests.integration.conftest import export_shipped_base
@@ -39,7 +31,6 @@ IMAGE_SIZE = 256
 WIDE, TALL = noise_png(90, 140, seed=1), noise_png(300, 200, seed=2)
 ONE_PROMPT = [[[20.0, 30.0]]]
 FOUR_PROMPTS = [[[10.0 * p, 40.0], [90.0, 15.0 * p]] for p in range(4)]
-BUSY_S = 2.0
 
 
 @pytest.fixture
@@ -169,50 +160,59 @@ def counters(triton: TritonServer) -> dict[tuple[str, str], float]:
     }
 
 
-def executions(client: InferenceServerClient) -> dict[int, int]:
-    """Return the number of the encoder's executions by batch size."""
-    statistics = client.get_inference_statistics("image_encoder").model_stats[0]
+def executions(client: InferenceServerClient, model: str) -> dict[int, int]:
+    """Return the number of a model's executions by batch size."""
+    statistics = client.get_inference_statistics(model).model_stats[0]
     return {batch.batch_size: batch.compute_infer.count for batch in statistics.batch_stats}
 
 
-def full_batch() -> Arrays:
-    shapes = {t.name: (t.dtype, (ENCODER_MAX_BATCH, *t.shape(IMAGE_SIZE)[1:])) for t in ENCODER}
-    return {name: np.ones(shape, dtype) for name, (dtype, shape) in shapes.items()}
-
-
-ENCODER = IMAGE_ENCODER.inputs
-
-
-def test_segment_by_concurrent_clients_shares_batches_and_equals_single_ones(
-    triton: TritonServer,
+def test_requests_of_any_shape_are_decoded_side_by_side_and_equal_single_ones(
+    triton: TritonServer, client: InferenceServerClient
 ) -> None:
-    clients = [InferenceServerClient(triton.grpc_url) for _ in range(3)]
-    tasks = [(clients[0], WIDE, ONE_PROMPT), (clients[1], TALL, FOUR_PROMPTS)]
-    alone = [segment(*task) for task in tasks]
+    tasks = [known(client, WIDE, ONE_PROMPT, b"wide"), known(client, TALL, FOUR_PROMPTS, b"tall")]
+    alone = [infer(client, "decode_known", task, DECODE.output_names) for task in tasks]
+    clients = [InferenceServerClient(triton.grpc_url) for _ in range(8)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        for _ in range(20):
+            together = list(
+                pool.map(
+                    lambda i: infer(clients[i], "decode_known", tasks[i % 2], DECODE.output_names),
+                    range(len(clients)),
+                )
+            )
+            for index, answer in enumerate(together):
+                for name, array in answer.items():
+                    assert np.array_equal(array, alone[index % 2][name])
+    settled(client)
+    assert max(executions(client, "decoder")) > 1
+    assert set(executions(client, "image_encoder")) == {1}
 
-    # Full batches keep the encoder's single instance busy until both images wait in its queue.
-    started = monotonic()
-    infer(clients[2], "image_encoder", full_batch(), ["image_embeddings"])
-    busy = int(BUSY_S / (monotonic() - started)) + 2
-    settled(clients[2])
-    before = executions(clients[2])
-    with ThreadPoolExecutor(busy + len(tasks)) as pool:
-        fillers = [
-            pool.submit(infer, clients[2], "image_encoder", full_batch(), ["image_embeddings"])
-            for _ in range(busy)
-        ]
-        while executions(clients[2]) == before:
-            pass
-        together = list(pool.map(lambda task: segment(*task), tasks))
-        assert all(filler.result() for filler in fillers)
-    settled(clients[2])
-    after = executions(clients[2])
 
-    assert after[2] - before.get(2, 0) == 1
-    assert after[1] == before[1]
-    assert after[ENCODER_MAX_BATCH] - before[ENCODER_MAX_BATCH] == busy
-    for single, both, size in zip(alone, together, [(90, 140), (300, 200)], strict=True):
-        assert_same(both, single, size)
+def known(client: InferenceServerClient, image: bytes, points: list, key: bytes) -> Arrays:
+    """Encode an image under a key; return the inputs of `decode_known`."""
+    inputs = segment_inputs(image, points) | {"image_key": np.array([[key]], object)}
+    sizes = infer(client, "segment", inputs, ["scores", "input_size", "original_size"])
+    del sizes["scores"]
+    del inputs["image_bytes"]
+    return inputs | sizes
+
+
+def test_decode_known_equals_segment_and_decode(client: InferenceServerClient) -> None:
+    inputs = known(client, TALL, FOUR_PROMPTS, b"key")
+    expected = segment(client, TALL, FOUR_PROMPTS)
+    decoded = infer(client, "decode_known", inputs, DECODE.output_names)
+    for name in DECODE.output_names:
+        assert np.array_equal(decoded[name], expected[name]), name
+    logits = expected["selected_low_res_masks"]
+    refined = infer(client, "decode_known_with_mask", inputs | {"mask_input": logits}, ["scores"])
+    assert not np.array_equal(refined["scores"], expected["scores"])
+
+
+def test_decode_known_without_an_embedding_says_so(client: InferenceServerClient) -> None:
+    inputs = known(client, WIDE, ONE_PROMPT, b"key") | {"image_key": np.array([[b"no"]], object)}
+    with pytest.raises(InferenceServerException, match="image_key: got a key without") as caught:
+        infer(client, "decode_known", inputs, ["scores"])
+    assert "NOT_FOUND" in str(caught.value.status())
 
 
 def assert_same(answer: Arrays, expected: Arrays, size: tuple[int, int]) -> None:
@@ -227,7 +227,7 @@ def assert_same(answer: Arrays, expected: Arrays, size: tuple[int, int]) -> None
         assert (mask & other).sum() >= 0.999 * (mask | other).sum()
 
 
-MODELS = [spec.name for spec in (*GRAPHS, *STEPS, *ENSEMBLES)]
+MODELS = list(model_configs(RepositoryConfig("tiny", IMAGE_SIZE, "cpu")))
 INPUTS = segment_inputs(noise_png(90, 140), [[[20.0, 30.0]]])
 
 

@@ -32,7 +32,7 @@ def write_two_versions(folder: Path) -> Path:
 
 def read_graph(version: Path) -> str:
     """Return the text of a version's mask decoder."""
-    [file] = version.glob("mask_decoder/*/model.onnx")
+    [file] = version.glob("decoder/*/mask_decoder.onnx")
     return file.read_text()
 
 

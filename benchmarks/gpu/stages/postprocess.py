@@ -33,21 +33,23 @@ from benchmarks.gpu.stage import StageContext
 from cpcsam.automatic.instance_mask import paste_crop
 from cpcsam.automatic.mask_cropping import paste_mask
 from cpcsam.contract import (
-    AREAS,
-    BBOXES,
     INPUT_SIZE,
     IOU_PREDICTIONS,
     LOW_RES_FACTOR,
     LOW_RES_MASKS,
-    MASK_SELECTION,
     MASK_THRESHOLD,
-    MASKS_RLE,
-    ORIGINAL_SIZE,
     POINT_LABELS,
-    SCORES,
-    STABILITY,
     MaskSelection,
     grid_size,
+)
+from cpcsam.entry_points import (
+    AREAS,
+    BBOXES,
+    MASK_SELECTION,
+    MASKS_RLE,
+    ORIGINAL_SIZE,
+    SCORES,
+    STABILITY,
 )
 from cpcsam.geometry import Box
 from cpcsam.transforms import axis_matrices, input_size_of

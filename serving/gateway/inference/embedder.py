@@ -16,14 +16,14 @@ from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import decode_image
 from cpcsam.transforms import to_frame
 from serving.gateway.context import RequestContext
-from serving.gateway.inference.embedding_cache import EmbeddingCache
+from serving.gateway.inference.embedding_cache import EmbeddingCache, ImageKey
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
 from serving.gateway.scheduling.admission import Admission
 
-__all__ = ["Embedder", "TiledImage"]
+__all__ = ["Embedder", "TiledImage", "shown_tile"]
 
 Pixels = NDArray[np.uint8]
 EncodeWhole = Callable[[bytes], Awaitable[Encoded]]
@@ -89,25 +89,24 @@ class TiledImage:
         """
         # Triton decodes whole images alone, by the model's own policy.
         if tile == Box(0, 0, *self._image.size) and self._image.key.options is None:
-            encode = encode_whole or partial(self._embedder.triton.encode, context=self._context)
+            encode = encode_whole or partial(
+                self._embedder.triton.encode, self._image.key.digest, context=self._context
+            )
             return await self._embedder.cache.get(
                 self._image.key, lambda: self._encode_whole(encode)
             )
-        return await self._embedder.cache.get(
-            replace(self._image.key, tile=tile), lambda: self._encode(tile)
-        )
+        key = replace(self._image.key, tile=tile)
+        return await self._embedder.cache.get(key, lambda: self._encode(key, tile))
 
     async def show(self, tile: Box) -> EncodedTile:
         """Embed a tile for the class search; see `embed`."""
-        encoded = await self.embed(tile)
-        height, width = (int(side) for side in encoded.input_size[0])
-        return EncodedTile(tile, (height, width), encoded.image_embeddings[0])
+        return shown_tile(tile, await self.embed(tile))
 
     async def _encode_whole(self, encode: EncodeWhole) -> Encoded:
         self.cached = False
         return await encode(self._image.require_content())
 
-    async def _encode(self, tile: Box) -> Encoded:
+    async def _encode(self, key: ImageKey, tile: Box) -> Encoded:
         self.cached = False
         if self._pixels is None:
             self._pixels = asyncio.create_task(self._decode())
@@ -117,7 +116,7 @@ class TiledImage:
         frame, input_size = await asyncio.to_thread(to_frame, tile.crop(pixels), model.image_size)
         sizes = np.array([input_size], np.int32)
         embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
-        return Encoded(embeddings, sizes, np.array([tile.size], np.int32))
+        return Encoded(key.digest, embeddings, sizes, np.array([tile.size], np.int32))
 
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
@@ -128,3 +127,9 @@ class TiledImage:
         return await asyncio.to_thread(
             decode_image, content, self._embedder.limits.max_pixels, options
         )
+
+
+def shown_tile(tile: Box, encoded: Encoded) -> EncodedTile:
+    """Return a tile as the class search takes it."""
+    height, width = (int(side) for side in encoded.input_size[0])
+    return EncodedTile(tile, (height, width), encoded.image_embeddings[0])

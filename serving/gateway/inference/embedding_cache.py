@@ -7,6 +7,8 @@ that occupies the most bytes.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,6 +39,11 @@ class ImageKey:
     image_id: str
     tile: Box | None = None
     options: ReadOptions | None = None
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the key, in hexadecimal: the name of the embedding in Triton."""
+        return hashlib.sha256(repr(self).encode()).hexdigest().encode()
 
 
 class EmbeddingCache:

@@ -15,34 +15,39 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException
 
 from cpcsam.contract import (
-    AREAS,
-    BBOXES,
-    DECODE,
-    DECODE_WITH_MASK,
-    ENCODE,
     IMAGE,
-    IMAGE_BYTES,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
     INPUT_SIZE,
     MASK_INPUT,
-    MASK_SELECTION,
-    MASKS_RLE,
+)
+from cpcsam.entry_points import (
+    DECODE,
+    DECODE_KNOWN,
+    DECODE_KNOWN_WITH_MASK,
+    DECODE_WITH_MASK,
+    ENCODE,
+    IMAGE_BYTES,
+    IMAGE_KEY,
     ORIGINAL_SIZE,
-    POINT_COORDS,
-    POINT_LABELS,
     SCORES,
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
-    STABILITY,
 )
 from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.scale import Scale
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.inference.prompt_batches import PromptChunk
+from serving.gateway.inference.stored_keys import StoredKeys
+from serving.gateway.inference.triton_requests import (
+    bytes_input,
+    infer_input,
+    mask_outputs,
+    prompt_inputs,
+)
 from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
@@ -56,7 +61,6 @@ from serving.gateway.scheduling.concurrency import UncancelledCalls
 
 __all__ = ["TritonClient", "is_cancellable"]
 
-MASK_OUTPUTS: Final = (MASKS_RLE.name, BBOXES.name, AREAS.name, SCORES.name, STABILITY.name)
 EMBEDDING_OUTPUTS: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
 PROBE_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 10.0
@@ -84,6 +88,7 @@ class TritonClient:
         self._admission = admission
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
         self._uncancelled = UncancelledCalls()
+        self._stored = StoredKeys()
         self._model_info: ModelInfo | None = None
 
     async def close(self) -> None:
@@ -143,6 +148,7 @@ class TritonClient:
 
     async def segment(
         self,
+        key: bytes,
         image_bytes: bytes,
         chunk: PromptChunk,
         mask_selection: int,
@@ -153,6 +159,7 @@ class TritonClient:
         """Encode an image and decode a chunk of prompts without masks, in one call.
 
         Args:
+            key: name of the embedding in Triton.
             image_bytes: the image file.
             chunk: padded prompts in the original image's frame.
             mask_selection: a value of `MaskSelection`.
@@ -167,12 +174,14 @@ class TritonClient:
             ServingError: or one of its subclasses, as Triton failed.
         """
         inputs = [
-            _input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_)),
-            *_prompt_inputs(chunk, mask_selection),
+            bytes_input(IMAGE_BYTES.name, image_bytes),
+            bytes_input(IMAGE_KEY.name, key),
+            *prompt_inputs(chunk, mask_selection),
         ]
-        outputs = (*_mask_outputs(low_res), *EMBEDDING_OUTPUTS)
+        outputs = (*mask_outputs(low_res), *EMBEDDING_OUTPUTS)
         result = await self._infer(SEGMENT.name, inputs, outputs, context)
-        return masks_from_result(result, chunk, low_res), encoded_from_result(result)
+        self._stored.add(key)
+        return masks_from_result(result, chunk, low_res), encoded_from_result(result, key)
 
     async def decode(
         self,
@@ -184,12 +193,8 @@ class TritonClient:
         low_res: bool = False,
     ) -> ChunkMasks:
         """Decode a chunk of prompts, with masks or without, of an encoded image; see `segment`."""
-        inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
-        model = DECODE
-        if chunk.mask_input is not None:
-            model = DECODE_WITH_MASK
-            inputs.append(_input(MASK_INPUT.name, chunk.mask_input))
-        result = await self._infer(model.name, inputs, _mask_outputs(low_res), context)
+        outputs = mask_outputs(low_res)
+        result = await self._decode(encoded, chunk, mask_selection, outputs, context)
         return masks_from_result(result, chunk, low_res)
 
     async def decode_logits(
@@ -200,17 +205,16 @@ class TritonClient:
         Returns:
             low_res_masks (P, M, 4G, 4G) float32 logits and scores (P, M) float32, predicted IoU.
         """
-        inputs = [*_encoded_inputs(encoded), *_prompt_inputs(chunk, mask_selection)]
         outputs = (SELECTED_LOW_RES_MASKS.name, SCORES.name)
-        result = await self._infer(DECODE.name, inputs, outputs, context)
+        result = await self._decode(encoded, chunk, mask_selection, outputs, context)
         masks, scores = (output(result, name)[0, : chunk.count] for name in outputs)
         return masks, scores
 
-    async def encode(self, image_bytes: bytes, context: RequestContext) -> Encoded:
+    async def encode(self, key: bytes, image_bytes: bytes, context: RequestContext) -> Encoded:
         """Encode an image file; see `segment`."""
-        inputs = [_input(IMAGE_BYTES.name, np.array([[image_bytes]], dtype=np.object_))]
+        inputs = [bytes_input(IMAGE_BYTES.name, image_bytes)]
         result = await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
-        return encoded_from_result(result)
+        return encoded_from_result(result, key)
 
     async def encode_frame(
         self, image: NDArray[np.uint8], input_size: NDArray[np.int32], context: RequestContext
@@ -222,9 +226,37 @@ class TritonClient:
             input_size: (1, 2) int32, (H, W) without the padding.
             context: of the request.
         """
-        inputs = [_input(IMAGE.name, image), _input(INPUT_SIZE.name, input_size)]
+        inputs = [infer_input(IMAGE.name, image), infer_input(INPUT_SIZE.name, input_size)]
         outputs = (IMAGE_EMBEDDINGS.name,)
         return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, context), outputs[0])
+
+    async def _decode(
+        self,
+        encoded: Encoded,
+        chunk: PromptChunk,
+        mask_selection: int,
+        outputs: Sequence[str],
+        context: RequestContext,
+    ) -> InferResult:
+        """Decode by the embedding's key, or send the embedding if Triton does not keep it."""
+        inputs = [
+            bytes_input(IMAGE_KEY.name, encoded.key),
+            infer_input(INPUT_SIZE.name, encoded.input_size),
+            infer_input(ORIGINAL_SIZE.name, encoded.original_size),
+            *prompt_inputs(chunk, mask_selection),
+        ]
+        by_key, with_embedding = DECODE_KNOWN, DECODE
+        if chunk.mask_input is not None:
+            by_key, with_embedding = DECODE_KNOWN_WITH_MASK, DECODE_WITH_MASK
+            inputs.append(infer_input(MASK_INPUT.name, chunk.mask_input))
+
+        async def send() -> InferResult:
+            embedding = infer_input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings)
+            return await self._infer(with_embedding.name, [*inputs, embedding], outputs, context)
+
+        return await self._stored.call(
+            encoded.key, lambda: self._infer(by_key.name, inputs, outputs, context), send
+        )
 
     async def _infer(
         self, model: str, inputs: list[InferInput], outputs: Sequence[str], context: RequestContext
@@ -254,29 +286,3 @@ def is_cancellable(version: str) -> bool:
     """Return whether Triton of this version survives the cancellation of calls."""
     numbers = version.split(".")[:2]
     return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE
-
-
-def _mask_outputs(low_res: bool) -> tuple[str, ...]:
-    return (*MASK_OUTPUTS, SELECTED_LOW_RES_MASKS.name) if low_res else MASK_OUTPUTS
-
-
-def _encoded_inputs(encoded: Encoded) -> list[InferInput]:
-    return [
-        _input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings),
-        _input(INPUT_SIZE.name, encoded.input_size),
-        _input(ORIGINAL_SIZE.name, encoded.original_size),
-    ]
-
-
-def _prompt_inputs(chunk: PromptChunk, mask_selection: int) -> list[InferInput]:
-    return [
-        _input(POINT_COORDS.name, chunk.point_coords),
-        _input(POINT_LABELS.name, chunk.point_labels),
-        _input(MASK_SELECTION.name, np.array([[mask_selection]], np.int32)),
-    ]
-
-
-def _input(name: str, array: NDArray[Any]) -> InferInput:
-    tensor = InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-    tensor.set_data_from_numpy(array)
-    return tensor

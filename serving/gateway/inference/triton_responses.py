@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 from tritonclient.utils import InferenceServerException
 
-from cpcsam.contract import (
+from cpcsam.contract import IMAGE_EMBEDDINGS, INPUT_SIZE
+from cpcsam.entry_points import (
     AREAS,
     BBOXES,
-    IMAGE_EMBEDDINGS,
-    INPUT_SIZE,
+    IMAGE_KEY,
     MASKS_RLE,
     ORIGINAL_SIZE,
     SCORES,
@@ -29,11 +29,16 @@ from serving.gateway.inference.prompt_batches import PromptChunk
 __all__ = [
     "ChunkMasks",
     "Encoded",
+    "NotStoredError",
     "encoded_from_result",
     "error_from_triton",
     "masks_from_result",
     "output",
 ]
+
+
+class NotStoredError(ServingError):
+    """Triton does not keep the named embedding any more."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,13 @@ class Encoded:
     """Embedding of an image or tile with its sizes; batch first.
 
     Attributes:
+        key: its name in Triton.
         image_embeddings: (1, C, G, G).
         input_size: (1, 2) int32, (H, W) in the encoder's frame without the padding.
         original_size: (1, 2) int32, (H, W) of the image or tile as it was decoded.
     """
 
+    key: bytes
     image_embeddings: NDArray[Any]
     input_size: NDArray[np.int32]
     original_size: NDArray[np.int32]
@@ -116,9 +123,10 @@ def masks_from_result(result: InferResult, chunk: PromptChunk, low_res: bool) ->
     )
 
 
-def encoded_from_result(result: InferResult) -> Encoded:
+def encoded_from_result(result: InferResult, key: bytes) -> Encoded:
     """Parse the embedding, for further chunks of the same image."""
     return Encoded(
+        key,
         output(result, IMAGE_EMBEDDINGS.name),
         output(result, INPUT_SIZE.name),
         output(result, ORIGINAL_SIZE.name),
@@ -151,6 +159,8 @@ def error_from_triton(error: InferenceServerException, address: str) -> CpcSamEr
         return LimitError.of(
             "Triton's queue", got="full", expected="a free place", fix="try again in a moment"
         )
+    if status == "NOT_FOUND" and details.startswith(f"{IMAGE_KEY.name}: "):
+        return NotStoredError(details)
     LOG.error("Triton at %s: %s: %s", address, status, details)
     if status in ("UNAVAILABLE", "NOT_FOUND"):
         return UnavailableError.of(

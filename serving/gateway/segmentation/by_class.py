@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from cpcsam.automatic.class_search import BestMasks, EncodedTile, Search, search_tile
+from cpcsam.automatic.class_search import BestMasks, Search, search_tile
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import merge_instances
@@ -17,7 +18,7 @@ from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.contract import MaskSelection
 from cpcsam.geometry import Box
 from serving.gateway.context import RequestContext
-from serving.gateway.inference.embedder import Embedder
+from serving.gateway.inference.embedder import Embedder, shown_tile
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
@@ -65,9 +66,10 @@ class ClassSegmenter:
         async with self._embedder.tiled(image, context) as tiled:
 
             async def search(tile: Box) -> list[InstanceMask]:
-                encoded = await tiled.show(tile)
-                maps = await asyncio.to_thread(vocabulary.similarity_maps, encoded.image_embeddings)
-                steps = search_tile(encoded, maps * wanted, image.size, config)
+                encoded = await tiled.embed(tile)
+                shown = shown_tile(tile, encoded)
+                maps = await asyncio.to_thread(vocabulary.similarity_maps, shown.image_embeddings)
+                steps = search_tile(shown, maps * wanted, image.size, config)
                 return await self._drive(steps, encoded, context)
 
             parts = await gather_limited([partial(search, tile) for tile in tiles])
@@ -75,7 +77,7 @@ class ClassSegmenter:
         return await asyncio.to_thread(merge_instances, masks, tiles, config), tiled.cached
 
     async def _drive(
-        self, search: Search, tile: EncodedTile, context: RequestContext
+        self, search: Search, encoded: Encoded, context: RequestContext
     ) -> list[InstanceMask]:
         """Decode the prompts that a search yields until it returns."""
         masks: BestMasks | None = None
@@ -83,14 +85,13 @@ class ClassSegmenter:
             step = await asyncio.to_thread(_advance, search, masks)
             if isinstance(step, list):
                 return step
-            masks = await self._decode(tile, step, context)
+            masks = await self._decode(encoded, step, context)
 
     async def _decode(
-        self, tile: EncodedTile, prompts: GeneratedPrompts, context: RequestContext
+        self, encoded: Encoded, prompts: GeneratedPrompts, context: RequestContext
     ) -> BestMasks:
         # The prompts lie in the encoder's frame, so that frame is the "original" image here.
-        frame = np.array([tile.input_size], np.int32)
-        encoded = Encoded(tile.image_embeddings[None], frame, frame)
+        encoded = replace(encoded, original_size=encoded.input_size)
         decode = self._embedder.triton.decode_logits
         outputs = await gather_limited(
             [

@@ -168,7 +168,12 @@ class _Prompts:
             # One call for the image and the first chunk; requests that share the encoding (single
             # flight) decode all of their own chunks.
             masks, encoded = await self._triton.segment(
-                content, chunks[0], selection, self._context, low_res=low_res
+                self._image.key.digest,
+                content,
+                chunks[0],
+                selection,
+                self._context,
+                low_res=low_res,
             )
             decoded.append(masks)
             return encoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from cpcsam.contract import SEGMENT
+from cpcsam.entry_points import SEGMENT
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb

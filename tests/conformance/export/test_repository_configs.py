@@ -6,12 +6,19 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from cpcsam.contract import ENSEMBLES, GRAPHS, IMAGE_ENCODER, STEPS, GraphSpec, TensorSpec
-from export.triton_repository.config import RepositoryConfig, model_configs
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
+from cpcsam.entry_points import ENSEMBLES, STEPS
+from export.triton_repository.config import RepositoryConfig, Target, model_configs
 from export.triton_repository.publishing import COMMITTED, COMMITTED_MODEL, write_configs
 
 CPU, GPU = COMMITTED / "cpu", COMMITTED / "gpu"
-MODELS = [*GRAPHS, *STEPS, *ENSEMBLES]
+TREES = {"cpu": CPU, "gpu": GPU}
+SPECS = {spec.name: spec for spec in (*GRAPHS, *STEPS, *ENSEMBLES)}
+MODELS = [
+    (target, SPECS[folder.name])
+    for target, tree in TREES.items()
+    for folder in sorted(tree.iterdir())
+]
 GRAPH_NAMES = [graph.name for graph in GRAPHS]
 DTYPES = {
     DataType.TYPE_FP32: "float32",
@@ -36,15 +43,27 @@ def files(tree: Path) -> dict[str, bytes]:
 
 def test_committed_trees_equal_generated(tmp_path: Path) -> None:
     write_configs(tmp_path)
-    shims = {f"cpu/{spec.name}/1/model.py" for spec in (*GRAPHS, *STEPS)}
+    python = [name for name, spec in SPECS.items() if spec in STEPS or spec is IMAGE_ENCODER]
+    shims = {f"python/{name}/1/model.py" for name in python}
     found = files(COMMITTED)
     assert files(tmp_path) == {path: found[path] for path in found.keys() - shims}
     assert shims < found.keys()
 
 
-@pytest.mark.parametrize("spec", MODELS, ids=lambda spec: spec.name)
-def test_config_tensors_equal_contract(spec: GraphSpec) -> None:
-    config = committed(CPU, spec.name)
+def test_trees_have_every_entry_point_and_the_gpu_every_engine() -> None:
+    names = {target: {spec.name for kind, spec in MODELS if kind == target} for target in TREES}
+    assert {spec.name for spec in ENSEMBLES} <= names["cpu"] & names["gpu"]
+    assert set(GRAPH_NAMES) <= names["gpu"]
+    assert "decoder" in names["cpu"] - names["gpu"]
+
+
+def model_id(value: object) -> str:
+    return value.name if isinstance(value, GraphSpec) else str(value)
+
+
+@pytest.mark.parametrize(("target", "spec"), MODELS, ids=model_id)
+def test_config_tensors_equal_contract(target: str, spec: GraphSpec) -> None:
+    config = committed(TREES[target], spec.name)
     image_size = COMMITTED_MODEL[1]
 
     def as_tuples(tensors: tuple[TensorSpec, ...]) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -56,27 +75,38 @@ def test_config_tensors_equal_contract(spec: GraphSpec) -> None:
     assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.output] == as_tuples(
         spec.outputs
     )
-    assert config.max_batch_size == spec.max_batch
+    assert {t.name for t in config.input if t.optional} == spec.optional
+    if target == "gpu" or spec in ENSEMBLES:
+        assert config.max_batch_size == spec.max_batch
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in MODELS])
-def test_gpu_config_differs_only_in_graph_backend(name: str) -> None:
-    cpu, gpu = committed(CPU, name), committed(GPU, name)
-    # Histogram buckets: the wheel's server, for which the cpu tree is, does not know the field.
-    assert not cpu.HasField("model_metrics")
-    gpu.ClearField("model_metrics")
-    if name in GRAPH_NAMES:
-        assert (cpu.backend, gpu.backend, gpu.platform) == ("python", "tensorrt", "tensorrt_plan")
-        assert gpu.default_model_filename == "model.plan"
-        for config in (cpu, gpu):
-            for field in ("backend", "platform", "instance_group", "default_model_filename"):
-                config.ClearField(field)
-    assert cpu == gpu
+def test_cpu_joins_no_requests() -> None:
+    assert committed(CPU, "image_encoder").max_batch_size == 1
+    decoder = committed(CPU, "decoder")
+    assert decoder.max_batch_size > 1 and decoder.HasField("dynamic_batching")
+    assert all(tensor.allow_ragged_batch for tensor in decoder.input)
+    # A second instance would not have what the first one stores.
+    assert [group.count for group in decoder.instance_group] == [1]
+    assert [group.count for group in committed(GPU, "embedding_store").instance_group] == [1]
+
+
+@pytest.mark.parametrize("name", GRAPH_NAMES)
+def test_gpu_serves_graphs_as_engines(name: str) -> None:
+    gpu = committed(GPU, name)
+    assert (gpu.backend, gpu.platform) == ("tensorrt", "tensorrt_plan")
+    assert gpu.default_model_filename == "model.plan"
+
+
+def test_histogram_buckets_are_for_the_gpu_alone() -> None:
+    """The wheel's server, for which the cpu tree is, does not know the field."""
+    for target, spec in MODELS:
+        has_buckets = committed(TREES[target], spec.name).HasField("model_metrics")
+        assert has_buckets == (target == "gpu")
 
 
 def test_only_image_encoder_has_batching_delay() -> None:
     delays = {
-        name: committed(CPU, name).dynamic_batching.max_queue_delay_microseconds
+        name: committed(GPU, name).dynamic_batching.max_queue_delay_microseconds
         for name in GRAPH_NAMES
     }
     assert delays.pop(IMAGE_ENCODER.name) > 0
@@ -86,34 +116,43 @@ def test_only_image_encoder_has_batching_delay() -> None:
 @pytest.mark.parametrize("tree", [CPU, GPU])
 def test_no_queue_has_timeout(tree: Path) -> None:
     """Triton's batcher stalls for 500 ms and more if one has: core pull request 509."""
-    for name in GRAPH_NAMES:
-        batching = committed(tree, name).dynamic_batching
+    for folder in tree.iterdir():
+        batching = committed(tree, folder.name).dynamic_batching
         policies = [batching.default_queue_policy, *batching.priority_queue_policy.values()]
         assert not any(policy.default_timeout_microseconds for policy in policies)
 
 
+@pytest.mark.parametrize("target", TREES)
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
-def test_ensemble_steps_connect_equal_types_and_shapes(spec: GraphSpec) -> None:
-    configs = model_configs(RepositoryConfig("vit_b", 1024, "cpu"))
+def test_ensemble_steps_connect_equal_types_and_shapes(spec: GraphSpec, target: Target) -> None:
+    configs = model_configs(RepositoryConfig("vit_b", 1024, target))
     ensemble = configs[spec.name]
     known = {t.name: (t.data_type, tuple(t.dims)) for t in ensemble.input}
+    read = set()
     for step in ensemble.ensemble_scheduling.step:
         model = configs[step.model_name]
-        assert set(step.input_map) == {t.name for t in model.input}
+        optional = {tensor.name for tensor in model.input if tensor.optional}
+        assert {t.name for t in model.input} - optional <= set(step.input_map)
         for tensor in model.input:
-            assert known[step.input_map[tensor.name]] == (tensor.data_type, tuple(tensor.dims))
+            if tensor.name in step.input_map:
+                wire = step.input_map[tensor.name]
+                assert known[wire] == (tensor.data_type, tuple(tensor.dims))
+                read.add(wire)
         for tensor in model.output:
-            wire = step.output_map[tensor.name]
-            assert wire not in known
-            known[wire] = (tensor.data_type, tuple(tensor.dims))
+            if tensor.name in step.output_map:
+                wire = step.output_map[tensor.name]
+                assert wire not in known
+                known[wire] = (tensor.data_type, tuple(tensor.dims))
     for tensor in ensemble.output:
         assert known[tensor.name] == (tensor.data_type, tuple(tensor.dims))
+    assert {tensor.name for tensor in ensemble.input} <= read
 
 
+@pytest.mark.parametrize("tree", TREES.values(), ids=TREES)
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
-def test_large_ensemble_output_feeds_no_step(spec: GraphSpec) -> None:
-    """Triton would drop its step unless the output is requested (see RETURN_EMBEDDINGS)."""
-    ensemble = committed(CPU, spec.name)
+def test_large_ensemble_output_feeds_no_step(spec: GraphSpec, tree: Path) -> None:
+    """Triton would drop its step unless the output is requested (see EMBEDDING_STORE)."""
+    ensemble = committed(tree, spec.name)
     read = {wire for step in ensemble.ensemble_scheduling.step for wire in step.input_map.values()}
     written = {
         wire for step in ensemble.ensemble_scheduling.step for wire in step.output_map.values()

@@ -13,7 +13,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
 from cpcsam.automatic.rle import mask_from_rle
-from cpcsam.contract import DECODE, MAX_PIXELS, MaskSelection
+from cpcsam.contract import MAX_PIXELS, MaskSelection
+from cpcsam.entry_points import DECODE
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend

@@ -27,11 +27,11 @@ def test_verify_names_altered_version_and_dangling_link(
 ) -> None:
     assert main(["verify", str(store)]) == 0
     assert capsys.readouterr().out == f"{store}/1: whole\n{store}/2: whole, current\n"
-    (store / "1/mask_decoder/1/model.onnx").write_text("altered")
+    (store / "1/decoder/1/mask_decoder.onnx").write_text("altered")
     assert main(["verify", str(store)]) == 2
     told = capsys.readouterr()
     assert told.out == f"{store}/2: whole, current\n"
-    assert f"{store}/1/mask_decoder/1/model.onnx: got sha256" in told.err
+    assert f"{store}/1/decoder/1/mask_decoder.onnx: got sha256" in told.err
     shutil.rmtree(store / "2")
     assert main(["verify", str(store)]) == 2
     assert "current: got a link to 2, which is gone, expected one of the versions 1" in (
@@ -65,7 +65,7 @@ def test_rollback_to_previous_or_given_version(
 
 
 def test_rollback_to_altered_version_raises(store: Path) -> None:
-    (store / "1/mask_decoder/1/model.onnx").write_text("altered")
+    (store / "1/decoder/1/mask_decoder.onnx").write_text("altered")
     assert main(["rollback", str(store)]) == 2
     assert current_version(store) == 2
 
@@ -87,7 +87,7 @@ def test_publish_existing_content_only_switches(store: Path, tmp_path: Path) -> 
 
 
 def test_publish_does_not_reuse_an_altered_version(store: Path, tmp_path: Path) -> None:
-    (store / "2/mask_decoder/2/model.onnx").write_text("altered")
+    (store / "2/decoder/2/mask_decoder.onnx").write_text("altered")
     assert build_repository(tmp_path / "onnx2", store) == store / "3"
     assert read_graph(store / "current") == "graph 2"
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from cpcsam.cli.image_paths import count_left_out, find_images
 from cpcsam.client.images import ImageId, encode_image
-from cpcsam.contract import IMAGE, IMAGE_BYTES, ORIGINAL_SIZE
+from cpcsam.contract import IMAGE
+from cpcsam.entry_points import IMAGE_BYTES, ORIGINAL_SIZE
 from cpcsam.errors import ContractError
 from cpcsam.images.options import Intensity
 from cpcsam.images.reading import decode_image, read_header

@@ -1,4 +1,4 @@
-"""Steps inside Triton: pre- and postprocessing, and graphs run together in batches."""
+"""Steps inside Triton: pre- and postprocessing, and graphs."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from cpcsam.automatic.rle import mask_from_rle
-from cpcsam.contract import DECODE, MASK_DECODER, MAX_PIXELS, MaskSelection, TensorSpec
+from cpcsam.contract import MASK_DECODER, MAX_PIXELS, MaskSelection, TensorSpec
+from cpcsam.entry_points import DECODE
 from cpcsam.errors import ArtifactError, ConfigError, ContractError, ServingError
 from cpcsam.transforms import input_size_of, upscale_masks
-from serving.backend.onnx_model import MODEL_FILE, open_graph, run_together
+from serving.backend.onnx_model import MODEL_FILE, open_graph
 from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import open_preprocess, preprocess, scale_prompts
-from serving.backend.step import Request, Settings, Tensors
+from serving.backend.step import Request, Settings
 
 SIDE = 256
 ORIGINAL_SIZE = (90, 60)
-
-WANTED = frozenset({"doubled"})
 
 
 def request(outputs: tuple[str, ...] = (), **tensors: object) -> Request:
@@ -171,48 +170,6 @@ def test_postprocess_unknown_selection_raises() -> None:
 def test_postprocess_inconsistent_sizes_raise(changed: dict[str, np.ndarray]) -> None:
     with pytest.raises(ContractError, match=r"original_size|input_size"):
         run(decoded(**changed))
-
-
-def value_request(*values: float, width: int = 2) -> Request:
-    rows = np.repeat(np.array(values, np.float32)[:, None], width, axis=1)
-    return Request({"value": rows}, WANTED)
-
-
-class Graph:
-    """Doubles its input, fails if any value is negative, and remembers the batches it saw."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def __call__(self, tensors: Tensors) -> Tensors:
-        value = tensors["value"]
-        self.batches.append(len(value))
-        if (value < 0).any():
-            raise ValueError("negative")
-        return {"doubled": 2 * value, "unwanted": value}
-
-
-def test_run_together_batches_requests_and_splits_outputs() -> None:
-    graph = Graph()
-    answers = run_together(graph, [value_request(1), value_request(2, 3), value_request(4)])
-    assert graph.batches == [4]
-    assert [a["doubled"][:, 0].tolist() for a in answers] == [[2], [4, 6], [8]]
-    assert all(a.keys() == WANTED for a in answers)
-
-
-def test_run_together_groups_requests_by_shape() -> None:
-    graph = Graph()
-    answers = run_together(graph, [value_request(1), value_request(2, width=3), value_request(3)])
-    assert graph.batches == [2, 1]
-    assert [a["doubled"].shape for a in answers] == [(1, 2), (1, 3), (1, 2)]
-
-
-def test_run_together_isolates_a_faulty_request() -> None:
-    answers = run_together(Graph(), [value_request(1), value_request(-1), value_request(3)])
-    assert answers[0]["doubled"].tolist() == [[2, 2]]
-    assert isinstance(answers[1], ServingError)
-    assert "negative" in str(answers[1])
-    assert answers[2]["doubled"].tolist() == [[6, 6]]
 
 
 def settings(directory: Path) -> Settings:

@@ -24,7 +24,7 @@ UNIT = 1000 + 2 * SIZES.nbytes
 def encoded(units: int = 1) -> Encoded:
     """An embedding of UNIT bytes times units."""
     count = units * UNIT - 2 * SIZES.nbytes
-    return Encoded(np.zeros(count, np.uint8), SIZES, SIZES)
+    return Encoded(b"key", np.zeros(count, np.uint8), SIZES, SIZES)
 
 
 def key(image: str, tenant: str = "a", model: str = "m", tile: Box | None = None) -> ImageKey:

@@ -1,0 +1,145 @@
+"""Entry points of Triton besides the graphs, and the steps that they are made of.
+
+They speak the original image's frame, one image a request; M is 1 or 3 by mask_selection. Symbols
+and conventions are those of `cpcsam.contract`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cpcsam.contract import (
+    IMAGE,
+    IMAGE_EMBEDDINGS,
+    INPUT_SIZE,
+    IOU_PREDICTIONS,
+    LOW_RES_MASKS,
+    MASK_INPUT,
+    POINT_COORDS,
+    POINT_LABELS,
+    GraphSpec,
+    TensorSpec,
+)
+
+__all__ = [
+    "AREAS",
+    "BBOXES",
+    "DECODE",
+    "DECODER",
+    "DECODE_KNOWN",
+    "DECODE_KNOWN_WITH_MASK",
+    "DECODE_WITH_MASK",
+    "EMBEDDING_STORE",
+    "ENCODE",
+    "ENSEMBLES",
+    "IMAGE_BYTES",
+    "IMAGE_KEY",
+    "MASKS_RLE",
+    "MASK_SELECTION",
+    "ORIGINAL_SIZE",
+    "POSTPROCESS",
+    "PREPROCESS",
+    "SCALED_POINT_COORDS",
+    "SCALE_PROMPTS",
+    "SCORES",
+    "SEGMENT",
+    "SELECTED_LOW_RES_MASKS",
+    "STABILITY",
+    "STEPS",
+    "STORED_EMBEDDINGS",
+]
+
+IMAGE_BYTES: Final = TensorSpec("image_bytes", "object", ("B", 1))
+ORIGINAL_SIZE: Final = TensorSpec("original_size", "int32", ("B", 2))
+MASK_SELECTION: Final = TensorSpec("mask_selection", "int32", ("B", 1))
+SCORES: Final = TensorSpec("scores", "float32", ("B", "P", "M"))
+"""Predicted IoU of each selected mask."""
+MASKS_RLE: Final = TensorSpec("masks_rle", "object", ("B", "P", "M"))
+"""COCO compressed run lengths (the `counts` string) of each mask, size = original_size."""
+BBOXES: Final = TensorSpec("bboxes", "int32", ("B", "P", "M", 4))
+"""Bounding box of each mask, XYXY pixels of the image, far ends exclusive; zeros if it is empty."""
+AREAS: Final = TensorSpec("areas", "int32", SCORES.dims)
+"""Pixels of each mask."""
+SELECTED_LOW_RES_MASKS: Final = TensorSpec(
+    "selected_low_res_masks", "float32", ("B", "P", "M", "4G", "4G")
+)
+
+STABILITY: Final = TensorSpec("stability", "float32", SCORES.dims)
+"""IoU of each selected mask at the thresholds ±STABILITY_OFFSET, 0 to 1."""
+
+IMAGE_KEY: Final = TensorSpec("image_key", "object", ("B", 1))
+"""Name under which an embedding is kept for `decode_known`; empty keeps none."""
+
+ENCODE: Final = GraphSpec(
+    "encode", (IMAGE_BYTES,), (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE), 1
+)
+PROMPT_INPUTS: Final = (INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION)
+DECODE: Final = GraphSpec(
+    "decode",
+    (IMAGE_KEY, IMAGE_EMBEDDINGS, *PROMPT_INPUTS),
+    (MASKS_RLE, BBOXES, AREAS, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
+    1,
+)
+DECODE_KNOWN: Final = GraphSpec("decode_known", (IMAGE_KEY, *PROMPT_INPUTS), DECODE.outputs, 1)
+"""`decode` of an embedding that an earlier call gave with the same key."""
+DECODE_WITH_MASK: Final = GraphSpec(
+    "decode_with_mask", (*DECODE.inputs, MASK_INPUT), DECODE.outputs, 1
+)
+"""`decode` for prompts that all have a mask; the mask lies in the encoder's frame."""
+DECODE_KNOWN_WITH_MASK: Final = GraphSpec(
+    "decode_known_with_mask", (*DECODE_KNOWN.inputs, MASK_INPUT), DECODE.outputs, 1
+)
+SEGMENT: Final = GraphSpec(
+    "segment",
+    (IMAGE_BYTES, IMAGE_KEY, *PROMPT_INPUTS[2:]),
+    (*DECODE.outputs, *ENCODE.outputs),
+    1,
+)
+ENSEMBLES: Final = (
+    ENCODE,
+    DECODE,
+    DECODE_KNOWN,
+    DECODE_WITH_MASK,
+    DECODE_KNOWN_WITH_MASK,
+    SEGMENT,
+)
+
+# What the ensembles run around the graphs. Tensors keep their names from step to step; only the
+# prompts change frame, so they change name.
+SCALED_POINT_COORDS: Final = TensorSpec("scaled_point_coords", "float32", POINT_COORDS.dims)
+"""`point_coords` in the encoder's frame: what the ensembles feed `prompt_encoder`."""
+
+PREPROCESS: Final = GraphSpec(
+    "preprocess", ENCODE.inputs, (IMAGE, INPUT_SIZE, ORIGINAL_SIZE), ENCODE.max_batch
+)
+SCALE_PROMPTS: Final = GraphSpec(
+    "scale_prompts", (POINT_COORDS, ORIGINAL_SIZE), (SCALED_POINT_COORDS,), DECODE.max_batch
+)
+POSTPROCESS: Final = GraphSpec(
+    "postprocess",
+    (LOW_RES_MASKS, IOU_PREDICTIONS, INPUT_SIZE, ORIGINAL_SIZE, POINT_LABELS, MASK_SELECTION),
+    DECODE.outputs,
+    DECODE.max_batch,
+)
+STORED_EMBEDDINGS: Final = TensorSpec(
+    "stored_embeddings", IMAGE_EMBEDDINGS.dtype, IMAGE_EMBEDDINGS.dims
+)
+EMBEDDING_STORE: Final = GraphSpec(
+    "embedding_store",
+    (IMAGE_KEY, IMAGE_EMBEDDINGS),
+    (STORED_EMBEDDINGS,),
+    1,
+    optional=frozenset({IMAGE_EMBEDDINGS.name}),
+)
+"""Keeps `image_embeddings` under the key, or returns what it keeps. In `segment` it also hands them
+out: Triton drops a step whose tensor is an output of the ensemble that was not requested, even if
+later steps need it."""
+DECODER: Final = GraphSpec(
+    "decoder",
+    DECODE_WITH_MASK.inputs,
+    (*DECODE.outputs, STORED_EMBEDDINGS),
+    1,
+    optional=frozenset({IMAGE_EMBEDDINGS.name, MASK_INPUT.name}),
+)
+"""All steps of a decode and `embedding_store` in one process, for the CPU."""
+STEPS: Final = (PREPROCESS, EMBEDDING_STORE, SCALE_PROMPTS, POSTPROCESS, DECODER)
