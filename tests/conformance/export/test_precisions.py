@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.backends.onnx_backend import open_session
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import ExportError
 from cpcsam.model.base_checkpoint import load_base
@@ -20,10 +21,10 @@ from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import to_onnx
 from export.accuracy import parity_grid as grid
 from export.accuracy.comparison import TOLERANCES
-from export.real_images import packaged_images
+from export.real_images import packaged_images, read_scenes
 from export.triton_repository.publishing import build_repository
-from serving.backend.onnx_model import open_graph
-from serving.backend.step import Request, Settings
+from serving.backend.onnx_model import load_graph
+from serving.backend.step import Settings
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
@@ -129,22 +130,42 @@ def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
             assert weight.data_type == TensorProto.INT8
             values = onnx.numpy_helper.to_array(weight)
             assert -64 <= values.min() and values.max() <= 64, "exact on CPUs without VNNI"
-            [zero] = [tensor for tensor in graph.initializer if tensor.name == node.input[3]]
-            assert list(zero.dims) == [weight.dims[1]], "a scale for every output channel"
-    names = [node.name for node in onnx.load(int8 / "image_encoder.onnx").graph.node]
-    assert not any("blocks.3/" in name and name.endswith("_quant") for name in names)
-    assert any("blocks.4/" in name and name.endswith("_quant") for name in names)
+            name = weight.name.replace("/weight", "/columns")
+            [columns] = [tensor for tensor in graph.initializer if tensor.name == name]
+            assert list(columns.dims) == [weight.dims[1]], "a scale for every output channel"
+    names = {node.name for node in onnx.load(int8 / "image_encoder.onnx").graph.node}
+    quantized = {name.partition("/MatMul/MatMulInteger")[0] for name in names if "Integer" in name}
+    layers = ("attn/qkv", "attn/proj", "mlp/lin1", "mlp/lin2")
+    blocks = [name for name in sorted(quantized) if name.endswith(layers[0])]
+    assert [int(name.split("blocks.")[1].split("/")[0]) for name in blocks] == [4, 5, 6]
+    assert len(quantized) == len(layers) * len(blocks)
+
+
+def test_int8_embedding_does_not_depend_on_its_company(int8: Path) -> None:
+    session = open_session(int8 / "image_encoder.onnx", 1)
+    scenes = read_scenes(packaged_images(), 256)
+    feeds = {
+        "image": np.concatenate([scene.image.numpy() for scene in scenes]),
+        "input_size": np.concatenate([scene.input_size.numpy() for scene in scenes]),
+    }
+    [together] = session.run(["image_embeddings"], feeds)
+    for index in range(len(scenes)):
+        alone = {name: array[index : index + 1] for name, array in feeds.items()}
+        [embedding] = session.run(["image_embeddings"], alone)
+        # What is left is the rounding of float32 products, whose order depends on the batch.
+        assert abs(together[index] - embedding[0]).max() < 1e-5
 
 
 @pytest.mark.parametrize("spec", (IMAGE_ENCODER, MASK_DECODER), ids=lambda graph: graph.name)
 def test_reduced_graph_in_backend_keeps_contract(reduced: Path, spec: GraphSpec) -> None:
     """The CPU repository takes any precision; its steps exchange the contract's tensors."""
     version = build_repository(reduced, reduced.parent / f"{reduced.name}-repository")
-    folder = version / spec.name / version.name
-    run = open_graph(Settings(spec.name, folder, {"image_size": "256", "intra_op_threads": "1"}))
+    folder = version / ("image_encoder" if spec is IMAGE_ENCODER else "decoder") / version.name
+    file = folder / ("model.onnx" if spec is IMAGE_ENCODER else f"{spec.name}.onnx")
+    settings = Settings(spec.name, folder, {"image_size": "256", "intra_op_threads": "1"})
+    run = load_graph(settings, spec, file)
     tensors = {t.name: np.ones([2, *map(abs, t.shape(256)[1:])], t.dtype) for t in spec.inputs}
-    [answer] = run([Request(tensors, frozenset(spec.output_names))])
-    assert not isinstance(answer, Exception)
+    answer = run(tensors)
     for tensor in spec.outputs:
         assert answer[tensor.name].dtype == tensor.dtype
         assert np.isfinite(answer[tensor.name]).all()
