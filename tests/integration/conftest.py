@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from export import merge, to_onnx
+from export import repository as versions
+from export.accuracy import parity_grid
+from export.real_images import packaged_images
 from export.triton_repository.publishing import build_repository
 from serving.triton.launch import TritonServer, launch_triton
-from tests.support.commands import run_module
 from tests.support.paths import ROOT, shared_folder
 from tests.support.tiny_models import publish_tiny_graphs
 
@@ -37,14 +39,21 @@ def triton(repository: Path) -> Iterator[TritonServer]:
 
 
 def export_shipped_base(build: Path) -> None:
-    """Run the commands of `make export` on the shipped base."""
-    for words in (
-        ["export.merge", "--base", ROOT / "weights/vit_t", "--out", build / "merged"],
-        ["export.to_onnx", "--merged", build / "merged", "--out", build / "onnx"],
-        ["export.repository", "publish", "--onnx", build / "onnx", "--out", build / "repository"],
-    ):
-        with tempfile.TemporaryDirectory() as folder:
-            run_module([*map(str, words)], Path(folder)).check_returncode()
+    """Run the commands of `make export` on the shipped base, compared on little.
+
+    test_onnx_export compares at all shapes, and every export of `.ci/run` on all images too.
+    """
+    graphs = ["--merged", build / "merged", "--out", build / "onnx"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity_grid, "BATCHES", {256: (2,)})
+        patch.setattr(parity_grid, "PROMPTS", (3,))
+        patch.setattr(parity_grid, "POINTS", (2,))
+        for command, words in (
+            (merge, ["--base", ROOT / "weights/vit_t", "--out", build / "merged"]),
+            (to_onnx, [*graphs, "--images", packaged_images()[0]]),
+            (versions, ["publish", "--onnx", build / "onnx", "--out", build / "repository"]),
+        ):
+            assert command.main([*map(str, words)]) == 0
 
 
 @pytest.fixture(scope="session")
