@@ -36,7 +36,15 @@ The base is published before step 1, and step 2 publishes a better model and the
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    return tiny_run(tmp_path)
+    return replace(tiny_run(tmp_path), steps=3)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    """A finished run of `config` that nothing interrupted."""
+    config = replace(tiny_run(tmp_path_factory.mktemp("unbroken")), steps=3)
+    train(config)
+    return config
 
 
 def last_step(config: TrainConfig) -> int:
@@ -48,10 +56,10 @@ def leftovers(config: TrainConfig) -> list[Path]:
     return [path for path in config.folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainConfig) -> None:
-    unbroken = replace(config, name="unbroken")
-    train(unbroken)
-    broken = replace(config, name="broken", resume=True)
+def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(
+    config: TrainConfig, unbroken: TrainConfig
+) -> None:
+    broken = replace(config, resume=True)
     for fault_point, expected in LEFTOVERS.items():
         assert run_and_kill(broken, fault_point) == -signal.SIGKILL, fault_point
         left = sorted(path.name.rpartition(".")[0] for path in leftovers(broken))
@@ -61,9 +69,9 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_weights(config: TrainCon
         if (broken.folder / "best").exists():
             assert read_manifest(broken.folder / "best", "run").metrics["step"] in (0, 2)
     result = train(broken)
-    assert (result.step, result.finished) == (4, True)
+    assert (result.step, result.finished) == (3, True)
     assert leftovers(broken) == []
-    assert last_step(broken) == 4
+    assert last_step(broken) == 3
     assert_equal(trained(unbroken), trained(broken))
     best, reference = (read_manifest(c.folder / "best").metrics for c in (broken, unbroken))
     assert best["validation"] == reference["validation"] and best["step"] == reference["step"]
@@ -96,14 +104,16 @@ def test_a_diverging_run_stops_in_one_line_with_its_last_state(
     assert all(value.isfinite().all() for value in trained(config).values())
 
 
-def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path: Path) -> None:
-    unbroken = replace(config, steps=2, name="unbroken", workers=1)
-    train(unbroken)
+def test_a_killed_run_resumes_to_the_same_weights(
+    config: TrainConfig, unbroken: TrainConfig, tmp_path: Path
+) -> None:
+    """With a process that prepares batches, which the run that nothing interrupted has not."""
     data = config.data
     overrides = [
         "name=killed",
         f"out={config.out}",
-        "steps=2",
+        "steps=3",
+        "workers=1",
         "evaluate_every=2",
         "checkpoint_every=1",
         f"model.base={config.model.base}",
@@ -127,5 +137,5 @@ def test_a_killed_run_resumes_to_the_same_weights(config: TrainConfig, tmp_path:
     process.join()
     assert last.exists(), (tmp_path / "stderr").read_text()
     resumed = load_config(TrainConfig, empty, [*overrides, "resume=true"])
-    assert train(resumed).step == 2
+    assert train(resumed).step == 3
     assert_equal(trained(resumed), trained(unbroken))

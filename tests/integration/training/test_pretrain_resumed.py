@@ -14,7 +14,7 @@ from cpcsam.model.base_checkpoint import base_digest, load_base
 from tests.support.dataset_factory import drawings
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.vector_art.drawings import open_collection
-from training.pretraining.config import PretrainData
+from training.pretraining.config import PretrainConfig, PretrainData
 from training.pretraining.data import PretrainBatches
 from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
@@ -22,9 +22,32 @@ from training.pretraining.train_state import new_pretrain_state
 pytestmark = pytest.mark.slow
 
 
-def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    pretrain(tiny_pretraining(tmp_path, "unbroken"))
-    broken = tiny_pretraining(tmp_path, "broken")
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawings")
+    drawings(folder)
+    return folder
+
+
+def on_drawings(folder: Path, collection: Path, **changes: object) -> PretrainConfig:
+    """Return a pretraining whose third step sees a scene of drawings, and the others shapes."""
+    data = PretrainData(vector_art=collection, val_scenes=1)
+    batch = replace(TINY_BATCH, vector_art_share=0.5)
+    return tiny_pretraining(folder.parent, folder.name, data=data, batch=batch, **changes)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory, collection: Path) -> PretrainConfig:
+    """A finished pretraining that nothing interrupted."""
+    config = on_drawings(tmp_path_factory.mktemp("unbroken"), collection)
+    pretrain(config)
+    return config
+
+
+def test_interrupted_run_resumes_to_the_same_weights(
+    unbroken: PretrainConfig, collection: Path, tmp_path: Path
+) -> None:
+    broken = on_drawings(tmp_path / "broken", collection)
     polls = itertools.count(1)
 
     def lose_the_third_step() -> bool:
@@ -38,46 +61,28 @@ def test_interrupted_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert pretrain(broken, lambda: True) is None, "stopped after step 3, with its state saved"
     assert not broken.out.exists()
     assert pretrain(broken) is not None
-    first, second = (
-        load_base(tmp_path / name / "base").state_dict() for name in ("unbroken", "broken")
-    )
+    first, second = (load_base(config.out).state_dict() for config in (unbroken, broken))
     assert all(torch.equal(first[name], second[name]) for name in first)
     manifest = read_manifest(broken.out, "checkpoint")
     assert manifest.metrics["steps"] == 4
     assert manifest.config["real_images"].startswith("none")
+    assert manifest.config["vector_art"] == open_collection(collection).digest
     assert "run" not in manifest.config["recipe"][0]
 
 
-def test_pretrain_on_drawings_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    drawings(tmp_path / "collection")
-    data = PretrainData(vector_art=tmp_path / "collection", val_scenes=1)
-    batch = replace(TINY_BATCH, vector_art_share=1.0)
-    unbroken, broken = (
-        tiny_pretraining(tmp_path, name, data=data, batch=batch, steps=2, auxiliary_steps=1)
-        for name in ("unbroken", "broken")
-    )
-    pretrain(unbroken)
-    assert pretrain(broken, lambda: True) is None
-    assert pretrain(broken) is not None
-    first, second = (load_base(config.out).state_dict() for config in (unbroken, broken))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    manifest = read_manifest(broken.out, "checkpoint")
-    assert manifest.config["vector_art"] == open_collection(tmp_path / "collection").digest
-
-
-def test_pretrain_with_init_continues_from_that_base(tmp_path: Path) -> None:
-    first = tiny_pretraining(tmp_path, "first", steps=2)
-    pretrain(first)
-    second = tiny_pretraining(tmp_path, "second", init=first.out, steps=1, auxiliary_steps=0)
+def test_pretrain_with_init_continues_from_that_base(
+    unbroken: PretrainConfig, tmp_path: Path
+) -> None:
+    second = tiny_pretraining(tmp_path, "second", init=unbroken.out, steps=1, auxiliary_steps=0)
     state = new_pretrain_state(second)
-    for name, value in load_base(first.out).state_dict().items():
+    for name, value in load_base(unbroken.out).state_dict().items():
         assert torch.equal(state.model.state_dict()[name], value)
     pretrain(second)
-    before, after = (read_manifest(c.out, "checkpoint") for c in (first, second))
-    assert [recipe["steps"] for recipe in after.config["recipe"]] == [2, 1]
-    assert after.metrics["steps"] == 3
+    before, after = (read_manifest(c.out, "checkpoint") for c in (unbroken, second))
+    assert [recipe["steps"] for recipe in after.config["recipe"]] == [4, 1]
+    assert after.metrics["steps"] == 5
     assert after.metrics["cpu_seconds"] >= before.metrics["cpu_seconds"]
-    assert after.parents == {"init": base_digest(first.out)}
+    assert after.parents == {"init": base_digest(unbroken.out)}
 
 
 def test_scenes_drawn_by_several_processes_are_the_same() -> None:
