@@ -25,7 +25,7 @@ from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.real_images import packaged_images
-from tests.support.model_factory import noisy_cpcsam
+from tests.support.model_factory import noisy_cpcsam, windowed_cpcsam
 
 pytestmark = pytest.mark.slow
 
@@ -209,7 +209,7 @@ class FrozenShape(nn.Module):
 def test_export_graphs_broken_graph_raises_and_publishes_nothing(
     broken: str, message: str, tmp_path: Path
 ) -> None:
-    fused = fuse(noisy_cpcsam())
+    fused = fuse(windowed_cpcsam(model_size="vit_t"))
     if broken == "factor":
         decoder = fused.sam.mask_decoder
         decoder.iou_prediction_head = FrozenFactor(decoder.iou_prediction_head)
