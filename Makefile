@@ -25,8 +25,9 @@ help: ## List the targets
 demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
 	CPCSAM_SETUP_S=$$(($$(date +%s) - $(STARTED))) $(PY) -m demo --out out/demo
 
-# Tests of one file share a process, for their fixtures; the longest begin first. A third process works
-# while two wait for the servers that they test.
+# Tests of one file share a process, for their fixtures, and so do those of files that use the same
+# servers (tests/support/grouping.py); the longest begin first. A third process works while two wait
+# for the servers that they test.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test

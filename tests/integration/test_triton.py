@@ -239,24 +239,24 @@ def served(triton: TritonServer) -> tuple[set[str], np.ndarray]:
 
 
 def test_server_keeps_its_version_and_a_restart_takes_the_current_one(
-    graphs: Path, tmp_path: Path
+    triton: TritonServer, graphs: Path, tmp_path: Path
 ) -> None:
+    _, old = served(triton)
     store = tmp_path / "store"
     build_repository(graphs, store)
-    publish_tiny_graphs(tmp_path / "new", seed=1)
-    with launch_triton(store) as triton:
-        versions, old = served(triton)
-        assert versions == {"1"}
-        build_repository(tmp_path / "new", store)
-        versions, same = served(triton)
-        assert versions == {"1"} and np.array_equal(same, old)
-    with launch_triton(store) as triton:
-        versions, new = served(triton)
-        assert versions == {"2"} and not np.allclose(new, old)
+    for number in (1, 2):
+        publish_tiny_graphs(tmp_path / f"new{number}", seed=number)
+    build_repository(tmp_path / "new1", store)
     roll_back(store, "repository")
-    with launch_triton(store) as triton:
-        versions, again = served(triton)
+    with launch_triton(store) as rolled_back:
+        versions, again = served(rolled_back)
         assert versions == {"1"} and np.array_equal(again, old)
+        build_repository(tmp_path / "new2", store)
+        versions, same = served(rolled_back)
+        assert versions == {"1"} and np.array_equal(same, old)
+    with launch_triton(store) as restarted:
+        versions, new = served(restarted)
+        assert versions == {"3"} and not np.allclose(new, old)
 
 
 def test_export_of_an_unchanged_model_rebuilds_nothing(shipped_build: Path) -> None:

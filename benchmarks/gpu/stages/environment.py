@@ -26,7 +26,7 @@ CLOCKS: Final = {
 }
 LOAD_S: Final = 1.0
 """Seconds of matrix products during which the clocks are read."""
-SIDE, QUICK_SIDE = 8192, 512
+SIDE, QUICK_SIDE = 8192, 128
 COPIED, QUICK_COPIED = 2**31, 2**26
 """Bytes that one copy reads, well beyond the caches."""
 
