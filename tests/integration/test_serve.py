@@ -81,22 +81,28 @@ def wait_until_gone(log: Path) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_command_starts_and_stops_both(
-    repository: Path, tmp_path: Path, number: signal.Signals
+def require_end_of_both(
+    process: subprocess.Popen[str], number: signal.Signals, folder: Path
 ) -> None:
+    """Send a signal to the command and require that nothing of it is left, and no traceback."""
+    assert tritons(folder / "triton.log")
+    process.send_signal(number)
+    assert process.wait(60) == 0
+    assert "Traceback" not in (folder / "stderr").read_text()
+    wait_until_gone(folder / "triton.log")
+
+
+def test_serve_command_starts_and_stops_both(repository: Path, tmp_path: Path) -> None:
     with served(repository, tmp_path) as (process, address):
         with SegmentationClient(address, timeout_s=60) as client:
             assert client.healthy()
             assert len(client.segment(IMAGE, [Prompt.click(3, 4)] * 17).masks) == 17
-        assert tritons(tmp_path / "triton.log")
-        process.send_signal(number)
-        assert process.wait(60) == 0
-    assert "Traceback" not in (tmp_path / "stderr").read_text()
-    wait_until_gone(tmp_path / "triton.log")
+        require_end_of_both(process, signal.SIGINT, tmp_path)
 
 
-def test_serve_command_exposes_only_gateway_and_metrics(repository: Path, tmp_path: Path) -> None:
+def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
+    repository: Path, tmp_path: Path
+) -> None:
     """A server on all addresses also answers at 127.0.0.2, one on 127.0.0.1 does not."""
     files = make_certificate(tmp_path)
     tokens = tmp_path / "tokens.txt"
@@ -125,6 +131,7 @@ def test_serve_command_exposes_only_gateway_and_metrics(repository: Path, tmp_pa
             assert len(known.segment(IMAGE, [Prompt.click(3, 4)]).masks) == 1
         with reach() as unknown, pytest.raises(AuthenticationError):
             unknown.segment(IMAGE, [Prompt.click(3, 4)])
+        require_end_of_both(process, signal.SIGTERM, tmp_path)
     for log in ("stderr", "triton.log"):
         assert "the-token" not in (tmp_path / log).read_text()
 

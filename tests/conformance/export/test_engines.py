@@ -49,6 +49,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompt few masks: engines fill their batches with copies whatever their number."""
+    monkeypatch.setattr(self_prompts, "CLICKS_A_SIDE", 4)
     monkeypatch.setattr(self_prompts, "MAX_ENTITIES", 3)
 
 
