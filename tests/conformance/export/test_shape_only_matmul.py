@@ -10,10 +10,10 @@ import torch
 
 import export.graphs.tracing
 from cpcsam.contract import GRAPHS
-from cpcsam.model.capl import CaplConfig
-from cpcsam.model.fusion import build_merged
+from cpcsam.model.fusion import fuse
 from export.graphs.precisions import trace_graphs
 from export.graphs.tracing import shape_only_matmul
+from tests.support.model_factory import windowed_cpcsam
 
 
 def test_shape_only_matmul_in_block_gives_shapes_without_values() -> None:
@@ -32,7 +32,7 @@ def test_shape_only_matmul_in_block_gives_shapes_without_values() -> None:
 def test_trace_graphs_with_shape_only_matmul_writes_equal_files(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build_merged("vit_t", 256, CaplConfig()).requires_grad_(False)
+    model = fuse(windowed_cpcsam(model_size="vit_t")).requires_grad_(False)
     for folder in ("shapes", "values"):
         (tmp_path / folder).mkdir()
     trace_graphs(model, tmp_path / "shapes", precision)
