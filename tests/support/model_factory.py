@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import cache
 
 import torch
 
@@ -23,6 +25,11 @@ __all__ = [
 def noisy_sam(image_size: int = 256, seed: int = 0) -> CpcSam:
     """vit_t with random weights, without CaPL."""
     torch.manual_seed(seed)
+    return copy.deepcopy(_noisy_sam(image_size, seed))
+
+
+@cache
+def _noisy_sam(image_size: int, seed: int) -> CpcSam:
     sam = build_sam("vit_t", image_size)
     fill_with_noise(sam, seed)
     return CpcSam(sam.eval())

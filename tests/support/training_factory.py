@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from segment_anything.modeling import ImageEncoderViT, PromptEncoder
 
-from cpcsam.contract import EMBED_DIM, grid_size
-from cpcsam.model.build_sam import build_sam
+from cpcsam.model.build_sam import EncoderSize, build_sam_with
 from cpcsam.model.sam import CpcSam
 from cpcsam.scale import Scale
 from training.bilevel.config import ModelConfig, OptimizerConfig
@@ -57,8 +57,9 @@ def tiny_batches(steps: int = 4, image_size: int = 256) -> StepBatches:
     return StepBatches([discs(0), discs(1)], image_size, config, SCALE, seed=3, steps=steps)
 
 
-def tiny_halves(image_size: int = 256) -> Halves:
-    """The first batch of `tiny_batches`."""
+@cache
+def tiny_halves(image_size: int = MINIATURE) -> Halves:
+    """The first batch of `tiny_batches`, which no step changes."""
     return tiny_batches(image_size=image_size)[0]
 
 
@@ -66,17 +67,19 @@ def tiny_state(
     config: ModelConfig | None = None,
     optimizer: OptimizerConfig | None = None,
     *,
+    image_size: int = MINIATURE,
     double: bool = False,
 ) -> BilevelState:
-    """vit_t of one block, with random weights, prepared for training.
+    """A SAM with an encoder of one block and random weights, prepared for training.
 
-    With `double` a model of `MINIATURE` pixels in float64, every weight filled with noise: far
-    from the identity, with |C| away from its kink at 0.
+    The encoder is vit_t's for 256 pixels, and far smaller for a `MINIATURE` of an image. With
+    `double` the model is in float64, every weight filled with noise: far from the identity, with
+    |C| away from its kink at 0.
     """
-    if double:
+    if image_size == MINIATURE:
         model = _miniature_sam()
     else:
-        model = noisy_sam()
+        model = noisy_sam(image_size)
         model.sam.image_encoder.blocks = model.sam.image_encoder.blocks[:1]
     state = new_bilevel_state(
         model,
@@ -93,18 +96,13 @@ def tiny_state(
 
 def _miniature_sam() -> CpcSam:
     torch.manual_seed(0)
-    sam = build_sam("vit_t")
-    side = grid_size(MINIATURE)
-    sam.image_encoder = ImageEncoderViT(
-        img_size=MINIATURE,
-        embed_dim=32,
-        depth=1,
-        num_heads=2,
-        out_chans=EMBED_DIM,
-        use_rel_pos=True,
-        global_attn_indexes=(0,),
-    )
-    sam.prompt_encoder = PromptEncoder(EMBED_DIM, (side, side), (MINIATURE, MINIATURE), 16)
+    return copy.deepcopy(_filled_miniature())
+
+
+@cache
+def _filled_miniature() -> CpcSam:
+    encoder = EncoderSize(32, 1, 2, (0,), window_size=0, default_image_size=MINIATURE)
+    sam = build_sam_with(encoder, MINIATURE)
     fill_with_noise(sam, seed=0)
     return CpcSam(sam.eval())
 

@@ -23,7 +23,7 @@ PRETRAINING = [9.443412, 7.626025, 5.930577]
 
 def test_bilevel_train_step_has_the_golden_losses() -> None:
     optimizer = OptimizerConfig(lr=1e-3, lr_capl=1e-3)
-    state, batches = tiny_state(optimizer=optimizer), tiny_batches(steps=3)
+    state, batches = tiny_state(optimizer=optimizer, image_size=256), tiny_batches(steps=3)
     metrics = []
     for step in range(3):
         state.set_learning_rates(optimizer, (step + 0.5) / 3)

@@ -61,7 +61,7 @@ def test_attempt_without_memory_says_so() -> None:
 
 
 def test_repeated_batch_holds_the_image_several_times() -> None:
-    batch = tiny_halves().training
+    batch = tiny_halves(256).training
     three = repeated(batch, 3)
     assert three.image.shape == (3, *batch.image.shape[1:])
     assert three.mask_input is None

@@ -136,7 +136,7 @@ def test_capl_attaches_trains_and_fuses_with_any_encoder(encoder: str) -> None:
     calibrating = {**state.phi.parameters, **state.points.parameters}
     before = {name: p.detach().clone() for name, p in calibrating.items()}
     for _ in range(2):  # the first step moves the zero side alone
-        state.train_step(tiny_halves(), BilevelConfig())
+        state.train_step(tiny_halves(256), BilevelConfig())
     for name, parameter in calibrating.items():
         assert not torch.equal(parameter, before[name]), name
     fused = fuse(model)

@@ -17,7 +17,7 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.support.model_factory import fill_with_noise
-from tests.support.training_factory import SCALE, discs, tiny_halves, tiny_state
+from tests.support.training_factory import MINIATURE, SCALE, discs, tiny_halves, tiny_state
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.losses import point_terms
 from training.bilevel.step import BilevelConfig
@@ -146,7 +146,7 @@ def test_points_are_learnt_without_anything_else() -> None:
 def test_practice_prompts_are_drawn_beside_the_others() -> None:
     def drawn(practice: int) -> StepBatches:
         config = BatchConfig(images=1, entities=2, groups=2, practice=practice)
-        return StepBatches([discs(0), discs(1)], 256, config, SCALE, seed=3, steps=4)
+        return StepBatches([discs(0), discs(1)], MINIATURE, config, SCALE, seed=3, steps=4)
 
     some, none = drawn(7)[1], drawn(0)[1]
     coords, labels, accurate = some.training.practice()
@@ -161,6 +161,6 @@ def test_practice_prompts_are_drawn_beside_the_others() -> None:
 
 def test_points_without_practice_are_refused() -> None:
     config = BatchConfig(images=1, entities=2, groups=2, practice=0)
-    halves = StepBatches([discs(0), discs(1)], 256, config, SCALE, seed=3, steps=4)[0]
+    halves = StepBatches([discs(0), discs(1)], MINIATURE, config, SCALE, seed=3, steps=4)[0]
     with pytest.raises(ConfigError, match=r"batch\.practice: got 0, expected 1 or more"):
         tiny_state().train_step(halves, BilevelConfig())

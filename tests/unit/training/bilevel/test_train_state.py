@@ -25,7 +25,8 @@ FULL = ModelConfig(lora=LoraConfig(rank=0), full_finetuning=True)
 
 
 def step(state: BilevelState) -> None:
-    state.train_step(tiny_halves(), BilevelConfig())
+    halves = tiny_halves(state.model.image_size)
+    state.train_step(halves, BilevelConfig())
 
 
 def test_lr_factor_warms_up_then_decays_by_a_cosine() -> None:
@@ -210,7 +211,7 @@ def test_a_trained_run_is_saved_loaded_and_merged_with_the_same_outputs(
 ) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
     save_base(noisy_sam(), base)
-    untrained, batch = load_base(base), tiny_halves().held_out
+    untrained, batch = load_base(base), tiny_halves(256).held_out
     state = new_bilevel_state(
         load_base(base), config, OptimizerConfig(lr=1e-3, lr_capl=1e-2), seed=0, bf16=False
     )

@@ -118,7 +118,7 @@ def test_batches_replace_images_with_too_small_entities() -> None:
 def test_entities_too_small_to_prompt_are_refused() -> None:
     config = BatchConfig(min_area=10**6)
     with pytest.raises(DataError, match=r"sample discs-0: got no entity.*min_area"):
-        StepBatches([discs()], 256, config, SCALE, seed=0, steps=1)[0]
+        StepBatches([discs()], MINIATURE, config, SCALE, seed=0, steps=1)[0]
 
 
 def test_coarse_masks_come_with_the_styles_that_draw_them() -> None:
@@ -139,7 +139,7 @@ def test_batches_without_mask_style_have_no_masks() -> None:
 
 
 def test_batches_with_mask_share_add_coarse_masks() -> None:
-    batches = styled(replace(CLICK, mask=0.5), groups=10)
+    batches = styled(replace(CLICK, mask=0.5), groups=10, image_size=MINIATURE)
     have = [batches[step].training.has_mask for step in range(10)]
     share = torch.stack([mask for mask in have if mask is not None]).float().mean()
     assert 0.4 < share < 0.6
@@ -170,16 +170,21 @@ def misses(batches: StepBatches) -> float:
 
 def test_strength_scales_every_style() -> None:
     careless = replace(CLICK, wrong=0.4)
-    assert misses(styled(careless, strength=0.0)) == 0
-    assert 0.25 < misses(styled(careless)) < 0.55
-    assert 0.65 < misses(styled(careless, strength=2.0)) < 0.95
+    by_strength = [
+        misses(styled(careless, image_size=MINIATURE, strength=strength))
+        for strength in (0.0, 1.0, 2.0)
+    ]
+    assert by_strength[0] == 0
+    assert 0.25 < by_strength[1] < 0.55
+    assert 0.65 < by_strength[2] < 0.95
 
 
 def test_with_fewer_groups_than_styles_every_style_is_drawn() -> None:
     mark = (CLICK, PromptMix(box=1, several=0), replace(CLICK, mask=1.0))
     seen = set()
+    batches = styled(*mark, groups=1, image_size=MINIATURE)
     for step in range(20):
-        batch = styled(*mark, groups=1)[step].training
+        batch = batches[step].training
         assert batch.has_mask is not None and batch.point_labels.shape[1] == 2
         for labels, has_mask in zip(batch.point_labels[0], batch.has_mask[0], strict=True):
             seen.add((int(labels[0]), bool(has_mask)))
