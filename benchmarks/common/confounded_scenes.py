@@ -41,13 +41,13 @@ class Texture:
     angle: float
     grain: float
 
-    def paint(self, rng: np.random.Generator) -> Field:
-        """Fill a scene, (SIDE, SIDE, 3), at a random phase."""
-        y, x = np.mgrid[:SIDE, :SIDE]
+    def paint(self, where: NDArray[np.bool_], rng: np.random.Generator) -> Field:
+        """Fill the N pixels of a mask, (SIDE, SIDE), at a random phase; return (N, 3)."""
+        y, x = np.nonzero(where)
         phase = (x * np.cos(self.angle) + y * np.sin(self.angle)) / self.wavelength + rng.random()
-        share = (0.5 + 0.5 * np.sin(2 * np.pi * phase))[:, :, None]
+        share = (0.5 + 0.5 * np.sin(2 * np.pi * phase))[:, None]
         first, second = np.array(self.colours)
-        grain = ndimage.gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)), 0.7)[:, :, None]
+        grain = ndimage.gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)), 0.7)[where][:, None]
         field: Field = share * first + (1 - share) * second + self.grain * grain
         return field
 
@@ -123,10 +123,10 @@ def scene(seed: int, *, target: bool) -> Sample:
         background = kind.background or other.background
         assert background is not None
         here = cell == index
-        image[here] = background.paint(rng)[here]
+        image[here] = background.paint(here, rng)
         # Clipped to the cell, so that no entity covers its neighbour.
         inside = _outline(kind, centre, pitch, rng) & here
-        image[inside] = kind.filling.paint(rng)[inside]
+        image[inside] = kind.filling.paint(inside, rng)
         instances[inside] = index + 1
     image = ndimage.gaussian_filter(image, (rng.uniform(0.4, 1.0),) * 2 + (0,))
     pixels = (image + rng.normal(0, 0.02, image.shape)).clip(0, 1) * 255

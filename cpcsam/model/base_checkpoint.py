@@ -13,7 +13,7 @@ from torch import Tensor
 from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, grid_size
 from cpcsam.errors import ArtifactError
-from cpcsam.model.build_sam import ENCODERS, build_sam
+from cpcsam.model.build_sam import ENCODERS, build_empty_sam, build_sam
 from cpcsam.model.official_checkpoints import named_if_official, warn_if_damaged
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.state_dict import (
@@ -133,7 +133,7 @@ def load_base(path: Path, model_size: str | None = None, image_size: int | None 
                 expected=model_size,
                 fix="give another base or model_size",
             )
-        sam = build_sam(found_size, image_size or found_image_size)
+        sam = build_empty_sam(found_size, image_size or found_image_size)
         resized = resize_positions(state, found_size, image_size or found_image_size)
         fill(sam, resized, str(path))
     warn_if_damaged(path)

@@ -19,7 +19,7 @@ from cpcsam.contract import EMBED_DIM, IMAGE_SIZES, NUM_MASKS, PATCH_SIZE, PIXEL
 from cpcsam.contract import grid_size as grid_size_of
 from cpcsam.errors import ConfigError
 
-__all__ = ["ENCODERS", "EncoderSize", "build_sam", "build_sam_with"]
+__all__ = ["ENCODERS", "EncoderSize", "build_empty_sam", "build_sam", "build_sam_with"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,27 @@ def build_sam(model_size: str, image_size: int | None = None) -> Sam:
             fix="choose one of them",
         )
     return build_sam_with(encoder, image_size)
+
+
+def build_empty_sam(model_size: str, image_size: int | None = None) -> Sam:
+    """Build a SAM whose weights are to be filled: they take longer to initialise than to read.
+
+    Args:
+        model_size: as for `build_sam`.
+        image_size: as for `build_sam`.
+
+    Returns:
+        A model on the CPU with weights of any value; its constants are in place.
+
+    Raises:
+        ConfigError: unknown model_size or image_size.
+    """
+    with torch.device("meta"):
+        sam = build_sam(model_size, image_size)
+    sam.to_empty(device="cpu")
+    for constant, values in ((sam.pixel_mean, PIXEL_MEAN), (sam.pixel_std, PIXEL_STD)):
+        constant.copy_(torch.tensor(values)[:, None, None])
+    return sam
 
 
 def build_sam_with(encoder: EncoderSize, image_size: int) -> Sam:
