@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,20 @@ def run(base: Path) -> Path:
     return base.parent / "run"
 
 
-def test_merge_run_measures_differences(run: Path, base: Path, tmp_path: Path) -> None:
-    differences = merge(run, None, tmp_path / "merged")
+@pytest.fixture(scope="module")
+def merged(run: Path) -> tuple[Path, dict[str, float]]:
+    """The run merged, and its differences."""
+    path = run.parent / "merged"
+    return path, merge(run, None, path)
+
+
+def test_merge_run_measures_differences(
+    run: Path, base: Path, merged: tuple[Path, dict[str, float]]
+) -> None:
+    path, differences = merged
     assert 0 < max(differences.values()) <= 1e-5
     assert differences["mask_decoder/low_res_masks"] > 0
-    manifest = read_manifest(tmp_path / "merged", "merged")
+    manifest = read_manifest(path, "merged")
     assert manifest.metrics["relative_difference"] == differences
     assert manifest.parents == {
         "run": sha256_file(run / MANIFEST_NAME),
@@ -62,9 +72,9 @@ def test_merge_run_measures_differences(run: Path, base: Path, tmp_path: Path) -
     }
     assert manifest.config["capl"]["hidden_dim"] == 128
     assert manifest.config["intensity"] == RANGE
-    merged = load_merged(tmp_path / "merged")
+    model = load_merged(path)
     assert not torch.equal(
-        merged.sam.image_encoder.blocks[0].attn.qkv.weight,
+        model.sam.image_encoder.blocks[0].attn.qkv.weight,
         load_base(base).sam.image_encoder.blocks[0].attn.qkv.weight,
     )
 
@@ -82,7 +92,7 @@ def test_merge_bare_base_keeps_weights(base: Path, tmp_path: Path) -> None:
 
 
 def test_merge_passes_on_the_scale_of_the_run_or_of_the_bare_base(
-    run: Path, base: Path, tmp_path: Path
+    base: Path, merged: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
     scale = Scale(96, 1.25)
     declared = {SCALE: scale.record()}
@@ -92,15 +102,16 @@ def test_merge_passes_on_the_scale_of_the_run_or_of_the_bare_base(
     save_run(model, tmp_path / "run", base=base, lora=LoraConfig(rank=1), config=declared)
     for name, source in (("run", tmp_path / "run"), ("base", tmp_path / "base")):
         merge(*((source, None) if name == "run" else (None, source)), tmp_path / f"{name}-merged")
-        merged = read_manifest(tmp_path / f"{name}-merged", "merged")
-        assert Scale.of_manifest(merged.config) == scale
-    merge(run, None, tmp_path / "silent")
-    assert SCALE not in read_manifest(tmp_path / "silent", "merged").config
+        manifest = read_manifest(tmp_path / f"{name}-merged", "merged")
+        assert Scale.of_manifest(manifest.config) == scale
+    assert SCALE not in read_manifest(merged[0], "merged").config
 
 
-def test_merge_unchanged_run_is_reused(run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "merged"
-    differences = merge(run, None, out)
+def test_merge_unchanged_run_is_reused(
+    run: Path, merged: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    path, differences = merged
+    out = Path(shutil.copytree(path, tmp_path / "merged"))
     made = (out / MANIFEST_NAME).stat().st_mtime_ns
     assert merge(run, None, out) == differences
     assert (out / MANIFEST_NAME).stat().st_mtime_ns == made
@@ -149,9 +160,9 @@ def test_merge_command_succeeds_or_fails_in_one_line(
     assert not (tmp_path / "x").exists()
 
 
-def tensors(image_size: int = 256) -> dict[str, torch.Tensor]:
+def tensors(images: int = 2) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return draw_images(image_size, 2, generator) | draw_prompts(image_size, 2, 3, 4, generator)
+    return draw_images(256, images, generator) | draw_prompts(256, images, 3, 4, generator)
 
 
 @pytest.mark.parametrize("queries", [1, 16, 48, 112, 10_000])
@@ -178,8 +189,8 @@ def test_make_traceable_shares_weights_and_keeps_model() -> None:
 @pytest.mark.parametrize("make", [noisy_cpcsam, windowed_cpcsam])
 def test_to_fp16_is_close_and_keeps_contract(make) -> None:  # type: ignore[no-untyped-def]
     model = fuse(make())
-    expected = run_graphs(model, tensors())
-    for name, actual in run_graphs(to_fp16(make_traceable(model)), tensors()).items():
+    expected = run_graphs(model, tensors(images=1))
+    for name, actual in run_graphs(to_fp16(make_traceable(model)), tensors(images=1)).items():
         assert actual.dtype == torch.float32
         assert relative_difference(actual, expected[name]) <= 2e-2, name
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -187,10 +198,10 @@ def test_to_fp16_is_close_and_keeps_contract(make) -> None:  # type: ignore[no-u
 
 def test_to_fp16_in_bfloat16_is_close() -> None:
     model = fuse(noisy_cpcsam())
-    expected = run_graphs(model, tensors())
+    expected = run_graphs(model, tensors(images=1))
     form = to_fp16(make_traceable(model), torch.bfloat16)
     assert form.image_pe().dtype == form.sam.mask_decoder.iou_token.weight.dtype == torch.bfloat16
-    for name, actual in run_graphs(form, tensors()).items():
+    for name, actual in run_graphs(form, tensors(images=1)).items():
         assert actual.dtype == torch.float32
         assert relative_difference(actual, expected[name]) <= 1e-1, name
 

@@ -74,7 +74,7 @@ def test_otsu_names_entities_by_their_colour() -> None:
 def test_a_unet_learns_and_separates_entities(task: Task) -> None:
     method = METHODS["unet"]
     assert isinstance(method, SemanticMethod)
-    small = replace(method, image_size=64, precision="float32")
+    small = replace(method, image_size=64, images=2, precision="float32")
     fitted = small.fit(task, Budget(steps=25), 0)
     assert fitted.spent.steps == 25 and fitted.spent.seconds > 0
     assert fitted.parameters > 1e7

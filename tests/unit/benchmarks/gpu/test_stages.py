@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +70,20 @@ def test_device_runner_has_the_outputs_of_the_reference() -> None:
     assert torch.equal(actual, expected)
 
 
+@cache
+def traced() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Random tensors, and what the traced model makes of them."""
+    generator = torch.Generator().manual_seed(0)
+    given = draw_images(256, 1, generator) | draw_prompts(256, 1, 2, 3, generator)
+    return given, run_graphs(make_traceable(fuse(noisy_cpcsam())), given)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_form_is_close_to_the_traced_model(form: Form) -> None:
-    model = make_traceable(fuse(noisy_cpcsam()))
-    generator = torch.Generator().manual_seed(0)
-    images = draw_images(model.image_size, 1, generator)
-    prompts = draw_prompts(model.image_size, 1, 2, 3, generator)
-    expected = run_graphs(model, {**images, **prompts})
+    given, expected = traced()
     with form.around():
-        actual = run_graphs(form.of(model), {**images, **prompts})
+        actual = run_graphs(form.of(make_traceable(fuse(noisy_cpcsam()))), given)
     tolerance = 0.1 if form.dtype else 1e-5
     for name, output in actual.items():
         assert output.dtype == torch.float32

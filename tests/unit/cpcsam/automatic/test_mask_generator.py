@@ -122,8 +122,8 @@ def test_config_out_of_range_raises_config_error(wrong: dict[str, float]) -> Non
 
 
 @given(
-    st.tuples(st.integers(1, 300), st.integers(1, 300)),
-    st.integers(1, 130).flatmap(lambda side: st.tuples(st.just(side), st.integers(0, side - 1))),
+    st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    st.integers(1, 60).flatmap(lambda side: st.tuples(st.just(side), st.integers(0, side - 1))),
 )
 @settings(max_examples=150, deadline=None)
 def test_tile_grid_covers_the_image_with_overlap(

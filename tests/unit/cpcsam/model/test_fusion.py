@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cpcsam.model.capl import CaplConfig, separate_heads
 from cpcsam.model.decoder import FusedAttention
-from cpcsam.model.fusion import build_merged, fuse
+from cpcsam.model.fusion import FusedCpcSam, build_merged, fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
@@ -63,6 +64,13 @@ def outputs(model: CpcSam) -> dict[str, Tensor]:
     }
 
 
+@cache
+def fused_outputs(config: CaplConfig | None) -> tuple[FusedCpcSam, dict[str, Tensor]]:
+    """The fused model of a configuration, or without CaPL, and what it computes."""
+    fused = fuse(noisy_sam() if config is None else noisy_cpcsam(config=config))
+    return fused, outputs(fused)
+
+
 def cross_attentions(model: CpcSam) -> list[torch.nn.Module]:
     """The five sites in the order of `EntityModule.sites`."""
     transformer = model.sam.mask_decoder.transformer
@@ -74,11 +82,9 @@ def cross_attentions(model: CpcSam) -> list[torch.nn.Module]:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 def test_fused_equals_explicit(config: CaplConfig) -> None:
-    model = noisy_cpcsam(config=config)
-    fused = fuse(model)
-    expected = outputs(model)
-    for name, found in outputs(fused).items():
-        assert relative_difference(found, expected[name]) <= 1e-5, name
+    fused, found = fused_outputs(config)
+    for name, expected in outputs(noisy_cpcsam(config=config)).items():
+        assert relative_difference(found[name], expected) <= 1e-5, name
     sites = sum(isinstance(module, FusedAttention) for module in fused.modules())
     assert sites == (5 if config.entity else 0)
     assert not any("entity" in name for name in fused.state_dict())
@@ -154,8 +160,9 @@ def test_fuse_without_capl_equals_official_sam() -> None:
     fused = fuse(model)
     assert fused.fused_config is None
     assert fused.state_dict().keys() == model.state_dict().keys()
+    expected = outputs(model)
     for name, found in outputs(fused).items():
-        assert torch.equal(found, outputs(model)[name]), name
+        assert torch.equal(found, expected[name]), name
 
 
 def test_fuse_leaves_the_model_unchanged() -> None:
@@ -169,10 +176,9 @@ def test_fuse_leaves_the_model_unchanged() -> None:
 
 @pytest.mark.parametrize("config", [None, *CONFIGS], ids=lambda c: name_of(c) if c else "no CaPL")
 def test_build_merged_loads_fused_weights(config: CaplConfig | None) -> None:
-    fused = fuse(noisy_sam() if config is None else noisy_cpcsam(config=config))
+    fused, expected = fused_outputs(config)
     empty = build_merged("vit_t", 256, config).eval()
     empty.load_state_dict(fused.state_dict())
-    expected = outputs(fused)
     for name, found in outputs(empty).items():
         assert torch.equal(found, expected[name]), name
 

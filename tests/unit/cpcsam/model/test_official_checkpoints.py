@@ -37,6 +37,7 @@ from cpcsam.model.official_checkpoints import (
     warn_if_damaged,
 )
 from cpcsam.model.run_checkpoint import save_run
+from cpcsam.model.sam import CpcSam
 from cpcsam.model.state_dict import require_fit
 from tests.support.model_factory import fill_with_noise, noisy_sam
 
@@ -61,6 +62,12 @@ def vit_b(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", params=[256, 512])
+def smaller(request: pytest.FixtureRequest, vit_b: Path) -> CpcSam:
+    """The same at a smaller image size."""
+    return load_base(vit_b, "vit_b", request.param)
+
+
 @pytest.mark.parametrize("model_size", OFFICIAL)
 @pytest.mark.parametrize("image_size", IMAGE_SIZES)
 def test_every_official_layout_fits_every_image_size(model_size: str, image_size: int) -> None:
@@ -80,24 +87,31 @@ def test_every_official_layout_fits_every_image_size(model_size: str, image_size
     )
 
 
-@pytest.mark.parametrize("image_size", [256, 512])
-def test_vit_b_runs_at_smaller_image_sizes(image_size: int, vit_b: Path) -> None:
-    model = load_base(vit_b, "vit_b", image_size)
+def test_vit_b_runs_at_smaller_image_sizes(
+    smaller: CpcSam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two blocks with windows and a global one, which the others repeat."""
+    image_size = smaller.sam.image_encoder.img_size
     grid = image_size // 16
-    assert model.sam.prompt_encoder.input_image_size == (image_size, image_size)
-    assert model.sam.prompt_encoder.image_embedding_size == (grid, grid)
+    assert image_size in (256, 512) and smaller.image_size == image_size
+    assert smaller.sam.prompt_encoder.input_image_size == (image_size, image_size)
+    assert smaller.sam.prompt_encoder.image_embedding_size == (grid, grid)
+    windowed, everywhere = (smaller.sam.image_encoder.blocks[index].attn for index in (0, 2))
+    assert windowed.rel_pos_h.shape[0] == 2 * 14 - 1
+    assert everywhere.rel_pos_h.shape[0] == 2 * grid - 1
+    encoder = smaller.sam.image_encoder
+    monkeypatch.setattr(encoder, "blocks", encoder.blocks[:3])
     image = torch.randint(256, (1, 3, image_size, image_size), dtype=torch.uint8)
     with torch.no_grad():
-        embeddings = model.encode_image(image, torch.tensor([[image_size, image_size // 2]]))
+        embeddings = smaller.encode_image(image, torch.tensor([[image_size, image_size // 2]]))
     assert embeddings.shape == (1, 256, grid, grid)
     assert bool(torch.isfinite(embeddings).all())
     assert float(embeddings.std()) > 0.1
 
 
-@pytest.mark.parametrize("image_size", [256, 512])
-def test_resized_vit_b_positions_are_interpolated(image_size: int, vit_b: Path) -> None:
-    state = torch.load(vit_b, weights_only=True)
-    loaded = load_base(vit_b, image_size=image_size).sam.state_dict()
+def test_resized_vit_b_positions_are_interpolated(smaller: CpcSam, vit_b: Path) -> None:
+    state = torch.load(vit_b, weights_only=True, mmap=True)
+    loaded, image_size = smaller.sam.state_dict(), smaller.image_size
     grid = image_size // 16
     offsets = torch.arange(grid)[:, None] - torch.arange(grid)[None, :] + grid - 1
     for block, axis in ((2, "h"), (11, "w")):

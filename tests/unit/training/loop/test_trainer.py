@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from cpcsam.model.run_checkpoint import load_run
 from tests.support.paths import ROOT
 from tests.support.training_processes import assert_equal, tiny_run, trained
 from training.bilevel.config import TrainConfig
-from training.bilevel.run import train
+from training.bilevel.run import TrainResult, train
 from training.data.sample import windows
 from training.data.sources import read_source
 from training.evaluation.one_click import one_click
@@ -33,8 +34,15 @@ def config(tmp_path: Path) -> TrainConfig:
     return tiny_run(tmp_path)
 
 
-def test_a_run_leaves_best_last_and_tensorboard(config: TrainConfig) -> None:
-    result = train(config)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainConfig, TrainResult]:
+    """A run that is over."""
+    config = tiny_run(tmp_path_factory.mktemp("finished"))
+    return config, train(config)
+
+
+def test_a_run_leaves_best_last_and_tensorboard(finished: tuple[TrainConfig, TrainResult]) -> None:
+    config, result = finished
     assert (result.step, result.finished) == (4, True)
     best = config.folder / "best"
     manifest = read_manifest(best, "run")
@@ -57,12 +65,12 @@ def test_a_run_that_does_not_beat_the_base_keeps_it_and_says_so(
 ) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(to_dict(config)))
-    assert main([str(path), "optimizer.lr=0.1"]) == KEPT_BASE == 3
+    assert main([str(path), "optimizer.lr=0.1", "steps=2"]) == KEPT_BASE == 3
     captured = capsys.readouterr()
     account, result = captured.out.splitlines()
     assert account == "data.train: images 1 of 1; entities 2 of 2"
     assert "best: the base, validation Dice 0." in result
-    assert "did not beat in 4 steps" in result
+    assert "did not beat in 2 steps" in result
     metrics = read_manifest(config.folder / "best", "run").metrics
     assert metrics["step"] == 0
     assert metrics["validation_dice"] == metrics["validation_dice_base"]
@@ -73,6 +81,7 @@ def test_a_run_that_does_not_beat_the_base_keeps_it_and_says_so(
         assert np.array_equal(ours.mask, theirs.mask)
 
 
+@pytest.mark.slow
 def test_masks_that_do_not_belong_to_their_images_leave_the_base(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,7 +89,7 @@ def test_masks_that_do_not_belong_to_their_images_leave_the_base(
     source = config.data.train
     Image.fromarray(noise).save(source.image or "")
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(to_dict(replace(config, steps=12, evaluate_every=4))))
+    path.write_text(yaml.safe_dump(to_dict(replace(config, steps=8, evaluate_every=4))))
     assert main([str(path)]) == KEPT_BASE
     captured = capsys.readouterr()
     assert "with other images under the same masks" in captured.err
@@ -89,30 +98,33 @@ def test_masks_that_do_not_belong_to_their_images_leave_the_base(
     assert metrics["step"] == 0
 
 
-def test_an_interrupted_run_resumes_to_the_same_weights(config: TrainConfig) -> None:
-    train(config)
+def test_an_interrupted_run_resumes_to_the_same_weights(
+    config: TrainConfig, finished: tuple[TrainConfig, TrainResult]
+) -> None:
     broken = replace(config, name="broken")
     polls = iter([False, True])
     result = train(broken, lambda: next(polls))
     assert (result.step, result.finished) == (2, False)
     result = train(replace(broken, resume=True))
     assert (result.step, result.finished) == (4, True)
-    assert_equal(trained(broken), trained(config))
+    assert_equal(trained(broken), trained(finished[0]))
     again = train(replace(broken, resume=True))
     assert again == result
 
 
-def test_an_existing_run_is_neither_continued_nor_lost_by_accident(config: TrainConfig) -> None:
-    short = replace(config, steps=2)
-    train(short)
-    before = trained(short)
+def test_an_existing_run_is_neither_continued_nor_lost_by_accident(
+    config: TrainConfig, finished: tuple[TrainConfig, TrainResult]
+) -> None:
+    earlier = finished[0]
+    before = trained(earlier)
     with pytest.raises(ConfigError, match=r"where a run exists.*resume=true.*overwrite=true"):
-        train(short)
+        train(earlier)
     with pytest.raises(ConfigError, match=r"seed: got 1, expected 0, which the run was begun"):
-        train(replace(short, seed=1, resume=True))
-    assert_equal(trained(short), before)
-    train(replace(short, seed=1, overwrite=True))
-    assert any(not torch.equal(value, before[name]) for name, value in trained(short).items())
+        train(replace(earlier, seed=1, resume=True))
+    assert_equal(trained(earlier), before)
+    shutil.copytree(earlier.folder, config.folder)
+    assert train(replace(config, seed=1, steps=1, overwrite=True)).step == 1
+    assert any(not torch.equal(value, before[name]) for name, value in trained(config).items())
 
 
 def test_a_diverging_run_keeps_its_last_state(config: TrainConfig) -> None:
