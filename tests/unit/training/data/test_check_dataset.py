@@ -31,6 +31,12 @@ from training.data.datasets.pictures import contact_sheet, shown_entities
 from training.data.sample import Sample
 
 
+@pytest.fixture(autouse=True)
+def one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contact sheet of one row, as every check draws one."""
+    monkeypatch.setattr("training.data.check_dataset.PICTURES", 3)
+
+
 @pytest.mark.parametrize("name", MINIATURES)
 def test_a_sound_dataset_passes(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
