@@ -100,7 +100,7 @@ def test_vit_b_runs_at_smaller_image_sizes(
     assert windowed.rel_pos_h.shape[0] == 2 * 14 - 1
     assert everywhere.rel_pos_h.shape[0] == 2 * grid - 1
     encoder = smaller.sam.image_encoder
-    monkeypatch.setattr(encoder, "blocks", encoder.blocks[:3])
+    monkeypatch.setitem(encoder._modules, "blocks", encoder.blocks[:3])
     image = torch.randint(256, (1, 3, image_size, image_size), dtype=torch.uint8)
     with torch.no_grad():
         embeddings = smaller.encode_image(image, torch.tensor([[image_size, image_size // 2]]))
