@@ -8,7 +8,6 @@ READY := $(VENV)/.installed
 CONFIG ?= training/configs/bbbc038.yaml
 REPOSITORY ?= build/repository
 PRECISION ?= fp32
-JOBS ?= 3
 STARTED := $(shell date +%s)
 
 # Threads that wait by spinning keep a core from whatever else the machine does, and from each other.
@@ -25,17 +24,17 @@ help: ## List the targets
 demo: $(READY) ## Fine-tune, merge, export, serve and segment a real image; writes out/demo/
 	CPCSAM_SETUP_S=$$(($$(date +%s) - $(STARTED))) $(PY) -m demo --out out/demo
 
-# Tests of one file share a process, for their fixtures, and so do those of files that use the same
-# servers (tests/support/grouping.py); the longest begin first. A third process works while two wait
-# for the servers that they test.
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Tests of one file share a process, for their fixtures; the longest begin first.
+PYTEST = $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test
+test: JOBS ?= 3  # a third works while two wait for the servers that they test
 test: $(READY) ## Run all tests, the real Triton server's among them, in JOBS=3 processes
 	$(PYTEST)
 
 .PHONY: test-unit
-test-unit: $(READY) ## Run the tests that start no process, in JOBS=3 processes
+test-unit: JOBS ?= 2
+test-unit: $(READY) ## Run the tests that start no process, in JOBS=2 processes
 	$(PYTEST) tests/unit
 
 .PHONY: lint

@@ -71,7 +71,8 @@ def test_a_mask_follows_the_page_that_is_chosen_of_the_images(tmp_path: Path) ->
     tifffile.imwrite(many, pages, photometric="minisblack")
     findings = Findings(options=ReadOptions(page=2))
     assert np.array_equal(read_values(many, findings), pages[2])  # type: ignore[arg-type]
-    assert findings.account.found("pages") == 1 and not findings.losses
+    assert findings.account.read["pages"] == 1 and not findings.losses
+    assert findings.account.passed["pages", "not chosen"] == 2
     one = written(tmp_path, "one.png", saved(Image.fromarray(LABELS), "PNG"))
     assert np.array_equal(read_values(one, findings), LABELS)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"m\.tif: page: got 3, expected 0 to 2"):
