@@ -95,6 +95,10 @@ bench: $(READY) ## Measure calibration, the cost of a training step and fusion: 
 bench-gpu: $(READY) ## Measure accuracy, speed, memory and training on a GPU, in 9 minutes: make bench-gpu [BBBC038=PATH]
 	$(PY) -m benchmarks.gpu --out out/gpu/$(STARTED) $(if $(BBBC038),--bbbc038 $(BBBC038))
 
+.PHONY: bench-peers
+bench-peers: $(READY) ## Measure the service beside SamPredictor, LitServe, ONNX Runtime and Triton alone: make bench-peers [QUICK=1]
+	$(PY) -m benchmarks.peers $(if $(QUICK),--quick)
+
 .PHONY: compare
 compare: $(READY) ## Compare all methods without clicks: make compare [BBBC038=PATH] [SET="key=value ..."]
 	$(PY) -m benchmarks.comparison benchmarks/recipes/comparison.yaml $(SET) $(if $(BBBC038),--data bbbc038v1=$(BBBC038))

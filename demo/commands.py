@@ -16,7 +16,7 @@ from typing import IO, Final
 
 from cpcsam.errors import CpcSamError, ServingError
 
-__all__ = ["DemoError", "Service", "run_stage", "serve"]
+__all__ = ["DemoError", "Service", "child", "run_stage", "serve"]
 
 START_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 30.0
@@ -60,7 +60,7 @@ def run_stage(title: str, module: str, *arguments: str | Path) -> float:
     words = [module, *map(str, arguments)]
     print(f"\n── {title}\n   python -m {' '.join(words)}", flush=True)
     started = time.monotonic()
-    with _child([sys.executable, "-m", *words]) as process:
+    with child([sys.executable, "-m", *words]) as process:
         code = process.wait()
     if code:
         raise DemoError.of(
@@ -87,7 +87,7 @@ def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service
     with (
         log.open("w") as errors,
         # -u: its addresses must not wait in its output buffer.
-        _child(
+        child(
             [sys.executable, "-u", "-m", *words], stdout=subprocess.PIPE, stderr=errors
         ) as process,
     ):
@@ -122,8 +122,12 @@ def _addresses(process: subprocess.Popen[str], stdout: IO[str], log: Path) -> Se
 
 
 @contextmanager
-def _child(
-    command: list[str], *, stdout: int | None = None, stderr: IO[str] | None = None
+def child(
+    command: list[str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: IO[str] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a process for the duration of the block, and end it with the block.
 
@@ -131,7 +135,7 @@ def _child(
     """
     # In a session of its own: Ctrl-C reaches this process alone, which ends the child.
     process = subprocess.Popen(
-        command, stdout=stdout, stderr=stderr, text=True, start_new_session=True
+        command, stdin=stdin, stdout=stdout, stderr=stderr, text=True, start_new_session=True
     )
     try:
         yield process
@@ -143,5 +147,6 @@ def _child(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()

@@ -6,16 +6,17 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cpcsam.errors import CpcSamError, DataError
 from cpcsam.images.reading import decode_image
 from cpcsam.transforms import pad_image, resize_image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Scene", "packaged_images", "read_scenes"]
 
@@ -82,6 +83,9 @@ def read_scenes(files: Sequence[Path], image_size: int) -> list[Scene]:
 
 
 def _read(file: Path, image_size: int) -> Scene:
+    # Here, so that those who only list the files need not load it.
+    import torch
+
     try:
         shown = resize_image(decode_image(file.read_bytes()), image_size)
     except (OSError, CpcSamError) as error:

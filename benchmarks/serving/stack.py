@@ -29,6 +29,7 @@ __all__ = [
     "EncoderRuns",
     "compute_seconds",
     "cores_of",
+    "cpu_seconds",
     "encoder_runs",
     "gateway_metric",
     "random_repository",
@@ -65,14 +66,15 @@ def encoder_runs(running: Service) -> EncoderRuns:
 def cores_of(running: Service) -> Iterator[list[float]]:
     """Yield a list that gets the mean number of cores that the service used in the block."""
     cores: list[float] = []
-    started, spent = time.monotonic(), _cpu_seconds(running)
+    started, spent = time.monotonic(), cpu_seconds(running.pid)
     yield cores
-    cores.append((_cpu_seconds(running) - spent) / (time.monotonic() - started))
+    cores.append((cpu_seconds(running.pid) - spent) / (time.monotonic() - started))
 
 
-def _cpu_seconds(running: Service) -> float:
+def cpu_seconds(pid: int) -> float:
+    """CPU time, user and system, of a process and its descendants so far, seconds."""
     ticks = 0
-    for process in processes_below(running.pid):
+    for process in processes_below(pid):
         # After the name, which may hold spaces; then 11 and 12 are utime and stime.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
