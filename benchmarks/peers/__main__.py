@@ -1,8 +1,8 @@
 """Measure the service and its peers side by side: times, throughput, CPU time and memory.
 
 Examples:
-  python -m benchmarks.peers                                   all, in 20 minutes on 2 cores
-  python -m benchmarks.peers --quick                           every kind of figure, in 4 minutes
+  python -m benchmarks.peers                       all, in about 20 minutes on 2 free cores
+  python -m benchmarks.peers --quick               every kind of figure, in about 4 minutes
   python -m benchmarks.peers --quick --models vit_t --systems official gateway
 
 systems:
@@ -35,7 +35,7 @@ from benchmarks.peers.plan import FULL, OFFICIAL, QUICK, SYSTEMS
 from benchmarks.peers.report import report_of
 from benchmarks.peers.systems.environment import peers_python
 from benchmarks.peers.systems.start import missing_hardware
-from cpcsam.commands import parser_of, run_command
+from cpcsam.commands import parser_of, run_command, until_interrupted
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest
 from reporting.run_report import current_provenance
@@ -46,6 +46,16 @@ PROG: Final = "python -m benchmarks.peers"
 
 
 def _run(args: argparse.Namespace) -> None:
+    done = False
+    # SIGTERM as well must unwind, so that no server is left behind.
+    with until_interrupted():
+        _measure_and_report(args)
+        done = True
+    if not done:
+        raise KeyboardInterrupt
+
+
+def _measure_and_report(args: argparse.Namespace) -> None:
     missing = {name: missing_hardware(name) for name in args.systems}
     systems = [name for name in SYSTEMS if name in args.systems and not missing[name]]
     if systems[:1] != [OFFICIAL]:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,8 @@ from benchmarks.serving.stack import cpu_seconds
 
 __all__ = ["Bench", "measure"]
 
-FIRST = Workload("first answer")
+FIRST = Workload("first answer", new=False)
+"""Of which one click on the new image is sent; it is a known one then."""
 SECOND_SECONDS = 8.0
 """Least duration of each load generator's part in their comparison."""
 
@@ -76,17 +78,15 @@ def measure(bench: Bench, setting: Setting, model: PeerModel, systems: Sequence[
                 continue
             _note(f"{model.name}, round {turn + 1}, {system}: {len(todo)} of {len(cells)} cells")
             began = time.perf_counter()
-            with on_cores(bench.serving):
-                starting = start(system, model, bench.out / "logs", bench.python)
-                running = starting.__enter__()
-            try:
-                with on_cores(bench.generator):
-                    running.masks(FIRST)
-                    started_s = time.perf_counter() - began
-                    for cell in tqdm(todo, desc=system, file=sys.stderr):
-                        store(cell, _result(bench, setting, model, cell, running, started_s))
-            finally:
-                starting.__exit__(*sys.exc_info())
+            with ExitStack() as stack:
+                with on_cores(bench.serving):
+                    starting = start(system, model, bench.out / "logs", bench.python)
+                    running = stack.enter_context(starting)
+                stack.enter_context(on_cores(bench.generator))
+                running.prime(FIRST)
+                started_s = time.perf_counter() - began
+                for cell in tqdm(todo, desc=system, file=sys.stderr):
+                    store(cell, _result(bench, setting, model, cell, running, started_s))
 
 
 def _result(

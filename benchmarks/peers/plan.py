@@ -89,11 +89,12 @@ def offered_load(loads: Sequence[float], seconds: float) -> list[Workload]:
 NEW: Final = Workload("one click, new image", count=12)
 CLICKS: Final = Workload("follow-up clicks, known image", count=20, new=False)
 BOXES: Final = Workload("100 boxes, known image", BOX, 3, new=False, prompts=100)
-GRID: Final = Workload("everything, grid of 32 x 32", EVERYTHING, 2, prompts=32)
-SMALL_GRID: Final = Workload("everything, grid of 16 x 16", EVERYTHING, 1, prompts=16)
+GRID: Final = Workload("everything, grid of 32 x 32", EVERYTHING, prompts=32)
+SMALL_GRID: Final = Workload("everything, grid of 16 x 16", EVERYTHING, prompts=16)
 MANY: Final = Workload(CAPACITY, count=32, clients=8)
 REPEATS: Final = Workload("8 clients, known images", count=120, new=False, clients=8)
 COMPARED_CLICKS: Final = Workload("compared clicks", count=8)
+KNOWN_CLICKS: Final = Workload("compared clicks", count=4, new=False)
 COMPARED_BOXES: Final = Workload("compared boxes", BOX, 1, new=False, prompts=16)
 COMPARED_GRID: Final = replace(SMALL_GRID, name="compared grid")
 
@@ -113,25 +114,25 @@ FULL: Final = (
     Setting(
         "vit_b",
         2,
-        (replace(COMPARED_CLICKS, count=1), COMPARED_BOXES),
-        (replace(NEW, count=2), CLICKS, replace(BOXES, count=1), replace(REPEATS, count=40)),
-        (replace(GRID, count=1), replace(MANY, count=8)),
+        (KNOWN_CLICKS, COMPARED_BOXES),
+        (replace(NEW, count=1), CLICKS, replace(BOXES, count=1)),
+        (GRID, replace(MANY, count=8), replace(REPEATS, count=40)),
     ),
 )
 QUICK: Final = (
     Setting(
         "vit_t",
         2,
-        (replace(COMPARED_CLICKS, count=4), COMPARED_BOXES, COMPARED_GRID),
+        (replace(COMPARED_CLICKS, count=4), COMPARED_BOXES, replace(COMPARED_GRID, prompts=8)),
         (
             replace(NEW, count=4),
             replace(CLICKS, count=10),
             replace(BOXES, count=1),
-            SMALL_GRID,
             replace(MANY, count=8),
             replace(REPEATS, count=24),
         ),
         (
+            SMALL_GRID,
             *prompt_costs((1, 16), 3),
             *size_costs((256, 1024), 3),
             *offered_load((0.5, 0.95), 3),
@@ -141,7 +142,7 @@ QUICK: Final = (
     Setting(
         "vit_b",
         1,
-        (replace(COMPARED_CLICKS, count=1),),
+        (KNOWN_CLICKS,),
         (replace(NEW, count=1), replace(CLICKS, count=5)),
     ),
 )

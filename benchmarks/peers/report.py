@@ -133,7 +133,7 @@ def _workload(
         )
     heads = ["system", "p50 ms", "p95 ms", "p99 ms", "answers/s", "CPU s a request"]
     heads += ["peak PSS GiB", "p50 over SamPredictor's", "CPU over SamPredictor's", "failed"]
-    note = f"{workload.count} requests a round, {len(official)} rounds."
+    note = f"Requests a round: {workload.count}; rounds: {len(official)}."
     return Table(f"{_title(setting)}: {workload.name}", heads, rows, note)
 
 
@@ -212,7 +212,7 @@ def _phases(setting: Setting, results: Results) -> Table:
     names = [
         workload.name
         for workload in (*setting.workloads, *setting.once)
-        if workload.new and not workload.load and workload.side == 512
+        if workload.new and not _is_cost(setting, workload)
     ]
     spent = {name: results[setting.model, "gateway", name][0]["phases"] for name in names}
     phases = dict.fromkeys(phase for one in spent.values() for phase in one)

@@ -127,15 +127,17 @@ class TritonCaller:
                 "Triton", got="a grid", expected="prompts", fix="ask the gateway for everything"
             )
         chunks = chunk_tensors(*prompt_arrays(request))
-        image = {IMAGE_BYTES.name: np.array([[request.image]], object)}
-        if not request.known and len(chunks) == 1:
-            inputs = {**image, **_prompts(chunks[0])}
-            wanted = [MASKS_RLE.name, *ENCODE.output_names]
-            result = _infer(client, SEGMENT.name, inputs, wanted)
-            self._known[request.image_id] = {name: result[name] for name in ENCODE.output_names}
-            return _masks(chunks[0], result)
-        if not request.known:
-            self._known[request.image_id] = _infer(client, ENCODE.name, image, ENCODE.output_names)
+        if request.image_id not in self._known:
+            image = {IMAGE_BYTES.name: np.array([[request.image]], object)}
+            if len(chunks) == 1:
+                inputs = {**image, **_prompts(chunks[0])}
+                wanted = [MASKS_RLE.name, *ENCODE.output_names]
+                result = _infer(client, SEGMENT.name, inputs, wanted)
+                embeddings = {name: result[name] for name in ENCODE.output_names}
+                self._known[request.image_id] = embeddings
+                return _masks(chunks[0], result)
+            embeddings = _infer(client, ENCODE.name, image, ENCODE.output_names)
+            self._known[request.image_id] = embeddings
         embedded, masks = self._known[request.image_id], []
         for chunk in chunks:
             inputs = {**embedded, **_prompts(chunk)}

@@ -80,7 +80,7 @@ def test_report_shows_ratios_to_official_sam_in_the_same_round(tmp_path: Path) -
 
 
 def test_cell_is_measured_again_after_a_change_of_commit_or_plan(tmp_path: Path) -> None:
-    setting = QUICK[1]
+    setting = QUICK[0]
     cells = all_cells(bench(tmp_path), setting)
     assert len({cell.path for cell in cells}) == len(cells) == len(missing(cells))
     store(cells[0], {"seconds": 1.0})
@@ -88,7 +88,7 @@ def test_cell_is_measured_again_after_a_change_of_commit_or_plan(tmp_path: Path)
     assert not is_current(all_cells(bench(tmp_path, "def5678"), setting)[0])
     driven = next(cell for cell in cells if cell.what == DRIVEN)
     store(driven, {"samples": []})
-    later = [cell for cell in all_cells(bench(tmp_path), FULL[1]) if cell.path == driven.path]
+    later = [cell for cell in all_cells(bench(tmp_path), FULL[0]) if cell.path == driven.path]
     assert is_current(driven) and not is_current(later[0])
 
 
