@@ -3,8 +3,8 @@
 python -m benchmarks.peers.systems.in_process official weights/vit_t
 
 Standard input has `{"action": "drive", "workload": {...}, "rate": 0}` for times, `"masks"` for run
-lengths, or `"prime"`; standard output gets a line for each. Clients are threads that share the
-model by a lock, and masks stay arrays: this is the model without any server.
+lengths, or `"prime"`; standard output gets a line for each. Clients are threads that take
+turns at the model, and masks stay arrays: this is the model without any server.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.peers.load.drive import Send
+from benchmarks.peers.load.masks import Mask
 from benchmarks.peers.load.run import drive, masks, prime
-from benchmarks.peers.load.workloads import Workload
+from benchmarks.peers.load.workloads import Request, Workload
 from benchmarks.peers.systems.segmenters import Segmenter
 from cpcsam.commands import parser_of, run_command
 
@@ -52,11 +53,12 @@ def open_segmenter(system: str, model: Path) -> Segmenter:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    segmenter, lock = open_segmenter(args.system, args.model), threading.Lock()
+    segmenter = open_segmenter(args.system, args.model)
+    # First in, first out: a lock would let one client keep it, and the median would be its.
+    turns = ThreadPoolExecutor(1)
 
-    def send(request: Any) -> Any:
-        with lock:
-            return segmenter.segment(request)
+    def send(request: Request) -> Sequence[Mask]:
+        return turns.submit(segmenter.segment, request).result()
 
     @contextmanager
     def connect() -> Iterator[Send]:
