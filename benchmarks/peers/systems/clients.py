@@ -22,16 +22,15 @@ from benchmarks.peers.systems.wire import masks_from_json, request_to_json
 from benchmarks.serving.load import APART
 from cpcsam.client._protobuf import segment_request
 from cpcsam.client.requests import Everything, Question
-from cpcsam.contract import (
-    DECODE,
-    ENCODE,
+from cpcsam.contract import INPUT_SIZE, POINT_COORDS, POINT_LABELS, MaskSelection
+from cpcsam.entry_points import (
+    DECODE_KNOWN,
     IMAGE_BYTES,
+    IMAGE_KEY,
     MASK_SELECTION,
     MASKS_RLE,
-    POINT_COORDS,
-    POINT_LABELS,
+    ORIGINAL_SIZE,
     SEGMENT,
-    MaskSelection,
 )
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -42,6 +41,7 @@ __all__ = ["TritonCaller", "gateway", "litserve", "protobuf_of"]
 
 TIMEOUT_S: Final = 600.0
 HTTP_OK: Final = 200
+SIZES: Final = (INPUT_SIZE.name, ORIGINAL_SIZE.name)
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def gateway(address: str) -> Iterator[Send]:
 
 @dataclass
 class TritonCaller:
-    """Callers of Triton without the gateway, who keep the embeddings of known images themselves.
+    """Callers of Triton without the gateway, who name known images by their keys.
 
     Attributes:
         address: HOST:PORT of Triton's gRPC.
@@ -127,21 +127,18 @@ class TritonCaller:
                 "Triton", got="a grid", expected="prompts", fix="ask the gateway for everything"
             )
         chunks = chunk_tensors(*prompt_arrays(request))
+        key = {IMAGE_KEY.name: np.array([[request.image_id.encode()]], object)}
+        masks: list[bytes] = []
         if request.image_id not in self._known:
+            chunk, *chunks = chunks
             image = {IMAGE_BYTES.name: np.array([[request.image]], object)}
-            if len(chunks) == 1:
-                inputs = {**image, **_prompts(chunks[0])}
-                wanted = [MASKS_RLE.name, *ENCODE.output_names]
-                result = _infer(client, SEGMENT.name, inputs, wanted)
-                embeddings = {name: result[name] for name in ENCODE.output_names}
-                self._known[request.image_id] = embeddings
-                return _masks(chunks[0], result)
-            embeddings = _infer(client, ENCODE.name, image, ENCODE.output_names)
-            self._known[request.image_id] = embeddings
-        embedded, masks = self._known[request.image_id], []
+            inputs = {**key, **image, **_prompts(chunk)}
+            result = _infer(client, SEGMENT.name, inputs, [MASKS_RLE.name, *SIZES])
+            self._known[request.image_id] = {name: result[name] for name in SIZES}
+            masks = _masks(chunk, result)
         for chunk in chunks:
-            inputs = {**embedded, **_prompts(chunk)}
-            masks += _masks(chunk, _infer(client, DECODE.name, inputs, [MASKS_RLE.name]))
+            inputs = {**key, **self._known[request.image_id], **_prompts(chunk)}
+            masks += _masks(chunk, _infer(client, DECODE_KNOWN.name, inputs, [MASKS_RLE.name]))
         return masks
 
 
