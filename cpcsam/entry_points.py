@@ -6,6 +6,7 @@ and conventions are those of `cpcsam.contract`.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from cpcsam.contract import (
@@ -17,17 +18,17 @@ from cpcsam.contract import (
     MASK_INPUT,
     POINT_COORDS,
     POINT_LABELS,
+    STABILITY_OFFSET,
     GraphSpec,
     TensorSpec,
 )
 
 __all__ = [
+    "ALL_MASKS",
     "AREAS",
     "BBOXES",
     "DECODE",
     "DECODER",
-    "DECODE_KNOWN",
-    "DECODE_KNOWN_WITH_MASK",
     "DECODE_WITH_MASK",
     "EMBEDDING_STORE",
     "ENCODE",
@@ -36,6 +37,7 @@ __all__ = [
     "IMAGE_KEY",
     "MASKS_RLE",
     "MASK_SELECTION",
+    "MASK_THRESHOLDS",
     "ORIGINAL_SIZE",
     "POSTPROCESS",
     "PREPROCESS",
@@ -68,41 +70,36 @@ STABILITY: Final = TensorSpec("stability", "float32", SCORES.dims)
 """IoU of each selected mask at the thresholds ±STABILITY_OFFSET, 0 to 1."""
 
 IMAGE_KEY: Final = TensorSpec("image_key", "object", ("B", 1))
-"""Name under which an embedding is kept for `decode_known`; empty keeps none."""
+"""Name under which an embedding is kept: later calls give it in place of the embedding."""
+MASK_THRESHOLDS: Final = TensorSpec("mask_thresholds", "float64", ("B", 3))
+"""What a mask's predicted IoU has to exceed, its least stability, and the offset of the stability;
+other masks are empty."""
+ALL_MASKS: Final = (-math.inf, 0.0, STABILITY_OFFSET)
+"""The `mask_thresholds` of a call without any."""
 
 ENCODE: Final = GraphSpec(
     "encode", (IMAGE_BYTES,), (IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE), 1
 )
-PROMPT_INPUTS: Final = (INPUT_SIZE, ORIGINAL_SIZE, POINT_COORDS, POINT_LABELS, MASK_SELECTION)
+PROMPT_INPUTS: Final = (POINT_COORDS, POINT_LABELS, MASK_SELECTION, MASK_THRESHOLDS)
 DECODE: Final = GraphSpec(
     "decode",
-    (IMAGE_KEY, IMAGE_EMBEDDINGS, *PROMPT_INPUTS),
+    (IMAGE_KEY, IMAGE_EMBEDDINGS, INPUT_SIZE, ORIGINAL_SIZE, *PROMPT_INPUTS),
     (MASKS_RLE, BBOXES, AREAS, SCORES, STABILITY, SELECTED_LOW_RES_MASKS),
     1,
+    optional=frozenset({IMAGE_KEY.name, IMAGE_EMBEDDINGS.name, MASK_THRESHOLDS.name}),
 )
-DECODE_KNOWN: Final = GraphSpec("decode_known", (IMAGE_KEY, *PROMPT_INPUTS), DECODE.outputs, 1)
-"""`decode` of an embedding that an earlier call gave with the same key."""
 DECODE_WITH_MASK: Final = GraphSpec(
-    "decode_with_mask", (*DECODE.inputs, MASK_INPUT), DECODE.outputs, 1
+    "decode_with_mask", (*DECODE.inputs, MASK_INPUT), DECODE.outputs, 1, optional=DECODE.optional
 )
 """`decode` for prompts that all have a mask; the mask lies in the encoder's frame."""
-DECODE_KNOWN_WITH_MASK: Final = GraphSpec(
-    "decode_known_with_mask", (*DECODE_KNOWN.inputs, MASK_INPUT), DECODE.outputs, 1
-)
 SEGMENT: Final = GraphSpec(
     "segment",
-    (IMAGE_BYTES, IMAGE_KEY, *PROMPT_INPUTS[2:]),
+    (IMAGE_BYTES, IMAGE_KEY, *PROMPT_INPUTS),
     (*DECODE.outputs, *ENCODE.outputs),
     1,
+    optional=frozenset({IMAGE_KEY.name, MASK_THRESHOLDS.name}),
 )
-ENSEMBLES: Final = (
-    ENCODE,
-    DECODE,
-    DECODE_KNOWN,
-    DECODE_WITH_MASK,
-    DECODE_KNOWN_WITH_MASK,
-    SEGMENT,
-)
+ENSEMBLES: Final = (ENCODE, DECODE, DECODE_WITH_MASK, SEGMENT)
 
 # What the ensembles run around the graphs. Tensors keep their names from step to step; only the
 # prompts change frame, so they change name.
@@ -117,9 +114,18 @@ SCALE_PROMPTS: Final = GraphSpec(
 )
 POSTPROCESS: Final = GraphSpec(
     "postprocess",
-    (LOW_RES_MASKS, IOU_PREDICTIONS, INPUT_SIZE, ORIGINAL_SIZE, POINT_LABELS, MASK_SELECTION),
+    (
+        LOW_RES_MASKS,
+        IOU_PREDICTIONS,
+        INPUT_SIZE,
+        ORIGINAL_SIZE,
+        POINT_LABELS,
+        MASK_SELECTION,
+        MASK_THRESHOLDS,
+    ),
     DECODE.outputs,
     DECODE.max_batch,
+    optional=frozenset({MASK_THRESHOLDS.name}),
 )
 STORED_EMBEDDINGS: Final = TensorSpec(
     "stored_embeddings", IMAGE_EMBEDDINGS.dtype, IMAGE_EMBEDDINGS.dims
@@ -129,7 +135,7 @@ EMBEDDING_STORE: Final = GraphSpec(
     (IMAGE_KEY, IMAGE_EMBEDDINGS),
     (STORED_EMBEDDINGS,),
     1,
-    optional=frozenset({IMAGE_EMBEDDINGS.name}),
+    optional=frozenset({IMAGE_KEY.name, IMAGE_EMBEDDINGS.name}),
 )
 """Keeps `image_embeddings` under the key, or returns what it keeps. In `segment` it also hands them
 out: Triton drops a step whose tensor is an output of the ensemble that was not requested, even if
@@ -139,7 +145,7 @@ DECODER: Final = GraphSpec(
     DECODE_WITH_MASK.inputs,
     (*DECODE.outputs, STORED_EMBEDDINGS),
     1,
-    optional=frozenset({IMAGE_EMBEDDINGS.name, MASK_INPUT.name}),
+    optional=DECODE.optional | {MASK_INPUT.name},
 )
 """All steps of a decode and `embedding_store` in one process, for the CPU."""
 STEPS: Final = (PREPROCESS, EMBEDDING_STORE, SCALE_PROMPTS, POSTPROCESS, DECODER)

@@ -16,7 +16,6 @@ from benchmarks.serving.tasks import Task
 from cpcsam.contract import POINT_COORDS, POINT_LABELS
 from cpcsam.entry_points import (
     IMAGE_BYTES,
-    IMAGE_KEY,
     MASK_SELECTION,
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
@@ -35,7 +34,6 @@ async def logits_of(client: InferenceServerClient, task: Task) -> Logits:
     chunk = chunk_prompts(task.request(0).prompts, Box(0, 0, *task.size))[0]
     arrays = {
         IMAGE_BYTES.name: np.array([[task.image_bytes]], np.object_),
-        IMAGE_KEY.name: np.array([[b""]], np.object_),
         MASK_SELECTION.name: np.array([[task.mask_selection]], np.int32),
         POINT_COORDS.name: chunk.point_coords,
         POINT_LABELS.name: chunk.point_labels,

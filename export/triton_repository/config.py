@@ -33,8 +33,6 @@ from cpcsam.contract import (
 )
 from cpcsam.entry_points import (
     DECODE,
-    DECODE_KNOWN,
-    DECODE_KNOWN_WITH_MASK,
     DECODE_WITH_MASK,
     DECODER,
     EMBEDDING_STORE,
@@ -70,17 +68,13 @@ ENSEMBLE_STEPS: Final[Mapping[Target, Mapping[GraphSpec, Sequence[GraphSpec]]]] 
     "cpu": {
         ENCODE: (PREPROCESS, IMAGE_ENCODER),
         DECODE: (DECODER,),
-        DECODE_KNOWN: (DECODER,),
         DECODE_WITH_MASK: (DECODER,),
-        DECODE_KNOWN_WITH_MASK: (DECODER,),
         SEGMENT: (PREPROCESS, IMAGE_ENCODER, DECODER),
     },
     "gpu": {
         ENCODE: (PREPROCESS, IMAGE_ENCODER),
         DECODE: (EMBEDDING_STORE, *DECODE_STEPS),
-        DECODE_KNOWN: (EMBEDDING_STORE, *DECODE_STEPS),
         DECODE_WITH_MASK: (EMBEDDING_STORE, *MASK_STEPS),
-        DECODE_KNOWN_WITH_MASK: (EMBEDDING_STORE, *MASK_STEPS),
         SEGMENT: (PREPROCESS, IMAGE_ENCODER, *DECODE_STEPS, EMBEDDING_STORE),
     },
 }
@@ -102,6 +96,7 @@ LATENCY_FAMILY: Final = "nv_inference_first_response_histogram_ms"
 LATENCY_BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 DTYPES: Final = {
+    "float64": DataType.TYPE_FP64,
     "float32": DataType.TYPE_FP32,
     "int32": DataType.TYPE_INT32,
     "uint8": DataType.TYPE_UINT8,

@@ -56,7 +56,7 @@ class EmbeddingStore:
         """Return the embedding that a request brings or names, and keep it if it has a key.
 
         Args:
-            request: image_key (1, 1) and, unless it is kept, image_embeddings (1, C, G, G).
+            request: image_key (1, 1), image_embeddings (1, C, G, G) or both.
 
         Returns:
             (1, C, G, G).
@@ -64,7 +64,8 @@ class EmbeddingStore:
         Raises:
             NotStoredError: it brings none, and none is kept under the key.
         """
-        key = bytes(request.tensors[IMAGE_KEY.name].item())
+        named = request.tensors.get(IMAGE_KEY.name)
+        key = b"" if named is None else bytes(named.item())
         embeddings = request.tensors.get(IMAGE_EMBEDDINGS.name)
         with self._lock:
             if embeddings is not None:

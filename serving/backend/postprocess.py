@@ -20,9 +20,11 @@ from cpcsam.contract import (
     PointLabel,
 )
 from cpcsam.entry_points import (
+    ALL_MASKS,
     AREAS,
     BBOXES,
     MASK_SELECTION,
+    MASK_THRESHOLDS,
     MASKS_RLE,
     ORIGINAL_SIZE,
     SCORES,
@@ -56,7 +58,8 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
 
     Args:
         request: low_res_masks (1, P, 4, 4G, 4G) logits, iou_predictions (1, P, 4), input_size and
-            original_size (1, 2), point_labels (1, P, N), mask_selection (1, 1).
+            original_size (1, 2), point_labels (1, P, N), mask_selection (1, 1); maybe
+            mask_thresholds (1, 3).
         image_size: side of the encoder's frame.
         max_pixels: the largest original_size.
 
@@ -75,13 +78,15 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
         tensors[IOU_PREDICTIONS.name][0],
         int(tensors[MASK_SELECTION.name].item()),
     )
+    min_score, *stability = tensors.get(MASK_THRESHOLDS.name, np.array([ALL_MASKS]))[0].tolist()
+    left_out = padding[:, None] | (scores <= min_score)
     scores = np.where(padding[:, None], np.float32(0), scores)
     outputs: dict[str, NDArray[Any]] = {SCORES.name: scores[None]}
     if SELECTED_LOW_RES_MASKS.name in request.outputs:
         outputs[SELECTED_LOW_RES_MASKS.name] = np.ascontiguousarray(masks)[None]
     if not request.outputs.isdisjoint(IN_IMAGE):
         sizes = _sizes(tensors, image_size, max_pixels)
-        outputs |= _in_image(masks, padding, *sizes, image_size)
+        outputs |= _in_image(masks, left_out, *sizes, image_size, *stability)
     return {name: array for name, array in outputs.items() if name in request.outputs}
 
 
@@ -143,22 +148,29 @@ def _sizes(
 
 def _in_image(
     masks: NDArray[np.float32],
-    padding: NDArray[np.bool_],
+    left_out: NDArray[np.bool_],
     input_size: tuple[int, int],
     original_size: tuple[int, int],
     image_size: int,
+    min_stability: float,
+    offset: float,
 ) -> dict[str, NDArray[Any]]:
-    """Paste (P, M) masks one at a time: at the image's resolution each may be large."""
+    """Paste (P, M) masks one at a time: at the image's resolution each may be large.
+
+    Those that are left out, or less stable, stay empty.
+    """
     shape = masks.shape[:2]
     counts = np.full(shape, rle_from_crop(NO_PIXEL, EMPTY_BOX, original_size), object)
     bboxes, areas = np.zeros((*shape, 4), np.int32), np.zeros(shape, np.int32)
     stability = np.zeros(shape, np.float32)
     for index in np.ndindex(shape):
-        if not padding[index[0]]:
-            pasted = paste_mask(masks[index], input_size, original_size, image_size)
+        if left_out[index]:
+            continue
+        pasted = paste_mask(masks[index], input_size, original_size, image_size, offset)
+        stability[index] = pasted.stability
+        if pasted.stability >= min_stability:
             counts[index] = rle_from_crop(pasted.mask, pasted.bbox, original_size)
             bboxes[index], areas[index] = pasted.bbox.xyxy, pasted.area
-            stability[index] = pasted.stability
     return {
         MASKS_RLE.name: counts[None],
         BBOXES.name: bboxes[None],

@@ -170,13 +170,13 @@ def test_requests_of_any_shape_are_decoded_side_by_side_and_equal_single_ones(
     triton: TritonServer, client: InferenceServerClient
 ) -> None:
     tasks = [known(client, WIDE, ONE_PROMPT, b"wide"), known(client, TALL, FOUR_PROMPTS, b"tall")]
-    alone = [infer(client, "decode_known", task, DECODE.output_names) for task in tasks]
+    alone = [infer(client, "decode", task, DECODE.output_names) for task in tasks]
     clients = [InferenceServerClient(triton.grpc_url) for _ in range(8)]
     with ThreadPoolExecutor(len(clients)) as pool:
         for _ in range(20):
             together = list(
                 pool.map(
-                    lambda i: infer(clients[i], "decode_known", tasks[i % 2], DECODE.output_names),
+                    lambda i: infer(clients[i], "decode", tasks[i % 2], DECODE.output_names),
                     range(len(clients)),
                 )
             )
@@ -189,7 +189,7 @@ def test_requests_of_any_shape_are_decoded_side_by_side_and_equal_single_ones(
 
 
 def known(client: InferenceServerClient, image: bytes, points: list, key: bytes) -> Arrays:
-    """Encode an image under a key; return the inputs of `decode_known`."""
+    """Encode an image under a key; return the inputs of `decode`."""
     inputs = segment_inputs(image, points) | {"image_key": np.array([[key]], object)}
     sizes = infer(client, "segment", inputs, ["scores", "input_size", "original_size"])
     del sizes["scores"]
@@ -197,21 +197,34 @@ def known(client: InferenceServerClient, image: bytes, points: list, key: bytes)
     return inputs | sizes
 
 
-def test_decode_known_equals_segment_and_decode(client: InferenceServerClient) -> None:
+def test_decode_by_key_equals_segment(client: InferenceServerClient) -> None:
     inputs = known(client, TALL, FOUR_PROMPTS, b"key")
     expected = segment(client, TALL, FOUR_PROMPTS)
-    decoded = infer(client, "decode_known", inputs, DECODE.output_names)
+    decoded = infer(client, "decode", inputs, DECODE.output_names)
     for name in DECODE.output_names:
         assert np.array_equal(decoded[name], expected[name]), name
     logits = expected["selected_low_res_masks"]
-    refined = infer(client, "decode_known_with_mask", inputs | {"mask_input": logits}, ["scores"])
+    refined = infer(client, "decode_with_mask", inputs | {"mask_input": logits}, ["scores"])
     assert not np.array_equal(refined["scores"], expected["scores"])
 
 
-def test_decode_known_without_an_embedding_says_so(client: InferenceServerClient) -> None:
+def test_masks_below_the_thresholds_are_empty(client: InferenceServerClient) -> None:
+    inputs = segment_inputs(TALL, FOUR_PROMPTS) | {"mask_selection": np.full((1, 1), 2, np.int32)}
+    every = infer(client, "segment", inputs, DECODE.output_names)
+    least = float(np.median(every["scores"]))
+    inputs["mask_thresholds"] = np.array([[least, 0.0, 1.0]])
+    some = infer(client, "segment", inputs, DECODE.output_names)
+    kept = every["scores"] > least
+    assert 0 < kept.sum() < kept.size
+    assert np.array_equal(some["areas"], np.where(kept, every["areas"], 0))
+    assert np.array_equal(some["masks_rle"][kept], every["masks_rle"][kept])
+    assert np.array_equal(some["scores"], every["scores"])
+
+
+def test_decode_by_a_key_without_an_embedding_says_so(client: InferenceServerClient) -> None:
     inputs = known(client, WIDE, ONE_PROMPT, b"key") | {"image_key": np.array([[b"no"]], object)}
     with pytest.raises(InferenceServerException, match="image_key: got a key without") as caught:
-        infer(client, "decode_known", inputs, ["scores"])
+        infer(client, "decode", inputs, ["scores"])
     assert "NOT_FOUND" in str(caught.value.status())
 
 

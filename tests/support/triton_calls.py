@@ -32,7 +32,6 @@ def segment_inputs(image: bytes, points: Sequence[Sequence[Sequence[float]]]) ->
     """Inputs of `segment` for one image with clicks, asking for the single mask."""
     return {
         "image_bytes": np.array([[image]], object),
-        "image_key": np.array([[b""]], object),
         "mask_selection": np.zeros((1, 1), np.int32),
         **clicks(points),
     }

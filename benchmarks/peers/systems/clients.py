@@ -24,7 +24,7 @@ from cpcsam.client._protobuf import segment_request
 from cpcsam.client.requests import Everything, Question
 from cpcsam.contract import INPUT_SIZE, POINT_COORDS, POINT_LABELS, MaskSelection
 from cpcsam.entry_points import (
-    DECODE_KNOWN,
+    DECODE,
     IMAGE_BYTES,
     IMAGE_KEY,
     MASK_SELECTION,
@@ -138,7 +138,7 @@ class TritonCaller:
             masks = _masks(chunk, result)
         for chunk in chunks:
             inputs = {**key, **self._known[request.image_id], **_prompts(chunk)}
-            masks += _masks(chunk, _infer(client, DECODE_KNOWN.name, inputs, [MASKS_RLE.name]))
+            masks += _masks(chunk, _infer(client, DECODE.name, inputs, [MASKS_RLE.name]))
         return masks
 
 

@@ -26,8 +26,6 @@ from cpcsam.contract import (
 )
 from cpcsam.entry_points import (
     DECODE,
-    DECODE_KNOWN,
-    DECODE_KNOWN_WITH_MASK,
     DECODE_WITH_MASK,
     ENCODE,
     IMAGE_BYTES,
@@ -191,10 +189,14 @@ class TritonClient:
         context: RequestContext,
         *,
         low_res: bool = False,
+        thresholds: Sequence[float] | None = None,
     ) -> ChunkMasks:
-        """Decode a chunk of prompts, with masks or without, of an encoded image; see `segment`."""
-        outputs = mask_outputs(low_res)
-        result = await self._decode(encoded, chunk, mask_selection, outputs, context)
+        """Decode a chunk of prompts, with masks or without, of an encoded image; see `segment`.
+
+        Masks below the thresholds, `mask_thresholds` of the contract, are empty.
+        """
+        inputs = prompt_inputs(chunk, mask_selection, thresholds)
+        result = await self._decode(encoded, chunk, inputs, mask_outputs(low_res), context)
         return masks_from_result(result, chunk, low_res)
 
     async def decode_logits(
@@ -206,7 +208,8 @@ class TritonClient:
             low_res_masks (P, M, 4G, 4G) float32 logits and scores (P, M) float32, predicted IoU.
         """
         outputs = (SELECTED_LOW_RES_MASKS.name, SCORES.name)
-        result = await self._decode(encoded, chunk, mask_selection, outputs, context)
+        inputs = prompt_inputs(chunk, mask_selection)
+        result = await self._decode(encoded, chunk, inputs, outputs, context)
         masks, scores = (output(result, name)[0, : chunk.count] for name in outputs)
         return masks, scores
 
@@ -234,7 +237,7 @@ class TritonClient:
         self,
         encoded: Encoded,
         chunk: PromptChunk,
-        mask_selection: int,
+        prompts: Sequence[InferInput],
         outputs: Sequence[str],
         context: RequestContext,
     ) -> InferResult:
@@ -243,19 +246,19 @@ class TritonClient:
             bytes_input(IMAGE_KEY.name, encoded.key),
             infer_input(INPUT_SIZE.name, encoded.input_size),
             infer_input(ORIGINAL_SIZE.name, encoded.original_size),
-            *prompt_inputs(chunk, mask_selection),
+            *prompts,
         ]
-        by_key, with_embedding = DECODE_KNOWN, DECODE
+        model = DECODE
         if chunk.mask_input is not None:
-            by_key, with_embedding = DECODE_KNOWN_WITH_MASK, DECODE_WITH_MASK
+            model = DECODE_WITH_MASK
             inputs.append(infer_input(MASK_INPUT.name, chunk.mask_input))
 
         async def send() -> InferResult:
             embedding = infer_input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings)
-            return await self._infer(with_embedding.name, [*inputs, embedding], outputs, context)
+            return await self._infer(model.name, [*inputs, embedding], outputs, context)
 
         return await self._stored.call(
-            encoded.key, lambda: self._infer(by_key.name, inputs, outputs, context), send
+            encoded.key, lambda: self._infer(model.name, inputs, outputs, context), send
         )
 
     async def _infer(

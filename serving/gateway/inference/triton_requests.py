@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +15,7 @@ from cpcsam.entry_points import (
     AREAS,
     BBOXES,
     MASK_SELECTION,
+    MASK_THRESHOLDS,
     MASKS_RLE,
     SCORES,
     SELECTED_LOW_RES_MASKS,
@@ -31,13 +33,18 @@ def mask_outputs(low_res: bool) -> tuple[str, ...]:
     return (*MASK_OUTPUTS, SELECTED_LOW_RES_MASKS.name) if low_res else MASK_OUTPUTS
 
 
-def prompt_inputs(chunk: PromptChunk, mask_selection: int) -> list[InferInput]:
+def prompt_inputs(
+    chunk: PromptChunk, mask_selection: int, thresholds: Sequence[float] | None = None
+) -> list[InferInput]:
     """Return a chunk's prompts, without their masks, as inputs."""
-    return [
+    inputs = [
         infer_input(POINT_COORDS.name, chunk.point_coords),
         infer_input(POINT_LABELS.name, chunk.point_labels),
         infer_input(MASK_SELECTION.name, np.array([[mask_selection]], np.int32)),
     ]
+    if thresholds is not None:
+        inputs.append(infer_input(MASK_THRESHOLDS.name, np.array([thresholds], np.float64)))
+    return inputs
 
 
 def infer_input(name: str, array: NDArray[Any]) -> InferInput:

@@ -11,14 +11,16 @@ import numpy as np
 
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
-from cpcsam.automatic.mask_filtering import filter_masks, merge_crops, merge_tiles
-from cpcsam.automatic.tiling import PointGrid, build_point_grids
+from cpcsam.automatic.mask_filtering import merge_crops, merge_tiles
+from cpcsam.automatic.tiling import PointGrid, build_point_grids, is_cut
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
+from cpcsam.geometry import Box
 from cpcsam.grpc_errors import LimitError
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.inference.triton_responses import ChunkMasks
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
 from serving.gateway.segmentation.tiles import Tiles, check_work
@@ -85,27 +87,64 @@ class EverythingSegmenter:
         config: MaskGeneratorConfig,
         context: RequestContext,
     ) -> list[InstanceMask]:
-        """Decode all clicks of a grid; masks below the thresholds are freed batch by batch."""
+        """Decode all clicks of a grid; only masks that pass the thresholds leave Triton."""
         encoded = await tiled.embed(grid.region)
-        height, width = (int(side) for side in encoded.input_size[0])
-        image_size = (await context.model()).image_size
         labels = np.full((len(grid.points), 1), PointLabel.FOREGROUND, np.int32)
         chunks = chunk_tensors(grid.points[:, None], labels)
-
-        async def decode(start: int) -> list[InstanceMask]:
-            outputs = await self._embedder.triton.decode_logits(
-                encoded, chunks[start // BATCH], MaskSelection.ALL, context
-            )
-            points = grid.points[start : start + BATCH]
-            return await asyncio.to_thread(
-                filter_masks, grid, points, outputs, (height, width), image_size, size, config
-            )
-
-        batches = await gather_limited(
-            [partial(decode, start) for start in range(0, len(grid.points), BATCH)],
-            2 * CONCURRENT_CHUNKS,  # while some are filtered, others are decoded
+        thresholds = (
+            config.pred_iou_thresh,
+            config.stability_score_thresh,
+            config.stability_score_offset,
         )
-        return [mask for batch in batches for mask in batch]
+        decode = partial(
+            self._embedder.triton.decode,
+            encoded,
+            mask_selection=MaskSelection.ALL,
+            context=context,
+            thresholds=thresholds,
+        )
+        decoded = await gather_limited(
+            [partial(decode, chunk) for chunk in chunks], CONCURRENT_CHUNKS
+        )
+        least = max(config.min_mask_region_area, 1)
+        return [
+            mask
+            for number, masks in enumerate(decoded)
+            for mask in _kept(masks, grid, number * BATCH, size, least)
+        ]
+
+
+def _kept(
+    masks: ChunkMasks, grid: PointGrid, first: int, size: tuple[int, int], min_area: int
+) -> list[InstanceMask]:
+    """Return the masks of a chunk that are not empty, in order.
+
+    Args:
+        masks: of the grid's points from the index `first`.
+        grid: that was clicked.
+        first: index of the chunk's first point.
+        size: (H, W) of the whole image.
+        min_area: least pixels of a mask.
+    """
+    kept = []
+    for row, column in np.argwhere(masks.areas >= min_area):
+        left, top, right, bottom = (int(side) for side in masks.bboxes[row, column])
+        bbox = Box(top, left, bottom, right).translate(grid.region.top, grid.region.left)
+        x, y = (float(value) for value in grid.points[first + row])
+        kept.append(
+            InstanceMask(
+                bbox=bbox,
+                area=int(masks.areas[row, column]),
+                counts=masks.counts[row, column],
+                frame=grid.region,
+                score=float(masks.scores[row, column]),
+                tile=grid.region,
+                is_cut=is_cut(bbox, grid.region, size),
+                stability=float(masks.stability[row, column]),
+                point=(grid.region.left + x, grid.region.top + y),
+            )
+        )
+    return kept
 
 
 def _check_room(masks: Sequence[Sequence[InstanceMask]]) -> None:

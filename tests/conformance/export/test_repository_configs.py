@@ -22,6 +22,7 @@ MODELS = [
 GRAPH_NAMES = [graph.name for graph in GRAPHS]
 DTYPES = {
     DataType.TYPE_FP32: "float32",
+    DataType.TYPE_FP64: "float64",
     DataType.TYPE_INT32: "int32",
     DataType.TYPE_UINT8: "uint8",
     DataType.TYPE_STRING: "object",

@@ -153,6 +153,30 @@ def test_postprocess_returns_the_stability_of_each_mask() -> None:
         assert stability[0, 0, index] == pytest.approx(expected, abs=1e-4)
 
 
+def test_postprocess_leaves_masks_below_the_thresholds_empty() -> None:
+    every = run(decoded(MaskSelection.ALL))
+    stabilities = every["stability"][0, 0]
+    for thresholds, kept in {
+        (0.25, 0.0, 1.0): [False, True, True],  # of 0.2, 0.8 and 0.3
+        (0.3, 0.0, 1.0): [False, True, False],
+        (0.0, float(stabilities.max()) - 1e-6, 1.0): list(stabilities == stabilities.max()),
+    }.items():
+        some = run(decoded(MaskSelection.ALL, mask_thresholds=np.array([thresholds])))
+        empty = every["masks_rle"][0, 1, 0]
+        assert [rle != empty for rle in some["masks_rle"][0, 0]] == kept
+        assert (some["areas"][0, 0] > 0).tolist() == kept
+        assert np.array_equal(some["areas"][0, 0][kept], every["areas"][0, 0][kept])
+        assert np.array_equal(some["scores"], every["scores"])
+
+
+def test_postprocess_moves_the_threshold_of_the_stability_by_the_offset() -> None:
+    near, far = (
+        run(decoded(MaskSelection.ALL, mask_thresholds=np.array([[-1.0, 0.0, offset]])))
+        for offset in (0.1, 1.0)
+    )
+    assert (near["stability"][0, 0] > far["stability"][0, 0]).all()
+
+
 def test_postprocess_unknown_selection_raises() -> None:
     with pytest.raises(ContractError, match=r"mask_selection: got 7, expected 0 \(SINGLE\)"):
         run(decoded(7))
