@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.support.commands import run_module
 from tests.support.paths import ROOT
+from tests.support.processes.commands import run_module
 
 README = (ROOT / "README.md").read_text()
 BASH_BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)

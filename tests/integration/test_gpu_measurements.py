@@ -16,8 +16,8 @@ from benchmarks.gpu.__main__ import run_stages
 from benchmarks.gpu.process import RESULTS, Options, StageProcess
 from benchmarks.gpu.report import read_results
 from benchmarks.gpu.stage import Stage
-from tests.support.commands import run_module
 from tests.support.paths import ROOT
+from tests.support.processes.commands import run_module
 
 STAGES = {
     "sound": """

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import pytest
 
 from benchmarks.peers.cells import COMPARED, DRIVEN, STARTED, read_cell
+from benchmarks.peers.costs import pss_bytes, pss_peak
 from benchmarks.peers.figures import figures_of
 from benchmarks.peers.load.workloads import BOX, EVERYTHING, Workload
 from benchmarks.peers.measure import Bench, measure
@@ -82,12 +84,42 @@ def test_every_system_answers_with_equal_masks_and_has_its_costs(
             assert ("phases" in result) == (system == "gateway")
 
 
+HOLDER = """
+import sys
+held = b"x" * 80_000_000
+print(flush=True)
+sys.stdin.readline()
+del held
+print(flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_memory_and_its_peak_follow_a_process() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        with pss_peak(process.pid) as peak:
+            process.stdout.readline()
+            deadline = perf_counter() + 30
+            while peak() < 80_000_000 and perf_counter() < deadline:
+                sleep(0.05)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            assert pss_bytes([process.pid]) < 60_000_000
+            assert 80_000_000 <= peak() < 140_000_000
+        process.stdin.close()
+    assert pss_bytes([process.pid]) == 0
+
+
 def test_measured_cells_are_not_measured_again(measured: Bench, model: PeerModel) -> None:
     started = perf_counter()
     measure(measured, SETTING, model, SYSTEMS)
     assert perf_counter() - started < 1
     body = report_of(measured, [(SETTING, model)], SYSTEMS, []).body()
-    assert "| gateway and Triton, 50 % |" in body and "Triton: mask_decoder" in body
+    assert "| gateway and Triton, 50 % |" in body and "Triton: decoder" in body
 
 
 def test_a_service_of_another_model_stops_the_run(

@@ -16,9 +16,9 @@ from cpcsam.model.capl import CaPL, CaplConfig
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
 from export.repository import main
-from tests.support.export_processes import Change, FaultPoint, export_commands, run_export
 from tests.support.model_factory import fill_with_noise, noisy_sam
 from tests.support.paths import ROOT
+from tests.support.processes.export import Change, FaultPoint, export_commands, run_export
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import yaml
 
 from cpcsam.config import to_dict
 from cpcsam.errors import TrainingError
-from tests.support.commands import start_module
-from tests.support.training_processes import (
+from tests.support.processes.commands import start_module
+from tests.support.processes.training import (
     greatest_difference,
     lose_one,
     resume_in_folders_apart,

@@ -12,8 +12,8 @@ import yaml
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.config import load_config, to_dict
-from tests.support.commands import start_module
-from tests.support.training_processes import assert_equal, run_and_kill, tiny_run, trained
+from tests.support.processes.commands import start_module
+from tests.support.processes.training import assert_equal, run_and_kill, tiny_run, trained
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import train
 from training.train import main

@@ -3,33 +3,10 @@ from __future__ import annotations
 import os
 import threading
 
-import numpy as np
 import pytest
 
-from benchmarks.peers.costs import on_cores, pss_bytes, pss_peak, split_cores
+from benchmarks.peers.costs import on_cores, split_cores
 from benchmarks.serving.stack import cpu_seconds
-
-GONE = 2**22 + 1
-"""Above the largest id of a process on Linux."""
-
-
-def test_pss_grows_by_the_memory_that_is_touched_and_ended_processes_have_none() -> None:
-    before = pss_bytes([os.getpid(), GONE])
-    held = np.ones(50_000_000, np.uint8)
-    assert pss_bytes([os.getpid()]) - before == pytest.approx(held.nbytes, rel=0.2)
-    assert pss_bytes([GONE]) == 0
-
-
-def test_peak_keeps_what_was_freed_within_the_block() -> None:
-    with pss_peak(os.getpid()) as peak:
-        before = peak()
-        held = np.ones(80_000_000, np.uint8)
-        for _ in range(200):
-            if peak() < before + held.nbytes // 2:
-                threading.Event().wait(0.05)
-        del held
-        threading.Event().wait(0.6)
-        assert peak() > before + 40_000_000
 
 
 def test_cpu_seconds_count_computing_and_not_waiting() -> None:

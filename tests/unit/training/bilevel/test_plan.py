@@ -9,8 +9,8 @@ import pytest
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.scale import SCALE, Scale
+from tests.support.processes.training import tiny_run
 from tests.support.training_factory import discs
-from tests.support.training_processes import tiny_run
 from training.bilevel.plan import planned, steps_for
 from training.bilevel.run import train
 

@@ -12,8 +12,8 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
+from tests.support.processes.training import greatest_difference, tiny_run, trained
 from tests.support.training_factory import MINIATURE, SCALE, discs, tiny_state
-from tests.support.training_processes import greatest_difference, tiny_run, trained
 from training.bilevel.config import ModelConfig, OptimizerConfig, TrainConfig
 from training.bilevel.forward import enable_gradient_checkpointing
 from training.bilevel.run import train

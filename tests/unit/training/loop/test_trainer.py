@@ -17,7 +17,7 @@ from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.run_checkpoint import load_run
 from tests.support.paths import ROOT
-from tests.support.training_processes import assert_equal, tiny_run, trained
+from tests.support.processes.training import assert_equal, tiny_run, trained
 from training.bilevel.config import TrainConfig
 from training.bilevel.run import TrainResult, train
 from training.data.sample import windows

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from export.accuracy import parity_grid, self_prompts
-from tests.support.forkserver import CONTEXT
 from tests.support.paths import ROOT
+from tests.support.processes.forkserver import CONTEXT
 
 CHANGES = {
     "open",

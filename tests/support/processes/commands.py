@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from tests.support.forkserver import CONTEXT
 from tests.support.paths import ROOT
+from tests.support.processes.forkserver import CONTEXT
 
 PATIENCE_S = 300
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.capl import CaplConfig
 from cpcsam.scale import Scale
-from tests.support.forkserver import CONTEXT
 from tests.support.paths import ROOT
+from tests.support.processes.forkserver import CONTEXT
 from tests.support.training_factory import discs, write_pair
 from training.bilevel.config import ModelConfig, OptimizerConfig, TrainConfig
 from training.bilevel.run import TrainResult, train

@@ -10,9 +10,9 @@ import multiprocessing
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        "tests.support.commands",
-        "tests.support.export_processes",
-        "tests.support.training_processes",
+        "tests.support.processes.commands",
+        "tests.support.processes.export",
+        "tests.support.processes.training",
         "matplotlib.backends.backend_agg",
         "matplotlib.figure",
         "onnx",
