@@ -17,8 +17,11 @@ from cpcsam.model.base_checkpoint import base_digest
 __all__ = ["IMAGE_SIZES", "PeerModel", "prepare_model"]
 
 IMAGE_SIZES: Final = {"vit_t": 256, "vit_b": 1024}
-CODE: Final = ("cpcsam/contract.py", "cpcsam/model", "export", "serving/backend")
-"""Sources that decide the exported graphs."""
+CODE: Final = (
+    *("cpcsam/contract.py", "cpcsam/entry_points.py", "cpcsam/model"),
+    *("export", "serving/backend"),
+)
+"""Sources that decide the exported graphs and the repository."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.tiles import Tiles
 from serving.gateway.validation.prompts import needed_box, part_of
 
-__all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptSegmenter", "PromptedMasks"]
+__all__ = ["CONCURRENT_CHUNKS", "PromptMasks", "PromptSegmenter", "PromptedMasks", "instance_of"]
 
 CONCURRENT_CHUNKS: Final = DECODER_MAX_BATCH
 """Chunks of one request that decode at once: as many as one decoder batch holds."""
@@ -197,7 +197,7 @@ def _instances(chunks: Sequence[ChunkMasks], part: Box, size: tuple[int, int]) -
     return [
         PromptMasks(
             [
-                _instance(chunk, (row, column), part, size)
+                instance_of(chunk, (row, column), part, size)
                 for column in range(chunk.counts.shape[1])
             ],
             None if chunk.low_res_masks is None else chunk.low_res_masks[row],
@@ -207,9 +207,22 @@ def _instances(chunks: Sequence[ChunkMasks], part: Box, size: tuple[int, int]) -
     ]
 
 
-def _instance(
-    chunk: ChunkMasks, index: tuple[int, int], part: Box, size: tuple[int, int]
+def instance_of(
+    chunk: ChunkMasks,
+    index: tuple[int, int],
+    part: Box,
+    size: tuple[int, int],
+    point: tuple[float, float] = (0.0, 0.0),
 ) -> InstanceMask:
+    """Return one mask of a chunk.
+
+    Args:
+        chunk: decoded in a part of the image.
+        index: of the prompt and of its mask.
+        part: of the image.
+        size: (H, W) of the image.
+        point: (X, Y) of the prompt, pixels of the image.
+    """
     area = int(chunk.areas[index])
     left, top, right, bottom = (int(side) for side in chunk.bboxes[index])
     bbox = Box(top, left, bottom, right).translate(part.top, part.left) if area else EMPTY_BOX
@@ -222,4 +235,5 @@ def _instance(
         tile=part,
         is_cut=area > 0 and is_cut(bbox, part, size),
         stability=float(chunk.stability[index]),
+        point=point,
     )

@@ -12,9 +12,8 @@ import numpy as np
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_filtering import merge_crops, merge_tiles
-from cpcsam.automatic.tiling import PointGrid, build_point_grids, is_cut
+from cpcsam.automatic.tiling import PointGrid, build_point_grids
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
-from cpcsam.geometry import Box
 from cpcsam.grpc_errors import LimitError
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder, TiledImage
@@ -22,7 +21,7 @@ from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks
 from serving.gateway.scheduling.concurrency import gather_limited
-from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS
+from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS, instance_of
 from serving.gateway.segmentation.tiles import Tiles, check_work
 
 __all__ = ["EverythingSegmenter", "NoRoomError"]
@@ -126,24 +125,12 @@ def _kept(
         size: (H, W) of the whole image.
         min_area: least pixels of a mask.
     """
+    top, left = grid.region.top, grid.region.left
     kept = []
     for row, column in np.argwhere(masks.areas >= min_area):
-        left, top, right, bottom = (int(side) for side in masks.bboxes[row, column])
-        bbox = Box(top, left, bottom, right).translate(grid.region.top, grid.region.left)
         x, y = (float(value) for value in grid.points[first + row])
-        kept.append(
-            InstanceMask(
-                bbox=bbox,
-                area=int(masks.areas[row, column]),
-                counts=masks.counts[row, column],
-                frame=grid.region,
-                score=float(masks.scores[row, column]),
-                tile=grid.region,
-                is_cut=is_cut(bbox, grid.region, size),
-                stability=float(masks.stability[row, column]),
-                point=(grid.region.left + x, grid.region.top + y),
-            )
-        )
+        point = (left + x, top + y)
+        kept.append(instance_of(masks, (row, column), grid.region, size, point))
     return kept
 
 

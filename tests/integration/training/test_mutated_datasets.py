@@ -30,6 +30,7 @@ STRANGE: tuple[Any, ...] = (
 CHILD = """
 import json, resource, sys
 from pathlib import Path
+from benchmarks.common.memory import rss_peak_bytes
 from cpcsam.errors import CpcSamError
 from training.data.check_dataset import examine
 from training.data.datasets.protocol import open_dataset
@@ -52,8 +53,7 @@ for name, root in (line.split() for line in sys.stdin):
                 assert seen.errors, "training stops at what the check names"
         outcome = account.as_dict() | {"losses": len(dataset.losses)}
     print(json.dumps({"root": root} | outcome), flush=True)
-[peak] = [row.split()[1] for row in open("/proc/self/status") if row.startswith("VmHWM")]
-print(json.dumps(1024 * int(peak)))
+print(json.dumps(rss_peak_bytes()))
 """
 
 
