@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,8 +32,9 @@ from cpcsam.commands import count, parser_of, run_command
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.errors import ConfigError
 from cpcsam.model.build_sam import build_sam
-from cpcsam.model.fusion import fuse
+from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
+from export.graphs.attention import BlockwiseAttention
 from export.graphs.traceable import make_traceable
 from export.graphs.tracing import onnx_from_torch
 from reporting.run_report import RunReport, Table, machine_of
@@ -70,7 +72,9 @@ def _export(model_size: str, image_size: int, queries: Sequence[int], folder: Pa
     """Write the official encoder and one for each number of queries."""
     torch.manual_seed(0)
     model = fuse(CpcSam(build_sam(model_size, image_size)))
-    forms = {OFFICIAL: model} | {str(count): make_traceable(model, count) for count in queries}
+    forms: dict[str, FusedCpcSam] = {OFFICIAL: model}
+    for chunk in queries:
+        forms[str(chunk)] = make_traceable(model, partial(BlockwiseAttention, queries=chunk))
     files = []
     for variant, form in tqdm(forms.items(), desc="export"):
         file = folder / f"{variant}.onnx"

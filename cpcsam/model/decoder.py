@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cpcsam.contract import LOW_RES_FACTOR
 from cpcsam.model.capl import NUM_SITES, EntityModule, SiteCalibration, separate_heads
 
-__all__ = ["DecoderTrace", "FusedAttention", "decode_masks", "softmax", "two_way_transformer"]
+__all__ = ["DecoderTrace", "FusedAttention", "decode_masks", "two_way_transformer"]
 
 MASKED_LOGIT = -1e4
 """Added to the logits of an empty slot; its probability underflows to 0, also in float16."""
@@ -66,21 +66,13 @@ class FusedAttention(nn.Module):
         )
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Softmax over the last axis; of float16 too, it is computed in float32."""
-    # Softmax in float16 is where SAM classically overflows.
-    if logits.dtype == torch.float16:
-        return torch.softmax(logits.float(), dim=-1).half()
-    return torch.softmax(logits, dim=-1)
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attend over (..., heads, T, d); return (..., T, heads · d) and the probabilities."""
     # By the width of v: a fused attention has wider q and k, but its scale must not change.
     logits = (q * int(v.shape[-1]) ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         logits = logits + bias
-    weights = softmax(logits)
+    weights = torch.softmax(logits, dim=-1)
     return (weights @ v).transpose(-2, -3).flatten(-2), weights
 
 

@@ -3,9 +3,11 @@
 The same form in bfloat16, which no exported graph has, is there to be compared with it.
 
 The graph itself states every precision, as strongly typed TensorRT requires: weights are float16,
-and casts surround the float32 parts. Those are every LayerNorm and softmax, whose sums overflow or
-lose digits, and the arithmetic on pixels and coordinates, which exceed float16's resolution. Inputs
-and outputs stay those of the contract, so graphs of any precision are interchangeable.
+and casts surround the float32 parts. Those are every LayerNorm, whose sums overflow or lose digits,
+and the arithmetic on pixels and coordinates, which exceed float16's resolution. Softmax has none,
+as casts between the products of an attention keep TensorRT from fusing it; its kernels sum in
+float32. Inputs and outputs stay those of the contract, so graphs of any precision are
+interchangeable.
 """
 
 from __future__ import annotations

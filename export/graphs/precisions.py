@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER
 from cpcsam.model.fusion import FusedCpcSam
+from export.graphs.attention import FoldedAttention
 from export.graphs.fp16 import to_fp16
 from export.graphs.int8 import quantize_encoder
 from export.graphs.smooth_quant import smooth_encoder
-from export.graphs.traceable import make_traceable
+from export.graphs.traceable import TraceableCpcSam, make_traceable
 from export.graphs.tracing import label, onnx_from_torch, save
 from export.real_images import Scene
 
@@ -42,9 +43,11 @@ def trace_graphs(
     Raises:
         ExportError: torch cannot export a graph, or a weight is too large for float16.
     """
-    traceable = make_traceable(model)
     if precision == "fp16":
-        traceable = to_fp16(traceable)
+        # For TensorRT, which fuses this form; float32 graphs are for ONNX Runtime as well.
+        traceable: TraceableCpcSam = to_fp16(make_traceable(model, FoldedAttention))
+    else:
+        traceable = make_traceable(model)
     with tqdm(GRAPHS, desc=f"export, {precision}", unit="graph") as progress:
         for graph in progress:
             progress.set_postfix_str(graph.name)

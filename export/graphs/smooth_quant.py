@@ -69,8 +69,8 @@ def smooth_encoder(model: TraceableCpcSam, scenes: Sequence[Scene]) -> Traceable
             CpcSam.encode_image(smooth, scene.image, scene.input_size)
     for block in encoder.blocks:
         qkv, lin1 = block.attn.qkv, block.mlp.lin1
-        # Windows are padded with zeros after the LayerNorm, so there zero must still mean zero.
-        _smooth(block.norm1, qkv, statistics[qkv], shift=not block.window_size)
+        # Windows are padded as if by zeros after the LayerNorm, so there zero must still mean zero.
+        _smooth(block.norm1, qkv, statistics[qkv], shift=not block.attn.window_size)
         _smooth(block.norm2, lin1, statistics[lin1], shift=True)
     return smooth
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,7 @@ from export import check_parity
 from export.accuracy.comparison import TOLERANCES
 from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
+from export.graphs.attention import BlockwiseAttention
 from export.graphs.modules import GraphModule, relative_difference
 from export.graphs.precisions import trace_graphs
 from export.graphs.traceable import make_traceable
@@ -96,7 +98,12 @@ def test_blockwise_attention_bounds_largest_tensor(tmp_path: Path) -> None:
     largest = {}
     for queries in (256, 1024):
         file = tmp_path / f"{queries}.onnx"
-        onnx_from_torch(make_traceable(model, queries), IMAGE_ENCODER, file, {})
+        onnx_from_torch(
+            make_traceable(model, partial(BlockwiseAttention, queries=queries)),
+            IMAGE_ENCODER,
+            file,
+            {},
+        )
         inferred = onnx.shape_inference.infer_shapes(onnx.load(file), data_prop=True)
         largest[queries] = max(_elements(value) for value in inferred.graph.value_info)
     assert largest[1024] == heads * WHOLE_MATRIX
@@ -118,7 +125,10 @@ def test_blockwise_attention_in_chunks_keeps_outputs(tmp_path: Path) -> None:
     [expected] = TorchRunner(model)(IMAGE_ENCODER, inputs)
     for queries in (48, 160):
         onnx_from_torch(
-            make_traceable(model, queries), IMAGE_ENCODER, tmp_path / "image_encoder.onnx", {}
+            make_traceable(model, partial(BlockwiseAttention, queries=queries)),
+            IMAGE_ENCODER,
+            tmp_path / "image_encoder.onnx",
+            {},
         )
         [actual] = OnnxRunner(tmp_path, "fp32")(IMAGE_ENCODER, inputs)
         assert relative_difference(actual, expected) <= TOLERANCE

@@ -107,7 +107,7 @@ def test_fp16_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
         if node.op_type in WEIGHTED and node.name not in COORDINATES:
             products += 1
             assert {types[name] for name in node.input} == {TensorProto.FLOAT16}, node.name
-        if node.op_type in ("LayerNormalization", "Softmax", "ReduceMean", "Sqrt"):
+        if node.op_type in ("LayerNormalization", "ReduceMean", "Sqrt"):
             norms += 1
             assert {types[name] for name in node.input if types[name] != TensorProto.INT64} == {
                 TensorProto.FLOAT
@@ -118,6 +118,28 @@ def test_fp16_graph_is_strongly_typed(fp16: Path, spec: GraphSpec) -> None:
     assert sum(np.prod(tensor.dims) for tensor in full) < 10_000
     half = sum(len(tensor.raw_data) for tensor in graph.initializer) / 2
     assert half > 3_000_000 or "prompt" in spec.name
+
+
+@pytest.mark.parametrize("name", ["image_encoder", "mask_decoder", "mask_decoder_with_mask"])
+def test_fp16_attention_has_nothing_between_its_products_that_hinders_fusion(
+    fp16: Path, name: str
+) -> None:
+    graph, types = element_types(fp16 / f"{name}.onnx")
+    made_by = {output: node for node in graph.node for output in node.output}
+    used_by = {source: node for node in graph.node for source in node.input}
+    softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
+    for node in softmaxes:
+        assert types[node.output[0]] == TensorProto.FLOAT16
+        assert used_by[node.output[0]].op_type == "MatMul", "the product with the values"
+        before = made_by[node.input[0]]
+        if before.op_type == "Add":  # the mask of empty prompt slots
+            [before] = [made_by[source] for source in before.input if is_product(source, made_by)]
+        assert before.op_type == "MatMul", "the product of queries and keys"
+    assert len(softmaxes) == 7, "a block of the encoder each, and all of the decoder's"
+
+
+def is_product(tensor: str, made_by: dict[str, onnx.NodeProto]) -> bool:
+    return tensor in made_by and made_by[tensor].op_type == "MatMul"
 
 
 def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:

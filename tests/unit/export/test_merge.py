@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import load_merged, save_run
 from cpcsam.scale import SCALE, Scale
+from export.graphs.attention import BlockwiseAttention, FoldedAttention
 from export.graphs.fp16 import to_fp16
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
 from export.graphs.smooth_quant import smooth_encoder
-from export.graphs.traceable import BlockwiseAttention, make_traceable
+from export.graphs.traceable import make_traceable
 from export.merge import TOLERANCE, main, measure_difference, merge
 from export.provenance import code_digest
 from export.real_images import Scene
@@ -165,21 +167,10 @@ def tensors(images: int = 2) -> dict[str, torch.Tensor]:
     return draw_images(256, images, generator) | draw_prompts(256, images, 3, 4, generator)
 
 
-@pytest.mark.parametrize("queries", [1, 16, 48, 112, 10_000])
-@torch.no_grad()
-def test_blockwise_attention_equals_attention(queries: int) -> None:
-    """Chunks of a single row, of several, with a smaller last chunk, and of all rows."""
-    torch.manual_seed(0)
-    attn = Attention(24, num_heads=3, use_rel_pos=True, input_size=(14, 14)).eval()
-    fill_with_noise(attn, seed=1)
-    x = torch.randn(3, 14, 14, 24)
-    assert relative_difference(BlockwiseAttention(attn, queries)(x), attn(x)) <= FORM_TOLERANCE
-
-
 def test_make_traceable_shares_weights_and_keeps_model() -> None:
     model = fuse(noisy_cpcsam())
     expected = run_graphs(model, tensors())
-    form = make_traceable(model, queries=64)
+    form = make_traceable(model, partial(BlockwiseAttention, queries=64))
     for name, actual in run_graphs(form, tensors()).items():
         assert relative_difference(actual, expected[name]) <= FORM_TOLERANCE, name
     assert {p.data_ptr() for p in form.parameters()} <= {p.data_ptr() for p in model.parameters()}
@@ -190,7 +181,9 @@ def test_make_traceable_shares_weights_and_keeps_model() -> None:
 def test_to_fp16_is_close_and_keeps_contract(make) -> None:  # type: ignore[no-untyped-def]
     model = fuse(make())
     expected = run_graphs(model, tensors(images=1))
-    for name, actual in run_graphs(to_fp16(make_traceable(model)), tensors(images=1)).items():
+    for name, actual in run_graphs(
+        to_fp16(make_traceable(model, FoldedAttention)), tensors(images=1)
+    ).items():
         assert actual.dtype == torch.float32
         assert relative_difference(actual, expected[name]) <= 2e-2, name
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())

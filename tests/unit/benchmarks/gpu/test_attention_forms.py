@@ -7,11 +7,10 @@ from torch import nn
 
 from benchmarks.gpu.attention_forms import (
     COMPILED_FORMS,
-    FoldedAttention,
+    FusedFoldedAttention,
     add_relative_positions,
     use_form,
 )
-from export.graphs.traceable import use_blockwise_attention
 
 
 def tiny_encoder(dtype: torch.dtype = torch.float64) -> ImageEncoderViT:
@@ -34,13 +33,12 @@ def tiny_encoder(dtype: torch.dtype = torch.float64) -> ImageEncoderViT:
 
 @pytest.mark.parametrize("form", COMPILED_FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_form_equals_the_exported_form(form: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_form_of_encoder_with_padded_windows_equals_official(
+    form: str, dtype: torch.dtype, tolerance: float
+) -> None:
     encoder = tiny_encoder(dtype)
     images = torch.randn(2, 3, 128, 128, dtype=dtype)
-    exported = use_form(encoder, "official")
-    # Several chunks of queries a block.
-    use_blockwise_attention(exported, queries=16)
-    expected, actual = exported(images), use_form(encoder, form)(images)
+    expected, actual = encoder(images), use_form(encoder, form)(images)
     assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
@@ -52,7 +50,7 @@ def test_form_equals_official_attention_on_an_oblong_grid(form: str) -> None:
     attention.rel_pos_w = nn.Parameter(table, requires_grad=False)
     x = torch.randn(3, height, width, 40, dtype=torch.float64)
     torch.testing.assert_close(
-        COMPILED_FORMS[form](attention)(x), attention(x), rtol=1e-10, atol=1e-12
+        COMPILED_FORMS[form](attention, 0)(x), attention(x), rtol=1e-10, atol=1e-12
     )
 
 
@@ -69,5 +67,5 @@ def test_use_form_leaves_the_encoder_unchanged_and_shares_weights() -> None:
     attention = encoder.blocks[0].attn
     folded = use_form(encoder, "folded")
     assert encoder.blocks[0].attn is attention
-    assert isinstance(folded.blocks[0].attn, FoldedAttention)
+    assert isinstance(folded.blocks[0].attn, FusedFoldedAttention)
     assert folded.blocks[0].attn.qkv.weight is attention.qkv.weight
