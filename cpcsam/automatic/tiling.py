@@ -19,6 +19,7 @@ __all__ = [
     "PointGrid",
     "TILE_OVERLAP",
     "build_point_grids",
+    "count_tiles",
     "is_cut",
     "tile_around",
     "tile_boxes",
@@ -42,19 +43,19 @@ def tile_grid(size: tuple[int, int], side: int, overlap: int) -> list[Box]:
     Raises:
         ConfigError: tiles without an extent, or an overlap that leaves no step.
     """
-    if side < 1 or not 0 <= overlap < side:
-        raise ConfigError.of(
-            "tile and overlap",
-            got=f"{side} and {overlap}",
-            expected="a tile of at least 1 pixel and an overlap from 0 to below it",
-            fix="make the overlap smaller",
-        )
-    rows, columns = (_starts(length, side, side - overlap) for length in size)
+    rows, columns = _axes(size, side, overlap)
     return [
         Box(top, left, min(top + side, size[0]), min(left + side, size[1]))
-        for top in rows
-        for left in columns
+        for top in map(rows.start, range(rows.count))
+        for left in map(columns.start, range(columns.count))
     ]
+
+
+def count_tiles(size: tuple[int, int], side: int, overlap: float) -> int:
+    """Return the number of `tile_boxes` without laying them out; arguments as there."""
+    side = side or max(size)
+    rows, columns = _axes(size, side, _shared(side, overlap))
+    return rows.count * columns.count
 
 
 def tile_boxes(
@@ -66,12 +67,18 @@ def tile_boxes(
         size: (H, W) of the image.
         side: of a tile; 0 takes the whole image as one tile.
         overlap: of neighbours, as a fraction of the side.
-        max_tiles: upper bound, evenly spread; None takes all.
+        max_tiles: upper bound, evenly spread; None takes all. Only these are laid out.
     """
     side = side or max(size)
-    tiles = tile_grid(size, side, min(int(side * overlap), side - 1))
-    count = min(len(tiles), max_tiles or len(tiles))
-    return [tiles[index * len(tiles) // count] for index in range(count)]
+    rows, columns = _axes(size, side, _shared(side, overlap))
+    tiles = rows.count * columns.count
+    count = min(tiles, max_tiles or tiles)
+    boxes = []
+    for index in range(count):
+        row, column = divmod(index * tiles // count, columns.count)
+        top, left = rows.start(row), columns.start(column)
+        boxes.append(Box(top, left, min(top + side, size[0]), min(left + side, size[1])))
+    return boxes
 
 
 def tile_around(
@@ -88,32 +95,70 @@ def tile_around(
         needed: the box, XYXY.
     """
     while 0 < side < max(size):
-        step = side - min(int(side * overlap), side - 1)
-        x = _best_start(size[1], side, step, needed[0], needed[2])
-        y = _best_start(size[0], side, step, needed[1], needed[3])
+        rows, columns = _axes(size, side, _shared(side, overlap))
+        x = columns.best_start(needed[0], needed[2])
+        y = rows.best_start(needed[1], needed[3])
         if x is not None and y is not None:
             return Box(y, x, min(y + side, size[0]), min(x + side, size[1]))
         side *= 2
     return Box(0, 0, *size)
 
 
-def _best_start(length: int, side: int, step: int, first: float, last: float) -> int | None:
-    """Return the start of the tile whose middle is nearest to that of first and last."""
-    holding = [
-        start for start in _starts(length, side, step) if start <= first and last <= start + side
-    ]
-    return min(
-        holding, key=lambda start: abs(2 * start + min(side, length) - first - last), default=None
-    )
+@dataclass(frozen=True)
+class _Axis:
+    """The tiles along one axis; the last one ends with the image.
+
+    Attributes:
+        length: of the image.
+        side: of a tile.
+        count: number of tiles.
+    """
+
+    length: int
+    side: int
+    count: int
+
+    def start(self, index: int) -> int:
+        """Return where a tile starts."""
+        return round(index * (self.length - self.side) / (self.count - 1)) if index else 0
+
+    def best_start(self, first: float, last: float) -> int | None:
+        """Return the start of the tile whose middle is nearest to that of first and last.
+
+        None if it does not hold both; then no tile does, as its middle would be nearer.
+        """
+        double = first + last - min(self.side, self.length)
+        index = 0
+        if self.count > 1:
+            index = int(double / 2 * (self.count - 1) / (self.length - self.side))
+        near = {min(max(index + shift, 0), self.count - 1) for shift in (-1, 0, 1, 2)}
+        start = min(map(self.start, sorted(near)), key=lambda place: abs(2 * place - double))
+        return start if start <= first and last <= start + self.side else None
 
 
-def _starts(length: int, side: int, step: int) -> list[int]:
-    """Return the starts of the tiles along one axis; the last tile ends with the image."""
-    if length <= side:
-        return [0]
+def _axes(size: tuple[int, int], side: int, overlap: int) -> tuple[_Axis, _Axis]:
+    """Return the rows and the columns of tiles that share at least `overlap` pixels.
+
+    Raises:
+        ConfigError: tiles without an extent, or an overlap that leaves no step.
+    """
+    if side < 1 or not 0 <= overlap < side:
+        raise ConfigError.of(
+            "tile and overlap",
+            got=f"{side} and {overlap}",
+            expected="a tile of at least 1 pixel and an overlap from 0 to below it",
+            fix="make the overlap smaller",
+        )
     # Rounded up, so that neighbours overlap by no less than wanted.
-    steps = -(-(length - side) // step)
-    return [round(index * (length - side) / steps) for index in range(steps + 1)]
+    rows, columns = (
+        _Axis(length, side, 1 + max(0, -(-(length - side) // (side - overlap)))) for length in size
+    )
+    return rows, columns
+
+
+def _shared(side: int, overlap: float) -> int:
+    """Return the pixels that neighbouring tiles share at least."""
+    return min(int(side * overlap), side - 1)
 
 
 def is_cut(bbox: Box, tile: Box, size: tuple[int, int]) -> bool:

@@ -99,6 +99,7 @@ class _Prompts:
         tiled: TiledImage,
     ) -> None:
         self._triton = embedder.triton
+        self._max_tiles = embedder.limits.max_tiles
         self._image = image
         self._request = request
         self._tiles = tiles
@@ -107,11 +108,16 @@ class _Prompts:
         self._whole = Box(0, 0, *image.size)
 
     async def segment(self) -> list[PromptMasks]:
-        """Decode each prompt in a part of the image, in a larger part while that cuts its mask."""
+        """Decode each prompt in a part of the image, in a larger part while that cuts its mask.
+
+        Once these parts are `max_tiles`, the larger part is the whole image.
+        """
         prompts = self._request.prompts
         parts = {index: self._part(prompt) for index, prompt in enumerate(prompts)}
         masks: dict[int, PromptMasks] = {}
+        shown: set[Box] = set()
         while parts:
+            shown.update(parts.values())
             by_part: dict[Box, list[int]] = {}
             for index, part in parts.items():
                 by_part.setdefault(part, []).append(index)
@@ -126,11 +132,15 @@ class _Prompts:
                 for pair in pairs
             )
             parts = {
-                index: self._part(prompts[index], side=2 * max(part.size))
+                index: self._part(prompts[index], self._larger(part, len(shown) + len(parts)))
                 for index, part in parts.items()
                 if self._is_cut(prompts[index], masks[index].masks)
             }
         return [masks[index] for index in range(len(prompts))]
+
+    def _larger(self, part: Box, shown: int) -> int:
+        """Return the side of the next larger part; 0, the whole image, if that is one too many."""
+        return 2 * max(part.size) if shown <= self._max_tiles else 0
 
     def _part(self, prompt: pb.Prompt, side: int | None = None) -> Box:
         """Choose the part of the image to decode a prompt in: a tile of the request or larger."""

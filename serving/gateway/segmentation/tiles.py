@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cpcsam.automatic.config import MaskGeneratorConfig
-from cpcsam.automatic.tiling import TILE_OVERLAP, tile_boxes
+from cpcsam.automatic.tiling import TILE_OVERLAP, count_tiles, tile_boxes
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 from cpcsam.grpc_errors import LimitError
@@ -154,16 +154,25 @@ def tiles_within(size: tuple[int, int], side: int, overlap: float, max_tiles: in
     Raises:
         LimitError: there are more than max_tiles.
     """
-    step = max(1, side - int(side * overlap)) if side else max(size)
-    count = (-(-size[0] // step)) * (-(-size[1] // step))
-    if count > 4 * max_tiles or len(tiles := tile_boxes(size, side, overlap)) > max_tiles:
+    check_tiles(size, side, overlap, max_tiles)
+    return tile_boxes(size, side, overlap)
+
+
+def check_tiles(size: tuple[int, int], side: int, overlap: float, max_tiles: int) -> int:
+    """Return the number of tiles of an image, of which none is laid out.
+
+    Raises:
+        LimitError: there are more than max_tiles.
+    """
+    count = count_tiles(size, side, overlap)
+    if count > max_tiles:
         raise LimitError.of(
             "tiles",
-            got=f"an image of {size[0]} x {size[1]} in tiles of {side} pixels",
+            got=f"an image of {size[0]} x {size[1]} in tiles of {side} pixels, {count} in all",
             expected=f"at most {max_tiles} tiles",
-            fix="send a part of the image, or make it smaller",
+            fix="take larger tiles, or send a part of the image",
         )
-    return tiles
+    return count
 
 
 def check_work(
@@ -179,7 +188,7 @@ def check_work(
         LimitError: there are too many.
     """
     if side:
-        tiles = len(tiles_within(size, side, overlap, limits.max_tiles))
+        tiles = check_tiles(size, side, overlap, limits.max_tiles)
         clicks = tiles * config.points_per_side**2
     else:
         layers = range(config.crop_n_layers + 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,13 @@ from hypothesis import strategies as st
 from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
-from cpcsam.automatic.tiling import build_point_grids, tile_around, tile_boxes, tile_grid
+from cpcsam.automatic.tiling import (
+    build_point_grids,
+    count_tiles,
+    tile_around,
+    tile_boxes,
+    tile_grid,
+)
 from cpcsam.errors import ConfigError
 from cpcsam.geometry import Box
 from tests.support.tiny_models import BrightnessModel
@@ -140,6 +148,35 @@ def test_tile_grid_covers_the_image_with_overlap(
     assert covered.shape == size and covered.min() >= 1
     for starts in ({tile.top for tile in tiles}, {tile.left for tile in tiles}):
         assert (np.diff(sorted(starts)) <= side - overlap).all()
+
+
+@given(
+    st.tuples(st.integers(1, 120), st.integers(1, 120)),
+    st.integers(0, 60),
+    st.floats(0, 0.99),
+    st.integers(1, 20),
+)
+@settings(max_examples=150, deadline=None)
+def test_tile_boxes_are_as_many_as_counted_and_those_chosen_spread_evenly(
+    size: tuple[int, int], side: int, overlap: float, most: int
+) -> None:
+    tiles = tile_boxes(size, side, overlap)
+    assert count_tiles(size, side, overlap) == len(tiles) == len(set(tiles))
+    count = min(most, len(tiles))
+    chosen = [tiles[index * len(tiles) // count] for index in range(count)]
+    assert tile_boxes(size, side, overlap, most) == chosen
+
+
+def test_tiles_of_a_line_of_pixels_are_not_laid_out() -> None:
+    line, end = (1, 2**26), (2.0**26 - 1, 0.0, 2.0**26, 1.0)
+    tracemalloc.start()
+    try:
+        assert count_tiles(line, 1, 0.0) == 2**26
+        assert [box.left for box in tile_boxes(line, 1, 0.0, 4)] == [0, 2**24, 2**25, 3 * 2**24]
+        assert tile_around(line, 1, 0.0, end) == Box(0, 2**26 - 1, 1, 2**26)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("side", "overlap"), [(0, 0), (8, 8), (8, -1)])
