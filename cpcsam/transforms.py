@@ -7,7 +7,7 @@ fills the square, lies in the top left corner. Sizes are (H, W), points (X, Y) i
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ __all__ = [
     "to_frame",
     "upscale_masks",
 ]
+
+LONG_SIDE: Final = 8192
+"""Rows above which few matrices of `upscale_masks` are cached; also those computed at a time."""
 
 
 def input_size_of(original_size: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -160,29 +163,48 @@ def axis_matrices(
     low_res: int, image_size: int, input_size: tuple[int, int], original_size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the matrices of `upscale_masks`: rows (H, low_res) and columns (W, low_res)."""
-    rows = _axis_matrix(low_res, image_size, input_size[0], original_size[0])
-    return rows, _axis_matrix(low_res, image_size, input_size[1], original_size[1])
+    rows, columns = (
+        (_long_axis_matrix if side > LONG_SIDE else _short_axis_matrix)(
+            low_res, image_size, input_side, side
+        )
+        for input_side, side in zip(input_size, original_size, strict=True)
+    )
+    return rows, columns
 
 
-@lru_cache(maxsize=16)
 def _axis_matrix(low_res: int, image_size: int, input_side: int, side: int) -> NDArray[np.float32]:
     """Compose upsampling to image_size, crop and resizing, on one axis: (side, low_res)."""
     upscale = _bilinear_matrix(low_res, image_size)[:input_side]
+    matrix = np.empty((side, low_res), np.float32)
     # Composed in float64 and rounded once.
-    matrix = (_bilinear_matrix(input_side, side) @ upscale).astype(np.float32)
+    for start in range(0, side, LONG_SIDE):
+        rows = np.arange(start, min(start + LONG_SIDE, side))
+        lower, upper, fraction = _neighbours(input_side, side, rows)
+        below, above = (1 - fraction)[:, None] * upscale[lower], fraction[:, None] * upscale[upper]
+        matrix[rows] = below + above
     # A caller that wrote into the cached matrix would corrupt all later masks of this size.
     matrix.setflags(write=False)
     return matrix
 
 
+_short_axis_matrix = lru_cache(maxsize=16)(_axis_matrix)
+_long_axis_matrix = lru_cache(maxsize=2)(_axis_matrix)
+
+
 def _bilinear_matrix(old: int, new: int) -> NDArray[np.float64]:
     """Return the (new, old) matrix of bilinear interpolation (align_corners=False)."""
-    # As torch does, positions before the first centre take the first value.
-    centres = np.maximum((np.arange(new) + 0.5) * (old / new) - 0.5, 0)
-    lower = centres.astype(np.int64)
-    upper = np.minimum(lower + 1, old - 1)
-    fraction = centres - lower
+    lower, upper, fraction = _neighbours(old, new, np.arange(new))
     matrix = np.zeros((new, old))
     np.add.at(matrix, (np.arange(new), lower), 1 - fraction)
     np.add.at(matrix, (np.arange(new), upper), fraction)
     return matrix
+
+
+def _neighbours(
+    old: int, new: int, places: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the old places around some of the new ones, and the weights of the upper."""
+    # As torch does, positions before the first centre take the first value.
+    centres = np.maximum((places + 0.5) * (old / new) - 0.5, 0)
+    lower = centres.astype(np.int64)
+    return lower, np.minimum(lower + 1, old - 1), centres - lower
