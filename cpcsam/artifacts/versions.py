@@ -23,6 +23,7 @@ from cpcsam.errors import ArtifactError, CpcSamError
 
 __all__ = [
     "CURRENT",
+    "LockedError",
     "current_version",
     "list_versions",
     "resolve_version",
@@ -33,6 +34,10 @@ __all__ = [
 
 CURRENT: Final = "current"
 LOCK: Final = ".lock"
+
+
+class LockedError(ArtifactError):
+    """Another process or thread holds the store's lock."""
 
 
 def list_versions(store: Path) -> dict[int, Path]:
@@ -70,11 +75,16 @@ def resolve_version(path: Path) -> Path:
 
 
 @contextmanager
-def writing(store: Path) -> Iterator[None]:
+def writing(store: Path, *, wait: bool = True) -> Iterator[None]:
     """Lock the store for adding versions or moving the link; remove leftovers of killed writers.
+
+    Args:
+        store: the directory of versions.
+        wait: wait for the lock, without a limit.
 
     Raises:
         ArtifactError: `store` is itself an artifact.
+        LockedError: the lock is held, and the caller does not wait.
     """
     if (store / MANIFEST_NAME).exists():
         raise ArtifactError.of(
@@ -86,7 +96,12 @@ def writing(store: Path) -> Iterator[None]:
     store.mkdir(parents=True, exist_ok=True)
     with (store / LOCK).open("w") as lock:
         # The kernel frees the lock when the process exits, even if it is killed.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockedError.of(
+                str(store), got="a locked store", expected="a free one", fix="try again"
+            ) from error
         for unfinished in store.glob(".[0-9]*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         yield

@@ -8,13 +8,22 @@ from typing import Final
 from cpcsam.contract import ENCODER_MAX_BATCH, MAX_PIXELS, POINT_BUCKETS
 from cpcsam.errors import ConfigError
 
-__all__ = ["GROUPS", "MAX_POINT_SLOTS", "MAX_REQUEST_ID_LENGTH", "PROMPT_BYTES", "Limits"]
+__all__ = [
+    "GROUPS",
+    "MAX_POINT_SLOTS",
+    "MAX_REQUEST_ID_LENGTH",
+    "MAX_SIDE",
+    "PROMPT_BYTES",
+    "Limits",
+]
 
 GROUPS: Final = 4
 """Parts in which permits are granted while more requests wait than permits are free."""
 MAX_POINT_SLOTS: Final = POINT_BUCKETS[-1]
 """Point slots of a prompt; a box takes two."""
 MAX_REQUEST_ID_LENGTH: Final = 128
+MAX_SIDE: Final = 65_535
+"""Longest side of an image, as of JPEG: upsampling takes memory by the side, not by the pixel."""
 PROMPT_BYTES: Final = 8 * 1024 * 1024
 """Bytes of a gRPC message beyond its image: enough for 10,000 full prompts, so that a request with
 too many is refused with a message of the gateway rather than by gRPC."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,11 +20,13 @@ from serving.gateway.config import GatewayConfig
 from serving.gateway.health import SERVICE, publish_health
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.embedding_cache import EmbeddingCache
+from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.request_images import RequestImages
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission
+from serving.gateway.scheduling.executors import Executors, open_executors
 from serving.gateway.segmentation.by_class import ClassSegmenter
 from serving.gateway.segmentation.by_prompts import PromptSegmenter
 from serving.gateway.segmentation.dispatch import SegmentationDispatcher
@@ -72,7 +74,9 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         triton = TritonClient(config.triton, admission)
         stack.push_async_callback(triton.close)
         rpc = RpcRunner(authenticator, metrics, config.max_seconds, triton.model_info)
-        service = build_service(config, rpc, admission, triton, metrics)
+        executors = stack.enter_context(open_executors())
+        headers = stack.enter_context(closing(HeaderReader(config.limits, executors)))
+        service = build_service(config, rpc, admission, triton, metrics, executors, headers)
 
         server = _server(config, AuthenticationInterceptor(authenticator, metrics))
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
@@ -146,13 +150,15 @@ def build_service(
     admission: Admission,
     triton: TritonClient,
     metrics: Metrics,
+    executors: Executors,
+    headers: HeaderReader,
 ) -> SegmentationService:
     """Build the servicer of one gateway."""
     limits = config.limits
     cache = EmbeddingCache(limits.cache_bytes, metrics)
-    images = RequestImages(limits)
-    embedder = Embedder(triton, cache, admission, limits)
-    store = VocabularyStore(config.classes, config.vocabulary)
+    images = RequestImages(headers)
+    embedder = Embedder(triton, cache, admission, limits, executors)
+    store = VocabularyStore(config.classes, config.vocabulary, executors)
     vocabularies = VocabularyService(store, images, embedder)
     dispatcher = SegmentationDispatcher(
         PromptSegmenter(embedder),
@@ -160,5 +166,8 @@ def build_service(
         EverythingSegmenter(embedder),
         vocabularies,
         limits,
+        executors,
     )
-    return SegmentationService(rpc, admission, images, dispatcher, vocabularies, limits, metrics)
+    return SegmentationService(
+        rpc, admission, images, dispatcher, vocabularies, limits, metrics, executors
+    )

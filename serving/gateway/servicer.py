@@ -19,6 +19,7 @@ from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
 from serving.gateway.scheduling.concurrency import ordered_map
+from serving.gateway.scheduling.executors import Executors
 from serving.gateway.segmentation.dispatch import SegmentationDispatcher
 from serving.gateway.segmentation.mask_prompts import convert_masks, has_masks
 from serving.gateway.segmentation.responses import stream_response
@@ -41,6 +42,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         classes: VocabularyService,
         limits: Limits,
         metrics: Metrics,
+        executors: Executors,
     ) -> None:
         self._rpc = rpc
         self._admission = admission
@@ -49,6 +51,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         self._classes = classes
         self._limits = limits
         self._metrics = metrics
+        self._pixels = executors.pixels
 
     async def Segment(  # noqa: N802
         self, request: pb.SegmentRequest, grpc_context: Any
@@ -138,8 +141,13 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 low_res_size = model.low_res_size if model.mask_prompts else 0
                 check_prompts(request.prompts, image.size, low_res_size)
                 if has_masks(request):
-                    await asyncio.to_thread(
-                        convert_masks, request, image.size, low_res_size, model.scale
+                    await self._pixels.run(
+                        context.permit.client,
+                        convert_masks,
+                        request,
+                        image.size,
+                        low_res_size,
+                        model.scale,
                     )
             with self._metrics.stage("triton") as triton:
                 response = await self._dispatcher.segment(request, image, context)

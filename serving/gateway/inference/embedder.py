@@ -22,6 +22,7 @@ from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
 from serving.gateway.scheduling.admission import Admission
+from serving.gateway.scheduling.executors import Executors
 
 __all__ = ["Embedder", "TiledImage", "shown_tile"]
 
@@ -36,12 +37,18 @@ class Embedder:
     """
 
     def __init__(
-        self, triton: TritonClient, cache: EmbeddingCache, admission: Admission, limits: Limits
+        self,
+        triton: TritonClient,
+        cache: EmbeddingCache,
+        admission: Admission,
+        limits: Limits,
+        executors: Executors,
     ) -> None:
         self.triton = triton
         self.cache = cache
         self.admission = admission
         self.limits = limits
+        self.executors = executors
 
     def tiled(self, image: RequestImage, context: RequestContext) -> TiledImage:
         """Open a request's image for tile-wise embedding."""
@@ -113,7 +120,9 @@ class TiledImage:
         # Shielded: other tiles of the request await the same task.
         pixels = await asyncio.shield(self._pixels)
         model = await self._context.model()
-        frame, input_size = await asyncio.to_thread(to_frame, tile.crop(pixels), model.image_size)
+        frame, input_size = await self._embedder.executors.pixels.run(
+            self._context.permit.client, to_frame, tile.crop(pixels), model.image_size
+        )
         sizes = np.array([input_size], np.int32)
         embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
         return Encoded(key.digest, embeddings, sizes, np.array([tile.size], np.int32))
@@ -124,8 +133,12 @@ class TiledImage:
         self._release = await self._embedder.admission.acquire_image(self._context.permit)
         model = await self._context.model()
         options = (self._image.key.options or ReadOptions()).or_intensity(model.intensity)
-        return await asyncio.to_thread(
-            decode_image, content, self._embedder.limits.max_pixels, options
+        return await self._embedder.executors.pixels.run(
+            self._context.permit.client,
+            decode_image,
+            content,
+            self._embedder.limits.max_pixels,
+            options,
         )
 
 

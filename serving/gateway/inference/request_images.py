@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from cpcsam.errors import ConfigError, ContractError, CpcSamError
 from cpcsam.grpc_errors import NotFoundError
-from cpcsam.images.formats import format_of
 from cpcsam.images.options import Intensity, ReadOptions
-from cpcsam.images.reading import ImageHeader
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import ImageKey
-from serving.gateway.limits import Limits
-from serving.gateway.validation.request import check_image_id, header_of
+from serving.gateway.inference.image_headers import HeaderReader
+from serving.gateway.validation.request import check_image_id
 
 __all__ = ["RequestImage", "RequestImages"]
 
-HASHED_INLINE: Final = 256 * 1024
-"""Size in bytes below which hashing takes less time than starting a thread."""
 KNOWN_SIZES: Final = 65_536
 
 _Key: TypeAlias = tuple[str, str, ReadOptions | None]
@@ -60,8 +54,8 @@ class RequestImage:
 class RequestImages:
     """Opens the images of requests and remembers their sizes; to be used inside one event loop."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, headers: HeaderReader) -> None:
+        self._headers = headers
         self._known: OrderedDict[_Key, _Known] = OrderedDict()
 
     async def open(
@@ -86,21 +80,13 @@ class RequestImages:
             if known is None:
                 raise _unknown(image_id)
         else:
-            # The header comes before the hash, so that no oversized file is hashed.
             content = image.image_bytes
-            header = await self._header(content, options)
+            header, image_id = await self._headers.read(content, options, context.permit.client)
             known = header.size, header.left_out
-            image_id = await _sha256(content)
         self._remember((context.principal.tenant, image_id, options), known)
         model = await context.model()
         key = ImageKey(context.principal.tenant, model.model_digest, image_id, options=options)
         return RequestImage(key, known[0], content, known[1])
-
-    async def _header(self, content: bytes, options: ReadOptions | None) -> ImageHeader:
-        # The directories of a TIFF file may be many.
-        if format_of(content) == "TIFF" and len(content) > HASHED_INLINE:
-            return await asyncio.to_thread(header_of, content, self._limits, options)
-        return header_of(content, self._limits, options)
 
     def _remember(self, key: _Key, known: _Known) -> None:
         # A bounded LRU of its own: sizes are small, and outlive the embeddings.
@@ -126,12 +112,6 @@ def _options(image: pb.SegmentRequest | pb.Example) -> ReadOptions | None:
     page = image.page if image.HasField("page") else None
     options = ReadOptions(page, tuple(image.channels), intensity)
     return None if options == ReadOptions() else options
-
-
-async def _sha256(content: bytes) -> str:
-    if len(content) <= HASHED_INLINE:
-        return hashlib.sha256(content).hexdigest()
-    return await asyncio.to_thread(lambda: hashlib.sha256(content).hexdigest())
 
 
 def _unknown(image_id: str) -> CpcSamError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -61,20 +60,23 @@ class ClassSegmenter:
         """
         chosen = [name in names for name in vocabulary.names]
         wanted = np.array(chosen, np.float32)[:, None, None]
-        limits = self._embedder.limits
+        limits, search_in = self._embedder.limits, self._embedder.executors.search
         tiles = tiles_within(image.size, vocabulary.tile, config.overlap, limits.max_tiles)
         async with self._embedder.tiled(image, context) as tiled:
 
             async def search(tile: Box) -> list[InstanceMask]:
                 encoded = await tiled.embed(tile)
                 shown = shown_tile(tile, encoded)
-                maps = await asyncio.to_thread(vocabulary.similarity_maps, shown.image_embeddings)
+                maps = await search_in.run(
+                    context.permit.client, vocabulary.similarity_maps, shown.image_embeddings
+                )
                 steps = search_tile(shown, maps * wanted, image.size, config)
                 return await self._drive(steps, encoded, context)
 
             parts = await gather_limited([partial(search, tile) for tile in tiles])
         masks = [mask for part in parts for mask in part]
-        return await asyncio.to_thread(merge_instances, masks, tiles, config), tiled.cached
+        merged = await search_in.run(context.permit.client, merge_instances, masks, tiles, config)
+        return merged, tiled.cached
 
     async def _drive(
         self, search: Search, encoded: Encoded, context: RequestContext
@@ -82,7 +84,9 @@ class ClassSegmenter:
         """Decode the prompts that a search yields until it returns."""
         masks: BestMasks | None = None
         while True:
-            step = await asyncio.to_thread(_advance, search, masks)
+            step = await self._embedder.executors.search.run(
+                context.permit.client, _advance, search, masks
+            )
             if isinstance(step, list):
                 return step
             masks = await self._decode(encoded, step, context)

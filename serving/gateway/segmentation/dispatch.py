@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from cpcsam.entry_points import SEGMENT
@@ -12,6 +11,7 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
+from serving.gateway.scheduling.executors import Executors
 from serving.gateway.segmentation.by_class import ClassSegmenter
 from serving.gateway.segmentation.by_prompts import PromptSegmenter
 from serving.gateway.segmentation.mask_generator import EverythingSegmenter, NoRoomError
@@ -38,12 +38,14 @@ class SegmentationDispatcher:
         everything: EverythingSegmenter,
         vocabularies: VocabularyService,
         limits: Limits,
+        executors: Executors,
     ) -> None:
         self._by_prompts = by_prompts
         self._by_class = by_class
         self._everything = everything
         self._vocabularies = vocabularies
         self._limits = limits
+        self._answers = executors.answers
 
     async def segment(
         self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
@@ -68,8 +70,8 @@ class SegmentationDispatcher:
     ) -> pb.SegmentResponse:
         tiles = choose_prompt_tiles(request, image.size, (await context.model()).scale)
         prompted = await self._by_prompts.segment(image, request, tiles, context)
-        response = await asyncio.to_thread(
-            prompted_response, prompted, image.size, request.mask_format
+        response = await self._answers.run(
+            context.permit.client, prompted_response, prompted, image.size, request.mask_format
         )
         response.warnings.extend(tiles.warnings)
         return response
@@ -87,8 +89,14 @@ class SegmentationDispatcher:
                 raise LimitError(str(error)) from error  # the reason that clients know
             tiles = enlarge_tiles(tiles, 0, image.size, scale)
             masks, cached = await self._everything.segment(image, tiles, config, context)
-        response = await asyncio.to_thread(
-            instances_response, masks, ("",), image.size, cached, request.mask_format
+        response = await self._answers.run(
+            context.permit.client,
+            instances_response,
+            masks,
+            ("",),
+            image.size,
+            cached,
+            request.mask_format,
         )
         response.warnings.extend(tiles.warnings)
         return response
@@ -105,8 +113,14 @@ class SegmentationDispatcher:
         masks, cached = await self._by_class.segment(
             image, vocabulary, request.classes, config, context
         )
-        response = await asyncio.to_thread(
-            instances_response, masks, vocabulary.names, image.size, cached, request.mask_format
+        response = await self._answers.run(
+            context.permit.client,
+            instances_response,
+            masks,
+            vocabulary.names,
+            image.size,
+            cached,
+            request.mask_format,
         )
         scale = (await context.model()).scale
         fix = "remove all classes, and add them again without tile_size"

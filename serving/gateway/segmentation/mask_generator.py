@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -71,11 +70,12 @@ class EverythingSegmenter:
             masks = await gather_limited(
                 [partial(self._masks, grid, tiled, size, config, context) for grid in grids]
             )
+        merge_in, client = self._embedder.executors.search, context.permit.client
         if side:
             _check_room(masks)
-            merged = await asyncio.to_thread(merge_tiles, grids, masks, config)
+            merged = await merge_in.run(client, merge_tiles, grids, masks, config)
         else:
-            merged = await asyncio.to_thread(merge_crops, masks, size, config)
+            merged = await merge_in.run(client, merge_crops, masks, size, config)
         return merged, tiled.cached
 
     async def _masks(

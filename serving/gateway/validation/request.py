@@ -7,6 +7,7 @@ one beyond a limit LimitError; both name the field at fault.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from cpcsam.contract import MaskSelection
@@ -15,7 +16,7 @@ from cpcsam.grpc_errors import LimitError
 from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import ImageHeader, is_too_large, read_header
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.gateway.limits import MAX_REQUEST_ID_LENGTH, Limits
+from serving.gateway.limits import MAX_REQUEST_ID_LENGTH, MAX_SIDE, Limits
 
 __all__ = ["check_image_id", "check_request", "header_of", "original_size_of"]
 
@@ -137,7 +138,10 @@ def original_size_of(image_bytes: bytes, limits: Limits) -> tuple[int, int]:
 
 
 def header_of(
-    image_bytes: bytes, limits: Limits, options: ReadOptions | None = None
+    image_bytes: bytes,
+    limits: Limits,
+    options: ReadOptions | None = None,
+    read: Callable[[bytes, ReadOptions | None], ImageHeader] = read_header,
 ) -> ImageHeader:
     """Read an image's header by the reader that decodes it, without decoding it.
 
@@ -145,10 +149,11 @@ def header_of(
         image_bytes: the file.
         limits: of bytes and pixels.
         options: the page that is described.
+        read: reads the header of a file, in this process or another.
 
     Raises:
         ContractError: no bytes, no header of an accepted format, or no such page.
-        LimitError: too many bytes or pixels.
+        LimitError: too many bytes or pixels, or a side longer than `MAX_SIDE`.
     """
     if not image_bytes:
         raise ContractError.of(
@@ -163,7 +168,7 @@ def header_of(
             fix="compress or shrink the image",
         )
     try:
-        header = read_header(image_bytes, options)
+        header = read(image_bytes, options)
     except ContractError as error:
         if is_too_large(error):
             raise _too_many_pixels("far more", limits) from error
@@ -171,6 +176,13 @@ def header_of(
     height, width = header.size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(f"{width} x {height}", limits)
+    if max(header.size) > MAX_SIDE:
+        raise LimitError.of(
+            "image_bytes",
+            got=f"{width} x {height} pixels",
+            expected=f"sides of at most {MAX_SIDE}",
+            fix="cut the image into parts",
+        )
     return header
 
 

@@ -10,16 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
+from typing import Final
+from weakref import WeakValueDictionary
 
-from cpcsam.artifacts.versions import current_version, list_versions, switch_to, writing
+from cpcsam.artifacts.versions import (
+    LockedError,
+    current_version,
+    list_versions,
+    switch_to,
+    writing,
+)
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.errors import ArtifactError
-from cpcsam.grpc_errors import PreconditionError
+from cpcsam.grpc_errors import FullError, PreconditionError
+from serving.gateway.scheduling.executors import Executors
 
 __all__ = ["Edit", "VocabularyStore"]
+
+LOCK_TIMEOUT_S: Final = 5.0
+"""Longest wait of a change for other changes of its tenant."""
+LOCK_POLL_S: Final = 0.05
 
 Edit = Callable[[Vocabulary | None], Vocabulary]
 """Function from the old vocabulary, or None, to the new one."""
@@ -31,11 +46,16 @@ class VocabularyStore:
     Args:
         folder: parent of the tenants' folders; None refuses changes.
         initial: artifact of kind `vocabulary` with the initial classes; None is no class.
+        executors: whose pools `classes` and `changes` are used; None takes pools of its own.
     """
 
-    def __init__(self, folder: Path | None, initial: Path | None) -> None:
+    def __init__(
+        self, folder: Path | None, initial: Path | None, executors: Executors | None = None
+    ) -> None:
         self._folder = folder
         self._initial = initial
+        self._executors = executors or Executors()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._loaded: dict[Path, tuple[str, Vocabulary]] = {}
 
     async def get(self, tenant: str, model: str) -> Vocabulary | None:
@@ -48,7 +68,7 @@ class VocabularyStore:
         Raises:
             PreconditionError: the vocabulary on disk cannot be used with this model.
         """
-        return await asyncio.to_thread(self._get, tenant, model)
+        return await self._executors.classes.run(tenant, self._get, tenant, model)
 
     async def change(self, tenant: str, model: str, edit: Edit) -> Vocabulary:
         """Change the vocabulary of a tenant; changes of a tenant are serialized.
@@ -62,6 +82,7 @@ class VocabularyStore:
             The new vocabulary, already on disk.
 
         Raises:
+            FullError: other changes of the tenant did not end within `LOCK_TIMEOUT_S`.
             PreconditionError: there is no folder to store it in, or the old one cannot be used.
         """
         if self._folder is None:
@@ -71,8 +92,32 @@ class VocabularyStore:
                 expected="a gateway started with --classes DIR",
                 fix="have the operator set it",
             )
-        folder = self._folder / tenant
-        return await asyncio.to_thread(self._change, folder, tenant, model, edit)
+        folder, last = self._folder / tenant, monotonic() + LOCK_TIMEOUT_S
+        async with self._only_change(tenant):
+            while True:
+                try:
+                    return await self._executors.changes.run(
+                        tenant, self._change, folder, tenant, model, edit
+                    )
+                except LockedError:  # by another gateway
+                    if monotonic() > last:
+                        raise _busy() from None
+                # Waiting takes no thread, which other tenants need.
+                await asyncio.sleep(LOCK_POLL_S)
+
+    @asynccontextmanager
+    async def _only_change(self, tenant: str) -> AsyncIterator[None]:
+        """Let one change of a tenant run at a time in this gateway."""
+        lock = self._locks.setdefault(tenant, asyncio.Lock())
+        try:
+            async with asyncio.timeout(LOCK_TIMEOUT_S):
+                await lock.acquire()
+        except TimeoutError:
+            raise _busy() from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _get(self, tenant: str, model: str) -> Vocabulary | None:
         path = self._path(tenant)
@@ -97,7 +142,7 @@ class VocabularyStore:
         return self._initial if number is None else self._folder / tenant / str(number)
 
     def _change(self, folder: Path, tenant: str, model: str, edit: Edit) -> Vocabulary:
-        with writing(folder):
+        with writing(folder, wait=False):
             vocabulary = edit(self._get(tenant, model))
             older = list_versions(folder)
             number = max(older, default=0) + 1
@@ -109,3 +154,12 @@ class VocabularyStore:
                 self._loaded.pop(path, None)
                 shutil.rmtree(path, ignore_errors=True)
         return vocabulary
+
+
+def _busy() -> FullError:
+    return FullError.of(
+        "classes",
+        got=f"other changes that do not end within {LOCK_TIMEOUT_S:g} s",
+        expected="few changes at a time",
+        fix="try again in a moment",
+    )

@@ -25,10 +25,12 @@ from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.config import GatewayConfig
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.error_details import trailing_metadata
+from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import BUCKETS_S, Metrics, serve_metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
+from serving.gateway.scheduling.executors import Executors
 from serving.gateway.server import build_service
 
 TOKEN = (("authorization", "Bearer of-the-lab"),)
@@ -63,7 +65,9 @@ class Server:
         server = grpc.aio.server(
             interceptors=(AuthenticationInterceptor(self.authenticator, metrics),)
         )
-        service = build_service(config, rpc, admission, triton, metrics)
+        executors = Executors()
+        headers = HeaderReader(config.limits, executors)
+        service = build_service(config, rpc, admission, triton, metrics, executors, headers)
         pb_grpc.add_SegmentationServicer_to_server(service, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpcsam.artifacts.versions import list_versions
+from cpcsam.artifacts.versions import list_versions, writing
 from cpcsam.automatic.vocabulary import Examples, Vocabulary, build_vocabulary
 from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ConfigError
-from cpcsam.grpc_errors import PreconditionError
+from cpcsam.grpc_errors import FullError, PreconditionError
 from serving.gateway.vocabulary import store as module
 from serving.gateway.vocabulary.store import VocabularyStore
 
@@ -116,6 +116,26 @@ async def test_change_with_a_crash_before_the_switch_keeps_the_old_version(
         assert await names(reopened, "lab") == ("disc",)
     await store.change("lab", MODEL, learn("bone"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ("disc", "bone")
+
+
+async def test_change_with_a_held_lock_is_refused_in_time_and_takes_no_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_TIMEOUT_S", 0.5)
+    store = VocabularyStore(tmp_path, None)
+    await store.change("lab", MODEL, learn("disc"))
+    with writing(tmp_path / "lab"):
+        waiting = [
+            asyncio.create_task(store.change("lab", MODEL, learn(f"ring {index}")))
+            for index in range(8)
+        ]
+        async with asyncio.timeout(2):
+            assert (await store.change("ward", MODEL, learn("bone"))).names == ("bone",)
+            assert await names(store, "lab") == ("disc",)
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(outcome, FullError) for outcome in outcomes)
+    assert "classes: got other changes that do not end within 0.5 s" in str(outcomes[0])
+    assert (await store.change("lab", MODEL, learn("ring"))).names == ("disc", "ring")
 
 
 async def test_change_without_a_folder_is_refused() -> None:

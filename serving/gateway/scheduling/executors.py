@@ -1,0 +1,103 @@
+"""Thread pools of the gateway, one for each kind of blocking work, shared evenly by clients."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
+
+from serving.gateway.scheduling.fair_queue import FairSemaphore
+
+__all__ = ["Executors", "FairExecutor", "open_executors"]
+
+FEW: Final = 2
+"""Threads for work that takes memory or waits for other processes."""
+MANY: Final = max(FEW, min(4, os.cpu_count() or 1))
+"""Threads for computations."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FairExecutor:
+    """Thread pool in which a free thread goes to the client that occupies the fewest.
+
+    To be used inside one event loop.
+
+    Args:
+        name: of its threads.
+        threads: how many there are.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, name)
+        self._turns = FairSemaphore(threads)
+
+    async def run(
+        self, client: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call a blocking function in a thread, once it is the client's turn.
+
+        A caller that is cancelled leaves the queue; a function that was begun runs to its end, and
+        keeps its thread until then.
+
+        Args:
+            client: key of fairness.
+            function: what to call.
+            args: its arguments.
+            kwargs: its arguments by name.
+        """
+        await self._turns.acquire(client)
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._pool, partial(function, *args, **kwargs))
+
+        def release(_: asyncio.Future[T]) -> None:
+            self._turns.release(client)
+            if not running.cancelled():
+                running.exception()  # else asyncio logs that it was never retrieved
+
+        running.add_done_callback(release)
+        return await asyncio.shield(running)
+
+    def close(self) -> None:
+        """Begin no further function; do not wait for the running ones."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Executors:
+    """The pools of one gateway: no kind of work takes the threads of another.
+
+    Attributes:
+        headers: headers and digests of plain image files.
+        documents: headers of all other image files, each of which a process reads.
+        pixels: decoding of images and masks, and resizing.
+        search: similarity maps, proposals and merging.
+        classes: reading of vocabularies.
+        changes: building and writing of vocabularies.
+        answers: encoding of masks.
+    """
+
+    headers: FairExecutor = field(default_factory=lambda: FairExecutor("headers", FEW))
+    documents: FairExecutor = field(default_factory=lambda: FairExecutor("documents", FEW))
+    pixels: FairExecutor = field(default_factory=lambda: FairExecutor("pixels", FEW))
+    search: FairExecutor = field(default_factory=lambda: FairExecutor("search", MANY))
+    classes: FairExecutor = field(default_factory=lambda: FairExecutor("classes", FEW))
+    changes: FairExecutor = field(default_factory=lambda: FairExecutor("changes", FEW))
+    answers: FairExecutor = field(default_factory=lambda: FairExecutor("answers", MANY))
+
+
+@contextmanager
+def open_executors() -> Iterator[Executors]:
+    """Make the pools of a gateway, and close them after the block."""
+    executors = Executors()
+    try:
+        yield executors
+    finally:
+        for each in fields(executors):
+            getattr(executors, each.name).close()

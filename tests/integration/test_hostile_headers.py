@@ -1,0 +1,121 @@
+"""Headers of hostile files: each is read or refused within bounds of time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import struct
+import zlib
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cpcsam.errors import ContractError
+from cpcsam.grpc_errors import LimitError
+from cpcsam.images.options import ReadOptions
+from cpcsam.images.reading import read_header
+from serving.gateway.inference.image_headers import HeaderReader, is_plain
+from serving.gateway.limits import MAX_SIDE, Limits
+from serving.gateway.scheduling.executors import open_executors
+from tests.support.image_files import saved, tiff
+
+LIMITS = Limits()
+
+
+@pytest.fixture
+async def reader() -> AsyncIterator[HeaderReader]:
+    with open_executors() as executors:
+        reader = HeaderReader(LIMITS, executors)
+        yield reader
+        reader.close()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def png(before: bytes = b"", size: tuple[int, int] = (8, 8)) -> bytes:
+    """A grey PNG file with these chunks before its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], 8, 0, 0, 0, 0))
+    end = chunk(b"IDAT", zlib.compress(bytes(72))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + before + end
+
+
+def ome(planes: int, first: int = 0) -> bytes:
+    """An OME-TIFF file of one page that states many, or one far away."""
+    text = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image><Pixels '
+        'DimensionOrder="XYZCT" Type="uint8" SizeX="8" SizeY="8" SizeC="1" SizeT="1" '
+        f'SizeZ="{planes}"><TiffData IFD="0" FirstZ="{first}"/></Pixels></Image></OME>'
+    )
+    return tiff(np.zeros((8, 8), np.uint8), description=text, metadata=None)
+
+
+GIF = b"GIF89a" + struct.pack("<HH", 8, 8) + b"\x80\0\0" + bytes(6)
+FRAME = b"\x2c" + struct.pack("<HHHH", 0, 0, 8, 8) + b"\0\x02"
+HOSTILE = {
+    "OME of a billion planes": ome(10**9),
+    "OME with one of them": ome(10**9, first=10**9 - 1),
+    "GIF of tiny blocks": GIF + FRAME + b"\x01\0" * 16_000_000 + b"\0;",
+    "JPEG of empty segments": b"\xff\xd8\xff" + b"\xe0\0\2\xff" * 7_000_000,
+    "PNG of empty chunks": png(chunk(b"gAMA", b"") * 2_700_000),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_read_of_a_hostile_file_ends_soon_and_leaves_the_loop_alone(
+    reader: HeaderReader, name: str
+) -> None:
+    assert not is_plain(HOSTILE[name])
+    reading = asyncio.create_task(reader.read(HOSTILE[name], None, "client"))
+    lags = []
+    while not reading.done():
+        before = monotonic()
+        await asyncio.sleep(0.01)
+        lags.append(monotonic() - before)
+    (outcome,) = await asyncio.gather(reading, return_exceptions=True)
+    # On a fast machine some are read in time.
+    assert isinstance(outcome, tuple | ContractError), outcome
+    # The machine of a test may be busy: the longest lags are its own.
+    assert sorted(lags)[len(lags) * 9 // 10] < 0.05
+    assert await reader.read(PNG, None, "client") == (read_header(PNG), digest(PNG))
+
+
+PNG = png()
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+async def test_read_equals_the_reader_that_decodes(reader: HeaderReader) -> None:
+    stack = tiff(np.zeros((5, 20, 30), np.uint16), metadata={"axes": "TYX"}, imagej=True)
+    jpeg = saved(Image.new("RGB", (30, 20)), "JPEG", comment=b"x" * 60_000)
+    for data, options in ((PNG, None), (jpeg, None), (stack, None), (stack, ReadOptions(3, (0,)))):
+        assert await reader.read(data, options, "client") == (
+            read_header(data, options),
+            digest(data),
+        )
+
+
+async def test_read_of_a_missing_page_or_too_many_bytes_or_pixels_is_refused(
+    reader: HeaderReader,
+) -> None:
+    stack = tiff(np.zeros((5, 20, 30), np.uint16), metadata={"axes": "TYX"}, imagej=True)
+    with pytest.raises(ContractError, match="^page: got 9, expected 0 to 4"):
+        await reader.read(stack, ReadOptions(9), "client")
+    with pytest.raises(LimitError, match=f"sides of at most {MAX_SIDE}"):
+        await reader.read(png(size=(1, MAX_SIDE + 1)), None, "client")
+    with pytest.raises(LimitError, match=r"pixels, expected at most \d+ \(width times height\)"):
+        await reader.read(GIF[:6] + b"\xff\xff\xff\xff" + GIF[10:] + FRAME + b"\0;", None, "client")
+    with pytest.raises(LimitError, match="bytes, expected at most"):
+        await reader.read(bytes(LIMITS.max_image_bytes + 1), None, "client")
