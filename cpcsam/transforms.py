@@ -207,4 +207,6 @@ def _neighbours(
     # As torch does, positions before the first centre take the first value.
     centres = np.maximum((places + 0.5) * (old / new) - 0.5, 0)
     lower = centres.astype(np.int64)
-    return lower, np.minimum(lower + 1, old - 1), centres - lower
+    upper: NDArray[np.int64] = np.minimum(lower + 1, old - 1)
+    fraction: NDArray[np.float64] = centres - lower
+    return lower, upper, fraction

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 
-__all__ = ["mask_from_rle", "rle_from_crop", "rle_from_mask"]
+__all__ = ["mask_from_rle", "rle_from_crop", "rle_from_mask", "runs_from_rle"]
 
 MAX_DIGITS: Final = 7
 """Base-32 digits of the longest run that any image needs."""
@@ -30,37 +30,56 @@ def mask_from_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.bool_]:
         ContractError: these are not the run lengths of a mask of this size.
     """
     # pycocotools leaves what too few runs do not cover to whatever the memory held before.
-    if not _covers(counts, size[0] * size[1]):
+    runs_from_rle(counts, size)
+    return np.asarray(coco_mask.decode({"counts": counts, "size": list(size)}), bool)
+
+
+def runs_from_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Return COCO compressed run lengths as numbers.
+
+    Returns:
+        (R,) pixels beside the mask and in it, by turns, column by column; H * W in all.
+
+    Raises:
+        ContractError: these are not the run lengths of a mask of this size.
+    """
+    runs, pixels = _runs(counts), size[0] * size[1]
+    if (
+        runs is None
+        or runs.min(initial=0) < 0
+        or runs.max(initial=0) > pixels
+        or runs.sum() != pixels
+    ):
         raise ContractError.of(
             "run lengths",
             got=f"{len(counts)} bytes that do not fill {size[0]} x {size[1]} pixels",
             expected="the counts string of pycocotools.mask.encode",
             fix="encode the mask again",
         )
-    return np.asarray(coco_mask.decode({"counts": counts, "size": list(size)}), bool)
+    return runs
 
 
-def _covers(counts: bytes, pixels: int) -> bool:
-    """Return whether a counts string is well-formed and its runs add up to the number of pixels."""
+def _runs(counts: bytes) -> NDArray[np.int64] | None:
+    """Return the numbers of a counts string; None if it is not well-formed."""
     digits = np.frombuffer(counts, np.uint8).astype(np.int64) - ord("0")
     if not len(digits):
-        return pixels == 0
+        return digits
     # A digit holds 5 bits, lowest first; 32: more digits follow; 16 in the last: negative.
     goes_on = (digits & 32) != 0
     if ((digits < 0) | (digits >= 64)).any() or goes_on[-1]:
-        return False
+        return None
     ends = np.flatnonzero(~goes_on)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > MAX_DIGITS:
-        return False
+        return None
     places = np.arange(len(digits)) - np.repeat(starts, lengths)
     runs = np.add.reduceat((digits & 31) << (5 * places), starts)
     runs -= np.where(digits[ends] & 16, 1 << (5 * lengths), 0)
     # From the fourth on, a run is stored as its difference to the last but one.
     runs[1::2] = np.cumsum(runs[1::2])
     runs[2::2] = np.cumsum(runs[2::2])
-    return bool(runs.min() >= 0 and runs.max() <= pixels and runs.sum() == pixels)
+    return np.asarray(runs, np.int64)
 
 
 def rle_from_crop(crop: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> bytes:

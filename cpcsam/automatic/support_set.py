@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,24 @@ from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 
-__all__ = ["MAX_TILES", "ExampleCollector"]
+__all__ = ["MAX_TILES", "Coverage", "ExampleCollector", "coverage_of"]
 
 MAX_TILES = 12
 """Tiles of an image in a support set, so that no large image outweighs the others."""
 
 Array = NDArray[np.float32]
+
+
+class Coverage(NamedTuple):
+    """How far the entities in a tile cover the cells of its embedding.
+
+    Attributes:
+        labels: (E,) of the entities.
+        cells: (E, G, G) float32 in [0, 1].
+    """
+
+    labels: NDArray[np.signedinteger[Any]]
+    cells: Array
 
 
 class ExampleCollector:
@@ -47,8 +60,15 @@ class ExampleCollector:
             class_of: name of a label's class.
         """
         grid = encoded.image_embeddings.shape[-1]
-        labels, coverage = _coverage(instances, encoded.tile, encoded.input_size, grid)
-        for label, covered in zip(labels, coverage, strict=True):
+        covered = coverage_of(instances, encoded.tile, encoded.input_size, grid)
+        self.add_covered(encoded, covered, class_of)
+
+    def add_covered(
+        self, encoded: EncodedTile, coverage: Coverage, class_of: Callable[[int], str]
+    ) -> None:
+        """Add a tile whose coverage is known; see `add`."""
+        grid = encoded.image_embeddings.shape[-1]
+        for label, covered in zip(*coverage, strict=True):
             name = class_of(int(label))
             if name in self._names:
                 self._entities.append(covered)
@@ -79,19 +99,28 @@ class ExampleCollector:
         )
 
 
-def _coverage(
-    instances: NDArray[np.int32], tile: Box, input_size: tuple[int, int], grid: int
-) -> tuple[NDArray[np.int32], Array]:
-    """Return the labels in a tile and their coverage of each cell, (E,) and (E, G, G)."""
-    shown = np.zeros((grid * PATCH_SIZE, grid * PATCH_SIZE), np.int32)
+def coverage_of(
+    instances: NDArray[np.signedinteger[Any]], tile: Box, input_size: tuple[int, int], grid: int
+) -> Coverage:
+    """Return the labels in a tile and their coverage of each cell of its embedding.
+
+    Args:
+        instances: (H, W) label image of the whole image, 0 for background.
+        tile: of the image.
+        input_size: (H, W) of the tile in the encoder's frame.
+        grid: G, the embedding's rows and columns.
+    """
     # Nearest pixel centres, because interpolation would invent labels.
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(int)
         for new, old in zip(input_size, tile.size, strict=True)
     )
-    part = tile.crop(instances)
-    shown[: input_size[0], : input_size[1]] = part[rows][:, columns]
-    labels = np.unique(shown[shown > 0])
-    cells = shown.reshape(grid, PATCH_SIZE, grid, PATCH_SIZE)
-    coverage = [(cells == label).mean((1, 3)) for label in labels]
-    return labels, np.asarray(coverage, np.float32).reshape(-1, grid, grid)
+    shown = tile.crop(instances)[rows[:, None], columns]
+    cell = (np.arange(input_size[0]) // PATCH_SIZE * grid)[:, None] + (
+        np.arange(input_size[1]) // PATCH_SIZE
+    )
+    labelled = shown > 0
+    labels, index = np.unique(shown[labelled], return_inverse=True)
+    pixels = np.bincount(index * grid**2 + cell[labelled], minlength=len(labels) * grid**2)
+    cells = (pixels / PATCH_SIZE**2).astype(np.float32).reshape(-1, grid, grid)
+    return Coverage(labels, cells)

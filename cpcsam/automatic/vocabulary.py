@@ -19,13 +19,7 @@ from cpcsam.automatic.prototypes import cluster, fit_logistic, log_mean_exp, sig
 from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError, ContractError
 
-__all__ = [
-    "BACKGROUND",
-    "Examples",
-    "Vocabulary",
-    "VocabularyConfig",
-    "build_vocabulary",
-]
+__all__ = ["BACKGROUND", "Examples", "Vocabulary", "VocabularyConfig", "build_vocabulary"]
 
 BACKGROUND: Final = -1
 """Owner of the prototypes that belong to no class; BACKGROUND - 1 - i owns the background that was
@@ -80,10 +74,12 @@ class Examples:
     def pooled(self, class_index: int) -> Array:
         """Return the mask-pooled embedding of every entity of a class, (entities, 256)."""
         chosen = np.flatnonzero((self.classes == class_index) & (self.entities.sum((1, 2)) > 0))
-        embeddings = self.image_embeddings[self.images[chosen]]
         weights = self.entities[chosen]
-        sums = np.einsum("ecij,eij->ec", embeddings, weights)
-        return np.asarray(sums / weights.sum((1, 2))[:, None], np.float32)
+        # One by one, as a tile may have thousands of entities.
+        pairs = zip(self.images[chosen], weights, strict=True)
+        sums = [np.einsum("cij,ij->c", self.image_embeddings[i], weight) for i, weight in pairs]
+        pooled = np.reshape(sums, (len(chosen), self.image_embeddings.shape[1]))
+        return np.asarray(pooled / weights.sum((1, 2))[:, None], np.float32)
 
     def coverage(self, class_index: int) -> Array:
         """Return the coverage of each valid cell by a class, (cells,) in [0, 1]."""
@@ -142,8 +138,7 @@ class Vocabulary:
                 expected=f"(..., {len(self.mean)}, G, G)",
                 fix="give the output of the model's image_encoder",
             )
-        margins = self._margins(np.moveaxis(image_embeddings, -3, -1))
-        maps = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1])
+        maps = self._probabilities(np.moveaxis(image_embeddings, -3, -1))
         return np.ascontiguousarray(np.moveaxis(maps, -1, -3), np.float32)
 
     def extend(self, name: str, examples: Examples) -> Vocabulary:
@@ -165,8 +160,7 @@ class Vocabulary:
             )
         pooled = _require_entities(examples.pooled(0), name)
         cells, coverage = examples.cells(), examples.coverage(0)
-        margins = self._margins(cells)
-        likely = sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1])
+        likely = self._probabilities(cells)
         rest = cells[(coverage == 0) & ~(likely > 0.5).any(-1)]
         added = [cluster(self._project(pooled), self.config.prototypes)]
         if len(rest):
@@ -181,7 +175,7 @@ class Vocabulary:
             calibration=np.concatenate([self.calibration, np.zeros((1, 2), np.float32)]),
         )
         curve = fit_logistic(extended._margins(cells)[:, -1], coverage)
-        calibration = np.concatenate([self.calibration, np.array([curve], np.float32)])
+        calibration = np.vstack([self.calibration, [curve]]).astype(np.float32)
         return replace(extended, calibration=calibration)
 
     def without(self, name: str) -> Vocabulary:
@@ -218,6 +212,11 @@ class Vocabulary:
         projected = (embeddings - self.mean) @ self.metric
         length = np.linalg.norm(projected, axis=-1, keepdims=True)
         return np.asarray(projected / np.maximum(length, 1e-6), np.float32)
+
+    def _probabilities(self, embeddings: Array) -> Array:
+        """Return (..., C) of (..., 256)."""
+        margins = self._margins(embeddings)
+        return np.asarray(sigmoid(margins * self.calibration[:, 0] + self.calibration[:, 1]))
 
     def _margins(self, embeddings: Array) -> Array:
         """Return (..., C) of (..., 256): similarity to a class minus similarity to all else."""

@@ -12,7 +12,8 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import ModelInfo
 from serving.gateway.limits import MAX_POINT_SLOTS, Limits
 from serving.gateway.validation.search_config import default_class_search, default_everything
-from serving.gateway.vocabulary.service import MAX_ENTITIES, MAX_EXAMPLES, MAX_NAME_LENGTH
+from serving.gateway.vocabulary.examples import MAX_ENTITIES
+from serving.gateway.vocabulary.service import MAX_EXAMPLES, MAX_NAME_LENGTH
 
 __all__ = ["describe_response"]
 

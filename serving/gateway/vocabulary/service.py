@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cpcsam.automatic.class_search import EncodedTile
-from cpcsam.automatic.config import ClassSearchConfig
-from cpcsam.automatic.rle import mask_from_rle
-from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
-from cpcsam.automatic.tiling import tile_boxes
+from cpcsam.automatic.support_set import Coverage, ExampleCollector
 from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.errors import ContractError
+from cpcsam.geometry import Box
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.request_images import RequestImage, RequestImages
 from serving.gateway.scheduling.concurrency import gather_limited
+from serving.gateway.vocabulary.examples import SupportSet
 from serving.gateway.vocabulary.store import VocabularyStore
 
-__all__ = ["MAX_ENTITIES", "MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService"]
+__all__ = ["MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService"]
 
 MAX_NAME_LENGTH: Final = 128
 MAX_EXAMPLES: Final = 64
-MAX_ENTITIES: Final = 4096
-Annotated = tuple[list[EncodedTile], NDArray[np.int32]]
+Annotated = list[tuple[EncodedTile, Coverage]]
 
 
 class VocabularyService:
@@ -77,10 +72,13 @@ class VocabularyService:
         known = await self.vocabulary(context)
         _require_new(known, request.name)
         tile = await _tile_size(request, known, context)
+        support = SupportSet(await context.model(), self._embedder.limits)
+        opened = [await self._images.open(example, context) for example in request.examples]
+        parts = [support.admit(image.size, tile) for image in opened]
         annotated = await gather_limited(
             [
-                partial(self._embed, f"examples[{index}]", example, tile, context)
-                for index, example in enumerate(request.examples)
+                partial(self._embed, f"examples[{index}]", *example, support, context)
+                for index, example in enumerate(zip(request.examples, opened, parts, strict=True))
             ]
         )
         model = await _trained_model(context)
@@ -116,15 +114,21 @@ class VocabularyService:
         return _response(await self._store.change(context.principal.tenant, model, without))
 
     async def _embed(
-        self, where: str, example: pb.Example, tile: int, context: RequestContext
+        self,
+        where: str,
+        example: pb.Example,
+        image: RequestImage,
+        tiles: Sequence[Box],
+        support: SupportSet,
+        context: RequestContext,
     ) -> Annotated:
-        """Embed the tiles of an annotated image and rasterize its label image."""
-        image = await self._images.open(example, context)
-        instances = await asyncio.to_thread(_instances, where, example, image)
-        tiles = tile_boxes(image.size, tile, ClassSearchConfig.overlap, MAX_TILES)
+        """Embed the tiles of an annotated image, and tell which of its cells the entities cover."""
+        covered = await self._embedder.executors.pixels.run(
+            context.permit.client, support.coverages, where, example.entities, image.size, tiles
+        )
         async with self._embedder.tiled(image, context) as tiled:
             shown = await gather_limited([partial(tiled.show, part) for part in tiles])
-        return shown, instances
+        return list(zip(shown, covered, strict=True))
 
 
 async def _tile_size(
@@ -152,9 +156,8 @@ def _extended(
 ) -> Vocabulary:
     _require_new(vocabulary, name)
     collector = ExampleCollector([name])
-    for shown, instances in annotated:
-        for part in shown:
-            collector.add(part, instances, lambda _: name)
+    for part, covered in chain.from_iterable(annotated):
+        collector.add_covered(part, covered, lambda _: name)
     examples = collector.examples()
     if vocabulary is None or not vocabulary.names:
         return build_vocabulary([name], examples, model=model, tile=tile)
@@ -167,29 +170,6 @@ def _extended(
             fix="try again",
         )
     return vocabulary.extend(name, examples)
-
-
-def _instances(where: str, example: pb.Example, image: RequestImage) -> NDArray[np.int32]:
-    """Rasterize the entities of an example to a (H, W) label image; later ones lie on top."""
-    if not 1 <= len(example.entities) <= MAX_ENTITIES:
-        raise ContractError.of(
-            f"{where}.entities",
-            got=len(example.entities),
-            expected=f"1 to {MAX_ENTITIES} masks",
-            fix="give the mask of each entity of the class",
-        )
-    instances = np.zeros(image.size, np.int32)
-    for label, entity in enumerate(example.entities, start=1):
-        size = entity.size.height, entity.size.width
-        if size != image.size:
-            raise ContractError.of(
-                f"{where}.entities[{label - 1}].size",
-                got=f"{size[0]} x {size[1]}",
-                expected=f"{image.size[0]} x {image.size[1]}, as the image",
-                fix="give masks of the upright original image",
-            )
-        instances[mask_from_rle(entity.counts.encode(errors="replace"), size)] = label
-    return instances
 
 
 def _check_name(name: str) -> None:
