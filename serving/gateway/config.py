@@ -10,6 +10,7 @@ from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.commands import port, positive
 from serving.gateway.auth.tls import TlsFiles, tls_files
 from serving.gateway.auth.tokens import read_tokens
+from serving.gateway.calls.guard import Patience
 from serving.gateway.limits import Limits
 
 __all__ = ["GatewayConfig", "add_gateway_options", "config_from_args"]
@@ -32,6 +33,7 @@ class GatewayConfig:
         tls: certificate and key; None serves plain text.
         classes: folder that stores the tenants' classes; None forbids changes.
         vocabulary: artifact with the initial classes of every tenant; None is no class.
+        patience: seconds that clients may keep a call waiting.
     """
 
     triton: str = "127.0.0.1:8001"
@@ -46,6 +48,7 @@ class GatewayConfig:
     tls: TlsFiles | None = None
     classes: Path | None = None
     vocabulary: Path | None = None
+    patience: Patience = field(default_factory=Patience)
 
 
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:

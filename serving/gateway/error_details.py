@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -13,12 +13,31 @@ from google.rpc import error_details_pb2, status_pb2
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import FullError, status_of_error
 
-__all__ = ["status_message", "trailing_metadata"]
+__all__ = ["abort_with", "public_text", "status_message", "trailing_metadata"]
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 DOMAIN: Final = "cpcsam.v1"
+MAX_TEXT: Final = 1000
+"""Characters of a message. Clients take 8 KiB of metadata, in which the message comes twice."""
 Metadata = tuple[tuple[str, str | bytes], ...]
+
+
+async def abort_with(grpc_context: Any, error: CpcSamError) -> None:
+    """End a call with the status of an error; raises what gRPC ends handlers by."""
+    code, details = status_of_error(error), trailing_metadata(error)
+    await grpc_context.abort(code, public_text(error), details)
+
+
+def public_text(error: CpcSamError) -> str:
+    """Return an error's message as callers get it: printable, on one line and not too long.
+
+    Messages may quote what a request or a file contains; that could be escape sequences, or what
+    UTF-8 cannot express.
+    """
+    text = str(error)
+    short = text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in short)
 
 
 def trailing_metadata(error: CpcSamError) -> Metadata:
@@ -35,11 +54,12 @@ def status_message(error: CpcSamError) -> status_pb2.Status:
     Its details are ErrorInfo (the class of the error, such as FULL), BadRequest if a field is at
     fault, and RetryInfo if a retry helps.
     """
+    text = public_text(error)
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__.removesuffix("Error"))
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=name.upper(), domain=DOMAIN)]
     if isinstance(error, ContractError):
         # The message begins with the field: "prompts[0].box: got ...".
-        field, _, description = str(error).partition(": ")
+        field, _, description = text.partition(": ")
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=field, description=description
         )
@@ -48,7 +68,7 @@ def status_message(error: CpcSamError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(_milliseconds(error))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=_number(status_of_error(error)), message=str(error))
+    status = status_pb2.Status(code=_number(status_of_error(error)), message=text)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the gateway and their HTTP endpoint."""
+"""Prometheus metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from cpcsam.errors import ServingError
-
-__all__ = ["BUCKETS_S", "Metrics", "Stopwatch", "serve_metrics"]
+__all__ = ["BUCKETS_S", "Metrics", "Stopwatch"]
 
 BUCKETS_S: Final = (
     *(0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
@@ -19,6 +17,11 @@ BUCKETS_S: Final = (
 )
 """Upper edges in seconds. The ratio of neighbours is at most 5/3 (2 for the last), which bounds the
 error of quantiles."""
+
+REASONS: Final = (
+    *("invalid", "over_limit", "in_flight", "unauthenticated"),
+    *("open_calls", "slow", "unread"),
+)
 
 
 class Stopwatch:
@@ -48,8 +51,11 @@ class Metrics:
             `triton` (including the queue).
         in_flight: gauge of Segment requests in flight.
         prompts: counter of the prompts of accepted requests.
-        rejected: counter of refused requests by `reason`: `invalid`, `over_limit`, `in_flight` or
-            `unauthenticated`.
+        rejected: counter of refused requests by `reason`: `invalid`, `over_limit`, `in_flight`,
+            `unauthenticated`, `open_calls` (a caller, an address or all hold too many), `slow` (no
+            message in time) or `unread` (connections closed for responses that were not read).
+        open_calls: gauge of open calls by `kind`: `api`, `health`, `watch` or `reflection`.
+        token_file_refused: gauge, 1 while the token file cannot be used and older tokens apply.
         cache_lookups: counter of embedding lookups by `outcome`: `hit`, `miss` or `joined` (another
             request was already computing it).
         cache_bytes: gauge of the embedding cache's size.
@@ -82,8 +88,16 @@ class Metrics:
             "cpcsam_rejected", "Requests refused, by reason.", ("reason",), registry=self.registry
         )
         # Labels exist from the start, so that rates are 0 rather than absent.
-        for reason in ("invalid", "over_limit", "in_flight", "unauthenticated"):
+        for reason in REASONS:
             self.rejected.labels(reason)
+        self.open_calls = Gauge(
+            "cpcsam_open_calls", "Open calls, by kind.", ("kind",), registry=self.registry
+        )
+        self.token_file_refused = Gauge(
+            "cpcsam_token_file_refused",
+            "1 while the token file cannot be used and older tokens apply.",
+            registry=self.registry,
+        )
         self.cache_lookups = Counter(
             "cpcsam_cache_lookups",
             "Embedding lookups, by outcome.",
@@ -110,35 +124,3 @@ class Metrics:
         finally:
             watch.stop()
             self.stage_seconds.labels(name).observe(watch.seconds)
-
-
-@contextmanager
-def serve_metrics(metrics: Metrics, host: str, port: int) -> Iterator[int]:
-    """Serve the metrics at `http://HOST:PORT/metrics` while the block runs.
-
-    Args:
-        metrics: to serve.
-        host: address to listen on.
-        port: port to listen on; 0 takes a free one.
-
-    Yields:
-        The port.
-
-    Raises:
-        ServingError: the address cannot be listened on.
-    """
-    try:
-        server, thread = start_http_server(port, host, metrics.registry)
-    except OSError as error:
-        raise ServingError.of(
-            "metrics port",
-            got=f"{host}:{port} ({error.strerror})",
-            expected="an address that is free",
-            fix="stop what listens there or give another --metrics-port",
-        ) from error
-    try:
-        yield int(server.server_port)
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -15,7 +15,8 @@ from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_e
 from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.auth.interceptor import authenticated_principal
 from serving.gateway.context import ModelInfo, RequestContext
-from serving.gateway.error_details import trailing_metadata
+from serving.gateway.error_details import abort_with
+from serving.gateway.limits import MAX_REQUEST_ID_LENGTH
 from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.scheduling.admission import Permit
 
@@ -63,8 +64,7 @@ class RpcRunner:
             method, request_id, handler, grpc_context, authenticated_principal
         )
         if isinstance(outcome, CpcSamError):
-            details = trailing_metadata(outcome)
-            await grpc_context.abort(status_of_error(outcome), str(outcome), details)
+            await abort_with(grpc_context, outcome)
             raise AssertionError("abort raises")
         return outcome
 
@@ -91,6 +91,7 @@ class RpcRunner:
         authenticate: Callable[[], Principal],
     ) -> Response | CpcSamError:
         watch = Stopwatch()
+        request_id = request_id[:MAX_REQUEST_ID_LENGTH]  # not yet checked
         remaining_s = grpc_context.time_remaining()
         timeout_s = self.max_seconds if remaining_s is None else min(self.max_seconds, remaining_s)
         code = grpc.StatusCode.CANCELLED  # stays if the caller gives up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
@@ -16,14 +17,18 @@ from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.auth.authenticator import Authenticator
 from serving.gateway.auth.interceptor import AuthenticationInterceptor
+from serving.gateway.calls.guard import CallGuard
+from serving.gateway.calls.open_calls import OpenCalls, quotas_of
 from serving.gateway.config import GatewayConfig
 from serving.gateway.health import SERVICE, publish_health
+from serving.gateway.health_watch import WatchedHealth
 from serving.gateway.inference.embedder import Embedder
 from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.request_images import RequestImages
 from serving.gateway.inference.triton_client import TritonClient
-from serving.gateway.metrics import Metrics, serve_metrics
+from serving.gateway.metrics import Metrics
+from serving.gateway.metrics_server import serve_metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission
 from serving.gateway.scheduling.executors import Executors, open_executors
@@ -38,6 +43,15 @@ from serving.gateway.vocabulary.store import VocabularyStore
 __all__ = ["Gateway", "GatewayConfig", "build_service", "start_gateway"]
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
+CONNECTION_OPTIONS: Final = (
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    # Connections without a call; clients open another with their next.
+    ("grpc.max_connection_idle_ms", 300_000),
+    # Peers that have vanished without a word hold their calls no longer than this.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+MAX_CONNECTIONS: Final = 4096
 LOG = logging.getLogger(__name__)
 
 
@@ -67,8 +81,8 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
     credentials = None if config.tls is None else config.tls.credentials()
     _warn_if_open(config)
     async with AsyncExitStack() as stack:
-        metrics_port = stack.enter_context(
-            serve_metrics(metrics, config.metrics_host, config.metrics_port)
+        metrics_port = await stack.enter_async_context(
+            serve_metrics(metrics.registry, config.metrics_host, config.metrics_port)
         )
         admission = Admission(config.limits, metrics)
         triton = TritonClient(config.triton, admission)
@@ -78,9 +92,11 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         headers = stack.enter_context(closing(HeaderReader(config.limits, executors)))
         service = build_service(config, rpc, admission, triton, metrics, executors, headers)
 
-        server = _server(config, AuthenticationInterceptor(authenticator, metrics))
+        calls = OpenCalls(quotas_of(config.limits), metrics)
+        guard = CallGuard(calls, authenticator.requires_tokens, config.patience, metrics)
+        server = _server(config, AuthenticationInterceptor(authenticator, metrics), guard)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-        health_servicer = health.aio.HealthServicer()
+        health_servicer = WatchedHealth()
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -96,16 +112,23 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         )
 
 
-def _server(config: GatewayConfig, interceptor: AuthenticationInterceptor) -> grpc.aio.Server:
+def _server(config: GatewayConfig, *interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
     return grpc.aio.server(
-        interceptors=(interceptor,),
-        maximum_concurrent_rpcs=config.limits.max_calls,
+        interceptors=interceptors,
         options=(
+            *CONNECTION_OPTIONS,
+            ("grpc.max_allowed_incoming_connections", _max_connections()),
             ("grpc.max_receive_message_length", config.limits.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # bounded by the limits of a request
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed
         ),
     )
+
+
+def _max_connections() -> int:
+    """Return a number of connections that leaves half of the process's files for others."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if files < 0 else min(MAX_CONNECTIONS, files // 2)
 
 
 def _warn_if_open(config: GatewayConfig) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -14,7 +15,8 @@ from demo.commands import DemoError
 from demo.measure import histogram_quantile, latency_of, mean_dice, on_one_canvas
 from demo.report import COMPARED, conclusion, write_report
 from demo.scene import HELD_OUT, WINDOW, Nucleus, Scene, load_scene, otsu_component
-from serving.gateway.metrics import Metrics, serve_metrics
+from serving.gateway.metrics import Metrics
+from serving.gateway.metrics_server import serve_metrics
 from training.data.sample import Sample, fingerprint, read_pair
 from training.data.sources import cut_region
 
@@ -69,17 +71,17 @@ def test_histogram_quantile_matches_prometheus() -> None:
     assert histogram_quantile(0.99, {0.1: 1.0, math.inf: 100.0}) == pytest.approx(0.1)
 
 
-def test_latency_is_read_from_a_live_endpoint() -> None:
+async def test_latency_is_read_from_a_live_endpoint() -> None:
     metrics = Metrics()
-    with serve_metrics(metrics, "127.0.0.1", 0) as port:
+    async with serve_metrics(metrics.registry, "127.0.0.1", 0) as port:
         url = f"http://127.0.0.1:{port}/metrics"
         with pytest.raises(DemoError, match="no answered Segment request"):
-            latency_of(url)
+            await asyncio.to_thread(latency_of, url)
         for _ in range(20):
             metrics.request_seconds.labels("Segment", "OK").observe(0.06)
         metrics.request_seconds.labels("Segment", "INVALID_ARGUMENT").observe(50)
         metrics.request_seconds.labels("Describe", "OK").observe(50)
-        latency = latency_of(url)
+        latency = await asyncio.to_thread(latency_of, url)
     assert latency.requests == 20
     assert 50 < latency.p50_ms < latency.p99_ms <= 75
 

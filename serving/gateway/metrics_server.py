@@ -1,0 +1,134 @@
+"""HTTP endpoint of the metrics: an asyncio server that holds no thread and few connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import h11
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from cpcsam.errors import ServingError
+
+__all__ = ["serve_metrics"]
+
+PATHS: Final = (b"/metrics", b"/")
+MAX_CONNECTIONS: Final = 32
+REQUEST_S: Final = 10.0
+"""Seconds for a request to come and its answer to be read."""
+MAX_READ: Final = 16 * 1024
+
+
+@asynccontextmanager
+async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[int]:
+    """Serve metrics at `http://HOST:PORT/metrics` while the block runs.
+
+    While `MAX_CONNECTIONS` are open, a further one takes the place of the oldest.
+
+    Args:
+        registry: collects them.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+
+    Yields:
+        The port.
+
+    Raises:
+        ServingError: the address cannot be listened on.
+    """
+    page = _MetricsPage(registry)
+    try:
+        server = await asyncio.start_server(page.answer, host, port, limit=MAX_READ)
+    except OSError as error:
+        raise ServingError.of(
+            "metrics port",
+            got=f"{host}:{port} ({error.strerror})",
+            expected="an address that is free",
+            fix="stop what listens there or give another --metrics-port",
+        ) from error
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+        page.close()
+
+
+class _MetricsPage:
+    """Answers the requests of one connection each, several one after the other."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    def close(self) -> None:
+        for task, writer in self._open.items():
+            task.cancel()
+            writer.transport.abort()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._open) >= MAX_CONNECTIONS:
+            oldest = next(iter(self._open))
+            oldest.cancel()
+            self._open.pop(oldest).transport.abort()
+        self._open[task] = writer
+        # A cancelled task, or any other end of a connection, is nobody's error.
+        with suppress(asyncio.CancelledError, OSError, TimeoutError, h11.ProtocolError):
+            connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_READ)
+            while connection.our_state is h11.IDLE:
+                async with asyncio.timeout(REQUEST_S):
+                    await self._one(connection, reader, writer)
+        self._open.pop(task, None)
+        if writer.transport.get_write_buffer_size():
+            writer.transport.abort()  # the client does not read
+        writer.close()
+
+    async def _one(
+        self, connection: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Read one request and answer it."""
+        request: h11.Request | None = None
+        try:
+            while type(event := connection.next_event()) is not h11.EndOfMessage:
+                if isinstance(event, h11.ConnectionClosed):
+                    raise ConnectionResetError
+                if isinstance(event, h11.Request):
+                    request = event
+                if event is h11.NEED_DATA:
+                    connection.receive_data(await reader.read(MAX_READ))
+        except h11.RemoteProtocolError as error:
+            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                await _send(connection, writer, error.error_status_hint, b"", "text/plain")
+            raise
+        assert request is not None
+        if request.method != b"GET":
+            await _send(connection, writer, 405, b"", "text/plain")
+        elif request.target.partition(b"?")[0] not in PATHS:
+            await _send(connection, writer, 404, b"see /metrics\n", "text/plain")
+        else:
+            accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
+            encode, content_type = choose_encoder(accept)
+            await _send(connection, writer, 200, encode(self._registry), content_type)
+        if connection.our_state is h11.DONE and connection.their_state is h11.DONE:
+            connection.start_next_cycle()
+
+
+async def _send(
+    connection: h11.Connection,
+    writer: asyncio.StreamWriter,
+    status: int,
+    body: bytes,
+    content_type: str,
+) -> None:
+    headers = [("content-type", content_type), ("content-length", str(len(body)))]
+    for event in (
+        h11.Response(status_code=status, headers=headers),
+        h11.Data(data=body),
+        h11.EndOfMessage(),
+    ):
+        writer.write(connection.send(event) or b"")
+    await writer.drain()
