@@ -65,7 +65,8 @@ def _connection_with(peer: str) -> socket.socket | None:
             name: object = None
             with suppress(OSError):  # a listening socket has no peer
                 name = connection.getpeername()
-            if isinstance(name, tuple) and name[:2] == address:
+            # gRPC listens at IPv4 addresses by sockets of IPv6, too.
+            if isinstance(name, tuple) and (name[0].removeprefix("::ffff:"), name[1]) == address:
                 return connection
             connection.close()
     return None

@@ -81,6 +81,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 with self._calls.hold(method, self._tenant(method), context.peer()):
                     await self._run(handler, context)
                 return
+            except grpc.aio.InternalError:
+                # The client has gone while a response was sent, which is no error of the gateway.
+                raise asyncio.CancelledError from None
             except CpcSamError as error:
                 failure = error.with_traceback(None)
             self._report(method, failure)

@@ -1,0 +1,71 @@
+"""Raw HTTP/2: calls that a gRPC client would not make, such as headers without a message."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+DATA, HEADERS, SETTINGS, GOAWAY = 0, 1, 4, 7
+END_HEADERS, END_STREAM = 4, 1
+INITIAL_WINDOW_SIZE = 4
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def field(name: bytes, value: bytes) -> bytes:
+    """A header field, literal and without indexing (RFC 7541, 6.2.2)."""
+    assert len(name) < 127 and len(value) < 127
+    return bytes((0, len(name))) + name + bytes((len(value),)) + value
+
+
+class RawConnection:
+    """A connection to a gRPC server; a window of 0 bytes leaves every response unread."""
+
+    def __init__(self, address: str, window: int = 65_535, source: str = "127.0.0.1") -> None:
+        host, _, port = address.rpartition(":")
+        self.socket = socket.create_connection((host, int(port)), source_address=(source, 0))
+        settings = struct.pack(">HI", INITIAL_WINDOW_SIZE, window)
+        self.socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0, settings))
+        self.streams = 0
+
+    def __enter__(self) -> RawConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def call(self, method: str, message: bytes | None = None, **metadata: bytes) -> None:
+        """Open a call; without a message nothing follows its headers."""
+        self.streams += 1
+        fields = {
+            b":method": b"POST",
+            b":scheme": b"http",
+            b":path": method.encode(),
+            b":authority": b"x",
+            b"te": b"trailers",
+            b"content-type": b"application/grpc",
+            **{name.encode(): value for name, value in metadata.items()},
+        }
+        stream = 2 * self.streams - 1
+        block = b"".join(field(name, value) for name, value in fields.items())
+        data = frame(HEADERS, END_HEADERS, stream, block)
+        if message is not None:
+            data += frame(DATA, END_STREAM, stream, struct.pack(">BI", 0, len(message)) + message)
+        self.socket.sendall(data)
+
+    def is_ended_within(self, seconds: float) -> bool:
+        """Read until the server ends the connection."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.socket.settimeout(left)
+            try:
+                if not self.socket.recv(65_536):
+                    return True
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+        return False
