@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import cpcsam
 from cpcsam.commands import parser_of, port, run_command, until_interrupted
 from cpcsam.errors import ServingError
 from serving.gateway.config import add_gateway_options, config_from_args
+from serving.gateway.logs import configure_logging
 from serving.gateway.run import run_until_stopped
 from serving.triton.launch import TritonServer, launch_triton
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging()
     # The gateway handles the signals itself; this is for the time until it runs.
     with until_interrupted():
         config_from_args(args, triton="")  # fails on wrong options before Triton starts

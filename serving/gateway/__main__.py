@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -21,6 +20,7 @@ from typing import Final
 import cpcsam
 from cpcsam.commands import parser_of, run_command
 from serving.gateway.config import GatewayConfig, add_gateway_options, config_from_args
+from serving.gateway.logs import configure_logging
 from serving.gateway.run import run_until_stopped
 
 __all__ = ["main"]
@@ -29,7 +29,7 @@ PROG: Final = "python -m serving.gateway"
 
 
 def _serve(args: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging()
     asyncio.run(run_until_stopped(config_from_args(args, args.triton)))
 
 

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import FullError, status_of_error
+from cpcsam.text import printable
 
 __all__ = ["abort_with", "public_text", "status_message", "trailing_metadata"]
 
@@ -30,14 +31,8 @@ async def abort_with(grpc_context: Any, error: CpcSamError) -> None:
 
 
 def public_text(error: CpcSamError) -> str:
-    """Return an error's message as callers get it: printable, on one line and not too long.
-
-    Messages may quote what a request or a file contains; that could be escape sequences, or what
-    UTF-8 cannot express.
-    """
-    text = str(error)
-    short = text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in short)
+    """Return an error's message as callers get it: printable, on one line and not too long."""
+    return printable(str(error), MAX_TEXT)
 
 
 def trailing_metadata(error: CpcSamError) -> Metadata:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from cpcsam.errors import ServingError
 from serving.gateway.config import GatewayConfig
 from serving.gateway.server import Gateway, start_gateway
 
@@ -45,12 +46,32 @@ async def run_until_stopped(
             _shorten_garbage_collection()
             print(f"gateway  {gateway.address}  (Triton {config.triton})")
             print(f"metrics  {gateway.metrics_url}", flush=True)
+            ends.append(asyncio.create_task(_fail_at_end_of(gateway)))
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
     finally:
         for task in ends:
             task.cancel()
+
+
+async def _fail_at_end_of(gateway: Gateway) -> None:
+    """Wait until the gRPC server ends by itself.
+
+    Raises:
+        ServingError: it has.
+    """
+    try:
+        await gateway.wait_for_end()
+    except Exception as error:
+        raise _ended(f"{type(error).__name__}") from error
+    raise _ended("its end")
+
+
+def _ended(got: str) -> ServingError:
+    return ServingError.of(
+        "gRPC server", got=got, expected="a running server", fix="start the gateway again"
+    )
 
 
 def _shorten_garbage_collection() -> None:

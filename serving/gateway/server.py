@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +19,7 @@ from serving.gateway.auth.authenticator import Authenticator
 from serving.gateway.auth.interceptor import AuthenticationInterceptor
 from serving.gateway.calls.guard import CallGuard
 from serving.gateway.calls.open_calls import OpenCalls, quotas_of
+from serving.gateway.calls.tolerant_server import tolerant_server
 from serving.gateway.config import GatewayConfig
 from serving.gateway.health import SERVICE, publish_health
 from serving.gateway.health_watch import WatchedHealth
@@ -27,6 +28,7 @@ from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.request_images import RequestImages
 from serving.gateway.inference.triton_client import TritonClient
+from serving.gateway.logs import guard_grpc_logger
 from serving.gateway.metrics import Metrics
 from serving.gateway.metrics_server import serve_metrics
 from serving.gateway.rpc import RpcRunner
@@ -62,10 +64,12 @@ class Gateway:
     Attributes:
         address: HOST:PORT of the API.
         metrics_url: URL of the Prometheus endpoint.
+        wait_for_end: waits until the gRPC server ends, which it should not do by itself.
     """
 
     address: str
     metrics_url: str
+    wait_for_end: Callable[[], Awaitable[object]]
 
 
 @asynccontextmanager
@@ -76,6 +80,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         ServingError: one of its two addresses cannot be listened on.
         ConfigError: the tokens, the certificate or its key cannot be used.
     """
+    guard_grpc_logger()
     metrics = Metrics()
     authenticator = Authenticator(config.tokens)
     credentials = None if config.tls is None else config.tls.credentials()
@@ -109,13 +114,14 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         yield Gateway(
             address=f"{config.host}:{api_port}",
             metrics_url=f"http://{config.metrics_host}:{metrics_port}/metrics",
+            wait_for_end=server.wait_for_termination,
         )
 
 
 def _server(config: GatewayConfig, *interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
-    return grpc.aio.server(
-        interceptors=interceptors,
-        options=(
+    return tolerant_server(
+        interceptors,
+        (
             *CONNECTION_OPTIONS,
             ("grpc.max_allowed_incoming_connections", _max_connections()),
             ("grpc.max_receive_message_length", config.limits.max_message_bytes),

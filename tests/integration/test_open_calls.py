@@ -181,6 +181,24 @@ def test_malformed_message_is_an_invalid_argument(
     assert "Traceback" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "method", ["/x\xff", f"{API}Segment\xff", "/x\x1b", "no path", f"{API}None"]
+)
+def test_unknown_method_leaves_others_alone(
+    impatient: Gateway, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with RawConnection(impatient.address) as strange:
+        strange.call("", b"", **{":path": method.encode("latin-1")})
+        assert not strange.is_ended_within(0.2)
+        assert_admitted(impatient.address, None)
+    with grpc.insecure_channel(impatient.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(f"{API}None")(b"", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "Traceback" not in caplog.text
+
+
 def test_unary_call_that_ends_without_a_message_is_an_invalid_argument(impatient: Gateway) -> None:
     with grpc.insecure_channel(impatient.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
