@@ -48,14 +48,14 @@ def _add(args: argparse.Namespace) -> None:
             expected="at most 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
             fix="rename it",
         )
-    known = read_tokens(args.file) if args.file.exists() else {}
+    known = read_tokens(args.file, may_be_empty=True) if args.file.exists() else {}
     token = secrets.token_urlsafe(32)
     write_tokens(args.file, [*known.values(), Token(args.tenant, args.role, digest_of(token))])
     print(token)
 
 
 def _list(args: argparse.Namespace) -> None:
-    for token in read_tokens(args.file).values():
+    for token in read_tokens(args.file, may_be_empty=True).values():
         print(f"{token.digest[:ID_LENGTH]}  {token.role:6}  {token.tenant}")
 
 
@@ -65,6 +65,13 @@ def _remove(args: argparse.Namespace) -> None:
     if len(kept) == len(known):
         raise ConfigError.of(
             "--id", got=args.id, expected="an id that `list` shows", fix="correct the option"
+        )
+    if not kept:
+        raise ConfigError.of(
+            "--id",
+            got="the last token",
+            expected="another that remains, for a gateway keeps its tokens if the file has none",
+            fix="add a new token first; to lock everybody out, stop the gateway",
         )
     write_tokens(args.file, kept)
 

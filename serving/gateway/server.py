@@ -83,6 +83,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
     guard_grpc_logger()
     metrics = Metrics()
     authenticator = Authenticator(config.tokens)
+    metrics.token_file_refused.set_function(lambda: float(authenticator.is_file_refused()))
     credentials = None if config.tls is None else config.tls.credentials()
     _warn_if_open(config)
     async with AsyncExitStack() as stack:

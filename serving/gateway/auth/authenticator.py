@@ -58,6 +58,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 class Authenticator:
     """Authenticates callers against a file of tokens, which is read again when it changes.
 
+    While a changed file cannot be used, or holds no token, the tokens before it apply.
+
     Args:
         path: the file; None admits every caller as a single tenant with all permissions.
 
@@ -70,6 +72,13 @@ class Authenticator:
         self._tokens: dict[str, Token] = {} if path is None else read_tokens(path)
         self._state = self._file_state()
         self._checked = monotonic()
+        self._is_file_refused = False
+
+    def is_file_refused(self) -> bool:
+        """Return whether the file cannot be used at present, so that older tokens apply."""
+        if self._path is not None:
+            self._reload_if_changed()
+        return self._is_file_refused
 
     @property
     def requires_tokens(self) -> bool:
@@ -110,8 +119,10 @@ class Authenticator:
         self._state = state
         try:
             self._tokens = read_tokens(self._path)
+            self._is_file_refused = False
             LOG.info("%s: %d tokens", self._path, len(self._tokens))
         except ConfigError as error:
+            self._is_file_refused = True
             LOG.error("keeping the previous tokens: %s", error)
 
     def _file_state(self) -> tuple[int, int, int] | None:

@@ -44,14 +44,19 @@ def digest_of(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def read_tokens(path: Path) -> dict[str, Token]:
+def read_tokens(path: Path, *, may_be_empty: bool = False) -> dict[str, Token]:
     """Read a file of tokens.
+
+    Args:
+        path: the file.
+        may_be_empty: accept a file without a token, with which a gateway would admit nobody. An
+            interrupted write or a failed mount leaves such files.
 
     Returns:
         The tokens by their digest.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is not a token.
+        ConfigError: the file cannot be read, has no token, or a line is not a token.
     """
     try:
         lines = path.read_text().splitlines()
@@ -67,6 +72,13 @@ def read_tokens(path: Path) -> dict[str, Token]:
         for number, line in enumerate(lines, start=1)
         if line.partition("#")[0].strip()
     ]
+    if not tokens and not may_be_empty:
+        raise ConfigError.of(
+            str(path),
+            got="no token",
+            expected="one at least",
+            fix=f"add one with: {PROG} add --file {path} --tenant NAME",
+        )
     return {token.digest: token for token in tokens}
 
 

@@ -85,11 +85,15 @@ def test_authenticate_after_a_file_change_applies_it_unless_invalid(
     authenticator = Authenticator(file)
     second = make(file, "ward")
     assert authenticator.authenticate(bearer(second)).tenant == "ward"
-    file.write_text("broken\n")
-    assert authenticator.authenticate(bearer(first)).tenant == "lab"
+    for broken in ("broken\n", "", "# no token\n"):
+        file.write_text(broken)
+        assert authenticator.authenticate(bearer(first)).tenant == "lab"
+        assert authenticator.is_file_refused()
     os.remove(file)
+    assert authenticator.is_file_refused()
     assert authenticator.authenticate(bearer(first)).tenant == "lab"
     make(file, "new")
+    assert not authenticator.is_file_refused()
     with pytest.raises(AuthenticationError):
         authenticator.authenticate(bearer(first))
 
@@ -97,6 +101,19 @@ def test_authenticate_after_a_file_change_applies_it_unless_invalid(
 def test_authenticator_with_a_missing_file_is_refused(file: Path) -> None:
     with pytest.raises(ConfigError, match="expected a file of tokens; make it with"):
         Authenticator(file)
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# no token\n"])
+def test_authenticator_with_a_file_without_tokens_is_refused(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="got no token, expected one at least; add one with"):
+        Authenticator(file)
+    assert make_by_command(file)
+    assert Authenticator(file).requires_tokens
+
+
+def make_by_command(file: Path) -> bool:
+    return main(["add", "--file", str(file), "--tenant", "lab"]) == 0
 
 
 def test_read_tokens_skips_comments_and_empty_lines(file: Path) -> None:
@@ -146,6 +163,8 @@ def test_tokens_command_lists_and_removes_by_id(
     assert [line[1:] for line in lines] == [["user", "lab"], ["editor", "ward"]]
     assert main(["remove", "--file", str(file), "--id", lines[1][0]]) == 0
     assert digest_of(token) not in read_tokens(file) and len(read_tokens(file)) == 1
+    assert main(["remove", "--file", str(file), "--id", lines[0][0]]) == 2
+    assert "--id: got the last token" in capsys.readouterr().err and len(read_tokens(file)) == 1
 
 
 @pytest.mark.parametrize(
