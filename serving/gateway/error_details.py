@@ -19,8 +19,8 @@ __all__ = ["abort_with", "public_text", "status_message", "trailing_metadata"]
 DETAILS_KEY: Final = "grpc-status-details-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 DOMAIN: Final = "cpcsam.v1"
-MAX_TEXT: Final = 1000
-"""Characters of a message. Clients take 8 KiB of metadata, in which the message comes twice."""
+MAX_BYTES: Final = 1200
+"""Size of a message. Clients take 8 KiB of metadata, which hold it three times, encoded."""
 Metadata = tuple[tuple[str, str | bytes], ...]
 
 
@@ -32,7 +32,7 @@ async def abort_with(grpc_context: Any, error: CpcSamError) -> None:
 
 def public_text(error: CpcSamError) -> str:
     """Return an error's message as callers get it: printable, on one line and not too long."""
-    return printable(str(error), MAX_TEXT)
+    return printable(str(error), MAX_BYTES).encode()[:MAX_BYTES].decode(errors="ignore")
 
 
 def trailing_metadata(error: CpcSamError) -> Metadata:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
-from cpcsam.grpc_errors import FullError
+from cpcsam.grpc_errors import FullError, PreconditionError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.context import RequestContext
@@ -163,6 +163,9 @@ class SegmentationService(pb_grpc.SegmentationServicer):
 
     async def _describe(self, context: RequestContext) -> pb.DescribeResponse:
         model = await context.model()
-        vocabulary = await self._classes.vocabulary(context)
+        try:
+            vocabulary = await self._classes.vocabulary(context)
+        except (PreconditionError, UnavailableError):
+            vocabulary = None  # calls that need the classes are refused with the reason
         names = () if vocabulary is None else vocabulary.names
         return describe_response(model, self._limits, self._rpc.max_seconds, names)

@@ -29,6 +29,7 @@ from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.errors import ArtifactError
 from cpcsam.grpc_errors import FullError, PreconditionError
 from serving.gateway.scheduling.executors import Executors
+from serving.gateway.vocabulary.storage_errors import storage_errors, unusable
 
 __all__ = ["Edit", "VocabularyStore"]
 
@@ -84,6 +85,7 @@ class VocabularyStore:
         Raises:
             FullError: other changes of the tenant did not end within `LOCK_TIMEOUT_S`.
             PreconditionError: there is no folder to store it in, or the old one cannot be used.
+            LimitError: the disk is full.
         """
         if self._folder is None:
             raise PreconditionError.of(
@@ -119,6 +121,7 @@ class VocabularyStore:
         finally:
             lock.release()
 
+    @storage_errors()
     def _get(self, tenant: str, model: str) -> Vocabulary | None:
         path = self._path(tenant)
         if path is None:
@@ -130,7 +133,7 @@ class VocabularyStore:
             except ArtifactError as error:
                 if self._path(tenant) != path:  # changed while it was read
                     return self._get(tenant, model)
-                raise PreconditionError(str(error)) from error
+                raise unusable(error) from error
             self._loaded[path] = loaded
         return loaded[1]
 
@@ -141,6 +144,7 @@ class VocabularyStore:
         number = current_version(self._folder / tenant)
         return self._initial if number is None else self._folder / tenant / str(number)
 
+    @storage_errors()
     def _change(self, folder: Path, tenant: str, model: str, edit: Edit) -> Vocabulary:
         with writing(folder, wait=False):
             vocabulary = edit(self._get(tenant, model))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
+from urllib.parse import quote
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from cpcsam.automatic.vocabulary import Vocabulary, VocabularyConfig
+from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import FullError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -47,8 +52,9 @@ class CountingAuthenticator(Authenticator):
 class Server:
     """The gateway's service behind its interceptor, without Triton."""
 
-    def __init__(self, tokens: Path | None) -> None:
+    def __init__(self, tokens: Path | None, vocabulary: Path | None = None) -> None:
         self.authenticator = CountingAuthenticator(tokens)
+        self.vocabulary = vocabulary
         self.model_requests = 0
 
     async def model_info(self, timeout_s: float) -> ModelInfo:
@@ -57,7 +63,10 @@ class Server:
 
     @asynccontextmanager
     async def start(self) -> AsyncIterator[pb_grpc.SegmentationStub]:
-        config, metrics = GatewayConfig(triton="127.0.0.1:9"), Metrics()
+        config, metrics = (
+            GatewayConfig(triton="127.0.0.1:9", vocabulary=self.vocabulary),
+            Metrics(),
+        )
         admission = Admission(config.limits, metrics)
         triton = TritonClient(config.triton, admission)
         rpc = RpcRunner(self.authenticator, metrics, 5, self.model_info)
@@ -100,6 +109,28 @@ async def test_unary_call_without_tokens_is_served() -> None:
     assert (server.authenticator.lookups, server.model_requests) == (1, 1)
 
 
+async def test_describe_with_classes_of_another_model_works_on(tmp_path: Path) -> None:
+    arrays = {name: np.zeros((1, 2), np.float32) for name in ("mean", "metric", "prototypes")}
+    other = Vocabulary(
+        names=("disc",),
+        **arrays,
+        owners=np.zeros(1, np.int64),
+        calibration=np.zeros((1, 2), np.float32),
+        model="b" * 64,
+        tile=0,
+        config=VocabularyConfig(),
+    )
+    save_vocabulary(other, tmp_path / "other")
+    async with Server(None, tmp_path / "other").start() as stub:
+        described = await stub.Describe(pb.DescribeRequest())
+        assert described.model.digest == "digest" and not described.classes
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListClasses(pb.ListClassesRequest())
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert caught.value.details().startswith("classes: got one made with model bbbbbbbbbbbb, exp")
+    assert str(tmp_path) not in str(caught.value)
+
+
 async def test_stream_looks_a_token_up_for_each_request_and_notices_its_revocation(
     tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +170,11 @@ def test_trailing_metadata_carries_error_details() -> None:
     assert status.details[0].Unpack(info) and status.details[1].Unpack(bad)
     assert (info.reason, bad.field_violations[0].field) == ("CONTRACT", "prompts[0].box")
     assert bad.field_violations[0].description == "got x, expected y; z"
+
+    foreign = dict(trailing_metadata(ContractError(f"a: got \x1b[31m{'é' * 5000}\udcff")))
+    status = status_pb2.Status.FromString(bytes(foreign["grpc-status-details-bin"]))
+    assert status.message.startswith(r"a: got \x1b[31mé")
+    assert len(quote(status.message)) + len(b64encode(status.SerializeToString())) < 8000
 
     away = dict(trailing_metadata(UnavailableError("a: b")))
     status = status_pb2.Status.FromString(bytes(away["grpc-status-details-bin"]))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +16,7 @@ from cpcsam.artifacts.versions import list_versions, writing
 from cpcsam.automatic.vocabulary import Examples, Vocabulary, build_vocabulary
 from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ConfigError
-from cpcsam.grpc_errors import FullError, PreconditionError
+from cpcsam.grpc_errors import FullError, LimitError, PreconditionError, UnavailableError
 from serving.gateway.vocabulary import store as module
 from serving.gateway.vocabulary.store import VocabularyStore
 
@@ -110,7 +114,7 @@ async def test_change_with_a_crash_before_the_switch_keeps_the_old_version(
 
     with monkeypatch.context() as broken:
         broken.setattr(module, "switch_to", crash)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(UnavailableError, match="classes: got an error of the disk"):
             await store.change("lab", MODEL, learn("ring"))
     for reopened in (store, VocabularyStore(tmp_path, None)):
         assert await names(reopened, "lab") == ("disc",)
@@ -146,6 +150,53 @@ async def test_change_without_a_folder_is_refused() -> None:
 async def test_get_with_a_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
     store = VocabularyStore(tmp_path, None)
     await store.change("lab", MODEL, learn("disc"))
-    with pytest.raises(PreconditionError, match="got one made with model aaaa"):
-        await store.get("lab", "b" * 64)
+    for ask in (store.get("lab", "b" * 64), store.change("lab", "b" * 64, learn("ring"))):
+        with pytest.raises(PreconditionError, match="^classes: got one made with model aaaa") as no:
+            await ask
+        assert str(tmp_path) not in str(no.value)
     assert await names(store, "lab") == ("disc",)
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Writing more fails with an OSError, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [0, 400])
+async def test_change_on_a_full_disk_keeps_the_old_version(tmp_path: Path, size: int) -> None:
+    store = VocabularyStore(tmp_path, None)
+    await store.change("lab", MODEL, learn("disc"))
+    with (
+        files_of_at_most(size),
+        pytest.raises(LimitError, match="classes: got a full disk") as full,
+    ):
+        await store.change("lab", MODEL, learn("ring"))
+    assert str(tmp_path) not in str(full.value)
+    for reopened in (store, VocabularyStore(tmp_path, None)):
+        assert await names(reopened, "lab") == ("disc",)
+    await store.change("lab", MODEL, learn("bone"))
+    assert len(list_versions(tmp_path / "lab")) == 1
+
+
+async def test_change_in_a_closed_folder_is_refused() -> None:
+    closed = Path("/sys/kernel")  # to root, too
+    with pytest.raises(PreconditionError, match="to which the gateway has no access") as refused:
+        await VocabularyStore(closed, None).change("lab", MODEL, learn("disc"))
+    assert str(closed) not in str(refused.value)
+
+
+async def test_get_with_a_damaged_vocabulary_is_refused(tmp_path: Path) -> None:
+    await VocabularyStore(tmp_path, None).change("lab", MODEL, learn("disc"))
+    file = next((tmp_path / "lab" / "current").resolve().glob("*.safetensors"))
+    file.write_bytes(b"x" * 100)
+    with pytest.raises(PreconditionError, match="classes: got stored ones that cannot be") as bad:
+        await VocabularyStore(tmp_path, None).get("lab", MODEL)
+    assert str(tmp_path) not in str(bad.value)
