@@ -15,6 +15,8 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import cpcsam
@@ -30,7 +32,8 @@ PROG: Final = "python -m serving.gateway"
 
 def _serve(args: argparse.Namespace) -> None:
     configure_logging()
-    asyncio.run(run_until_stopped(config_from_args(args, args.triton)))
+    config = replace(config_from_args(args, args.triton), restarts=args.restarts)
+    asyncio.run(run_until_stopped(config))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of(PROG, __doc__)
     parser.add_argument("--triton", default=GatewayConfig.triton, help="HOST:PORT (%(default)s)")
     parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
+    text = "list of restarts for /metrics, as serving.serve keeps it (none)"
+    parser.add_argument("--restarts", type=Path, metavar="FILE", help=text)
     add_gateway_options(parser)
     return run_command(parser, _serve, argv)
 

@@ -34,6 +34,7 @@ class GatewayConfig:
         classes: folder that stores the tenants' classes; None forbids changes.
         vocabulary: artifact with the initial classes of every tenant; None is no class.
         patience: seconds that clients may keep a call waiting.
+        restarts: list of what a supervisor restarted; None without one.
     """
 
     triton: str = "127.0.0.1:8001"
@@ -49,6 +50,7 @@ class GatewayConfig:
     classes: Path | None = None
     vocabulary: Path | None = None
     patience: Patience = field(default_factory=Patience)
+    restarts: Path | None = None
 
 
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from serving.supervision.restarts import count_restarts
 
 __all__ = ["BUCKETS_S", "Metrics", "Stopwatch"]
 
@@ -60,10 +65,14 @@ class Metrics:
             request was already computing it).
         cache_bytes: gauge of the embedding cache's size.
         cache_evictions: counter of evicted embeddings.
+
+    Args:
+        restarts: list of what a supervisor restarted; None without one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, restarts: Path | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.registry.register(_RestartCollector(restarts))
         self.request_seconds = Histogram(
             "cpcsam_request_seconds",
             "Time from a request's arrival to its response.",
@@ -124,3 +133,18 @@ class Metrics:
         finally:
             watch.stop()
             self.stage_seconds.labels(name).observe(watch.seconds)
+
+
+class _RestartCollector(Collector):
+    """Counter of restarts by `program` and `cause`, read from the supervisor's list."""
+
+    def __init__(self, restarts: Path | None) -> None:
+        self._restarts = restarts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        counter = CounterMetricFamily(
+            "cpcsam_restarts", "Restarts by the supervisor.", labels=("program", "cause")
+        )
+        for labels, count in count_restarts(self._restarts).items():
+            counter.add_metric(labels, count)
+        yield counter

@@ -81,7 +81,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         ConfigError: the tokens, the certificate or its key cannot be used.
     """
     guard_grpc_logger()
-    metrics = Metrics()
+    metrics = Metrics(config.restarts)
     authenticator = Authenticator(config.tokens)
     metrics.token_file_refused.set_function(lambda: float(authenticator.is_file_refused()))
     credentials = None if config.tls is None else config.tls.credentials()

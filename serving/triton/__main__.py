@@ -3,20 +3,22 @@
 python -m serving.triton --repository build/repository
 python -m serving.triton --repository build/repository --grpc-port 8001 --metrics-port 8002
 
-It listens on 127.0.0.1 only, serves until Ctrl-C or SIGTERM, and leaves no process behind.
+It listens on 127.0.0.1 only, serves until Ctrl-C or SIGTERM, and leaves no process behind. When
+Triton ends or one of its steps is dead, it is started again with the current version.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cpcsam.commands import parser_of, port, positive, run_command, until_interrupted
-from cpcsam.errors import ServingError
-from serving.triton.launch import START_TIMEOUT_S, launch_triton
+from serving.triton.launch import START_TIMEOUT_S
+from serving.triton.supervisor import supervised_triton
 
 __all__ = ["main"]
 
@@ -41,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with (
         until_interrupted(),
-        launch_triton(
+        supervised_triton(
             args.repository,
             grpc_port=args.grpc_port,
             http_port=args.http_port,
@@ -52,12 +55,10 @@ def _serve(args: argparse.Namespace) -> None:
             timeout_s=args.timeout,
         ) as triton,
     ):
-        print(f"grpc {triton.grpc_url}\nhttp {triton.http_url}\nmetrics {triton.metrics_url}")
-        print(f"log {triton.log}\nCtrl-C stops it.", flush=True)
-        status = triton.process.wait()
-        raise ServingError.of(
-            "Triton", got=f"exit status {status}", expected="a server", fix=f"see {triton.log}"
-        )
+        server = triton.server
+        print(f"grpc {server.grpc_url}\nhttp {server.http_url}\nmetrics {server.metrics_url}")
+        print(f"log {server.log}\nCtrl-C stops it.", flush=True)
+        triton.run()
 
 
 if __name__ == "__main__":

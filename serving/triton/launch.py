@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +16,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from cpcsam.errors import ServingError
+from serving.supervision.exec_with_pdeathsig import ending_with_this_process
+from serving.supervision.ports import reserved_ports
+from serving.supervision.processes import processes
 from serving.triton.check_repository import check_engines, open_repository
 from serving.triton.install import TritonInstall, find_triton
+from serving.triton.probe import is_ready
 from serving.triton.startup_log import failure_cause
 
-__all__ = ["START_TIMEOUT_S", "TritonServer", "launch_triton"]
+__all__ = [
+    "HOST",
+    "START_TIMEOUT_S",
+    "StartError",
+    "TritonServer",
+    "launch_triton",
+    "temporary_log",
+]
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 HOST: Final = "127.0.0.1"
@@ -31,6 +40,10 @@ GROUP_TIMEOUT_S: Final = 5.0
 EXIT_TIMEOUT_S: Final = 10
 CLOSED_APIS: Final = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY: Final = Path("/dev/shm")
+
+
+class StartError(ServingError):
+    """Triton was started but does not serve, which another start may mend."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,11 @@ class TritonServer:
     metrics_url: str
     log: Path
     process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill the server and its models, which answer nobody any more."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -72,32 +90,37 @@ def launch_triton(
         grpc_port: on the loopback interface; 0 takes a free one. Likewise the other ports.
         http_port: see grpc_port.
         metrics_port: see grpc_port.
-        log: file to write; None takes a temporary one, which stays only if Triton fails.
+        log: file to append to; None takes a temporary one, which stays only if Triton fails.
         timeout_s: time limit for loading the models.
 
     Raises:
         ArtifactError: no such repository, or an altered one.
-        ServingError: a dependency of Triton is missing, a port is in use, or a model failed.
+        StartError: a model failed, or the time was over.
+        ServingError: a dependency of Triton is missing, or a port is in use.
     """
     repository, manifest = open_repository(repository)
     check_engines(repository, manifest, tensorrt=None, gpus=())
     install = find_triton()
-    ports = _ports(
-        {"--grpc-port": grpc_port, "--http-port": http_port, "--metrics-port": metrics_port}
-    )
-    log_path = log or _temporary_log()
+    requested = {
+        "--grpc-port": grpc_port,
+        "--http-port": http_port,
+        "--metrics-port": metrics_port,
+    }
     memory = f"cpcsam-{secrets.token_hex(8)}-"
-    command = _command(install, repository, ports, memory)
     with ExitStack() as cleanup:
+        ports = cleanup.enter_context(reserved_ports(HOST, requested))
+        log_path = log or temporary_log()
         log_path.parent.mkdir(parents=True, exist_ok=True)
-        file = cleanup.enter_context(log_path.open("wb"))
-        process = _spawn(command, install, file)
+        file = cleanup.enter_context(log_path.open("ab"))
+        written_before = file.tell()
+        process = _spawn(_command(install, repository, ports, memory), install, file)
         cleanup.callback(_stop, process, memory)
-        _wait_until_ready(process, ports["--http-port"], log_path, timeout_s)
+        http_address = f"{HOST}:{ports['--http-port']}"
+        _wait_until_ready(process, http_address, log_path, written_before, timeout_s)
         try:
             yield TritonServer(
                 grpc_url=f"{HOST}:{ports['--grpc-port']}",
-                http_url=f"http://{HOST}:{ports['--http-port']}",
+                http_url=f"http://{http_address}",
                 metrics_url=f"http://{HOST}:{ports['--metrics-port']}/metrics",
                 log=log_path,
                 process=process,
@@ -107,29 +130,11 @@ def launch_triton(
                 cleanup.callback(log_path.unlink, missing_ok=True)
 
 
-def _temporary_log() -> Path:
+def temporary_log() -> Path:
+    """Make a temporary file for a log."""
     handle, name = tempfile.mkstemp(prefix="cpcsam-triton-", suffix=".log")
     os.close(handle)
     return Path(name)
-
-
-def _ports(requested: dict[str, int]) -> dict[str, int]:
-    """Check the requested ports and replace 0 by free ones, all distinct."""
-    with ExitStack() as probes:
-        return {option: _bind(probes, option, port) for option, port in requested.items()}
-
-
-def _bind(probes: ExitStack, option: str, port: int) -> int:
-    probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-    # So that a port in TIME_WAIT counts as free.
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        probe.bind((HOST, port))
-    except (OSError, OverflowError) as error:
-        raise ServingError.of(
-            option, got=f"{port} ({error})", expected="a free port", fix="give another, or 0"
-        ) from error
-    return int(probe.getsockname()[1])
 
 
 def _command(
@@ -173,9 +178,8 @@ def _spawn(command: list[str], install: TritonInstall, log: Any) -> subprocess.P
         # The Python backend derives its home from the first python3 of PATH.
         "PATH": os.pathsep.join(executables),
     }
-    launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("exec_with_pdeathsig.py"))]
     return subprocess.Popen(
-        [*launcher, str(os.getpid()), *command],
+        ending_with_this_process(command),
         # It ignores PYTHONPATH but imports `serving` and `cpcsam` from its working directory.
         cwd=CHECKOUT,
         env=environment,
@@ -187,30 +191,19 @@ def _spawn(command: list[str], install: TritonInstall, log: Any) -> subprocess.P
 
 
 def _wait_until_ready(
-    process: subprocess.Popen[bytes], http_port: int, log: Path, timeout_s: float
+    process: subprocess.Popen[bytes], address: str, log: Path, start: int, timeout_s: float
 ) -> None:
     deadline = time.monotonic() + timeout_s
-    while not _is_ready(http_port):
+    while not is_ready(address):
         late = time.monotonic() > deadline
         if process.poll() is None and not late:
             time.sleep(0.1)
             continue
         state = f"not ready after {timeout_s:g} s" if late else f"exit {process.returncode}"
-        cause = failure_cause(log.read_text(errors="replace"))
-        raise ServingError.of(
+        cause = failure_cause(log.read_bytes()[start:].decode(errors="replace"))
+        raise StartError.of(
             "Triton", got=f"{state}: {cause}", expected="every model ready", fix=f"see {log}"
         )
-
-
-def _is_ready(http_port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, http_port, timeout=2)
-    try:
-        connection.request("GET", "/v2/health/ready")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
@@ -230,9 +223,7 @@ def _stop(process: subprocess.Popen[bytes], memory: str) -> None:
 
 
 def _wait_until_gone(group: int) -> None:
-    """Wait until the kernel has removed killed processes that are not children of this process."""
+    """Wait until the kernel has ended killed processes that are not children of this process."""
     deadline = time.monotonic() + GROUP_TIMEOUT_S
-    with suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(group, 0)
-            time.sleep(0.02)
+    while time.monotonic() < deadline and any(one.group == group for one in processes()):
+        time.sleep(0.02)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.triton import launch
 from tests.support.paths import ROOT
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -120,11 +119,6 @@ def test_mounts_of_the_containers_exist() -> None:
     ]
     assert mounts
     assert [mount for mount in mounts if not (ROOT / mount).exists()] == []
-
-
-def test_the_launcher_that_is_run_by_path_exists() -> None:
-    [name] = re.findall(r'with_name\("(\w+\.py)"\)', Path(launch.__file__).read_text())
-    assert Path(launch.__file__).with_name(name).exists()
 
 
 @pytest.fixture(scope="module")

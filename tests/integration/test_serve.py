@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,16 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 
 from benchmarks.serving.ports import answers, listeners, processes_below
+from cpcsam.artifacts.versions import switch_to
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError
+from export.triton_repository.publishing import build_repository
 from serving.gateway.auth.tokens import USER, digest_of
 from tests.support.gateway_watch import make_certificate
 from tests.support.paths import ROOT
@@ -136,21 +140,86 @@ def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
         assert "the-token" not in (tmp_path / log).read_text()
 
 
-def test_serve_command_ends_when_triton_does(repository: Path, tmp_path: Path) -> None:
-    with served(repository, tmp_path) as (process, _):
-        server = re.compile(rb"tritonserver\0")
-        (triton,) = (
-            number
-            for number in tritons(tmp_path / "triton.log")
-            if server.search(Path(f"/proc/{number}/cmdline").read_bytes())
-            and number == os.getpgid(number)
-        )
-        os.kill(triton, signal.SIGKILL)
+def running(parent: int, words: str) -> int:
+    """The process below a parent whose command line matches."""
+    (found,) = (
+        process
+        for process in processes_below(parent)
+        if re.search(words, Path(f"/proc/{process}/cmdline").read_text().replace("\0", " "))
+    )
+    return found
+
+
+def wait_for_another(parent: int, words: str, killed: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(ValueError, OSError):
+            if running(parent, words) != killed:
+                return
+        assert time.monotonic() < deadline, f"nothing like {words} was started again"
+        time.sleep(0.05)
+
+
+STEP = r"triton_python_backend_stub \S+/decoder/"
+SERVER = r"bin/tritonserver "
+GATEWAY = r"-m serving\.gateway "
+
+
+def test_serve_command_restarts_whatever_is_killed(repository: Path, tmp_path: Path) -> None:
+    with served(repository, tmp_path) as (process, address):
+        assert process.stdout is not None
+        metrics = next(line.split()[1] for line in process.stdout if line.startswith("metrics"))
+        gateway = running(process.pid, GATEWAY)
+        with SegmentationClient(address, timeout_s=60) as client:
+            for words in (STEP, SERVER, GATEWAY):
+                victim = running(process.pid, words)
+                os.kill(victim, signal.SIGKILL)
+                wait_for_another(process.pid, words, victim)
+                # The client repeats what is UNAVAILABLE, at the same address, until its time limit.
+                assert len(client.segment(IMAGE, [Prompt.click(3, 4)]).masks) == 1
+                if words != GATEWAY:
+                    assert running(process.pid, GATEWAY) == gateway, "it went on"
+        with urlopen(metrics) as page:
+            counts = re.findall(
+                r'restarts_total\{cause="(\w+)",program="(\w+)"\} 1', page.read().decode()
+            )
+        assert sorted(counts) == [("exit", "gateway"), ("exit", "triton"), ("step", "triton")]
+        require_end_of_both(process, signal.SIGTERM, tmp_path)
+    log = (tmp_path / "stderr").read_text()
+    assert "Triton: the process of its step decoder ended" in log
+    assert "Triton: it ended with exit status -9" in log
+    assert "gateway: exit status -9" in log
+
+
+def test_serve_command_restarts_with_what_is_published_and_ends_when_that_is_gone(
+    graphs: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    build_repository(graphs, store)
+    shutil.copytree(store / "1", store / "2")
+    with served(store, tmp_path) as (process, _):
+        switch_to(store, 2)
+        os.kill(running(process.pid, SERVER), signal.SIGKILL)
+        second = rf"bin/tritonserver --model-repository={store}/2 "
+        wait_for_another(process.pid, second, 0)
+        shutil.rmtree(store)
+        os.kill(running(process.pid, second), signal.SIGKILL)
         assert process.wait(60) == 2
     message = (tmp_path / "stderr").read_text()
-    assert "python -m serving.serve: Triton: got its end, with exit status -9" in message
+    assert re.search(r"^python -m serving\.serve: .*no manifest", message, re.M)
     assert "Traceback" not in message
     wait_until_gone(tmp_path / "triton.log")
+
+
+def test_serve_command_ends_with_everything_when_it_is_killed(
+    repository: Path, tmp_path: Path
+) -> None:
+    with served(repository, tmp_path) as (process, address):
+        children = processes_below(process.pid)
+        assert len(children) > 5
+        process.kill()
+        wait_until_gone(tmp_path / "triton.log")
+        assert not answers("127.0.0.1", int(address.rpartition(":")[2]))
 
 
 def test_serve_command_with_invalid_options_fails_before_triton_starts(

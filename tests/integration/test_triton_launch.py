@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,11 @@ import pytest
 from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.errors import ArtifactError, ServingError
 from export.triton_repository.publishing import build_repository
-from serving.triton.launch import SHARED_MEMORY, launch_triton
+from serving.supervision.processes import processes
+from serving.triton import faults
+from serving.triton.faults import Fault, wait_for_fault
+from serving.triton.launch import SHARED_MEMORY, TritonServer, launch_triton
+from serving.triton.probe import answered_requests, infer_tiny_image, is_ready
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -37,9 +42,10 @@ def group(leader: int) -> list[int]:
 
 
 def regions(log: Path) -> list[Path]:
-    """Return the shared memory left by the server of this log."""
-    [prefix] = set(re.findall(r'"shm-region-prefix-name":"(cpcsam-\w+-)"', log.read_text()))
-    return list(SHARED_MEMORY.glob(f"{prefix}*"))
+    """Return the shared memory left by the servers of this log."""
+    prefixes = set(re.findall(r'"shm-region-prefix-name":"(cpcsam-\w+-)"', log.read_text()))
+    assert prefixes
+    return [left for prefix in prefixes for left in SHARED_MEMORY.glob(f"{prefix}*")]
 
 
 def wait_until_gone(leader: int) -> None:
@@ -112,6 +118,7 @@ class Command:
 
     process: subprocess.Popen[str]
     leader: int
+    http: str
     log: Path
 
 
@@ -132,7 +139,8 @@ def command(repository: Path) -> Iterator[Command]:
         [leader] = map(int, children)
         # The server, two processes of `preprocess`, the image encoder and the decoder.
         assert len(group(leader)) >= 5
-        yield Command(process, leader, Path(said["log"]))
+        http = said["http"].removeprefix("http://")
+        yield Command(process, leader, http, Path(said["log"]))
     finally:
         process.kill()
         process.communicate()
@@ -158,15 +166,73 @@ def test_triton_when_its_launcher_is_killed_ends(command: Command) -> None:
     command.log.unlink()
 
 
-def test_triton_command_with_a_dead_server_names_it(command: Command) -> None:
+def test_triton_command_restarts_a_dead_server_at_its_addresses(command: Command) -> None:
     os.kill(command.leader, signal.SIGKILL)
-    _, errors = command.process.communicate(timeout=TIMEOUT_S)
-    assert command.process.returncode == 2
-    assert errors.startswith("python -m serving.triton: Triton: got exit status -9")
-    assert errors.count("\n") == 1
+    assert command.process.stderr is not None
+    assert (
+        "it ended with exit status -9; it is restarted in 0 s" in command.process.stderr.readline()
+    )
+    assert "Triton serves again" in command.process.stderr.readline()
+    infer_tiny_image(command.http, TIMEOUT_S)
     assert not group(command.leader)
-    assert not regions(command.log)
+    command.process.terminate()
+    command.process.communicate(timeout=TIMEOUT_S)
+    assert command.process.returncode == 0
+    assert not regions(command.log), "neither server left any"
     command.log.unlink()
+
+
+def step_of(server: TritonServer, model: str) -> int:
+    """Return the process of a Python step."""
+    [step] = [
+        process.pid
+        for process in processes()
+        if process.parent == server.process.pid
+        and f"/{model}/" in Path(f"/proc/{process.pid}/cmdline").read_text()
+    ]
+    return step
+
+
+def test_fault_of_a_dead_step_is_noticed_though_triton_is_ready(repository: Path) -> None:
+    with launch_triton(repository) as server:
+        address = server.http_url.removeprefix("http://")
+        infer_tiny_image(address, TIMEOUT_S)
+        assert answered_requests(address, TIMEOUT_S) == 1
+        killed = []
+
+        def kill() -> None:
+            os.kill(step_of(server, "image_encoder"), signal.SIGKILL)
+            killed.append(monotonic())
+
+        threading.Timer(1.0, kill).start()
+        fault = wait_for_fault(server.process, address)
+        assert monotonic() - killed[0] < 5
+        assert fault == Fault("step", "the process of its step image_encoder ended")
+        assert is_ready(address), "which is why the process is watched"
+        server.kill()
+        assert wait_for_fault(server.process, address).cause == "exit"
+
+
+def test_fault_of_a_step_that_hangs_is_noticed_by_inference(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "CHECK_PERIOD_S", 0.1)
+    monkeypatch.setattr(faults, "MAX_SHARE", 1.0)
+    monkeypatch.setattr(faults, "PATIENCE_S", 3.0)
+    with launch_triton(repository) as server:
+        address = server.http_url.removeprefix("http://")
+        before_hanging = []
+
+        def hang() -> None:
+            before_hanging.append(answered_requests(address, TIMEOUT_S))
+            os.kill(step_of(server, "decoder"), signal.SIGSTOP)
+
+        threading.Timer(2.0, hang).start()
+        fault = wait_for_fault(server.process, address)
+        assert fault.cause == "inference"
+        assert fault.text.startswith("a tiny image failed 3 times: ")
+        assert before_hanging[0] > 0, "tiny images of the watch itself"
+        server.kill()
 
 
 def test_triton_command_with_an_invalid_repository_prints_one_line(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ python exec_with_pdeathsig.py PARENT_PID PROGRAM [ARGUMENT ...]
 
 The signal is PR_SET_PDEATHSIG of prctl(2), which survives execve. It is set in a process of its
 own, because no Python code may safely run between fork and execve of a process with threads, such
-as a gRPC client.
+as a gRPC client. To the kernel the parent is the thread that started the process.
 """
 
 from __future__ import annotations
@@ -13,10 +13,20 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["ending_with_this_process", "main"]
 
 PR_SET_PDEATHSIG = 1
+
+
+def ending_with_this_process(command: Sequence[str]) -> list[str]:
+    """Return the command that runs another so that it ends when the calling thread does.
+
+    Args:
+        command: absolute path of a program, and its arguments.
+    """
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def main(parent: int, command: list[str]) -> None:

@@ -1,0 +1,130 @@
+"""Faults of a running Triton that only a restart mends: its end, a dead step, failing inference.
+
+Triton stays ready when the process of a Python step has ended, by the kernel's memory killer for
+example, and does not start it again; every request fails from then on.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cpcsam.errors import ServingError
+from serving.supervision.processes import processes, read_process
+from serving.triton.probe import answered_requests, infer_tiny_image
+
+__all__ = ["Fault", "wait_for_fault"]
+
+POLL_S: Final = 0.2
+STEP: Final = "triton_python_b"
+"""Name of the processes of Python steps, as the kernel cuts it."""
+CHECK_PERIOD_S: Final = 5.0
+RETRY_S: Final = 1.0
+MAX_SHARE: Final = 0.02
+"""Largest share of the time that inference of its own may take."""
+MAX_FAILURES: Final = 3
+PATIENCE_S: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Reason to restart Triton.
+
+    Attributes:
+        cause: `exit`, `step`, `inference` or `start`, as restarts are counted.
+        text: for the log.
+    """
+
+    cause: str
+    text: str
+
+
+def wait_for_fault(server: subprocess.Popen[bytes], address: str) -> Fault:
+    """Watch a server that is ready until it has to be restarted.
+
+    The end of the server or of a step is noticed in less than a second.
+
+    Args:
+        server: its process.
+        address: HOST:PORT of its HTTP.
+    """
+    steps = _steps_of(server.pid)
+    inference = _InferenceCheck(address)
+    try:
+        while True:
+            if (status := server.poll()) is not None:
+                return Fault("exit", f"it ended with exit status {status}")
+            for pid, name in steps.items():
+                step = read_process(pid)
+                # A number may be given to another process.
+                if step is None or step.parent != server.pid:
+                    return Fault("step", f"the process of its step {name} ended")
+            if inference.failure is not None:
+                return Fault("inference", inference.failure)
+            time.sleep(POLL_S)
+    finally:
+        inference.stop()
+
+
+def _steps_of(server: int) -> dict[int, str]:
+    """Return the models of a server's Python steps by process."""
+    return {
+        step.pid: _model_of(step.pid)
+        for step in processes()
+        if step.parent == server and step.name == STEP
+    }
+
+
+def _model_of(pid: int) -> str:
+    """Read the model's name from the arguments of a step: stub, MODEL/VERSION/model.py, ..."""
+    words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+    parents = Path(words[1]).parents if len(words) > 1 else ()
+    return parents[1].name if len(parents) > 1 else str(pid)
+
+
+class _InferenceCheck:
+    """Thread that checks every few seconds whether `segment` has answered, else by a tiny image.
+
+    So a server in use is left alone, and an idle one spends at most `MAX_SHARE` of its time on
+    this. A long queue is no failure: requests before the tiny image are answered, or it is itself,
+    though too late.
+
+    Attributes:
+        failure: description of `MAX_FAILURES` failures in a row, if there were.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.failure: str | None = None
+        self._address = address
+        self._answered = 0
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="inference check", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread after its current check."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        failures, pause_s = 0, CHECK_PERIOD_S
+        while not self._stopped.wait(pause_s):
+            try:
+                pause_s = max(CHECK_PERIOD_S, self._check() / MAX_SHARE)
+                failures = 0
+            except (OSError, ServingError) as error:
+                failures, pause_s = failures + 1, RETRY_S
+                if failures == MAX_FAILURES:
+                    self.failure = f"a tiny image failed {failures} times: {error}"
+                    return
+
+    def _check(self) -> float:
+        """Return the seconds that inference took."""
+        before, self._answered = self._answered, answered_requests(self._address, PATIENCE_S)
+        if self._answered > before:
+            return 0.0
+        started = time.monotonic()
+        infer_tiny_image(self._address, PATIENCE_S)
+        return time.monotonic() - started
