@@ -9,7 +9,8 @@ models=$(python3 -m serving.repository "${CPCSAM_MODELS:-/models}")
 secret=$(od -A n -N 32 -t x1 /dev/urandom | tr -d ' \n')
 closed="shared-memory,model-repository,trace,logging:admin=$secret"
 
-exec tritonserver \
+# Ends when Triton does, or when a step of it is dead, so that the container is started again.
+exec python3 -m serving.watch tritonserver \
   --model-repository="$models" \
   --model-control-mode=none \
   --disable-auto-complete-config \
