@@ -29,12 +29,12 @@ class GatewayConfig:
         limits: bounds of requests, concurrency and memory.
         max_seconds: longest time for a request; a caller's own deadline may be shorter.
         grace_s: seconds for running requests to finish when the gateway stops.
+        restarts: list of what a supervisor restarted; None without one.
         tokens: file of the callers' tokens; None requires none.
         tls: certificate and key; None serves plain text.
         classes: folder that stores the tenants' classes; None forbids changes.
         vocabulary: artifact with the initial classes of every tenant; None is no class.
         patience: seconds that clients may keep a call waiting.
-        restarts: list of what a supervisor restarted; None without one.
     """
 
     triton: str = "127.0.0.1:8001"
@@ -45,12 +45,12 @@ class GatewayConfig:
     limits: Limits = field(default_factory=Limits)
     max_seconds: float = 60.0
     grace_s: float = 10.0
+    restarts: Path | None = None
     tokens: Path | None = None
     tls: TlsFiles | None = None
     classes: Path | None = None
     vocabulary: Path | None = None
     patience: Patience = field(default_factory=Patience)
-    restarts: Path | None = None
 
 
 def add_gateway_options(parser: argparse.ArgumentParser) -> None:

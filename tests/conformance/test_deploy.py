@@ -42,6 +42,11 @@ def test_alert_rules_are_accepted() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_alerts_fire_when_they_should() -> None:
+    done = run("prometheus", "promtool", "test", "rules", "tests/conformance/alerts.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_prometheus_configuration_is_accepted() -> None:
     done = run("prometheus", "promtool", "check", "config", "deploy/prometheus.yml")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,6 +80,13 @@ def test_services_are_unprivileged_and_checked(compose: dict[str, Any]) -> None:
         assert "healthcheck" in service, name
     for volume in compose["services"]["triton"]["volumes"]:
         assert volume.endswith(":ro"), volume
+
+
+def test_container_of_triton_ends_with_a_dead_step(compose: dict[str, Any]) -> None:
+    triton = compose["services"]["triton"]
+    assert triton["restart"] == "unless-stopped"
+    assert triton["healthcheck"]["test"][:4] == ["CMD", "python3", "-m", "serving.watch"]
+    assert "exec python3 -m serving.watch tritonserver" in (DEPLOY / "triton.sh").read_text()
 
 
 def test_images_are_pinned(compose: dict[str, Any]) -> None:
