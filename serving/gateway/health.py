@@ -1,4 +1,4 @@
-"""Health service of the gateway, which follows the readiness of Triton."""
+"""Health service of the gateway: it serves while any Triton passes its probes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from serving.gateway.inference.triton_client import TritonClient
 __all__ = ["SERVICE", "publish_health"]
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
-PERIOD_S: Final = 1.0
 
 
 @asynccontextmanager
@@ -24,11 +23,11 @@ async def publish_health(
 ) -> AsyncIterator[None]:
     """Publish the health of the server and of its service while the block runs.
 
-    It is known before the block begins. After the block both report NOT_SERVING, so that load
-    balancers send no further requests while the running ones are drained.
+    After the block both report NOT_SERVING, so that load balancers send no further requests while
+    the running ones are drained.
     """
     await _publish(servicer, triton)
-    watcher = asyncio.create_task(_publish_periodically(servicer, triton))
+    watcher = asyncio.create_task(_publish_changes(servicer, triton))
     try:
         yield
     finally:
@@ -36,14 +35,14 @@ async def publish_health(
         await servicer.enter_graceful_shutdown()
 
 
-async def _publish_periodically(servicer: health.aio.HealthServicer, triton: TritonClient) -> None:
+async def _publish_changes(servicer: health.aio.HealthServicer, triton: TritonClient) -> None:
     while True:
-        await asyncio.sleep(PERIOD_S)
+        await triton.replicas.wait_for_change()
         await _publish(servicer, triton)
 
 
 async def _publish(servicer: health.aio.HealthServicer, triton: TritonClient) -> None:
     statuses = health_pb2.HealthCheckResponse
-    status = statuses.SERVING if await triton.ready() else statuses.NOT_SERVING
+    status = statuses.SERVING if triton.replicas.is_up else statuses.NOT_SERVING
     for name in (health.OVERALL_HEALTH, SERVICE):
         await servicer.set(name, status)

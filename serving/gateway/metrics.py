@@ -65,6 +65,9 @@ class Metrics:
             request was already computing it).
         cache_bytes: gauge of the embedding cache's size.
         cache_evictions: counter of evicted embeddings.
+        replica_up: gauge by `replica`, the address of a Triton: 1 if it passes its probes, else 0.
+        replica_success: gauge by `replica`, the Unix time of its last successful call or probe.
+        retried_calls: counter of calls made again, on another Triton.
 
     Args:
         restarts: list of what a supervisor restarted; None without one.
@@ -122,6 +125,21 @@ class Metrics:
             "cpcsam_cache_evictions",
             "Evicted embeddings.",
             registry=self.registry,
+        )
+        self.replica_up = Gauge(
+            "cpcsam_replica_up",
+            "Whether a Triton passes its probes.",
+            ("replica",),
+            registry=self.registry,
+        )
+        self.replica_success = Gauge(
+            "cpcsam_replica_last_success_timestamp_seconds",
+            "Time of a Triton's last successful call or probe.",
+            ("replica",),
+            registry=self.registry,
+        )
+        self.retried_calls = Counter(
+            "cpcsam_retried_calls", "Calls made again, on another Triton.", registry=self.registry
         )
 
     @contextmanager

@@ -1,21 +1,14 @@
-"""Asynchronous client of Triton: inference, readiness and metadata of the model.
-
-Each request carries its deadline, after which Triton drops it from its queues. Cancellation of a
-call is forwarded only to a Triton that supports it: in versions before `CANCELLABLE_SINCE` a race
-in its gRPC frontend can crash the server, so their calls run to completion with the result dropped.
-"""
+"""Asynchronous client of one Triton or several: inference, health and metadata of the model."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import InferInput, InferResult
 
 from cpcsam.contract import (
     IMAGE,
@@ -35,11 +28,11 @@ from cpcsam.entry_points import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
-from cpcsam.images.options import INTENSITY, Intensity
-from cpcsam.scale import Scale
 from serving.gateway.context import ModelInfo, RequestContext
+from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.inference.prompt_batches import PromptChunk
-from serving.gateway.inference.stored_keys import StoredKeys
+from serving.gateway.inference.replica import Replica, is_cancellable
+from serving.gateway.inference.replicas import Replicas
 from serving.gateway.inference.triton_requests import (
     bytes_input,
     infer_input,
@@ -50,99 +43,47 @@ from serving.gateway.inference.triton_responses import (
     ChunkMasks,
     Encoded,
     encoded_from_result,
-    error_from_triton,
     masks_from_result,
     output,
 )
+from serving.gateway.metrics import Metrics
 from serving.gateway.scheduling.admission import Admission
 from serving.gateway.scheduling.concurrency import UncancelledCalls
 
-__all__ = ["TritonClient", "is_cancellable"]
+__all__ = ["TritonClient"]
 
 EMBEDDING_OUTPUTS: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
-PROBE_TIMEOUT_S: Final = 2.0
 CLOSE_TIMEOUT_S: Final = 10.0
-CANCELLABLE_SINCE: Final = (2, 58)
-UNLIMITED: Final = 2**31 - 1
-CHANNEL_OPTIONS: Final = (
-    ("grpc.max_send_message_length", UNLIMITED),
-    ("grpc.max_receive_message_length", UNLIMITED),
-    # Reconnects to a restarted Triton within a second rather than two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-)
 
 
 class TritonClient:
-    """Connection to a Triton server; to be made and used inside one event loop.
+    """Inference of one gateway; to be made and used inside one event loop.
 
     Args:
-        address: HOST:PORT of its gRPC.
+        addresses: HOST:PORT of Triton's gRPC, several separated by commas, or dns:///NAME:PORT.
         admission: grants the turns of calls.
+        metrics: shows the state of each Triton.
+
+    Attributes:
+        replicas: the Tritons.
+
+    Raises:
+        ConfigError: the addresses cannot be understood.
     """
 
-    def __init__(self, address: str, admission: Admission) -> None:
-        self._address = address
+    def __init__(self, addresses: str, admission: Admission, metrics: Metrics) -> None:
+        self.replicas = Replicas(TritonAddresses.parse(addresses), metrics)
         self._admission = admission
-        self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
         self._uncancelled = UncancelledCalls()
-        self._stored = StoredKeys()
-        self._model_info: ModelInfo | None = None
 
     async def close(self) -> None:
-        """Wait for running calls, at most `CLOSE_TIMEOUT_S`, and close the connection."""
+        """Wait for running calls, at most `CLOSE_TIMEOUT_S`, and close the connections."""
         await self._uncancelled.finish(CLOSE_TIMEOUT_S)
-        await self._client.close()
-
-    async def ready(self) -> bool:
-        """Return whether the server answers and has the entry point `segment` loaded."""
-        try:
-            ready = await self._client.is_model_ready(SEGMENT.name, client_timeout=PROBE_TIMEOUT_S)
-        except InferenceServerException:
-            ready = False
-        if not ready:
-            self._model_info = None  # it may return with another version or model
-        return bool(ready)
+        await self.replicas.close()
 
     async def model_info(self, timeout_s: float) -> ModelInfo:
-        """Return the metadata of the served model, cached until Triton was not ready.
-
-        Args:
-            timeout_s: of each request for it.
-
-        Raises:
-            ServingError: or one of its subclasses, as Triton failed.
-        """
-        if self._model_info is None:
-            self._model_info = await self._fetch_model_info(timeout_s)
-        return self._model_info
-
-    async def _fetch_model_info(self, timeout_s: float) -> ModelInfo:
-        try:
-            server, segment, encoder, mask_prompts = await asyncio.gather(
-                self._client.get_server_metadata(client_timeout=timeout_s),
-                self._client.get_model_metadata(SEGMENT.name, client_timeout=timeout_s),
-                self._client.get_model_config(IMAGE_ENCODER.name, client_timeout=timeout_s),
-                self._client.is_model_ready(DECODE_WITH_MASK.name, client_timeout=timeout_s),
-            )
-        except InferenceServerException as error:
-            raise error_from_triton(error, self._address) from error
-        reported = {key: value.string_value for key, value in encoder.config.parameters.items()}
-        digest = reported["model_digest"]
-        stated = reported.get(INTENSITY)
-        return ModelInfo(
-            triton_version=server.version,
-            model_version=segment.versions[-1] if segment.versions else "",
-            model_size=reported["model_size"],
-            image_size=encoder.config.input[0].dims[-1],
-            model_digest=digest,
-            trained_model=reported["trained_model"] or digest,
-            mask_prompts=bool(mask_prompts),
-            scale=Scale(int(reported["window"]) or None, float(reported["spread"]))
-            if "spread" in reported
-            else None,
-            intensity=Intensity.parse(stated) if stated else Intensity(),
-        )
+        """Return the metadata of the served model; see `Replicas.model_info`."""
+        return await self.replicas.model_info(timeout_s)
 
     async def segment(
         self,
@@ -177,8 +118,13 @@ class TritonClient:
             *prompt_inputs(chunk, mask_selection),
         ]
         outputs = (*mask_outputs(low_res), *EMBEDDING_OUTPUTS)
-        result = await self._infer(SEGMENT.name, inputs, outputs, context)
-        self._stored.add(key)
+
+        async def attempt(replica: Replica) -> InferResult:
+            result = await self._infer(replica, SEGMENT.name, inputs, outputs, context)
+            replica.stored.add(key)
+            return result
+
+        result = await self.replicas.call(key, context, attempt)
         return masks_from_result(result, chunk, low_res), encoded_from_result(result, key)
 
     async def decode(
@@ -216,7 +162,7 @@ class TritonClient:
     async def encode(self, key: bytes, image_bytes: bytes, context: RequestContext) -> Encoded:
         """Encode an image file; see `segment`."""
         inputs = [bytes_input(IMAGE_BYTES.name, image_bytes)]
-        result = await self._infer(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
+        result = await self._infer_anywhere(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
         return encoded_from_result(result, key)
 
     async def encode_frame(
@@ -231,7 +177,8 @@ class TritonClient:
         """
         inputs = [infer_input(IMAGE.name, image), infer_input(INPUT_SIZE.name, input_size)]
         outputs = (IMAGE_EMBEDDINGS.name,)
-        return output(await self._infer(IMAGE_ENCODER.name, inputs, outputs, context), outputs[0])
+        result = await self._infer_anywhere(IMAGE_ENCODER.name, inputs, outputs, context)
+        return output(result, outputs[0])
 
     async def _decode(
         self,
@@ -253,39 +200,40 @@ class TritonClient:
             model = DECODE_WITH_MASK
             inputs.append(infer_input(MASK_INPUT.name, chunk.mask_input))
 
-        async def send() -> InferResult:
-            embedding = infer_input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings)
-            return await self._infer(model.name, [*inputs, embedding], outputs, context)
+        embedding = infer_input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings)
 
-        return await self._stored.call(
-            encoded.key, lambda: self._infer(model.name, inputs, outputs, context), send
+        async def attempt(replica: Replica) -> InferResult:
+            infer = partial(self._infer, replica, model.name, outputs=outputs, context=context)
+            return await replica.stored.call(
+                encoded.key, lambda: infer(inputs), lambda: infer([*inputs, embedding])
+            )
+
+        return await self.replicas.call(encoded.key, context, attempt)
+
+    async def _infer_anywhere(
+        self, model: str, inputs: list[InferInput], outputs: Sequence[str], context: RequestContext
+    ) -> InferResult:
+        """Call a model that keeps nothing."""
+        return await self.replicas.call(
+            None, context, lambda replica: self._infer(replica, model, inputs, outputs, context)
         )
 
     async def _infer(
-        self, model: str, inputs: list[InferInput], outputs: Sequence[str], context: RequestContext
+        self,
+        replica: Replica,
+        model: str,
+        inputs: list[InferInput],
+        outputs: Sequence[str],
+        context: RequestContext,
     ) -> InferResult:
         cancellable = is_cancellable((await context.model()).triton_version)
         release = await self._admission.acquire(context.permit)
 
         async def infer() -> InferResult:
+            timeout_s = context.remaining_s if cancellable else None
             try:
-                return await self._client.infer(
-                    model,
-                    inputs,
-                    outputs=[InferRequestedOutput(name) for name in outputs],
-                    request_id=context.request_id,
-                    # A client timeout is a cancellation too.
-                    client_timeout=context.remaining_s if cancellable else None,
-                )
-            except InferenceServerException as error:
-                raise error_from_triton(error, self._address) from error
+                return await replica.infer(model, inputs, outputs, context.request_id, timeout_s)
             finally:
-                release()  # only when Triton is done with the call
+                release()  # only when Triton is done with the call, or gone
 
         return await (infer() if cancellable else self._uncancelled.run(infer()))
-
-
-def is_cancellable(version: str) -> bool:
-    """Return whether Triton of this version survives the cancellation of calls."""
-    numbers = version.split(".")[:2]
-    return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,17 @@ from cpcsam.grpc_errors import DeadlineError, LimitError, UnavailableError
 from serving.gateway.inference.prompt_batches import PromptChunk
 
 __all__ = [
+    "DEAD_STEP",
+    "UNREACHABLE",
     "ChunkMasks",
     "Encoded",
     "NotStoredError",
     "encoded_from_result",
     "error_from_triton",
+    "fault_of",
+    "is_not_stored",
     "masks_from_result",
+    "no_replica",
     "output",
 ]
 
@@ -134,6 +139,41 @@ def encoded_from_result(result: InferResult, key: bytes) -> Encoded:
 
 
 LOG = logging.getLogger(__name__)
+DEAD_STEP: Final = "a step's process is dead"
+UNREACHABLE: Final = "not reachable, or without the model"
+
+
+def fault_of(error: InferenceServerException) -> str | None:
+    """Return why Triton itself cannot answer, or None if another call may well succeed.
+
+    Args:
+        error: as tritonclient raises it; its status reads like `StatusCode.UNAVAILABLE`.
+    """
+    status, details = _parse(error)
+    # The message of the Python backend, which never restarts a process that it misses.
+    if "Stub process" in details and "not healthy" in details:
+        return DEAD_STEP
+    if status == "NOT_FOUND" and not is_not_stored(error):
+        return UNREACHABLE
+    if status == "UNAVAILABLE" and not _is_queue_full(details):
+        return UNREACHABLE
+    return None
+
+
+def is_not_stored(error: InferenceServerException) -> bool:
+    """Return whether Triton misses an embedding that a call named."""
+    status, details = _parse(error)
+    return status == "NOT_FOUND" and details.startswith(f"{IMAGE_KEY.name}: ")
+
+
+def no_replica() -> UnavailableError:
+    """Return the error of a request that no Triton can answer."""
+    return UnavailableError.of(
+        "inference server",
+        got="none that is ready",
+        expected="Triton with the model loaded",
+        fix="try again; if it stays away, see its log",
+    )
 
 
 def error_from_triton(error: InferenceServerException, address: str) -> CpcSamError:
@@ -143,38 +183,38 @@ def error_from_triton(error: InferenceServerException, address: str) -> CpcSamEr
     logged.
 
     Args:
-        error: as tritonclient raises it; its status reads like `StatusCode.UNAVAILABLE`.
+        error: as tritonclient raises it.
         address: of the server, for the log.
     """
-    status = str(error.status()).removeprefix("StatusCode.")
-    details = _without_ensemble(str(error.message()))
+    status, details = _parse(error)
     if status == "INVALID_ARGUMENT":
         return ContractError(details)
     if status == "DEADLINE_EXCEEDED" or details == "Request timeout expired":
         return DeadlineError.of(
             "deadline", got="no answer", expected="an answer in time", fix="allow more time"
         )
-    # Triton reports a full queue only by its message.
-    if status == "UNAVAILABLE" and "maximum queue size" in details:
+    if status == "UNAVAILABLE" and _is_queue_full(details):
         return LimitError.of(
             "Triton's queue", got="full", expected="a free place", fix="try again in a moment"
         )
-    if status == "NOT_FOUND" and details.startswith(f"{IMAGE_KEY.name}: "):
+    if is_not_stored(error):
         return NotStoredError(details)
     LOG.error("Triton at %s: %s: %s", address, status, details)
-    if status in ("UNAVAILABLE", "NOT_FOUND"):
-        return UnavailableError.of(
-            "inference server",
-            got="none that is ready",
-            expected="Triton with the model loaded",
-            fix="try again; if it stays away, see its log",
-        )
+    if fault_of(error) is not None:
+        return no_replica()
     return ServingError.of(
         "inference server", got="a failure", expected="masks", fix="see the gateway's log"
     )
 
 
-def _without_ensemble(message: str) -> str:
-    """Strip the ensemble's name, which Triton puts before a step's message."""
+def _parse(error: InferenceServerException) -> tuple[str, str]:
+    """Return the name of the status and the message, without the ensemble that it begins with."""
+    status = str(error.status()).removeprefix("StatusCode.")
+    message = str(error.message())
     head, separator, tail = message.partition(", ")
-    return tail if separator and head.startswith("in ensemble ") else message
+    return status, tail if separator and head.startswith("in ensemble ") else message
+
+
+def _is_queue_full(details: str) -> bool:
+    # Triton reports it only by its message.
+    return "maximum queue size" in details

@@ -68,7 +68,7 @@ class Server:
             Metrics(),
         )
         admission = Admission(config.limits, metrics)
-        triton = TritonClient(config.triton, admission)
+        triton = TritonClient(config.triton, admission, metrics)
         rpc = RpcRunner(self.authenticator, metrics, 5, self.model_info)
         server = grpc.aio.server(
             interceptors=(AuthenticationInterceptor(self.authenticator, metrics),)

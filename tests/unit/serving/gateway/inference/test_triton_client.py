@@ -1,6 +1,8 @@
-"""Triton client: batches of prompts, and versions of Triton whose calls may be cancelled."""
+"""Triton client: batches of prompts, addresses, ranks of replicas, probes and versions."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,10 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
+from cpcsam.errors import ConfigError
 from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
+from export.triton_repository.config import RepositoryConfig, Target, model_configs
+from serving.gateway.inference.addresses import TritonAddresses
+from serving.gateway.inference.probe import probed_entry_points
 from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
-from serving.gateway.inference.triton_client import is_cancellable
+from serving.gateway.inference.replica import is_cancellable
+from serving.gateway.inference.replicas import ranked
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -115,3 +122,35 @@ def test_chunk_tensors_equals_chunk_prompts() -> None:
         assert mine.count == theirs.count
         assert np.array_equal(mine.point_coords, theirs.point_coords)
         assert np.array_equal(mine.point_labels, theirs.point_labels)
+
+
+def test_ranked_spreads_keys_and_keeps_the_order_of_others() -> None:
+    three = ["a:1", "b:1", "c:1"]
+    ranks = [ranked(f"{index}".encode(), three) for index in range(600)]
+    assert all(150 < count < 250 for count in Counter(rank[0] for rank in ranks).values())
+    for index, rank in enumerate(ranks):
+        rank.remove("b:1")
+        assert ranked(f"{index}".encode(), ["c:1", "a:1"]) == rank
+
+
+def test_parse_takes_lists_and_names() -> None:
+    assert TritonAddresses.parse("a:1, b:2").fixed == ("a:1", "b:2")
+    assert TritonAddresses.parse("dns:///triton:8001") == TritonAddresses((), "triton", 8001)
+    for wrong in ("", "a", "a:1,", "a:1,a:1", "dns:///triton", "dns:///a:1,b:1"):
+        with pytest.raises(ConfigError, match="--triton: got"):
+            TritonAddresses.parse(wrong)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [("cpu", ["segment"]), ("gpu", ["segment", "decode_with_mask"])]
+)
+def test_probes_pass_through_every_step_of_a_repository(
+    target: Target, expected: list[str]
+) -> None:
+    configs = model_configs(RepositoryConfig("vit_t", 256, target))
+    steps = {
+        name: frozenset(step.model_name for step in config.ensemble_scheduling.step)
+        for name, config in configs.items()
+        if config.platform == "ensemble"
+    }
+    assert probed_entry_points(steps) == expected

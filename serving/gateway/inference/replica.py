@@ -1,0 +1,253 @@
+"""One Triton: its connection, its calls, and the probes that tell whether it can answer.
+
+Cancellation of a call is forwarded only to a Triton that supports it: in versions before
+`CANCELLABLE_SINCE` a race in its gRPC frontend can crash the server. Calls and probes of these run
+to completion with the result dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final
+
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from serving.gateway.context import ModelInfo
+from serving.gateway.inference.probe import probe_inputs, probe_outputs, probed_entry_points
+from serving.gateway.inference.replica_health import ReplicaHealth
+from serving.gateway.inference.served_model import ServedModel, fetch_served_model
+from serving.gateway.inference.stored_keys import StoredKeys
+from serving.gateway.inference.triton_responses import (
+    error_from_triton,
+    fault_of,
+    is_not_stored,
+    no_replica,
+)
+from serving.gateway.metrics import Metrics
+
+__all__ = ["Replica", "is_cancellable"]
+
+CANCELLABLE_SINCE: Final = (2, 58)
+METADATA_TIMEOUT_S: Final = 2.0
+PERIOD_S: Final = 1.5
+"""Between probes of a replica that is up."""
+PROBE_SHARE: Final = 0.1
+"""Most of the time that probes take, which makes those of a slow model rare."""
+RECOVERY_PERIOD_S: Final = 0.25
+SILENT_PERIOD_S: Final = 10.0
+"""For which a silent replica may still answer a probe before it is sent another."""
+TICK_S: Final = 0.25
+UNLIMITED: Final = 2**31 - 1
+CHANNEL_OPTIONS: Final = (
+    ("grpc.max_send_message_length", UNLIMITED),
+    ("grpc.max_receive_message_length", UNLIMITED),
+    # Reconnects to a restarted Triton at once rather than after two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 250),
+    # Notices a machine that vanished by bytes that it does not acknowledge within 20 s. Triton ends
+    # connections with more than one ping in five minutes.
+    ("grpc.keepalive_time_ms", 310_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class Replica:
+    """Connection to one Triton; to be made and used inside one event loop.
+
+    Args:
+        address: HOST:PORT of its gRPC.
+        metrics: shows its state.
+        changed: called when it goes up or down.
+
+    Attributes:
+        load: calls of requests that were given to it and have not ended.
+        stored: keys of the embeddings that it keeps.
+        health: its state.
+    """
+
+    def __init__(self, address: str, metrics: Metrics, changed: Callable[[], None]) -> None:
+        self.address = address
+        self.load = 0
+        self.stored = StoredKeys()
+        self.health = ReplicaHealth(address, metrics, changed)
+        self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
+        self._served: ServedModel | None = None
+        self._calls: set[asyncio.Task[InferResult]] = set()
+        self._probe_s: deque[float] = deque(maxlen=5)
+        self._checked = asyncio.Event()
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """Metadata of its model while it is up."""
+        return self._served.info if self._served is not None and self.health.up else None
+
+    async def close(self, timeout_s: float = 0) -> None:
+        """Wait for running calls and close the connection."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=timeout_s)
+        await self._client.close()
+
+    async def fetch_model(self, timeout_s: float) -> ModelInfo:
+        """Fetch the metadata of its model, whether it is up or not.
+
+        Raises:
+            ServingError: or one of its subclasses, as Triton failed.
+        """
+        try:
+            return (await fetch_served_model(self._client, timeout_s)).info
+        except InferenceServerException as error:
+            raise error_from_triton(error, self.address) from error
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Sequence[InferInput],
+        outputs: Sequence[str],
+        request_id: str,
+        timeout_s: float | None,
+    ) -> InferResult:
+        """Call a model for a request.
+
+        Args:
+            model: its name.
+            inputs: of the call.
+            outputs: names of the requested outputs.
+            request_id: for Triton's log.
+            timeout_s: time after which the call is cancelled; None never cancels it, as only a
+                Triton whose version `is_cancellable` allows that.
+
+        Raises:
+            UnavailableError: the replica cannot answer, now or before the call ended.
+            CpcSamError: as Triton failed.
+        """
+        gone = self.health.gone
+        if gone.done():
+            raise no_replica()
+        call = self._start(model, inputs, outputs, request_id, timeout_s)
+        try:
+            await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                return await call
+            # What waits for a dead step fails one call a second.
+            raise no_replica()
+        except InferenceServerException as error:
+            raise error_from_triton(error, self.address) from error
+        finally:
+            if timeout_s is not None:
+                call.cancel()
+            del call  # its exception would keep this frame, and with it the inputs
+
+    async def wait_until_checked(self) -> None:
+        """Wait for the end of the first probes."""
+        await self._checked.wait()
+
+    async def watch(self) -> None:
+        """Probe the replica, for ever: rarely while it answers, often while it does not."""
+        while True:
+            await self._check()
+            self._checked.set()
+            if self.health.up:
+                await asyncio.wait((self.health.gone,), timeout=self._period_s)
+            else:
+                await asyncio.sleep(RECOVERY_PERIOD_S)
+
+    @property
+    def _period_s(self) -> float:
+        return max(PERIOD_S, min(self._probe_s, default=0.0) / PROBE_SHARE)
+
+    async def _check(self) -> None:
+        """Probe every step through which no call has passed of late."""
+        generation, started = self.health.generation, monotonic()
+        try:
+            if not self.health.up or self._served is None:
+                self._served = await fetch_served_model(self._client, METADATA_TIMEOUT_S)
+            due = [
+                name
+                for name in probed_entry_points(self._served.steps)
+                if not self.health.up
+                or not self.health.is_fresh(self._served.steps[name], self._period_s / 2)
+            ]
+            for name in due:
+                await self._probe(name, self._served)
+        except InferenceServerException as error:
+            # The embedding of the probe itself was displaced; that says nothing of the steps.
+            if not is_not_stored(error):
+                self._fail(fault_of(error) or "a probe failed", generation)
+        except Exception as error:  # a server that is none of ours may answer with anything
+            self._fail(f"{type(error).__name__}: {error}", generation)
+        else:
+            if due:
+                self._probe_s.append(monotonic() - started)
+            self.health.probed()
+
+    async def _probe(self, name: str, served: ServedModel) -> None:
+        """Run a probe for as long as it takes; a silent replica is gone meanwhile."""
+        inputs = probe_inputs(name, served.info)
+        call = self._start(name, inputs, probe_outputs(name), "", None)
+        steps, silence_s = served.steps[name], 0.0
+        while not call.done():
+            # In steps: after a halt of the event loop its answer may have arrived unread.
+            passed = self.health.last_passed(steps)
+            await asyncio.wait((call,), timeout=TICK_S)
+            silence_s = silence_s + TICK_S if self.health.last_passed(steps) == passed else 0.0
+            if silence_s >= self.health.patience_s(busy=self.load > 0):
+                self._fail(f"no answer for {silence_s:g} s", None)
+                await asyncio.wait((call,), timeout=SILENT_PERIOD_S)
+                break
+        if not call.done():  # the next probe may be answered where this one was lost
+            raise TimeoutError
+        await call
+
+    def _start(
+        self,
+        model: str,
+        inputs: Sequence[InferInput],
+        outputs: Sequence[str],
+        request_id: str,
+        timeout_s: float | None,
+    ) -> asyncio.Task[InferResult]:
+        call = asyncio.create_task(self._call(model, inputs, outputs, request_id, timeout_s))
+        self._calls.add(call)  # the event loop itself holds only weak references
+        call.add_done_callback(self._forget)
+        return call
+
+    async def _call(self, model: str, *call: Any) -> InferResult:
+        inputs, outputs, request_id, timeout_s = call
+        generation, started = self.health.generation, monotonic()
+        try:
+            result = await self._client.infer(
+                model,
+                inputs,
+                outputs=[InferRequestedOutput(name) for name in outputs],
+                request_id=request_id,
+                client_timeout=timeout_s,
+            )
+        except InferenceServerException as error:
+            fault = fault_of(error)
+            if fault is not None:
+                self._fail(fault, generation)
+            raise
+        steps = {model} if self._served is None else self._served.steps.get(model, {model})
+        self.health.passed(steps, monotonic() - started)
+        return result
+
+    def _fail(self, cause: str, generation: int | None) -> None:
+        self.health.failed(cause, generation)
+        if not self.health.up:
+            self.stored = StoredKeys()  # a restarted Triton keeps nothing
+
+    def _forget(self, call: asyncio.Task[InferResult]) -> None:
+        self._calls.discard(call)
+        if not call.cancelled():
+            call.exception()  # else asyncio logs that it was never retrieved
+
+
+def is_cancellable(version: str) -> bool:
+    """Return whether Triton of this version survives the cancellation of calls."""
+    numbers = version.split(".")[:2]
+    return all(map(str.isdigit, numbers)) and tuple(map(int, numbers)) >= CANCELLABLE_SINCE
