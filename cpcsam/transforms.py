@@ -208,5 +208,5 @@ def _neighbours(
     centres = np.maximum((places + 0.5) * (old / new) - 0.5, 0)
     lower = centres.astype(np.int64)
     upper: NDArray[np.int64] = np.minimum(lower + 1, old - 1)
-    fraction: NDArray[np.float64] = centres - lower
+    fraction = np.asarray(centres - lower, np.float64)
     return lower, upper, fraction

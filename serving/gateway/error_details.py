@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -14,7 +15,13 @@ from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import FullError, status_of_error
 from cpcsam.text import printable
 
-__all__ = ["abort_with", "public_text", "status_message", "trailing_metadata"]
+__all__ = [
+    "abort_with",
+    "public_text",
+    "status_message",
+    "trailing_metadata",
+    "without_frames",
+]
 
 DETAILS_KEY: Final = "grpc-status-details-bin"
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
@@ -27,7 +34,12 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 async def abort_with(grpc_context: Any, error: CpcSamError) -> None:
     """End a call with the status of an error; raises what gRPC ends handlers by."""
     code, details = status_of_error(error), trailing_metadata(error)
-    await grpc_context.abort(code, public_text(error), details)
+    try:
+        await grpc_context.abort(code, public_text(error), details)
+    except grpc.aio.AbortError as aborted:
+        # The call keeps this exception, and its frames the call and the request: a circle.
+        asyncio.get_running_loop().call_soon(aborted.with_traceback, None)
+        raise
 
 
 def public_text(error: CpcSamError) -> str:
@@ -69,6 +81,19 @@ def status_message(error: CpcSamError) -> status_pb2.Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+def without_frames(error: CpcSamError) -> CpcSamError:
+    """Return an error without the frames that raised it and its causes, nor what these hold.
+
+    The frames of a failed request hold its image. Where one of them refers to the error, all of it
+    stays in memory until the garbage collector finds the circle.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _milliseconds(error: FullError) -> int:

@@ -15,7 +15,7 @@ from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, status_of_e
 from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.auth.interceptor import authenticated_principal
 from serving.gateway.context import ModelInfo, RequestContext
-from serving.gateway.error_details import abort_with
+from serving.gateway.error_details import abort_with, without_frames
 from serving.gateway.limits import MAX_REQUEST_ID_LENGTH
 from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.scheduling.admission import Permit
@@ -110,7 +110,7 @@ class RpcRunner:
         except TimeoutError:
             failure = _deadline_exceeded(timeout_s)
         except CpcSamError as error:
-            failure = error
+            failure = without_frames(error)
             self._count_rejection(error)
         except Exception:
             # Details of an internal error are for the operator, not for the caller.

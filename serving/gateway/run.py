@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import signal
 import threading
@@ -20,6 +21,9 @@ __all__ = ["gateway_in_background", "run_until_stopped"]
 GC_THRESHOLDS: Final = (700, 10, 2)
 """Thresholds of the garbage collector: the last generation is collected five times as often as by
 default."""
+M_MMAP_THRESHOLD: Final = -3
+LARGE: Final = 1 << 20
+"""Bytes of a block that is large."""
 
 
 async def run_until_stopped(
@@ -44,6 +48,7 @@ async def run_until_stopped(
     try:
         async with start_gateway(config) as gateway:
             _shorten_garbage_collection()
+            _return_large_blocks()
             print(f"gateway  {gateway.address}  (Triton {config.triton})")
             print(f"metrics  {gateway.metrics_url}", flush=True)
             ends.append(asyncio.create_task(_fail_at_end_of(gateway)))
@@ -82,6 +87,15 @@ def _shorten_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def _return_large_blocks() -> None:
+    """Have the memory of large messages returned to the system as soon as they are freed.
+
+    By default glibc keeps blocks of up to 32 MB, once one was freed, in heaps that fragment.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 @contextmanager

@@ -18,12 +18,13 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from cpcsam.errors import ContractError, CpcSamError
-from cpcsam.grpc_errors import DeadlineError, status_of_error
+from cpcsam.grpc_errors import DeadlineError, LimitError, status_of_error
 from serving.gateway.auth.interceptor import OPEN_TO_ALL, authenticated_principal
 from serving.gateway.calls.connections import close_when_unread
 from serving.gateway.calls.open_calls import OpenCalls
 from serving.gateway.error_details import abort_with
 from serving.gateway.metrics import Metrics
+from serving.gateway.validation.message_fields import check_fields
 
 __all__ = ["CallGuard", "Patience"]
 
@@ -141,6 +142,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
         Raises:
             ContractError: it is no message of the method.
+            LimitError: it has too many fields, or too long a text.
             DeadlineError: none came in time.
         """
         try:
@@ -155,6 +157,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             ) from None
         if content is grpc.aio.EOF:
             return None
+        check_fields(content, parse.__self__)
         try:
             return parse(content)
         except DecodeError:
@@ -182,6 +185,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
         code = status_of_error(error)
         if isinstance(error, ContractError):
             self._metrics.rejected.labels("invalid").inc()
+        elif type(error) is LimitError:  # no `FullError`, which is counted where it is raised
+            self._metrics.rejected.labels("over_limit").inc()
         elif isinstance(error, DeadlineError):
             self._metrics.rejected.labels("slow").inc()
         LOG.info("%s: %s before its request was read", method, code.name)

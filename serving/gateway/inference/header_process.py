@@ -30,8 +30,8 @@ __all__ = ["HeaderProcesses"]
 ROOT: Final = Path(__file__).resolve().parents[3]
 PREFIX: Final = struct.Struct("<QQ")
 """Lengths of the choice, JSON, and of the file, both of which follow."""
-SECONDS: Final = 3.0
-"""Computing time for a header; one of 65,536 pages takes about half of it."""
+SECONDS: Final = 2.0
+"""Computing time for a header; one of 65,536 pages takes most of it."""
 MEMORY: Final = 256 << 20
 """Bytes for a header, besides the interpreter and a few copies of the file."""
 COPIES: Final = 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -244,3 +245,24 @@ def test_stage_stops_at_the_end_of_the_block() -> None:
     assert metrics.registry.get_sample_value(
         "cpcsam_stage_seconds_sum", {"stage": "triton"}
     ) == pytest.approx(watch.seconds)
+
+
+async def test_refused_request_is_freed_without_the_garbage_collector() -> None:
+    server = Server(None)
+    refused = pb.SegmentRequest(image_bytes=bytes(1000), request_id="refused")
+    async with server.start() as stub:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                with pytest.raises(grpc.RpcError):
+                    await stub.Segment(refused)
+            await asyncio.sleep(0.1)
+            kept = [
+                each
+                for each in gc.get_objects()
+                if isinstance(each, pb.SegmentRequest) and each is not refused
+            ]
+        finally:
+            gc.enable()
+    assert len(kept) <= 1  # gRPC may hold the last one
