@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
 from cpcsam.errors import ContractError
 from cpcsam.images.options import ReadOptions
+from cpcsam.text import printable
 
 __all__ = ["ImageSource", "Opacity", "PageInfo", "Pixels", "channels_of", "page_of", "refusal"]
+
+MAX_QUOTED: Final = 300
+"""Characters of what a file contains in a message."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,9 @@ class ImageSource(Protocol):
 
 
 def refusal(got: str, expected: str, fix: str) -> ContractError:
-    """Build the error of a file that is not read."""
-    return ContractError.of("image_bytes", got=got, expected=expected, fix=fix)
+    """Build the error of a file that is not read; `got` may quote the file."""
+    shown = printable(got, MAX_QUOTED)
+    return ContractError.of("image_bytes", got=shown, expected=expected, fix=fix)
 
 
 def page_of(options: ReadOptions, pages: int) -> int:

@@ -6,14 +6,17 @@ import json
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import triton_python_backend_utils as pb_utils
 
 from cpcsam.errors import ContractError, CpcSamError, ServingError
+from cpcsam.text import printable
 from serving.backend.step import Answer, Execute, NotStoredError, Request, Settings
 
 __all__ = ["triton_model"]
+
+MAX_TEXT: Final = 1000
 
 
 def triton_model(open_step: Callable[[Settings], Execute]) -> type:
@@ -60,7 +63,9 @@ def _request(request: Any, input_names: Sequence[str]) -> Request:
 
 def _response(answer: Answer) -> Any:
     if isinstance(answer, CpcSamError):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), _code(answer)))
+        # gRPC carries no more than 8 KiB of it.
+        text = printable(str(answer), MAX_TEXT)
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, _code(answer)))
     return pb_utils.InferenceResponse([pb_utils.Tensor(name, a) for name, a in answer.items()])
 
 

@@ -10,6 +10,9 @@ from PIL import Image
 
 from cpcsam.errors import ContractError
 from cpcsam.images.reading import decode_image
+from tests.support.image_files import tiff
+
+COMPRESSION = 259
 
 
 def encode(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -61,6 +64,20 @@ def test_decode_image_damaged_file_raises(data: bytes) -> None:
 def test_decode_image_other_formats_raise() -> None:
     with pytest.raises(ContractError, match="JPEG, PNG, TIFF, BMP, WEBP, GIF"):
         decode_image(encode(Image.new("RGB", (8, 8)), "PPM"))
+
+
+def test_decode_image_quotes_little_of_the_file() -> None:
+    data = bytearray(tiff(noise(200, 300, 3).astype(np.uint16), photometric="rgb"))
+    (directory,) = struct.unpack_from("<I", data, 4)
+    entry = next(
+        directory + 2 + 12 * index
+        for index in range(20)
+        if struct.unpack_from("<H", data, directory + 2 + 12 * index)[0] == COMPRESSION
+    )
+    struct.pack_into("<HII", data, entry + 2, 3, 1000, 1000)  # a thousand values, from the pixels
+    with pytest.raises(ContractError, match="TIFF compression") as caught:
+        decode_image(bytes(data))
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
 
 
 def png_header(width: int, height: int) -> bytes:
