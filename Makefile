@@ -99,6 +99,10 @@ bench-gpu: $(READY) ## Measure accuracy, speed, memory and training on a GPU, in
 bench-peers: $(READY) ## Measure the service beside SamPredictor, LitServe, ONNX Runtime and Triton alone: make bench-peers [QUICK=1]
 	$(PY) -m benchmarks.peers $(if $(QUICK),--quick)
 
+.PHONY: chaos
+chaos: $(READY) ## Kill the service's processes and attack it on loopback: make chaos [QUICK=1]
+	$(PY) -m benchmarks.chaos $(if $(QUICK),--quick)
+
 .PHONY: compare
 compare: $(READY) ## Compare all methods without clicks: make compare [BBBC038=PATH] [SET="key=value ..."]
 	$(PY) -m benchmarks.comparison benchmarks/recipes/comparison.yaml $(SET) $(if $(BBBC038),--data bbbc038v1=$(BBBC038))

@@ -67,12 +67,18 @@ async def connections(address: str, count: int) -> AsyncIterator[list[Any]]:
         ]
 
 
-async def send(stub: Any, label: int, request: pb.SegmentRequest, timeout_s: float) -> Outcome:
+async def send(
+    stub: Any,
+    label: int,
+    request: pb.SegmentRequest,
+    timeout_s: float,
+    metadata: Sequence[tuple[str, str]] = (),
+) -> Outcome:
     """Send a request and wait for its outcome."""
     sent_at, started = time(), monotonic()
     status, message, response = "OK", "", None
     try:
-        response = await stub.Segment(request, timeout=timeout_s)
+        response = await stub.Segment(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         status, message = error.code().name, error.details() or ""
     return Outcome(label, sent_at, monotonic() - started, status, message, response)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Listener", "answers", "listeners", "outside_address", "processes_below"]
+__all__ = [
+    "LISTEN",
+    "Listener",
+    "answers",
+    "free_port",
+    "listeners",
+    "outside_address",
+    "processes_below",
+]
 
 LISTEN: Final = "0A"
 """State of a socket in /proc/net/tcp."""
@@ -82,6 +90,13 @@ def answers(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex((host, port)) == 0
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nothing listens at for now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def outside_address() -> str:

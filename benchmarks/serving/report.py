@@ -103,17 +103,25 @@ def write_verdict(
     write_atomic(out / f"{scenario}.json", (json.dumps(document, indent=2) + "\n").encode())
 
 
-def write_report(folder: Path) -> RunReport:
-    """Make the report of the scenarios' files in a folder; write latencies.png into it."""
+def write_report(
+    folder: Path, name: str = "serving", title: str = "The service under load"
+) -> RunReport:
+    """Make the report of the scenarios' files in a folder; write latencies.png into it.
+
+    Args:
+        folder: of the files, as `write_verdict` leaves them.
+        name: of the report.
+        title: of its page.
+    """
     results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     plot = _latencies_plot(results)
     if plot is not None:
         write_atomic(folder / "latencies.png", plot)
     return RunReport(
-        "serving",
-        "The service under load",
+        name,
+        title,
         "",
-        [_table(name, result) for name, result in results.items()],
+        [_table(scenario, result) for scenario, result in results.items()],
         {} if plot is None else {"latencies": plot},
     )
 

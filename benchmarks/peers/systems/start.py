@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from benchmarks.peers.load.workloads import Workload
 from benchmarks.peers.models import PeerModel
 from benchmarks.peers.systems import clients
 from benchmarks.serving.followup import PATIENT
+from benchmarks.serving.ports import free_port
 from benchmarks.serving.stack import service
 from cpcsam.artifacts.versions import resolve_version
 from cpcsam.errors import ServingError
@@ -108,7 +108,7 @@ def _gateway(model: PeerModel, out: Path) -> Iterator[Running]:
 
 @contextmanager
 def _litserve(model: PeerModel, out: Path, python: Path) -> Iterator[Running]:
-    port = _free_port()
+    port = free_port()
     module = "benchmarks.peers.systems.litserve_app"
     command = [str(python), "-m", module, "--weights", str(model.weights), "--port", str(port)]
     log = out / "litserve.log"
@@ -121,12 +121,6 @@ def _litserve(model: PeerModel, out: Path, python: Path) -> Iterator[Running]:
             process.terminate()
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_healthy(process: subprocess.Popen[str], port: int, log: Path) -> None:

@@ -1,0 +1,1 @@
+"""Seeded corpus of hostile callers, for this project's own service on loopback only."""

@@ -1,0 +1,109 @@
+"""Processes of the running service by their role, their memory and their wait for a core."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from benchmarks.serving.ports import LISTEN, processes_below
+
+__all__ = [
+    "GATEWAY",
+    "TRITON",
+    "kill",
+    "memory_bytes",
+    "roles_below",
+    "run_delay_s",
+    "steps_below",
+]
+
+TRITON: Final = "triton"
+GATEWAY: Final = "gateway"
+SERVER: Final = "tritonserver"
+STUB: Final = "triton_python_backend_stub"
+
+
+def roles_below(parent: int, gateway_port: int) -> dict[str, list[int]]:
+    """Find the service's processes among a process and its descendants.
+
+    Args:
+        parent: id of the command that started the service.
+        gateway_port: at which the gateway listens.
+
+    Returns:
+        Process ids by role: `gateway`, `triton`, and each Python step of Triton by its name; what
+        has no role is left out.
+    """
+    roles: dict[str, list[int]] = {}
+    for process in sorted(processes_below(parent)):
+        role = _role(process, gateway_port)
+        if role is not None:
+            roles.setdefault(role, []).append(process)
+    return roles
+
+
+def steps_below(parent: int) -> dict[str, list[int]]:
+    """Find the stub processes of Triton's Python steps, by the step's name."""
+    roles = roles_below(parent, gateway_port=-1)
+    return {role: found for role, found in roles.items() if role != TRITON}
+
+
+def _role(process: int, gateway_port: int) -> str | None:
+    words = _command_line(process)
+    program = Path(words[0]).name if words else ""
+    if program == SERVER:
+        return TRITON
+    if program == STUB:
+        # PROGRAM …/MODEL/VERSION/model.py …
+        return Path(words[1]).parents[1].name
+    return GATEWAY if gateway_port in _listening_ports(process) else None
+
+
+def _command_line(process: int) -> list[str]:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    return []
+
+
+def _listening_ports(process: int) -> Iterator[int]:
+    """TCP ports at which a process listens."""
+    sockets = set()
+    with suppress(OSError):
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(file))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            row = line.split()
+            if row[3] == LISTEN and f"socket:[{row[9]}]" in sockets:
+                yield int(row[1].rpartition(":")[2], 16)
+
+
+def kill(process: int) -> None:
+    """Kill a process as the kernel's memory killer does, by SIGKILL."""
+    os.kill(process, signal.SIGKILL)
+
+
+def memory_bytes(process: int) -> int:
+    """Resident memory of a process, bytes; 0 when it has ended."""
+    with suppress(OSError, IndexError):
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def run_delay_s(process: int, thread: int | None = None) -> float:
+    """Seconds for which a thread was ready and had no core, so far; 0 where the kernel hides it.
+
+    Args:
+        process: its process.
+        thread: its id; None is the main thread.
+    """
+    with suppress(OSError, IndexError):
+        fields = Path(f"/proc/{process}/task/{thread or process}/schedstat").read_text().split()
+        return int(fields[1]) / 1e9
+    return 0.0
