@@ -42,13 +42,17 @@ __all__ = ["main"]
 PROG: Final = "python -m benchmarks.chaos"
 REQUESTS: Final = 10_000
 QUICK_REQUESTS: Final = 300
+QUICK_ALONE_S: Final = 4.0
 Result = tuple[dict[str, Any], list[Check]]
 
 
 def _corpus(repository: Path, build: Path, args: argparse.Namespace) -> Result:
     requests = _requests(args)
     numbers = range(requests) if args.only is None else (args.only,)
-    plan = hostility.CorpusPlan(tuple(numbers), args.seed, families=tuple(args.families))
+    alone_s = QUICK_ALONE_S if args.quick else hostility.CorpusPlan.alone_s
+    plan = hostility.CorpusPlan(
+        tuple(numbers), args.seed, alone_s=alone_s, families=tuple(args.families)
+    )
     return hostility.run(repository, build, plan)
 
 

@@ -63,7 +63,7 @@ class CorpusPlan:
     numbers: tuple[int, ...]
     seed: int
     workers: int = 8
-    alone_s: float = 20.0
+    alone_s: float = 30.0
     families: tuple[str, ...] = ()
 
 
