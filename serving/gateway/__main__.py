@@ -2,6 +2,8 @@
 
 python -m serving.gateway --triton 127.0.0.1:8001
 python -m serving.gateway --triton triton:8001 --host 0.0.0.0 --metrics-host 0.0.0.0
+python -m serving.gateway --triton triton-a:8001,triton-b:8001
+python -m serving.gateway --triton dns:///triton:8001
 python -m serving.gateway --port 0 --metrics-port 0 --max-in-flight 16
 python -m serving.gateway --tokens tokens.txt --tls-cert server.pem --tls-key server.key
 
@@ -39,7 +41,8 @@ def _serve(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = parser_of(PROG, __doc__)
-    parser.add_argument("--triton", default=GatewayConfig.triton, help="HOST:PORT (%(default)s)")
+    text = "HOST:PORT[,HOST:PORT...], or dns:///NAME:PORT for all addresses of a name (%(default)s)"
+    parser.add_argument("--triton", default=GatewayConfig.triton, metavar="ADDRESSES", help=text)
     parser.add_argument("--version", action="version", version=f"cpcsam {cpcsam.__version__}")
     text = "list of restarts for /metrics, as serving.serve keeps it (none)"
     parser.add_argument("--restarts", type=Path, metavar="FILE", help=text)

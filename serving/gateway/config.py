@@ -21,7 +21,8 @@ class GatewayConfig:
     """Configuration of a gateway.
 
     Attributes:
-        triton: HOST:PORT of Triton's gRPC.
+        triton: HOST:PORT of Triton's gRPC, several separated by commas, or dns:///NAME:PORT, whose
+            addresses are looked up again and again.
         host: address to listen on.
         port: port of the API; 0 takes a free one.
         metrics_host: address of the Prometheus endpoint.
@@ -119,7 +120,7 @@ def config_from_args(args: argparse.Namespace, triton: str) -> GatewayConfig:
 
     Args:
         args: as `add_gateway_options` defines them.
-        triton: HOST:PORT of Triton's gRPC.
+        triton: where Triton is, as in `GatewayConfig`.
 
     Raises:
         ConfigError: a limit is out of bounds, or the tokens, the certificate or its key cannot be

@@ -74,11 +74,11 @@ class Gateway:
 
 @asynccontextmanager
 async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
-    """Run a gateway while the block runs; it reports itself healthy when Triton is ready.
+    """Run a gateway while the block runs; it reports itself healthy while a Triton can answer.
 
     Raises:
         ServingError: one of its two addresses cannot be listened on.
-        ConfigError: the tokens, the certificate or its key cannot be used.
+        ConfigError: the tokens, the certificate, its key or Triton's addresses cannot be used.
     """
     guard_grpc_logger()
     metrics = Metrics(config.restarts)

@@ -24,7 +24,7 @@ from cpcsam.entry_points import (
     SCORES,
     STABILITY,
 )
-from export.triton_repository.config import RepositoryConfig, model_configs
+from export.triton_repository.config import RepositoryConfig, Target, model_configs
 from serving.gateway.inference.probe import KEY
 
 NUMBERS = {"float32": "FP32", "int32": "INT32"}
@@ -39,15 +39,19 @@ async def nothing(request: triton_pb.ModelInferRequest, context: Any) -> None:
 class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
     """Its model has `digest`; `before` runs before each answer and may wait or abort."""
 
-    def __init__(self, digest: str = "digest", version: str = "1") -> None:
-        self.configs = model_configs(RepositoryConfig("vit_t", 256, "cpu", model_digest=digest))
+    def __init__(self, digest: str = "digest", version: str = "1", target: Target = "cpu") -> None:
+        self.configs = model_configs(RepositoryConfig("vit_t", 256, target, model_digest=digest))
         self.version = version
         self.before: Before = nothing
         self.stored: set[bytes] = set()
         self.calls: Counter[str] = Counter()
-        self.probes = 0
+        self.probed: Counter[str] = Counter()
         self.sent: list[bytes] = []
         self.address = "127.0.0.1:0"
+
+    @property
+    def probes(self) -> int:
+        return self.probed.total()
 
     async def start(self) -> None:
         """Serve at its address again, with an empty store."""
@@ -81,7 +85,7 @@ class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
         )
         key = given.get(IMAGE_KEY.name, b"")[4:]  # after its length
         if key == KEY:
-            self.probes += 1
+            self.probed[request.model_name] += 1
         else:
             self.calls[request.model_name] += 1
         await self.before(request, context)

@@ -34,10 +34,13 @@ __all__ = ["Replica", "is_cancellable"]
 
 CANCELLABLE_SINCE: Final = (2, 58)
 METADATA_TIMEOUT_S: Final = 2.0
-PERIOD_S: Final = 1.5
+PERIOD_S: Final = 1.0
 """Between probes of a replica that is up."""
-PROBE_SHARE: Final = 0.1
-"""Most of the time that probes take, which makes those of a slow model rare."""
+SHORT_PROBE_S: Final = 0.4
+"""Time of a probe beyond which it is so much work that it is made rarely."""
+WARM_UP_PROBES: Final = 4
+LONG_PROBE_SHARE: Final = 0.1
+"""Share of the time that long probes take."""
 RECOVERY_PERIOD_S: Final = 0.25
 SILENT_PERIOD_S: Final = 10.0
 """For which a silent replica may still answer a probe before it is sent another."""
@@ -78,7 +81,7 @@ class Replica:
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
         self._served: ServedModel | None = None
         self._calls: set[asyncio.Task[InferResult]] = set()
-        self._probe_s: deque[float] = deque(maxlen=5)
+        self._probe_s: deque[float] = deque(maxlen=60)
         self._checked = asyncio.Event()
 
     @property
@@ -158,11 +161,13 @@ class Replica:
 
     @property
     def _period_s(self) -> float:
-        return max(PERIOD_S, min(self._probe_s, default=0.0) / PROBE_SHARE)
+        # The first ones warm up, and others wait behind requests.
+        shortest_s = min(self._probe_s) if len(self._probe_s) > WARM_UP_PROBES else 0.0
+        return shortest_s / LONG_PROBE_SHARE if shortest_s > SHORT_PROBE_S else PERIOD_S
 
     async def _check(self) -> None:
         """Probe every step through which no call has passed of late."""
-        generation, started = self.health.generation, monotonic()
+        generation = self.health.generation
         try:
             if not self.health.up or self._served is None:
                 self._served = await fetch_served_model(self._client, METADATA_TIMEOUT_S)
@@ -172,6 +177,7 @@ class Replica:
                 if not self.health.up
                 or not self.health.is_fresh(self._served.steps[name], self._period_s / 2)
             ]
+            started = monotonic()
             for name in due:
                 await self._probe(name, self._served)
         except InferenceServerException as error:

@@ -241,6 +241,19 @@ async def test_calls_stand_for_probes() -> None:
         assert peer.probes == before
 
 
+async def test_probes_pass_through_steps_that_only_a_decode_with_masks_has() -> None:
+    async def no_masks(request: Any, context: Any) -> None:
+        if request.model_name == "decode_with_mask":
+            await dead_step(request, context)
+
+    peer = TritonPeer(target="gpu")
+    async with caller(peer) as calling:
+        await until(lambda: peer.probes >= 4)
+        assert peer.probed["segment"] - peer.probed["decode_with_mask"] in (0, 1)
+        peer.before = no_masks
+        assert await until(lambda: not calling.is_up(peer)) < 3
+
+
 async def test_requests_keep_to_replicas_of_their_model() -> None:
     peers = old, new = TritonPeer("old", "1"), TritonPeer("new", "2")
     async with caller(*peers) as calling:
