@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,18 +57,22 @@ def wait_for_fault(server: subprocess.Popen[bytes], address: str) -> Fault:
     inference = _InferenceCheck(address)
     try:
         while True:
-            if (status := server.poll()) is not None:
-                return Fault("exit", f"it ended with exit status {status}")
-            for pid, name in steps.items():
-                step = read_process(pid)
-                # A number may be given to another process.
-                if step is None or step.parent != server.pid:
-                    return Fault("step", f"the process of its step {name} ended")
+            dead = [name for pid, name in steps.items() if not _is_child(pid, server.pid)]
+            # A pause after a step was seen dead, as it may have ended with its server.
+            with suppress(subprocess.TimeoutExpired):
+                return Fault("exit", f"it ended with exit status {server.wait(POLL_S)}")
+            if dead:
+                return Fault("step", f"the process of its step {dead[0]} ended")
             if inference.failure is not None:
                 return Fault("inference", inference.failure)
-            time.sleep(POLL_S)
     finally:
         inference.stop()
+
+
+def _is_child(pid: int, parent: int) -> bool:
+    """Return whether a process runs and has not left its number to another."""
+    process = read_process(pid)
+    return process is not None and process.parent == parent
 
 
 def _steps_of(server: int) -> dict[int, str]:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,9 +23,13 @@ import pytest
 from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.artifacts.versions import switch_to
 from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.errors import ServingError
 from cpcsam.grpc_errors import AuthenticationError
 from export.triton_repository.publishing import build_repository
 from serving.gateway.auth.tokens import USER, digest_of
+from serving.supervision.gateway_process import supervised_gateway
+from serving.supervision.processes import read_process
+from serving.supervision.restarts import RestartLog
 from tests.support.gateway_watch import make_certificate
 from tests.support.paths import ROOT
 
@@ -73,9 +78,16 @@ def tritons(log: Path) -> list[int]:
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             with contextlib.suppress(OSError):
-                if any(os.path.samefile(file, log) for file in (process / "fd").iterdir()):
+                if any(is_same(file, log) for file in (process / "fd").iterdir()):
                     holders.append(int(process.name))
     return holders
+
+
+def is_same(file: Path, log: Path) -> bool:
+    try:
+        return os.path.samefile(file, log)
+    except OSError:  # it was closed meanwhile
+        return False
 
 
 def wait_until_gone(log: Path) -> None:
@@ -141,13 +153,14 @@ def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
 
 
 def running(parent: int, words: str) -> int:
-    """The process below a parent whose command line matches."""
-    (found,) = (
+    """The process below a parent whose command line matches, without what it is about to start."""
+    found = {
         process
         for process in processes_below(parent)
         if re.search(words, Path(f"/proc/{process}/cmdline").read_text().replace("\0", " "))
-    )
-    return found
+    }
+    (first,) = {one for one in found if not (read := read_process(one)) or read.parent not in found}
+    return first
 
 
 def wait_for_another(parent: int, words: str, killed: int) -> None:
@@ -161,7 +174,7 @@ def wait_for_another(parent: int, words: str, killed: int) -> None:
 
 
 STEP = r"triton_python_backend_stub \S+/decoder/"
-SERVER = r"bin/tritonserver "
+SERVER = r"^\S+/bin/tritonserver "
 GATEWAY = r"-m serving\.gateway "
 
 
@@ -184,7 +197,10 @@ def test_serve_command_restarts_whatever_is_killed(repository: Path, tmp_path: P
                 r'restarts_total\{cause="(\w+)",program="(\w+)"\} 1', page.read().decode()
             )
         assert sorted(counts) == [("exit", "gateway"), ("exit", "triton"), ("step", "triton")]
-        require_end_of_both(process, signal.SIGTERM, tmp_path)
+        victim = running(process.pid, SERVER)
+        os.kill(victim, signal.SIGKILL)
+        wait_for_another(process.pid, SERVER, victim)
+        require_end_of_both(process, signal.SIGTERM, tmp_path)  # while Triton loads its models
     log = (tmp_path / "stderr").read_text()
     assert "Triton: the process of its step decoder ended" in log
     assert "Triton: it ended with exit status -9" in log
@@ -200,7 +216,7 @@ def test_serve_command_restarts_with_what_is_published_and_ends_when_that_is_gon
     with served(store, tmp_path) as (process, _):
         switch_to(store, 2)
         os.kill(running(process.pid, SERVER), signal.SIGKILL)
-        second = rf"bin/tritonserver --model-repository={store}/2 "
+        second = rf"^\S+/bin/tritonserver --model-repository={store}/2 "
         wait_for_another(process.pid, second, 0)
         shutil.rmtree(store)
         os.kill(running(process.pid, second), signal.SIGKILL)
@@ -226,7 +242,10 @@ def test_serve_command_with_invalid_options_fails_before_triton_starts(
     repository: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "triton.log"
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
     for options, message in (
+        (["--port", port], f"--port: got {port} ([Errno 98] Address already in use)"),
         (["--max-prompts", "0"], "max_prompts: got 0, expected at least 1"),
         (["--port", "70000"], "expected a port from 0 to 65535"),
         (["--tokens", str(tmp_path / "none")], "expected a file of tokens"),
@@ -243,3 +262,13 @@ def test_serve_command_with_invalid_options_fails_before_triton_starts(
         )
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not log.exists()
+    taken.close()
+
+
+def test_gateway_that_does_not_start_is_not_restarted(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        pytest.raises(ServingError, match="the gateway: got exit status 2, expected a server"),
+        supervised_gateway(["--port", "70000"], RestartLog(), grace_s=1.0),
+    ):
+        pass
+    assert capfd.readouterr().err.count("expected a port from 0 to 65535") == 1
