@@ -85,6 +85,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
             except grpc.aio.InternalError:
                 # The client has gone while a response was sent, which is no error of the gateway.
                 raise asyncio.CancelledError from None
+            except grpc.aio.AbortError as error:
+                # gRPC keeps it until a garbage collection, and its frames hold the request.
+                raise error.with_traceback(None) from None
             except CpcSamError as error:
                 failure = error.with_traceback(None)
             self._report(method, failure)
@@ -161,12 +164,13 @@ class CallGuard(grpc.aio.ServerInterceptor):
         try:
             return parse(content)
         except DecodeError:
-            raise ContractError.of(
-                "request",
-                got=f"{len(content)} bytes that are no such message",
-                expected="a message of the method in protobuf's binary format",
-                fix="build it with the API's .proto file",
-            ) from None
+            pass  # its frames hold the content, so that it may not become a context below
+        raise ContractError.of(
+            "request",
+            got=f"{len(content)} bytes that are no such message",
+            expected="a message of the method in protobuf's binary format",
+            fix="build it with the API's .proto file",
+        )
 
     async def _write(self, context: Any, response: Any) -> None:
         """Send a response; end the connection of a client that reads nothing any more."""
