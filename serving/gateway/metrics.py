@@ -22,6 +22,8 @@ BUCKETS_S: Final = (
 )
 """Upper edges in seconds. The ratio of neighbours is at most 5/3 (2 for the last), which bounds the
 error of quantiles."""
+LAG_BUCKETS_S: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
+"""Upper edges in seconds; beyond 0.05 callers notice."""
 
 REASONS: Final = (
     *("invalid", "over_limit", "in_flight", "unauthenticated"),
@@ -61,6 +63,7 @@ class Metrics:
             message in time) or `unread` (connections closed for responses that were not read).
         open_calls: gauge of open calls by `kind`: `api`, `health`, `watch` or `reflection`.
         token_file_refused: gauge, 1 while the token file cannot be used and older tokens apply.
+        loop_lag: histogram of the seconds by which the event loop ran late; see `watch_loop`.
         cache_lookups: counter of embedding lookups by `outcome`: `hit`, `miss` or `joined` (another
             request was already computing it).
         cache_bytes: gauge of the embedding cache's size.
@@ -108,6 +111,12 @@ class Metrics:
         self.token_file_refused = Gauge(
             "cpcsam_token_file_refused",
             "1 while the token file cannot be used and older tokens apply.",
+            registry=self.registry,
+        )
+        self.loop_lag = Histogram(
+            "cpcsam_loop_lag_seconds",
+            "Time by which the event loop ran late.",
+            buckets=LAG_BUCKETS_S,
             registry=self.registry,
         )
         self.cache_lookups = Counter(

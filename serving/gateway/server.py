@@ -41,6 +41,7 @@ from serving.gateway.segmentation.mask_generator import EverythingSegmenter
 from serving.gateway.servicer import SegmentationService
 from serving.gateway.vocabulary.service import VocabularyService
 from serving.gateway.vocabulary.store import VocabularyStore
+from serving.gateway.watchdog import watch_loop
 
 __all__ = ["Gateway", "GatewayConfig", "build_service", "start_gateway"]
 
@@ -90,6 +91,7 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         metrics_port = await stack.enter_async_context(
             serve_metrics(metrics.registry, config.metrics_host, config.metrics_port)
         )
+        await stack.enter_async_context(watch_loop(metrics))
         admission = Admission(config.limits, metrics)
         triton = TritonClient(config.triton, admission, metrics)
         stack.push_async_callback(triton.close)
