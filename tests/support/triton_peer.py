@@ -59,7 +59,7 @@ class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
         self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         triton_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
         port = self.server.add_insecure_port(self.address)
-        self.address = f"127.0.0.1:{port}"
+        self.address = f"{self.address.rpartition(':')[0]}:{port}"
         await self.server.start()
 
     async def kill(self) -> None:

@@ -89,10 +89,11 @@ class Replica:
         """Metadata of its model while it is up."""
         return self._served.info if self._served is not None and self.health.up else None
 
-    async def close(self, timeout_s: float = 0) -> None:
-        """Wait for running calls and close the connection."""
+    async def close(self, timeout_s: float) -> None:
+        """Wait for running calls, give up those that take longer, and close the connection."""
         if self._calls:
             await asyncio.wait(self._calls, timeout=timeout_s)
+        self._fail("the connection is closed", None)
         await self._client.close()
 
     async def fetch_model(self, timeout_s: float) -> ModelInfo:
@@ -134,9 +135,9 @@ class Replica:
         call = self._start(model, inputs, outputs, request_id, timeout_s)
         try:
             await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
+            if not gone.done() or (call.done() and not call.cancelled()):
                 return await call
-            # What waits for a dead step fails one call a second.
+            # Calls that wait for a dead step would fail one after the other, a second each.
             raise no_replica()
         except InferenceServerException as error:
             raise error_from_triton(error, self.address) from error

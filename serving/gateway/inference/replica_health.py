@@ -97,7 +97,7 @@ class ReplicaHealth:
         else:
             self._missing_rounds = max(self._missing_rounds, 1)
         if self.up:
-            LOG.error("Triton at %s is down: %s", self._address, cause)
+            LOG.warning("Triton at %s is down: %s", self._address, cause)
             self.up = False
             self.gone.set_result(None)
             self._up_gauge.set(0)

@@ -32,7 +32,8 @@ BOUND: Final = 1.5
 """Most that a replica may have to do, in multiples of the mean."""
 RESOLVE_PERIOD_S: Final = 5.0
 FIRST_CHECK_S: Final = 2.0
-CLOSE_TIMEOUT_S: Final = 10.0
+CLOSE_TIMEOUT_S: Final = 2.0
+LEAVE_TIMEOUT_S: Final = 10.0
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ class Replicas:
                 watcher.cancel()
 
     async def close(self) -> None:
-        """Wait for running calls, at most `CLOSE_TIMEOUT_S`, and close the connections."""
+        """Wait for probes and calls that still run, a moment, and close the connections."""
         closing = [replica.close(CLOSE_TIMEOUT_S) for replica in self._replicas.values()]
         await asyncio.gather(*closing, *self._closing)
         self._resolver.shutdown(wait=False, cancel_futures=True)
@@ -167,7 +168,7 @@ class Replicas:
             self._watchers.pop(address).cancel()
             self._metrics.replica_up.remove(address)
             self._metrics.replica_success.remove(address)
-            leaving = asyncio.create_task(replica.close(CLOSE_TIMEOUT_S))
+            leaving = asyncio.create_task(replica.close(LEAVE_TIMEOUT_S))
             self._closing.add(leaving)
             leaving.add_done_callback(self._closing.discard)
             self._changed.set()

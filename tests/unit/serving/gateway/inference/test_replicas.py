@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +19,6 @@ from cpcsam.grpc_errors import UnavailableError
 from serving.gateway.auth.authenticator import EVERYBODY
 from serving.gateway.context import RequestContext
 from serving.gateway.inference import replica_health, replicas
-from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.replicas import ranked
 from serving.gateway.inference.triton_client import TritonClient
@@ -269,19 +269,30 @@ async def test_requests_keep_to_replicas_of_their_model() -> None:
 
 
 async def test_addresses_of_a_name_are_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(name: str, port: int, **_: object) -> list[tuple[Any, ...]]:
+        assert name == "triton"
+        return [(2, 1, 6, "", (host, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     monkeypatch.setattr(replicas, "RESOLVE_PERIOD_S", 0.1)
-    peer = TritonPeer()
-    async with triton_peers(peer):
-        port = peer.address.rpartition(":")[2]
-        calling = Caller(f"dns:///localhost:{port}")
+    monkeypatch.setattr(replicas, "LEAVE_TIMEOUT_S", 0.5)
+    old, new, host = TritonPeer(), TritonPeer(), "127.0.0.1"
+    async with triton_peers(old):
+        port = old.address.rpartition(":")[2]
+        new.address = f"127.0.0.2:{port}"
+        await new.start()
+        calling = Caller(f"dns:///triton:{port}")
         async with calling.triton.replicas.watched():
             await calling.segment(KEYS[0])
-            monkeypatch.setattr(TritonAddresses, "resolve", nowhere)
-            await until(lambda: not calling.triton.replicas.is_up)
-            with pytest.raises(UnavailableError):
-                await calling.segment(KEYS[0])
+            old.before = silence
+            running = asyncio.create_task(calling.segment(KEYS[1]))
+            await until(lambda: old.calls["segment"] == 2)
+            host = "127.0.0.2"
+            await until(lambda: calling.is_up(new))
+            await calling.segment(KEYS[2])
+            assert new.stored >= {KEYS[2]} and old.calls["segment"] == 2
+            await asyncio.wait_for(running, 3)
+            assert KEYS[1] in new.stored, "what the old one did not finish was made again"
+        old.before = nothing
         await calling.triton.close()
-
-
-async def nowhere(self: TritonAddresses, executor: object) -> tuple[str, ...]:
-    return ()
+        await new.kill()
