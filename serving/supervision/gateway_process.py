@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Final
+from typing import IO, Final
 
 from cpcsam.errors import ServingError
 from serving.supervision.exec_with_pdeathsig import ending_with_this_process
@@ -103,23 +105,32 @@ class _GatewayThread(threading.Thread):
     def _run_once(self) -> int:
         """Run the gateway until it ends, and return its exit status."""
         command = [sys.executable, "-m", MODULE, *self._options]
-        # In a session of its own: Ctrl-C in a terminal reaches this process alone, which ends it.
-        with subprocess.Popen(
+        # In a session of its own: Ctrl-C in a terminal reaches this process alone, which ends it,
+        # and processes that a killed gateway leaves behind can be killed with their group.
+        process = subprocess.Popen(
             ending_with_this_process(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
             pass_fds=[self._restarts.descriptor],
             start_new_session=True,
-        ) as process:
-            self._process = process
-            assert process.stdout is not None
-            for line in process.stdout:
+        )
+        self._process = process
+        printed = threading.Thread(target=self._pass_on, args=(process.stdout,), daemon=True)
+        printed.start()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.killpg(process.pid, signal.SIGKILL)
+        printed.join(POLL_S)
+        return process.wait()
+
+    def _pass_on(self, stdout: IO[str]) -> None:
+        """Print what the gateway does when it starts for the first time, and drop the rest."""
+        with stdout:
+            for line in stdout:
                 if not self.listening.done():
                     print(line, end="", flush=True)
                     if line.startswith(LAST_LINE):
                         self.listening.set_result(None)
-        return process.returncode
 
 
 def _not_started(end: str) -> ServingError:
