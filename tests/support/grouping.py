@@ -21,6 +21,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/integration/test_stream_served.py",
         "tests/integration/test_triton.py",
     ),
+    "faults": ("tests/integration/faults/",),
     "forked": (
         "tests/conformance/export/test_export_killed.py",
         "tests/conformance/test_readme.py",
