@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Final
 
 from cpcsam.errors import ServingError
@@ -118,8 +118,10 @@ class _GatewayThread(threading.Thread):
         self._process = process
         printed = threading.Thread(target=self._pass_on, args=(process.stdout,), daemon=True)
         printed.start()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ChildProcessError):  # `stop` has waited for it
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         printed.join(POLL_S)
         return process.wait()
 
