@@ -72,7 +72,7 @@ class SupervisedTriton:
             try:
                 self.server = self._launch()
             except StartError as error:
-                fault, ran_s = Fault("start", str(error)), 0.0
+                fault, ran_s = Fault("start", str(error).removeprefix("Triton: ")), 0.0
             else:
                 LOG.info("Triton serves again, at %s", self.server.grpc_url)
                 return
