@@ -16,6 +16,7 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
         "tests/integration/test_async_client.py",
         "tests/integration/test_classes_served.py",
         "tests/integration/test_client_served.py",
+        "tests/integration/test_gateway_loop.py",
         "tests/integration/test_scale_served.py",
         "tests/integration/test_shipped_model.py",
         "tests/integration/test_stream_served.py",
