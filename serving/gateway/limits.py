@@ -86,6 +86,11 @@ class Limits:
         return 4 * self.max_in_flight + 64
 
     @property
+    def max_held_bytes(self) -> int:
+        """Bytes of the requests in flight that are larger than a MiB; further ones are refused."""
+        return 8 * self.max_message_bytes
+
+    @property
     def max_message_bytes(self) -> int:
         """Maximum size of a gRPC request message."""
         return self.max_image_bytes + PROMPT_BYTES

@@ -20,6 +20,7 @@ from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
 from serving.gateway.scheduling.concurrency import ordered_map
 from serving.gateway.scheduling.executors import Executors
+from serving.gateway.scheduling.held_bytes import HeldBytes
 from serving.gateway.segmentation.dispatch import SegmentationDispatcher
 from serving.gateway.segmentation.mask_prompts import convert_masks, has_masks
 from serving.gateway.segmentation.responses import stream_response
@@ -52,6 +53,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         self._limits = limits
         self._metrics = metrics
         self._pixels = executors.pixels
+        self._held = HeldBytes(limits.max_held_bytes)
 
     async def Segment(  # noqa: N802
         self, request: pb.SegmentRequest, grpc_context: Any
@@ -101,7 +103,8 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         """Add a class learned from annotated images and return all classes."""
 
         async def add(context: RequestContext) -> pb.ListClassesResponse:
-            with self._admission.try_acquire(context.permit):
+            client, size = context.permit.client, request.ByteSize()
+            with self._admission.try_acquire(context.permit), self._held.hold(client, size):
                 return await self._classes.add(request, context)
 
         return await self._rpc.run("AddClass", request.name[:128], add, grpc_context)
@@ -132,8 +135,8 @@ class SegmentationService(pb_grpc.SegmentationServicer):
     async def _segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
-        total = Stopwatch()
-        with self._admission.try_acquire(context.permit):
+        total, client, size = Stopwatch(), context.permit.client, request.ByteSize()
+        with self._admission.try_acquire(context.permit), self._held.hold(client, size):
             with self._metrics.stage("validate") as validate:
                 check_request(request, self._limits)
                 image = await self._images.open(request, context)

@@ -9,7 +9,7 @@ from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.automatic.tiling import tile_around
 from cpcsam.errors import ContractError
-from cpcsam.images.masks import read_labels
+from cpcsam.images.masks import read_foreground
 from cpcsam.mask_prompts import logits_of_mask
 from cpcsam.scale import Scale
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -67,7 +67,7 @@ def _read(where: str, mask: pb.BinaryMask, size: tuple[int, int]) -> NDArray[np.
     kind = mask.WhichOneof("format")
     try:
         if kind == "png":
-            pixels = read_labels(mask.png, max_pixels=size[0] * size[1]) > 0
+            pixels = read_foreground(mask.png, max_pixels=size[0] * size[1])
             shape = pixels.shape
         else:
             rle = mask.coco_rle

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cpcsam.errors import ContractError
 from cpcsam.images.intensity import eight_bits
-from cpcsam.images.masks import read_labels
+from cpcsam.images.masks import read_foreground, read_labels
 from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.images.reading import decode_image, read_header
 from tests.support.image_files import (
@@ -162,6 +162,7 @@ def test_previews_are_no_pages_and_other_files_are_not_opened() -> None:
 def test_read_labels_takes_indices_and_refuses_what_is_no_label() -> None:
     labels = np.array([[0, 1, 70_000], [2, 2, 0]], np.int32)
     assert np.array_equal(read_labels(tiff(labels)), labels)
+    assert np.array_equal(read_foreground(tiff(labels)), labels > 0)
     indexed = Image.fromarray(labels.clip(0, 3).astype(np.uint8))
     palette = indexed.copy()
     palette.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200])
