@@ -66,19 +66,21 @@ def impatient() -> Iterator[Gateway]:
 def assert_admitted(address: str, token: str | None) -> None:
     """The caller reaches the API, health and reflection."""
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-    with SegmentationClient(address, timeout_s=2, token=token, retry=False) as client:
+    with SegmentationClient(address, timeout_s=10, token=token, retry=False) as client:
         with pytest.raises(UnavailableError, match="inference server: got none that is ready"):
             client.segment(IMAGE, CLICK)
     with grpc.insecure_channel(address) as channel:
         request = health_pb2.HealthCheckRequest()
         health = health_pb2_grpc.HealthStub(channel)
-        assert health.Check(request, timeout=2).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        watch = health.Watch(request, timeout=2)
+        assert (
+            health.Check(request, timeout=10).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        watch = health.Watch(request, timeout=10)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
         info = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
         listing = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        assert next(info(listing, timeout=2, metadata=metadata)).list_services_response
+        assert next(info(listing, timeout=10, metadata=metadata)).list_services_response
 
 
 def test_idle_watches_of_one_connection_leave_others_alone(shared: Gateway) -> None:
@@ -110,7 +112,9 @@ def test_calls_without_messages_of_one_tenant_leave_others_alone(shared: Gateway
         wait_for(shared, OPEN.format("api"), 128)
         wait_for(shared, refused, CALLS - 128)
         assert_admitted(shared.address, "modest")
-        with SegmentationClient(shared.address, timeout_s=2, token="greedy", retry=False) as client:
+        with SegmentationClient(
+            shared.address, timeout_s=10, token="greedy", retry=False
+        ) as client:
             with pytest.raises(FullError, match="open calls of the tenant: got 128 of kind api"):
                 client.describe()
     wait_for(shared, OPEN.format("api"), 0)
@@ -147,7 +151,7 @@ def test_connection_with_an_unread_response_is_ended(
 ) -> None:
     with RawConnection(impatient.address, window=0) as unread:
         unread.call(CHECK, b"")
-        assert unread.is_ended_within(3)
+        assert unread.is_ended_within(10)
     wait_for(impatient, 'cpcsam_rejected_total{reason="unread"}', 1)
     wait_for(impatient, OPEN.format("health"), 0)
     assert "left its responses unread" in caplog.text and "Traceback" not in caplog.text

@@ -76,11 +76,11 @@ async def test_half_sent_requests_hold_no_threads_and_shut_no_scrape_out() -> No
         for _, writer in half:
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
         assert b" 200 " in await send(port, GET)
-        assert threading.active_count() == before
+        assert threading.active_count() <= before
         ended = [asyncio.ensure_future(reader.read()) for reader, _ in half]
-        await asyncio.wait(ended, timeout=1, return_when=asyncio.ALL_COMPLETED)
-        still_open = sum(not end.done() for end in ended)
-        assert still_open < module.MAX_CONNECTIONS
+        async with asyncio.timeout(10):
+            while sum(not end.done() for end in ended) >= module.MAX_CONNECTIONS:
+                await asyncio.sleep(0.01)
         for end, (_, writer) in zip(ended, half, strict=True):
             end.cancel()
             writer.close()
