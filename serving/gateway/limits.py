@@ -82,7 +82,7 @@ class Limits:
 
     @property
     def max_calls(self) -> int:
-        """Concurrent calls of any kind; gRPC refuses more before it reads them."""
+        """Open calls of the API, of all callers together; more are refused before they are read."""
         return 4 * self.max_in_flight + 64
 
     @property
