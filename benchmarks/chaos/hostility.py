@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import re
 import resource
-import sys
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,32 +19,43 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.chaos.hostile.corpus import NOT_SENT, UNENDED, Raid, Trace, carry_out
-from benchmarks.chaos.hostile.wire import Target
+from benchmarks.chaos.hostile.ordinary import one_of_each
+from benchmarks.chaos.hostile.wire import Target, Wire
 from benchmarks.chaos.probe import GatewayProbe, stalls_by_attack
-from benchmarks.chaos.processes import memory_bytes
+from benchmarks.chaos.processes import memory_below
 from benchmarks.chaos.stacks import RunningGateway, gateway_of
 from benchmarks.chaos.steady import SteadyLoad
-from benchmarks.serving.load import Outcome, percentiles, statuses
-from benchmarks.serving.report import Check, at_least, at_most
+from benchmarks.chaos.verdict import (
+    BAD,
+    KEPT,
+    LAG_S,
+    SECRET,
+    answer_checks,
+    log_checks,
+    loop_checks,
+    memory_checks,
+    ordinary_checks,
+    times_of,
+)
+from benchmarks.serving.load import statuses
+from benchmarks.serving.report import Check
 from cpcsam.artifacts.manifest import write_atomic
+from cpcsam.errors import ServingError
 from serving.gateway.auth.tokens import EDITOR, USER, digest_of
 from serving.triton.launch import launch_triton
 
-__all__ = ["CorpusPlan", "LogFindings", "read_log", "run"]
+__all__ = ["CorpusPlan", "run"]
 
-TOKENS: Final = {"ordinary": ("lab", USER), "hostile-SECRET-token": ("mallory", EDITOR)}
-BAD: Final = ("INTERNAL", "UNKNOWN")
-LAG_S: Final = 0.05
-PEAK_BYTES: Final = 1 << 30
+ORDINARY: Final = f"lab-{SECRET}"
+HOSTILE: Final = f"mallory-{SECRET}"
+TOKENS: Final = {ORDINARY: ("lab", USER), HOSTILE: ("mallory", EDITOR)}
+CACHE_BYTES: Final = str(4 << 20)
 CAP_BYTES: Final = 4 << 30
 """Address space of the gateway beyond what it has when idle, so that the machine survives."""
-KEPT: Final = 1.05
 PATIENCE_S: Final = 60.0
-SLOWER: Final = 3.0
+WARM_UP_S: Final = 30.0
 CLIENTS: Final = 2
 PAUSE_S: Final = 0.1
-SECRETS: Final = ("FORGED-SECRET", *TOKENS)
-CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 
 
 @dataclass(frozen=True)
@@ -67,34 +77,6 @@ class CorpusPlan:
     families: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class LogFindings:
-    """What must not be in a log.
-
-    Attributes:
-        tracebacks: number of them.
-        secrets: number of lines with a token.
-        controls: number of lines with control characters.
-        forged: number of lines that begin as a caller chose.
-    """
-
-    tracebacks: int
-    secrets: int
-    controls: int
-    forged: int
-
-
-def read_log(text: str) -> LogFindings:
-    """Count what must not be in a gateway's log."""
-    lines = text.split("\n")
-    return LogFindings(
-        tracebacks=sum("Traceback (most recent call last)" in line for line in lines),
-        secrets=sum(any(secret in line for secret in SECRETS) for line in lines),
-        controls=sum(bool(CONTROLS.search(line)) for line in lines),
-        forged=sum(line.lstrip().startswith("FORGED-LINE") for line in lines),
-    )
-
-
 def run(repository: Path, build: Path, plan: CorpusPlan) -> tuple[dict[str, Any], list[Check]]:
     """Attack a gateway of its own before a Triton of its own.
 
@@ -107,10 +89,12 @@ def run(repository: Path, build: Path, plan: CorpusPlan) -> tuple[dict[str, Any]
         Figures and checks.
     """
     build.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(build / "classes", ignore_errors=True)
     tokens = build / "tokens.txt"
     lines = (f"{who} {role} {digest_of(token)}\n" for token, (who, role) in TOKENS.items())
     write_atomic(tokens, "".join(lines).encode())
-    options = ("--tokens", tokens, "--classes", build / "classes")
+    # The cache is full after the warm-up, so that it does not count as growth.
+    options = ("--tokens", tokens, "--classes", build / "classes", "--cache-bytes", CACHE_BYTES)
     with (
         launch_triton(repository, log=build / "triton.log") as triton,
         gateway_of(triton.grpc_url, build, *options) as gateway,
@@ -119,10 +103,11 @@ def run(repository: Path, build: Path, plan: CorpusPlan) -> tuple[dict[str, Any]
 
 
 async def _run(gateway: RunningGateway, plan: CorpusPlan) -> tuple[dict[str, Any], list[Check]]:
-    async with SteadyLoad(gateway.address, CLIENTS, "ordinary", PAUSE_S) as load:
-        await load.settle(plan.alone_s / 2)  # warm-up: models, caches and allocators
-        alone = await load.settle(plan.alone_s)
-        idle = memory_bytes(gateway.pid)
+    async with SteadyLoad(gateway.address, CLIENTS, ORDINARY, PAUSE_S) as load:
+        await asyncio.gather(load.settle(plan.alone_s / 2), _warm_up(gateway))
+        with GatewayProbe(gateway.address, gateway.pid) as calm:
+            alone = await load.settle(plan.alone_s)
+        idle = memory_below(gateway.pid)
         _cap(gateway.pid)
         before = _server_statuses(gateway)
         started = time.monotonic()
@@ -148,31 +133,49 @@ async def _run(gateway: RunningGateway, plan: CorpusPlan) -> tuple[dict[str, Any
         },
         "statuses_at_the_gateway": dict(statuses_of_server),
         "longest_stall_s": probe.longest.seconds,
+        "longest_stall_alone_s": calm.longest.seconds,
         "stalls_s": stalls_by_attack(probe.stalls, _spans(raid.traces), LAG_S),
         "health_without_answer": probe.unanswered,
         "idle_bytes": idle,
         "peak_bytes": probe.peak_bytes,
         "bytes_afterwards": kept,
         "seconds_until_memory_was_back": after_s,
-        "alone_s": _times(alone),
-        "beside_s": _times(beside),
+        "alone_s": times_of(alone),
+        "beside_s": times_of(beside),
         "beside_statuses": statuses(beside),
         "beside_messages": sorted({outcome.message for outcome in beside})[:5],
     }
-    checks = _checks(plan, raid, probe, statuses_of_server)
-    checks += _memory_checks(probe.peak_bytes, idle, kept)
-    checks += _ordinary_checks(alone, beside)
-    return figures, checks + _log_checks(gateway.log, raid.details)
+    checks = answer_checks(len(plan.numbers), raid, statuses_of_server)
+    checks += loop_checks(calm, probe)
+    checks += memory_checks(probe.peak_bytes, idle, kept)
+    checks += ordinary_checks(alone, beside)
+    return figures, checks + log_checks(gateway.log, raid.details)
+
+
+async def _warm_up(gateway: RunningGateway) -> None:
+    """Have each kind of request answered once, so that all code is loaded."""
+    wire = Wire(_target(gateway))
+    for method, body in one_of_each():
+        status = await wire.call(method, body, WARM_UP_S)
+        if status != "OK":
+            raise ServingError.of(
+                f"warm-up by {method}",
+                got=f"{status}: {wire.details}",
+                expected="OK",
+                fix=f"see {gateway.log}",
+            )
+
+
+def _target(gateway: RunningGateway) -> Target:
+    return Target(gateway.address, urlsplit(gateway.metrics_url).netloc, HOSTILE)
 
 
 async def _raid(gateway: RunningGateway, plan: CorpusPlan) -> Raid:
-    metrics = urlsplit(gateway.metrics_url).netloc
-    target = Target(gateway.address, metrics, [*TOKENS][1])
     # gRPC does not survive a fork, and the attackers must not delay the ordinary clients' loop.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         raid: Future[Raid] = pool.submit(
-            carry_out, target, plan.seed, plan.numbers, plan.workers, plan.families
+            carry_out, _target(gateway), plan.seed, plan.numbers, plan.workers, plan.families
         )
         return await asyncio.wrap_future(raid)
 
@@ -187,7 +190,7 @@ def _cap(process: int) -> None:
 async def _memory_afterwards(process: int, idle: int) -> tuple[float, int]:
     """Wait until the memory is back, at most a minute; return the seconds and the bytes."""
     started = time.monotonic()
-    while (used := memory_bytes(process)) > KEPT * idle:
+    while (used := memory_below(process)) > KEPT * idle:
         if time.monotonic() - started > PATIENCE_S:
             break
         await asyncio.sleep(0.5)
@@ -212,57 +215,3 @@ def _counts(names: Any) -> dict[str, int]:
 
 def _spans(traces: Sequence[Trace]) -> list[tuple[str, float, float]]:
     return [(trace.name, trace.begin, trace.end) for trace in traces]
-
-
-def _times(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    answered = [outcome.seconds for outcome in outcomes if outcome.status == "OK"]
-    return percentiles(answered) if answered else {}
-
-
-def _checks(
-    plan: CorpusPlan, raid: Raid, probe: GatewayProbe, at_server: Counter[str]
-) -> list[Check]:
-    outcomes = Counter(trace.outcome for trace in raid.traces)
-    unsent = sum(count for name, count in outcomes.items() if name.startswith(NOT_SENT))
-    return [
-        at_least("hostile requests carried out", len(raid.traces), len(plan.numbers)),
-        at_most("hostile requests that could not be sent", unsent, 0),
-        at_most("hostile requests without an end", outcomes[UNENDED], 0),
-        at_most("answers INTERNAL or UNKNOWN", sum(outcomes[status] for status in BAD), 0),
-        at_most("INTERNAL or UNKNOWN at the gateway", sum(at_server[name] for name in BAD), 0),
-        at_most("longest stall of the loop, ms", 1e3 * probe.longest.net_s, 1e3 * LAG_S),
-        at_most("health checks without an answer", probe.unanswered, 0),
-    ]
-
-
-def _memory_checks(peak: int, idle: int, kept: int) -> list[Check]:
-    return [
-        at_most("peak memory above idle, MiB", (peak - idle) / 2**20, PEAK_BYTES / 2**20),
-        at_most("memory a minute later, of idle", kept / idle if kept else float("nan"), KEPT),
-    ]
-
-
-def _ordinary_checks(alone: Sequence[Outcome], beside: Sequence[Outcome]) -> list[Check]:
-    slow = _times(beside).get("p99", float("nan")) / _times(alone).get("p99", float("nan"))
-    failed = sum(outcome.status != "OK" for outcome in beside)
-    return [
-        at_most("p99 of ordinary requests beside, of alone", slow, SLOWER),
-        at_most("ordinary requests that failed beside", failed, 0),
-    ]
-
-
-def _log_checks(log: Path, details: set[str]) -> list[Check]:
-    text = log.read_text(errors="replace")
-    found = read_log(text)
-    here = str(Path.cwd()), sys.prefix, str(log.parent)
-    return [
-        at_most("tracebacks in the log", found.tracebacks, 0),
-        at_most("lines of the log with a secret", found.secrets, 0),
-        at_most("lines of the log with control characters", found.controls, 0),
-        at_most("lines of the log that a caller forged", found.forged, 0),
-        at_most(
-            "messages to callers with a path of the server",
-            sum(any(path in detail for path in here) for detail in details),
-            0,
-        ),
-    ]

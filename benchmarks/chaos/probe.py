@@ -13,12 +13,14 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.chaos.processes import memory_bytes, run_delay_s
+from benchmarks.chaos.processes import memory_below, run_delay_s
 from benchmarks.chaos.steady import channel_options
 
 __all__ = ["GatewayProbe", "Stall", "stalls_by_attack"]
 
 PERIOD_S: Final = 0.01
+MEMORY_PERIOD: Final = 4
+"""Probes between two samples of the memory."""
 TIMEOUT_S: Final = 60.0
 NOTED_S: Final = 0.02
 
@@ -74,7 +76,7 @@ class GatewayProbe:
 
     @property
     def longest(self) -> Stall:
-        """The stall of the longest net time."""
+        """The stall of the longest net time; of no time if there was none of 20 ms."""
         return max(self.stalls, key=lambda stall: stall.net_s, default=Stall(0, 0, 0))
 
     def _run(self) -> None:
@@ -82,7 +84,8 @@ class GatewayProbe:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             while not self._stop.is_set():
                 self._probe(stub)
-                self.peak_bytes = max(self.peak_bytes, memory_bytes(self._pid))
+                if self.probes % MEMORY_PERIOD == 0:
+                    self.peak_bytes = max(self.peak_bytes, memory_below(self._pid))
                 sleep(PERIOD_S)
 
     def _probe(self, stub: Any) -> None:

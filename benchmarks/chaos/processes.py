@@ -15,6 +15,7 @@ __all__ = [
     "GATEWAY",
     "TRITON",
     "kill",
+    "memory_below",
     "memory_bytes",
     "roles_below",
     "run_delay_s",
@@ -94,6 +95,11 @@ def memory_bytes(process: int) -> int:
         pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
     return 0
+
+
+def memory_below(process: int) -> int:
+    """Resident memory of a process and its descendants, bytes; shared pages count for each."""
+    return sum(map(memory_bytes, processes_below(process)))
 
 
 def run_delay_s(process: int, thread: int | None = None) -> float:

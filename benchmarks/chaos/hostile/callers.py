@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.chaos.hostile.images import SIDE, line_of_pixels, mutated_image, plain_image
 from benchmarks.chaos.hostile.messages import FLOATS, TEXTS, WHOLES
+from benchmarks.chaos.hostile.ordinary import rle_number
 from benchmarks.chaos.hostile.sockets import END_HEADERS, HEADERS, OPENING
 from benchmarks.chaos.hostile.wire import (
     Attack,
@@ -239,7 +240,7 @@ async def _add(
     tile_size: int | None = None,
     low: float | None = None,
 ) -> str:
-    whole = "0" + _rle_number(SIDE**2) if counts is None else counts
+    whole = "0" + rle_number(SIDE**2) if counts is None else counts
     mask = pb.CocoRle(size=pb.Size(height=SIDE, width=SIDE), counts=whole)
     example = pb.Example(image_bytes=plain_image(), entities=[mask] * entities)
     if low is not None:
@@ -253,23 +254,12 @@ async def _add(
 async def _huge_masks(wire: Wire, rng: random.Random) -> str:
     """Examples of a few bytes each whose masks fill all the pixels that an image may have."""
     width = rng.choice([1 << 20, 1 << 24, 1 << 25])
-    mask = pb.CocoRle(size=pb.Size(height=1, width=width), counts="0" + _rle_number(width))
+    mask = pb.CocoRle(size=pb.Size(height=1, width=width), counts="0" + rle_number(width))
     example = pb.Example(image_bytes=line_of_pixels(width), entities=[mask] * rng.choice([1, 20]))
     request = pb.AddClassRequest(
         name="huge", examples=[example] * rng.choice([1, 4, 8]), tile_size=rng.choice([0, 64])
     )
     return await wire.call("AddClass", request.SerializeToString(), 5)
-
-
-def _rle_number(value: int) -> str:
-    """A run of COCO's compressed form: groups of five bits, the sign in the last one."""
-    text = ""
-    while True:
-        group, value = value & 0x1F, value >> 5
-        more = value != (-1 if group & 0x10 else 0)
-        text += chr((group | (0x20 if more else 0)) + 48)
-        if not more:
-            return text
 
 
 async def _at_once(wire: Wire, rng: random.Random) -> str:

@@ -14,7 +14,15 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-__all__ = ["SIDE", "crafted", "line_of_pixels", "mutated_bytes", "mutated_image", "plain_image"]
+__all__ = [
+    "SIDE",
+    "crafted",
+    "line_of_pixels",
+    "mutated_bytes",
+    "mutated_image",
+    "plain_image",
+    "sources",
+]
 
 SIDE: Final = 48
 """Of the small picture, in pixels."""

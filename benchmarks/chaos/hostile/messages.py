@@ -16,10 +16,19 @@ from benchmarks.chaos.hostile.images import (
     mutated_image,
     plain_image,
 )
+from benchmarks.chaos.hostile.ordinary import click_request
 from benchmarks.chaos.hostile.wire import Attack, Wire
 from cpcsam.v1 import segmentation_pb2 as pb
 
-__all__ = ["FLOATS", "TEXTS", "WHOLES", "draw_bulk", "draw_fields", "draw_image", "draw_protobuf"]
+__all__ = [
+    "FLOATS",
+    "TEXTS",
+    "WHOLES",
+    "draw_bulk",
+    "draw_fields",
+    "draw_image",
+    "draw_protobuf",
+]
 
 FLOATS: Final = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-38, 0.5, 0.9999999, 1.0, 7.0, 3e38)
 WHOLES: Final = (0, 1, 2, 3, 7, 255, 4096, (1 << 31) - 1, (1 << 32) - 1)
@@ -42,7 +51,7 @@ HEADER_BYTES: Final = 40
 
 def draw_fields(rng: random.Random) -> Attack:
     """Draw a request of which one to three fields have a value that nobody means."""
-    request = _ordinary(rng)
+    request = click_request(rng)
     chosen = rng.sample([*EXTREMES], rng.choice([1, 1, 2, 3]))
     names = [name for name in EXTREMES if name in chosen]
     for name in names:
@@ -82,7 +91,7 @@ def draw_image(rng: random.Random) -> Attack:
         build = partial(bytes, data)
 
     async def run(wire: Wire) -> str:
-        request = _ordinary(rng, build())
+        request = click_request(rng, build())
         return await wire.call("Segment", request.SerializeToString(), timeout_s)
 
     return Attack(f"images.{name}", run)
@@ -91,15 +100,6 @@ def draw_image(rng: random.Random) -> Attack:
 def _segment(body: bytes, rng: random.Random) -> Callable[[Wire], Awaitable[str]]:
     timeout_s = rng.choice(TIMEOUTS_S)
     return lambda wire: wire.call("Segment", body, timeout_s)
-
-
-def _ordinary(rng: random.Random, image: bytes | None = None) -> pb.SegmentRequest:
-    """A request that succeeds: a click into an image."""
-    return pb.SegmentRequest(
-        request_id=f"hostile-{rng.randrange(1000)}",
-        image_bytes=plain_image() + rng.randbytes(4) if image is None else image,
-        prompts=[pb.Prompt(points=[pb.Point(x=rng.uniform(0, 40), y=rng.uniform(0, 40))])],
-    )
 
 
 def _points(request: pb.SegmentRequest, rng: random.Random) -> None:
@@ -234,10 +234,10 @@ def _lengths(rng: random.Random) -> bytes:
 
 BYTES: Final[dict[str, Callable[[random.Random], bytes]]] = {
     "noise": lambda rng: rng.randbytes(rng.randint(1, 3000)),
-    "mutated": lambda rng: mutated_bytes(_ordinary(rng).SerializeToString(), rng, HEADER_BYTES),
+    "mutated": lambda rng: mutated_bytes(click_request(rng).SerializeToString(), rng, HEADER_BYTES),
     "nested": _nested,
     "lengths": _lengths,
-    "not_utf8": lambda rng: b"\x0a\x04\xff\xfe\xc0\x80" + _ordinary(rng).SerializeToString(),
+    "not_utf8": lambda rng: b"\x0a\x04\xff\xfe\xc0\x80" + click_request(rng).SerializeToString(),
     "unknown_fields": lambda rng: b"\xf8\xff\xff\xff\x0f\x01" * rng.choice([1, 100_000]),
     "wire_types": lambda rng: bytes([(rng.randrange(1, 16) << 3) | rng.randrange(8), 1]) * 20,
     "empty": lambda _: b"",
