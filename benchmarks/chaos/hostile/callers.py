@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.chaos.hostile.images import SIDE, line_of_pixels, mutated_image, plain_image
 from benchmarks.chaos.hostile.messages import FLOATS, TEXTS, WHOLES
-from benchmarks.chaos.hostile.ordinary import rle_number
+from benchmarks.chaos.hostile.ordinary import half_mask, rle_number
 from benchmarks.chaos.hostile.sockets import END_HEADERS, HEADERS, OPENING
 from benchmarks.chaos.hostile.wire import (
     Attack,
@@ -240,8 +240,9 @@ async def _add(
     tile_size: int | None = None,
     low: float | None = None,
 ) -> str:
-    whole = "0" + rle_number(SIDE**2) if counts is None else counts
-    mask = pb.CocoRle(size=pb.Size(height=SIDE, width=SIDE), counts=whole)
+    mask = half_mask(SIDE)
+    if counts is not None:
+        mask.counts = counts
     example = pb.Example(image_bytes=plain_image(), entities=[mask] * entities)
     if low is not None:
         example.intensity.CopyFrom(pb.Intensity(policy="range", low=low, high=1.0))

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from benchmarks.chaos.hostile.images import SIDE, plain_image, sources
 from cpcsam.v1 import segmentation_pb2 as pb
 
-__all__ = ["click_request", "one_of_each", "rle_number"]
+__all__ = ["click_request", "half_mask", "one_of_each", "rle_number"]
 
 
 def click_request(rng: random.Random, image: bytes | None = None) -> pb.SegmentRequest:
@@ -33,8 +33,7 @@ def one_of_each() -> list[tuple[str, bytes]]:
     everything.everything.points_per_side = 2
     search.ClearField("prompts")
     search.classes.append("warm")
-    mask = pb.CocoRle(size=pb.Size(height=SIDE, width=SIDE), counts=f"0{rle_number(SIDE**2)}")
-    example = pb.Example(image_bytes=plain_image(), entities=[mask])
+    example = pb.Example(image_bytes=plain_image(), entities=[half_mask(SIDE)])
     classes: list[tuple[str, Message]] = [
         ("AddClass", pb.AddClassRequest(name="warm", examples=[example], tile_size=0)),
         ("Segment", search),
@@ -43,6 +42,12 @@ def one_of_each() -> list[tuple[str, bytes]]:
     ]
     others: list[tuple[str, Message]] = [("Segment", one) for one in (*requests, everything)]
     return [(method, message.SerializeToString()) for method, message in (*others, *classes)]
+
+
+def half_mask(side: int) -> pb.CocoRle:
+    """The left half of a square."""
+    half = rle_number(side * side // 2)
+    return pb.CocoRle(size=pb.Size(height=side, width=side), counts=f"0{half}{half}")
 
 
 def rle_number(value: int) -> str:

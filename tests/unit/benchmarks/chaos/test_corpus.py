@@ -10,12 +10,14 @@ from google.protobuf.message import DecodeError
 from benchmarks.chaos.hostile.corpus import FAMILIES, attack_of
 from benchmarks.chaos.hostile.images import (
     CRAFTED,
+    SIDE,
     line_of_pixels,
     mutated_image,
     plain_image,
     sources,
 )
 from benchmarks.chaos.hostile.messages import BULK, BYTES, EXTREMES
+from benchmarks.chaos.hostile.ordinary import half_mask, one_of_each, rle_number
 from benchmarks.chaos.hostile.wire import (
     Target,
     Wire,
@@ -24,10 +26,14 @@ from benchmarks.chaos.hostile.wire import (
     header_block,
     request_headers,
 )
+from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.images.formats import IMAGE_FORMATS, format_of
 from cpcsam.images.reading import decode_image, read_header
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import Limits
+from serving.gateway.validation.request import check_request
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"]
 
 
 class Recorder(Wire):
@@ -89,6 +95,21 @@ def test_crafted_files_fit_into_a_request() -> None:
 def test_line_of_pixels_is_an_image_as_long_as_it_states() -> None:
     assert read_header(line_of_pixels(1 << 20)).size == (1, 1 << 20)
     assert decode_image(line_of_pixels(1001, upright=True)).shape == (1001, 1, 3)
+
+
+def test_half_mask_is_read_as_the_left_half() -> None:
+    mask = mask_from_rle(half_mask(SIDE).counts.encode(), (SIDE, SIDE))
+    assert mask[:, : SIDE // 2].all() and not mask[:, SIDE // 2 :].any()
+    assert mask_from_rle(f"0{rle_number(1 << 20)}".encode(), (1, 1 << 20)).all()
+
+
+def test_one_of_each_are_valid_messages_of_every_unary_method() -> None:
+    calls = one_of_each()
+    methods = {method.name for method in SERVICE.methods if not method.client_streaming}
+    assert {method for method, _ in calls} == methods - {"ListClasses"}
+    for method, body in calls:
+        if method == "Segment":
+            check_request(pb.SegmentRequest.FromString(body), Limits())
 
 
 @pytest.mark.parametrize("name", [*EXTREMES])
