@@ -10,8 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.chaos.processes import GATEWAY, memory_bytes, roles_below
-from benchmarks.chaos.stacks import port_of, supervised
+from benchmarks.chaos.services import GATEWAY, memory_bytes, port_of, roles_below, supervised
 from benchmarks.chaos.steady import SteadyLoad
 from benchmarks.serving.load import rate, statuses
 from benchmarks.serving.report import Check, at_least, at_most

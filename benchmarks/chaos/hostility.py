@@ -9,8 +9,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Executor, ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -22,8 +22,7 @@ from benchmarks.chaos.hostile.corpus import NOT_SENT, UNENDED, Raid, Trace, carr
 from benchmarks.chaos.hostile.ordinary import one_of_each
 from benchmarks.chaos.hostile.wire import Target, Wire
 from benchmarks.chaos.probe import GatewayProbe, stalls_by_attack
-from benchmarks.chaos.processes import memory_below
-from benchmarks.chaos.stacks import RunningGateway, gateway_of
+from benchmarks.chaos.services import RunningGateway, gateway_of, memory_below
 from benchmarks.chaos.steady import SteadyLoad
 from benchmarks.chaos.verdict import (
     BAD,
@@ -103,8 +102,18 @@ def run(repository: Path, build: Path, plan: CorpusPlan) -> tuple[dict[str, Any]
 
 
 async def _run(gateway: RunningGateway, plan: CorpusPlan) -> tuple[dict[str, Any], list[Check]]:
+    # gRPC does not survive a fork, and the attackers must not delay the ordinary clients' loop.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return await _attacked(gateway, plan, pool)
+
+
+async def _attacked(
+    gateway: RunningGateway, plan: CorpusPlan, pool: Executor
+) -> tuple[dict[str, Any], list[Check]]:
     async with SteadyLoad(gateway.address, CLIENTS, ORDINARY, PAUSE_S) as load:
         await asyncio.gather(load.settle(plan.alone_s / 2), _warm_up(gateway))
+        await _raid(gateway, replace(plan, numbers=()), pool)  # starts the process
         with GatewayProbe(gateway.address, gateway.pid) as calm:
             alone = await load.settle(plan.alone_s)
         idle = memory_below(gateway.pid)
@@ -113,7 +122,7 @@ async def _run(gateway: RunningGateway, plan: CorpusPlan) -> tuple[dict[str, Any
         started = time.monotonic()
         with GatewayProbe(gateway.address, gateway.pid) as probe:
             begun = len(load.seen.outcomes)
-            raid = await _raid(gateway, plan)
+            raid = await _raid(gateway, plan, pool)
             beside = load.seen.outcomes[begun:]
         seconds = time.monotonic() - started
     after_s, kept = await _memory_afterwards(gateway.pid, idle)
@@ -170,14 +179,11 @@ def _target(gateway: RunningGateway) -> Target:
     return Target(gateway.address, urlsplit(gateway.metrics_url).netloc, HOSTILE)
 
 
-async def _raid(gateway: RunningGateway, plan: CorpusPlan) -> Raid:
-    # gRPC does not survive a fork, and the attackers must not delay the ordinary clients' loop.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        raid: Future[Raid] = pool.submit(
-            carry_out, _target(gateway), plan.seed, plan.numbers, plan.workers, plan.families
-        )
-        return await asyncio.wrap_future(raid)
+async def _raid(gateway: RunningGateway, plan: CorpusPlan, pool: Executor) -> Raid:
+    raid = pool.submit(
+        carry_out, _target(gateway), plan.seed, plan.numbers, plan.workers, plan.families
+    )
+    return await asyncio.wrap_future(raid)
 
 
 def _cap(process: int) -> None:

@@ -9,8 +9,16 @@ from pathlib import Path
 from time import time
 from typing import Any, Final
 
-from benchmarks.chaos.processes import GATEWAY, TRITON, kill, roles_below, steps_below
-from benchmarks.chaos.stacks import gateway_of, port_of, supervised
+from benchmarks.chaos.services import (
+    GATEWAY,
+    TRITON,
+    gateway_of,
+    kill,
+    port_of,
+    roles_below,
+    steps_below,
+    supervised,
+)
 from benchmarks.chaos.steady import Observation, SteadyLoad
 from benchmarks.serving.report import Check, at_least, at_most
 from cpcsam.errors import ServingError

@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.chaos.processes import memory_below, run_delay_s
+from benchmarks.chaos.services import memory_below, run_delay_s
 from benchmarks.chaos.steady import channel_options
 
 __all__ = ["GatewayProbe", "Stall", "stalls_by_attack"]

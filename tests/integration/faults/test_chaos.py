@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,19 @@ from benchmarks.serving.report import Check
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
 REQUESTS = 300
-OF_QUIET_CORES = ("p99 of ordinary requests beside, of alone",)
-"""Figures that other tests beside this one change."""
+TIMES = ("seconds to healthy", "p99 of ordinary", "longest stall")
+PATIENCE = 4
+"""By which bounds of times are wider here, as other tests take the cores."""
 
 
 def missed(checks: list[Check]) -> list[tuple[str, ...]]:
-    return [check.row() for check in checks if not check.holds and check.what not in OF_QUIET_CORES]
+    wider = [
+        replace(check, bound=PATIENCE * check.bound)
+        if any(time in check.what for time in TIMES)
+        else check
+        for check in checks
+    ]
+    return [check.row() for check in wider if not check.holds]
 
 
 def test_service_repairs_a_killed_step_and_never_claims_to_serve_meanwhile(

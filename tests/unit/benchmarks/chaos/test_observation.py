@@ -10,7 +10,7 @@ import pytest
 from benchmarks.chaos.growth import growth_of, stored_bytes
 from benchmarks.chaos.kills import Fault, checks_of
 from benchmarks.chaos.probe import Stall, stalls_by_attack
-from benchmarks.chaos.processes import GATEWAY, memory_bytes, roles_below, run_delay_s
+from benchmarks.chaos.services import GATEWAY, memory_bytes, roles_below, run_delay_s
 from benchmarks.chaos.steady import FAILED, Health, Observation
 from benchmarks.chaos.verdict import read_log
 from benchmarks.serving.load import Outcome
