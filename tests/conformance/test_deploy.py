@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from serving.gateway.config import GatewayConfig
+from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.metrics import Metrics
 from tests.support.paths import ROOT
 
@@ -63,7 +64,8 @@ def test_alerts_name_metrics_that_exist() -> None:
     metrics.stage_seconds.labels("queue").observe(0.1)
     collected = [*metrics.registry.collect()]
     exposed = {sample.name for metric in collected for sample in metric.samples}
-    assert named <= exposed | {metric.name for metric in collected}
+    families = {metric.name for metric in collected}
+    assert named <= exposed | families | {f"{name}_total" for name in families}
 
 
 def test_only_gateway_and_prometheus_are_published_and_only_on_loopback(
@@ -125,8 +127,13 @@ def test_addresses_agree_with_the_gateways_defaults(compose: dict[str, Any]) -> 
     assert options["--port"] == str(defaults.port)
     assert options["--metrics-port"] == str(defaults.metrics_port)
     scraped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"]
-    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped}
-    assert targets == {"gateway": [f"gateway:{defaults.metrics_port}"], "triton": ["triton:8002"]}
+    jobs = {job["job_name"]: job for job in scraped}
+    (fixed,) = jobs["gateway"]["static_configs"]
+    assert fixed["targets"] == [f"gateway:{defaults.metrics_port}"]
+    (found,) = jobs["triton"]["dns_sd_configs"]
+    assert TritonAddresses.parse(options["--triton"]) == TritonAddresses((), "triton", 8001)
+    assert (found["names"], found["type"], found["port"]) == (["triton"], "A", 8002)
+    assert compose["services"]["triton"]["expose"] == ["8001", "8002"]
 
 
 @pytest.mark.parametrize("name", ["gateway", "triton"])

@@ -31,7 +31,7 @@ MAX_ATTEMPTS: Final = 3
 BOUND: Final = 1.5
 """Most that a replica may have to do, in multiples of the mean."""
 RESOLVE_PERIOD_S: Final = 5.0
-FIRST_CHECK_S: Final = 2.0
+FIRST_CHECK_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
 LEAVE_TIMEOUT_S: Final = 10.0
 LOG = logging.getLogger(__name__)
@@ -181,12 +181,17 @@ class Replicas:
                 self._watchers[address] = asyncio.create_task(replica.watch())
 
     async def _resolve_periodically(self) -> None:
+        is_known = bool(self._replicas)
         while self._addresses.name:
             await asyncio.sleep(RESOLVE_PERIOD_S)
             try:
                 self._adopt(await self._addresses.resolve(self._resolver))
+                is_known = True
             except OSError as error:
-                LOG.warning("%s: %s; its last addresses stay", self._addresses.name, error.strerror)
+                if is_known:
+                    name = self._addresses.name
+                    LOG.warning("%s: %s; its last addresses stay", name, error.strerror)
+                is_known = False
             self._watch()
 
 
