@@ -57,6 +57,8 @@ class Metrics:
         stage_seconds: histogram by `stage`: `validate`, `queue` (wait for the first turn) or
             `triton` (including the queue).
         in_flight: gauge of Segment requests in flight.
+        backlog_seconds: gauge of the seconds of Triton that admitted requests still need, by
+            `queue`: `encode` or `decode`.
         prompts: counter of the prompts of accepted requests.
         rejected: counter of refused requests by `reason`: `invalid`, `over_limit`, `in_flight`,
             `unauthenticated`, `open_calls` (a caller, an address or all hold too many), `slow` (no
@@ -95,6 +97,12 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "cpcsam_in_flight_requests", "Segment requests in flight.", registry=self.registry
+        )
+        self.backlog_seconds = Gauge(
+            "cpcsam_backlog_seconds",
+            "Seconds of Triton that the admitted requests still need, as measured by kind of call.",
+            ("queue",),
+            registry=self.registry,
         )
         self.prompts = Counter(
             "cpcsam_prompts", "Prompts of the accepted requests.", registry=self.registry

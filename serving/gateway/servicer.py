@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -75,7 +74,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
             outcome = await self._rpc.run_in_stream(
                 "SegmentStream",
                 request.request_id,
-                lambda context: self._segment_with_retry(request, context),
+                lambda context: self._segment_patiently(request, context),
                 grpc_context,
             )
             return stream_response(request.request_id, outcome)
@@ -104,7 +103,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
 
         async def add(context: RequestContext) -> pb.ListClassesResponse:
             client, size = context.permit.client, request.ByteSize()
-            with self._admission.try_acquire(context.permit), self._held.hold(client, size):
+            async with self._admission.enter(context.permit), self._held.hold(client, size):
                 return await self._classes.add(request, context)
 
         return await self._rpc.run("AddClass", request.name[:128], add, grpc_context)
@@ -120,23 +119,25 @@ class SegmentationService(pb_grpc.SegmentationServicer):
             grpc_context,
         )
 
-    async def _segment_with_retry(
+    async def _segment_patiently(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
-        """Segment; while the gateway is full, retry with the suggested delay until the deadline."""
+        """Segment; wait for a place and for Triton's time instead of being refused."""
         while True:
+            permit = Permit(context.permit.client, is_patient=True)
             try:
-                return await self._segment(request, context)
-            except FullError as error:
-                await asyncio.sleep(error.retry_s)
-                # Each attempt claims capacity like a new request.
-                context = replace(context, permit=Permit(context.permit.client))
+                return await self._segment(request, replace(context, permit=permit))
+            except FullError:
+                # Whoever lost its place to another client waits for one again.
+                if not permit.is_dropped:
+                    raise
 
     async def _segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
         total, client, size = Stopwatch(), context.permit.client, request.ByteSize()
-        with self._admission.try_acquire(context.permit), self._held.hold(client, size):
+        wait = context.permit.is_patient
+        async with self._admission.enter(context.permit), self._held.hold(client, size, wait=wait):
             with self._metrics.stage("validate") as validate:
                 check_request(request, self._limits)
                 image = await self._images.open(request, context)

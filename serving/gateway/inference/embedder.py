@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.class_search import EncodedTile
+from cpcsam.contract import IMAGE_ENCODER
+from cpcsam.entry_points import ENCODE, SEGMENT
 from cpcsam.geometry import Box
 from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import decode_image
@@ -22,6 +25,7 @@ from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
 from serving.gateway.scheduling.admission import Admission
+from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.executors import Executors
 
 __all__ = ["Embedder", "TiledImage", "shown_tile"]
@@ -83,6 +87,37 @@ class TiledImage:
         if self._release is not None:
             self._release()
 
+    async def claim(
+        self,
+        tiles: Sequence[Box],
+        decodes: Mapping[CallKind, int],
+        together: CallKind | None = None,
+    ) -> None:
+        """Claim Triton's time for the calls of the request, before the first of them.
+
+        Args:
+            tiles: that are going to be embedded; those in the cache take no time.
+            decodes: calls that decode.
+            together: the one of them that embeds the whole image in the same call, if any.
+
+        Raises:
+            FullError: as `Admission.claim`.
+        """
+        calls, decoded = Counter[CallKind](), Counter(decodes)
+        for tile in tiles:
+            whole = self._is_read_whole(tile)
+            key = self._image.key if whole else replace(self._image.key, tile=tile)
+            if self._embedder.cache.is_known(key):
+                continue
+            if whole and together is not None:
+                decoded[together] -= 1
+                calls[CallKind(SEGMENT.name, together.prompts)] += 1
+            else:
+                calls[CallKind(ENCODE.name if whole else IMAGE_ENCODER.name)] += 1
+        await self._embedder.admission.claim(
+            self._context.permit, calls + decoded, self._context.deadline
+        )
+
     async def embed(self, tile: Box, encode_whole: EncodeWhole | None = None) -> Encoded:
         """Return the embedding of a tile; masks decoded from it have the tile's size.
 
@@ -94,8 +129,7 @@ class TiledImage:
         Raises:
             CpcSamError: as `TritonClient.encode`.
         """
-        # Triton decodes whole images alone, by the model's own policy.
-        if tile == Box(0, 0, *self._image.size) and self._image.key.options is None:
+        if self._is_read_whole(tile):
             encode = encode_whole or partial(
                 self._embedder.triton.encode, self._image.key.digest, context=self._context
             )
@@ -108,6 +142,10 @@ class TiledImage:
     async def show(self, tile: Box) -> EncodedTile:
         """Embed a tile for the class search; see `embed`."""
         return shown_tile(tile, await self.embed(tile))
+
+    def _is_read_whole(self, tile: Box) -> bool:
+        """Whether Triton decodes the image: whole images alone, by the model's own policy."""
+        return tile == Box(0, 0, *self._image.size) and self._image.key.options is None
 
     async def _encode_whole(self, encode: EncodeWhole) -> Encoded:
         self.cached = False
@@ -130,7 +168,9 @@ class TiledImage:
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
         # Pixels take far more memory than the file: few images are decoded at a time.
-        self._release = await self._embedder.admission.acquire_image(self._context.permit)
+        self._release = await self._embedder.admission.acquire_image(
+            self._context.permit, self._context.deadline
+        )
         model = await self._context.model()
         options = (self._image.key.options or ReadOptions()).or_intensity(model.intensity)
         return await self._embedder.executors.pixels.run(

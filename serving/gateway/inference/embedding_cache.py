@@ -66,6 +66,10 @@ class EmbeddingCache:
     def __contains__(self, key: ImageKey) -> bool:
         return key in self._tenants.get(key.tenant, ())
 
+    def is_known(self, key: ImageKey) -> bool:
+        """Return whether an embedding is cached or is being computed."""
+        return key in self or self._flights.is_running(key)
+
     async def get(self, key: ImageKey, compute: Callable[[], Awaitable[Encoded]]) -> Encoded:
         """Return an embedding from the cache, or compute and cache it.
 

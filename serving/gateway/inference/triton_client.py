@@ -30,6 +30,7 @@ from cpcsam.entry_points import (
 )
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.inference.addresses import TritonAddresses
+from serving.gateway.inference.call_kinds import kind_of
 from serving.gateway.inference.prompt_batches import PromptChunk
 from serving.gateway.inference.replica import Replica, is_cancellable
 from serving.gateway.inference.replicas import Replicas
@@ -227,13 +228,17 @@ class TritonClient:
         context: RequestContext,
     ) -> InferResult:
         cancellable = is_cancellable((await context.model()).triton_version)
-        release = await self._admission.acquire(context.permit)
+        kind = kind_of(model, inputs, outputs)
+        release = await self._admission.acquire(context.permit, kind, context.deadline)
 
         async def infer() -> InferResult:
             timeout_s = context.remaining_s if cancellable else None
+            result = None
             try:
-                return await replica.infer(model, inputs, outputs, context.request_id, timeout_s)
+                result = await replica.infer(model, inputs, outputs, context.request_id, timeout_s)
             finally:
-                release()  # only when Triton is done with the call, or gone
+                # Only when Triton is done with the call, or gone.
+                release(is_answered=result is not None)
+            return result
 
         return await (infer() if cancellable else self._uncancelled.run(infer()))

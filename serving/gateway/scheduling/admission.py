@@ -1,68 +1,53 @@
-"""Admission control: bounded requests in flight, and fair queueing for Triton and for pixels.
+"""Admission control: bounded requests in flight, time in Triton that fits deadlines, fair queues.
 
 The number of requests in flight is bounded: a request beyond it is refused at once, unless another
 client has more of them in flight; then the newest waiting request of that client is dropped
-instead. Each call to Triton takes one of few permits, which are shared evenly (`FairSemaphore`),
-and so does each image that the gateway decodes; a request that gets none within the queue's time
-limit is refused. No client can starve another, by many requests or by a large request. The number
-of calls adapts to Triton's speed, so that a call spends less time in Triton's own queues than it
-may spend here.
+instead. Before its first call to Triton a request claims all of its calls. If those ahead of it and
+its own, by the measured time of each kind, last longer than its deadline or the queue's time limit,
+it is refused at once rather than computed unheard. A patient request, of a stream, waits instead.
+
+Each call takes one of few permits, which are shared evenly (`FairSemaphore`), and so does each
+image that the gateway decodes. Calls that run the image encoder and calls that only decode have
+permits of their own, so that a click does not wait for images. No client can starve another, by
+many requests or by a large request. The number of calls adapts to Triton's speed, so that a call
+spends less time in Triton's own queues than it may spend here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from cpcsam.grpc_errors import FullError
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
+from serving.gateway.scheduling.call_queue import CallQueue
+from serving.gateway.scheduling.call_times import OTHER, CallKind
 from serving.gateway.scheduling.fair_queue import FairSemaphore
+from serving.gateway.scheduling.permit import Permit
+from serving.gateway.scheduling.places import Places
+from serving.gateway.scheduling.refusals import Refusals
 
 __all__ = ["Admission", "Permit"]
 
-SMOOTHING: Final = 0.1
-"""Weight of the newest call in the moving average of call times."""
-MIN_RETRY_S: Final = 0.1
-TRITON_SHARE: Final = 0.4
-"""Fraction of the queue's time limit in which Triton should answer a call."""
+MARGIN: Final = 1.5
+"""Factor of the expected time of the calls ahead, since Triton is not equally fast at all times."""
 CONCURRENT_DECODES: Final = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
+Calls = Mapping[CallKind, int]
+"""Number of calls by kind; the first one waits for the first turn."""
 
 
-class Permit:
-    """Claim of one request on the gateway's capacity, and its state in the queue.
+class Release(Protocol):
+    """Ends a turn."""
 
-    Args:
-        client: key of fairness: all requests of a client share alike.
-    """
-
-    def __init__(self, client: str) -> None:
-        self.client = client
-        self.turns = 0
-        self._queueing: asyncio.Timeout | None = None
-
-    @property
-    def is_waiting(self) -> bool:
-        """True while the request waits for its first turn."""
-        return self._queueing is not None
-
-    @contextmanager
-    def queueing(self, timeout: asyncio.Timeout) -> Iterator[None]:
-        """Mark the request as waiting while the block runs; `drop` expires the timeout."""
-        self._queueing = timeout
-        try:
-            yield
-        finally:
-            self._queueing = None
-
-    def drop(self) -> None:
-        """End the wait now, as if its time were over."""
-        assert self._queueing is not None
-        self._queueing.reschedule(asyncio.get_running_loop().time())
+    def __call__(self, *, is_answered: bool = True) -> None:
+        """End it, once."""
 
 
 class Admission:
@@ -71,10 +56,13 @@ class Admission:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._calls = FairSemaphore(limits.max_concurrent)
+        self._refusals = Refusals(limits.max_queue_s)
+        self._places = Places(limits.max_in_flight, metrics, self._no_place, self._leave)
+        self._encoding, self._decoding = CallQueue(limits), CallQueue(limits)
         self._images = FairSemaphore(CONCURRENT_DECODES)
-        self._in_flight: dict[str, list[Permit]] = {}
-        self._mean_call_s = 0.0
+        self._changes: list[asyncio.Future[None]] = []
+        for name, queue in (("encode", self._encoding), ("decode", self._decoding)):
+            metrics.backlog_seconds.labels(name).set_function(queue.backlog_s)
 
     @contextmanager
     def try_acquire(self, permit: Permit) -> Iterator[None]:
@@ -83,98 +71,202 @@ class Admission:
         Raises:
             FullError: `max_in_flight` is reached.
         """
-        if self._count() >= self._limits.max_in_flight:
-            self._make_room(permit.client)
-        self._in_flight.setdefault(permit.client, []).append(permit)
-        self._metrics.in_flight.inc()
-        try:
+        with self._places.try_take(permit):
             yield
-        finally:
-            self._remove(permit)
-            self._metrics.in_flight.dec()
 
-    async def acquire(self, permit: Permit) -> Callable[[], None]:
-        """Wait for the request's turn to call Triton.
-
-        Returns:
-            A function that ends the turn.
+    @asynccontextmanager
+    async def enter(self, permit: Permit) -> AsyncIterator[None]:
+        """Count a request as in flight while the block runs; a patient one waits for its place.
 
         Raises:
-            FullError: the request's first turn did not come within `max_queue_s`.
+            FullError: as `try_acquire`, unless it is patient.
         """
-        await self._wait(self._calls, permit)
-        started, concurrent = monotonic(), self._calls.held
+        if permit.is_patient:
+            async with self._places.wait(permit):
+                yield
+        else:
+            with self._places.try_take(permit):
+                yield
 
-        def release() -> None:
-            # Concurrent calls share Triton: each accounts for its part of the time.
-            self._adapt((monotonic() - started) / concurrent)
-            self._calls.release(permit.client)
+    async def claim(self, permit: Permit, calls: Calls, deadline: float) -> None:
+        """Claim the calls that a request is going to make, before the first of them.
+
+        Args:
+            permit: of the request; a patient one waits until they can be answered in time.
+            calls: as far as they are known.
+            deadline: time after which the answer is useless, in seconds of `time.monotonic`.
+
+        Raises:
+            FullError: they could not be answered in time, or the first one would wait longer than
+                `max_queue_s`; or a patient request was dropped.
+        """
+        parts = self._by_queue(calls)
+        cold = [queue for queue in parts if queue.is_cold]
+        if cold:
+            # Soon the first call tells how long calls take.
+            limit_s = self._limits.max_queue_s - max(queue.cold_s for queue in cold)
+            await self._until(permit, lambda: not any(queue.is_cold for queue in cold), limit_s)
+        if permit.is_patient:
+            own_s = sum(queue.trial_seconds(part) for queue, part in parts.items())
+            await self._until(
+                permit,
+                lambda: not (self._refusal(permit, parts, deadline) and self._is_busy),
+                _left_s(deadline) - own_s,
+            )
+        refusal = self._refusal(permit, parts, deadline)
+        if refusal is not None:
+            raise refusal()
+        permit.is_accepted = True
+        self._count(permit, calls)
+
+    async def acquire(
+        self, permit: Permit, kind: CallKind = OTHER, deadline: float = math.inf
+    ) -> Release:
+        """Wait for the request's turn to call Triton.
+
+        Args:
+            permit: of the request.
+            kind: of the call.
+            deadline: as for `claim`.
+
+        Returns:
+            A function that ends the turn; of a call without an answer, the time tells little.
+
+        Raises:
+            FullError: the request claimed no calls and its first turn did not come within
+                `max_queue_s`, or the call could not be answered in time any more.
+        """
+        queue = self._queue_of(kind)
+        if not permit.claimed[kind]:
+            self._count(permit, {kind: 1})
+        try:
+            await self._wait(queue.turns, permit, deadline - queue.times.trial_seconds(kind))
+        finally:
+            if permit.claimed[kind]:
+                self._count(permit, {kind: -1})
+        own_s, left_s = queue.times.trial_seconds(kind), _left_s(deadline)
+        late_s = queue.running_s + own_s - left_s
+        if late_s > 0:
+            queue.turns.release(permit.client)
+            raise self._refusals.late(left_s + late_s, left_s, wait_s=late_s, cost_s=own_s)
+        end = queue.start(kind)
+
+        def release(*, is_answered: bool = True) -> None:
+            end(is_answered)
+            queue.turns.release(permit.client)
+            self._notify()
 
         return release
 
-    async def acquire_image(self, permit: Permit) -> Callable[[], None]:
+    async def acquire_image(self, permit: Permit, deadline: float = math.inf) -> Callable[[], None]:
         """Wait for the request's turn to hold the pixels of an image; see `acquire`."""
-        await self._wait(self._images, permit)
+        await self._wait(self._images, permit, deadline)
         return lambda: self._images.release(permit.client)
 
-    def _adapt(self, call_s: float) -> None:
-        """Adapt the number of concurrent calls to Triton's speed (moving average).
-
-        Args:
-            call_s: a call's time, divided by the calls that ran when it began.
-        """
-        weight = SMOOTHING if self._mean_call_s else 1.0
-        self._mean_call_s += weight * (call_s - self._mean_call_s)
-        fitting = int(TRITON_SHARE * self._limits.max_queue_s / max(self._mean_call_s, 1e-6))
-        self._calls.resize(min(max(fitting, 1), self._limits.max_concurrent))
-
-    async def _wait(self, semaphore: FairSemaphore, permit: Permit) -> None:
+    async def _wait(self, turns: FairSemaphore, permit: Permit, deadline: float) -> None:
         if permit.turns:
             # Only the first turn is limited: later ones belong to work that is already paid for.
-            await semaphore.acquire(permit.client, permit.turns)
+            await turns.acquire(permit.client, permit.turns)
             permit.turns += 1
             return
+        # An accepted request waits as long as it was told that it may have to.
         limit_s = self._limits.max_queue_s
+        if permit.is_accepted:
+            limit_s = max(_left_s(deadline), 0.0)
         try:
             with self._metrics.stage("queue") as waited:
                 async with asyncio.timeout(limit_s) as timeout:
                     with permit.queueing(timeout):
-                        await semaphore.acquire(permit.client)
+                        await turns.acquire(permit.client)
         except TimeoutError:
-            raise self._full(
+            raise self._refusals.full(
                 "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
             ) from None
         permit.turns += 1
 
-    def _make_room(self, client: str) -> None:
-        """Drop a waiting request of a client with more in flight than this client would have.
+    async def _until(self, permit: Permit, is_over: Callable[[], bool], limit_s: float) -> None:
+        """Wait, until a request or a call ends with which the condition holds.
 
         Raises:
-            FullError: there is none.
+            FullError: not within the limit, or the request was dropped.
         """
-        mine = len(self._in_flight.get(client, ())) + 1
-        for permits in sorted(self._in_flight.values(), key=len, reverse=True):
-            waiting = [permit for permit in permits if permit.is_waiting]
-            if len(permits) > mine and waiting:
-                waiting[-1].drop()
-                # Now rather than when its task runs, since the newcomer takes its place.
-                self._remove(waiting[-1])
-                return
-        most = self._limits.max_in_flight
-        raise self._full("requests in flight", got=f"{most} already", expected=f"fewer than {most}")
+        if is_over():
+            return
+        try:
+            async with asyncio.timeout(limit_s) as timeout:
+                with permit.queueing(timeout):
+                    while not is_over():
+                        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                        self._changes.append(change)
+                        await change
+        except TimeoutError:
+            raise self._refusals.full(
+                "queue", got="no turn in time", expected="one that leaves time for an answer"
+            ) from None
 
-    def _remove(self, permit: Permit) -> None:
-        permits = self._in_flight.get(permit.client, [])
-        if permit in permits:
-            permits.remove(permit)
-        if not permits:
-            self._in_flight.pop(permit.client, None)
+    def _refusal(
+        self, permit: Permit, parts: Mapping[CallQueue, Calls], deadline: float
+    ) -> Callable[[], FullError] | None:
+        """Return a maker of the error if calls should not be made, or None."""
+        outlooks = [queue.outlook(permit.client, part) for queue, part in parts.items()]
+        own_s, ahead_s = sum(one.own_s for one in outlooks), sum(one.ahead_s for one in outlooks)
+        left_s = _left_s(deadline)
+        late_s = own_s + MARGIN * ahead_s - left_s
+        if late_s > 0:
+            late = self._refusals.late
+            return partial(late, own_s + ahead_s, left_s, wait_s=late_s, cost_s=own_s)
+        wait_s, limit_s = outlooks[0].wait_s if outlooks else 0.0, self._limits.max_queue_s
+        if wait_s > limit_s and not permit.is_patient:
+            return partial(
+                self._refusals.full,
+                "queue",
+                got=f"a turn in {wait_s:.3g} s",
+                expected=f"{limit_s:g} s",
+                wait_s=wait_s - limit_s,
+                cost_s=own_s,
+            )
+        return None
 
-    def _count(self) -> int:
-        return sum(map(len, self._in_flight.values()))
+    def _no_place(self) -> FullError:
+        most, mean_s = self._limits.max_in_flight, max(self._encoding.mean_s, self._decoding.mean_s)
+        return self._refusals.full(
+            "requests in flight",
+            got=f"{most} already",
+            expected=f"fewer than {most}",
+            cost_s=mean_s,
+        )
 
-    def _full(self, what: str, *, got: str, expected: str) -> FullError:
-        error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
-        backlog_s = self._mean_call_s * (self._calls.held + self._calls.waiting)
-        error.retry_s = min(max(backlog_s, MIN_RETRY_S), self._limits.max_queue_s)
-        return error
+    def _leave(self, permit: Permit) -> None:
+        """Take back what a request has claimed and not used."""
+        self._count(permit, {kind: -count for kind, count in permit.claimed.items()})
+        self._notify()
+
+    def _count(self, permit: Permit, calls: Calls) -> None:
+        """Count calls as claimed; negative numbers take claims back."""
+        for kind, count in calls.items():
+            permit.claimed[kind] += count
+            self._queue_of(kind).claim(permit.client, kind, count)
+
+    def _queue_of(self, kind: CallKind) -> CallQueue:
+        return self._encoding if kind.encodes else self._decoding
+
+    def _by_queue(self, calls: Calls) -> dict[CallQueue, Calls]:
+        """Split calls by the queue they wait in, in order."""
+        parts: dict[CallQueue, dict[CallKind, int]] = {}
+        for kind, count in calls.items():
+            parts.setdefault(self._queue_of(kind), {})[kind] = count
+        return {**parts}
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._encoding.is_busy or self._decoding.is_busy
+
+    def _notify(self) -> None:
+        for change in self._changes:
+            if not change.done():
+                change.set_result(None)
+        self._changes.clear()
+
+
+def _left_s(deadline: float) -> float:
+    return deadline - monotonic()

@@ -25,16 +25,21 @@ class FairSemaphore:
     take more than two, and half-done work is lost if it comes too late. Requests of the same client
     are served in order, those that have begun first.
 
-    While more requests wait than permits are free, permits are granted a quarter of them at a time:
-    calls that begin together reach the steps of the pipeline together, and share batches there. To
-    be used inside one event loop.
+    While more requests wait than permits are free, permits are granted in groups: calls that begin
+    together reach the steps of the pipeline together, and share batches there. To be used inside
+    one event loop.
 
     Args:
         permits: how many there are.
+        groups: in which they are granted; None grants each at once.
+
+    Attributes:
+        permits: how many there are now.
     """
 
-    def __init__(self, permits: int) -> None:
-        self._permits = self._free = permits
+    def __init__(self, permits: int, groups: int | None = GROUPS) -> None:
+        self.permits = self._free = permits
+        self._groups = groups
         self._held: Counter[str] = Counter()
         self._arrivals = count()
         self._waiters: dict[str, list[Waiter]] = {}
@@ -49,13 +54,23 @@ class FairSemaphore:
     @property
     def held(self) -> int:
         """Number of permits held."""
-        return self._permits - self._free
+        return self.permits - self._free
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether all permits are held."""
+        return self._free <= 0
 
     def resize(self, permits: int) -> None:
         """Change the number of permits; those held beyond it stay held until they are released."""
-        self._free += permits - self._permits
-        self._permits = permits
+        self._free += permits - self.permits
+        self.permits = permits
         self._grant()
+
+    def take(self, client: str) -> None:
+        """Take a permit now, even if none is free; then the next released one is not granted."""
+        self._free -= 1
+        self._hold(client)
 
     async def acquire(self, client: str, turns: int = 0) -> None:
         """Wait for a permit.
@@ -89,7 +104,8 @@ class FairSemaphore:
         self._forget(client)
 
     def _grant(self) -> None:
-        if self._free < min(self.waiting, max(1, self._permits // GROUPS)):
+        group = 1 if self._groups is None else max(1, self.permits // self._groups)
+        if self._free < min(self.waiting, group):
             return
         while self._free > 0 and self._waiters:
             client = min(self._waiters, key=self._priority)
@@ -98,11 +114,14 @@ class FairSemaphore:
             # A cancelled request has not yet run to leave the queue by itself.
             if not turn.cancelled():
                 self._free -= 1
-                self._held[client] += 1
-                self._turns += 1
-                self._last_turn[client] = self._turns
+                self._hold(client)
                 turn.set_result(None)
             self._leave(client, first)
+
+    def _hold(self, client: str) -> None:
+        self._held[client] += 1
+        self._turns += 1
+        self._last_turn[client] = self._turns
 
     def _priority(self, client: str) -> tuple[int, bool, int]:
         rank, *_ = self._waiters[client][0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from cpcsam.grpc_errors import FullError
@@ -28,31 +29,27 @@ class HeldBytes:
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: Counter[str] = Counter()
+        self._waiting: list[asyncio.Future[None]] = []
 
-    @contextmanager
-    def hold(self, client: str, size: int) -> Iterator[None]:
-        """Count a request while the block runs, or refuse it at once.
+    @asynccontextmanager
+    async def hold(self, client: str, size: int, *, wait: bool = False) -> AsyncIterator[None]:
+        """Count a request while the block runs; without room, wait or refuse it at once.
 
         Args:
             client: who sent it.
             size: of the request in bytes.
+            wait: until there is room.
 
         Raises:
-            FullError: there is no room.
+            FullError: there is no room, and the request does not wait.
         """
         counted = 0 if size <= SMALL else size
-        for held, most in (
-            (self._held.total(), self._most),
-            (self._held[client], self._most // 2),
-        ):
-            # A request alone may be larger than its part.
-            if held and held + counted > most and counted:
-                raise FullError.of(
-                    "requests in flight",
-                    got=f"{held} bytes already",
-                    expected=f"at most {most} with this one of {size}",
-                    fix="try again in a moment",
-                )
+        while (refusal := self._refusal(client, counted)) is not None:
+            if not wait:
+                raise refusal
+            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(room)
+            await room
         self._held[client] += counted
         try:
             yield
@@ -60,3 +57,25 @@ class HeldBytes:
             self._held[client] -= counted
             if not self._held[client]:
                 del self._held[client]
+            self._wake()
+
+    def _refusal(self, client: str, size: int) -> FullError | None:
+        for held, most in (
+            (self._held.total(), self._most),
+            (self._held[client], self._most // 2),
+        ):
+            # A request alone may be larger than its part.
+            if held and held + size > most and size:
+                return FullError.of(
+                    "requests in flight",
+                    got=f"{held} bytes already",
+                    expected=f"at most {most} with this one of {size}",
+                    fix="try again in a moment",
+                )
+        return None
+
+    def _wake(self) -> None:
+        for room in self._waiting:
+            if not room.done():
+                room.set_result(None)
+        self._waiting.clear()

@@ -14,13 +14,15 @@ from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import merge_instances
 from cpcsam.automatic.prompt_proposals import GeneratedPrompts
 from cpcsam.automatic.vocabulary import Vocabulary
-from cpcsam.contract import MaskSelection
+from cpcsam.contract import PROMPT_BUCKETS, MaskSelection
 from cpcsam.geometry import Box
 from serving.gateway.context import RequestContext
+from serving.gateway.inference.call_kinds import SEARCH
 from serving.gateway.inference.embedder import Embedder, shown_tile
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
+from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.tiles import tiles_within
 
@@ -62,7 +64,10 @@ class ClassSegmenter:
         wanted = np.array(chosen, np.float32)[:, None, None]
         limits, search_in = self._embedder.limits, self._embedder.executors.search
         tiles = tiles_within(image.size, vocabulary.tile, config.overlap, limits.max_tiles)
+        # Of a round, the number of prompts is known only after the one before.
+        rounds = {CallKind(SEARCH, PROMPT_BUCKETS[-1]): len(tiles) * (config.rounds + 1)}
         async with self._embedder.tiled(image, context) as tiled:
+            await tiled.claim(tiles, rounds)
 
             async def search(tile: Box) -> list[InstanceMask]:
                 encoded = await tiled.embed(tile)

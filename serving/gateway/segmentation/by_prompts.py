@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -13,13 +14,16 @@ from numpy.typing import NDArray
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.tiling import is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
+from cpcsam.entry_points import DECODE, DECODE_WITH_MASK
 from cpcsam.geometry import EMPTY_BOX, Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
+from serving.gateway.inference.call_kinds import decodes
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
+from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.tiles import Tiles
 from serving.gateway.validation.prompts import needed_box, part_of
@@ -114,13 +118,12 @@ class _Prompts:
         """
         prompts = self._request.prompts
         parts = {index: self._part(prompt) for index, prompt in enumerate(prompts)}
+        await self._claim(_grouped(parts))
         masks: dict[int, PromptMasks] = {}
         shown: set[Box] = set()
         while parts:
             shown.update(parts.values())
-            by_part: dict[Box, list[int]] = {}
-            for index, part in parts.items():
-                by_part.setdefault(part, []).append(index)
+            by_part = _grouped(parts)
             masks |= dict(
                 pair
                 for pairs in await gather_limited(
@@ -141,6 +144,17 @@ class _Prompts:
     def _larger(self, part: Box, shown: int) -> int:
         """Return the side of the next larger part; 0, the whole image, if that is one too many."""
         return 2 * max(part.size) if shown <= self._max_tiles else 0
+
+    async def _claim(self, by_part: Mapping[Box, Sequence[int]]) -> None:
+        """Claim the calls of the first decode of each prompt."""
+        calls, first = Counter[CallKind](), None
+        for part, indices in by_part.items():
+            masked = sum(self._request.prompts[index].HasField("mask_input") for index in indices)
+            plain = decodes(DECODE.name, len(indices) - masked)
+            calls += plain + decodes(DECODE_WITH_MASK.name, masked)
+            if part == self._whole:
+                first = next(iter(plain), None)
+        await self._tiled.claim([*by_part], calls, first)
 
     def _part(self, prompt: pb.Prompt, side: int | None = None) -> Box:
         """Choose the part of the image to decode a prompt in: a tile of the request or larger."""
@@ -200,6 +214,14 @@ class _Prompts:
             CONCURRENT_CHUNKS,
         )
         return decoded
+
+
+def _grouped(parts: Mapping[int, Box]) -> dict[Box, list[int]]:
+    """Group the indices of prompts by the part of the image that they are decoded in."""
+    by_part: dict[Box, list[int]] = {}
+    for index, part in parts.items():
+        by_part.setdefault(part, []).append(index)
+    return by_part
 
 
 def _instances(chunks: Sequence[ChunkMasks], part: Box, size: tuple[int, int]) -> list[PromptMasks]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -15,6 +16,7 @@ from cpcsam.automatic.tiling import PointGrid, build_point_grids
 from cpcsam.contract import PROMPT_BUCKETS, MaskSelection, PointLabel
 from cpcsam.grpc_errors import LimitError
 from serving.gateway.context import RequestContext
+from serving.gateway.inference.call_kinds import EVERYTHING, decodes
 from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
@@ -66,7 +68,9 @@ class EverythingSegmenter:
         side, size = tiles.side, image.size
         check_work(size, config, side, tiles.overlap, self._embedder.limits)
         grids = build_point_grids(size, config, side, tiles.overlap)
+        calls = sum((decodes(EVERYTHING, len(grid.points)) for grid in grids), Counter())
         async with self._embedder.tiled(image, context) as tiled:
+            await tiled.claim([grid.region for grid in grids], calls)
             masks = await gather_limited(
                 [partial(self._masks, grid, tiled, size, config, context) for grid in grids]
             )

@@ -127,6 +127,7 @@ class VocabularyService:
             context.permit.client, support.coverages, where, example.entities, image.size, tiles
         )
         async with self._embedder.tiled(image, context) as tiled:
+            await tiled.claim(tiles, {})
             shown = await gather_limited([partial(tiled.show, part) for part in tiles])
         return list(zip(shown, covered, strict=True))
 

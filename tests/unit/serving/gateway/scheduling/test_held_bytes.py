@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -12,30 +13,42 @@ from serving.gateway.scheduling.held_bytes import SMALL, HeldBytes
 LARGE = 40 << 20
 
 
-def test_hold_bounds_all_requests_and_those_of_a_client() -> None:
+async def test_hold_bounds_all_requests_and_those_of_a_client() -> None:
     held = HeldBytes(4 * LARGE)
-    with ExitStack() as running:
+    async with AsyncExitStack() as running:
         for client in ("lab", "lab", "ward"):
-            running.enter_context(held.hold(client, LARGE))
-        with (
-            pytest.raises(FullError, match=f"got {2 * LARGE} bytes already, expected at most"),
-            held.hold("lab", SMALL + 1),
-        ):
-            pytest.fail("more than half for one client")
-        running.enter_context(held.hold("ward", LARGE))
-        with (
-            pytest.raises(FullError, match=f"got {4 * LARGE} bytes already, expected at most"),
-            held.hold("other", SMALL + 1),
-        ):
-            pytest.fail("more than all")
+            await running.enter_async_context(held.hold(client, LARGE))
+        with pytest.raises(FullError, match=f"got {2 * LARGE} bytes already, expected at most"):
+            await running.enter_async_context(held.hold("lab", SMALL + 1))
+        await running.enter_async_context(held.hold("ward", LARGE))
+        with pytest.raises(FullError, match=f"got {4 * LARGE} bytes already, expected at most"):
+            await running.enter_async_context(held.hold("other", SMALL + 1))
         for client in ("lab", "other"):
-            running.enter_context(held.hold(client, SMALL))
-    with held.hold("other", 5 * LARGE):
+            await running.enter_async_context(held.hold(client, SMALL))
+    async with held.hold("other", 5 * LARGE):
         pass
 
 
-def test_hold_is_given_back_by_a_failure() -> None:
+async def test_hold_is_given_back_by_a_failure() -> None:
     held = HeldBytes(LARGE)
     for _ in range(3):
-        with pytest.raises(ValueError, match="failed"), held.hold("lab", LARGE):
-            raise ValueError("failed")
+        with pytest.raises(ValueError, match="failed"):
+            async with held.hold("lab", LARGE):
+                raise ValueError("failed")
+
+
+async def test_hold_that_waits_gets_room_when_another_ends_and_none_when_cancelled() -> None:
+    held = HeldBytes(LARGE)
+    entered = asyncio.Event()
+
+    async def wait() -> None:
+        async with held.hold("lab", LARGE, wait=True):
+            entered.set()
+
+    async with held.hold("lab", LARGE):
+        cancelled, waiting = asyncio.create_task(wait()), asyncio.create_task(wait())
+        await asyncio.sleep(0.01)
+        assert not entered.is_set()
+        cancelled.cancel()
+    await waiting
+    assert entered.is_set() and cancelled.cancelled()

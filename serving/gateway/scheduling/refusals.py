@@ -1,0 +1,62 @@
+"""Refusals for lack of room, each with a delay after which a retry is worth its while."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Final
+
+from cpcsam.grpc_errors import FullError
+
+__all__ = ["Refusals"]
+
+MIN_RETRY_S: Final = 0.1
+
+
+class Refusals:
+    """Maker of refusals that paces retries (leaky bucket).
+
+    A retry comes when there is room, and after those of the requests that were refused before.
+
+    Args:
+        max_retry_s: longest delay that is asked for.
+    """
+
+    def __init__(self, max_retry_s: float) -> None:
+        self._max_retry_s = max_retry_s
+        self._next_retry = 0.0
+
+    def full(
+        self, what: str, *, got: str, expected: str, wait_s: float = 0.0, cost_s: float = 0.0
+    ) -> FullError:
+        """Return a refusal.
+
+        Args:
+            what: the bound that is exceeded.
+            got: what was found.
+            expected: what the bound admits.
+            wait_s: seconds until there is room.
+            cost_s: seconds of Triton that the request takes.
+        """
+        error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
+        now = monotonic()
+        earliest = max(self._next_retry + cost_s, now + wait_s, now + MIN_RETRY_S)
+        error.retry_s = min(earliest - now, self._max_retry_s)
+        self._next_retry = now + error.retry_s
+        return error
+
+    def late(self, expected_s: float, left_s: float, *, wait_s: float, cost_s: float) -> FullError:
+        """Return a refusal of what cannot be answered before its deadline; see `full`.
+
+        Args:
+            expected_s: seconds until the answer.
+            left_s: seconds until the deadline.
+            wait_s: seconds until there is room.
+            cost_s: seconds of Triton that the request takes.
+        """
+        return self.full(
+            "deadline",
+            got=f"an answer in {expected_s:.3g} s, as many calls are ahead",
+            expected=f"{max(left_s, 0):.3g} s",
+            wait_s=wait_s,
+            cost_s=cost_s,
+        )
