@@ -18,6 +18,7 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
 __all__ = [
+    "REFUSED",
     "Outcome",
     "arriving",
     "send",
@@ -30,6 +31,8 @@ __all__ = [
 
 # Connections to one address share a socket otherwise, and the gateway takes them for one client.
 APART: Final = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
+REFUSED: Final = "RESOURCE_EXHAUSTED"
+PUSHBACK: Final = "grpc-retry-pushback-ms"
 Draw = Callable[[int], tuple[int, pb.SegmentRequest]]
 """Draws the next request of a client, with a label for its outcome."""
 
@@ -45,6 +48,7 @@ class Outcome:
         status: name of the gRPC status.
         message: details of the status.
         response: None after an error.
+        retry_s: seconds that a refusal asks to wait, 0 without.
     """
 
     label: int
@@ -53,6 +57,7 @@ class Outcome:
     status: str
     message: str
     response: pb.SegmentResponse | None
+    retry_s: float = 0.0
 
 
 @asynccontextmanager
@@ -76,24 +81,35 @@ async def send(
 ) -> Outcome:
     """Send a request and wait for its outcome."""
     sent_at, started = time(), monotonic()
-    status, message, response = "OK", "", None
+    status, message, response, retry_s = "OK", "", None, 0.0
     try:
         response = await stub.Segment(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         status, message = error.code().name, error.details() or ""
-    return Outcome(label, sent_at, monotonic() - started, status, message, response)
+        retry_s = float(dict(error.trailing_metadata() or ()).get(PUSHBACK, 0)) / 1e3
+    return Outcome(label, sent_at, monotonic() - started, status, message, response, retry_s)
 
 
 async def repeating(
-    stubs: Sequence[Any], draw: Draw, seconds: float, timeout_s: float
+    stubs: Sequence[Any], draw: Draw, seconds: float, timeout_s: float, *, patient: bool = False
 ) -> list[Outcome]:
-    """Closed loop: a client per stub, each with one request in flight."""
+    """Closed loop: a client per stub, each with one request in flight.
+
+    Args:
+        stubs: one for each client.
+        draw: draws a client's next request.
+        seconds: duration.
+        timeout_s: of each request.
+        patient: wait after a refusal as long as it asks.
+    """
     until = monotonic() + seconds
 
     async def client(number: int) -> list[Outcome]:
         outcomes = []
         while monotonic() < until:
             outcomes.append(await send(stubs[number], *draw(number), timeout_s))
+            if patient:
+                await asyncio.sleep(outcomes[-1].retry_s)
         return outcomes
 
     lists = await asyncio.gather(*map(client, range(len(stubs))))
