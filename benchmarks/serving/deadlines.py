@@ -1,4 +1,4 @@
-"""Scenario `deadlines`: expired and cancelled requests end at once and free their permits."""
+"""Scenario `deadlines`: expired requests end at once and free their permits; others are in time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 import grpc
 from tqdm import tqdm
 
+from benchmarks.serving.goodput import measure_goodput
 from benchmarks.serving.load import Outcome, connections, percentiles, repeating, send, statuses
 from benchmarks.serving.report import Check, at_least, at_most
 from benchmarks.serving.stack import gateway_metric, service
@@ -41,7 +42,7 @@ LOGGED: Final = re.compile(
 
 
 def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], list[Check]]:
-    """Measure lateness under load, then whether permits are free at once.
+    """Measure lateness under load, whether permits are free at once, and the goodput.
 
     Args:
         repository: to serve.
@@ -66,6 +67,8 @@ def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], 
     places = ("--max-in-flight", str(PLACES), "--max-concurrent", "2")
     with service(repository, build, *places) as running:
         full, refused = asyncio.run(_refill(running))
+    with service(repository, build) as running:
+        goodput, in_time = measure_goodput(running, seconds)
     seen = [status for name, (_, status) in ends.items() if name in due]
     figures = {
         "requests": len(due),
@@ -82,6 +85,7 @@ def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], 
         "in_flight_afterwards": left,
         "places": PLACES,
         "rounds_of_places": ROUNDS,
+        **goodput,
     }
     return figures, [
         at_most("latest end after the deadline, ms", 1e3 * max(late["expiring"]), 1e3 * LATE_S),
@@ -89,6 +93,7 @@ def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], 
         at_most("requests in flight afterwards", left, 0),
         at_least(f"of {ROUNDS} times that all places were taken, one more refused", full, ROUNDS),
         at_most(f"refused of {ROUNDS * PLACES} that took freed places", refused, 0),
+        *in_time,
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, Final
@@ -40,7 +41,9 @@ FEW: Final = 8
 REFUSED_S: Final = 0.1
 
 
-def measure_goodput(running: Service, seconds: float) -> tuple[dict[str, Any], list[Check]]:
+def measure_goodput(
+    running: Service, seconds: float, deadlines_s: Sequence[float] = DEADLINES_S
+) -> tuple[dict[str, Any], list[Check]]:
     """Measure the goodput of many clients at each deadline between two measurements of capacity.
 
     Clients wait as long as a refusal asks before they send their next request.
@@ -48,20 +51,23 @@ def measure_goodput(running: Service, seconds: float) -> tuple[dict[str, Any], l
     Args:
         running: the service.
         seconds: of load at each deadline, and of each measurement of capacity.
+        deadlines_s: of the requests, seconds.
 
     Returns:
         Figures and checks.
     """
-    return asyncio.run(_measure_goodput(running, seconds))
+    return asyncio.run(_measure_goodput(running, seconds, deadlines_s))
 
 
-async def _measure_goodput(running: Service, seconds: float) -> tuple[dict[str, Any], list[Check]]:
+async def _measure_goodput(
+    running: Service, seconds: float, deadlines_s: Sequence[float]
+) -> tuple[dict[str, Any], list[Check]]:
     capacities: list[float] = []
     loads: list[tuple[list[Outcome], float, int]] = []
     async with connections(running.gateway, CLIENTS) as stubs:
         draw = _Draw()
         await repeating(stubs[:MEASURING], draw, seconds / 4, PATIENCE_S)
-        for deadline_s in tqdm((*DEADLINES_S, None), desc="deadlines"):
+        for deadline_s in tqdm((*deadlines_s, None), desc="deadlines"):
             measured = await repeating(stubs[:MEASURING], draw, seconds, PATIENCE_S)
             capacities.append(rate(measured))
             if deadline_s is None:
@@ -73,7 +79,7 @@ async def _measure_goodput(running: Service, seconds: float) -> tuple[dict[str, 
             loads.append((outcomes, cores[0], encoder_runs(running).since(before).images))
     figures: dict[str, Any] = {"capacities_a_second": [round(value, 2) for value in capacities]}
     checks = []
-    for deadline_s, load, around in zip(DEADLINES_S, loads, pairwise(capacities), strict=True):
+    for deadline_s, load, around in zip(deadlines_s, loads, pairwise(capacities), strict=True):
         outcomes, cores_used, encoded = load
         capacity, goodput = fmean(around), rate(outcomes)
         figures[f"deadline_{deadline_s:g}_s"] = {

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.attention import main
 from benchmarks.common.output import add_report_option, publish
-from benchmarks.serving import followup, mixed
+from benchmarks.serving import followup, goodput, mixed
 from benchmarks.serving.stack import service
 from cpcsam.commands import ArgumentParser
 from demo.commands import Service
@@ -54,6 +54,17 @@ def test_the_peak_is_the_programs_own_and_not_its_parents() -> None:
 def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with service(repository, tmp_path_factory.mktemp("serve")) as started:
         yield started
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_overload_with_short_deadlines_computes_little_for_nobody(running: Service) -> None:
+    figures, checks = goodput.measure_goodput(running, seconds=4, deadlines_s=(0.5,))
+    found = figures["deadline_0.5_s"]
+    assert found["statuses"]["RESOURCE_EXHAUSTED"] > found["statuses"].get("DEADLINE_EXCEEDED", 0)
+    assert found["encoded_an_answer"] < 1.3
+    (check,) = checks
+    assert check.value > 0.5
 
 
 @pytest.mark.triton

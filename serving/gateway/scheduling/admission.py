@@ -107,7 +107,7 @@ class Admission:
             limit_s = self._limits.max_queue_s - max(queue.cold_s for queue in cold)
             await self._until(permit, lambda: not any(queue.is_cold for queue in cold), limit_s)
         if permit.is_patient:
-            own_s = sum(queue.trial_seconds(part) for queue, part in parts.items())
+            own_s = sum(queue.trial_seconds(part, alone=True) for queue, part in parts.items())
             await self._until(
                 permit,
                 lambda: not (self._refusal(permit, parts, deadline) and self._is_busy),
@@ -140,11 +140,15 @@ class Admission:
         if not permit.claimed[kind]:
             self._count(permit, {kind: 1})
         try:
-            await self._wait(queue.turns, permit, deadline - queue.times.trial_seconds(kind))
+            own_s = queue.times.trial_seconds(kind, alone=True)
+            await self._wait(queue.turns, permit, deadline - own_s)
         finally:
             if permit.claimed[kind]:
                 self._count(permit, {kind: -1})
-        own_s, left_s = queue.times.trial_seconds(kind), _left_s(deadline)
+        own_s = queue.times.trial_seconds(
+            kind, alone=not (self._encoding.runs or self._decoding.runs)
+        )
+        left_s = _left_s(deadline)
         late_s = queue.running_s + own_s - left_s
         if late_s > 0:
             queue.turns.release(permit.client)
@@ -208,7 +212,10 @@ class Admission:
         self, permit: Permit, parts: Mapping[CallQueue, Calls], deadline: float
     ) -> Callable[[], FullError] | None:
         """Return a maker of the error if calls should not be made, or None."""
-        outlooks = [queue.outlook(permit.client, part) for queue, part in parts.items()]
+        alone = not self._is_busy
+        outlooks = [
+            queue.outlook(permit.client, part, alone=alone) for queue, part in parts.items()
+        ]
         own_s, ahead_s = sum(one.own_s for one in outlooks), sum(one.ahead_s for one in outlooks)
         left_s = _left_s(deadline)
         late_s = own_s + MARGIN * ahead_s - left_s

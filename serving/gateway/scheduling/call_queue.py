@@ -68,9 +68,14 @@ class CallQueue:
         return self._seconds(calls) / max(calls.total(), 1)
 
     @property
+    def runs(self) -> bool:
+        """Whether any call runs."""
+        return bool(self._running.total())
+
+    @property
     def is_busy(self) -> bool:
         """Whether any call runs or is claimed."""
-        return bool(self._running.total() or self._claimed)
+        return bool(self.runs or self._claimed)
 
     @property
     def is_cold(self) -> bool:
@@ -80,7 +85,7 @@ class CallQueue:
     @property
     def cold_s(self) -> float:
         """Seconds since the first of the running calls began; 0 if none does."""
-        return monotonic() - self._busy_since if self._running.total() else 0.0
+        return monotonic() - self._busy_since if self.runs else 0.0
 
     def backlog_s(self) -> float:
         """Seconds of Triton that the running and the claimed calls take."""
@@ -95,7 +100,7 @@ class CallQueue:
         if not claimed:
             del self._claimed[client]
 
-    def outlook(self, client: str, calls: Mapping[CallKind, int]) -> Outlook:
+    def outlook(self, client: str, calls: Mapping[CallKind, int], *, alone: bool) -> Outlook:
         """Predict the times of a further request.
 
         Each other client's calls count up to as much as this client's own, since turns are shared
@@ -104,6 +109,7 @@ class CallQueue:
         Args:
             client: that sends the request.
             calls: number of calls by kind, of this queue.
+            alone: whether nothing else is to be done.
         """
         cost_s = self._seconds(calls)
         mine_s = self._seconds(self._claimed.get(client, {}))
@@ -121,12 +127,14 @@ class CallQueue:
         return Outlook(
             wait_s=(queued_s + running_s) * beyond,
             ahead_s=queued_s + running_s * rounds,
-            own_s=self.trial_seconds(calls),
+            own_s=self.trial_seconds(calls, alone=alone),
         )
 
-    def trial_seconds(self, calls: Mapping[CallKind, int]) -> float:
+    def trial_seconds(self, calls: Mapping[CallKind, int], *, alone: bool) -> float:
         """Seconds that calls take by themselves; see `CallTimes.trial_seconds`."""
-        return sum(self.times.trial_seconds(kind) * count for kind, count in calls.items())
+        return sum(
+            self.times.trial_seconds(kind, alone=alone) * count for kind, count in calls.items()
+        )
 
     def start(self, kind: CallKind) -> Callable[[bool], None]:
         """Count a call that has got its turn as running.
@@ -135,7 +143,7 @@ class CallQueue:
             A function that ends it, and learns from the time it took: all if it was answered, else
             only that it takes longer than expected.
         """
-        if not self._running.total():
+        if not self.runs:
             self._busy_since = monotonic()
         self._running[kind] += 1
         started, together = monotonic(), self._running.copy()

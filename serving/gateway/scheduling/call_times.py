@@ -16,6 +16,8 @@ SMOOTHING: Final = 0.1
 """Weight of the newest call in a moving average; the first ones weigh more."""
 LARGEST_STEP: Final = 4.0
 """Largest ratio of a measured time to the expected one that is believed of a single call."""
+RISE: Final = 1.05
+"""Factor by which each call lets the least time of its kind rise."""
 HALF_LIFE_S: Final = 30.0
 """Age of an average at which half of it counts against a request of that kind itself."""
 ENCODING: Final = frozenset((SEGMENT.name, ENCODE.name, IMAGE_ENCODER.name))
@@ -45,6 +47,7 @@ OTHER: Final = CallKind("other")
 @dataclass
 class _Average:
     seconds: float
+    least: float
     updated: float = 0.0
     samples: int = 0
 
@@ -69,12 +72,20 @@ class CallTimes:
         average = self._similar(kind)
         return 0.0 if average is None else average.seconds
 
-    def trial_seconds(self, kind: CallKind) -> float:
-        """Return the average, less with its age, so that an old one excludes no kind for ever."""
+    def trial_seconds(self, kind: CallKind, *, alone: bool) -> float:
+        """Return what counts against a request of that kind itself.
+
+        Args:
+            kind: of its call.
+            alone: whether nothing else is to be done; then it is the least time of late, since the
+                average may be that of busier moments. It shrinks with its age in either case, so
+                that an old one excludes no kind for ever.
+        """
         average = self._similar(kind)
         if average is None:
             return 0.0
-        return average.seconds * math.exp2((average.updated - monotonic()) / HALF_LIFE_S)
+        seconds = average.least if alone else average.seconds
+        return seconds * math.exp2((average.updated - monotonic()) / HALF_LIFE_S)
 
     def observe(self, kind: CallKind, seconds: float, expected_s: float, together: int) -> None:
         """Learn from a call.
@@ -89,10 +100,11 @@ class CallTimes:
         ratio = min(max(seconds / max(expected_s, 1e-6), 1 / LARGEST_STEP), LARGEST_STEP)
         found_s = similar_s * ratio if similar_s else seconds / together
         if average is None:
-            average = self._averages[kind] = _Average(found_s)
+            average = self._averages[kind] = _Average(found_s, found_s)
         average.samples += 1
         weight = max(SMOOTHING, 1 / average.samples)
         average.seconds += weight * (found_s - average.seconds)
+        average.least = min(average.least * RISE, found_s, average.seconds)
         average.updated = monotonic()
 
     def _similar(self, kind: CallKind) -> _Average | None:

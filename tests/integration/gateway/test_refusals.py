@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from cpcsam.client import MaskSelection, Prompt, SegmentationClient, encode_image
+from cpcsam.client import Everything, MaskSelection, Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, FullError, LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -112,10 +112,22 @@ def test_segment_with_invalid_input_returns_its_grpc_status(gateway: Gateway) ->
 
 def test_segment_with_a_short_deadline_is_refused(gateway: Gateway) -> None:
     with SegmentationClient(gateway.address, timeout_s=0.002) as hurried:
-        with pytest.raises(DeadlineError):
+        with pytest.raises((DeadlineError, FullError)):
             hurried.segment(picture(), clicks(40))
     with SegmentationClient(gateway.address) as patient:
         assert len(patient.segment(picture(), clicks(1)).masks) == 1
+
+
+def test_everything_that_cannot_be_answered_in_time_is_refused_at_once(gateway: Gateway) -> None:
+    with SegmentationClient(gateway.address, retry=False) as client:
+        started = time.monotonic()
+        client.segment(picture(1), everything=Everything())
+        alone_s = time.monotonic() - started
+    with SegmentationClient(gateway.address, timeout_s=alone_s / 3, retry=False) as hurried:
+        started = time.monotonic()
+        with pytest.raises(FullError, match="deadline: got an answer in"):
+            hurried.segment(picture(2), everything=Everything())
+        assert time.monotonic() - started < alone_s / 6
 
 
 def test_triton_with_cancelled_callers_survives(gateway: Gateway, triton: TritonServer) -> None:

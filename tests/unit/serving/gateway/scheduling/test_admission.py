@@ -8,12 +8,10 @@ from collections.abc import Awaitable
 
 import pytest
 
-from cpcsam.entry_points import DECODE, ENCODE
 from cpcsam.grpc_errors import FullError
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
 from serving.gateway.scheduling.admission import Admission, Permit
-from serving.gateway.scheduling.call_times import CallKind
 
 
 class AdmissionHarness:
@@ -173,129 +171,3 @@ async def test_acquire_with_a_slow_triton_limits_concurrent_calls() -> None:
 
     await asyncio.gather(*(keep_requesting(f"client-{number}") for number in range(12)))
     assert max(most[:8]) == 8 and max(most[-8:]) <= 3
-
-
-ENCODE_CALL, DECODE_CALL = CallKind(ENCODE.name), CallKind(DECODE.name, 1)
-
-
-async def admission_that_knows(call_s: float, kind: CallKind, **limits: float) -> Admission:
-    """Return an admission that has measured one call of a kind."""
-    admission = Admission(Limits(**limits), Metrics())  # type: ignore[arg-type]
-    release = await admission.acquire(Permit("first"), kind)
-    await asyncio.sleep(call_s)
-    release()
-    return admission
-
-
-async def test_claim_that_cannot_be_answered_in_time_is_refused_at_once() -> None:
-    admission = await admission_that_knows(0.2, ENCODE_CALL)
-    running = Permit("a")
-    await admission.claim(running, {ENCODE_CALL: 1}, time.monotonic() + 1)
-    release = await admission.acquire(running, ENCODE_CALL, time.monotonic() + 1)
-    started = time.monotonic()
-    with pytest.raises(FullError, match=r"deadline: got an answer in 0\.\d+ s") as full:
-        await admission.claim(Permit("b"), {ENCODE_CALL: 1}, started + 0.3)
-    assert time.monotonic() - started < 0.05 and full.value.retry_s >= 0.1
-    await admission.claim(Permit("b"), {ENCODE_CALL: 1}, started + 60)
-    release()
-
-
-async def test_claim_of_many_calls_is_refused_where_one_is_admitted() -> None:
-    admission = await admission_that_knows(0.1, DECODE_CALL)
-    deadline = time.monotonic() + 2
-    with pytest.raises(FullError, match="deadline"):
-        await admission.claim(Permit("a"), {DECODE_CALL: 100}, deadline)
-    await admission.claim(Permit("a"), {DECODE_CALL: 1}, deadline)
-
-
-async def test_claim_of_a_click_does_not_count_images_ahead() -> None:
-    admission = await admission_that_knows(0.2, ENCODE_CALL)
-    (await admission.acquire(Permit("first"), DECODE_CALL))()
-    await admission.claim(Permit("images"), {ENCODE_CALL: 100}, time.monotonic() + 90)
-    await admission.claim(Permit("click"), {DECODE_CALL: 1}, time.monotonic() + 0.5)
-
-
-async def test_claim_of_a_client_counts_as_much_of_others_as_of_its_own() -> None:
-    admission = await admission_that_knows(0.1, DECODE_CALL)
-    large, deadline = Permit("large"), time.monotonic() + 60
-    with admission.try_acquire(large):
-        await admission.claim(large, {DECODE_CALL: 100}, deadline)
-        await admission.claim(Permit("small"), {DECODE_CALL: 1}, time.monotonic() + 1)
-        with pytest.raises(FullError):
-            await admission.claim(Permit("large"), {DECODE_CALL: 1}, time.monotonic() + 1)
-    await admission.claim(Permit("large"), {DECODE_CALL: 1}, time.monotonic() + 1)
-
-
-async def test_acquire_of_a_call_that_would_be_late_is_refused_instead_of_sent() -> None:
-    admission = await admission_that_knows(0.2, DECODE_CALL)
-    with pytest.raises(FullError, match="deadline"):
-        await admission.acquire(Permit("a"), DECODE_CALL, time.monotonic() + 0.1)
-    (await admission.acquire(Permit("a"), DECODE_CALL, time.monotonic() + 9))()
-
-
-async def test_claim_before_any_call_was_measured_waits_for_the_first() -> None:
-    admission = Admission(Limits(), Metrics())
-    release = await admission.acquire(Permit("a"), ENCODE_CALL)
-    claims = [
-        asyncio.create_task(admission.claim(Permit(name), {ENCODE_CALL: 1}, time.monotonic() + 60))
-        for name in "bc"
-    ]
-    await settle()
-    assert not any(claim.done() for claim in claims)
-    release()
-    await asyncio.wait_for(asyncio.gather(*claims), 1)
-
-
-async def test_enter_of_a_patient_request_waits_for_a_place_in_turn() -> None:
-    admission, order = Admission(Limits(max_in_flight=1), Metrics()), []
-
-    async def request(client: str) -> None:
-        async with admission.enter(Permit(client, is_patient=True)):
-            order.append(client)
-            await settle()
-
-    await asyncio.wait_for(asyncio.gather(*map(request, "aab")), 1)
-    assert order == ["a", "b", "a"]
-
-
-async def test_claim_of_a_patient_request_waits_until_it_can_be_answered() -> None:
-    admission = await admission_that_knows(0.3, ENCODE_CALL)
-    release = await admission.acquire(Permit("a"), ENCODE_CALL)
-    deadline = time.monotonic() + 0.6
-    patient = Permit("b", is_patient=True)
-    claim = asyncio.create_task(admission.claim(patient, {ENCODE_CALL: 1}, deadline))
-    await settle()
-    assert patient.is_waiting
-    release()
-    await asyncio.wait_for(claim, 1)
-    with pytest.raises(FullError):  # it could not even be answered alone
-        await admission.claim(Permit("c", is_patient=True), {ENCODE_CALL: 9}, deadline)
-
-
-async def test_overload_with_short_deadlines_is_answered_in_time() -> None:
-    """Each call takes 0.05 s of Triton; 24 clients ask for twice what it can answer in time."""
-    admission, triton = Admission(Limits(), Metrics()), asyncio.Lock()
-    in_time, sent = 0, 0
-
-    async def request(client: str) -> None:
-        nonlocal in_time, sent
-        permit, deadline = Permit(client), time.monotonic() + 0.6
-        with admission.try_acquire(permit):
-            await admission.claim(permit, {ENCODE_CALL: 1}, deadline)
-            release = await admission.acquire(permit, ENCODE_CALL, deadline)
-            async with triton:
-                sent += 1
-                await asyncio.sleep(0.05)
-            release()
-            in_time += time.monotonic() <= deadline
-
-    async def keep_requesting(client: str, until: float) -> None:
-        while time.monotonic() < until:
-            try:
-                await request(client)
-            except FullError as full:
-                await asyncio.sleep(full.retry_s)
-
-    until = time.monotonic() + 4
-    await asyncio.gather(*(keep_requesting(f"client-{number}", until) for number in range(24)))
-    assert sent > 20 and in_time > 0.9 * sent

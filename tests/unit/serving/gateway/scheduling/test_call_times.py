@@ -62,9 +62,21 @@ def test_observe_believes_no_single_outlier() -> None:
 def test_trial_seconds_shrink_with_age_and_seconds_do_not(advance: Advance) -> None:
     times = CallTimes()
     times.observe(LARGE, 8.0, expected_s=0, together=1)
-    assert times.trial_seconds(LARGE) == times.seconds(LARGE) == 8
+    assert times.trial_seconds(LARGE, alone=False) == times.seconds(LARGE) == 8
     advance(3 * call_times.HALF_LIFE_S)
-    assert times.trial_seconds(LARGE) == pytest.approx(1) and times.seconds(LARGE) == 8
+    assert times.trial_seconds(LARGE, alone=False) == pytest.approx(1)
+    assert times.seconds(LARGE) == 8
+
+
+def test_trial_seconds_alone_are_the_least_of_late(advance: Advance) -> None:
+    times = CallTimes()
+    times.observe(SMALL, 0.1, expected_s=0, together=1)
+    for _ in range(10):
+        times.observe(SMALL, 1.0, expected_s=times.seconds(SMALL), together=1)
+    assert times.trial_seconds(SMALL, alone=True) < 0.2 < 0.5 < times.seconds(SMALL)
+    for _ in range(100):
+        times.observe(SMALL, 1.0, expected_s=times.seconds(SMALL), together=1)
+    assert times.trial_seconds(SMALL, alone=True) == pytest.approx(1, rel=0.01)
 
 
 def queue_with(seconds: float, advance: Advance) -> CallQueue:
@@ -81,9 +93,9 @@ def test_outlook_counts_what_runs_and_a_fair_share_of_what_others_claimed(advanc
     queue.start(SMALL)
     queue.claim("large", SMALL, 100)
     queue.claim("small", SMALL, 1)
-    one = queue.outlook("newcomer", {SMALL: 1})
+    one = queue.outlook("newcomer", {SMALL: 1}, alone=False)
     assert (one.ahead_s, one.own_s) == (0.5 + 2 * 0.5, 0.5)
-    again = queue.outlook("large", {SMALL: 1})
+    again = queue.outlook("large", {SMALL: 1}, alone=False)
     assert again.ahead_s == 0.5 + 100 * 0.5 + 0.5
     queue.claim("large", SMALL, -100)
     assert queue.backlog_s() == 1.0
@@ -91,16 +103,16 @@ def test_outlook_counts_what_runs_and_a_fair_share_of_what_others_claimed(advanc
 
 def test_outlook_waits_for_what_exceeds_the_permits(advance: Advance) -> None:
     queue = queue_with(0.5, advance)
-    assert queue.outlook("a", {SMALL: 1}).wait_s == 0
+    assert queue.outlook("a", {SMALL: 1}, alone=False).wait_s == 0
     for client in "abcdefgh":
         queue.claim(client, SMALL, 1)
-    assert queue.outlook("i", {SMALL: 1}).wait_s == pytest.approx(4 * 0.5)
+    assert queue.outlook("i", {SMALL: 1}, alone=False).wait_s == pytest.approx(4 * 0.5)
 
 
 def test_outlook_of_many_calls_waits_for_running_ones_again_and_again(advance: Advance) -> None:
     queue = queue_with(0.5, advance)
     queue.start(SMALL)
-    ahead_s = queue.outlook("a", {SMALL: 10 * call_queue.CALLS_AT_ONCE}).ahead_s
+    ahead_s = queue.outlook("a", {SMALL: 10 * call_queue.CALLS_AT_ONCE}, alone=False).ahead_s
     assert ahead_s == pytest.approx(10 * 0.5)
 
 
