@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from typing import Final
 
 from cpcsam.commands import parser_of, port, positive, run_command, until_interrupted
 from cpcsam.errors import ServingError
+from serving.supervision.exec_with_pdeathsig import ending_with_this_process
 from serving.triton.faults import Fault, wait_for_fault
 from serving.triton.probe import infer_tiny_image, is_ready
 
@@ -88,8 +90,15 @@ def _check(address: str, timeout_s: float) -> None:
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server; when the block ends by a signal, let running requests finish."""
+    program = shutil.which(command[0])
+    if program is None:
+        raise ServingError.of(
+            command[0], got="no such program", expected="tritonserver", fix="give its path"
+        )
     # In a session of its own, so that only this process gets Ctrl-C, and all steps can be killed.
-    server = subprocess.Popen(command, start_new_session=True)
+    server = subprocess.Popen(
+        ending_with_this_process([program, *command[1:]]), start_new_session=True
+    )
     try:
         yield server
     except KeyboardInterrupt:

@@ -99,3 +99,19 @@ def test_container_ends_with_a_dead_step_or_a_signal(
     done = check(address)
     assert done.returncode == 2
     assert re.fullmatch(rf"python -m serving\.watch: Triton at {address}: got .*\n", done.stderr)
+
+
+def test_server_of_a_killed_watch_ends(container: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, address = container
+    process.kill()
+    deadline = monotonic() + TIMEOUT_S
+    while is_ready(address):
+        assert monotonic() < deadline
+        sleep(0.1)
+
+
+def test_watch_of_an_unknown_program_names_it() -> None:
+    command = [sys.executable, "-m", "serving.watch", "no-such-server", "--option=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("python -m serving.watch: no-such-server: got no such program")
