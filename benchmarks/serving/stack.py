@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.request import urlopen
 
 import torch
@@ -37,6 +38,10 @@ __all__ = [
     "service",
 ]
 
+PROBES: Final = "cpcsam_probes_total"
+PROBE_PERIOD_S: Final = 1.5
+"""In which an idle gateway ends a probe."""
+
 
 @dataclass(frozen=True)
 class EncoderRuns:
@@ -56,10 +61,21 @@ class EncoderRuns:
 
 
 def encoder_runs(running: Service) -> EncoderRuns:
-    """Read the encoder's counters from Triton."""
+    """Read the encoder's counters from Triton, without the gateway's probes."""
+    probes = _ended_probes(running)
     with InferenceServerClient(running.triton) as triton:
         (model,) = triton.get_inference_statistics(IMAGE_ENCODER.name).model_stats
-        return EncoderRuns(int(model.inference_count), int(model.execution_count))
+        return EncoderRuns(int(model.inference_count) - probes, int(model.execution_count) - probes)
+
+
+def _ended_probes(running: Service) -> int:
+    """Count the gateway's probes, just after one ended where it is idle, so that none runs."""
+    deadline = time.monotonic() + PROBE_PERIOD_S
+    before = probes = gateway_metric(running, PROBES)
+    while probes == before and time.monotonic() < deadline:
+        time.sleep(0.02)
+        probes = gateway_metric(running, PROBES)
+    return int(probes)
 
 
 @contextmanager

@@ -72,6 +72,7 @@ class Metrics:
         cache_evictions: counter of evicted embeddings.
         replica_up: gauge by `replica`, the address of a Triton: 1 if it passes its probes, else 0.
         replica_success: gauge by `replica`, the Unix time of its last successful call or probe.
+        probes: counter of answered probes, each of which Triton counts as an image, too.
         retried_calls: counter of calls made again, on another Triton.
 
     Args:
@@ -155,6 +156,7 @@ class Metrics:
             ("replica",),
             registry=self.registry,
         )
+        self.probes = Counter("cpcsam_probes", "Answered probes.", registry=self.registry)
         self.retried_calls = Counter(
             "cpcsam_retried_calls", "Calls made again, on another Triton.", registry=self.registry
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from export import repository as versions
 from export.accuracy import parity_grid
 from export.real_images import packaged_images
 from export.triton_repository.publishing import build_repository
+from serving.gateway.inference import replica
 from serving.triton.launch import TritonServer, launch_triton
 from tests.support.paths import ROOT, shared_folder
 from tests.support.tiny_models import publish_tiny_graphs
@@ -67,3 +69,10 @@ def shipped(shipped_build: Path) -> Iterator[TritonServer]:
     """A ready server with the shipped base, exported as in the README."""
     with launch_triton(shipped_build / "repository") as server:
         yield server
+
+
+@pytest.fixture
+def without_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let earlier calls stand for probes, so that Triton's counters are those of the requests."""
+    monkeypatch.setattr(replica, "FRESH_PERIODS", 10_000)
+    time.sleep(0.5)  # for one that runs

