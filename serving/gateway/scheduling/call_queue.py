@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from time import monotonic
 from typing import Final
 
@@ -53,6 +54,8 @@ class CallQueue:
         self.turns = FairSemaphore(limits.max_concurrent)
         self.times = CallTimes()
         self._running: Counter[CallKind] = Counter()
+        self._together: dict[int, tuple[float, Counter[CallKind]]] = {}
+        self._numbers = count()
         self._claimed: dict[str, Counter[CallKind]] = {}
         self._busy_since = self._mean_call_s = 0.0
 
@@ -120,13 +123,14 @@ class CallQueue:
             if other != client
         )
         running_s = self.running_s
+        slowness = self._slowness()
         rounds = -(-sum(calls.values()) // CALLS_AT_ONCE)
         # What is ahead beyond the permits must end before this request gets one.
         waiting = queued_s / max(self.mean_s, 1e-6) + self._running.total()
         beyond = max(0.0, 1 - self.turns.permits / waiting) if waiting else 0.0
         return Outlook(
-            wait_s=(queued_s + running_s) * beyond,
-            ahead_s=queued_s + running_s * rounds,
+            wait_s=(queued_s + running_s) * beyond * slowness,
+            ahead_s=(queued_s + running_s * rounds) * slowness,
             own_s=self.trial_seconds(calls, alone=alone),
         )
 
@@ -147,6 +151,8 @@ class CallQueue:
             self._busy_since = monotonic()
         self._running[kind] += 1
         started, together = monotonic(), self._running.copy()
+        number = next(self._numbers)
+        self._together[number] = started, together
 
         def end(is_answered: bool) -> None:
             seconds, calls, expected_s = (
@@ -155,6 +161,7 @@ class CallQueue:
                 self._seconds(together),
             )
             self._running[kind] -= 1
+            del self._together[number]
             if is_answered or seconds > expected_s > 0:
                 self.times.observe(kind, seconds, expected_s, calls)
                 self._adapt(seconds / calls)
@@ -172,6 +179,13 @@ class CallQueue:
         fitting = int(TRITON_SHARE * self._limits.max_queue_s / max(self._mean_call_s, 1e-6))
         most = self._limits.max_concurrent
         self.turns.resize(min(max(fitting, LEAST_CALLS), most))
+
+    def _slowness(self) -> float:
+        """Return how many times as long as expected the oldest running call takes; at least 1."""
+        if not self._together:
+            return 1.0
+        started, together = next(iter(self._together.values()))
+        return max(1.0, (monotonic() - started) / max(self._seconds(together), 1e-3))
 
     def _seconds(self, calls: Mapping[CallKind, int]) -> float:
         return sum(self.times.seconds(kind) * count for kind, count in calls.items())

@@ -13,7 +13,9 @@ from cpcsam.entry_points import ENCODE, SEGMENT
 __all__ = ["OTHER", "CallKind", "CallTimes"]
 
 SMOOTHING: Final = 0.1
-"""Weight of the newest call in a moving average; the first ones weigh more."""
+"""Weight of the newest call in a moving average; the first ones weigh more, and rare ones."""
+MEMORY_S: Final = 10.0
+"""Time in which a moving average forgets most, so that rare calls weigh enough."""
 LARGEST_STEP: Final = 4.0
 """Largest ratio of a measured time to the expected one that is believed of a single call."""
 RISE: Final = 1.05
@@ -102,10 +104,12 @@ class CallTimes:
         if average is None:
             average = self._averages[kind] = _Average(found_s, found_s)
         average.samples += 1
-        weight = max(SMOOTHING, 1 / average.samples)
+        now = monotonic()
+        rare = 1 - math.exp((average.updated - now) / MEMORY_S)
+        weight = max(SMOOTHING, 1 / average.samples, rare)
         average.seconds += weight * (found_s - average.seconds)
         average.least = min(average.least * RISE, found_s, average.seconds)
-        average.updated = monotonic()
+        average.updated = now
 
     def _similar(self, kind: CallKind) -> _Average | None:
         if kind in self._averages:

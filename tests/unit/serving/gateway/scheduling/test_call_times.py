@@ -43,7 +43,7 @@ def test_seconds_of_an_unknown_kind_are_those_of_the_most_similar() -> None:
     assert times.is_known
 
 
-def test_observe_corrects_a_kind_by_the_ratio_to_what_was_expected() -> None:
+def test_observe_corrects_a_kind_by_the_ratio_to_what_was_expected(advance: Advance) -> None:
     times = CallTimes()
     times.observe(SMALL, 0.1, expected_s=0, together=1)
     for _ in range(100):
@@ -51,7 +51,7 @@ def test_observe_corrects_a_kind_by_the_ratio_to_what_was_expected() -> None:
     assert times.seconds(SMALL) == pytest.approx(0.2, rel=0.01)
 
 
-def test_observe_believes_no_single_outlier() -> None:
+def test_observe_believes_no_single_outlier(advance: Advance) -> None:
     times = CallTimes()
     for _ in range(20):
         times.observe(SMALL, 0.1, expected_s=0.1, together=1)
@@ -114,6 +114,23 @@ def test_outlook_of_many_calls_waits_for_running_ones_again_and_again(advance: A
     queue.start(SMALL)
     ahead_s = queue.outlook("a", {SMALL: 10 * call_queue.CALLS_AT_ONCE}, alone=False).ahead_s
     assert ahead_s == pytest.approx(10 * 0.5)
+
+
+def test_outlook_grows_while_a_call_takes_longer_than_expected(advance: Advance) -> None:
+    queue = queue_with(0.5, advance)
+    end = queue.start(SMALL)
+    advance(2)
+    assert queue.outlook("a", {SMALL: 1}, alone=False).ahead_s == pytest.approx(4 * 0.5)
+    end(True)
+    assert queue.outlook("a", {SMALL: 1}, alone=False).ahead_s == 0
+
+
+def test_observe_of_rare_calls_follows_the_newest(advance: Advance) -> None:
+    times = CallTimes()
+    for seconds in (1.0, 1.0, 1.0, 3.0):
+        advance(30)
+        times.observe(SMALL, seconds, expected_s=times.seconds(SMALL), together=1)
+    assert times.seconds(SMALL) == pytest.approx(3, rel=0.05)
 
 
 def test_end_of_a_call_without_an_answer_teaches_only_that_it_takes_longer(
