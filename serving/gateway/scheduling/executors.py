@@ -7,21 +7,41 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from functools import partial
+from threading import Event
 from typing import Final, ParamSpec, TypeVar
 
 from serving.gateway.scheduling.fair_queue import FairSemaphore
 
-__all__ = ["Executors", "FairExecutor", "open_executors"]
+__all__ = ["AbandonedError", "Executors", "FairExecutor", "open_executors", "stop_if_abandoned"]
 
 FEW: Final = 2
 """Threads for work that takes memory or waits for other processes."""
 MANY: Final = max(FEW, min(4, os.cpu_count() or 1))
 """Threads for computations."""
 
+ABANDONED: Final[ContextVar[Event]] = ContextVar("abandoned")
+"""Set when nobody waits for the function that runs in this thread."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class AbandonedError(Exception):
+    """Nobody waits for the result any more."""
+
+
+def stop_if_abandoned() -> None:
+    """End a function of a `FairExecutor` for which nobody waits; to be called in long loops.
+
+    Raises:
+        AbandonedError: its caller was cancelled.
+    """
+    abandoned = ABANDONED.get(None)
+    if abandoned is not None and abandoned.is_set():
+        raise AbandonedError
 
 
 class FairExecutor:
@@ -43,8 +63,8 @@ class FairExecutor:
     ) -> T:
         """Call a blocking function in a thread, once it is the client's turn.
 
-        A caller that is cancelled leaves the queue; a function that was begun runs to its end, and
-        keeps its thread until then.
+        A caller that is cancelled leaves the queue; a function that was begun keeps its thread
+        until its end or the next `stop_if_abandoned`.
 
         Args:
             client: key of fairness.
@@ -54,7 +74,9 @@ class FairExecutor:
         """
         await self._turns.acquire(client)
         loop = asyncio.get_running_loop()
-        running = loop.run_in_executor(self._pool, partial(function, *args, **kwargs))
+        abandoned = Event()
+        call = partial(_call, abandoned, partial(function, *args, **kwargs))
+        running = loop.run_in_executor(self._pool, call)
 
         def release(_: asyncio.Future[T]) -> None:
             self._turns.release(client)
@@ -62,11 +84,19 @@ class FairExecutor:
                 running.exception()  # else asyncio logs that it was never retrieved
 
         running.add_done_callback(release)
-        return await asyncio.shield(running)
+        try:
+            return await asyncio.shield(running)
+        finally:
+            abandoned.set()
 
     def close(self) -> None:
         """Begin no further function; do not wait for the running ones."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(abandoned: Event, function: Callable[[], T]) -> T:
+    ABANDONED.set(abandoned)
+    return function()
 
 
 @dataclass(frozen=True)

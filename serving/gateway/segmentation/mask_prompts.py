@@ -13,6 +13,7 @@ from cpcsam.images.masks import read_foreground
 from cpcsam.mask_prompts import logits_of_mask
 from cpcsam.scale import Scale
 from cpcsam.v1 import segmentation_pb2 as pb
+from serving.gateway.scheduling.executors import stop_if_abandoned
 from serving.gateway.segmentation.tiles import choose_prompt_tiles
 from serving.gateway.validation.prompts import Corners, needed_box
 
@@ -43,6 +44,7 @@ def convert_masks(
     for index, prompt in enumerate(request.prompts):
         if not prompt.HasField("mask"):
             continue
+        stop_if_abandoned()
         where = f"prompts[{index}].mask"
         if low_res_size == 0 or prompt.HasField("mask_input"):
             raise ContractError.of(

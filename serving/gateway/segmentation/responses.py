@@ -13,6 +13,7 @@ from cpcsam.errors import CpcSamError
 from cpcsam.geometry import Box
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.error_details import status_message
+from serving.gateway.scheduling.executors import stop_if_abandoned
 from serving.gateway.segmentation.by_prompts import PromptedMasks, PromptMasks
 from serving.gateway.segmentation.polygons import rings_of
 
@@ -84,6 +85,7 @@ def mask_message(mask: InstanceMask, size: tuple[int, int], form: pb.MaskFormat)
         size: (H, W) of the image.
         form: encoding of the mask.
     """
+    stop_if_abandoned()
     message = pb.Mask(
         box=_box(mask.bbox), area=mask.area, score=mask.score, stability=mask.stability
     )

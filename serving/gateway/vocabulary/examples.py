@@ -20,6 +20,7 @@ from cpcsam.transforms import input_size_of
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import ModelInfo
 from serving.gateway.limits import Limits
+from serving.gateway.scheduling.executors import stop_if_abandoned
 
 __all__ = ["MAX_ENTITIES", "SupportSet"]
 
@@ -121,6 +122,7 @@ def _label_image(
     labels = np.zeros(size[0] * size[1], np.int16)
     area = 0
     for index, entity in enumerate(entities):
+        stop_if_abandoned()
         given = entity.size.height, entity.size.width
         if given != size:
             raise ContractError.of(
