@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from time import perf_counter
 from typing import Final
 
 import h11
@@ -20,6 +21,7 @@ MAX_CONNECTIONS: Final = 32
 REQUEST_S: Final = 10.0
 """Seconds for a request to come and its answer to be read."""
 MAX_READ: Final = 16 * 1024
+PART_OF_LOOP: Final = 0.25
 
 
 @asynccontextmanager
@@ -62,6 +64,7 @@ class _MetricsPage:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._turn = asyncio.Lock()
 
     def close(self) -> None:
         for task, writer in self._open.items():
@@ -111,10 +114,20 @@ class _MetricsPage:
             await _send(connection, writer, 404, b"see /metrics\n", "text/plain")
         else:
             accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
-            encode, content_type = choose_encoder(accept)
-            await _send(connection, writer, 200, encode(self._registry), content_type)
+            await _send(connection, writer, 200, *await self._page(accept))
         if connection.our_state is h11.DONE and connection.their_state is h11.DONE:
             connection.start_next_cycle()
+
+    async def _page(self, accept: str) -> tuple[bytes, str]:
+        """Return the page and its type; pages take a part of the event loop's time at most."""
+        await self._turn.acquire()
+        started = perf_counter()
+        try:
+            encode, content_type = choose_encoder(accept)
+            return encode(self._registry), content_type
+        finally:
+            pause_s = (perf_counter() - started) * (1 / PART_OF_LOOP - 1)
+            asyncio.get_running_loop().call_later(pause_s, self._turn.release)
 
 
 async def _send(

@@ -52,7 +52,9 @@ async def run_until_stopped(
             print(f"gateway  {gateway.address}  (Triton {config.triton})")
             print(f"metrics  {gateway.metrics_url}", flush=True)
             ends.append(asyncio.create_task(_fail_at_end_of(gateway)))
-            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            done, others = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in others:  # from here on the server ends as it should
+                task.cancel()
         for task in done:
             task.result()
     finally:
@@ -67,7 +69,7 @@ async def _fail_at_end_of(gateway: Gateway) -> None:
         ServingError: it has.
     """
     try:
-        await gateway.wait_for_end()
+        await asyncio.shield(gateway.wait_for_end())  # gRPC itself waits for the same future
     except Exception as error:
         raise _ended(f"{type(error).__name__}") from error
     raise _ended("its end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
@@ -24,8 +25,8 @@ from cpcsam.grpc_errors import DeadlineError, FullError, LimitError, Unavailable
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.limits import Limits
-from serving.gateway.run import gateway_in_background
-from serving.gateway.server import Gateway, GatewayConfig
+from serving.gateway.run import _fail_at_end_of, gateway_in_background
+from serving.gateway.server import Gateway, GatewayConfig, start_gateway
 from tests.support.gateway_watch import free_port, metric, silent_triton, wait_for
 from tests.support.paths import ROOT
 
@@ -213,6 +214,15 @@ def test_gateway_command_stops_on_a_signal(number: signal.Signals) -> None:
         process.kill()
         process.wait()
     assert process.returncode == 0 and "Traceback" not in errors
+
+
+async def test_end_of_the_grpc_server_ends_the_command() -> None:
+    async with start_gateway(config(f"127.0.0.1:{free_port()}")) as gateway:
+        watch = asyncio.create_task(_fail_at_end_of(gateway))
+        server = gateway.wait_for_end.__self__  # type: ignore[attr-defined]
+        await server.stop(None)
+        with pytest.raises(ServingError, match="gRPC server: got its end"):
+            await asyncio.wait_for(watch, 5)
 
 
 def test_gateway_when_stopped_finishes_running_requests() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -67,6 +68,16 @@ async def test_request_is_answered_with_its_status(data: bytes, status: bytes) -
 async def test_connection_answers_several_requests() -> None:
     async with serve_metrics(Metrics().registry, "127.0.0.1", 0) as port:
         assert (await send(port, GET * 3)).count(b"HTTP/1.1 200") == 3
+
+
+async def test_many_requests_leave_the_loop_to_others() -> None:
+    metrics = Metrics()
+    async with serve_metrics(metrics.registry, "127.0.0.1", 0) as port:
+        answers = asyncio.gather(*(send(port, GET) for _ in range(20)))
+        started, busy = time.perf_counter(), time.process_time()
+        assert all(b" 200 " in answer for answer in await answers)
+        busy, passed = time.process_time() - busy, time.perf_counter() - started
+    assert busy < 0.6 * passed  # a quarter, and what the clients take
 
 
 async def test_half_sent_requests_hold_no_threads_and_shut_no_scrape_out() -> None:
