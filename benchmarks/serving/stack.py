@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 PROBES: Final = "cpcsam_probes_total"
-PROBE_PERIOD_S: Final = 1.5
+PROBE_PERIOD_S: Final = 3.0
 """In which an idle gateway ends a probe."""
 
 

@@ -181,7 +181,7 @@ class Replicas:
                 self._watchers[address] = asyncio.create_task(replica.watch())
 
     async def _resolve_periodically(self) -> None:
-        is_known = bool(self._replicas)
+        is_known = True
         while self._addresses.name:
             await asyncio.sleep(RESOLVE_PERIOD_S)
             try:
