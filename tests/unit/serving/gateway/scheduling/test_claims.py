@@ -87,6 +87,9 @@ async def test_claim_before_any_call_was_measured_waits_for_the_first() -> None:
     ]
     await settle()
     assert not any(claim.done() for claim in claims)
+    (await admission.acquire(Permit("a"), DECODE_CALL))()
+    with pytest.raises(FullError):  # of what is known, it is too late already
+        await admission.claim(Permit("d"), {ENCODE_CALL: 1, DECODE_CALL: 1}, time.monotonic() - 1)
     release()
     await asyncio.wait_for(asyncio.gather(*claims), 1)
 
