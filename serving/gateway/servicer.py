@@ -51,7 +51,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         self._classes = classes
         self._limits = limits
         self._metrics = metrics
-        self._pixels = executors.pixels
+        self._executors = executors
         self._held = HeldBytes(limits.max_held_bytes)
 
     async def Segment(  # noqa: N802
@@ -145,7 +145,7 @@ class SegmentationService(pb_grpc.SegmentationServicer):
                 low_res_size = model.low_res_size if model.mask_prompts else 0
                 check_prompts(request.prompts, image.size, low_res_size)
                 if has_masks(request):
-                    await self._pixels.run(
+                    await self._executors.pixels_of(image.size).run(
                         context.permit.client,
                         convert_masks,
                         request,

@@ -173,7 +173,7 @@ class TiledImage:
         )
         model = await self._context.model()
         options = (self._image.key.options or ReadOptions()).or_intensity(model.intensity)
-        return await self._embedder.executors.pixels.run(
+        return await self._embedder.executors.pixels_of(self._image.size).run(
             self._context.permit.client,
             decode_image,
             content,

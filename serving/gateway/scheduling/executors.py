@@ -22,6 +22,9 @@ FEW: Final = 2
 MANY: Final = max(FEW, min(4, os.cpu_count() or 1))
 """Threads for computations."""
 
+LARGE_PIXELS: Final = 4096 * 4096
+"""Pixels of an image beyond which decoding it takes up to a GiB, with as many values of 64 bits."""
+
 ABANDONED: Final[ContextVar[Event]] = ContextVar("abandoned")
 """Set when nobody waits for the function that runs in this thread."""
 
@@ -107,6 +110,7 @@ class Executors:
         headers: headers and digests of plain image files.
         documents: headers of all other image files, each of which a process reads.
         pixels: decoding of images and masks, and resizing.
+        large: the same for large images, one at a time.
         search: similarity maps, proposals and merging.
         classes: reading of vocabularies.
         changes: building and writing of vocabularies.
@@ -116,10 +120,15 @@ class Executors:
     headers: FairExecutor = field(default_factory=lambda: FairExecutor("headers", FEW))
     documents: FairExecutor = field(default_factory=lambda: FairExecutor("documents", FEW))
     pixels: FairExecutor = field(default_factory=lambda: FairExecutor("pixels", FEW))
+    large: FairExecutor = field(default_factory=lambda: FairExecutor("large", 1))
     search: FairExecutor = field(default_factory=lambda: FairExecutor("search", MANY))
     classes: FairExecutor = field(default_factory=lambda: FairExecutor("classes", FEW))
     changes: FairExecutor = field(default_factory=lambda: FairExecutor("changes", FEW))
     answers: FairExecutor = field(default_factory=lambda: FairExecutor("answers", MANY))
+
+    def pixels_of(self, size: tuple[int, int]) -> FairExecutor:
+        """Return the pool for the pixels of an image of size (H, W)."""
+        return self.large if size[0] * size[1] > LARGE_PIXELS else self.pixels
 
 
 @contextmanager

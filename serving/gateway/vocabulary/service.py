@@ -123,7 +123,7 @@ class VocabularyService:
         context: RequestContext,
     ) -> Annotated:
         """Embed the tiles of an annotated image, and tell which of its cells the entities cover."""
-        covered = await self._embedder.executors.pixels.run(
+        covered = await self._embedder.executors.pixels_of(image.size).run(
             context.permit.client, support.coverages, where, example.entities, image.size, tiles
         )
         async with self._embedder.tiled(image, context) as tiled:

@@ -68,3 +68,19 @@ async def test_function_for_which_nobody_waits_stops_at_its_next_step() -> None:
 async def test_failure_of_a_function_is_raised() -> None:
     with open_executors() as executors, pytest.raises(ValueError, match="invalid literal"):
         await executors.headers.run("client", int, "x")
+
+
+async def test_pixels_of_large_images_are_worked_on_one_image_at_a_time() -> None:
+    with open_executors() as executors:
+        assert executors.pixels_of((4096, 4096)) is executors.pixels
+        large, running, most = executors.pixels_of((4096, 4097)), [], 0
+
+        def work() -> None:
+            nonlocal most
+            running.append(1)
+            most = max(most, len(running))
+            sleep(0.02)
+            running.pop()
+
+        await asyncio.gather(*(large.run(client, work) for client in ("a", "b", "a")))
+    assert most == 1
