@@ -73,9 +73,7 @@ def _check(content: bytes, place: int, end: int, fields: Mapping[int, _Field], c
             tag, place = _varint(content, place - 1, end)
         kind = tag & 7
         if kind == VARINT:
-            while place < end and content[place] >= 0x80:
-                place += 1
-            place += 1
+            _, place = _varint(content, place, end)
         elif kind == FIXED32:
             place += 4
         elif kind == FIXED64:
@@ -87,6 +85,8 @@ def _check(content: bytes, place: int, end: int, fields: Mapping[int, _Field], c
             place += 1
             if size >= 0x80:
                 size, place = _varint(content, place - 1, end)
+            if size > end - place:
+                break
             field = fields.get(tag >> 3)
             if field is not None and size > field.most:
                 if field.fields is None:
@@ -96,13 +96,13 @@ def _check(content: bytes, place: int, end: int, fields: Mapping[int, _Field], c
                         expected=f"at most {field.most}",
                         fix="shorten it",
                     )
-                count = _check(content, place, min(place + size, end), field.fields, count)
+                count = _check(content, place, place + size, field.fields, count)
             place += size
     return count
 
 
 def _varint(content: bytes, place: int, end: int) -> tuple[int, int]:
-    """Return a number and the place after it; ends beyond `end` if it is cut off."""
+    """Return a number and the place after it; ends beyond `end` if it is malformed."""
     value = 0
     for shift in range(0, 70, 7):
         if place >= end:

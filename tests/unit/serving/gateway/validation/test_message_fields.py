@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 import pytest
 from google.protobuf.message import DecodeError, Message
 from hypothesis import given
@@ -85,6 +87,13 @@ def test_check_fields_of_too_many_is_refused(content: bytes, kind: type[Message]
 def test_check_fields_of_too_long_a_text_or_list_names_it(message: Message, field: str) -> None:
     with pytest.raises(LimitError, match=field):
         check_fields(message.SerializeToString(), type(message))
+
+
+@pytest.mark.parametrize("tag", [b"", b"\x48", b"\x42", b"\x0b"])
+def test_check_fields_of_an_endless_number_stops_there(tag: bytes) -> None:
+    started = perf_counter()
+    check_fields(tag + b"\xff" * 30_000_000, pb.SegmentRequest)
+    assert perf_counter() - started < 0.1
 
 
 @given(st.binary(max_size=60))
