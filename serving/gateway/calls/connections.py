@@ -30,19 +30,18 @@ async def close_when_unread(peer: str, seconds: float) -> bool:
 
     Args:
         peer: as gRPC names it: `ipv4:10.0.0.1:4711` or `ipv6:%5B::1%5D:4711`.
-        seconds: for which it may take nothing; to be noticed within as many.
+        seconds: for which it may take nothing.
 
     Returns:
         Whether it was ended; False if this process has no such connection.
     """
-    await asyncio.sleep(seconds / 2)
     connection = _connection_with(peer)
     if connection is None:
         return False
     with connection:
         taken = _taken(connection)
         while True:
-            await asyncio.sleep(seconds / 2)
+            await asyncio.sleep(seconds)
             before, taken = taken, _taken(connection)
             if taken - before < MIN_BYTES:
                 with suppress(OSError):  # it has just ended by itself

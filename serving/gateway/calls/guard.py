@@ -174,14 +174,21 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     async def _write(self, context: Any, response: Any) -> None:
         """Send a response; end the connection of a client that reads nothing any more."""
-        watch = asyncio.create_task(self._close_when_unread(context.peer()))
+        # A timer costs less than a task, which hardly any response needs.
+        loop, watches = asyncio.get_running_loop(), []
+        timer = loop.call_later(
+            self._patience.unread_s / 2,
+            lambda: watches.append(loop.create_task(self._close_when_unread(context.peer()))),
+        )
         try:
             await context.write(response)
         finally:
-            watch.cancel()
+            timer.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def _close_when_unread(self, peer: str) -> None:
-        if await close_when_unread(peer, self._patience.unread_s):
+        if await close_when_unread(peer, self._patience.unread_s / 2):
             self._metrics.rejected.labels("unread").inc()
             LOG.warning("%s left its responses unread, so its connection was closed", peer)
 

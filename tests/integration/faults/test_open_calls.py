@@ -230,7 +230,7 @@ def test_refused_request_id_is_not_logged_whole(
     with grpc.insecure_channel(impatient.address) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             pb_grpc.SegmentationStub(channel).Segment(
-                pb.SegmentRequest(request_id="\x1b[31m" + "i" * 100_000), timeout=5
+                pb.SegmentRequest(request_id="\x1b[31m" + "i" * 10_000), timeout=5
             )
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(caplog.text) < 2000 and "\x1b" not in caplog.text
