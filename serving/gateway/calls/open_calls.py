@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv6Network
 from typing import Final
+from urllib.parse import unquote
 
 from cpcsam.grpc_errors import FullError
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
 
-__all__ = ["API", "OpenCalls", "Quota", "quotas_of"]
+__all__ = ["API", "OpenCalls", "Quota", "host_of", "quotas_of"]
 
 API: Final = "api"
 PREFIXES: Final = {
@@ -100,8 +102,20 @@ class OpenCalls:
 
 
 def host_of(peer: str) -> str:
-    """Return a peer's address without its port: `ipv4:10.0.0.1` of `ipv4:10.0.0.1:4711`."""
-    return peer.rpartition(":")[0]
+    """Return whose a peer's address is: an IPv4 address, or the /64 network of an IPv6 address.
+
+    One host has all addresses of such a network to choose from.
+
+    Args:
+        peer: as gRPC names it: `ipv4:10.0.0.1:4711` or `ipv6:%5B::1%5D:4711`.
+    """
+    host = unquote(peer).rpartition(":")[0]
+    if not host.startswith("ipv6:"):
+        return host
+    try:
+        return str(IPv6Network((host.removeprefix("ipv6:").strip("[]"), 64), strict=False))
+    except ValueError:
+        return host
 
 
 def _full(holder: str, kind: str, bound: int) -> FullError:
