@@ -22,6 +22,7 @@ GC_THRESHOLDS: Final = (700, 10, 2)
 """Thresholds of the garbage collector: the last generation is collected five times as often as by
 default."""
 M_MMAP_THRESHOLD: Final = -3
+M_ARENA_MAX: Final = -8
 LARGE: Final = 1 << 20
 """Bytes of a block that is large."""
 
@@ -45,10 +46,10 @@ async def run_until_stopped(
     ends: list[asyncio.Task[Any]] = [asyncio.create_task(stopped.wait())]
     if end is not None:
         ends.append(asyncio.create_task(end))
+    _return_freed_memory()
     try:
         async with start_gateway(config) as gateway:
             _shorten_garbage_collection()
-            _return_large_blocks()
             print(f"gateway  {gateway.address}  (Triton {config.triton})")
             print(f"metrics  {gateway.metrics_url}", flush=True)
             ends.append(asyncio.create_task(_fail_at_end_of(gateway)))
@@ -91,13 +92,16 @@ def _shorten_garbage_collection() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _return_large_blocks() -> None:
-    """Have the memory of large messages returned to the system as soon as they are freed.
+def _return_freed_memory() -> None:
+    """Have memory reused, and that of large messages returned to the system, once it is freed.
 
-    By default glibc keeps blocks of up to 32 MB, once one was freed, in heaps that fragment.
+    By default glibc keeps blocks of up to 32 MB, once one was freed, in heaps that fragment, and
+    gives each of gRPC's threads a heap of its own. It is to be called before there are threads.
     """
     with suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)
+        library.mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager
