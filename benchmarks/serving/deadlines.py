@@ -19,7 +19,6 @@ from benchmarks.serving.stack import gateway_metric, service
 from benchmarks.serving.tasks import draw_tasks
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
-from serving.gateway.limits import Limits
 
 __all__ = ["ended_at", "run"]
 
@@ -35,7 +34,10 @@ PLACES: Final = 8
 ROUNDS: Final = 25
 TAKEN_S: Final = 0.5
 """Seconds that the permits of a round stay held."""
-FULL: Final = "RESOURCE_EXHAUSTED"
+FULL: Final = "requests in flight: "
+"""What the refusal of a request begins with that found all places taken."""
+CHUNKS_PROMPTS: Final = 24
+"""Prompts of a request that makes two calls."""
 LOGGED: Final = re.compile(
     r"^(?P<date>\S+ \S+),(?P<ms>\d+) INFO \S+ Segment '(?P<id>[^']+)': (?P<status>\w+), ", re.M
 )
@@ -64,7 +66,7 @@ def run(repository: Path, build: Path, seconds: float) -> tuple[dict[str, Any], 
         ]
         for kind in ("expiring", "cancelled")
     }
-    places = ("--max-in-flight", str(PLACES), "--max-concurrent", "2")
+    places = ("--max-in-flight", str(PLACES), "--max-concurrent", "2", "--max-queue", "30")
     with service(repository, build, *places) as running:
         full, refused = asyncio.run(_refill(running))
     with service(repository, build) as running:
@@ -150,7 +152,7 @@ async def _answer(call: Any) -> None:
 
 
 async def _refill(running: Service) -> tuple[int, int]:
-    """Hold all permits, release them by a cancellation or a deadline, and acquire them again.
+    """Hold all permits, release them by cancellations, and acquire them again.
 
     100 ms, the bound of lateness, lie between release and acquisition.
 
@@ -158,8 +160,8 @@ async def _refill(running: Service) -> tuple[int, int]:
         Number of rounds in which a further request was refused while all permits were held; and
         number of requests refused after the release.
     """
-    # The most expensive requests, to keep their permits until they are cancelled.
-    tasks = draw_tasks(TASKS, seed=4, prompts=(Limits.max_prompts,))
+    # Expensive requests, to keep their permits until they are cancelled.
+    tasks = draw_tasks(TASKS, seed=4, prompts=(CHUNKS_PROMPTS,))
     copies, full, refused = iter(range(10**9)), 0, 0
 
     def request() -> pb.SegmentRequest:
@@ -167,20 +169,20 @@ async def _refill(running: Service) -> tuple[int, int]:
         return tasks[copy % len(tasks)].request(copy)
 
     async with connections(running.gateway, 2 * PLACES) as stubs:
-        for turn in tqdm(range(ROUNDS), desc="rounds"):
+        for _ in tqdm(range(ROUNDS), desc="rounds"):
             leave_at = time.monotonic() + TAKEN_S
-            # Every other round ends by its deadline instead of a cancellation.
-            patience_s = TAKEN_S if turn % 2 else PATIENCE_S
-            first = [stub.Segment(request(), timeout=patience_s) for stub in stubs[:PLACES]]
+            first = [stub.Segment(request(), timeout=PATIENCE_S) for stub in stubs[:PLACES]]
             ends = [asyncio.ensure_future(_answer(call)) for call in first]
             await asyncio.sleep(TAKEN_S / 2)
-            full += (await send(stubs[-1], 0, request(), TAKEN_S / 2)).status == FULL
-            await asyncio.sleep(leave_at - time.monotonic())
+            further = await send(stubs[-1], 0, request(), PATIENCE_S)
+            full += further.message.startswith(FULL)
+            await asyncio.sleep(max(0.0, leave_at - time.monotonic()))
             for call in first:
                 call.cancel()
             await asyncio.sleep(LATE_S)
             second = [send(stub, 0, request(), TAKEN_S) for stub in stubs[PLACES:]]
-            refused += sum(outcome.status == FULL for outcome in await asyncio.gather(*second))
+            for outcome in await asyncio.gather(*second):
+                refused += outcome.message.startswith(FULL)
             await asyncio.gather(*ends)
             await asyncio.sleep(LATE_S)
     return full, refused

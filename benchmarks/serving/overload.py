@@ -62,7 +62,7 @@ async def _run(
         alone = [
             await send(stubs[0], *draw(0), TIMEOUT_S) for _ in tqdm(range(len(tasks)), desc="alone")
         ]
-        measured = await repeating(stubs[:CLIENTS], draw, seconds / 3, TIMEOUT_S)
+        measured = await repeating(stubs[:CLIENTS], draw, seconds / 3, TIMEOUT_S, patient=True)
         capacity = rate(measured)
         before = encoder_runs(running)
         with cores_of(running) as cores:

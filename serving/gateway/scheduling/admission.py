@@ -223,13 +223,13 @@ class Admission:
             late = self._refusals.late
             return partial(late, own_s + ahead_s, left_s, wait_s=late_s, cost_s=own_s)
         wait_s, limit_s = outlooks[0].wait_s if outlooks else 0.0, self._limits.max_queue_s
-        if wait_s > limit_s and not permit.is_patient:
+        if MARGIN * wait_s > limit_s and not permit.is_patient:
             return partial(
                 self._refusals.full,
                 "queue",
                 got=f"a turn in {wait_s:.3g} s",
                 expected=f"{limit_s:g} s",
-                wait_s=wait_s - limit_s,
+                wait_s=wait_s - limit_s / MARGIN,
                 cost_s=own_s,
             )
         return None
