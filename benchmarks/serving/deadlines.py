@@ -122,7 +122,7 @@ async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], li
             request = tasks[number % len(tasks)].request(number, name)
             if kind == "expiring":
                 due[name] = time.time() + wait_s
-                await send(stub, number, request, wait_s)
+                await asyncio.sleep((await send(stub, number, request, wait_s)).retry_s)
             else:
                 call = stub.Segment(request, timeout=PATIENCE_S)
                 await asyncio.wait([asyncio.ensure_future(_answer(call))], timeout=wait_s)
@@ -130,6 +130,8 @@ async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], li
                 if not call.done():
                     due[name] = time.time()
                     call.cancel()
+                else:
+                    await asyncio.sleep(LATE_S)
 
     async with connections(running.gateway, BUSY + 2 * HURRIED) as stubs:
         hurried = [
@@ -137,7 +139,8 @@ async def _hurry(running: Service, seconds: float) -> tuple[dict[str, float], li
             for index, stub in enumerate(stubs[BUSY:])
         ]
         outcomes, _ = await asyncio.gather(
-            repeating(stubs[:BUSY], draw, seconds, PATIENCE_S), asyncio.gather(*hurried)
+            repeating(stubs[:BUSY], draw, seconds, PATIENCE_S, patient=True),
+            asyncio.gather(*hurried),
         )
     # Gives the last requests time to reach the log and the gauge.
     await asyncio.sleep(10 * LATE_S)
