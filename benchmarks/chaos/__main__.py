@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,16 +44,16 @@ PROG: Final = "python -m benchmarks.chaos"
 REQUESTS: Final = 10_000
 QUICK_REQUESTS: Final = 300
 QUICK_ALONE_S: Final = 4.0
+QUICK_PATIENCE_S: Final = 5.0
 Result = tuple[dict[str, Any], list[Check]]
 
 
 def _corpus(repository: Path, build: Path, args: argparse.Namespace) -> Result:
     requests = _requests(args)
     numbers = range(requests) if args.only is None else (args.only,)
-    alone_s = QUICK_ALONE_S if args.quick else hostility.CorpusPlan.alone_s
-    plan = hostility.CorpusPlan(
-        tuple(numbers), args.seed, alone_s=alone_s, families=tuple(args.families)
-    )
+    plan = hostility.CorpusPlan(tuple(numbers), args.seed, families=tuple(args.families))
+    if args.quick:
+        plan = replace(plan, alone_s=QUICK_ALONE_S, patience_s=QUICK_PATIENCE_S)
     return hostility.run(repository, build, plan)
 
 

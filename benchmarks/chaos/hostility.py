@@ -52,7 +52,6 @@ TOKENS: Final = {ORDINARY: ("lab", USER), HOSTILE: ("mallory", EDITOR)}
 CACHE_BYTES: Final = str(4 << 20)
 CAP_BYTES: Final = 4 << 30
 """Address space of the gateway beyond what it has when idle, so that the machine survives."""
-PATIENCE_S: Final = 60.0
 WARM_UP_S: Final = 30.0
 WARM_UPS: Final = 3
 CLIENTS: Final = 2
@@ -69,6 +68,7 @@ class CorpusPlan:
         workers: attacks at a time.
         alone_s: seconds of ordinary requests alone, after a warm-up of half of it.
         families: of attacks; all if it is empty.
+        patience_s: longest time until the memory should be back.
     """
 
     numbers: tuple[int, ...]
@@ -76,6 +76,7 @@ class CorpusPlan:
     workers: int = 8
     alone_s: float = 30.0
     families: tuple[str, ...] = ()
+    patience_s: float = 60.0
 
 
 def run(repository: Path, build: Path, plan: CorpusPlan) -> tuple[dict[str, Any], list[Check]]:
@@ -127,7 +128,7 @@ async def _attacked(
             raid = await _raid(gateway, plan, pool)
             beside = load.seen.outcomes[begun:]
         seconds = time.monotonic() - started
-    after_s, kept = await _memory_afterwards(gateway.pid, idle)
+    after_s, kept = await _memory_afterwards(gateway.pid, idle, plan.patience_s)
     statuses_of_server = _server_statuses(gateway) - before
     figures = {
         "requests": len(raid.traces),
@@ -200,11 +201,11 @@ def _cap(process: int) -> None:
     resource.prlimit(process, resource.RLIMIT_AS, (limit, limit))
 
 
-async def _memory_afterwards(process: int, idle: int) -> tuple[float, int]:
-    """Wait until the memory is back, at most a minute; return the seconds and the bytes."""
+async def _memory_afterwards(process: int, idle: int, patience_s: float) -> tuple[float, int]:
+    """Wait until the memory is back, but not for ever; return the seconds and the bytes."""
     started = time.monotonic()
     while (used := memory_below(process)) > KEPT * idle:
-        if time.monotonic() - started > PATIENCE_S:
+        if time.monotonic() - started > patience_s:
             break
         await asyncio.sleep(0.5)
     return time.monotonic() - started, used

@@ -41,6 +41,8 @@ __all__ = [
 PROBES: Final = "cpcsam_probes_total"
 PROBE_PERIOD_S: Final = 3.0
 """In which an idle gateway ends a probe."""
+COUNTED_S: Final = 0.1
+"""Seconds after an answer in which Triton counts it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def _ended_probes(running: Service) -> int:
     while probes == before and time.monotonic() < deadline:
         time.sleep(0.02)
         probes = gateway_metric(running, PROBES)
+    time.sleep(COUNTED_S)
     return int(probes)
 
 

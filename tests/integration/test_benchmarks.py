@@ -59,7 +59,7 @@ def running(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.mark.triton
 @pytest.mark.slow
 def test_overload_with_short_deadlines_computes_little_for_nobody(running: Service) -> None:
-    figures, checks = goodput.measure_goodput(running, seconds=4, deadlines_s=(0.5,))
+    figures, checks = goodput.measure_goodput(running, seconds=2, deadlines_s=(0.5,))
     found = figures["deadline_0.5_s"]
     assert found["statuses"]["RESOURCE_EXHAUSTED"] > found["statuses"].get("DEADLINE_EXCEEDED", 0)
     assert found["encoded_an_answer"] < 1.3

@@ -104,6 +104,10 @@ def program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
+ENDED = "python -m serving.watch: Triton: got it ended with exit status 0"
+"""What the entry point says at the end of a server that only prints its options."""
+
+
 def entry_point(
     store: Path, tmp_path: Path, gpus: str = "", *, tensorrt: bool = True
 ) -> subprocess.CompletedProcess[str]:
@@ -135,7 +139,7 @@ def entry_point(
 def test_entry_point_with_matching_engines_serves_the_current_version(tmp_path: Path) -> None:
     store = make_store(tmp_path / "models", "gpu", ENGINE)
     done = entry_point(store, tmp_path, "NVIDIA L4, 8.9\nNVIDIA L4, 8.9\n")
-    assert done.returncode == 0, done.stderr
+    assert ENDED in done.stderr
     options = done.stdout.splitlines()
     assert options[0] == f"--model-repository={store}/1"
     assert options[-1] == "--log-verbose=1"
@@ -143,7 +147,7 @@ def test_entry_point_with_matching_engines_serves_the_current_version(tmp_path: 
 
 def test_entry_point_with_cpu_graphs_needs_no_gpu(tmp_path: Path) -> None:
     done = entry_point(make_store(tmp_path / "models", "cpu"), tmp_path, tensorrt=False)
-    assert done.returncode == 0, done.stderr
+    assert ENDED in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from cpcsam.entry_points import (
     SEGMENT,
     SELECTED_LOW_RES_MASKS,
 )
+from cpcsam.grpc_errors import UnavailableError
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.inference.call_kinds import kind_of
@@ -233,12 +234,16 @@ class TritonClient:
 
         async def infer() -> InferResult:
             timeout_s = context.remaining_s if cancellable else None
-            result = None
+            is_answered: bool | None = False
             try:
                 result = await replica.infer(model, inputs, outputs, context.request_id, timeout_s)
+                is_answered = True
+            except UnavailableError:
+                is_answered = None
+                raise
             finally:
                 # Only when Triton is done with the call, or gone.
-                release(is_answered=result is not None)
+                release(is_answered=is_answered)
             return result
 
         return await (infer() if cancellable else self._uncancelled.run(infer()))

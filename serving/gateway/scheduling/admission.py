@@ -46,8 +46,13 @@ Calls = Mapping[CallKind, int]
 class Release(Protocol):
     """Ends a turn."""
 
-    def __call__(self, *, is_answered: bool = True) -> None:
-        """End it, once."""
+    def __call__(self, *, is_answered: bool | None = True) -> None:
+        """End it, once.
+
+        Args:
+            is_answered: whether the call has an answer; None if Triton could give none, so that
+                the time tells nothing.
+        """
 
 
 class Admission:
@@ -152,10 +157,10 @@ class Admission:
         late_s = queue.running_s + own_s - left_s
         if late_s > 0:
             queue.turns.release(permit.client)
-            raise self._refusals.late(left_s + late_s, left_s, wait_s=late_s, cost_s=own_s)
+            raise self._refusals.late(late_s, left_s, cost_s=own_s)
         end = queue.start(kind)
 
-        def release(*, is_answered: bool = True) -> None:
+        def release(*, is_answered: bool | None = True) -> None:
             end(is_answered)
             queue.turns.release(permit.client)
             self._notify()
@@ -220,14 +225,13 @@ class Admission:
         left_s = _left_s(deadline)
         late_s = own_s + MARGIN * ahead_s - left_s
         if late_s > 0:
-            late = self._refusals.late
-            return partial(late, own_s + ahead_s, left_s, wait_s=late_s, cost_s=own_s)
+            return partial(self._refusals.late, late_s, left_s, cost_s=own_s)
         wait_s, limit_s = outlooks[0].wait_s if outlooks else 0.0, self._limits.max_queue_s
         if MARGIN * wait_s > limit_s and not permit.is_patient:
             return partial(
                 self._refusals.full,
                 "queue",
-                got=f"a turn in {wait_s:.3g} s",
+                got=f"a turn in up to {MARGIN * wait_s:.3g} s",
                 expected=f"{limit_s:g} s",
                 wait_s=wait_s - limit_s / MARGIN,
                 cost_s=own_s,

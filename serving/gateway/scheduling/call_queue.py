@@ -140,12 +140,12 @@ class CallQueue:
             self.times.trial_seconds(kind, alone=alone) * count for kind, count in calls.items()
         )
 
-    def start(self, kind: CallKind) -> Callable[[bool], None]:
+    def start(self, kind: CallKind) -> Callable[[bool | None], None]:
         """Count a call that has got its turn as running.
 
         Returns:
             A function that ends it, and learns from the time it took: all if it was answered, else
-            only that it takes longer than expected.
+            only that it takes longer than expected, and nothing if Triton could not answer (None).
         """
         if not self.runs:
             self._busy_since = monotonic()
@@ -154,7 +154,7 @@ class CallQueue:
         number = next(self._numbers)
         self._together[number] = started, together
 
-        def end(is_answered: bool) -> None:
+        def end(is_answered: bool | None) -> None:
             seconds, calls, expected_s = (
                 monotonic() - started,
                 together.total(),
@@ -162,7 +162,7 @@ class CallQueue:
             )
             self._running[kind] -= 1
             del self._together[number]
-            if is_answered or seconds > expected_s > 0:
+            if is_answered or (is_answered is False and seconds > expected_s > 0):
                 self.times.observe(kind, seconds, expected_s, calls)
                 self._adapt(seconds / calls)
 

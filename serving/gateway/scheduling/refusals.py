@@ -44,19 +44,18 @@ class Refusals:
         self._next_retry = now + error.retry_s
         return error
 
-    def late(self, expected_s: float, left_s: float, *, wait_s: float, cost_s: float) -> FullError:
-        """Return a refusal of what cannot be answered before its deadline; see `full`.
+    def late(self, late_s: float, left_s: float, *, cost_s: float) -> FullError:
+        """Return a refusal of what might be answered after its deadline; see `full`.
 
         Args:
-            expected_s: seconds until the answer.
+            late_s: seconds between the deadline and the answer, at the worst.
             left_s: seconds until the deadline.
-            wait_s: seconds until there is room.
             cost_s: seconds of Triton that the request takes.
         """
         return self.full(
             "deadline",
-            got=f"an answer in {expected_s:.3g} s, as many calls are ahead",
+            got=f"an answer in up to {left_s + late_s:.3g} s, as many calls are ahead",
             expected=f"{max(left_s, 0):.3g} s",
-            wait_s=wait_s,
+            wait_s=late_s,
             cost_s=cost_s,
         )

@@ -154,3 +154,12 @@ def test_queue_is_cold_from_the_first_call_to_its_end(advance: Advance) -> None:
     assert queue.is_cold and queue.cold_s == 3
     end(True)
     assert not queue.is_cold and queue.cold_s == 0
+
+
+def test_calls_that_triton_could_not_answer_teach_nothing(advance: Advance) -> None:
+    queue = queue_with(0.1, advance)
+    for _ in range(20):
+        end = queue.start(SMALL)
+        advance(5.0)
+        end(None)
+    assert queue.times.seconds(SMALL) == pytest.approx(0.1)
