@@ -40,6 +40,9 @@ async def abort_with(grpc_context: Any, error: CpcSamError) -> None:
         # The call keeps this exception, and its frames the call and the request: a circle.
         asyncio.get_running_loop().call_soon(aborted.with_traceback, None)
         raise
+    except grpc.aio.InternalError:
+        # The client has gone before its status was sent, which is no error of the gateway.
+        raise asyncio.CancelledError from None
 
 
 def public_text(error: CpcSamError) -> str:

@@ -19,7 +19,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from cpcsam.automatic.vocabulary import Vocabulary, VocabularyConfig
 from cpcsam.automatic.vocabulary_io import save_vocabulary
-from cpcsam.errors import ContractError
+from cpcsam.errors import ContractError, ServingError
 from cpcsam.grpc_errors import FullError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
@@ -29,7 +29,7 @@ from serving.gateway.auth.interceptor import AuthenticationInterceptor
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.config import GatewayConfig
 from serving.gateway.context import ModelInfo, RequestContext
-from serving.gateway.error_details import trailing_metadata
+from serving.gateway.error_details import abort_with, trailing_metadata
 from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.metrics import BUCKETS_S, Metrics
@@ -152,6 +152,15 @@ async def test_stream_looks_a_token_up_for_each_request_and_notices_its_revocati
     )
     assert codes == [invalid, unauthenticated]
     assert server.authenticator.lookups == 3  # at the opening of the stream, and at each request
+
+
+async def test_abort_of_a_call_whose_client_has_gone_is_a_cancellation() -> None:
+    class Gone:
+        async def abort(self, *_: object) -> None:
+            raise grpc.aio.InternalError("no one is there")
+
+    with pytest.raises(asyncio.CancelledError):
+        await abort_with(Gone(), ServingError("refused"))
 
 
 def test_trailing_metadata_carries_error_details() -> None:
