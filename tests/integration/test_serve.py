@@ -213,11 +213,13 @@ def test_serve_command_restarts_with_what_is_published_and_ends_when_that_is_gon
     store = tmp_path / "store"
     build_repository(graphs, store)
     shutil.copytree(store / "1", store / "2")
-    with served(store, tmp_path) as (process, _):
+    with served(store, tmp_path) as (process, address):
         switch_to(store, 2)
         os.kill(running(process.pid, SERVER), signal.SIGKILL)
         second = rf"^\S+/bin/tritonserver --model-repository={store}/2 "
         wait_for_another(process.pid, second, 0)
+        with SegmentationClient(address, timeout_s=60) as client:
+            client.segment(IMAGE, [Prompt.click(3, 4)])  # all models are loaded then
         shutil.rmtree(store)
         os.kill(running(process.pid, second), signal.SIGKILL)
         assert process.wait(60) == 2
