@@ -65,7 +65,7 @@ class Admission:
         self._places = Places(limits.max_in_flight, metrics, self._no_place, self._leave)
         self._encoding, self._decoding = CallQueue(limits), CallQueue(limits)
         self._images = FairSemaphore(CONCURRENT_DECODES)
-        self._changes: list[asyncio.Future[None]] = []
+        self._changed = asyncio.Event()
         for name, queue in (("encode", self._encoding), ("decode", self._decoding)):
             metrics.backlog_seconds.labels(name).set_function(queue.backlog_s)
 
@@ -90,7 +90,7 @@ class Admission:
             async with self._places.wait(permit):
                 yield
         else:
-            with self._places.try_take(permit):
+            with self.try_acquire(permit):
                 yield
 
     async def claim(self, permit: Permit, calls: Calls, deadline: float) -> None:
@@ -205,9 +205,7 @@ class Admission:
             async with asyncio.timeout(limit_s) as timeout:
                 with permit.queueing(timeout):
                     while not is_over():
-                        change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                        self._changes.append(change)
-                        await change
+                        await self._changed.wait()
         except TimeoutError:
             raise self._refusals.full(
                 "queue", got="no turn in time", expected="one that leaves time for an answer"
@@ -273,10 +271,9 @@ class Admission:
         return self._encoding.is_busy or self._decoding.is_busy
 
     def _notify(self) -> None:
-        for change in self._changes:
-            if not change.done():
-                change.set_result(None)
-        self._changes.clear()
+        """Wake all that wait now for a change."""
+        self._changed.set()
+        self._changed.clear()
 
 
 def _left_s(deadline: float) -> float:

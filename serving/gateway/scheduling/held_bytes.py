@@ -29,7 +29,7 @@ class HeldBytes:
     def __init__(self, most: int) -> None:
         self._most = most
         self._held: Counter[str] = Counter()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._freed = asyncio.Event()
 
     @asynccontextmanager
     async def hold(self, client: str, size: int, *, wait: bool = False) -> AsyncIterator[None]:
@@ -47,9 +47,7 @@ class HeldBytes:
         while (refusal := self._refusal(client, counted)) is not None:
             if not wait:
                 raise refusal
-            room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(room)
-            await room
+            await self._freed.wait()
         self._held[client] += counted
         try:
             yield
@@ -57,7 +55,9 @@ class HeldBytes:
             self._held[client] -= counted
             if not self._held[client]:
                 del self._held[client]
-            self._wake()
+            # Wakes all that wait now.
+            self._freed.set()
+            self._freed.clear()
 
     def _refusal(self, client: str, size: int) -> FullError | None:
         for held, most in (
@@ -73,9 +73,3 @@ class HeldBytes:
                     fix="try again in a moment",
                 )
         return None
-
-    def _wake(self) -> None:
-        for room in self._waiting:
-            if not room.done():
-                room.set_result(None)
-        self._waiting.clear()
