@@ -82,7 +82,7 @@ def serve(repository: Path, log: Path, *options: str | Path) -> Iterator[Service
         ServingError: it did not start; the cause is in the message.
     """
     words = ["serving.serve", "--repository", str(repository), "--port", "0", "--metrics-port", "0"]
-    words += map(str, options)
+    words += ["--no-http", *map(str, options)]
     print(f"\n── Serve\n   python -m {' '.join(words)}", flush=True)
     with (
         log.open("w") as errors,

@@ -22,6 +22,7 @@ from training.evaluation.one_click import dice_score
 
 __all__ = [
     "Latency",
+    "Served",
     "histogram_quantile",
     "latency_of",
     "mean_dice",
@@ -41,25 +42,38 @@ class Latency:
     p99_ms: float
 
 
-def segment_nuclei(address: str, nuclei: Sequence[Nucleus]) -> tuple[list[Mask], list[Mask], str]:
-    """Segment each nucleus by its two clicks, in a request per nucleus, from several threads.
+@dataclass(frozen=True)
+class Served:
+    """Answers of the service, one a nucleus.
 
-    Returns:
-        A mask a nucleus, of its window's size, by its accurate click; the same by its careless
-        click; and the version of the Triton that answered.
+    Attributes:
+        accurate: masks by accurate clicks, of the windows' size.
+        careless: masks by careless clicks.
+        moved: careless clicks as the model took them, None where it calibrates no prompts.
+        triton_version: of the Triton that answered.
     """
 
-    def segment(nucleus: Nucleus) -> tuple[Mask, Mask]:
+    accurate: list[Mask]
+    careless: list[Mask]
+    moved: list[Prompt | None]
+    triton_version: str
+
+
+def segment_nuclei(address: str, nuclei: Sequence[Nucleus]) -> Served:
+    """Segment each nucleus by its two clicks, in a request per nucleus, from several threads."""
+
+    def segment(nucleus: Nucleus) -> tuple[Mask, Mask, Prompt | None]:
         clicks = [Prompt.click(*nucleus.click), Prompt.click(*nucleus.careless_click)]
-        (accurate,), (careless,) = client.segment(nucleus.window.image, clicks).masks
-        return accurate, careless
+        result = client.segment(nucleus.window.image, clicks)
+        (accurate,), (careless,) = result.masks
+        return accurate, careless, result.calibrated_prompts[1]
 
     with SegmentationClient(address) as client, ThreadPoolExecutor(CLIENTS) as pool:
         triton_version = client.describe().triton_version
         answers = pool.map(segment, nuclei)
-        pairs = list(tqdm(answers, total=len(nuclei), desc="requests", unit="nucleus"))
-    accurate, careless = map(list, zip(*pairs, strict=True))
-    return accurate, careless, triton_version
+        rows = list(tqdm(answers, total=len(nuclei), desc="requests", unit="nucleus"))
+    accurate, careless, moved = map(list, zip(*rows, strict=True))
+    return Served(accurate, careless, moved, triton_version)
 
 
 def mean_dice(masks: Iterable[NDArray[np.bool_]], nuclei: Sequence[Nucleus]) -> float:
@@ -68,11 +82,13 @@ def mean_dice(masks: Iterable[NDArray[np.bool_]], nuclei: Sequence[Nucleus]) -> 
     return sum(scores) / len(scores)
 
 
-def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
-    """Paste the masks by careless clicks into the frame of the whole held-out part."""
+def on_one_canvas(
+    scene: Scene, masks: Sequence[Mask], moved: Sequence[Prompt | None]
+) -> SegmentResult:
+    """Paste masks by careless clicks, and the clicks as moved, into the whole held-out part."""
     height, width = scene.held_out.instances.shape
-    prompts, placed = [], []
-    for nucleus, mask in zip(scene.nuclei, masks, strict=True):
+    prompts, placed, calibrated = [], [], []
+    for nucleus, mask, place in zip(scene.nuclei, masks, moved, strict=True):
         left, top = nucleus.corner
         # pycocotools takes column-major arrays alone.
         canvas = np.zeros((height, width), np.uint8, order="F")
@@ -80,6 +96,8 @@ def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
         x0, y0, x1, y1 = mask.box
         x, y = nucleus.careless_click
         prompts.append(Prompt.click(x + left, y + top))
+        points = () if place is None else place.point_coords
+        calibrated.append(Prompt.click(points[0][0] + left, points[0][1] + top) if points else None)
         placed.append(
             Mask(
                 size=(height, width),
@@ -97,6 +115,7 @@ def on_one_canvas(scene: Scene, masks: Sequence[Mask]) -> SegmentResult:
         model_name="segment",
         model_version="1",
         timings_ms={},
+        calibrated_prompts=tuple(calibrated),
     )
 
 

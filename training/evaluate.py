@@ -8,7 +8,8 @@ Examples:
 Every entity is clicked twice: accurately, on the pixel nearest its centroid, and carelessly, half
 of the clicks anywhere on the entity and half up to 5 pixels outside it. Both score the
 base, the run, and the run with CaPL switched off (no_capl). capl_weight_change is mean |w - 1| over
-the accurate clicks' embeddings, capl_bias mean |C| over the five cross-attentions.
+the accurate clicks' embeddings, capl_bias mean |C| over the five cross-attentions, and
+click_moves_px by how many pixels each kind of click is moved.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cpcsam.model.sam import CpcSam
 from cpcsam.scale import Scale
 from training.bilevel.losses import bias_magnitude
 from training.data.augment import whole_window
+from training.data.prompt_sampling import PromptMix
 from training.data.sample import Sample, entity_windows
 from training.data.source_options import (
     add_model_options,
@@ -64,7 +66,8 @@ def evaluate(
 
     Returns:
         `entities`; `accurate` and `careless`, by kind of click, each the scores of `base` and, with
-        a run, of `run` and `no_capl`; with a run also `capl_weight_change` and `capl_bias`.
+        a run, of `run` and `no_capl`; with a run also `capl_weight_change`, `capl_bias` and
+        `click_moves_px`, by kind of click.
 
     Raises:
         ArtifactError: run or base cannot be used.
@@ -77,7 +80,7 @@ def evaluate(
             expected="annotated entities",
             fix="give other images or lower --min-area",
         )
-    figures = {}
+    figures: dict[str, Any] = {}
     if run is None:
         assert base is not None
         models = {"base": load_base(base)}
@@ -93,7 +96,15 @@ def evaluate(
             "no_capl": CpcSam(model.sam).eval(),
         }
         weight_change, bias = capl_magnitudes(model, samples, min_area)
-        figures = {"capl_weight_change": weight_change, "capl_bias": bias}
+        moves = {
+            kind: mean_move(model, samples, min_area, annotator)
+            for kind, annotator in CLICKS.items()
+        }
+        figures = {
+            "capl_weight_change": weight_change,
+            "capl_bias": bias,
+            "click_moves_px": moves,
+        }
 
     scores = {
         name: scores_by_click(list(one_click(model, samples, min_area, tuple(CLICKS.values()))))
@@ -138,6 +149,26 @@ def capl_magnitudes(
             sites = [*trace.token_to_image_biases, *trace.image_to_token_biases]
             biases.append(float(bias_magnitude(sites, token_mask)))
     return _mean(changes), _mean(biases)
+
+
+@torch.no_grad()
+def mean_move(
+    model: CpcSam, samples: Sequence[Sample], min_area: int, annotator: PromptMix
+) -> float:
+    """Average the distance by which CaPL moves an annotator's clicks, in pixels of the samples."""
+    distances: list[float] = []
+    for sample in samples:
+        clicks = list(entity_clicks(sample, min_area, annotator).values())
+        if not clicks:
+            continue
+        window = whole_window(sample, model.image_size)
+        input_size = torch.full((1, 2), model.image_size, dtype=torch.int32)
+        embeddings = model.encode_image(window.image[None], input_size)
+        coords = torch.tensor(clicks).reshape(1, -1, 1, 2) * window.scale
+        labels = torch.full(coords.shape[:3], int(PointLabel.FOREGROUND))
+        moved = model.calibrate_points(embeddings, coords, labels)
+        distances += ((moved - coords).norm(dim=-1) / window.scale).flatten().tolist()
+    return _mean(distances)
 
 
 def _mean(values: list[float]) -> float:

@@ -26,9 +26,9 @@ from typing import Any
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest, write_atomic
-from cpcsam.automatic.config import ClassSearchConfig
+from cpcsam.automatic.config import ClassSearchConfig, MaskGeneratorConfig
 from cpcsam.automatic.instance_mask import InstanceMask
-from cpcsam.automatic.predictor import segment_image
+from cpcsam.automatic.text_search import CropEncoder, segment_vocabulary
 from cpcsam.automatic.vocabulary import Vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.backends.protocol import Backend
@@ -47,6 +47,7 @@ from training.data.source_options import (
 from training.data.sources import read_source
 from training.evaluation.class_scores import score_segmentation
 from training.evaluation.panels import panels_of, save_panels
+from training.evaluation.text_classes import add_text_options, load_towers
 from training.evaluation.torch_model import open_model
 
 __all__ = ["evaluate_auto", "main", "segmenter"]
@@ -60,6 +61,8 @@ def evaluate_auto(
     samples: Iterable[Sample],
     settings: ClassSearchConfig | None = None,
     names: dict[str, str] | None = None,
+    towers: CropEncoder | None = None,
+    everything: MaskGeneratorConfig | None = None,
 ) -> dict[str, Any]:
     """Segment images without prompts of an annotator and score the masks against the annotation.
 
@@ -69,38 +72,47 @@ def evaluate_auto(
         samples: annotated images; the annotation is compared with, and used for nothing else.
         settings: thresholds and tiling; None takes the defaults.
         names: the images' names of the vocabulary's classes, if they differ.
+        towers: CLIP, for classes by text.
+        everything: how the masks are made that are compared with texts.
 
     Returns:
         As `score_segmentation`.
 
     Raises:
+        ArtifactError: the vocabulary has classes by text, and these are not their towers.
         DataError: no image shows a class of the vocabulary.
     """
-    segment = segmenter(backend, vocabulary, settings)
-    return score_segmentation(segment, vocabulary.names, samples, _called(vocabulary, names))
+    segment = segmenter(backend, vocabulary, settings, towers, everything)
+    return score_segmentation(segment, vocabulary.all_names, samples, _called(vocabulary, names))
 
 
 def segmenter(
-    backend: Backend, vocabulary: Vocabulary, settings: ClassSearchConfig | None = None
+    backend: Backend,
+    vocabulary: Vocabulary,
+    settings: ClassSearchConfig | None = None,
+    towers: CropEncoder | None = None,
+    everything: MaskGeneratorConfig | None = None,
 ) -> Callable[[Sample], list[InstanceMask]]:
     """Return a function that segments an image's entities by a vocabulary, without annotation."""
-    return lambda sample: segment_image(sample.image, vocabulary, backend, settings)
+    return lambda sample: segment_vocabulary(
+        sample.image, vocabulary, backend, settings, towers=towers, everything=everything
+    )
 
 
 def _called(vocabulary: Vocabulary, names: dict[str, str] | None) -> list[str]:
     """Return the images' names of the vocabulary's classes."""
-    return [(names or {}).get(name, name) for name in vocabulary.names]
+    return [(names or {}).get(name, name) for name in vocabulary.all_names]
 
 
 def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:
     """Parse pairs IMAGES=VOCABULARY into {VOCABULARY: IMAGES}."""
     names = {new: old for old, _, new in (pair.partition("=") for pair in pairs)}
-    unknown = sorted(set(names) - set(vocabulary.names))
+    unknown = sorted(set(names) - set(vocabulary.all_names))
     if unknown:
         raise ConfigError.of(
             "--name",
             got=", ".join(pairs),
-            expected=f"IMAGES=VOCABULARY, the latter one of {', '.join(vocabulary.names)}",
+            expected=f"IMAGES=VOCABULARY, the latter one of {', '.join(vocabulary.all_names)}",
             fix="correct the option",
         )
     return names
@@ -112,6 +124,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--vocabulary", type=Path, required=True, metavar="DIR", help="built with this model"
     )
+    add_text_options(parser)
     add_source_options(parser)
     parser.add_argument(
         "--name",
@@ -173,6 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_model(parser, options)
         model, digest = open_model(options.base, options.run)
         vocabulary = load_vocabulary(options.vocabulary, digest)
+        towers = None if options.clip is None else load_towers(options.clip)
+        everything = MaskGeneratorConfig(points_per_side=options.points_per_side)
         settings = ClassSearchConfig(
             threshold=options.threshold,
             min_similarity=options.min_similarity,
@@ -183,12 +198,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         backend = TorchBackend(CpcSam(model.sam) if options.no_capl else model)
         names = _names(options.name, vocabulary)
         shown = tqdm(samples, desc="segment", unit="image")
-        scores = evaluate_auto(backend, vocabulary, shown, settings, names)
+        scores = evaluate_auto(backend, vocabulary, shown, settings, names, towers, everything)
         if options.out is not None:
             panels = panels_of(
                 samples,
                 scores["per_image"],
-                segmenter(backend, vocabulary, settings),
+                segmenter(backend, vocabulary, settings, towers, everything),
                 _called(vocabulary, names),
             )
             document = {

@@ -82,9 +82,11 @@ def write_tables(
 def all_columns(runs: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
     """Columns for every score of every measured setting, and Dice of its classes."""
     classes: dict[str, dict[str, None]] = {}
+    measured: set[str] = set()
     for run in runs:
+        measured.update(run)
         classes.setdefault(run["setting"], {}).update(dict.fromkeys(run["classes"]))
-    return columns_of({setting: tuple(names) for setting, names in classes.items()})
+    return columns_of({setting: tuple(names) for setting, names in classes.items()}, measured)
 
 
 def section_of(path: Path, run: Mapping[str, Any]) -> list[Section]:

@@ -5,6 +5,8 @@ Examples:
       --ids train.txt --share 0.1 --seed 0 --name entity=nucleus --out build/vocabulary
   python -m training.vocabulary build --run runs/NAME/best --dataset celebamask \
       --root /data/CelebAMask-HQ --classes base --tile 0 --out build/faces
+  python -m training.vocabulary build --base weights/vit_t --clip build/clip \
+      --text "nucleus|cell nucleus, mitotic cell" --not "nucleus=debris|dust" --out build/texts
   python -m training.vocabulary extend --base weights/vit_t --vocabulary build/vocabulary \
       --image cells.png --instances labels.png --name entity=cell --out build/both
   python -m training.vocabulary show build/vocabulary
@@ -12,6 +14,10 @@ Examples:
 A vocabulary belongs to the model that it was built with; another model refuses it. The support
 set is a share of the images, drawn by the seed. Tiles are squares of the images, each shown to
 the model at its full size, so small entities need small tiles; --tile 0 shows whole images.
+
+--text names classes by texts, of which CLIP compares the embeddings with those of SAM's masks; with
+a support set, its entities and the rest of its images calibrate the comparison. A class with both
+examples and texts needs both to agree.
 """
 
 from __future__ import annotations
@@ -19,15 +25,18 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.automatic.vocabulary import (
     BACKGROUND,
     VocabularyConfig,
     build_vocabulary,
+    empty_vocabulary,
 )
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.commands import ArgumentParser, parser_of, run_command, share
@@ -42,6 +51,13 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import account_line, read_source
+from training.evaluation.text_classes import (
+    add_text_options,
+    calibrate,
+    embed_classes,
+    load_towers,
+    parse_classes,
+)
 from training.evaluation.torch_model import (
     class_names,
     examples_of,
@@ -55,8 +71,21 @@ PROG = "python -m training.vocabulary"
 
 
 def build(options: argparse.Namespace) -> None:
-    """Build a vocabulary of all classes of a support set."""
+    """Build a vocabulary of all classes of a support set, of texts, or of both."""
     model, digest = open_model(options.base, options.run)
+    texts = None
+    if options.text is not None:
+        if options.clip is None:
+            raise ConfigError.of(
+                "--clip", got="none", expected="towers", fix="export them: export.text_encoder"
+            )
+        towers = load_towers(options.clip)
+        texts = embed_classes(parse_classes(options.text, options.negatives), towers)
+    if texts is not None and not (options.bbbc038 or options.image or options.dataset):
+        vocabulary = replace(empty_vocabulary(digest), texts=texts, tile=options.tile)
+        save_vocabulary(vocabulary, options.out)
+        print(f"{options.out}: {', '.join(texts.names)} by text")
+        return
     samples = _support(options)
     names = class_names(samples)
     vocabulary = build_vocabulary(
@@ -66,6 +95,19 @@ def build(options: argparse.Namespace) -> None:
         tile=options.tile,
         config=VocabularyConfig(options.prototypes, options.background),
     )
+    if texts is not None:
+        renames = [(old, new) for old, _, new in (one.partition("=") for one in options.name)]
+        everything = MaskGeneratorConfig(points_per_side=options.points_per_side)
+        texts = calibrate(
+            texts,
+            _progress(samples, "calibrate"),
+            TorchBackend(model),
+            towers,
+            options.tile,
+            everything,
+            renames,
+        )
+        vocabulary = replace(vocabulary, texts=texts)
     support = {
         "share": options.share,
         "seed": options.seed,
@@ -73,6 +115,8 @@ def build(options: argparse.Namespace) -> None:
     }
     save_vocabulary(vocabulary, options.out, config=support)
     print(f"{options.out}: {', '.join(vocabulary.names)} from {len(samples)} annotated images")
+    if texts is not None:
+        print(f"by text: {', '.join(texts.names)}; logit scale {texts.logit_scale:.3g}")
 
 
 def extend(options: argparse.Namespace) -> None:
@@ -106,6 +150,12 @@ def show(options: argparse.Namespace) -> None:
         slope, intercept = vocabulary.calibration[index]
         curve = f"p = 1/(1+exp(-({slope:.2f} m {intercept:+.2f})))"
         print(f"class       {name}: {count} prototypes, {curve}")
+    if vocabulary.texts is not None:
+        towers, scale = vocabulary.texts.towers, vocabulary.texts.logit_scale
+        for known in vocabulary.texts.classes:
+            against = f", not {' | '.join(known.negatives)}" if known.negatives else ""
+            print(f"by text     {known.name}: {' | '.join(known.texts)}{against}")
+        print(f"towers      {towers}, logit scale {scale:.3g}")
     print(f"background  {int((vocabulary.owners <= BACKGROUND).sum())} prototypes")
 
 
@@ -168,6 +218,20 @@ def _parser() -> ArgumentParser:
     made.add_argument(
         "--tile", type=_whole, default=128, metavar="PX", help="side of tiles (default: 128)"
     )
+    made.add_argument(
+        "--text",
+        metavar="TEXTS",
+        help="classes by text, with commas between them; synonyms of a class with | between them",
+    )
+    made.add_argument(
+        "--not",
+        dest="negatives",
+        action="append",
+        default=[],
+        metavar="NAME=TEXTS",
+        help="what a class by text must not be taken for, with | between texts",
+    )
+    add_text_options(made)
     defaults = VocabularyConfig()
     for name in ("prototypes", "background"):
         made.add_argument(

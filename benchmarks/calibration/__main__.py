@@ -6,6 +6,7 @@ Examples:
   python -m benchmarks.calibration --bbbc038 /data/bbbc038v1       fluorescence to tissue as well
   python -m benchmarks.calibration --scenes vector-art             scenes of drawings
   python -m benchmarks.calibration --steps 261                     the same on a busy machine
+  python -m benchmarks.calibration --development --steps 261       on the development split
   python -m benchmarks.calibration --report-only
 
 Results are kept in --out by the digest of their configuration: an interrupted benchmark resumes,
@@ -27,11 +28,18 @@ import torch
 from benchmarks.calibration.arms import NOISE
 from benchmarks.calibration.jobs import context_of, jobs_of, run_job
 from benchmarks.calibration.report import write_report
-from benchmarks.calibration.runs import noisy_dice
-from benchmarks.calibration.splits import read_split
+from benchmarks.calibration.runs import dice_by_prompts
+from benchmarks.calibration.splits import development_split, read_split
 from benchmarks.common.job_cache import digest_of, missing, run_in_processes
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
-from cpcsam.commands import ArgumentParser, count, parser_of, positive, run_command
+from cpcsam.commands import (
+    ArgumentParser,
+    count,
+    count_from_0,
+    parser_of,
+    positive,
+    run_command,
+)
 from cpcsam.model.base_checkpoint import load_base
 
 __all__ = ["main"]
@@ -47,12 +55,14 @@ def _write_context(args: argparse.Namespace) -> None:
     if path.exists() and json.loads(path.read_text()).get("digest") == digest:
         return
     # Test samples are the same for every seed and number of shots.
-    split = read_split(0, 1, drawings=args.drawings)
+    split = (
+        development_split(0, 1) if args.development else read_split(0, 1, drawings=args.drawings)
+    )
     model = load_base(args.base)
     context = {
         "base_sha256": shared["base"],
-        "target": {str(level): noisy_dice(model, split.target, level) for level in NOISE},
-        "base": {"1.0": noisy_dice(model, split.base, 1.0)},
+        "target": dice_by_prompts(model, split.target, args.strengths),
+        "base": dice_by_prompts(model, split.base, [1.0]),
         "minutes": shared["minutes"],
         "steps": shared["steps"],
         "machine": f"{platform.machine()}, {multiprocessing.cpu_count()} cores",
@@ -68,7 +78,8 @@ def _run(args: argparse.Namespace) -> None:
     if not drawn:
         args.drawings = None
     if args.out is None:
-        args.out = OUT / ("calibration-vector-art" if drawn else "calibration")
+        name = "calibration-vector-art" if drawn else "calibration"
+        args.out = OUT / (name + "-development" * args.development)
     if not args.report_only:
         _write_context(args)
         run_in_processes(missing(jobs_of(args)), run_job, args.jobs)
@@ -109,6 +120,27 @@ def _parser(argv: Sequence[str] | None) -> ArgumentParser:
         help="on a busy machine, instead of minutes: N steps of the arm `groups`, and of the "
         "others as many as take its time, measured in turns",
     )
+    parser.add_argument(
+        "--strengths",
+        type=float,
+        nargs="+",
+        default=NOISE,
+        metavar="S",
+        help="of the careless prompts that target classes are scored with, 1 among them "
+        "(default: 0 0.5 1 1.5)",
+    )
+    parser.add_argument(
+        "--curve",
+        type=count_from_0,
+        default=6,
+        metavar="N",
+        help="points on the training curves of seed 0 (default: 6)",
+    )
+    parser.add_argument(
+        "--development",
+        action="store_true",
+        help="train and score on the split on which methods are developed",
+    )
     parser.add_argument("--core-only", action="store_true", help="leave the ablations out")
     parser.add_argument(
         "--arms", nargs="+", metavar="NAME", help="run only these arms (default: all)"
@@ -119,7 +151,7 @@ def _parser(argv: Sequence[str] | None) -> ArgumentParser:
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"(default: {OUT}/calibration, or calibration-vector-art)",
+        help=f"(default: {OUT}/calibration, or that of the options)",
     )
     add_report_option(parser, argv)
     return parser

@@ -15,18 +15,20 @@ from cpcsam.model.lora import LoraConfig
 from training.bilevel.config import ModelConfig
 from training.bilevel.losses import LossConfig
 from training.bilevel.step import BilevelConfig
+from training.data.batches import ACCURATE_STYLE
 from training.data.prompt_sampling import PromptMix
 from training.loop.precision import Precision
 
 __all__ = [
     "ABLATIONS",
-    "ACCURATE",
+    "ACCURATE_STYLES",
     "BOTH",
     "CAPL_LEARNING_RATE",
     "CORE",
     "GROUPS",
     "NOISE",
     "NOISY_STYLES",
+    "POINTS",
     "SHOTS",
     "Arm",
 ]
@@ -40,8 +42,8 @@ NOISY_STYLES = (
 )
 """Five careless annotators: they prompt every test entity, and are the K groups in training."""
 
-ACCURATE = PromptMix(box=0.5, several=0, centre=1.0, box_jitter=0)
-"""One careful annotator: a tight box or a click in the centre."""
+ACCURATE_STYLES = tuple(replace(ACCURATE_STYLE, box=box) for box in (0.0, 1.0))
+"""Two careful annotators for every test entity: a click in its centre, and its tight box."""
 
 NOISE = (0.0, 0.5, 1.0, 1.5)
 """Strengths that a trained model is tested at; 1 is the main figure."""
@@ -56,6 +58,9 @@ ALPHA = 50.0
 
 MATCHED_RANK = 69
 """LoRA of this rank has as many parameters as LoRA of rank 4 with both modules of CaPL."""
+
+POINTS_RANK = 49
+"""With point calibration LoRA of this rank has as many parameters, too."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +104,20 @@ def _capl(rank: int = 4, **options: Any) -> ModelConfig:
     return ModelConfig(lora=LoraConfig(rank=rank, alpha=ALPHA), capl=CaplConfig(**options))
 
 
+def _full(rank: int = 4, **options: Any) -> ModelConfig:
+    return _capl(rank, entity=True, reweights=True, **options)
+
+
 TURNS = BilevelConfig(capl_every=3)
 GROUPS = Arm("groups", "LoRA of as many parameters, the same K groups", _lora(MATCHED_RANK))
-BOTH = Arm("both", "CaPL: task and entity module", _capl(), bilevel=TURNS)
+POINTS = Arm("points", "CaPL: points that stay or move (default)", _capl(POINTS_RANK))
+BOTH = Arm("both", "CaPL: task and entity module", _full(), bilevel=TURNS)
 CORE = (
-    Arm("single", "LoRA, one accurate prompt a sample (SAMed)", _lora(4), 1, (ACCURATE,)),
+    Arm("single", "LoRA, one accurate prompt a sample (SAMed)", _lora(4), 1, (ACCURATE_STYLE,)),
     GROUPS,
-    Arm("task", "CaPL: task module", _capl(entity=False), bilevel=TURNS),
-    Arm("entity", "CaPL: entity module", _capl(task=False), bilevel=TURNS),
+    POINTS,
+    Arm("task", "CaPL: task module", _capl(reweights=True), bilevel=TURNS),
+    Arm("entity", "CaPL: entity module", _capl(task=False, entity=True), bilevel=TURNS),
     BOTH,
 )
 STRATEGIES: dict[str, dict[str, Any]] = {
@@ -115,11 +126,6 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "sam_first": {"order": "sam_first"},
     "capl_5_steps": {"capl_steps": 5},
 }
-
-
-NEVER = 1_000_000
-"""More steps than any run has: but for what moves points, φ learns at the first step alone, at the
-warm-up's least rate, and so stays next to the identity."""
 
 
 def _varied(factor: str, value: object, **changes: Any) -> Arm:
@@ -131,15 +137,15 @@ ABLATIONS = (
     *(_varied("beta", b, losses=LossConfig(beta=b)) for b in (0.2, 0.6, 1.0)),
     *(_varied("lambda", w, losses=LossConfig(sparsity=w)) for w in (0.01, 0.1, 1.0)),
     *(_varied("K", k, groups=k) for k in (2, 5, 8)),
-    *(_varied("rank", r, model=_capl(rank=r)) for r in (1, 4, 16)),
+    *(_varied("rank", r, model=_full(r)) for r in (1, 4, 16)),
     *(_varied("capl_every", n, bilevel=BilevelConfig(capl_every=n)) for n in (1, 3, 6)),
     *(
         _varied("strategy", name, bilevel=replace(TURNS, **changes))
         for name, changes in STRATEGIES.items()
     ),
-    _varied("task", "literal", model=_capl(image_conditioned=False)),
-    _varied("points", "fixed", model=_capl(moves_points=False)),
-    _varied("points", "alone", bilevel=BilevelConfig(capl_every=NEVER)),
+    _varied("task", "literal", model=_full(image_conditioned=False)),
+    _varied("points", "fixed", model=_full(moves_points=False)),
+    _varied("points", "offset", model=_full(point_form="offset")),
     Arm("single-careless", "LoRA, one careless prompt a sample", _lora(4), 1),
     _varied(
         "theta",

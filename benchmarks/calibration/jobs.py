@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.budget import Budget
-from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, SHOTS, Arm
+from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration.runs import run
-from benchmarks.calibration.splits import read_split
+from benchmarks.calibration.splits import Split, development_split, read_split
 from benchmarks.calibration.step_time import steps_of
 from benchmarks.common.job_cache import (
     TRAINING_CODE,
@@ -26,7 +26,6 @@ from training.data.vector_art.drawings import open_collection
 
 __all__ = ["CalibrationJob", "context_of", "jobs_of", "run_job", "tempo_file"]
 
-CURVE_POINTS: Final = 6
 CODE: Final = (
     *TRAINING_CODE,
     "benchmarks/calibration/runs.py",
@@ -51,6 +50,8 @@ class CalibrationJob:
         out: folder of all results.
         drawings: folder of the vector-art scenes' drawings; None takes the confounded scenes.
         curve: number of points on the training curve.
+        strengths: of the careless prompts that are scored.
+        development: take the development split.
     """
 
     arm: Arm
@@ -64,11 +65,19 @@ class CalibrationJob:
     out: Path
     drawings: Path | None = None
     curve: int = 0
+    strengths: tuple[float, ...] = NOISE
+    development: bool = False
 
     @property
     def path(self) -> Path:
         """The result's JSON."""
         return self.out / self.setting / f"{self.arm.name}-{self.seed}.json"
+
+    def split(self) -> Split:
+        """Read the samples."""
+        if self.development:
+            return development_split(self.seed, self.shots, self.bbbc038)
+        return read_split(self.seed, self.shots, self.bbbc038, self.drawings)
 
     def configuration(self) -> dict[str, Any]:
         """Everything that decides the result; the arm's label does not."""
@@ -82,6 +91,8 @@ class CalibrationJob:
             "budget": to_dict(self.budget),
             "curve": self.curve,
             "context": self.context,
+            "strengths": list(self.strengths),
+            "development": self.development,
             "data": None if self.bbbc038 is None else data_digest(self.bbbc038),
         }
 
@@ -94,6 +105,8 @@ def context_of(args: argparse.Namespace) -> dict[str, Any]:
         "code": code_digest(CODE),
         "minutes": args.minutes if args.steps is None else None,
         "steps": args.steps,
+        "strengths": list(args.strengths),
+        "development": args.development,
         **scenes,
     }
 
@@ -111,10 +124,17 @@ def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
     def job(arm: Arm, setting: str, shots: int, seed: int, **more: Any) -> CalibrationJob:
         budget, bbbc038 = Budget(args.minutes), more.pop("bbbc038", None)
         place = (args.base, context, bbbc038, args.out, args.drawings)
-        return CalibrationJob(arm, setting, shots, seed, budget, *place, **more)
+        made = CalibrationJob(arm, setting, shots, seed, budget, *place, **more)
+        return replace(made, strengths=tuple(args.strengths), development=args.development)
 
     jobs = [
-        job(arm, setting, shots, seed, curve=CURVE_POINTS if seed == 0 else 0)
+        job(
+            arm,
+            setting,
+            shots,
+            seed,
+            curve=args.curve if seed == 0 else 0,
+        )
         for seed in range(args.seeds)
         for setting, shots in SHOTS.items()
         for arm in CORE
@@ -126,6 +146,8 @@ def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
             for setting, shots in SHOTS.items()
             for arm in CORE
         ]
+    # Whole seeds first, so that an interrupted benchmark has complete pairs.
+    jobs.sort(key=lambda job: job.seed)
     if not args.core_only:
         # The others repeat the default arm, and the report takes its figures from the core.
         varied = [arm for arm in ABLATIONS if not arm.trains_as(BOTH)]
@@ -145,8 +167,7 @@ def _by_steps(jobs: Sequence[CalibrationJob], args: argparse.Namespace) -> list[
 
 def run_job(job: CalibrationJob) -> str:
     """Train, score and store a job; return a line for the log."""
-    split = read_split(job.seed, job.shots, job.bbbc038, job.drawings)
-    figures = run(job.arm, split, job.base, job.seed, job.budget, job.curve)
+    figures = run(job.arm, job.split(), job.base, job.seed, job.budget, job.curve, job.strengths)
     store(job, {**figures, "context": job.context})
     dice = figures["target"]["1.0"]
     return f"{job.setting}, {job.arm.name}, seed {job.seed}: {dice:.4f} in {figures['steps']} steps"

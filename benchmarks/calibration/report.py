@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE
+from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS
 from benchmarks.common.output import write_json
 from cpcsam.artifacts.manifest import write_atomic
 from reporting.run_report import RunReport, Table
@@ -34,7 +34,8 @@ def noise_plot(runs: RunsByArm, title: str) -> bytes:
     figure, axes = _axes()
     for arm in CORE:
         if arm.name in runs:
-            levels = sorted(next(iter(runs[arm.name].values()))["target"], key=float)
+            scored = next(iter(runs[arm.name].values()))["target"]
+            levels = sorted((level for level in scored if level != ACCURATE), key=float)
             dice = np.array(
                 [
                     [100 * run["target"][level] for level in levels]
@@ -91,7 +92,7 @@ def _png(figure: Figure, axes: Axes) -> bytes:
     return png.getvalue()
 
 
-MAIN = "1.0"
+MAIN, ACCURATE = "1.0", "accurate"
 REFERENCES = ("single", "groups")
 Runs = dict[str, dict[int, dict[str, Any]]]
 
@@ -125,7 +126,7 @@ def write_report(folder: Path) -> RunReport:
         "calibration-vector-art" if drawn else "calibration",
         "Calibration on unseen classes with careless prompts",
         _note(context),
-        [_table(name, rows) for name, rows in summary.items()]
+        [make(name, rows) for name, rows in summary.items() for make in (_table, _accurate_table)]
         + ([_ablation_table(ablations, core)] if ablations else []),
         plots,
     )
@@ -153,8 +154,15 @@ def _read(folder: Path, context: str | None) -> Runs:
     return runs
 
 
-def _scores(run: Mapping[int, dict[str, Any]]) -> dict[int, float]:
-    return {seed: 100 * figures["target"][MAIN] for seed, figures in run.items()}
+def _scores(
+    run: Mapping[int, dict[str, Any]], classes: str = "target", prompts: str = MAIN
+) -> dict[int, float]:
+    """Dice (%) by seed, of the runs that were scored with these prompts."""
+    return {
+        seed: 100 * figures[classes][prompts]
+        for seed, figures in run.items()
+        if prompts in figures[classes]
+    }
 
 
 def _summary(runs: Runs) -> list[dict[str, Any]]:
@@ -181,8 +189,37 @@ def _summary(runs: Runs) -> list[dict[str, Any]]:
                 row[f"over_{reference}"] = paired_interval(
                     [scores[seed] - others[seed] for seed in shared]
                 )
+        row["accurate"] = {
+            classes: _accurate(runs[arm.name], runs.get(GROUPS.name, {}), classes)
+            for classes in ("target", "base")
+        }
         rows.append(row)
     return rows
+
+
+def _accurate(
+    runs: Mapping[int, dict[str, Any]], groups: Mapping[int, dict[str, Any]], classes: str
+) -> dict[str, Any]:
+    """Average Dice with accurate prompts, and its difference from the K groups'."""
+    scores, others = _scores(runs, classes, ACCURATE), _scores(groups, classes, ACCURATE)
+    shared = sorted(scores.keys() & others.keys())
+    figures: dict[str, Any] = {"dice": list(scores.values())}
+    if shared and runs is not groups:
+        figures["over"] = paired_interval([scores[seed] - others[seed] for seed in shared])
+    return figures
+
+
+def _accurate_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    heads = ["arm", "target Dice", "over the same K groups", "base Dice", "over the K groups"]
+    lines: list[list[object]] = []
+    for row in rows:
+        cells: list[object] = [row["label"]]
+        for classes in ("target", "base"):
+            figures = row["accurate"][classes]
+            cells += [mean_cell(figures["dice"]) if figures["dice"] else None]
+            cells += [_interval(figures.get("over"))]
+        lines.append(cells)
+    return Table(f"{name}: accurate prompts", heads, lines)
 
 
 def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:

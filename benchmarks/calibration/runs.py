@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.budget import Budget, Spent, train_within
-from benchmarks.calibration.arms import CAPL_LEARNING_RATE, NOISE, NOISY_STYLES, Arm
+from benchmarks.calibration.arms import (
+    ACCURATE_STYLES,
+    CAPL_LEARNING_RATE,
+    NOISE,
+    NOISY_STYLES,
+    Arm,
+)
 from benchmarks.calibration.splits import Split
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.sam import CpcSam
@@ -24,7 +30,7 @@ from training.bilevel.train_state import BilevelState, new_bilevel_state
 from training.data.augment import whole_window
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import Halves
-from training.data.prompt_sampling import sample_prompt
+from training.data.prompt_sampling import PromptMix, sample_prompt
 from training.data.sample import Sample
 from training.evaluation.one_click import dice_score, to_size
 from training.loop.precision import is_mixed
@@ -32,6 +38,7 @@ from training.loop.precision import is_mixed
 __all__ = [
     "PromptedSample",
     "Prepared",
+    "dice_by_prompts",
     "prompt_sample",
     "noisy_dice",
     "prepare",
@@ -61,8 +68,13 @@ class PromptedSample:
     truths: NDArray[np.bool_]
 
 
-def prompt_sample(sample: Sample, image_size: int, strength: float) -> PromptedSample:
-    """Prompt every entity of a sample by every careless annotator.
+def prompt_sample(
+    sample: Sample,
+    image_size: int,
+    strength: float,
+    styles: Sequence[PromptMix] = NOISY_STYLES,
+) -> PromptedSample:
+    """Prompt every entity of a sample by every annotator.
 
     The prompts are decided by sample, entity and annotator alone: every model gets the same.
 
@@ -70,16 +82,17 @@ def prompt_sample(sample: Sample, image_size: int, strength: float) -> PromptedS
         sample: square.
         image_size: side S of the encoder's frame.
         strength: of the annotators' carelessness.
+        styles: the annotators.
     """
     window = whole_window(sample, image_size)
     instances = window.instances.numpy()
     labels = [int(label) for label in np.unique(sample.instances) if label]
-    pairs = [(label, index) for label in labels for index in range(len(NOISY_STYLES))]
+    pairs = [(label, index) for label in labels for index in range(len(styles))]
     shown = np.stack([instances == label for label, _ in pairs])
     prompts = [
         sample_prompt(
             entity,
-            NOISY_STYLES[index].scaled(strength),
+            styles[index].scaled(strength),
             np.random.default_rng((label, index, len(sample.name), *sample.name.encode())),
         )
         for entity, (label, index) in zip(shown, pairs, strict=True)
@@ -92,17 +105,23 @@ def prompt_sample(sample: Sample, image_size: int, strength: float) -> PromptedS
 
 
 @torch.no_grad()
-def noisy_dice(model: CpcSam, samples: Sequence[Sample], strength: float) -> float:
-    """Mean Dice of mask 0 over all entities and careless annotators.
+def noisy_dice(
+    model: CpcSam,
+    samples: Sequence[Sample],
+    strength: float,
+    styles: Sequence[PromptMix] = NOISY_STYLES,
+) -> float:
+    """Mean Dice of mask 0 over all entities and annotators.
 
     Args:
         model: in evaluation mode.
         samples: square samples.
         strength: of the annotators' carelessness.
+        styles: the annotators.
     """
     scores: list[float] = []
     for sample in samples:
-        prompted = prompt_sample(sample, model.image_size, strength)
+        prompted = prompt_sample(sample, model.image_size, strength, styles)
         embeddings = model.encode_image(
             prompted.image, torch.full((1, 2), model.image_size, dtype=torch.int32)
         )
@@ -126,8 +145,22 @@ def scores_of(low_res_masks: Tensor, prompted: PromptedSample, image_size: int) 
     return [dice_score(*pair) for pair in zip(masks, prompted.truths, strict=True)]
 
 
+def dice_by_prompts(
+    model: CpcSam, samples: Sequence[Sample], strengths: Iterable[float]
+) -> dict[str, float]:
+    """Score careless prompts of every strength, and `accurate`: central clicks and tight boxes."""
+    careless = {str(level): noisy_dice(model, samples, level) for level in strengths}
+    return {**careless, "accurate": noisy_dice(model, samples, 1.0, ACCURATE_STYLES)}
+
+
 def run(
-    arm: Arm, split: Split, base: Path, seed: int, budget: Budget, curve: int = 0
+    arm: Arm,
+    split: Split,
+    base: Path,
+    seed: int,
+    budget: Budget,
+    curve: int = 0,
+    strengths: Sequence[float] = NOISE,
 ) -> dict[str, Any]:
     """Train an arm on one core and score it.
 
@@ -138,10 +171,11 @@ def run(
         seed: of weights and batches.
         budget: of training.
         curve: how often to score base and target classes on the way (Figure 1a).
+        strengths: of the careless annotators that target classes are scored with.
 
     Returns:
-        Plain data: Dice on base and target classes at every strength of `NOISE`, steps, seconds,
-        parameters and the curve.
+        Plain data: Dice on base and target classes with careless prompts by their strength and
+        with `accurate` ones, steps, seconds, parameters and the curve.
     """
     points: list[dict[str, float]] = []
 
@@ -159,8 +193,8 @@ def run(
         "steps": spent.steps,
         "cpu_s": round(spent.seconds, 1),
         "parameters": sum(parameter.numel() for parameter in state.trained.values()),
-        "target": {str(level): noisy_dice(model, split.target, level) for level in NOISE},
-        "base": {"1.0": noisy_dice(model, split.base, 1.0)},
+        "target": dice_by_prompts(model, split.target, strengths),
+        "base": dice_by_prompts(model, split.base, [1.0]),
         "curve": points,
     }
 
@@ -228,7 +262,13 @@ def prepare(arm: Arm, split: Split, base: Path, seed: int) -> Prepared:
     )
     needed = arm.model.with_needed_practice(batch)
     batches = StepBatches(
-        split.train, state.model.image_size, needed, split.scale, seed=seed, steps=1_000_000
+        split.train,
+        state.model.image_size,
+        needed,
+        split.scale,
+        seed=seed,
+        steps=1_000_000,
+        held_out=bool(state.phi.parameters),
     )
     return Prepared(state, batches, replace(arm.bilevel, losses=arm.losses), optimizer)
 

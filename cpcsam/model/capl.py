@@ -7,15 +7,17 @@ is the identity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM
+from cpcsam.model.gated_points import GatedPointCalibration
 from cpcsam.model.point_calibration import PointCalibration, start_at_zero
 
 __all__ = [
+    "FULL_CAPL",
     "NUM_SITES",
     "CaPL",
     "CaplConfig",
@@ -31,12 +33,15 @@ NUM_SITES: Final = 5
 
 @dataclass(frozen=True)
 class CaplConfig:
-    """Configuration of CaPL.
+    """Configuration of CaPL: by default the part that earns its cost, point calibration.
 
     Attributes:
-        task: calibrate prompt embeddings (§4.1, Eq. 1).
+        task: calibrate prompts (§4.1, Eq. 1).
         entity: calibrate cross-attention logits (§4.1, Eq. 2).
-        moves_points: the task module also moves points to where an accurate annotator puts them.
+        reweights: the task module calibrates prompt embeddings, w ⊙ P + v.
+        moves_points: the task module moves points to where an accurate annotator puts them.
+        point_form: `gated` leaves points that are accurate already; `offset` moves all, as models
+            do whose manifest has no such entry.
         image_conditioned: let the task module see the image embedding at the prompt's point;
             False is the paper's literal form, prompts alone.
         hidden_dim: width of the hidden layer of every 2-layer MLP.
@@ -44,11 +49,17 @@ class CaplConfig:
     """
 
     task: bool = True
-    entity: bool = True
+    entity: bool = False
+    reweights: bool = False
     moves_points: bool = True
+    point_form: Literal["gated", "offset"] = "gated"
     image_conditioned: bool = True
     hidden_dim: int = 128
     rank: int = 8
+
+
+FULL_CAPL: Final = CaplConfig(entity=True, reweights=True)
+"""Every part: both modules of the paper, and point calibration."""
 
 
 class TaskModule(nn.Module):
@@ -56,21 +67,30 @@ class TaskModule(nn.Module):
 
     Attributes:
         points: moves the points that P and e(x) are taken at; None if they stay.
+        sparse: network of w and v; None leaves prompt embeddings as they are.
+        dense: the same for mask prompts.
     """
 
-    def __init__(self, hidden_dim: int, image_conditioned: bool, moves_points: bool) -> None:
+    def __init__(self, config: CaplConfig) -> None:
         super().__init__()
-        self.points = PointCalibration(hidden_dim) if moves_points else None
-        self.image_conditioned = image_conditioned
-        inputs = 2 * EMBED_DIM if image_conditioned else EMBED_DIM
-        self.sparse = nn.Sequential(
-            nn.Linear(inputs, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, 2 * EMBED_DIM)
-        )
-        self.dense = nn.Sequential(
-            nn.Conv2d(EMBED_DIM, hidden_dim, 1), nn.GELU(), nn.Conv2d(hidden_dim, 2 * EMBED_DIM, 1)
-        )
-        start_at_zero(self.sparse)
-        start_at_zero(self.dense)
+        hidden_dim = config.hidden_dim
+        form = GatedPointCalibration if config.point_form == "gated" else PointCalibration
+        self.points = form(hidden_dim) if config.moves_points else None
+        self.image_conditioned = config.image_conditioned
+        self.sparse: nn.Sequential | None = None
+        self.dense: nn.Sequential | None = None
+        if config.reweights:
+            inputs = 2 * EMBED_DIM if config.image_conditioned else EMBED_DIM
+            self.sparse = nn.Sequential(
+                nn.Linear(inputs, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, 2 * EMBED_DIM)
+            )
+            self.dense = nn.Sequential(
+                nn.Conv2d(EMBED_DIM, hidden_dim, 1),
+                nn.GELU(),
+                nn.Conv2d(hidden_dim, 2 * EMBED_DIM, 1),
+            )
+            start_at_zero(self.sparse)
+            start_at_zero(self.dense)
 
     def weights(self, tokens: Tensor, embeddings_at_points: Tensor) -> tuple[Tensor, Tensor]:
         """Return (w − 1, v) for prompt tokens.
@@ -80,14 +100,18 @@ class TaskModule(nn.Module):
             embeddings_at_points: (B, P, N, 256), e(x); unused in the literal form.
 
         Returns:
-            Two (B, P, N, 256) tensors, zero before training.
+            Two (B, P, N, 256) tensors, zero before training and without `reweights`.
         """
+        if self.sparse is None:
+            return torch.zeros_like(tokens), torch.zeros_like(tokens)
         inputs = torch.cat([tokens, embeddings_at_points], -1) if self.image_conditioned else tokens
         weight_change, shift = self.sparse(inputs).chunk(2, dim=-1)
         return weight_change, shift
 
     def forward(self, tokens: Tensor, embeddings_at_points: Tensor) -> Tensor:
         """Calibrate prompt tokens; shapes as in `weights`."""
+        if self.sparse is None:
+            return tokens
         weight_change, shift = self.weights(tokens, embeddings_at_points)
         # The network predicts w − 1: while its output is zero, P̃ is P to the bit.
         calibrated: Tensor = tokens + weight_change * tokens + shift
@@ -95,6 +119,8 @@ class TaskModule(nn.Module):
 
     def calibrate_dense(self, dense_embeddings: Tensor) -> Tensor:
         """Calibrate mask prompts, (B, 256, H, W), by 1×1 convolutions (Appendix D)."""
+        if self.dense is None:
+            return dense_embeddings
         weight_change, shift = self.dense(dense_embeddings).chunk(2, dim=1)
         calibrated: Tensor = dense_embeddings + weight_change * dense_embeddings + shift
         return calibrated
@@ -155,11 +181,7 @@ class CaPL(nn.Module):
     def __init__(self, config: CaplConfig, num_heads: int = 8) -> None:
         super().__init__()
         self.config = config
-        self.task = (
-            TaskModule(config.hidden_dim, config.image_conditioned, config.moves_points)
-            if config.task
-            else None
-        )
+        self.task = TaskModule(config) if config.task else None
         self.entity = (
             EntityModule(num_heads, config.rank, config.hidden_dim) if config.entity else None
         )

@@ -88,6 +88,18 @@ def _self_attention(attn: Attention, q: Tensor, v: Tensor, key_bias: Tensor) -> 
     return projected
 
 
+def _switched(calibration: Tensor, calibrate: Tensor | None) -> Tensor:
+    """Multiply a calibration, (B, ...), by an image's switch, (B, 1)."""
+    if calibrate is None:
+        return calibration
+    return calibration * calibrate.to(calibration.dtype).reshape(-1, *[1] * (calibration.dim() - 1))
+
+
+def _calibration(attn: FusedAttention, tokens: Tensor, calibrate: Tensor | None) -> Tensor:
+    """Return the channels that are added to the token side of each head, (B, P, heads, T, r)."""
+    return separate_heads(_switched(attn.token_mlp(tokens), calibrate), attn.num_heads)
+
+
 def _token_to_image(
     attn: Attention | FusedAttention,
     site: SiteCalibration | None,
@@ -95,14 +107,15 @@ def _token_to_image(
     image: Tensor,
     image_values: Tensor,
     trace: DecoderTrace | None,
+    calibrate: Tensor | None,
 ) -> Tensor:
     heads = attn.num_heads
     q = separate_heads(attn.q_proj(tokens), heads)
     if isinstance(attn, FusedAttention):
-        q = torch.cat([q, separate_heads(attn.token_mlp(tokens), heads)], dim=-1)
+        q = torch.cat([q, _calibration(attn, tokens, calibrate)], dim=-1)
     k = separate_heads(attn.k_proj(image), heads)
     v = separate_heads(attn.v_proj(image_values), heads)
-    bias = None if site is None else site(tokens, image)
+    bias = None if site is None else _switched(site(tokens, image), calibrate)
     out, weights = _attend(q, k, v, bias)
     if trace is not None:
         trace.attention_maps.append(weights)
@@ -120,16 +133,17 @@ def _image_to_token(
     token_values: Tensor,
     key_bias: Tensor,
     trace: DecoderTrace | None,
+    calibrate: Tensor | None,
 ) -> Tensor:
     heads = attn.num_heads
     q = separate_heads(attn.q_proj(image), heads)
     k = separate_heads(attn.k_proj(tokens), heads)
     if isinstance(attn, FusedAttention):
-        k = torch.cat([k, separate_heads(attn.token_mlp(tokens), heads)], dim=-1)
+        k = torch.cat([k, _calibration(attn, tokens, calibrate)], dim=-1)
     v = separate_heads(attn.v_proj(token_values), heads)
     bias = key_bias
     if site is not None:
-        calibration = site(tokens, image)
+        calibration = _switched(site(tokens, image), calibrate)
         # C is (B, P, heads, T, G·G) at every site; here the image side is the queries.
         bias = key_bias + calibration.transpose(-1, -2)
         if trace is not None:
@@ -147,6 +161,7 @@ def two_way_transformer(
     token_mask: Tensor,
     entity: EntityModule | None = None,
     trace: DecoderTrace | None = None,
+    calibrate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the decoder's transformer.
 
@@ -158,6 +173,7 @@ def two_way_transformer(
         token_mask: (B, P, T), 1 for a token that exists and 0 for an empty slot.
         entity: explicit calibration of the five sites, None for none or fused.
         trace: filled with attention maps and calibrations, if given.
+        calibrate: (B, 1), 0 leaves the calibration of an image's sites out; None calibrates.
 
     Returns:
         Tokens (B, P, T, C) and image (B, P, G·G, C).
@@ -187,6 +203,7 @@ def two_way_transformer(
                 keys + image_pe,
                 keys,
                 trace,
+                calibrate,
             )
         )
         queries = layer.norm3(queries + layer.mlp(queries))
@@ -200,6 +217,7 @@ def two_way_transformer(
                 queries,
                 key_bias,
                 trace,
+                calibrate,
             )
         )
     attn_out = _token_to_image(
@@ -209,6 +227,7 @@ def two_way_transformer(
         keys + image_pe,
         keys,
         trace,
+        calibrate,
     )
     return transformer.norm_final_attn(queries + attn_out), keys
 
@@ -221,6 +240,7 @@ def decode_masks(
     token_mask: Tensor,
     entity: EntityModule | None = None,
     trace: DecoderTrace | None = None,
+    calibrate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Predict all four masks and their IoU for every prompt.
 
@@ -232,6 +252,7 @@ def decode_masks(
         token_mask: (B, P, N+1), 1 where the slot holds a token.
         entity: explicit calibration, None for none or fused.
         trace: filled, if given.
+        calibrate: (B, 1), 0 leaves the calibration of an image's sites out; None calibrates.
 
     Returns:
         low_res_masks (B, P, 4, 4G, 4G) logits and iou_predictions (B, P, 4).
@@ -253,6 +274,7 @@ def decode_masks(
         full_mask,
         entity,
         trace,
+        calibrate,
     )
     # (B · P, C, G, G), as transposed convolutions take a single batch axis
     grid = keys.transpose(2, 3).reshape(-1, decoder.transformer_dim, side, side)

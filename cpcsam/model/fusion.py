@@ -21,7 +21,7 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.capl import CaPL, CaplConfig, SiteCalibration
 from cpcsam.model.decoder import FusedAttention
 from cpcsam.model.lora import merge_lora
-from cpcsam.model.sam import CpcSam
+from cpcsam.model.sam import CpcSam, choose_calibrated
 
 __all__ = ["FusedCpcSam", "build_merged", "fuse"]
 
@@ -32,16 +32,35 @@ class FusedCpcSam(CpcSam):
     Attributes:
         fused_config: of the CaPL that was fused, None without CaPL. `capl` holds what is left of
             it, the task module.
+        given_no_mask_embed: (1, 256), "no mask" without calibration, a buffer; None without a task
+            module, and for models merged before it was kept.
     """
 
-    def __init__(self, model: CpcSam, fused_config: CaplConfig | None) -> None:
+    given_no_mask_embed: Tensor | None
+
+    def __init__(
+        self,
+        model: CpcSam,
+        fused_config: CaplConfig | None,
+        given_no_mask_embed: Tensor | None = None,
+    ) -> None:
         super().__init__(model.sam, model.capl)
         self.fused_config = fused_config
+        self.register_buffer("given_no_mask_embed", given_no_mask_embed)
 
-    def no_mask_embedding(self) -> Tensor:
-        """Return the embedding of "no mask", (1, 256, 1, 1), calibrated when it was fused."""
-        embedding: Tensor = self.sam.prompt_encoder.no_mask_embed.weight
-        return embedding[:, :, None, None]
+    @property
+    def calibrates(self) -> bool:
+        """Whether prompts are calibrated, and the calibration can be switched off."""
+        if self.fused_config is None:
+            return False
+        return not self.fused_config.task or self.given_no_mask_embed is not None
+
+    def no_mask_embedding(self, calibrate: Tensor | None = None) -> Tensor:
+        """Return `CpcSam.no_mask_embedding`, which was calibrated when it was fused."""
+        embedding: Tensor = self.sam.prompt_encoder.no_mask_embed.weight[:, :, None, None]
+        if calibrate is None or self.given_no_mask_embed is None:
+            return embedding
+        return choose_calibrated(calibrate, embedding, self.given_no_mask_embed[:, :, None, None])
 
 
 def fuse(model: CpcSam) -> FusedCpcSam:
@@ -49,10 +68,12 @@ def fuse(model: CpcSam) -> FusedCpcSam:
     merged = merge_lora(model)
     if merged.capl is None:
         return FusedCpcSam(merged, None).eval()
-    config, entity = merged.capl.config, merged.capl.entity
+    config, entity, given = merged.capl.config, merged.capl.entity, None
     with torch.no_grad():
         # FusedCpcSam reads this weight as it is, so that it is calibrated exactly once.
         calibrated = merged.no_mask_embedding().flatten(1)
+        if config.task:
+            given = merged.sam.prompt_encoder.no_mask_embed.weight.clone()
         merged.sam.prompt_encoder.no_mask_embed.weight.copy_(calibrated)
     if entity is not None:
         transformer = merged.sam.mask_decoder.transformer
@@ -66,11 +87,20 @@ def fuse(model: CpcSam) -> FusedCpcSam:
         merged.capl.entity = None
     if merged.capl.task is None:
         merged.capl = None
-    return FusedCpcSam(merged, config).requires_grad_(False).eval()
+    return FusedCpcSam(merged, config, given).requires_grad_(False).eval()
 
 
-def build_merged(model_size: str, image_size: int, capl: CaplConfig | None) -> FusedCpcSam:
+def build_merged(
+    model_size: str, image_size: int, capl: CaplConfig | None, *, calibrates: bool = True
+) -> FusedCpcSam:
     """Build the structure of a fused model, to be filled with a merged model's weights.
+
+    Args:
+        model_size: `vit_t`, `vit_b`, ...
+        image_size: side S of the encoder's frame.
+        capl: configuration of its CaPL, None without CaPL.
+        calibrates: with "no mask" as it was before calibration, which models that were merged
+            before it was kept lack.
 
     Raises:
         ConfigError: unknown model_size or image_size.
@@ -85,7 +115,8 @@ def build_merged(model_size: str, image_size: int, capl: CaplConfig | None) -> F
             setattr(parent, name, _empty_attention(getattr(parent, name), capl, tokens_are_queries))
     if capl.task:
         model.capl = CaPL(replace(capl, entity=False))
-    return FusedCpcSam(model, capl)
+    given = model.sam.prompt_encoder.no_mask_embed.weight.detach().clone()
+    return FusedCpcSam(model, capl, given if capl.task and calibrates else None)
 
 
 def _cross_attentions(transformer: TwoWayTransformer) -> Iterator[tuple[nn.Module, str, bool]]:

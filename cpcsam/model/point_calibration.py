@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from cpcsam.contract import EMBED_DIM, PATCH_SIZE, PointLabel
 
-__all__ = ["PointCalibration", "is_moved", "sample_embeddings", "sample_windows", "start_at_zero"]
+__all__ = [
+    "PointCalibration",
+    "is_moved",
+    "of_each_kind",
+    "phase",
+    "sample_embeddings",
+    "sample_windows",
+    "start_at_zero",
+]
 
 
 def start_at_zero(network: nn.Sequential) -> None:
@@ -99,18 +107,28 @@ def is_moved(point_labels: Tensor) -> Tensor:
     return torch.cat([first | click[..., :1], later], dim=-1)
 
 
+def of_each_kind(point_labels: Tensor) -> list[Tensor]:
+    """Return the moved slots of each kind of `MOVED`, three (B, P, N, 1) bool.
+
+    A prompt has at most one such slot of a kind, so a sum over slots selects it.
+    """
+    moved = is_moved(point_labels)
+    return [(moved & (point_labels == label)).unsqueeze(-1) for label in MOVED]
+
+
 class PointCalibration(nn.Module):
     """Moves a prompt's box or first click, by MLPs on the embeddings around them.
 
-    The last layers are zero-initialised: untrained it moves nothing.
+    The last layers are zero-initialised: untrained it moves nothing. This is the form `offset`,
+    which moves accurate points as well.
     """
 
-    def __init__(self, hidden_dim: int) -> None:
+    def __init__(self, hidden_dim: int, click_outputs: int = 2, box_outputs: int = 4) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(EMBED_DIM, CHANNELS, 1)
         features = CHANNELS * WINDOW * WINDOW
-        self.click = self._network(features + 4, hidden_dim, 2)
-        self.box = self._network(features + 6, hidden_dim, 4)
+        self.click = self._network(features + 4, hidden_dim, click_outputs)
+        self.box = self._network(features + 6, hidden_dim, box_outputs)
 
     @staticmethod
     def _network(inputs: int, hidden_dim: int, outputs: int) -> nn.Sequential:
@@ -132,30 +150,39 @@ class PointCalibration(nn.Module):
         Returns:
             (B, P, N, 2) float32; the slots of `is_moved` are moved.
         """
-        features = nn.functional.gelu(self.reduce(image_embeddings))
-        moved = is_moved(point_labels)
-        slots = [(moved & (point_labels == label)).unsqueeze(-1) for label in MOVED]
-        # Each kind has at most one such slot in a prompt, so the sum selects it.
+        features = self.features_of(image_embeddings)
+        slots = of_each_kind(point_labels)
         click, *corners = (torch.where(slot, point_coords, 0.0).sum(2) for slot in slots)
         moves = self._click_move(features, click), *self._box_moves(features, *corners)
         for slot, move in zip(slots, moves, strict=True):
             point_coords = torch.where(slot, point_coords + move.unsqueeze(2), point_coords)
         return point_coords
 
-    def _click_move(self, features: Tensor, place: Tensor) -> Tensor:
-        unit = features.shape[-1]  # in pixels, a sixteenth of the frame
+    def features_of(self, image_embeddings: Tensor) -> Tensor:
+        """Reduce image embeddings to (B, CHANNELS, G, G)."""
+        return nn.functional.gelu(self.reduce(image_embeddings))
+
+    def read_click(self, features: Tensor, place: Tensor) -> Tensor:
+        """Read the window around clicks, (B, P, 2); return the network's outputs."""
+        # In pixels, a sixteenth of the frame.
+        unit = features.shape[-1]
         reach = torch.full_like(place, CLICK_REACH * unit)
-        return unit * self._read(self.click, features, place, reach, _phase(place))
+        return self._read(self.click, features, place, reach, phase(place))
+
+    def read_box(self, features: Tensor, top_left: Tensor, bottom_right: Tensor) -> Tensor:
+        """Read the window of boxes, given by two corners (B, P, 2); return the outputs."""
+        centre, half = (top_left + bottom_right) / 2, (bottom_right - top_left) / 2
+        geometry = torch.cat([phase(centre), half / features.shape[-1]], dim=-1)
+        return self._read(self.box, features, centre, BOX_REACH * half, geometry)
+
+    def _click_move(self, features: Tensor, place: Tensor) -> Tensor:
+        return features.shape[-1] * self.read_click(features, place)
 
     def _box_moves(
         self, features: Tensor, top_left: Tensor, bottom_right: Tensor
     ) -> tuple[Tensor, Tensor]:
-        unit = features.shape[-1]
-        centre, half = (top_left + bottom_right) / 2, (bottom_right - top_left) / 2
-        geometry = torch.cat([_phase(centre), half / unit], dim=-1)
-        first, second = self._read(self.box, features, centre, BOX_REACH * half, geometry).chunk(
-            2, -1
-        )
+        half = (bottom_right - top_left) / 2
+        first, second = self.read_box(features, top_left, bottom_right).chunk(2, -1)
         return half * first, half * second
 
     def _read(
@@ -172,7 +199,7 @@ class PointCalibration(nn.Module):
         return out.to(centre.dtype)
 
 
-def _phase(place: Tensor) -> Tensor:
-    """Return a point's phase within its embedding cell as sine and cosine, which are continuous."""
+def phase(place: Tensor) -> Tensor:
+    """Return the phase of points, (B, P, 2), within their cells as sine and cosine, (B, P, 4)."""
     angle = place * (2 * math.pi / PATCH_SIZE)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -19,8 +19,6 @@ from cpcsam.backends.protocol import Backend
 from cpcsam.contract import (
     LOW_RES_FACTOR,
     MASK_THRESHOLD,
-    MULTIMASK,
-    SINGLE_MASK,
     PointLabel,
     grid_size,
 )
@@ -30,9 +28,10 @@ from cpcsam.images.options import Intensity
 from cpcsam.images.reading import pixels_of
 from cpcsam.model.loading import load_backend
 from cpcsam.model.prompt_arrays import read_points, require_shape, require_within
+from cpcsam.model.prompted_decoding import CalibratedPrompt, Decoded, decode_prompts
 from cpcsam.model.tiled_image import TiledImage
 from cpcsam.scale import Scale
-from cpcsam.transforms import resize_coords, upscale_masks
+from cpcsam.transforms import resize_coords
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,11 +54,14 @@ class CpcSamPredictor:
         original_size: (H, W) of the image that is set.
         input_size: (H, W) of it in the encoder's frame; None if it is shown in tiles.
         tile: part of the image in which `predict` answered its last prompt.
+        calibrated_prompt: points and box of that prompt as the model took them, pixels of the
+            image; None if it calibrates no prompts.
     """
 
     original_size: tuple[int, int] | None
     input_size: tuple[int, int] | None
     tile: Box
+    calibrated_prompt: CalibratedPrompt | None
     _image: TiledImage | None
 
     def __init__(
@@ -136,6 +138,7 @@ class CpcSamPredictor:
         mask_input: ArrayLike | None = None,
         multimask_output: bool = True,
         return_logits: bool = False,
+        calibrate: bool = True,
     ) -> tuple[NDArray[Any], Array, Array]:
         """Predict the masks of one prompt, as `SamPredictor.predict` does.
 
@@ -147,6 +150,7 @@ class CpcSamPredictor:
                 call's low_res_masks; the prompt is answered there.
             multimask_output: return three masks, for ambiguous prompts, instead of one.
             return_logits: return logits instead of thresholded masks.
+            calibrate: False takes the prompt as it is given, if the model calibrates prompts.
 
         Returns:
             masks (M, H, W) bool, or float32 logits, in the image, outside of `tile` -inf;
@@ -154,8 +158,8 @@ class CpcSamPredictor:
             3 or 1.
 
         Raises:
-            ContractError: no image is set, shapes that do not fit each other, or a prompt outside
-                of its mask_input.
+            ContractError: no image is set, shapes that do not fit each other, a prompt outside of
+                its mask_input, or a calibration that cannot be left out.
         """
         points, labels = read_points(point_coords, point_labels)
         corners = np.zeros((0, 2)) if box is None else require_shape("box", box, (4,)).reshape(2, 2)
@@ -171,16 +175,17 @@ class CpcSamPredictor:
             self.tile = image.tile_around(points)
         while True:
             tile = self.tile
-            coords = resize_coords(
-                points - (tile.left, tile.top), tile.size, self.backend.image_size
+            frame_side = self.backend.image_size
+            coords = resize_coords(points - (tile.left, tile.top), tile.size, frame_side)
+            decoded = self._predict(
+                coords[None], labels[None], mask_input, multimask_output, tile, calibrate
             )
-            (logits,), (iou_predictions,), (low_res_masks,) = self._predict(
-                coords[None], labels[None], mask_input, multimask_output, tile
-            )
+            (logits,), (iou_predictions,), (low_res_masks,), _ = decoded
             masks = logits > MASK_THRESHOLD
             if mask_input is not None or not image.cuts(masks[iou_predictions.argmax()], tile):
                 break
             self.tile = image.tile_around(points, side=2 * max(tile.size))
+        self.calibrated_prompt = decoded.prompt(points, tile, box is not None, frame_side)
         part = logits if return_logits else masks
         if tile == image.whole:
             return part, iou_predictions, low_res_masks
@@ -234,7 +239,7 @@ class CpcSamPredictor:
             corners = np.tile([PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT], (count, 1))
             labels = np.concatenate([labels, corners], axis=1)
         mask = None if mask_input is None else mask_input.cpu().numpy()
-        logits, *others = self._predict(coords, labels, mask, multimask_output, whole.whole)
+        logits, *others, _ = self._predict(coords, labels, mask, multimask_output, whole.whole)
         masks, iou_predictions, low_res_masks = (
             torch.from_numpy(np.ascontiguousarray(output)).to(device)
             for output in (logits if return_logits else logits > MASK_THRESHOLD, *others)
@@ -252,7 +257,7 @@ class CpcSamPredictor:
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self.original_size = self.input_size = self._image = None
+        self.original_size = self.input_size = self._image = self.calibrated_prompt = None
         self.tile = EMPTY_BOX
 
     def _predict(
@@ -262,22 +267,19 @@ class CpcSamPredictor:
         mask_input: NDArray[Any] | None,
         multimask_output: bool,
         tile: Box,
-    ) -> tuple[Array, Array, Array]:
+        calibrate: bool = True,
+    ) -> Decoded:
         """Decode prompts of a tile's frame, (P, N, 2), (P, N) and (P, 1, 4G, 4G), to its logits."""
-        embeddings, input_size = self._require_image().embed(tile)
-        if not point_labels.shape[1]:  # the graphs take at least one slot
-            point_coords = np.zeros((len(point_labels), 1, 2))
-            point_labels = np.full((len(point_labels), 1), PointLabel.EMPTY)
-        low_res_masks, iou_predictions = self.backend.decode(
-            embeddings,
-            np.ascontiguousarray(point_coords, np.float32)[None],
-            np.ascontiguousarray(point_labels, np.int32)[None],
-            None if mask_input is None else np.ascontiguousarray(mask_input, np.float32)[None],
+        return decode_prompts(
+            self.backend,
+            self._require_image().embed(tile),
+            tile.size,
+            point_coords,
+            point_labels,
+            mask_input,
+            multimask=multimask_output,
+            calibrate=calibrate,
         )
-        chosen = MULTIMASK if multimask_output else SINGLE_MASK
-        low_res_masks, iou_predictions = low_res_masks[0, :, chosen], iou_predictions[0, :, chosen]
-        logits = upscale_masks(low_res_masks, input_size, tile.size, self.backend.image_size)
-        return logits, iou_predictions, low_res_masks
 
     def _require_image(self) -> TiledImage:
         if self._image is None:

@@ -34,6 +34,8 @@ from cpcsam.model.state_dict import (
 __all__ = ["TRAINED_FILE", "load_merged", "load_run", "save_merged", "save_run"]
 
 TRAINED_FILE: Final = "trained.safetensors"
+BEFORE_FORMS: Final = {"entity": True, "reweights": True, "point_form": "offset"}
+"""Parts of a CaPL whose manifest does not name them: there was no choice when it was written."""
 
 Config = TypeVar("Config", CaplConfig, LoraConfig)
 
@@ -173,12 +175,14 @@ def load_merged(path: Path) -> FusedCpcSam:
         ArtifactError: missing, altered, or its tensors do not fit its configuration.
     """
     config = read_manifest(path, "merged").config
+    state = read_safetensors(path / MODEL_FILE)
     model = build_merged(
         _entry(config, "model_size", path),
         _entry(config, "image_size", path),
         _capl_config(config, path),
+        calibrates="given_no_mask_embed" in state,
     )
-    fill(model, read_safetensors(path / MODEL_FILE), str(path))
+    fill(model, state, str(path))
     return model.requires_grad_(False).eval()
 
 
@@ -195,9 +199,10 @@ def _entry(config: Mapping[str, Any], name: str, path: Path) -> Any:
 
 
 def _capl_config(config: Mapping[str, Any], path: Path) -> CaplConfig | None:
-    if _entry(config, "capl", path) is None:
+    recorded = _entry(config, "capl", path)
+    if recorded is None:
         return None
-    return _recorded(CaplConfig, config, "capl", path)
+    return _recorded(CaplConfig, {"capl": {**BEFORE_FORMS, **recorded}}, "capl", path)
 
 
 def _recorded(cls: type[Config], config: Mapping[str, Any], name: str, path: Path) -> Config:

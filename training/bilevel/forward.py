@@ -12,7 +12,9 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.gated_points import GatedPointCalibration
 from cpcsam.model.sam import CpcSam
+from training.bilevel.point_losses import PointTerms, gated_terms, point_terms
 from training.data.prompt_batch import PromptBatch
 
 __all__ = ["Forward", "Predictions", "enable_gradient_checkpointing"]
@@ -69,10 +71,20 @@ class Forward(nn.Module):
         with self._precision(batch.image.device):
             return self._encode(batch)
 
-    def move_points(self, image_embeddings: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
-        """Calibrate points, as `CpcSam.calibrate_points`."""
+    def practise(
+        self, image_embeddings: Tensor, coords: Tensor, labels: Tensor, accurate_coords: Tensor
+    ) -> PointTerms:
+        """Calibrate practice points and compare them with the accurate ones, (B, Q, N, 2)."""
+        assert self.model.capl is not None and self.model.capl.task is not None
+        points = self.model.capl.task.points
+        if isinstance(points, GatedPointCalibration):
+            with self._precision(image_embeddings.device):
+                estimate = points.estimate(image_embeddings, coords, labels)
+            unit = self.model.image_size / 16
+            return gated_terms(estimate, coords, labels, accurate_coords, unit)
         with self._precision(image_embeddings.device):
-            return self.model.calibrate_points(image_embeddings, coords, labels)
+            moved = self.model.calibrate_points(image_embeddings, coords, labels)
+        return point_terms(moved, labels, accurate_coords)
 
     def _precision(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)

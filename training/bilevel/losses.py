@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpcsam.contract import NUM_MASKS, PATCH_SIZE
+from cpcsam.contract import NUM_MASKS
 from cpcsam.model.decoder import DecoderTrace
-from cpcsam.model.point_calibration import is_moved
 
 __all__ = [
     "CaplTerms",
     "LossConfig",
-    "PointTerms",
     "SamTerms",
     "area_average",
     "attention_loss",
@@ -29,7 +27,6 @@ __all__ = [
     "capl_terms",
     "entity_attention",
     "iou_loss",
-    "point_terms",
     "sam_terms",
     "segmentation_loss",
     "select_masks",
@@ -38,8 +35,6 @@ __all__ = [
 DICE_SMOOTHING = 1.0
 ATTENTION_MARGIN = 1e-3
 """Distance of scaled attention from 0 and 1, at which cross-entropy has no finite gradient."""
-POINT_TOLERANCE = 0.25
-"""In cells of the embedding: nearer, a point's error counts by its square."""
 IOU_TOKENS = 1
 """The decoder's output tokens are the IoU token and then one token a mask."""
 
@@ -69,14 +64,6 @@ class SamTerms:
 
     segmentation: Tensor
     iou: Tensor
-    total: Tensor
-
-
-@dataclass(frozen=True)
-class PointTerms:
-    """Point distance in cells, summed over axes and a prompt's points, averaged over prompts."""
-
-    distance: Tensor
     total: Tensor
 
 
@@ -231,21 +218,6 @@ def bias_magnitude(biases: Sequence[Tensor], token_mask: Tensor) -> Tensor:
     # (B, P, T)
     per_token = torch.stack([_full_precision(bias).abs().mean((2, 4)) for bias in biases]).mean(0)
     return ((per_token * valid).sum(-1) / valid.sum(-1)).mean()
-
-
-def point_terms(point_coords: Tensor, point_labels: Tensor, accurate_coords: Tensor) -> PointTerms:
-    """Compute the smooth L1 distance of calibrated points from accurate ones, which trains them.
-
-    Args:
-        point_coords: (B, Q, N, 2), pixels of the encoder's frame, after calibration.
-        point_labels: (B, Q, N) int32, `PointLabel`.
-        accurate_coords: (B, Q, N, 2), the points of an accurate annotator.
-    """
-    moved, wanted = (coords / PATCH_SIZE for coords in (point_coords, accurate_coords))
-    error = F.smooth_l1_loss(moved, wanted, reduction="none", beta=POINT_TOLERANCE)
-    # Other points stay: further clicks mark where a mask was wrong, not where the entity is.
-    distance = (error.sum(-1) * is_moved(point_labels)).sum(-1).mean()
-    return PointTerms(distance, distance)
 
 
 def sam_terms(

@@ -116,6 +116,7 @@ def train(
         seed=config.seed,
         steps=config.planned_steps,
         rank_slice=rank_slice(config.batch.images),
+        held_out=bool(state.phi.parameters),
     )
     with _writer(config, state) as writer:
         board = TensorBoard(writer, state)

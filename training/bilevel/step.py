@@ -23,12 +23,11 @@ from training.bilevel.forward import Forward, Predictions
 from training.bilevel.losses import (
     CaplTerms,
     LossConfig,
-    PointTerms,
     SamTerms,
     capl_terms,
-    point_terms,
     sam_terms,
 )
+from training.bilevel.point_losses import PointTerms
 from training.data.prompt_batch import Halves, PromptBatch
 from training.loop.optimizer import ParameterGroup
 
@@ -104,10 +103,8 @@ def capl_objective(predictions: Predictions, batch: PromptBatch, losses: LossCon
 
 
 def point_objective(forward: Forward, image_embeddings: Tensor, batch: PromptBatch) -> PointTerms:
-    """Compute the distance of the calibrated practice points from the accurate ones."""
-    coords, labels, accurate_coords = batch.practice()
-    moved = forward.move_points(image_embeddings, coords, labels)
-    return point_terms(moved, labels, accurate_coords)
+    """Compute how far calibrated practice points are from the accurate ones."""
+    return forward.practise(image_embeddings, *batch.practice())
 
 
 def unroll(

@@ -21,7 +21,7 @@ from training.data.prompt_batch import Halves, PromptBatch
 from training.data.prompt_sampling import PromptMix, accurate_points, coarse_mask, sample_prompt
 from training.data.sample import Sample
 
-__all__ = ["GROUP_STYLES", "BatchConfig", "StepBatches"]
+__all__ = ["ACCURATE_STYLE", "GROUP_STYLES", "BatchConfig", "StepBatches"]
 
 WINDOW_ATTEMPTS = 100
 SAMPLE_ATTEMPTS = 10
@@ -34,6 +34,9 @@ GROUP_STYLES = (
     PromptMix(box=0.0, several=0.0, centre=0.0, wrong=0.5),
 )
 """One annotator each: central clicks, any clicks, loose boxes, several clicks, careless clicks."""
+
+ACCURATE_STYLE = PromptMix(box=0.5, several=0.0, centre=1.0, box_jitter=0.0)
+"""A careful annotator: a tight box or a click in the centre."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class BatchConfig:
         practice: prompts of a training window, of any of its entities, that supervise point
             calibration; they are not decoded.
         practice_styles: their annotators; none takes `styles`.
+        practice_accurate: share of them that is accurate, half of these central clicks and half
+            tight boxes, from which point calibration learns to leave such prompts alone.
         min_area: entities of fewer shown pixels get no prompt.
         augment: augmentation of windows.
     """
@@ -61,6 +66,7 @@ class BatchConfig:
     strength: float = 1.0
     practice: int = 160
     practice_styles: tuple[PromptMix, ...] = ()
+    practice_accurate: float = 0.4
     min_area: int = 40
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -70,6 +76,7 @@ class BatchConfig:
             require_range(f"batch.{name}", getattr(self, name), 1)
         require_range("batch.strength", self.strength, 0)
         require_range("batch.practice", self.practice, 0)
+        require_range("batch.practice_accurate", self.practice_accurate, 0, 1)
         if not self.styles:
             raise ConfigError.of(
                 "batch.styles", got="none", expected="one or more", fix="say how groups annotate"
@@ -80,7 +87,8 @@ class StepBatches(Dataset[Halves]):
     """Deterministic batches: the seed and i alone decide step i, so that a killed run can resume.
 
     The two halves come from different samples if there are enough. Each of several processes draws
-    the whole batch and keeps its own slice of either half.
+    the whole batch and keeps its own slice of either half. With `held_out=False`, for a run without
+    φ, the held-out half is not drawn: it is the training half.
     """
 
     def __init__(
@@ -93,8 +101,10 @@ class StepBatches(Dataset[Halves]):
         seed: int,
         steps: int,
         rank_slice: slice = slice(None),
+        held_out: bool = True,
     ) -> None:
         self.samples = samples
+        self.held_out = held_out
         self.image_size = image_size
         self.config = config
         self.scale = scale
@@ -120,10 +130,8 @@ class StepBatches(Dataset[Halves]):
         scarce = len(self.samples) < 2 * images
         drawn = [int(i) for i in rng.choice(len(self.samples), 2 * images, replace=scarce)]
         samples = self._with_entities(drawn, rng)
-        return Halves(
-            training=self._half(samples[:images], rng, self.config.practice),
-            held_out=self._half(samples[images:], rng),
-        )
+        training = self._half(samples[:images], rng, self.config.practice)
+        return Halves(training, self._half(samples[images:], rng) if self.held_out else training)
 
     def _with_entities(self, drawn: list[int], rng: np.random.Generator) -> list[Sample]:
         """Read samples; replace each without an entity by another, preferably unused, sample."""
@@ -208,7 +216,11 @@ class StepBatches(Dataset[Halves]):
         masks = {i: instances == labels[i] for i in np.unique(entities)}
         points = {i: accurate_points(mask) for i, mask in masks.items()}
         styles = rng.integers(len(self.practice_styles), size=count)
-        pairs = [(masks[i], self.practice_styles[j]) for i, j in zip(entities, styles, strict=True)]
+        accurate = rng.random(count) < self.config.practice_accurate
+        pairs = [
+            (masks[i], ACCURATE_STYLE if right else self.practice_styles[j])
+            for i, j, right in zip(entities, styles, accurate, strict=True)
+        ]
         coords, point_labels = _prompts(pairs, rng)
         targets = [points[i][kinds] for i, kinds in zip(entities, point_labels, strict=True)]
         return {

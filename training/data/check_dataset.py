@@ -48,9 +48,9 @@ from training.data.check_report import (
 )
 from training.data.datasets.account import Account
 from training.data.datasets.items import Findings, Item
-from training.data.datasets.pictures import contact_sheet
 from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.datasets.registry import DATASETS
+from training.data.pictures import contact_sheet
 from training.data.sample import Sample
 
 __all__ = ["Examined", "examine", "main"]

@@ -37,7 +37,7 @@ NO_DATA: Final = frozenset(
     ".txt .json .jsonl .csv .tsv .xml .md .rst .html .pdf .yaml .yml .toml .cfg .ini .db .log .py "
     ".sh .ipynb .lut .tfw .jgw .pgw .prj .aux .sha256 .md5 .zip .tar .gz".split()
 )
-"""Suffixes of files that stand beside images without being any."""
+"""Suffixes of files that accompany images without being any."""
 
 
 def account_of_files(dataset: Dataset, root: Path, out: Path) -> Account:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from cpcsam.errors import CpcSamError, TrainingError
 
-__all__ = ["Batches", "prefetch"]
+__all__ = ["Batch", "Batches", "prefetch"]
 
 
 class _Movable(Protocol):

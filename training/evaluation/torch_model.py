@@ -9,8 +9,7 @@ import numpy as np
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
 from cpcsam.automatic.predictor import encode_tiles
-from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector
-from cpcsam.automatic.vocabulary import Examples
+from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector, Examples
 from cpcsam.backends.protocol import EncoderBackend
 from cpcsam.errors import ContractError, DataError
 from cpcsam.model.base_checkpoint import base_digest, load_base

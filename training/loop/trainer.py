@@ -89,7 +89,7 @@ class Trainer(Generic[Batch]):
         budget: when training ends.
         callbacks: called in this order; what is saved last sees what the ones before changed.
         description: of the progress bar.
-        converged: asked after every step's callbacks; once true, training ends as if the budget
+        converged: called after every step's callbacks; once true, training ends as if the budget
             were used up. Every process must answer the same.
         clock: seconds, of which `budget.minutes` is a limit.
         count_steps_alone: leave the time between steps out, as for drawing batches or validation.

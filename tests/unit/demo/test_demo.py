@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from cpcsam.artifacts.manifest import publish
+from cpcsam.client.prompts import Prompt
 from cpcsam.client.results import Mask
 from demo.commands import DemoError
 from demo.measure import histogram_quantile, latency_of, mean_dice, on_one_canvas
 from demo.report import COMPARED, conclusion, write_report
 from demo.scene import HELD_OUT, WINDOW, Nucleus, Scene, load_scene, otsu_component
+from serving.common.metrics_server import serve_metrics
 from serving.gateway.metrics import Metrics
-from serving.gateway.metrics_server import serve_metrics
 from training.data.sample import Sample, fingerprint, read_pair
 from training.data.sources import cut_region
 
@@ -53,7 +55,7 @@ def test_on_one_canvas_pastes_masks_at_their_windows() -> None:
     nucleus = bright_disc()
     held_out = Sample("h", np.zeros((512, 256, 3), np.uint8), np.zeros((512, 256), np.int32))
     scene = Scene(Path(), Path(), held_out, (nucleus,), 0.0)
-    result = on_one_canvas(scene, [as_mask(nucleus.truth)])
+    result = on_one_canvas(scene, [as_mask(nucleus.truth)], [Prompt.click(70.0, 70.0)])
     placed = result.masks[0][0]
     expected = np.zeros((512, 256), bool)
     expected[256 : 256 + WINDOW, 128 : 128 + WINDOW] = nucleus.truth
@@ -87,8 +89,20 @@ async def test_latency_is_read_from_a_live_endpoint() -> None:
 
 
 def test_conclusion_names_the_best_method() -> None:
-    report = {"dice_click": 0.8, "dice_no_capl": 0.82, "dice_base": 0.7, "dice_threshold": 0.6}
-    careless = {"dice_click": 0.7, "dice_no_capl": 0.5, "dice_base": 0.6, "dice_threshold": 0.4}
+    report = {
+        "dice_click": 0.8,
+        "dice_no_capl": 0.82,
+        "dice_base": 0.7,
+        "dice_threshold": 0.6,
+        "dice_without_capl": 0.1,
+    }
+    careless = {
+        "dice_click": 0.7,
+        "dice_no_capl": 0.5,
+        "dice_base": 0.6,
+        "dice_threshold": 0.4,
+        "dice_without_capl": 0.1,
+    }
     of_accurate, of_careless = conclusion(report | {"careless": careless}).split(". ")
     assert of_accurate.startswith(f"By accurate clicks best: {COMPARED['dice_no_capl']}")
     assert of_accurate.endswith(f"2.0 points above {COMPARED['dice_click']}")
@@ -100,7 +114,7 @@ def test_report_holds_masks_that_can_be_read_back(tmp_path: Path) -> None:
     nucleus = bright_disc()
     held_out = Sample("h", np.zeros((512, 256, 3), np.uint8), np.zeros((512, 256), np.int32))
     scene = Scene(Path(), Path(), held_out, (nucleus,), 0.0)
-    result = on_one_canvas(scene, [as_mask(nucleus.truth)])
+    result = on_one_canvas(scene, [as_mask(nucleus.truth)], [Prompt.click(70.0, 70.0)])
     dice = dict.fromkeys(COMPARED, 0.5)
     report = dice | {"careless": dict.fromkeys(COMPARED, 0.25), "nuclei": 1, "note": "<&>"}
     write_report(tmp_path, held_out.image, result, report)
@@ -109,6 +123,8 @@ def test_report_holds_masks_that_can_be_read_back(tmp_path: Path) -> None:
     assert np.array_equal(decoded.astype(bool), result.masks[0][0].array)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert (tmp_path / "overlay.png").read_bytes()[:4] == b"\x89PNG"
+    with Image.open(tmp_path / "moves.png") as moves:
+        assert moves.size == (192, 192)
     page = (tmp_path / "report.html").read_text()
     assert "width:50.0%" in page and "width:25.0%" in page
     assert "&lt;&amp;&gt;" in page and "<&>" not in page

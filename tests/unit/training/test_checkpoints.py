@@ -10,8 +10,8 @@ import torch
 
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.official_checkpoints import OFFICIAL
-from tests.support.file_server import CONTENT, NAME, entry, error_line, run
 from tests.support.model_factory import noisy_sam
+from tests.support.servers.file_server import CONTENT, NAME, entry, error_line, run
 from training.checkpoints import main
 
 

@@ -8,7 +8,7 @@ import torch
 
 from cpcsam.errors import DataError
 from cpcsam.model.base_checkpoint import save_base
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
@@ -30,7 +30,7 @@ def run(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose LoRA is untrained and whose CaPL is not: without CaPL it is the base."""
     model = noisy_sam()
     inject_lora(model, LORA)
-    model.capl = CaPL(CaplConfig())
+    model.capl = CaPL(FULL_CAPL)
     fill_with_noise(model.capl, seed=1, scale=0.5)
     path = tmp_path_factory.mktemp("runs") / "best"
     save_run(model, path, base=base, lora=LORA)
@@ -52,7 +52,7 @@ def test_the_three_scores_of_a_run(run: Path, base: Path) -> None:
 
 def test_an_untrained_capl_measures_zero() -> None:
     model = noisy_sam()
-    model.capl = CaPL(CaplConfig())
+    model.capl = CaPL(FULL_CAPL)
     assert capl_magnitudes(model, [discs()]) == (0.0, 0.0)
     assert capl_magnitudes(noisy_sam(), [discs()]) == (0.0, 0.0)
 

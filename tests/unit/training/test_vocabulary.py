@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cpcsam.artifacts.manifest import sha256_file
 from cpcsam.automatic.vocabulary_io import load_vocabulary
+from cpcsam.clip.towers import ClipTowers
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
+from export.text_encoder import export_towers
 from tests.support.model_factory import noisy_cpcsam, noisy_sam
+from tests.support.tiny_clip import write_tiny_clip
 from tests.support.training_factory import discs, write_pair
 from training import evaluate_auto as command
 from training import report as report_command
@@ -20,7 +24,7 @@ from training import vocabulary as vocabulary_command
 from training.data.sample import ENTITY
 from training.evaluation.torch_model import open_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_blocks")]
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +106,39 @@ def test_evaluate_auto_of_run_takes_its_own_vocabulary_with_and_without_capl(
     capsys.readouterr()
     assert command.main(["--base", str(base), *source, "--vocabulary", str(built)]) == 2
     assert "one made with model" in capsys.readouterr().err
+
+
+def test_commands_build_show_and_evaluate_classes_by_text(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, weights = write_tiny_clip(tmp_path)
+    export_towers(ClipTowers.load(name, weights), tmp_path / "clip")
+    image, instances = write_pair(tmp_path, discs(0))
+    model, source = ["--base", str(base)], ["--image", str(image), "--instances", str(instances)]
+    texts = ["--text", "disc|round disc, ring", "--not", "ring=square"]
+    clip = ["--clip", str(tmp_path / "clip"), "--points-per-side", "3"]
+    built = tmp_path / "built"
+    build = ["build", *model, *texts, "--tile", "160", "--out", str(built)]
+    assert vocabulary_command.main([*build, *clip]) == 0
+    alone = load_vocabulary(built)
+    assert alone.names == () and alone.all_names == ("disc", "ring") and alone.texts is not None
+    assert alone.texts.classes[1].negatives == ("square",)
+    rename = ["--name", f"{ENTITY}=disc"]
+    assert vocabulary_command.main([*build, *clip, *source, *rename]) == 0
+    both = load_vocabulary(built)
+    assert both.names == ("disc",) and both.all_names == ("disc", "ring")
+    assert both.texts is not None and both.texts.logit_scale != alone.texts.logit_scale
+    assert np.array_equal(both.texts.embeddings, alone.texts.embeddings)
+    assert vocabulary_command.main(["show", str(built)]) == 0
+    assert "by text     ring: ring, not square" in capsys.readouterr().out
+    score = [*model, *source, *rename, "--vocabulary", str(built)]
+    assert command.main([*score, *clip]) == 0
+    assert json.loads(capsys.readouterr().out)["classes"].keys() == {"disc"}
+    for arguments, message in (
+        (score, "CLIP: got no towers"),
+        ([*build], "--clip: got none"),
+        ([*build, *clip, "--not", "cat=dog"], "--not: got 'cat=dog'"),
+    ):
+        run = command.main if arguments is score else vocabulary_command.main
+        assert run(arguments) == 2
+        assert message in capsys.readouterr().err

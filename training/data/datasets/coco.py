@@ -216,7 +216,7 @@ class CocoFiles:
 
 
 def _tell(errors: Mapping[Path, DataError], findings: Findings) -> tuple[Path, ...]:
-    """Record lists that could not be used beside others that could; return them."""
+    """Record lists that could not be used while others could; return them."""
     refused = [path for path, error in errors.items() if not isinstance(error, NoInstancesError)]
     findings.losses += [str(errors[path]) for path in refused]
     if refused:

@@ -108,7 +108,7 @@ def read_list(path: Path, findings: Findings, crowds: bool = False) -> CocoList 
                 fix="correct or restore the file",
             )
     rows = _Rows(path, content, findings)
-    if any(OTHER_CONTENT & row.keys() for _, row in rows.of("annotations", told=False)):
+    if any(OTHER_CONTENT & row.keys() for _, row in rows.of("annotations", report=False)):
         return None
     classes = rows.categories()
     images = rows.images()
@@ -135,14 +135,14 @@ class _Rows:
     content: Mapping[str, Any]
     findings: Findings
 
-    def of(self, key: str, told: bool = True) -> Iterator[tuple[Any, dict[str, Any]]]:
+    def of(self, key: str, report: bool = True) -> Iterator[tuple[Any, dict[str, Any]]]:
         """Iterate over the rows of a list or of an object by id, with the id of each."""
         rows = self.content[key]
         pairs = rows.items() if isinstance(rows, dict) else enumerate(rows)
         for place, row in pairs:
             if isinstance(row, dict):
                 yield _key(row.get("id", place if isinstance(rows, dict) else None)), row
-            elif told:
+            elif report:
                 self._lose(key, f"row {place} of {key}", short(row), "an object", "no object")
 
     def _lose(self, key: str, what: str, got: str, expected: str, reason: str) -> None:
@@ -153,7 +153,7 @@ class _Rows:
         )  # fmt: skip
 
     def _require_once(self, key: str, rows: list[tuple[Any, dict[str, Any]]]) -> None:
-        """Refuse rows of equal ids, whose annotations cannot be told apart."""
+        """Refuse rows of equal ids, whose annotations cannot be distinguished."""
         named: dict[Any, dict[str, None]] = {}
         for identity, row in rows:
             named.setdefault(identity, {})[_label(row)] = None
@@ -163,7 +163,7 @@ class _Rows:
                     f"{self.path}: {key}",
                     got=f"id {short(identity)} for {' and '.join(list(names)[:3])}",
                     expected="every id once",
-                    fix=f"number the {key} anew, and their annotations with them",
+                    fix=f"renumber the {key}, and their annotations with them",
                 )
 
     def categories(self) -> dict[Any, str]:

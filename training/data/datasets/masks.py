@@ -62,7 +62,7 @@ def edges_of(grey: NDArray[Any], lossy: bool = False) -> Edges:
         return "labels"
     scale = 255 if lossy else top
     middle = (grey > BETWEEN[0] * scale) & (grey < BETWEEN[1] * scale)
-    # Edges are thin, so most masks are told by this without a filter.
+    # Edges are thin, so this recognises most masks without a filter.
     if np.count_nonzero(middle) * 20 < inside:
         return "soft"
     spread = ndimage.maximum_filter(grey, 3).astype(np.float64) - ndimage.minimum_filter(grey, 3)

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cpcsam.errors import ConfigError
+from training.data.datasets.annotation_files import AnnotationFiles
 from training.data.datasets.class_files import ClassFiles
 from training.data.datasets.coco import CocoFiles
 from training.data.datasets.instance_folders import InstanceFolders
@@ -184,6 +185,15 @@ _SPECS = (
     DatasetSpec("vector-art", "vector-art scenes", VectorScenes(), Last()),
     DatasetSpec("vector-art-parts", "vector-art scenes of parts", VectorScenes(parts=True), Last()),
     DatasetSpec("coco", "your own COCO JSON", CocoFiles(), Last()),
+    *(
+        DatasetSpec(name, f"your own annotations as {title}", AnnotationFiles(name), Last())
+        for name, title in (
+            ("yolo-seg", "YOLO segmentation"),
+            ("geojson", "GeoJSON"),
+            ("cvat", "CVAT for images"),
+            ("label-studio", "Label Studio JSON"),
+        )
+    ),
     DatasetSpec("folders", "your own images and masks", OwnFolders(), Last()),
 )
 

@@ -15,9 +15,14 @@ from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE, Arm
 from benchmarks.calibration.jobs import jobs_of
 from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import noisy_dice, prepare, run
-from benchmarks.calibration.splits import Split, read_split
+from benchmarks.calibration.splits import Split, development_split, read_split
 from benchmarks.calibration.step_time import measure_tempo, steps_of
-from benchmarks.common.confounded_scenes import BASE_CLASSES, TARGET_CLASSES, scene
+from benchmarks.common.confounded_scenes import (
+    BASE_CLASSES,
+    DEVELOPMENT_CLASSES,
+    TARGET_CLASSES,
+    scene,
+)
 from benchmarks.common.job_cache import digest_of
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.scale import Scale
@@ -59,8 +64,21 @@ def test_classes_are_13_base_with_and_6_target_without_background() -> None:
     assert (len(BASE_CLASSES), len(TARGET_CLASSES)) == (13, 6)
     assert all(kind.background is not None for kind in BASE_CLASSES)
     assert all(kind.background is None for kind in TARGET_CLASSES)
-    fillings = {kind.filling for kind in (*BASE_CLASSES, *TARGET_CLASSES)}
-    assert len(fillings) == 19
+    fillings = {kind.filling for kind in (*BASE_CLASSES, *TARGET_CLASSES, *DEVELOPMENT_CLASSES)}
+    assert len(fillings) == 25
+
+
+def test_the_development_split_shows_nothing_that_is_tested_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("benchmarks.calibration.splits.DEVELOPMENT_SCENES", 2)
+    monkeypatch.setattr("benchmarks.calibration.splits.TEST_SCENES", 2)
+    splits = development_split(0, 2), read_split(0, 2)
+    developed, tested = (
+        {sample.name for part in (split.train, split.base, split.target) for sample in part}
+        for split in splits
+    )
+    assert len(developed) == len(tested) == 5 and not developed & tested
 
 
 def test_scene_background_predicts_filling_in_base_scenes_only() -> None:
@@ -92,9 +110,10 @@ def test_arms_have_matched_parameters_and_distinct_names() -> None:
     arms = in_float32()
     counts = {
         name: sum(map(torch.numel, prepare(arms[name], split, BASE, 0).state.trained.values()))
-        for name in ("groups", "both")
+        for name in ("groups", "points", "both")
     }
     assert counts["groups"] == pytest.approx(counts["both"], rel=0.01)
+    assert counts["groups"] == pytest.approx(counts["points"], rel=0.01)
     short = replace(arms["groups"], groups=1)
     assert run(short, split, BASE, 0, Budget(steps=1))["parameters"] == counts["groups"]
     names = [arm.name for arm in (*CORE, *ABLATIONS)]
@@ -126,7 +145,7 @@ def test_write_report_tabulates_and_plots_every_result(tmp_path: Path) -> None:
                 "seed": seed,
                 "steps": 3,
                 "parameters": 1000,
-                "target": {str(level): 0.5 + 0.1 * seed for level in NOISE},
+                "target": {str(level): 0.5 + 0.1 * seed for level in NOISE} | {"accurate": 0.8},
                 "base": {"1.0": 0.7},
                 "curve": [{"progress": 0.0, "base": 0.5, "target": 0.4}],
             }
@@ -138,9 +157,13 @@ def test_write_report_tabulates_and_plots_every_result(tmp_path: Path) -> None:
     stale = {**figures, "context": "of another base"}
     (tmp_path / "few-shot/single-0.json").write_text(json.dumps(stale))
     report = write_report(tmp_path)
-    assert [table.title for table in report.tables] == ["standard"]
+    assert [table.title for table in report.tables] == [
+        "standard",
+        "standard: accurate prompts",
+    ]
     assert list(report.plots) == ["noise", "epochs"]
     markdown = report.body()
+    assert "| 80.0 ± 0.0 | +0.0 [+0.0, +0.0] |" in markdown
     label = next(arm.label for arm in CORE if arm.name == "groups")
     assert f"| {label} | 55.0 ± 7.1 | +0.0 [+0.0, +0.0]" in markdown
     assert json.loads((tmp_path / "report.json").read_text())["summary"]["standard"]
@@ -180,7 +203,7 @@ def test_read_split_of_drawings_shows_unseen_classes_and_drawings(
 
 def options(**changes: object) -> argparse.Namespace:
     defaults = {"base": BASE, "bbbc038": None, "seeds": 1, "minutes": 0.1, "steps": None}
-    defaults |= {"drawings": None}
+    defaults |= {"drawings": None, "strengths": NOISE, "development": False, "curve": 6}
     return argparse.Namespace(
         **{**defaults, "core_only": True, "arms": None, "out": Path("out"), **changes}
     )
@@ -194,6 +217,7 @@ def test_jobs_change_their_digest_with_what_decides_their_results(tmp_path: Path
     assert len(set(plain)) == len(plain) == 2 * len(CORE)
     assert digests(out=Path("elsewhere")) == plain
     assert not set(digests(minutes=0.2)) & set(plain)
+    assert not set(digests(development=True)) & set(plain)
     drawings(tmp_path)
     assert not set(digests(drawings=tmp_path)) & set(plain)
     assert digests(arms=["both"]) == [

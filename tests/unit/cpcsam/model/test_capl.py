@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
-from cpcsam.contract import EMBED_DIM, PATCH_SIZE
-from cpcsam.model.build_sam import build_sam
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.contract import EMBED_DIM, LOW_RES_FACTOR, PATCH_SIZE, grid_size
+from cpcsam.model.build_sam import build_sam_with
+from cpcsam.model.capl import FULL_CAPL, CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
-from tests.support.model_factory import fill_with_noise, noisy_cpcsam
-from tests.support.training_factory import tiny_halves
+from tests.support.model_factory import fill_with_noise, noisy_cpcsam, shallow_encoder
+from tests.support.training_factory import MINIATURE, tiny_halves
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.step import BilevelConfig
 from training.bilevel.train_state import new_bilevel_state
@@ -44,7 +45,7 @@ class ConvolutionalEncoder(nn.Module):
 def vit_b_block() -> ImageEncoderViT:
     """ViT-B as SAM has it, windows and relative positions included, cut to its first block."""
     return ImageEncoderViT(
-        img_size=256,
+        img_size=MINIATURE,
         patch_size=PATCH_SIZE,
         embed_dim=768,
         depth=1,
@@ -57,7 +58,7 @@ def vit_b_block() -> ImageEncoderViT:
 
 
 ENCODERS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
-    "convolutional": (lambda: ConvolutionalEncoder(256), ()),
+    "convolutional": (lambda: ConvolutionalEncoder(MINIATURE), ()),
     "vit_b block": (vit_b_block, ("qkv",)),
 }
 
@@ -65,7 +66,7 @@ ENCODERS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
 def foreign_sam(encoder: str) -> CpcSam:
     """SAM's prompt encoder and decoder behind another image encoder, all of it noise."""
     torch.manual_seed(0)
-    sam = build_sam("vit_t")
+    sam = build_sam_with(shallow_encoder("vit_t"), MINIATURE)
     sam.image_encoder = ENCODERS[encoder][0]()
     fill_with_noise(sam, seed=0)
     return CpcSam(sam.eval())
@@ -75,15 +76,16 @@ def foreign_sam(encoder: str) -> CpcSam:
 def embed(model: CpcSam) -> Tensor:
     """Embeddings of two images."""
     generator = torch.Generator().manual_seed(5)
-    image = torch.randint(0, 256, (2, 3, 256, 256), generator=generator, dtype=torch.uint8)
-    return model.encode_image(image, torch.tensor([[256, 256], [200, 256]]).int())
+    shape = (2, 3, MINIATURE, MINIATURE)
+    image = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return model.encode_image(image, torch.tensor([[MINIATURE] * 2, [50, MINIATURE]]).int())
 
 
 @torch.no_grad()
 def outputs(model: CpcSam, kind: str, embeddings: Tensor) -> list[Tensor]:
     """Masks and IoU of two images with three prompts each."""
     generator = torch.Generator().manual_seed(6)
-    coords = 256 * torch.rand(2, 3, 4, 2, generator=generator)
+    coords = MINIATURE * torch.rand(2, 3, 4, 2, generator=generator)
     labels = {
         "points": [1, 0, -1, -1],
         "boxes": [2, 3, -1, -1],
@@ -91,7 +93,8 @@ def outputs(model: CpcSam, kind: str, embeddings: Tensor) -> list[Tensor]:
         "all": [2, 3, 1, 0],
     }[kind]
     point_labels = torch.tensor(labels, dtype=torch.int32).expand(2, 3, 4)
-    mask_input = 4 * torch.randn(2, 3, 1, 64, 64, generator=generator)
+    side = LOW_RES_FACTOR * grid_size(MINIATURE)
+    mask_input = 4 * torch.randn(2, 3, 1, side, side, generator=generator)
     sparse, token_mask = model.encode_prompts(embeddings, coords, point_labels)
     dense = model.encode_masks(mask_input) if kind in ("masks", "all") else None
     return [*model.decode_masks(embeddings, sparse, token_mask, dense)]
@@ -101,11 +104,11 @@ def outputs(model: CpcSam, kind: str, embeddings: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(
     "config",
     [
-        CaplConfig(),
-        CaplConfig(image_conditioned=False),
-        CaplConfig(entity=False),
-        CaplConfig(task=False),
-        CaplConfig(moves_points=False),
+        FULL_CAPL,
+        replace(FULL_CAPL, image_conditioned=False),
+        replace(FULL_CAPL, entity=False),
+        replace(FULL_CAPL, task=False),
+        replace(FULL_CAPL, moves_points=False),
     ],
     ids=["both", "literal", "task", "entity", "fixed points"],
 )
@@ -118,7 +121,9 @@ def test_an_untrained_capl_changes_not_one_bit(config: CaplConfig, kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("config", [CaplConfig(entity=False), CaplConfig(task=False)])
+@pytest.mark.parametrize(
+    "config", [replace(FULL_CAPL, entity=False), replace(FULL_CAPL, task=False)]
+)
 def test_a_trained_one_changes_every_kind_of_prompt(config: CaplConfig, kind: str) -> None:
     model = foreign_sam("convolutional")
     embeddings = embed(model)
@@ -145,7 +150,7 @@ def test_capl_attaches_trains_and_fuses_with_any_encoder(encoder: str) -> None:
     calibrating = {**state.phi.parameters, **state.points.parameters}
     before = {name: p.detach().clone() for name, p in calibrating.items()}
     for _ in range(2):  # the first step moves the zero side alone
-        state.train_step(tiny_halves(256), BilevelConfig())
+        state.train_step(tiny_halves(), BilevelConfig())
     for name, parameter in calibrating.items():
         assert not torch.equal(parameter, before[name]), name
     fused = fuse(model)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.model.capl import CaplConfig, separate_heads
+from cpcsam.model.capl import FULL_CAPL, CaplConfig, separate_heads
 from cpcsam.model.decoder import FusedAttention
 from cpcsam.model.fusion import FusedCpcSam, build_merged, fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
@@ -17,14 +17,14 @@ from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
 CONFIGS = [
-    CaplConfig(),
-    CaplConfig(entity=False),
-    CaplConfig(task=False),
-    CaplConfig(task=False, entity=False),
-    CaplConfig(image_conditioned=False, rank=3, hidden_dim=32),
-    CaplConfig(image_conditioned=False, entity=False),
-    CaplConfig(task=False, rank=1),
-    CaplConfig(moves_points=False),
+    FULL_CAPL,
+    replace(FULL_CAPL, entity=False),
+    replace(FULL_CAPL, task=False),
+    replace(FULL_CAPL, task=False, entity=False),
+    replace(FULL_CAPL, image_conditioned=False, rank=3, hidden_dim=32),
+    replace(FULL_CAPL, image_conditioned=False, entity=False),
+    replace(FULL_CAPL, task=False, rank=1),
+    replace(FULL_CAPL, moves_points=False),
 ]
 
 
@@ -92,7 +92,7 @@ def test_fused_equals_explicit(config: CaplConfig) -> None:
 
 def test_fuse_entity_module_is_exact_in_float64() -> None:
     """What differs in float32 is rounding: √d is 4 here, so that fusing itself rounds nothing."""
-    model = noisy_cpcsam(config=CaplConfig(task=False))
+    model = noisy_cpcsam(config=replace(FULL_CAPL, task=False))
     fused = fuse(model)
     for each in (model, fused):
         each.double()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from cpcsam.errors import ConfigError
@@ -42,6 +41,8 @@ def test_untrained_lora_changes_nothing() -> None:
 
 @pytest.mark.parametrize("config", [LoraConfig(), WIDE], ids=["default", "wide"])
 def test_merge_lora_equals_unmerged(config: LoraConfig) -> None:
+    from peft.tuners.lora import LoraLayer  # it takes as long as torch
+
     model = noisy_cpcsam()
     base = outputs(model)
     inject_lora(model, config)

@@ -6,6 +6,7 @@ Weights are random, in the official names and shapes.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,25 +148,26 @@ def test_inspect_base_builds_no_model(vit_b: Path, tmp_path: Path) -> None:
         inspect_base(tmp_path / "odd.pth")
 
 
-def wrong_layouts() -> dict[str, dict[str, Tensor]]:
-    """State dicts that resemble an official one."""
-    state = noisy_sam().sam.state_dict()
-    return {
-        "parallel": {f"module.{name}": value for name, value in state.items()},
-        "encoder_only": {
-            name.removeprefix("image_encoder."): value
-            for name, value in state.items()
-            if name.startswith("image_encoder.")
-        },
-        "flat_positions": {**state, POS_EMBED: state[POS_EMBED].flatten(1, 2)},
-        "other_neck": {**state, "image_encoder.neck.0.weight": torch.zeros(128, 192, 1, 1)},
-    }
+WRONG_LAYOUTS: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+    "parallel": lambda state: {f"module.{name}": value for name, value in state.items()},
+    "encoder_only": lambda state: {
+        name.removeprefix("image_encoder."): value
+        for name, value in state.items()
+        if name.startswith("image_encoder.")
+    },
+    "flat_positions": lambda state: {**state, POS_EMBED: state[POS_EMBED].flatten(1, 2)},
+    "other_neck": lambda state: {
+        **state,
+        "image_encoder.neck.0.weight": torch.zeros(128, 192, 1, 1),
+    },
+}
+"""Changes of an official state dict, which it still resembles."""
 
 
-@pytest.mark.parametrize("kind", wrong_layouts())
+@pytest.mark.parametrize("kind", WRONG_LAYOUTS)
 def test_load_base_similar_layout_raises(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "sam.pth"
-    torch.save(wrong_layouts()[kind], file)
+    torch.save(WRONG_LAYOUTS[kind](noisy_sam().sam.state_dict()), file)
     with pytest.raises(ArtifactError, match=r"sam\.pth: got \d+ tensors .*, expected SAM's state"):
         load_base(file)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,20 +15,19 @@ from torch.nn import functional as F
 from cpcsam.contract import PATCH_SIZE, PointLabel
 from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
+from cpcsam.model.gated_points import GatedPointCalibration, PointEstimate, gate, offset_grid
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.support.model_factory import fill_with_noise
 from tests.support.training_factory import MINIATURE, SCALE, discs, tiny_halves, tiny_state
 from training.bilevel.config import ModelConfig, OptimizerConfig
-from training.bilevel.losses import point_terms
+from training.bilevel.point_losses import gated_terms, point_terms
 from training.bilevel.step import BilevelConfig
 from training.data.batches import BatchConfig, StepBatches
 from training.data.prompt_batch import PRACTICE
 from training.data.prompt_sampling import accurate_points, pixel_at_edge, pixel_wrong
 
-POINTS_ALONE = ModelConfig(
-    lora=LoraConfig(rank=0), unfreeze=(), capl=CaplConfig(entity=False, moves_points=True)
-)
+POINTS_ALONE = ModelConfig(lora=LoraConfig(rank=0), unfreeze=(), capl=CaplConfig())
 
 
 def every_kind() -> tuple[Tensor, Tensor, Tensor]:
@@ -55,15 +55,24 @@ def test_a_window_is_sampled_as_grid_sample_does() -> None:
     assert torch.allclose(found, expected.permute(0, 2, 3, 1), atol=1e-5)
 
 
-def test_untrained_it_moves_nothing() -> None:
-    embeddings, coords, labels = every_kind()
-    assert torch.equal(PointCalibration(128)(embeddings, coords, labels), coords)
+FORMS = pytest.mark.parametrize("form", [PointCalibration, GatedPointCalibration])
 
 
-def test_first_clicks_and_corners_are_moved_and_nothing_else() -> None:
+@FORMS
+def test_untrained_it_moves_nothing(form: type[PointCalibration]) -> None:
     embeddings, coords, labels = every_kind()
-    points = PointCalibration(128)
+    assert torch.equal(form(128)(embeddings, coords, labels), coords)
+
+
+@FORMS
+def test_first_clicks_and_corners_are_moved_and_nothing_else(form: type[PointCalibration]) -> None:
+    embeddings, coords, labels = every_kind()
+    points = form(128)
     fill_with_noise(points, seed=3, scale=0.1)
+    if isinstance(points, GatedPointCalibration):
+        with torch.no_grad():  # half open, whatever the prompt
+            for network, stays in ((points.click, 1), (points.box, 4)):
+                network[-1].weight[-stays:] = network[-1].bias[-stays:] = 0
     moved = points(embeddings, coords, labels) != coords
     expected = torch.zeros(2, 5, 4, dtype=torch.bool)
     expected[:, 0, 0] = expected[:, 2, :2] = expected[:, 3, 2:] = True
@@ -71,9 +80,10 @@ def test_first_clicks_and_corners_are_moved_and_nothing_else() -> None:
     assert torch.equal(is_moved(labels), expected)
 
 
-def test_the_order_of_a_box_s_corners_does_not_matter() -> None:
+@FORMS
+def test_the_order_of_a_box_s_corners_does_not_matter(form: type[PointCalibration]) -> None:
     embeddings, coords, labels = every_kind()
-    points = PointCalibration(128)
+    points = form(128)
     fill_with_noise(points, seed=3, scale=0.1)
     swap = [1, 0, 2, 3]
     there = points(embeddings, coords[:, 2:3], labels[:, 2:3])
@@ -101,6 +111,46 @@ def test_the_loss_is_the_distance_of_what_is_moved() -> None:
     assert point_terms(coords, labels, by_a_cell).total == pytest.approx(2 * (1 - 0.125) * 5 / 5)
     nothing = torch.full_like(labels, PointLabel.EMPTY)
     assert point_terms(coords, nothing, there).total == 0
+
+
+def test_a_point_that_is_surely_right_stays_and_one_that_is_surely_wrong_moves() -> None:
+    logits = torch.tensor([-20.0, 0.0, 20.0])
+    assert gate(logits).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_the_embeddings_mean_and_spread_do_not_matter_to_the_gated_form() -> None:
+    """As of another stain: each channel scaled and shifted."""
+    embeddings, coords, labels = every_kind()
+    generator = torch.Generator().manual_seed(2)
+    scale, shift = torch.rand(2, 1, 256, 1, 1, generator=generator) + 0.5
+    points = GatedPointCalibration(128)
+    fill_with_noise(points, seed=3, scale=0.1)
+    moved = points(embeddings, coords, labels)
+    assert torch.allclose(points(scale * embeddings + shift, coords, labels), moved, atol=1e-2)
+
+
+def test_the_gated_loss_is_least_for_right_estimates() -> None:
+    """A click 8 pixels off in x, an accurate one, and a box of which the right side is 4 off."""
+    coords = torch.tensor([[[[40.0, 50.0]] * 2, [[40.0, 50.0]] * 2, [[10.0, 20.0], [30.0, 44.0]]]])
+    labels = torch.tensor([[[1, -1], [1, -1], [2, 3]]], dtype=torch.int32)
+    accurate = coords + torch.tensor([[[[8.0, 0.0], [0, 0]], [[0.0, 0], [0, 0]], [[0, 0], [4, 0]]]])
+    grid = offset_grid(coords)
+    places = (-50 * (grid - torch.tensor([0.5, 0.0])).square().sum(-1)).expand(1, 3, -1)
+    click_stays = torch.tensor([-20.0, 20.0, 0.0]).reshape(1, 3, 1)
+    sides = torch.tensor([0.0, 0.0, 4.0, 0.0]).expand(1, 3, 4)
+    sides_stay = torch.tensor([20.0, 20.0, -20.0, 20.0]).expand(1, 3, 4)
+    right = PointEstimate(places, click_stays, sides, sides_stay)
+
+    def loss(estimate: PointEstimate) -> float:
+        return float(gated_terms(estimate, coords, labels, accurate, 16.0).total)
+
+    least = loss(right)
+    for name, value in right._asdict().items():
+        assert loss(right._replace(**{name: -value})) > least + 0.05, name
+    # What is predicted of a click's box or a box's click counts nothing.
+    other = sides_stay.clone()
+    other[:, :2] = -other[:, :2]
+    assert loss(right._replace(sides_stay=other)) == least
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (20, 9), (55, 57)])
@@ -134,13 +184,22 @@ def test_practice_teaches_points_and_nothing_else() -> None:
     assert differ and differ <= set(learners[0].points.parameters)
 
 
-def test_points_are_learnt_without_anything_else() -> None:
+@pytest.mark.parametrize("point_form", ["gated", "offset"])
+def test_points_are_learnt_without_anything_else(point_form: Literal["gated", "offset"]) -> None:
     """With no θ, too: the images are then encoded for them."""
-    state = tiny_state(POINTS_ALONE, OptimizerConfig(lr_points=1e-2))
+    capl = CaplConfig(point_form=point_form)
+    state = tiny_state(replace(POINTS_ALONE, capl=capl), OptimizerConfig(lr_points=1e-2))
     halves = tiny_halves()
-    config = BilevelConfig(capl_every=100)
-    losses = [state.train_step(halves, config)["points_total"] for _ in range(30)]
-    assert losses[-1] < 0.5 * losses[0]
+    losses = [state.train_step(halves, BilevelConfig())["points_total"] for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+    if point_form == "gated":
+        batch = halves.training
+        coords, labels, accurate = batch.practice()
+        with torch.no_grad():
+            moved = state.model.calibrate_points(state.forward.embed(batch), coords, labels)
+        error = (coords - accurate).norm(dim=-1)[is_moved(labels)]
+        distance = (moved - coords).norm(dim=-1)[is_moved(labels)]
+        assert distance[error == 0].mean() < 0.5 * distance[error > 8].mean()
 
 
 def test_practice_prompts_are_drawn_beside_the_others() -> None:
@@ -152,6 +211,7 @@ def test_practice_prompts_are_drawn_beside_the_others() -> None:
     coords, labels, accurate = some.training.practice()
     assert coords.shape == accurate.shape == (1, 7, 4, 2) and labels.shape == (1, 7, 4)
     assert is_moved(labels).any(-1).all()
+    assert (coords == accurate)[is_moved(labels)].all(-1).any()
     plain = replace(some.training, **dict.fromkeys(PRACTICE))
     for half, other in ((plain, none.training), (some.held_out, none.held_out)):
         for name, value in vars(half).items():

@@ -161,3 +161,35 @@ def test_package_lists_what_it_exports() -> None:
     assert set(cpcsam.__all__) <= set(dir(cpcsam))
     with pytest.raises(AttributeError, match="nothing_here"):
         _ = cpcsam.nothing_here
+
+
+def test_predict_tells_the_calibrated_prompt_and_can_do_without() -> None:
+    predictor = CpcSamPredictor(TorchBackend(fuse(noisy_cpcsam())))
+    predictor.set_image(square())
+    prompt: dict[str, Any] = {
+        "point_coords": [[40, 70]],
+        "point_labels": [0],
+        "box": (20, 50, 70, 99),
+    }
+    _, calibrated, _ = predictor.predict(**prompt)
+    assert predictor.calibrated_prompt is not None
+    points, box = predictor.calibrated_prompt
+    assert points.tolist() == [[40, 70]], "further clicks stay"
+    assert box is not None and np.abs(box - (20, 50, 70, 99)).max() > 1
+    _, given, _ = predictor.predict(**prompt, calibrate=False)
+    points, box = predictor.calibrated_prompt
+    assert points.tolist() == [[40, 70]] and box is not None and box.tolist() == [20, 50, 70, 99]
+    assert np.abs(given - calibrated).max() > 1e-3
+    predictor.reset_image()
+    assert predictor.calibrated_prompt is None
+
+
+def test_predict_without_calibration_of_a_model_merged_without_switch_raises() -> None:
+    model = fuse(noisy_cpcsam())
+    model.given_no_mask_embed = None
+    predictor = CpcSamPredictor(TorchBackend(model))
+    predictor.set_image(square())
+    predictor.predict([[40, 70]], [1])
+    assert predictor.calibrated_prompt is None
+    with pytest.raises(ContractError, match="calibrate: got False for a model without a switch"):
+        predictor.predict([[40, 70]], [1], calibrate=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from cpcsam.model.base_checkpoint import (
     save_base,
 )
 from cpcsam.model.build_sam import ENCODERS, build_sam
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import TRAINED_FILE, load_merged, load_run, save_merged, save_run
@@ -48,7 +50,7 @@ def trained_model(base: Path, lora: LoraConfig | None = None) -> CpcSam:
     """A model as training leaves it: everything it trains is away from its start."""
     model = load_base(base)
     inject_lora(model, lora or LoraConfig())
-    model.capl = CaPL(CaplConfig(rank=4))
+    model.capl = CaPL(replace(FULL_CAPL, rank=4))
     model.sam.mask_decoder.iou_prediction_head.requires_grad_(True)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -198,12 +200,32 @@ def test_run_round_trip(base: Path, tmp_path: Path) -> None:
     loaded = load_run(tmp_path / "run")
     assert_equal_states(loaded.state_dict(), model.state_dict())
     assert {name for name, value in loaded.named_parameters() if value.requires_grad} == trained
-    assert loaded.capl is not None and loaded.capl.config == CaplConfig(rank=4)
+    assert loaded.capl is not None and loaded.capl.config == replace(FULL_CAPL, rank=4)
     manifest = read_manifest(tmp_path / "run", "run")
     assert manifest.config["base"] == {"path": str(base), "sha256": base_digest(base)}
     assert manifest.config["seed"] == 1
     assert manifest.parents == {"base": base_digest(base)}
     assert (tmp_path / "run" / TRAINED_FILE).stat().st_size < 3_500_000
+
+
+def test_a_run_without_the_form_of_its_points_keeps_the_earlier_one(
+    base: Path, tmp_path: Path
+) -> None:
+    """As runs were recorded before there was a choice; their merged models alike."""
+    model = load_base(base)
+    model.capl = CaPL(replace(FULL_CAPL, point_form="offset"))
+    fill_with_noise(model.capl, seed=1, scale=0.1)
+    save_run(model, tmp_path / "run", base=base, lora=LoraConfig(rank=0))
+    save_merged(fuse(model), tmp_path / "merged", parents={"base": "0" * 64})
+    for name in ("run", "merged"):
+        manifest = tmp_path / name / "manifest.json"
+        recorded = json.loads(manifest.read_text())
+        del recorded["config"]["capl"]["point_form"], recorded["config"]["capl"]["reweights"]
+        manifest.write_text(json.dumps(recorded))
+    loaded = load_run(tmp_path / "run")
+    assert_equal_states(loaded.state_dict(), model.state_dict())
+    assert loaded.capl is not None and loaded.capl.config == model.capl.config
+    assert load_merged(tmp_path / "merged").fused_config == model.capl.config
 
 
 def test_run_without_lora_and_capl(base: Path, tmp_path: Path) -> None:
@@ -246,7 +268,7 @@ def test_save_run_nonfinite_weights_raises(base: Path, tmp_path: Path) -> None:
         save_run(model, tmp_path / "run", base=base, lora=LoraConfig())
 
 
-@pytest.mark.parametrize("config", [None, CaplConfig(), CaplConfig(task=False)], ids=str)
+@pytest.mark.parametrize("config", [None, FULL_CAPL, replace(FULL_CAPL, task=False)], ids=str)
 def test_merged_round_trip(config: CaplConfig | None, tmp_path: Path) -> None:
     fused = fuse(noisy_sam() if config is None else noisy_cpcsam(config=config))
     save_merged(fused, tmp_path / "merged", parents={"base": "0" * 64})

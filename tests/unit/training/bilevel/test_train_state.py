@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cpcsam.errors import ArtifactError, ConfigError, TrainingError
 from cpcsam.model.base_checkpoint import load_base, save_base
+from cpcsam.model.capl import FULL_CAPL
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, is_lora_parameter
 from cpcsam.model.run_checkpoint import load_run, save_run
@@ -249,7 +250,12 @@ def test_mixed_precision_stays_close_and_its_losses_are_float32() -> None:
 def test_new_bilevel_state_in_float64_has_the_weights_of_float32() -> None:
     single, double = (
         new_bilevel_state(
-            noisy_sam(), ModelConfig(), OptimizerConfig(), seed=3, bf16=False, dtype=dtype
+            noisy_sam(),
+            ModelConfig(capl=FULL_CAPL),
+            OptimizerConfig(),
+            seed=3,
+            bf16=False,
+            dtype=dtype,
         )
         for dtype in (torch.float32, torch.float64)
     )

@@ -27,7 +27,7 @@ from tests.support.dataset_factory import (
     trashcan,
 )
 from training.data.check_dataset import main
-from training.data.datasets.pictures import contact_sheet, shown_entities
+from training.data.pictures import contact_sheet, shown_entities
 from training.data.sample import Sample
 
 

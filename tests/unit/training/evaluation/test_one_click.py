@@ -8,9 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
-from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
-from torchmetrics.functional.segmentation import dice_score as library_dice
-from torchmetrics.functional.segmentation import mean_iou as library_iou
 
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import discs
@@ -107,13 +104,16 @@ def random_masks(seed: int) -> tuple[np.ndarray, np.ndarray]:
 @given(st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_dice_and_iou_are_those_of_torchmetrics(seed: int) -> None:
+    from torchmetrics.functional import segmentation  # it takes as long as torch
+    from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
+
     predicted, truth = random_masks(seed)
     pair = torch.from_numpy(predicted), torch.from_numpy(truth)
     stacked = [mask[None, None].int() for mask in pair]
-    for expected in (binary_f1_score(*pair), library_dice(*stacked, num_classes=1).squeeze()):
+    for expected in (binary_f1_score(*pair), segmentation.dice_score(*stacked, num_classes=1)):
         assert dice_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)
     for expected in (
         binary_jaccard_index(*pair),
-        library_iou(*stacked, num_classes=1).squeeze(),
+        segmentation.mean_iou(*stacked, num_classes=1),
     ):
         assert iou_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)

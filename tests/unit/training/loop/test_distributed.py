@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cpcsam.errors import ConfigError
-from cpcsam.model.capl import CaplConfig
+from cpcsam.model.capl import FULL_CAPL
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
 from tests.support.processes.training import greatest_difference, tiny_run, trained
@@ -32,7 +32,7 @@ from training.loop.distributed import (
     training_device,
 )
 
-IMAGES = BatchConfig(images=4, entities=2, groups=3)
+IMAGES = BatchConfig(images=4, entities=2, groups=2)
 
 
 @pytest.fixture
@@ -47,12 +47,17 @@ def double_state(config: ModelConfig | None = None) -> BilevelState:
     return tiny_state(config, OptimizerConfig(lr=1e-3, lr_capl=1e-3), double=True)
 
 
-def steps(state: BilevelState, count: int = 2, accumulate: int = 1) -> list[dict[str, float]]:
-    """Train on whole batches of four images; return the figures of every step."""
+@cache
+def whole_batches() -> list[Halves]:
+    """Two batches of four images, which no step changes."""
     samples = [discs(seed) for seed in range(8)]
-    batches = StepBatches(samples, MINIATURE, IMAGES, SCALE, seed=1, steps=count)
-    config = BilevelConfig()
-    return [state.train_step(batches[i], config, accumulate) for i in range(count)]
+    batches = StepBatches(samples, MINIATURE, IMAGES, SCALE, seed=1, steps=2)
+    return [batches[0], batches[1]]
+
+
+def steps(state: BilevelState, accumulate: int = 1) -> list[dict[str, float]]:
+    """Train on the whole batches; return the figures of every step."""
+    return [state.train_step(halves, BilevelConfig(), accumulate) for halves in whole_batches()]
 
 
 def weights(state: BilevelState) -> dict[str, Tensor]:
@@ -62,7 +67,7 @@ def weights(state: BilevelState) -> dict[str, Tensor]:
 @cache
 def trained_whole(moves_points: bool) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     """Figures and weights of steps of whole batches."""
-    state = double_state(ModelConfig(capl=CaplConfig(moves_points=moves_points)))
+    state = double_state(ModelConfig(capl=replace(FULL_CAPL, moves_points=moves_points)))
     return steps(state), weights(state)
 
 
@@ -113,7 +118,7 @@ def test_accumulated_microbatches_give_the_steps_of_whole_batches(
     accumulate: int, moves_points: bool, tolerance: float
 ) -> None:
     """Moved points are in float32 whatever the model is in, and equal as far as that tells."""
-    config = ModelConfig(capl=CaplConfig(moves_points=moves_points))
+    config = ModelConfig(capl=replace(FULL_CAPL, moves_points=moves_points))
     figures, whole = trained_whole(moves_points)
     parts = double_state(config)
     start = weights(parts)

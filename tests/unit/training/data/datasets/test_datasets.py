@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import pickle
 import re
 import shutil
@@ -32,7 +31,6 @@ from tests.support.dataset_factory import (
     save,
     trashcan,
 )
-from tests.support.paths import ROOT
 from training.data.datasets.files import entities_of
 from training.data.datasets.folders import natural_key
 from training.data.datasets.instance_folders import read_bbbc038
@@ -52,6 +50,10 @@ EXPECTED = {
     "gtea": {"hand": 2},
     "trashcan": {"rov": 1, "trash_bag": 1},
     "mricron": {"Precentral": 2, "Vermis_1_2": 1},
+    "yolo-seg": {"cell": 1, "ring": 1},
+    "geojson": {"cell": 1, "ring": 1},
+    "cvat": {"cell": 1, "ring": 1},
+    "label-studio": {"cell": 1, "ring": 1},
     "folders": {"entity": 1},
 }
 """Entities of every image of a miniature, by class."""
@@ -276,25 +278,3 @@ def test_brain_slices_are_split_in_blocks(tmp_path: Path) -> None:
     nearest = min(abs(a - b) for a in numbers["train"] for b in numbers["test"])
     assert nearest == 4
     assert isinstance(dataset.samples("train"), LazySamples)
-
-
-def test_the_real_nuclei() -> None:
-    found = Path(os.environ.get("BBBC038", ROOT.parent / "shared/data/bbbc038v1"))
-    if not found.is_dir():
-        pytest.skip(f"no BBBC038v1 at {found}; set BBBC038 to its folder")
-    dataset = open_dataset("bbbc038v1", found)
-    expected = read_bbbc038(found, found / "val.txt")
-    assert dataset.samples("test").names == [sample.name for sample in expected]
-    for index in (0, len(expected) - 1):
-        assert np.array_equal(dataset.samples("test")[index].instances, expected[index].instances)
-
-
-def test_the_real_brain() -> None:
-    found = Path("/usr/share/mricron")
-    if not found.is_dir():
-        pytest.skip("mricron-data is not installed; on Debian: apt-get install mricron-data")
-    dataset = open_dataset("mricron", found)
-    assert len(dataset.classes) == 62 and len(dataset.base) == 42 and len(dataset.target) == 20
-    sample = dataset.samples("test", "target")[5]
-    assert sample.instances.shape == (217, 181)
-    assert set(classes_in(sample)) <= dataset.target
