@@ -12,7 +12,7 @@ Examples:
 Settings whose datasets are not given are left out. Scores are kept in OUT/NAME by the digest of
 their configuration: an interrupted comparison resumes, and a changed one runs again. Then
 table.json, table.csv, table.md and report.html are written there. Minutes are CPU minutes of
-training: with jobs=1 several cores spend them together.
+training: with jobs=1 several cores spend them together. RITM alone is given an annotator's clicks.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.common.job_cache import missing, run_here, run_in_processes
+from benchmarks.common.job_cache import missing, run_jobs
 from benchmarks.common.output import add_report_option, publish
+from benchmarks.comparison.data import add_data_option
 from benchmarks.comparison.jobs import jobs_of, run_job
 from benchmarks.comparison.recipe import Recipe
 from benchmarks.comparison.report import base_of, report_of, runs_of, write_page
@@ -36,23 +37,12 @@ __all__ = ["main"]
 PROG = "python -m benchmarks.comparison"
 
 
-def _root(text: str) -> tuple[str, Path]:
-    name, separator, path = text.partition("=")
-    if not (name and separator and path):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=PATH")
-    return name, Path(path)
-
-
 def _run(args: argparse.Namespace) -> None:
     recipe = load_config(Recipe, args.recipe, args.overrides)
     if recipe.cited is not None:
         recipe = replace(recipe, cited=args.recipe.parent / recipe.cited)
     if not args.report_only:
-        jobs = missing(jobs_of(recipe, dict(args.data)))
-        if recipe.jobs == 1:
-            run_here(jobs, run_job)
-        else:
-            run_in_processes(jobs, run_job, recipe.jobs)
+        run_jobs(missing(jobs_of(recipe, dict(args.data))), run_job, recipe.jobs)
     runs = runs_of(recipe)
     write_page(recipe, runs)
     publish(report_of(recipe, runs), recipe.folder / "report.md", args, base_of(runs))
@@ -63,14 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = parser_of(PROG, __doc__)
     parser.add_argument("recipe", type=Path, help="YAML file, see benchmarks/recipes")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
-    parser.add_argument(
-        "--data",
-        type=_root,
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="folder of an unpacked dataset of docs/guides/datasets.md; may be repeated",
-    )
+    add_data_option(parser)
     parser.add_argument("--report-only", action="store_true", help="run nothing")
     add_report_option(parser, argv)
     args = parser.parse_intermixed_args(argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from training.data.datasets.protocol import Dataset, open_dataset
 from training.data.sample import Sample
 from training.evaluation.torch_model import class_names, support_set
 
-__all__ = ["Problem", "datasets_of", "read_problem"]
+__all__ = ["Problem", "add_data_option", "datasets_of", "read_problem"]
 
 SUPPORT_SCENES: Final = 3
 SUPPORT_SEED: Final = 910_000
@@ -49,6 +50,25 @@ def datasets_of(setting: Setting) -> list[str]:
         return []
     first = "bbbc038v1" if setting.dataset == "stains" else setting.dataset
     return [first] if setting.tested_on is None else [first, setting.tested_on]
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--data NAME=PATH`, the datasets' folders as a list of names and paths."""
+    parser.add_argument(
+        "--data",
+        type=_root,
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="folder of an unpacked dataset of docs/guides/datasets.md; may be repeated",
+    )
+
+
+def _root(text: str) -> tuple[str, Path]:
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected NAME=PATH")
+    return name, Path(path)
 
 
 def read_problem(setting: Setting, seed: int, roots: Mapping[str, Path]) -> Problem:

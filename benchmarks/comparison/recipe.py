@@ -8,16 +8,27 @@ from pathlib import Path
 
 from benchmarks.budget import Budget
 from benchmarks.common.output import OUT
-from benchmarks.comparison.methods.registry import METHODS, AnyMethod
+from benchmarks.comparison.methods.clip.proposals import RegionMethod
+from benchmarks.comparison.methods.clip.towers import ClipConfig
+from benchmarks.comparison.methods.clip.zs3net import Zs3Method
+from benchmarks.comparison.methods.detection import DetectionMethod
+from benchmarks.comparison.methods.registry import (
+    METHODS,
+    PAPER_SYSTEMS,
+    AnyMethod,
+    ClipMethod,
+)
+from benchmarks.comparison.methods.ritm import RitmMethod
 from benchmarks.comparison.methods.sam import SamMethod
 from benchmarks.comparison.methods.semantic import SemanticMethod
+from cpcsam.automatic.config import MaskGeneratorConfig
 from cpcsam.config import apply_overrides, from_dict, to_dict
 from cpcsam.errors import ConfigError
 from reporting.scores import ALL, Column
 from training.data.augment import AugmentConfig
 from training.data.datasets.protocol import Classes
 
-__all__ = ["Recipe", "Setting", "Variant", "methods_of"]
+__all__ = ["Recipe", "Setting", "Variant", "lacking", "methods_of", "states_of"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +94,12 @@ class Recipe:
         methods: names of `METHODS`.
         variants: further methods.
         base: checkpoint that SAM's methods start from.
-        image_size: side S in pixels for all networks; null is the base's, and 256 for others.
+        image_size: side S in pixels for all networks but the few-shot ones and CLIP; null is the
+            base's, and 256 for others.
         sam: `key=value` changes to every SAM method, such as `optimizer.lr=5e-3`.
+        clip: towers of the systems on CLIP; they are left out without weights.
+        proposals: SAM's masks that they name; null takes thresholds for the compact base.
+        not_run: reason why the paper's other systems are not among the methods.
         seeds: of weights, batches, shots and support sets, from 0.
         minutes: of training a run, see `Budget`; null for no limit.
         steps: of training a run; null for no limit.
@@ -102,6 +117,9 @@ class Recipe:
     base: Path = Path("weights/vit_t")
     image_size: int | None = None
     sam: tuple[str, ...] = ()
+    clip: ClipConfig = ClipConfig()
+    proposals: MaskGeneratorConfig | None = None
+    not_run: str | None = None
     seeds: int = 5
     minutes: float | None = 1.5
     steps: int | None = None
@@ -169,10 +187,49 @@ def methods_of(recipe: Recipe) -> dict[str, tuple[AnyMethod, Budget]]:
     return methods
 
 
+def lacking(recipe: Recipe) -> dict[str, str]:
+    """The systems whose weights the recipe does not give, with the command that does, by name."""
+    return {
+        name: f"python -m benchmarks.comparison benchmarks/recipes/{recipe.name}.yaml ... "
+        f"{method.clip.remedy}"
+        for name, (method, _) in methods_of(recipe).items()
+        if isinstance(method, ClipMethod) and method.clip.weights is None
+    }
+
+
+def states_of(recipe: Recipe) -> dict[str, str]:
+    """Tell of each of the paper's systems whether it is run here.
+
+    Returns:
+        "run", "needs weights: COMMAND" or "not run: REASON" by the system's label; systems that a
+        recipe leaves out without a reason are missing.
+    """
+    commands = lacking(recipe)
+    states = {}
+    for label, name in PAPER_SYSTEMS.items():
+        if name in recipe.methods:
+            states[label] = f"needs weights: `{commands[name]}`" if name in commands else "run"
+        elif name not in METHODS:
+            states[label] = "not run: not implemented here"
+        elif recipe.not_run is not None:
+            states[label] = f"not run: {recipe.not_run}"
+    return states
+
+
 def _prepared(recipe: Recipe, method: AnyMethod) -> AnyMethod:
     if isinstance(method, SamMethod):
         return _changed(method.with_base(recipe.base, recipe.image_size), recipe.sam)
-    if isinstance(method, SemanticMethod) and recipe.image_size is not None:
+    if isinstance(method, ClipMethod):
+        method = replace(method, clip=recipe.clip)
+    if isinstance(method, RegionMethod):
+        method = replace(method, proposals=recipe.proposals or method.proposals)
+        return method.with_base(recipe.base, recipe.image_size)
+    if isinstance(method, Zs3Method) and recipe.image_size is not None:
+        return replace(method, network=replace(method.network, image_size=recipe.image_size))
+    if (
+        isinstance(method, SemanticMethod | DetectionMethod | RitmMethod)
+        and recipe.image_size is not None
+    ):
         return replace(method, image_size=recipe.image_size)
     return method
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.comparison.recipe import Recipe, methods_of
+from benchmarks.comparison.methods.registry import PAPER_SYSTEMS
+from benchmarks.comparison.recipe import Recipe, lacking, methods_of, states_of
 from cpcsam.errors import DataError
 from reporting.run_report import RunReport, Table
 from reporting.scores import Column, Row, cited_rows, measured_rows
@@ -50,23 +51,21 @@ def report_of(recipe: Recipe, runs: Runs) -> RunReport:
         ["method", *(column.title for column in columns), "source"],
         [[row.label, *row.cells, row.source] for row in rows],
     )
-    gains = _gains_table(capl_gains(runs))
-    return RunReport(
-        recipe.name, recipe.title, _note(runs), [scores, *([gains] if gains.rows else [])]
-    )
+    more = [table for table in _more_tables(recipe, runs) if table.rows]
+    return RunReport(recipe.name, recipe.title, _note(runs), [scores, *more])
 
 
 def write_page(recipe: Recipe, runs: Runs) -> None:
     """Write table.json, table.csv, table.md and report.html, which shows the pictures."""
     columns, rows = _scores(recipe, runs)
-    gains = _gains_table(capl_gains(runs))
+    more = [table for table in _more_tables(recipe, runs) if table.rows]
     write_tables(
         recipe.folder,
         title=recipe.title,
         note=_note(runs),
         rows=rows,
         columns=columns,
-        more=f"\n{gains.title}:\n\n{gains.markdown()}" if gains.rows else "",
+        more="".join(f"\n{table.title}:\n\n{table.markdown()}" for table in more),
         sections=[
             section
             for run in runs
@@ -84,6 +83,11 @@ def base_of(runs: Runs) -> str | None:
 def _scores(recipe: Recipe, runs: Runs) -> tuple[Sequence[Column], list[Row]]:
     columns = recipe.columns or all_columns(runs)
     rows = measured_rows(runs, columns)
+    measured = {row.label for row in rows}
+    for name, command in lacking(recipe).items():
+        label = methods_of(recipe)[name][0].label
+        if label not in measured:
+            rows.append(Row(label, f"needs weights: `{command}`", (None,) * len(columns)))
     if recipe.cited is not None:
         rows += cited_rows(recipe.cited, columns)
     return columns, rows
@@ -96,12 +100,16 @@ def _path(recipe: Recipe, setting: str, name: str, seed: int) -> Path:
 def _note(runs: Runs) -> str:
     bases = sorted({run["record"]["method"]["model"]["base"][:12] for run in runs if _is_sam(run)})
     seeds = len({run["seed"] for run in runs})
-    boxed = {
-        run["label"]: None
-        for run in runs
-        if _is_sam(run) and run["record"]["method"]["prompts"] == "annotator"
+    told: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
+        "given every entity's tight box": lambda method: method.get("prompts") == "annotator",
+        "given an annotator's clicks on every entity": lambda method: "clicks" in method,
     }
-    given = f" (given every entity's tight box: {'; '.join(boxed)})" if boxed else ""
+    helped = {
+        how: dict.fromkeys(run["label"] for run in runs if applies(run["record"]["method"]))
+        for how, applies in told.items()
+    }
+    listed = [f"{how}: {'; '.join(labels)}" for how, labels in helped.items() if labels]
+    given = f" ({'; '.join(listed)})" if listed else ""
     return (
         f"Scores in %, mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; images are "
         f"segmented without prompts of an annotator{given}. Minutes are "
@@ -136,6 +144,21 @@ def capl_gains(runs: Runs) -> list[dict[str, Any]]:
                 row = {"method": labels[plain], "setting": setting, "gain": gain}
                 gains.append({**row, "seeds": len(pairs)})
     return gains
+
+
+def _more_tables(recipe: Recipe, runs: Runs) -> list[Table]:
+    """Gains of CaPL, and which of the paper's systems these results have."""
+    names = {run["name"] for run in runs}
+    states = states_of(recipe) if recipe.cited is not None else {}
+    for label, state in states.items():
+        if PAPER_SYSTEMS[label] in names:
+            states[label] = "run"
+        elif state == "run":
+            states[label] = "not run: no results yet"
+    return [
+        _gains_table(capl_gains(runs)),
+        Table("Systems of the paper", ["system", "here"], list(states.items())),
+    ]
 
 
 def _gains_table(gains: Sequence[Mapping[str, Any]]) -> Table:

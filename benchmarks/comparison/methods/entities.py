@@ -13,14 +13,21 @@ from skimage.segmentation import watershed
 
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask, bbox_from_mask
-from cpcsam.automatic.predictor import encode_tiles
+from cpcsam.automatic.tiling import tile_boxes
 from cpcsam.backends.protocol import Backend
 from cpcsam.contract import MASK_THRESHOLD, PROMPT_BUCKETS, PointLabel
 from cpcsam.geometry import Box
-from cpcsam.transforms import upscale_masks
+from cpcsam.transforms import to_frame, upscale_masks
 from training.data.sample import Sample
 
-__all__ = ["entities_of", "found_in", "segment_annotated", "split_touching", "typical_radius"]
+__all__ = [
+    "entities_of",
+    "found_in",
+    "owned_tiles",
+    "segment_annotated",
+    "split_touching",
+    "typical_radius",
+]
 
 MIN_AREA: Final = ClassSearchConfig().min_area
 """Fewer pixels are no entity, as in automatic segmentation."""
@@ -106,28 +113,48 @@ def segment_annotated(
         names: classes to prompt, which `class_index` counts.
         tile: side of the tiles; 0 shows the whole image.
     """
-    shown = list(encode_tiles(sample.image, tile, ClassSearchConfig().overlap, backend))
-    owners = _owners(sample, [part for part, *_ in shown])
     found = []
-    for index, (part, input_size, embeddings) in enumerate(shown):
-        labels = [
-            label
-            for label, owner in owners.items()
-            if owner == index and sample.class_of(label) in names
-        ]
+    for part, labels in owned_tiles(sample, names, tile):
+        frame, input_size = to_frame(part.crop(sample.image), backend.image_size)
+        embeddings = backend.encode(frame[None], np.array([input_size], np.int32))
         # No more prompts a call than serving's largest bucket.
         for start in range(0, len(labels), PROMPT_BUCKETS[-1]):
             chunk = labels[start : start + PROMPT_BUCKETS[-1]]
             boxes = np.stack([_box(sample, label, part, input_size) for label in chunk])
             corners = (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
             point_labels = np.tile(np.array(corners, np.int32), (1, len(chunk), 1))
-            masks, predicted = backend.decode(embeddings[None], boxes[None], point_labels)
+            masks, predicted = backend.decode(embeddings, boxes[None], point_labels)
             for label, logits, iou in zip(chunk, masks[0, :, 0], predicted[0, :, 0], strict=True):
                 mask = upscale_masks(logits, input_size, part.size, backend.image_size)
                 name = names.index(sample.class_of(label))
                 one = found_in(mask > MASK_THRESHOLD, name, float(iou), (part.top, part.left))
                 found += [one] if one is not None else []
     return found
+
+
+def owned_tiles(
+    sample: Sample, names: tuple[str, ...], tile: int
+) -> Iterator[tuple[Box, list[int]]]:
+    """Assign every entity to the tile that shows most of it.
+
+    Args:
+        sample: an annotated image.
+        names: classes of the entities.
+        tile: side of the tiles; 0 takes the whole image.
+
+    Yields:
+        The tiles that own entities, and those entities' labels.
+    """
+    tiles = tile_boxes(sample.size, tile, ClassSearchConfig().overlap)
+    owners = _owners(sample, tiles)
+    for index, part in enumerate(tiles):
+        labels = [
+            label
+            for label, owner in owners.items()
+            if owner == index and sample.class_of(label) in names
+        ]
+        if labels:
+            yield part, labels
 
 
 def _owners(sample: Sample, tiles: list[Box]) -> dict[int, int]:

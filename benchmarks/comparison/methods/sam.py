@@ -9,10 +9,11 @@ from typing import Final, Literal
 from benchmarks.budget import Budget, Spent, train_within
 from benchmarks.comparison.methods.adapters import insert_adapters, is_in_theta
 from benchmarks.comparison.methods.entities import segment_annotated
+from benchmarks.comparison.methods.fitting import ENDLESS
 from benchmarks.comparison.methods.interface import Fitted, Segment, Task
 from cpcsam.automatic.vocabulary import build_vocabulary
 from cpcsam.model.base_checkpoint import load_base
-from cpcsam.model.capl import CaplConfig
+from cpcsam.model.capl import FULL_CAPL
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
@@ -52,9 +53,6 @@ CAPL_TURNS: Final = BilevelConfig(capl_every=3)
 
 NO_CHANGE: Final = ModelConfig(lora=LoraConfig(rank=0), capl=None, unfreeze=())
 """Nothing of SAM learns."""
-
-ENDLESS: Final = 1_000_000_000
-"""Steps that a budget always ends before."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,17 @@ class SamMethod:
 
     def fit(self, task: Task, budget: Budget, seed: int) -> Fitted:
         """Fine-tune, then make the vocabulary of the support set with what was learned."""
+        model, spent, parameters = self.train(task, budget, seed)
+        return Fitted(_segmenter(model, task, self.prompts), spent, parameters)
+
+    def train(self, task: Task, budget: Budget, seed: int) -> tuple[CpcSam, Spent, int]:
+        """Fine-tune; return the model, the used budget and the number of trained parameters."""
         model = load_base(self.model.base, image_size=self.model.image_size)
         if self.adapters:
             insert_adapters(model)
-        spent, parameters = Spent(), 0
-        if self.learns:
-            spent, parameters = self._train(model, task, budget, seed)
-        return Fitted(_segmenter(model, task, self.prompts), spent, parameters)
+        if not self.learns:
+            return model, Spent(), 0
+        return model, *self._train(model, task, budget, seed)
 
     @property
     def learns(self) -> bool:
@@ -204,7 +206,7 @@ def with_capl(method: SamMethod) -> SamMethod:
     return replace(
         method,
         label=f"{method.label} + CaPL",
-        model=replace(method.model, capl=CaplConfig()),
+        model=replace(method.model, capl=FULL_CAPL),
         held_out=CARELESS,
         bilevel=turns,
     )

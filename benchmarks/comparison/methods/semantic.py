@@ -1,12 +1,13 @@
-"""Networks that label every pixel by its class: U-Net and DeepLabV3, trained from scratch.
+"""Networks that label every pixel by its class, trained from scratch: U-Net, DeepLabV3, SwinUnet.
 
 They know no entities; touching ones are separated as in `benchmarks.comparison.methods.entities`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,43 +15,50 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.budget import Budget, train_within
+from benchmarks.budget import Budget
 from benchmarks.comparison.methods.entities import (
     entities_of,
     found_in,
     split_touching,
     typical_radius,
 )
-from benchmarks.comparison.methods.interface import Fitted, Task
+from benchmarks.comparison.methods.fitting import (
+    TaskBatches,
+    fit_network,
+    normalised,
+    trained_parameters,
+)
+from benchmarks.comparison.methods.interface import Fitted, Segment, Task
+from benchmarks.comparison.methods.swin_unet import SwinUnet
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import encode_tiles
-from cpcsam.contract import PIXEL_MEAN, PIXEL_STD
 from training.bilevel.config import OptimizerConfig
 from training.bilevel.losses import LossConfig, segmentation_loss
 from training.data.augment import random_window
-from training.data.prefetch import prefetch
 from training.data.sample import Sample
 from training.loop.distributed import training_device
-from training.loop.optimizer import adamw, set_lr
 from training.loop.precision import Precision, is_mixed
-from training.loop.train_state import Counters
 
-__all__ = ["SemanticBatch", "SemanticBatches", "SemanticMethod"]
-
-ENDLESS: Final = 1_000_000_000
-"""Steps that a budget always ends before."""
+__all__ = [
+    "ClassMaps",
+    "SemanticBatch",
+    "SemanticBatches",
+    "SemanticMethod",
+    "class_map_segmenter",
+    "probabilities_of",
+]
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class SemanticMethod:
-    """A network of segmentation-models-pytorch.
+    """A network of segmentation-models-pytorch, or SwinUnet.
 
     Attributes:
         label: for tables.
-        architecture: of the decoder.
+        architecture: of the decoder; `swin-unet` has its own encoder.
         encoder: a name of the library's encoders.
         encoder_weights: None trains from scratch; other values download weights.
         image_size: side S in pixels that windows and tiles are shown at.
@@ -61,7 +69,7 @@ class SemanticMethod:
     """
 
     label: str
-    architecture: Literal["unet", "deeplabv3"] = "unet"
+    architecture: Literal["unet", "deeplabv3", "swin-unet"] = "unet"
     encoder: str = "resnet18"
     encoder_weights: str | None = None
     image_size: int = 256
@@ -76,42 +84,23 @@ class SemanticMethod:
         torch.manual_seed(seed)
         mixed = is_mixed(self.precision, device)
         network = self.network(len(task.names)).to(device)
-        recipe = self.optimizer
-        optimizer = adamw(
-            network.parameters(),
-            lr=recipe.lr,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-            decay_vectors=True,
-        )
-        counters = Counters()
 
-        def train_step(batch: SemanticBatch, progress: float) -> dict[str, float]:
-            set_lr(optimizer, recipe.lr * recipe.lr_factor(min(1.0, progress + 1e-3)))
-            network.train()
+        def loss_of(batch: SemanticBatch) -> Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                logits = network(_normalised(batch.image))
-            optimizer.zero_grad(set_to_none=True)
-            loss = segmentation_loss(logits, batch.masks, LossConfig()).mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
-            optimizer.step()
-            counters.step += 1
-            return {"loss": loss.item()}
+                logits = network(normalised(batch.image))
+            return segmentation_loss(logits, batch.masks, LossConfig()).mean()
 
         batches = SemanticBatches(task, self.image_size, self.images, seed)
-        drawn = prefetch(batches, 0, self.workers, device)
-        spent = train_within(budget, counters, drawn, train_step, device)
-        graphs = _Probabilities(network.eval(), self.image_size, device)
-        radius = typical_radius(task.support)
-
-        def segment(sample: Sample) -> list[InstanceMask]:
-            return _entities(probabilities_of(sample.image, graphs, task.tile), radius)
-
-        return Fitted(segment, spent, sum(one.numel() for one in network.parameters()))
+        spent = fit_network(network, loss_of, batches, budget, self.optimizer, device, self.workers)
+        graphs = ClassMaps(
+            lambda images: network(normalised(images)).sigmoid(), self.image_size, device
+        )
+        return Fitted(class_map_segmenter(graphs, task), spent, trained_parameters(network))
 
     def network(self, classes: int) -> nn.Module:
         """An untrained network, (B, 3, S, S) to (B, classes, S, S) logits."""
+        if self.architecture == "swin-unet":
+            return SwinUnet(classes, self.image_size)
         import segmentation_models_pytorch as library  # it takes seconds to import
 
         network: nn.Module = library.create_model(
@@ -137,28 +126,15 @@ class SemanticBatch:
         return SemanticBatch(self.image.to(device), self.masks.to(device))
 
 
-class SemanticBatches:
-    """Random windows of training and support images; batch i is decided by seed and i alone."""
+class SemanticBatches(TaskBatches[SemanticBatch]):
+    """Random windows of training and support images."""
 
-    def __init__(self, task: Task, image_size: int, images: int, seed: int) -> None:
-        self.task = task
-        self.image_size = image_size
-        self.images = images
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return ENDLESS
-
-    def __getitem__(self, index: int) -> SemanticBatch:
-        rng = np.random.default_rng((self.seed, index))
-        # The support set, too: a pixel classifier cannot name a class that it never saw.
-        count = len(self.task.train) + len(self.task.support)
-        rows = [self._window(int(place), rng) for place in rng.integers(count, size=self.images)]
+    def batch(self, rng: np.random.Generator) -> SemanticBatch:
+        """Draw windows."""
+        rows = [self._window(sample, rng) for sample in self.annotated(rng)]
         return SemanticBatch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
-    def _window(self, place: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        train, support = self.task.train, self.task.support
-        sample = train[place] if place < len(train) else support[place - len(train)]
+    def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         window = random_window(sample, self.image_size, self.task.scale, self.task.augment, rng)
         labels = window.instances.unique().tolist()
         masks = [
@@ -171,23 +147,37 @@ class SemanticBatches:
         return window.image, torch.stack(masks)
 
 
-class _Probabilities:
-    """The network as `encode_tiles` calls a model: it embeds a tile as its classes' maps."""
+class ClassMaps:
+    """A network as `encode_tiles` calls a model: it embeds a tile as its classes' maps.
 
-    def __init__(self, network: nn.Module, image_size: int, device: torch.device) -> None:
-        self.network = network
+    Args:
+        probabilities: (B, 3, S, S) uint8 on the device to (B, classes, S, S) in [0, 1].
+        image_size: S in pixels.
+        device: of the computation.
+    """
+
+    def __init__(
+        self, probabilities: Callable[[Tensor], Tensor], image_size: int, device: torch.device
+    ) -> None:
+        self.probabilities = probabilities
         self.image_size = image_size
         self.device = device
 
     @torch.no_grad()
     def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
         """(B, 3, S, S) to (B, classes, S, S) in [0, 1]."""
-        logits = self.network(_normalised(torch.from_numpy(image).to(self.device)))
-        result: Array = logits.float().sigmoid().cpu().numpy()
+        maps = self.probabilities(torch.from_numpy(image).to(self.device))
+        result: Array = maps.float().cpu().numpy()
         return result
 
 
-def probabilities_of(image: NDArray[np.uint8], graphs: _Probabilities, tile: int) -> Array:
+def class_map_segmenter(graphs: ClassMaps, task: Task) -> Segment:
+    """Find entities in class maps; touching ones are as large as the support set's."""
+    radius = typical_radius(task.support)
+    return lambda sample: _entities(probabilities_of(sample.image, graphs, task.tile), radius)
+
+
+def probabilities_of(image: NDArray[np.uint8], graphs: ClassMaps, tile: int) -> Array:
     """Mean of the overlapping tiles' maps, (classes, H, W) in [0, 1]."""
     total: Array | None = None
     count = np.zeros(image.shape[:2], np.float32)
@@ -215,11 +205,3 @@ def _entities(probabilities: Array, radius: float) -> list[InstanceMask]:
             one = found_in(mask, index, float(part[mask].mean()), (top, left))
             found += [one] if one is not None else []
     return found
-
-
-def _normalised(image: Tensor) -> Tensor:
-    mean, std = (
-        torch.tensor(values, device=image.device)[:, None, None]
-        for values in (PIXEL_MEAN, PIXEL_STD)
-    )
-    return (image.float() - mean) / std

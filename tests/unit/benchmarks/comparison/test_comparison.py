@@ -130,10 +130,13 @@ def test_comparison_is_run_reported_resumed_and_repeated_after_a_change(
     folder = tmp_path / "tiny"
     run = json.loads((folder / "scenes/otsu-0.json").read_text())
     assert run["images"] == 2 and 0 <= run["dice"] <= 1 and run["steps"] == 0
+    assert run["image_seconds"] > 0 and 5e7 < run["peak_bytes"] < 1e11
+    page = (folder / "report.html").read_text()
+    assert "<th>seconds an image</th>" in page and "<th>peak memory (GB)</th>" in page
     assert len(run["support"]) == 3 and not set(run["support"]) & {
         row["name"] for row in run["per_image"]
     }
-    assert (folder / "report.html").read_text().count("data:image/jpeg;base64") == 6
+    assert page.count("data:image/jpeg;base64") == 6
     before = (folder / "scenes/otsu-0.json").stat().st_mtime_ns
     assert main(arguments) == 0
     assert (folder / "scenes/otsu-0.json").stat().st_mtime_ns == before

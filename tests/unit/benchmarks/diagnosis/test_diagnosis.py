@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from benchmarks.common.confounded_scenes import scene
 from benchmarks.diagnosis.probe import probe, separability
 from benchmarks.diagnosis.traces import answers_of, clicks_of
 from cpcsam.model.base_checkpoint import load_base
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL
 from tests.support.paths import ROOT
 
 BASE = ROOT / "weights/vit_t"
@@ -22,7 +23,8 @@ def test_separability_equals_the_mann_whitney_statistic() -> None:
     assert separability(scores, positive) == pytest.approx(expected)
 
 
-def test_probe_separates_by_an_informative_feature_only() -> None:
+def test_probe_separates_by_an_informative_feature_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.diagnosis.probe.PROBE_STEPS", 60)
     rng = np.random.default_rng(0)
     features, unseen = rng.normal(size=(400, 8)), rng.normal(size=(400, 8))
     informed = separability(probe(features, features[:, 3] > 0, unseen), unseen[:, 3] > 0)
@@ -51,15 +53,14 @@ def test_answers_of_base_trace_dice_attention_and_points() -> None:
 
 def test_answers_of_calibrated_model_trace_changes_biases_and_moves() -> None:
     model = load_base(BASE)
-    model.capl = CaPL(CaplConfig())
+    model.capl = CaPL(FULL_CAPL)
     assert model.capl.task is not None and model.capl.entity is not None
     assert model.capl.task.points is not None
-    for network in (
-        model.capl.task.sparse,
-        model.capl.task.points.click,
-        model.capl.entity.sites[0].token_mlp,
-    ):
+    for network in (model.capl.task.sparse, model.capl.entity.sites[0].token_mlp):
         network[-1].bias.data.fill_(0.1)
+    # To the top left rather than elsewhere, and unlikely to stay.
+    places = model.capl.task.points.click[-1].bias
+    places.data = torch.linspace(1, -1, len(places))
     found = answers_of(model, [scene(1, target=True)], 1.0)
     assert (found.change > 0).all() and (found.bias > 0).all()
     assert np.array_equal(found.off != found.off_moved, found.clicked)

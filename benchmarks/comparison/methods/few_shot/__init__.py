@@ -1,0 +1,1 @@
+"""Few-shot networks, trained in episodes: HSNet and SSP."""

@@ -1,0 +1,1 @@
+"""Number of clicks (NoC) to a good mask: systems, simulated annotators, jobs and their report."""
