@@ -13,23 +13,21 @@ module, for example `from cpcsam.client import SegmentationClient`.
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cpcsam.model.predictor import CpcSamPredictor
 
+    __version__: str
+
 __all__ = ["CpcSamPredictor", "__version__"]
 
 _HOME = {"CpcSamPredictor": "cpcsam.model.predictor"}
 
-try:
-    __version__ = metadata.version("cpcsam")
-except metadata.PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
-
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
@@ -37,3 +35,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata  # takes as long as the start of Python
+
+    try:
+        return metadata.version("cpcsam")
+    except metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "0+unknown"

@@ -33,7 +33,10 @@ __all__ = [
     "until_interrupted",
 ]
 
-EXTRAS: Final = dict.fromkeys(("PIL", "pycocotools", "tifffile", "tqdm"), "client")
+EXTRAS: Final = {
+    **dict.fromkeys(("PIL", "pycocotools", "tifffile", "tqdm"), "client"),
+    "opentelemetry": "tracing",
+}
 """Optional top-level modules and the extra that installs them."""
 
 

@@ -9,11 +9,15 @@ Sizes are (H, W); points are (X, Y) in pixels; boxes are XYXY.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 __all__ = [
+    "CALIBRATE",
+    "CALIBRATED_COORDS",
+    "CALIBRATES",
     "EMBED_DIM",
     "GRAPHS",
     "IMAGE_SIZES",
@@ -37,6 +41,9 @@ __all__ = [
     "PointLabel",
     "TensorSpec",
     "bucket",
+    "calibrates_of",
+    "calibrating",
+    "graphs_of",
     "grid_size",
 ]
 
@@ -102,7 +109,7 @@ class TensorSpec:
         dtype: numpy's name of the element type. It is the same whatever precision a graph computes
             in, so graphs of different precisions stand in for each other.
         dims: symbols or numbers, batch first; `"S"`, `"G"` and `"4G"` follow from image_size,
-            `"B"`, `"P"` and `"N"` are dynamic.
+            `"B"`, `"P"`, `"N"`, `"T"` and, of CLIP, `"C"` and `"D"` are dynamic.
     """
 
     name: str
@@ -113,7 +120,7 @@ class TensorSpec:
         """Return the shape for one image_size, with -1 for every dynamic dimension."""
         grid = grid_size(image_size)
         sizes = {"S": image_size, "G": grid, "4G": LOW_RES_FACTOR * grid, "B": -1, "P": -1}
-        sizes |= {"N": -1, "N+1": -1, "M": -1}
+        sizes |= {"N": -1, "N+1": -1, "M": -1, "T": -1, "C": -1, "D": -1}
         return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in self.dims)
 
 
@@ -158,6 +165,13 @@ DENSE_EMBEDDINGS: Final = TensorSpec("dense_embeddings", "float32", ("B", "P", E
 LOW_RES_MASKS: Final = TensorSpec("low_res_masks", "float32", ("B", "P", NUM_MASKS, "4G", "4G"))
 IOU_PREDICTIONS: Final = TensorSpec("iou_predictions", "float32", ("B", "P", NUM_MASKS))
 
+CALIBRATE: Final = TensorSpec("calibrate", "float32", ("B", 1))
+"""1 to calibrate the prompts of an image, 0 to take them as they are given."""
+CALIBRATED_COORDS: Final = TensorSpec("calibrated_coords", POINT_COORDS.dtype, POINT_COORDS.dims)
+"""`point_coords` as the model took them, 0 in empty slots."""
+CALIBRATES: Final = "calibrates"
+"""Entry of manifests and parameter of Triton's models; see `calibrates_of`."""
+
 IMAGE_ENCODER: Final = GraphSpec(
     "image_encoder", (IMAGE, INPUT_SIZE), (IMAGE_EMBEDDINGS,), ENCODER_MAX_BATCH
 )
@@ -192,6 +206,39 @@ GRAPHS: Final = (
     PROMPT_ENCODER_WITH_MASK,
     MASK_DECODER_WITH_MASK,
 )
+
+
+def calibrating(graph: GraphSpec) -> GraphSpec:
+    """Return the form of a graph of `GRAPHS` in a model that calibrates prompts."""
+    if graph is IMAGE_ENCODER:
+        return graph
+    inputs, outputs = (*graph.inputs, CALIBRATE), graph.outputs
+    if POINT_COORDS in inputs:
+        outputs = (*outputs, CALIBRATED_COORDS)
+    return replace(graph, inputs=inputs, outputs=outputs)
+
+
+CALIBRATING_GRAPHS: Final = tuple(calibrating(graph) for graph in GRAPHS)
+
+
+def graphs_of(calibrates: bool) -> tuple[GraphSpec, ...]:
+    """Return the graphs, of a model that calibrates prompts or of one that does not."""
+    return CALIBRATING_GRAPHS if calibrates else GRAPHS
+
+
+def calibrates_of(config: Mapping[str, Any]) -> bool | None:
+    """Return whether the graphs of an artifact are of the form for models that calibrate prompts.
+
+    Args:
+        config: of the manifest.
+
+    Returns:
+        True if they are, False if their model calibrates nothing, and None if it may calibrate
+        prompts, but its graphs were exported without a switch.
+    """
+    if config.get(CALIBRATES):
+        return True
+    return False if "capl" in config and config["capl"] is None else None
 
 
 def grid_size(image_size: int) -> int:

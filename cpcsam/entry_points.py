@@ -7,11 +7,16 @@ and conventions are those of `cpcsam.contract`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Final
 
 from cpcsam.contract import (
+    CALIBRATE,
+    CALIBRATED_COORDS,
+    GRAPHS,
     IMAGE,
     IMAGE_EMBEDDINGS,
+    IMAGE_ENCODER,
     INPUT_SIZE,
     IOU_PREDICTIONS,
     LOW_RES_MASKS,
@@ -21,12 +26,20 @@ from cpcsam.contract import (
     STABILITY_OFFSET,
     GraphSpec,
     TensorSpec,
+    calibrating,
 )
 
 __all__ = [
     "ALL_MASKS",
     "AREAS",
     "BBOXES",
+    "CALIBRATED_POINT_COORDS",
+    "CHOSEN_CALIBRATE",
+    "CLIP",
+    "CLIP_CROPS",
+    "CLIP_EMBEDDINGS",
+    "CLIP_INFO",
+    "CLIP_TEXTS",
     "DECODE",
     "DECODER",
     "DECODE_WITH_MASK",
@@ -48,7 +61,11 @@ __all__ = [
     "SELECTED_LOW_RES_MASKS",
     "STABILITY",
     "STEPS",
+    "STEP_TIMES",
     "STORED_EMBEDDINGS",
+    "form_of",
+    "is_timed",
+    "times_output",
 ]
 
 IMAGE_BYTES: Final = TensorSpec("image_bytes", "object", ("B", 1))
@@ -149,3 +166,70 @@ DECODER: Final = GraphSpec(
 )
 """All steps of a decode and `embedding_store` in one process, for the CPU."""
 STEPS: Final = (PREPROCESS, EMBEDDING_STORE, SCALE_PROMPTS, POSTPROCESS, DECODER)
+
+STEP_TIMES: Final = TensorSpec("step_times", "float64", ("B", "T"))
+"""Start and end of a Python step, and between them, in `decoder`, the end of the mask decoder:
+seconds of a monotonic clock that the processes of a machine share. Each request of a batch has its
+own."""
+
+CALIBRATED_POINT_COORDS: Final = TensorSpec(
+    "calibrated_point_coords", POINT_COORDS.dtype, POINT_COORDS.dims
+)
+"""`calibrated_coords` in the image's frame; what was not moved is as in `point_coords`."""
+CHOSEN_CALIBRATE: Final = TensorSpec("chosen_calibrate", CALIBRATE.dtype, CALIBRATE.dims)
+"""`calibrate`, 1 where a call has left it out."""
+
+CLIP_TEXTS: Final = TensorSpec("clip_texts", "object", ("B", "N"))
+CLIP_CROPS: Final = TensorSpec("clip_crops", "uint8", ("B", "N", "C", "C", 3))
+"""Square crops of an image, resized to the side C of the image tower, RGB."""
+CLIP_EMBEDDINGS: Final = TensorSpec("clip_embeddings", "float32", ("B", "N", "D"))
+"""Of unit length D."""
+CLIP: Final = GraphSpec(
+    "clip",
+    (CLIP_TEXTS, CLIP_CROPS),
+    (CLIP_EMBEDDINGS,),
+    1,
+    optional=frozenset({CLIP_TEXTS.name, CLIP_CROPS.name}),
+)
+"""CLIP's towers; only in repositories that were published with some. One input a call."""
+CLIP_INFO: Final = "clip"
+"""Parameter of the model: `ClipInfo` as JSON."""
+
+
+def is_timed(step: GraphSpec, target: str) -> bool:
+    """Return whether a step has the further output `step_times`; see `times_output`.
+
+    Args:
+        step: of `GRAPHS` or `STEPS`.
+        target: `cpu`, where the image encoder runs in Python, or `gpu`.
+    """
+    timed = (PREPROCESS, EMBEDDING_STORE, POSTPROCESS, DECODER)
+    return step in timed or (step is IMAGE_ENCODER and target == "cpu")
+
+
+def times_output(step: str) -> TensorSpec:
+    """Return the output of an ensemble that is the `step_times` of a step."""
+    return replace(STEP_TIMES, name=f"{step}_times")
+
+
+def form_of(spec: GraphSpec, calibrates: bool) -> GraphSpec:
+    """Return a graph, entry point or step in the form for models that calibrate prompts, or not.
+
+    Args:
+        spec: of `GRAPHS`, `ENSEMBLES` or `STEPS`.
+        calibrates: whether the model's graphs are those of `graphs_of(True)`.
+    """
+    if not calibrates:
+        return spec
+    if spec in GRAPHS:
+        return calibrating(spec)
+    inputs, outputs, optional = spec.inputs, spec.outputs, spec.optional
+    if spec in (SCALE_PROMPTS, DECODE, DECODE_WITH_MASK, SEGMENT, DECODER):
+        inputs, optional = (*inputs, CALIBRATE), optional | {CALIBRATE.name}
+    if spec == SCALE_PROMPTS:
+        outputs = (*outputs, CHOSEN_CALIBRATE)
+    if spec == POSTPROCESS:
+        inputs = (*inputs, POINT_COORDS, CALIBRATED_COORDS)
+    if spec in (POSTPROCESS, DECODE, DECODE_WITH_MASK, SEGMENT, DECODER):
+        outputs = (*outputs, CALIBRATED_POINT_COORDS)
+    return replace(spec, inputs=inputs, outputs=outputs, optional=optional)

@@ -19,6 +19,7 @@ __all__ = [
     "FullError",
     "LimitError",
     "NotFoundError",
+    "STATUS_CODES",
     "PreconditionError",
     "UnavailableError",
     "error_of_status",
@@ -81,6 +82,13 @@ _STATUSES: Final[tuple[tuple[type[CpcSamError], grpc.StatusCode], ...]] = (
     (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (ServingError, grpc.StatusCode.INTERNAL),
 )
+
+STATUS_CODES: Final = (
+    grpc.StatusCode.OK,
+    grpc.StatusCode.CANCELLED,
+    *(status for _, status in _STATUSES),
+)
+"""All codes with which the gateway ends a call."""
 
 
 def status_of_error(error: CpcSamError) -> grpc.StatusCode:

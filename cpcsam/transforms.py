@@ -25,6 +25,7 @@ __all__ = [
     "pad_image",
     "resize_coords",
     "resize_image",
+    "restore_coords",
     "to_frame",
     "upscale_masks",
 ]
@@ -130,6 +131,31 @@ def resize_coords(
     height, width = input_size_of(original_size, image_size)
     factors = np.array([width / original_size[1], height / original_size[0]])
     return np.asarray(point_coords * factors, np.float32)
+
+
+def restore_coords(
+    frame_coords: NDArray[Any],
+    point_coords: NDArray[Any],
+    original_size: tuple[int, int],
+    image_size: int,
+) -> NDArray[np.float32]:
+    """Map points that may have been moved in the encoder's frame back to the original image.
+
+    Args:
+        frame_coords: (..., 2), pixels of the encoder's frame, (X, Y).
+        point_coords: (..., 2), the same points in the original image before they were moved.
+        original_size: (H, W) of the image.
+        image_size: side of the encoder's frame.
+
+    Returns:
+        (..., 2) float32, pixels of the original image; equal to `point_coords` to the bit where
+        `resize_coords` would give `frame_coords`.
+    """
+    height, width = input_size_of(original_size, image_size)
+    factors = np.array([original_size[1] / width, original_size[0] / height])
+    restored = np.asarray(frame_coords * factors, np.float32)
+    is_moved = resize_coords(point_coords, original_size, image_size) != frame_coords
+    return np.where(is_moved, restored, np.asarray(point_coords, np.float32))
 
 
 def upscale_masks(

@@ -29,7 +29,7 @@ from cpcsam.artifacts.manifest import (
     sha256_file,
 )
 from cpcsam.commands import parser_of, positive, run_command
-from cpcsam.contract import GRAPHS
+from cpcsam.contract import calibrates_of, graphs_of
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import Gpu, visible_gpus
 from export.engines.builder import PRECISIONS, PlanOptions, plan_from_onnx
@@ -72,12 +72,13 @@ def build_engines(
             expected=f"{' or '.join(PRECISIONS)} for TensorRT",
             fix="export them in such a precision",
         )
+    graphs = graphs_of(bool(calibrates_of(manifest.config)))
     engine = {
         "tensorrt": ".".join(trt.__version__.split(".")[:3]),
         "compute_capability": gpu.compute_capability,
         "gpu": gpu.name,
         "workspace_bytes": options.workspace_bytes,
-        "profiles": {graph.name: _as_json(profiles_of(graph, image_size)) for graph in GRAPHS},
+        "profiles": {graph.name: _as_json(profiles_of(graph, image_size)) for graph in graphs},
     }
     config = {**manifest.config, "engine": engine}
     parents = {**manifest.parents, "onnx": sha256_file(onnx / MANIFEST_NAME), "code": code_digest()}
@@ -86,7 +87,7 @@ def build_engines(
     seconds: dict[str, float] = {}
     metrics: dict[str, Any] = {"build_seconds": seconds}
     with publish(out, "plans", parents=parents, config=config, metrics=metrics) as staging:
-        for graph in GRAPHS:
+        for graph in graphs:
             started = time.monotonic()
             plan = plan_from_onnx(trt, onnx / f"{graph.name}.onnx", graph, image_size, options)
             (staging / f"{graph.name}.plan").write_bytes(plan)

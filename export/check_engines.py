@@ -26,7 +26,7 @@ from cpcsam.artifacts.manifest import (
     sha256_file,
 )
 from cpcsam.commands import parser_of, run_command
-from cpcsam.contract import GRAPHS
+from cpcsam.contract import calibrates_of, graphs_of
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import Comparison, mask_iou_lines, write_accepted
 from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
@@ -88,7 +88,8 @@ def check_engines(
     precision = str(manifest.config["precision"])
     model = load_merged(merged)
     scenes = read_scenes(images or packaged_images(), model.image_size)
-    with EngineRunner(command or plan_command(plans), precision) as engines:
+    calibrates = bool(calibrates_of(manifest.config))
+    with EngineRunner(command or plan_command(plans), precision, calibrates=calibrates) as engines:
         fidelity = measure_profiles(TorchRunner(model), engines, scenes)
     comparison = Comparison(precision, {}, fidelity)
     metrics: dict[str, Any] = {**manifest.metrics, **comparison.figures()}
@@ -97,7 +98,7 @@ def check_engines(
         out, "engine", parents=parents, config=manifest.config, metrics=metrics
     ) as staging:
         write_accepted(comparison, [precision] * len(fidelity), model.image_size, staging, out)
-        for graph in GRAPHS:
+        for graph in graphs_of(calibrates):
             shutil.copyfile(plans / f"{graph.name}.plan", staging / f"{graph.name}.plan")
     return True
 

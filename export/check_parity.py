@@ -21,7 +21,7 @@ import torch
 from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import IMAGE_SIZES, MODEL_SIZES
 from cpcsam.model.build_sam import build_sam
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export.accuracy.comparison import TOLERANCES
@@ -51,7 +51,7 @@ def check_parity(model_size: str, image_size: int) -> list[Row]:
         ExportError: an output is too far from torch's; names graph, output and shape.
     """
     torch.manual_seed(0)
-    model = CpcSam(build_sam(model_size, image_size), CaPL(CaplConfig()))
+    model = CpcSam(build_sam(model_size, image_size), CaPL(FULL_CAPL))
     fill_with_noise(model, seed=1)
     fused = fuse(model.eval())
     with TemporaryDirectory(prefix="cpcsam-") as folder:

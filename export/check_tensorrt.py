@@ -20,8 +20,8 @@ from typing import Final
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.commands import parser_of, run_command
-from cpcsam.contract import GRAPHS, IMAGE_SIZES, MODEL_SIZES
-from cpcsam.model.capl import CaplConfig
+from cpcsam.contract import IMAGE_SIZES, MODEL_SIZES, calibrates_of, graphs_of
+from cpcsam.model.capl import FULL_CAPL
 from cpcsam.model.fusion import build_merged
 from export.engines.builder import AHEAD_OF_TIME, PRECISIONS, plan_from_onnx
 from export.engines.importing import require_tensorrt_rtx
@@ -32,12 +32,13 @@ __all__ = ["check_graphs", "main"]
 PROG: Final = "python -m export.check_tensorrt"
 
 
-def check_graphs(folder: Path, image_size: int) -> dict[str, float]:
+def check_graphs(folder: Path, image_size: int, *, calibrates: bool = False) -> dict[str, float]:
     """Build a plan of every graph of the contract and discard it.
 
     Args:
         folder: folder of `GRAPH.onnx`.
         image_size: side S of the encoder's frame.
+        calibrates: whether the graphs are those of a model that calibrates prompts.
 
     Returns:
         Build times in seconds, by graph.
@@ -48,7 +49,7 @@ def check_graphs(folder: Path, image_size: int) -> dict[str, float]:
     """
     trt = require_tensorrt_rtx()
     seconds = {}
-    for graph in GRAPHS:
+    for graph in graphs_of(calibrates):
         started = time.monotonic()
         plan_from_onnx(trt, folder / f"{graph.name}.onnx", graph, image_size, AHEAD_OF_TIME)
         seconds[graph.name] = time.monotonic() - started
@@ -56,12 +57,13 @@ def check_graphs(folder: Path, image_size: int) -> dict[str, float]:
 
 
 def _check_untrained(model_size: str, image_size: int) -> dict[str, float]:
-    model = build_merged(model_size, image_size, CaplConfig()).requires_grad_(False)
+    model = build_merged(model_size, image_size, FULL_CAPL).requires_grad_(False)
     seconds = {}
     for precision in PRECISIONS:
         with TemporaryDirectory(prefix="cpcsam-") as folder:
             trace_graphs(model, Path(folder), precision)
-            for name, duration in check_graphs(Path(folder), image_size).items():
+            built = check_graphs(Path(folder), image_size, calibrates=model.calibrates)
+            for name, duration in built.items():
                 seconds[f"{name}, {precision}"] = duration
     return seconds
 
@@ -71,7 +73,11 @@ def _check(args: argparse.Namespace) -> None:
         seconds = _check_untrained(args.model_size, args.image_size)
     else:
         manifest = read_manifest(args.onnx, "onnx")
-        seconds = check_graphs(args.onnx, int(manifest.config["image_size"]))
+        seconds = check_graphs(
+            args.onnx,
+            int(manifest.config["image_size"]),
+            calibrates=bool(calibrates_of(manifest.config)),
+        )
     for name, duration in seconds.items():
         print(f"{name:30} builds ({duration:.1f} s)")
 

@@ -1,16 +1,20 @@
 """Command: publish versions of the Triton model repository, list, verify and roll back.
 
 python -m export.repository publish --onnx build/onnx --out build/repository
+python -m export.repository publish --onnx build/onnx --clip build/clip --out build/repository
 python -m export.repository publish --engines build/engines --out build/repository-gpu
+python -m export.repository publish --onnx build/onnx --out build/repository --no-switch
 python -m export.repository list build/repository
 python -m export.repository verify build/repository
+python -m export.repository switch build/repository --to 3
 python -m export.repository rollback build/repository
 python -m export.repository rollback build/repository --to 3
 python -m export.repository configs model_repository
 
-Each version is a complete repository, so that all its models change together. A server keeps the
-version that was current when it started. The last form regenerates the committed trees after a
-change of the contract.
+Each version is a complete repository, so that all its models change together. `serving.serve`
+follows the current version while it runs: it starts another Triton with it, compares its answers
+with those that are published with the version, and then moves its clients there. The last form
+regenerates the committed trees after a change of the contract.
 """
 
 from __future__ import annotations
@@ -46,17 +50,31 @@ def _parser() -> ArgumentParser:
     action.add_argument(
         "--threads", type=int, default=0, help="of each graph on the CPU; default: all cores"
     )
+    text = "graphs that the engines were built of, whose answers a server compares with its own"
+    action.add_argument("--golden", type=Path, metavar="DIR", help=f"{text} (--onnx)")
+    text = "towers of export.text_encoder, for classes by text"
+    action.add_argument("--clip", type=Path, metavar="DIR", help=text)
+    text = "publish no answers, so that a server cannot compare its own"
+    action.add_argument("--no-golden", action="store_true", help=text)
+    text = "leave the current version, if there is any, as it is"
+    action.add_argument("--no-switch", action="store_true", help=text)
     action.set_defaults(run=_publish)
 
     for name, run, purpose in (
         ("list", _list, "list the versions; * marks the current one"),
         ("verify", _verify, "compare every version with its digests"),
-        ("rollback", _rollback, "make an earlier version the current one"),
+        ("switch", _switch, "make a version the current one"),
+        ("rollback", _switch, "make an earlier version the current one"),
     ):
         action = actions.add_parser(name, help=purpose)
         action.add_argument("repository", type=Path, metavar="DIR")
         action.set_defaults(run=run)
-    action.add_argument("--to", type=int, metavar="VERSION", help="default: the one before")
+        if run is _switch:
+            is_back = name == "rollback"
+            text = "default: the one before" if is_back else "its number"
+            action.add_argument(
+                "--to", type=int, metavar="VERSION", required=not is_back, help=text
+            )
 
     action = actions.add_parser("configs", help="regenerate the committed trees")
     action.add_argument("trees", type=Path, metavar="DIR")
@@ -68,10 +86,17 @@ def _publish(args: argparse.Namespace) -> None:
     target: Target = "cpu" if args.onnx else "gpu"
     before = list_versions(args.out)
     version = build_repository(
-        args.onnx or args.engines, args.out, target=target, threads=args.threads
+        args.onnx or args.engines,
+        args.out,
+        target=target,
+        threads=args.threads,
+        golden=None if args.no_golden else args.golden or args.onnx,
+        clip=args.clip,
+        switch=not args.no_switch,
     )
-    unchanged = int(version.name) in before
-    print(f"{version}: current{', unchanged' if unchanged else ''}")
+    number = int(version.name)
+    state = "current" if number == current_version(args.out) else "published"
+    print(f"{version}: {state}{', unchanged' if number in before else ''}")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -104,9 +129,9 @@ def _verify(args: argparse.Namespace) -> None:
         raise altered[0]
 
 
-def _rollback(args: argparse.Namespace) -> None:
+def _switch(args: argparse.Namespace) -> None:
     number = roll_back(args.repository, KIND, args.to)
-    print(f"{args.repository / str(number)}: current; a server serves it when started again")
+    print(f"{args.repository / str(number)}: current; running servers check it and switch to it")
 
 
 def _versions(repository: Path) -> dict[int, Path]:

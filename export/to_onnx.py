@@ -26,6 +26,7 @@ from cpcsam.artifacts.manifest import (
     sha256_file,
 )
 from cpcsam.commands import parser_of, run_command
+from cpcsam.contract import CALIBRATES
 from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import TOLERANCES, Comparison, mask_iou_lines, write_accepted
@@ -61,7 +62,7 @@ def export_graphs(
         model: the fused model.
         out: the artifact to write: five graphs, comparison.json and comparison.html.
         parents: digests of the artifacts that the model was loaded from.
-        config: the merged model's configuration; precision and opset are added.
+        config: the merged model's configuration; calibrates, precision and opset are added.
         precision: one of `PRECISIONS`.
         images: real images for the comparison; empty uses the packaged ones.
 
@@ -71,7 +72,12 @@ def export_graphs(
             its masks are, `OUT-rejected.html` shows them.
     """
     metrics: dict[str, Any] = {}
-    full_config = {**(config or {}), "precision": precision, "opset": OPSET}
+    full_config = {
+        **(config or {}),
+        CALIBRATES: model.calibrates,
+        "precision": precision,
+        "opset": OPSET,
+    }
     scenes = read_scenes(images or packaged_images(), model.image_size)
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
         folders = write_graphs(model, staging, precision, full_config, scenes)

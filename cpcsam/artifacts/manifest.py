@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from cpcsam.artifacts.atomic_dir import remove_left, staging_folder, take_place
 from cpcsam.errors import ArtifactError
 
 __all__ = [
+    "MANIFEST_NAME",
     "Manifest",
     "is_made_from",
     "publish",
@@ -49,7 +50,7 @@ class Manifest:
     """Manifest of an artifact: kind, provenance and digests.
 
     Attributes:
-        kind: `checkpoint` (a base), `run`, `merged`, `onnx`, `engine`, `repository` or
+        kind: `checkpoint` (a base), `run`, `merged`, `onnx`, `engine`, `repository`, `clip` or
             `vocabulary`.
         files: SHA-256 of every file, keyed by its path relative to the directory.
         parents: SHA-256 of the manifests (or files) this was made from, keyed by role.
@@ -73,8 +74,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tool_versions() -> dict[str, str]:
+@cache  # a library's metadata take 15 ms to parse
+def tool_versions() -> Mapping[str, str]:
     """Return the versions of those libraries of `REPORTED_TOOLS` that are installed."""
+    from importlib import metadata  # readers, such as Triton's steps, need none
+
     versions = {}
     for name in REPORTED_TOOLS:
         try:

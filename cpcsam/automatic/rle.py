@@ -38,7 +38,7 @@ def runs_from_rle(counts: bytes, size: tuple[int, int]) -> NDArray[np.int64]:
     """Return COCO compressed run lengths as numbers.
 
     Returns:
-        (R,) pixels beside the mask and in it, by turns, column by column; H * W in all.
+        (R,) pixels outside and inside the mask, alternately, column by column; H * W in all.
 
     Raises:
         ContractError: these are not the run lengths of a mask of this size.

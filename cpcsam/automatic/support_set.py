@@ -3,23 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.class_search import EncodedTile, image_cells
-from cpcsam.automatic.vocabulary import Examples
 from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 
-__all__ = ["MAX_TILES", "Coverage", "ExampleCollector", "coverage_of"]
+__all__ = ["MAX_TILES", "Coverage", "ExampleCollector", "Examples", "coverage_of"]
 
 MAX_TILES = 12
 """Tiles of an image in a support set, so that no large image outweighs the others."""
 
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded annotated images.
+
+    Attributes:
+        image_embeddings: (B, 256, G, G) float32.
+        entities: (E, G, G) float32 in [0, 1], coverage of each cell by an entity.
+        images: (E,) index of each entity's image.
+        classes: (E,) index of its class.
+        valid: (B, G, G) bool, cells that show the image rather than padding.
+    """
+
+    image_embeddings: Array
+    entities: Array
+    images: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    valid: NDArray[np.bool_]
+
+    def pooled(self, class_index: int) -> Array:
+        """Return the mask-pooled embedding of every entity of a class, (entities, 256)."""
+        chosen = np.flatnonzero((self.classes == class_index) & (self.entities.sum((1, 2)) > 0))
+        weights = self.entities[chosen]
+        # One by one, as a tile may have thousands of entities.
+        pairs = zip(self.images[chosen], weights, strict=True)
+        sums = [np.einsum("cij,ij->c", self.image_embeddings[i], weight) for i, weight in pairs]
+        pooled = np.reshape(sums, (len(chosen), self.image_embeddings.shape[1]))
+        return np.asarray(pooled / weights.sum((1, 2))[:, None], np.float32)
+
+    def coverage(self, class_index: int) -> Array:
+        """Return the coverage of each valid cell by a class, (cells,) in [0, 1]."""
+        total = np.zeros(self.valid.shape, np.float32)
+        chosen = self.classes == class_index
+        np.add.at(total, self.images[chosen], self.entities[chosen])
+        return total[self.valid].clip(0, 1)  # entities may overlap
+
+    def cells(self) -> Array:
+        """Return the embeddings of the valid cells, (cells, 256)."""
+        return np.moveaxis(self.image_embeddings, 1, -1)[self.valid]
 
 
 class Coverage(NamedTuple):

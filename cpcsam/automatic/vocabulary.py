@@ -16,10 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.prototypes import cluster, fit_logistic, log_mean_exp, sigmoid, whitening
+from cpcsam.automatic.support_set import Examples
 from cpcsam.checks import require_range
+from cpcsam.clip.text_classes import TextClasses
+from cpcsam.contract import EMBED_DIM
 from cpcsam.errors import ConfigError, ContractError
 
-__all__ = ["BACKGROUND", "Examples", "Vocabulary", "VocabularyConfig", "build_vocabulary"]
+__all__ = [
+    "BACKGROUND",
+    "Vocabulary",
+    "VocabularyConfig",
+    "build_vocabulary",
+    "empty_vocabulary",
+]
 
 BACKGROUND: Final = -1
 """Owner of the prototypes that belong to no class; BACKGROUND - 1 - i owns the background that was
@@ -54,52 +63,14 @@ class VocabularyConfig:
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Encoded annotated images.
-
-    Attributes:
-        image_embeddings: (B, 256, G, G) float32.
-        entities: (E, G, G) float32 in [0, 1], coverage of each cell by an entity.
-        images: (E,) index of each entity's image.
-        classes: (E,) index of its class.
-        valid: (B, G, G) bool, cells that show the image rather than padding.
-    """
-
-    image_embeddings: Array
-    entities: Array
-    images: NDArray[np.int64]
-    classes: NDArray[np.int64]
-    valid: NDArray[np.bool_]
-
-    def pooled(self, class_index: int) -> Array:
-        """Return the mask-pooled embedding of every entity of a class, (entities, 256)."""
-        chosen = np.flatnonzero((self.classes == class_index) & (self.entities.sum((1, 2)) > 0))
-        weights = self.entities[chosen]
-        # One by one, as a tile may have thousands of entities.
-        pairs = zip(self.images[chosen], weights, strict=True)
-        sums = [np.einsum("cij,ij->c", self.image_embeddings[i], weight) for i, weight in pairs]
-        pooled = np.reshape(sums, (len(chosen), self.image_embeddings.shape[1]))
-        return np.asarray(pooled / weights.sum((1, 2))[:, None], np.float32)
-
-    def coverage(self, class_index: int) -> Array:
-        """Return the coverage of each valid cell by a class, (cells,) in [0, 1]."""
-        total = np.zeros(self.valid.shape, np.float32)
-        chosen = self.classes == class_index
-        np.add.at(total, self.images[chosen], self.entities[chosen])
-        return total[self.valid].clip(0, 1)  # entities may overlap
-
-    def cells(self) -> Array:
-        """Return the embeddings of the valid cells, (cells, 256)."""
-        return np.moveaxis(self.image_embeddings, 1, -1)[self.valid]
-
-
-@dataclass(frozen=True)
 class Vocabulary:
-    """Prototypes, metric and calibration of the classes.
+    """Prototypes, metric and calibration of the classes by examples, and the classes by text.
+
+    A class may be both; then entities that its examples find have to be like its texts, too.
 
     Attributes:
         model: digest of the model whose embeddings these are.
-        names: of the classes.
+        names: of the classes by examples.
         tile: side of the tiles the images were shown in, in their own pixels; 0 for whole images.
         config: parameters of the prototypes.
         mean: (256,) subtracted from embeddings.
@@ -107,6 +78,7 @@ class Vocabulary:
         prototypes: (K, 256) of length 1.
         owners: (K,) int32, index of the class each belongs to, or BACKGROUND and below.
         calibration: (C, 2), slope and intercept of each class's logistic curve.
+        texts: the classes by text; None if there never was one.
     """
 
     model: str
@@ -118,6 +90,13 @@ class Vocabulary:
     prototypes: Array
     owners: NDArray[np.int32]
     calibration: Array
+    texts: TextClasses | None = None
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Names of the classes by examples, and then of those by text alone."""
+        texts = () if self.texts is None else self.texts.names
+        return (*self.names, *(name for name in texts if name not in self.names))
 
     def similarity_maps(self, image_embeddings: Array) -> Array:
         """Return the probability that each place belongs to each class.
@@ -179,7 +158,7 @@ class Vocabulary:
         return replace(extended, calibration=calibration)
 
     def without(self, name: str) -> Vocabulary:
-        """Remove a class and the background that was learnt with it: the inverse of `extend`.
+        """Remove a class, its texts, and the background that was learnt with it.
 
         Args:
             name: of the class.
@@ -187,13 +166,16 @@ class Vocabulary:
         Raises:
             ConfigError: there is no such class.
         """
-        if name not in self.names:
+        if name not in self.all_names:
             raise ConfigError.of(
                 "class",
                 got=f"{name!r}, which is not known",
-                expected=f"one of {', '.join(self.names)}",
+                expected=f"one of {', '.join(self.all_names)}",
                 fix="correct the name",
             )
+        texts = None if self.texts is None else self.texts.without(name)
+        if name not in self.names:
+            return replace(self, texts=texts)
         gone = self.names.index(name)
         kept = (self.owners != gone) & (self.owners != _background_of(gone))
         owners = self.owners[kept]
@@ -205,6 +187,7 @@ class Vocabulary:
             prototypes=self.prototypes[kept],
             owners=np.asarray(owners - later + with_later, np.int32),
             calibration=np.delete(self.calibration, gone, axis=0),
+            texts=texts,
         )
 
     def _project(self, embeddings: Array) -> Array:
@@ -284,6 +267,22 @@ def build_vocabulary(
     margins = vocabulary._margins(cells)
     curves = [fit_logistic(margins[:, i], coverage) for i, coverage in enumerate(coverages)]
     return replace(vocabulary, calibration=np.array(curves, np.float32))
+
+
+def empty_vocabulary(model: str) -> Vocabulary:
+    """Make a vocabulary without classes, to which classes by text can be added."""
+    none = np.zeros((0, EMBED_DIM), np.float32)
+    return Vocabulary(
+        model=model,
+        names=(),
+        tile=0,
+        config=VocabularyConfig(),
+        mean=np.zeros(EMBED_DIM, np.float32),
+        metric=np.eye(EMBED_DIM, dtype=np.float32),
+        prototypes=none,
+        owners=np.zeros(0, np.int32),
+        calibration=np.zeros((0, 2), np.float32),
+    )
 
 
 def _background_of(index: int) -> int:

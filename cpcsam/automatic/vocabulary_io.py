@@ -8,14 +8,31 @@ from typing import Any, Final
 
 import numpy as np
 
-from cpcsam.artifacts.manifest import publish, read_manifest
+from cpcsam.artifacts.manifest import Manifest, publish, read_manifest
 from cpcsam.automatic.vocabulary import Vocabulary, VocabularyConfig
+from cpcsam.clip.text_classes import TextClass, TextClasses
 from cpcsam.errors import ArtifactError
 
-__all__ = ["load_vocabulary", "save_vocabulary"]
+__all__ = ["OtherModelError", "load_vocabulary", "save_vocabulary"]
 
 VOCABULARY_FILE: Final = "vocabulary.safetensors"
+CLIP: Final = "clip"
+"""Role of the parent whose digest is that of CLIP's towers."""
+TEXTS: Final = "texts"
+TEXT_ARRAYS: Final = ("embeddings", "owners")
 ARRAYS: Final = ("mean", "metric", "prototypes", "owners", "calibration")
+
+
+class OtherModelError(ArtifactError):
+    """A vocabulary was made with another model.
+
+    Attributes:
+        made_with: digest of that model.
+        model: digest of the one that it was to be used with.
+    """
+
+    made_with: str = ""
+    model: str = ""
 
 
 def save_vocabulary(
@@ -35,19 +52,28 @@ def save_vocabulary(
     """
     from safetensors.numpy import save_file
 
-    own = {
+    own: dict[str, Any] = {
         "names": list(vocabulary.names),
         "tile": vocabulary.tile,
         "vocabulary": asdict(vocabulary.config),
     }
+    parents = {"model": vocabulary.model}
+    arrays = {name: np.ascontiguousarray(getattr(vocabulary, name)) for name in ARRAYS}
+    if vocabulary.texts is not None:
+        texts = vocabulary.texts
+        parents[CLIP] = texts.towers
+        own[TEXTS] = {
+            "logit_scale": texts.logit_scale,
+            "classes": [asdict(known) for known in texts.classes],
+        }
+        arrays |= {f"{TEXTS}_{name}": getattr(texts, name) for name in TEXT_ARRAYS}
     with publish(
         path,
         "vocabulary",
-        parents={"model": vocabulary.model},
+        parents=parents,
         config={**(config or {}), **own},
         metrics=metrics,
     ) as staging:
-        arrays = {name: np.ascontiguousarray(getattr(vocabulary, name)) for name in ARRAYS}
         save_file(arrays, staging / VOCABULARY_FILE)
 
 
@@ -59,7 +85,8 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
         model: digest of the model it is to be used with; None accepts any.
 
     Raises:
-        ArtifactError: missing, altered, incomplete, or made with another model.
+        ArtifactError: missing, altered or incomplete.
+        OtherModelError: made with another model.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -67,12 +94,14 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
     manifest = read_manifest(path, "vocabulary")
     made_with = manifest.parents.get("model", "none")
     if model is not None and made_with != model:
-        raise ArtifactError.of(
+        other = OtherModelError.of(
             f"vocabulary {path}",
             got=f"one made with model {made_with[:12]}",
             expected=f"one made with model {model[:12]}",
             fix="build it again with this model, or give the model it was made with",
         )
+        other.made_with, other.model = made_with, model
+        raise other
     try:
         arrays = load_file(path / VOCABULARY_FILE)
         return Vocabulary(
@@ -80,6 +109,7 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
             names=tuple(manifest.config["names"]),
             tile=int(manifest.config["tile"]),
             config=VocabularyConfig(**manifest.config["vocabulary"]),
+            texts=_texts(manifest, arrays),
             **{name: arrays[name] for name in ARRAYS},
         )
     except (KeyError, TypeError, OSError, SafetensorError) as error:
@@ -89,3 +119,19 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
             expected=f"{VOCABULARY_FILE} and its configuration",
             fix="build it again with this version",
         ) from error
+
+
+def _texts(manifest: Manifest, arrays: dict[str, Any]) -> TextClasses | None:
+    stated = manifest.config.get(TEXTS)
+    if stated is None:
+        return None
+    classes = (
+        TextClass(known["name"], tuple(known["texts"]), tuple(known["negatives"]))
+        for known in stated["classes"]
+    )
+    return TextClasses(
+        manifest.parents[CLIP],
+        float(stated["logit_scale"]),
+        tuple(classes),
+        **{name: arrays[f"{TEXTS}_{name}"] for name in TEXT_ARRAYS},
+    )

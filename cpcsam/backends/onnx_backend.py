@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.backends.protocol import GraphBackend
-from cpcsam.contract import IMAGE_ENCODER, GraphSpec
+from cpcsam.contract import CALIBRATE, IMAGE_ENCODER, PROMPT_ENCODER, GraphSpec, calibrates_of
 from cpcsam.errors import ArtifactError, ExportError
 
 __all__ = ["OnnxBackend", "OnnxGraphs", "open_session"]
@@ -62,6 +62,12 @@ class OnnxGraphs:
         """Side S of the encoder's frame in pixels, as the image encoder declares it."""
         return int(self._session(IMAGE_ENCODER).get_inputs()[0].shape[-1])
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether they tell the calibrated prompts, and can do without calibration."""
+        inputs = self._session(PROMPT_ENCODER).get_inputs()
+        return CALIBRATE.name in {node.name for node in inputs}
+
     def run(self, graph: GraphSpec, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run one graph.
 
@@ -103,6 +109,7 @@ class OnnxBackend(GraphBackend):
 
     Attributes:
         image_size: side S of the encoder's frame in pixels.
+        calibrates: what `calibrates_of` tells of its manifest.
     """
 
     def __init__(self, path: str | Path, threads: int = 0) -> None:
@@ -115,6 +122,6 @@ class OnnxBackend(GraphBackend):
         Raises:
             ArtifactError: missing, altered, of another kind, or no ONNX graphs.
         """
-        read_manifest(Path(path), "onnx")
+        manifest = read_manifest(Path(path), "onnx")
         graphs = OnnxGraphs(Path(path), threads)
-        super().__init__(graphs.run, graphs.image_size)
+        super().__init__(graphs.run, graphs.image_size, calibrates=calibrates_of(manifest.config))

@@ -8,14 +8,18 @@ one, such as TensorRT engines. Predictors and mask generators call nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.contract import (
+    CALIBRATE,
+    CALIBRATED_COORDS,
     IMAGE_EMBEDDINGS,
     IMAGE_ENCODER,
+    IOU_PREDICTIONS,
+    LOW_RES_MASKS,
     MASK_DECODER,
     MASK_DECODER_WITH_MASK,
     MASK_INPUT,
@@ -24,9 +28,10 @@ from cpcsam.contract import (
     PROMPT_ENCODER,
     PROMPT_ENCODER_WITH_MASK,
     GraphSpec,
+    calibrating,
 )
 
-__all__ = ["Backend", "EncoderBackend", "GraphBackend", "RunGraph"]
+__all__ = ["Backend", "CalibratingBackend", "EncoderBackend", "GraphBackend", "RunGraph"]
 
 Array = NDArray[np.float32]
 
@@ -76,6 +81,41 @@ class Backend(EncoderBackend, Protocol):
         """
 
 
+@runtime_checkable
+class CalibratingBackend(Backend, Protocol):
+    """Backend that tells prompts as the model took them, and can leave its calibration out.
+
+    Attributes:
+        calibrates: whether the model calibrates prompts, and can do without; None if it may
+            calibrate them, but has no switch.
+    """
+
+    calibrates: bool | None
+
+    def decode_calibrated(
+        self,
+        image_embeddings: Array,
+        point_coords: Array,
+        point_labels: NDArray[np.int32],
+        mask_input: Array | None = None,
+        *,
+        calibrate: bool = True,
+    ) -> tuple[Array, Array, Array]:
+        """Predict masks as `decode`; only where `calibrates` is True.
+
+        Args:
+            image_embeddings: as of `decode`.
+            point_coords: as of `decode`.
+            point_labels: as of `decode`.
+            mask_input: as of `decode`.
+            calibrate: False takes the prompts as they are given.
+
+        Returns:
+            low_res_masks and iou_predictions as of `decode`, and calibrated_coords (B, P, N, 2)
+            float32, the points as the model took them, 0 in empty slots.
+        """
+
+
 RunGraph: TypeAlias = Callable[[GraphSpec, Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
 """Runs one graph: inputs by name (others are ignored) to its outputs in the contract's order."""
 
@@ -85,11 +125,14 @@ class GraphBackend:
 
     Attributes:
         image_size: side S of the encoder's frame in pixels.
+        calibrates: whether the graphs are those of a model that calibrates prompts; None if they
+            have no switch, but their model may.
     """
 
-    def __init__(self, run: RunGraph, image_size: int) -> None:
+    def __init__(self, run: RunGraph, image_size: int, *, calibrates: bool | None = False) -> None:
         self._run = run
         self.image_size = image_size
+        self.calibrates = calibrates
 
     def encode(self, image: NDArray[np.uint8], input_size: NDArray[np.int32]) -> Array:
         """Embed images; see `EncoderBackend.encode`."""
@@ -103,6 +146,38 @@ class GraphBackend:
         mask_input: Array | None = None,
     ) -> tuple[Array, Array]:
         """Predict the four masks of every prompt; see `Backend.decode`."""
+        prompts = image_embeddings, point_coords, point_labels, mask_input
+        if self.calibrates:
+            return self.decode_calibrated(*prompts)[:2]
+        outputs = self._decode(*prompts, calibrate=None)
+        return outputs[LOW_RES_MASKS.name], outputs[IOU_PREDICTIONS.name]
+
+    def decode_calibrated(
+        self,
+        image_embeddings: Array,
+        point_coords: Array,
+        point_labels: NDArray[np.int32],
+        mask_input: Array | None = None,
+        *,
+        calibrate: bool = True,
+    ) -> tuple[Array, Array, Array]:
+        """Predict masks and tell the points; see `CalibratingBackend.decode_calibrated`."""
+        outputs = self._decode(
+            image_embeddings, point_coords, point_labels, mask_input, calibrate=calibrate
+        )
+        masks, scores = outputs[LOW_RES_MASKS.name], outputs[IOU_PREDICTIONS.name]
+        return masks, scores, outputs[CALIBRATED_COORDS.name]
+
+    def _decode(
+        self,
+        image_embeddings: Array,
+        point_coords: Array,
+        point_labels: NDArray[np.int32],
+        mask_input: Array | None,
+        *,
+        calibrate: bool | None,
+    ) -> dict[str, NDArray[Any]]:
+        """Return all tensors by name, from graphs with a switch unless `calibrate` is None."""
         tensors: dict[str, NDArray[Any]] = {
             IMAGE_EMBEDDINGS.name: image_embeddings,
             POINT_COORDS.name: point_coords,
@@ -112,6 +187,9 @@ class GraphBackend:
         if mask_input is not None:
             encoder, decoder = PROMPT_ENCODER_WITH_MASK, MASK_DECODER_WITH_MASK
             tensors[MASK_INPUT.name] = mask_input
-        tensors |= dict(zip(encoder.output_names, self._run(encoder, tensors), strict=True))
-        low_res_masks, iou_predictions = self._run(decoder, tensors)
-        return low_res_masks, iou_predictions
+        if calibrate is not None:
+            encoder, decoder = calibrating(encoder), calibrating(decoder)
+            tensors[CALIBRATE.name] = np.full((len(point_labels), 1), calibrate, np.float32)
+        for graph in (encoder, decoder):
+            tensors |= dict(zip(graph.output_names, self._run(graph, tensors), strict=True))
+        return tensors

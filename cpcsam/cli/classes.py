@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpcsam.cli.options import Commands, add_connection, connect
 from cpcsam.commands import count_from_0
-from cpcsam.errors import ContractError, DataError
+from cpcsam.errors import ConfigError, ContractError, DataError
 from cpcsam.images.arguments import add_read_options, read_options_of
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ examples:
   cpcsam classes list
   cpcsam classes add nucleus --example a.png a-labels.png --example b.png b-labels.png
   cpcsam classes add nucleus --example scan.tif scan-labels.tif --tile-size 128
+  cpcsam classes add nucleus --text nucleus --text "cell nucleus" --not background
   cpcsam classes remove nucleus"""
 ADD: Final = """\
-Add a class from a few images in which all its entities are annotated. It can be used immediately.
+Add a class from a few images in which all its entities are annotated, by texts that name it, or by
+both. It can be used immediately. Texts need a server with a CLIP.
 
 LABELS is a label image of the image's size, a greyscale PNG or TIFF with 8 or 16 bits: 0 for
 background, and a distinct number for each entity."""
@@ -52,11 +54,16 @@ def add_to(commands: Commands) -> None:
         "--example",
         nargs=2,
         action="append",
-        required=True,
+        default=[],
         type=Path,
         metavar=("IMAGE", "LABELS"),
         help="an image and its annotation; may be repeated",
     )
+    for option, dest, text in (
+        ("--text", "texts", "a text that names the class; may be repeated for synonyms"),
+        ("--not", "negatives", "what it must not be taken for; may be repeated"),
+    ):
+        add.add_argument(option, dest=dest, action="append", default=[], metavar="TEXT", help=text)
     add_read_options(add)
     text = "for the first class: side of the tiles in pixels; 0 for whole images "
     text += "(default: the model's window, see cpcsam status)"
@@ -79,10 +86,25 @@ def _list(args: argparse.Namespace) -> None:
 def _add(args: argparse.Namespace) -> None:
     from cpcsam.client.requests import Example
 
+    if not args.example and not args.texts:
+        raise ConfigError.of(
+            "classes add",
+            got="no example and no text",
+            expected="some",
+            fix="give --example or --text",
+        )
     options = read_options_of(args)
     examples = [Example(image, _read_labels(labels), options) for image, labels in args.example]
     with connect(args) as client:
-        _print(client.add_class(args.name, examples, tile_size=args.tile_size))
+        _print(
+            client.add_class(
+                args.name,
+                examples,
+                texts=args.texts,
+                negatives=args.negatives,
+                tile_size=args.tile_size,
+            )
+        )
 
 
 def _remove(args: argparse.Namespace) -> None:
@@ -93,7 +115,12 @@ def _remove(args: argparse.Namespace) -> None:
 def _print(classes: Iterable[ClassInfo]) -> None:
     for entry in classes:
         plural = "" if entry.prototypes == 1 else "s"
-        print(f"{entry.name}\t{entry.prototypes} prototype{plural}")
+        taught = [f"{entry.prototypes} prototype{plural}"] if entry.prototypes else []
+        if entry.texts:
+            taught.append(f"text: {', '.join(entry.texts)}")
+        if entry.negatives:
+            taught.append(f"not: {', '.join(entry.negatives)}")
+        print(f"{entry.name}\t{'; '.join(taught)}")
 
 
 def _read_labels(file: Path) -> NDArray[Any]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpcsam.errors import ConfigError
+from cpcsam.formats import MARKER
+from cpcsam.formats.names import names_of
 from cpcsam.images.formats import IMAGE_SUFFIXES
 
 __all__ = ["ImagePath", "count_left_out", "find_images"]
@@ -34,7 +36,7 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
     """Find image files in files, folders (recursively) and globs (with **), in sorted order.
 
     An explicitly named file is always taken. Folders and globs are filtered by image suffix,
-    without hidden files and the images that `segment_files` wrote.
+    without hidden files and the images that `cpcsam segment` wrote.
 
     Args:
         sources: paths and globs, as on a command line.
@@ -57,22 +59,21 @@ def find_images(sources: Sequence[str]) -> list[ImagePath]:
         roots.append(Path(os.path.abspath(root)))
         unique |= dict.fromkeys(Path(os.path.abspath(file)) for file in files)
     shared = Path(os.path.commonpath(roots))
-    inside = {file: file.relative_to(shared) for file in sorted(unique)}
-    stems = Counter(path.with_suffix("") for path in inside.values())
+    files = sorted(unique)
     return [
         ImagePath(
             Path(os.path.relpath(file)) if file.is_relative_to(Path.cwd()) else file,
-            path.as_posix(),
-            (path if stems[path.with_suffix("")] > 1 else path.with_suffix("")).as_posix(),
+            file_name,
+            name,
         )
-        for file, path in inside.items()
+        for file, (file_name, name) in zip(files, names_of(files, shared), strict=True)
     ]
 
 
 def count_left_out(sources: Sequence[str]) -> Counter[str]:
     """Count the files in folders and globs that `find_images` leaves out, by their suffix.
 
-    Hidden files and the outputs of `segment_files` do not count.
+    Hidden files and the outputs of `cpcsam segment` do not count.
 
     Args:
         sources: as of `find_images`.
@@ -92,13 +93,15 @@ def count_left_out(sources: Sequence[str]) -> Counter[str]:
             suffix = file.suffix.lower()
             hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
             is_other = suffix not in IMAGE_SUFFIXES and not hidden
-            if is_other and file.is_file() and not _is_record(file):
+            if is_other and file.is_file() and not _is_record(file, root):
                 left_out[Path(os.path.abspath(file))] = suffix or "no suffix"
     return Counter(left_out.values())
 
 
-def _is_record(file: Path) -> bool:
-    """Return whether a file other than an image was written by `segment_files`."""
+def _is_record(file: Path, root: Path) -> bool:
+    """Return whether a file other than an image was written by `cpcsam segment`."""
+    if _is_in_format(file, root):
+        return True
     if file.name in ("masks.json", "logits.npz"):
         return (file.parent / "masks.json").exists()
     return file.name == "coco.json"
@@ -130,14 +133,22 @@ def _until_magic(parts: Sequence[str]) -> Iterator[str]:
 def _images(files: Iterator[Path], root: Path) -> Iterator[Path]:
     for file in files:
         hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-        if hidden or file.suffix.lower() not in IMAGE_SUFFIXES or _is_output(file):
+        if hidden or file.suffix.lower() not in IMAGE_SUFFIXES or _is_output(file, root):
             continue
         if file.is_file():
             yield file
 
 
-def _is_output(file: Path) -> bool:
-    """Return whether an image was written by `segment_files`."""
+def _is_output(file: Path, root: Path) -> bool:
+    """Return whether an image was written by `cpcsam segment`."""
+    if _is_in_format(file, root):
+        return True
     if file.parent.name == "masks" and file.stem.isdigit():
         return (file.parent.parent / "masks.json").exists()
     return file.name == "overlay.png" and file.with_name("masks.json").exists()
+
+
+def _is_in_format(file: Path, root: Path) -> bool:
+    """Return whether a file lies in a folder below the root that `write_format` wrote."""
+    below = file.relative_to(root).parents
+    return any((root / folder / MARKER).exists() for folder in below if folder.parts)

@@ -8,19 +8,19 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from cpcsam.cli.formats import add_format_option, check_formats, write_formats
 from cpcsam.cli.options import Commands, add_connection, add_prompts, connect
+from cpcsam.cli.segment_request import segment_request_of, wrong_option
 from cpcsam.commands import count, count_from_0, share
 from cpcsam.contract import MaskSelection
 from cpcsam.errors import ConfigError
-from cpcsam.images.arguments import add_read_options, read_options_of
+from cpcsam.images.arguments import add_read_options
 
 if TYPE_CHECKING:
     from cpcsam.cli.batch import FileOutcome
-    from cpcsam.client.requests import SegmentRequest
     from cpcsam.client.sync_client import SegmentationClient
 
 __all__ = ["add_to"]
@@ -29,8 +29,9 @@ DESCRIPTION: Final = """\
 Segment images: files, folders (recursively), and quoted globs such as "scans/**/*.png".
 
 Each image gets a folder of its name in DIR: masks.json, a COCO dataset with RLE, score, stability,
-area and prompt; and overlay.png, the image with masks, points and scores. Names mirror the paths
-relative to the common folder of the images. DIR/coco.json merges the datasets of several images.
+area and prompt; and overlay.png, the image with masks, points, their calibration, and scores. Names
+mirror the paths below the common folder. DIR/coco.json merges the datasets of several images.
+With --format, DIR/FORMAT holds the masks of all images as the tools of that format read them.
 
 A failed image is reported and left out, and the exit code is 3. An interrupted run can be resumed:
 outputs of the same request for the same image are kept."""
@@ -46,6 +47,7 @@ examples:
   cpcsam segment cells.png --click 120,80 --logits                 and then, to improve on it:
   cpcsam segment cells.png --click 120,80 --negative 150,80 --mask-input out/cells/logits.npz
   cpcsam segment cells.png --mask rough.png                        improve on a mask of any origin
+  cpcsam segment scans/ --everything --format geojson,yolo-seg     also for QuPath and Ultralytics
 
 Coordinates are pixels of the upright image from its top left corner."""
 
@@ -73,7 +75,8 @@ def add_to(commands: Commands) -> None:
     text = "refine this mask, a PNG file of the image's size, not 0 on the entity: one per prompt, "
     text += "or alone, each a prompt of its own; may be repeated"
     prompts.add_argument("--mask", type=Path, action="append", metavar="FILE", help=text)
-
+    text = "take the prompts as they are given, if the model calibrates them"
+    prompts.add_argument("--no-calibration", action="store_true", help=text)
     search = parser.add_argument_group("classes or everything, instead of prompts")
     text = "all entities of a class that the server knows; may be repeated"
     search.add_argument("--class", dest="classes", action="append", metavar="NAME", help=text)
@@ -104,6 +107,7 @@ def add_to(commands: Commands) -> None:
         "--out", type=Path, default=Path("out"), metavar="DIR", help="output folder (%(default)s)"
     )
     outputs.add_argument("--no-overlay", action="store_true", help="no overlay.png")
+    add_format_option(outputs)
     text = "also write each mask as masks/NUMBER.png, in the order of masks.json"
     outputs.add_argument("--png", action="store_true", help=text)
     text = "also write polygons along pixel edges, as `rings` in masks.json"
@@ -125,14 +129,15 @@ def _run(args: argparse.Namespace) -> int:
     from cpcsam.cli.batch import Outputs, merge_outputs, segment_files
     from cpcsam.cli.image_paths import count_left_out, find_images
 
-    request = _request(args)
+    request = segment_request_of(args)
     images = find_images(args.images)
     left_out = count_left_out(args.images)
     if left_out and not args.quiet:
         by_suffix = ", ".join(f"{count} {suffix}" for suffix, count in left_out.most_common())
         print(f"{len(images)} images; left out {left_out.total()} other files: {by_suffix}")
     if (args.mask_input is not None or args.mask) and len(images) > 1:
-        raise _wrong("--mask-input or --mask", f"{len(images)} images", "a single image")
+        raise wrong_option("--mask-input or --mask", f"{len(images)} images", "a single image")
+    check_formats(args.formats, images, args.out)
     outputs = Outputs(args.out, not args.no_overlay, args.png, args.overwrite)
     outcomes: list[FileOutcome] = []
     warned: set[str] = set()
@@ -157,10 +162,11 @@ def _run(args: argparse.Namespace) -> int:
                         bar.write(message, file=sys.stderr)
                         warned.add(warning)
     failed = {outcome.image for outcome in outcomes if outcome.error is not None}
-    if len(images) > 1 and len(failed) < len(images):
+    done = [image for image in images if image not in failed]
+    if done and (len(images) > 1 or "coco" in args.formats):
         from cpcsam.artifacts.manifest import write_atomic
 
-        merged = merge_outputs([image for image in images if image not in failed], args.out)
+        merged = merge_outputs(done, args.out)
         write_atomic(args.out / "coco.json", (json.dumps(merged) + "\n").encode())
         if not args.quiet:
             kept = sum(outcome.error is None and outcome.scores is None for outcome in outcomes)
@@ -168,6 +174,8 @@ def _run(args: argparse.Namespace) -> int:
                 f"{len(images)} images: {len(images) - len(failed) - kept} segmented, {kept} kept, "
                 f"{len(failed)} failed; {args.out / 'coco.json'}"
             )
+    if done:
+        write_formats(args.formats, done, args.out, request.read_options, args.quiet)
     return 0 if not failed else 2 if len(failed) == len(images) else 3
 
 
@@ -184,107 +192,6 @@ def _check_classes(client: SegmentationClient, names: Sequence[str]) -> None:
             raise ConfigError.of(
                 "--class", got=name, expected=expected, fix="correct it, or cpcsam classes add"
             )
-
-
-def _request(args: argparse.Namespace) -> SegmentRequest:
-    """Build the request of the options, without an image.
-
-    Raises:
-        ConfigError: the options are incompatible.
-    """
-    from cpcsam.client.masks import MaskFormat
-    from cpcsam.client.requests import ClassSearch, Everything, SegmentRequest
-
-    modes_given = [
-        name
-        for name, given in (
-            ("prompts", args.prompts or args.mask),
-            ("--class", args.classes),
-            ("--everything", args.everything),
-        )
-        if given
-    ]
-    if len(modes_given) != 1:
-        got = " and ".join(modes_given) or "none"
-        raise _wrong("prompts", got, "--click X,Y or --box X0,Y0,X1,Y1, --class or --everything")
-    (mode,) = modes_given
-    for option, modes in (
-        ("--threshold", ("--class",)),
-        ("--points-per-side", ("--everything",)),
-        ("--min-area", ("--everything",)),
-        ("--min-stability", ("--everything",)),
-        ("--min-iou", ("--class", "--everything")),
-        ("--mask-input", ("prompts",)),
-        ("--mask", ("prompts",)),
-        ("--logits", ("prompts",)),
-        ("--tile-size", ("prompts", "--everything")),
-        ("--tile-overlap", ("prompts", "--everything")),
-    ):
-        value = getattr(args, option[2:].replace("-", "_"))
-        if value not in (None, False, 0) and mode not in modes:
-            raise _wrong(option, mode, f"{' or '.join(modes)} with it")
-    return SegmentRequest(
-        b"",
-        _prompts(args),
-        classes=args.classes or (),
-        class_search=ClassSearch(threshold=args.threshold, min_iou=args.min_iou)
-        if args.classes
-        else None,
-        everything=Everything(
-            points_per_side=args.points_per_side,
-            min_iou=args.min_iou,
-            min_stability=args.min_stability,
-            min_area=args.min_area,
-        )
-        if args.everything
-        else None,
-        mask_selection=MaskSelection[args.mask_selection.upper()],
-        mask_format=MaskFormat.POLYGONS if args.polygons else MaskFormat.COCO_RLE,
-        low_res_masks=args.logits,
-        tile_size=args.tile_size,
-        tile_overlap=args.tile_overlap,
-        read_options=read_options_of(args),
-    )
-
-
-def _prompts(args: argparse.Namespace) -> Any:
-    """Return the prompts, with their mask inputs."""
-    if args.mask:
-        from cpcsam.client.prompts import Prompt
-
-        files = [_content(path) for path in args.mask]
-        prompts = args.prompts or (Prompt(),) * len(files)
-        if args.mask_input is not None or len(files) != len(prompts):
-            raise _wrong("--mask", f"{len(files)} masks", "one per prompt, and no --mask-input")
-        return tuple(
-            replace(prompt, mask=file) for prompt, file in zip(prompts, files, strict=True)
-        )
-    if args.mask_input is None:
-        return args.prompts
-    from cpcsam.cli.batch import read_logits
-
-    masks = read_logits(args.mask_input)
-    if len(masks) != len(args.prompts):
-        raise _wrong("--mask-input", f"{len(masks)} masks", f"{len(args.prompts)}, one per prompt")
-    return tuple(
-        replace(prompt, mask_input=mask) for prompt, mask in zip(args.prompts, masks, strict=True)
-    )
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError.of(
-            "--mask",
-            got=f"{path} ({error.strerror})",
-            expected="a readable PNG file",
-            fix="correct the path",
-        ) from error
-
-
-def _wrong(what: str, got: str, expected: str) -> ConfigError:
-    return ConfigError.of(what, got=got, expected=expected, fix="see cpcsam segment --help")
 
 
 def _summary(outcome: FileOutcome, out: Path) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cpcsam.client.async_client import AsyncSegmentationClient
     from cpcsam.client.coco import coco_dataset, merge_coco
+    from cpcsam.client.exporting import write_masks
     from cpcsam.client.images import ImageId, ImageLike, encode_image
     from cpcsam.client.masks import Mask, MaskFormat
     from cpcsam.client.overlay import draw_overlay
@@ -54,11 +55,13 @@ __all__ = [
     "draw_overlay",
     "encode_image",
     "merge_coco",
+    "write_masks",
 ]
 
 _NAMES_BY_MODULE = {
     "cpcsam.client.async_client": ("AsyncSegmentationClient",),
     "cpcsam.client.coco": ("coco_dataset", "merge_coco"),
+    "cpcsam.client.exporting": ("write_masks",),
     "cpcsam.client.images": ("ImageId", "ImageLike", "encode_image"),
     "cpcsam.client.masks": ("Mask", "MaskFormat"),
     "cpcsam.client.overlay": ("draw_overlay",),

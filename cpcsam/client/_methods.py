@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 
 import grpc
 
+from cpcsam import tracing
 from cpcsam.client._base import HEALTHY, BaseClient
 from cpcsam.client._protobuf import (
     add_class_request,
@@ -53,10 +54,12 @@ class ClientMethods(BaseClient):
         tile_overlap: float | None = None,
         request_id: str = "",
         read_options: ReadOptions | None = None,
+        calibrate: bool = True,
     ) -> SegmentResult:
         """Segment an image by prompts, by class names, or everything in it.
 
-        Give exactly one of `prompts`, `classes` and `everything`.
+        Give exactly one of `prompts`, `classes` and `everything`; `everything` may stand beside
+        `classes` that were added by text, which are chosen among its masks.
 
         Args:
             image: (H, W, 3) uint8 RGB array, Pillow image, bytes or path of an image file, or the
@@ -80,6 +83,8 @@ class ClientMethods(BaseClient):
             request_id: appears in the result and in the gateway's log.
             read_options: page, channels and intensity of the image file; None leaves them to the
                 file and the model.
+            calibrate: False takes the prompts as they are given, if the model calibrates them
+                (`Description.calibrates`); for `prompts` only.
 
         Returns:
             The masks of each prompt or found entity, with scores, boxes and areas in pixels of the
@@ -87,6 +92,7 @@ class ClientMethods(BaseClient):
 
         Raises:
             ContractError: the image, a prompt or a name is invalid.
+            PreconditionError: `calibrate` is False, and the model cannot do without.
             LimitError: the request exceeds a limit, or the gateway is full (FullError).
             NotFoundError: the server no longer knows the ImageId, or does not know the class.
             AuthenticationError: the gateway requires a token, and a different one than given.
@@ -108,6 +114,7 @@ class ClientMethods(BaseClient):
                 tile_overlap=tile_overlap,
                 request_id=request_id,
                 read_options=read_options,
+                calibrate=calibrate,
             )
         )
 
@@ -126,6 +133,10 @@ class ClientMethods(BaseClient):
         return await self._send(request)
 
     async def _send(self, request: SegmentRequest) -> SegmentResult:
+        with tracing.span("segment"):
+            return await self._send_once_or_twice(request)
+
+    async def _send_once_or_twice(self, request: SegmentRequest) -> SegmentResult:
         message = segment_request(request)
         # Encoding and hashing an image would block an event loop.
         *by_id, with_bytes = await self._connection.offload(
@@ -211,13 +222,22 @@ class ClientMethods(BaseClient):
         return classes_of(await self._call("ListClasses", pb.ListClassesRequest()))
 
     async def add_class(
-        self, name: str, examples: Sequence[Example], *, tile_size: int | None = None
+        self,
+        name: str,
+        examples: Sequence[Example] = (),
+        *,
+        texts: Sequence[str] = (),
+        negatives: Sequence[str] = (),
+        tile_size: int | None = None,
     ) -> tuple[ClassInfo, ...]:
-        """Add a class from a few annotated images (few-shot, without training).
+        """Add a class by a few annotated images (few-shot), by texts (zero-shot), or by both.
 
         Args:
             name: of the new class.
             examples: a few images, each with all its entities of the class annotated.
+            texts: that name the class, synonyms of each other; for servers with a CLIP
+                (`Description.clip`).
+            negatives: texts of what it must not be taken for; none takes the server's.
             tile_size: for the first class: side of the tiles that images are split into, in
                 pixels; small entities need small tiles. 0 uses whole images, None the model's own
                 window.
@@ -226,13 +246,16 @@ class ClientMethods(BaseClient):
             All classes that the server knows now.
 
         Raises:
-            ContractError: an example or the name is invalid.
+            ContractError: an example, a text or the name is invalid.
             ExistsError: a class of this name exists.
             ForbiddenError: the token may not change classes.
-            PreconditionError: the gateway stores no classes.
+            PreconditionError: the gateway stores no classes, or there are texts, and the server
+                has no CLIP or another one than for the known classes.
             CpcSamError: as `segment`.
         """
-        request = await self._connection.offload(add_class_request, name, examples, tile_size)
+        request = await self._connection.offload(
+            add_class_request, name, examples, tile_size, texts, negatives
+        )
         return classes_of(await self._call("AddClass", request))
 
     async def remove_class(self, name: str) -> tuple[ClassInfo, ...]:

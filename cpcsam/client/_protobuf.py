@@ -40,6 +40,7 @@ def segment_request(request: SegmentRequest) -> pb.SegmentRequest:
         return_low_res_masks=request.low_res_masks,
         tile_size=request.tile_size,
         tile_overlap=request.tile_overlap,
+        without_calibration=not request.calibrate,
         **_read_options(request.read_options),
     )
     if request.class_search is not None:
@@ -75,6 +76,10 @@ def result_of(response: pb.SegmentResponse, prompts: Sequence[Prompt]) -> Segmen
         image_id=ImageId(response.image_id),
         cached=response.cached,
         warnings=tuple(response.warnings),
+        calibrated_prompts=tuple(
+            _prompt(result.calibrated_prompt) if result.HasField("calibrated_prompt") else None
+            for result in response.results
+        ),
     )
 
 
@@ -107,25 +112,43 @@ def description_of(response: pb.DescribeResponse) -> Description:
         tile_overlap=response.tile_overlap,
         window=response.model.window,
         spread=response.model.spread,
+        calibrates=response.model.calibrates,
+        clip=response.model.clip,
     )
 
 
 def add_class_request(
-    name: str, examples: Sequence[Example], tile_size: int | None
+    name: str,
+    examples: Sequence[Example],
+    tile_size: int | None,
+    texts: Sequence[str] = (),
+    negatives: Sequence[str] = (),
 ) -> pb.AddClassRequest:
     """Build the message that adds a class, from the arguments of `SegmentationClient.add_class`.
 
     Raises:
-        ContractError: an image or its annotation cannot be sent.
+        ContractError: an image or its annotation cannot be sent, or texts are a single string.
     """
+    for what, given in (("texts", texts), ("negatives", negatives)):
+        if isinstance(given, str):
+            raise ContractError.of(
+                what, got=repr(given), expected="a sequence of texts", fix=f"pass [{given!r}]"
+            )
     return pb.AddClassRequest(
-        name=name, examples=[_example(example) for example in examples], tile_size=tile_size
+        name=name,
+        examples=[_example(example) for example in examples],
+        tile_size=tile_size,
+        texts=texts,
+        negatives=negatives,
     )
 
 
 def classes_of(response: pb.ListClassesResponse) -> tuple[ClassInfo, ...]:
     """Convert the list of known classes."""
-    return tuple(ClassInfo(known.name, known.prototypes) for known in response.classes)
+    return tuple(
+        ClassInfo(known.name, known.prototypes, tuple(known.texts), tuple(known.negatives))
+        for known in response.classes
+    )
 
 
 def _example(example: Example) -> pb.Example:
@@ -170,6 +193,15 @@ def _prompt_message(prompt: Prompt) -> pb.Prompt:
     if prompt.mask is not None:
         message.mask.CopyFrom(_binary_mask(prompt.mask))
     return message
+
+
+def _prompt(message: pb.Prompt) -> Prompt:
+    """Convert the points and the box of a prompt."""
+    return Prompt(
+        tuple((point.x, point.y) for point in message.points),
+        tuple(int(not point.background) for point in message.points),
+        _xyxy(message.box) if message.HasField("box") else None,
+    )
 
 
 def _binary_mask(mask: Any) -> pb.BinaryMask:

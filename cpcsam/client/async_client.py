@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import grpc.aio
 
+from cpcsam import tracing
 from cpcsam.client._base import RequestEncoder, closed_error, open_stub
 from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
 from cpcsam.client._methods import ClientMethods
@@ -54,8 +55,8 @@ class AsyncConnection:
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Send a unary RPC once, without retries."""
-        with self._closed_as_error():
-            return await self._start(method, request, timeout_s)
+        with self._closed_as_error(), tracing.call_span(method, self._endpoint.address) as span:
+            return await self._start(method, request, timeout_s, span)
 
     async def stream(
         self,
@@ -78,8 +79,9 @@ class AsyncConnection:
             except Exception as error:  # gRPC would only cancel the call
                 errors.append(error)
 
-        with self._closed_as_error():
-            call = self._start(method, messages(), timeout_s)
+        span = tracing.call_span(method, self._endpoint.address, is_current=False)
+        with self._closed_as_error(), span:
+            call = self._start(method, messages(), timeout_s, span)
             try:
                 async for answer in call:
                     yield answer
@@ -96,12 +98,13 @@ class AsyncConnection:
         """Run work in a thread, so that the event loop stays responsive."""
         return await asyncio.to_thread(work, *args, **kwargs)
 
-    def _start(self, method: str, request: Any, timeout_s: float | None) -> Any:
+    def _start(self, method: str, request: Any, timeout_s: float | None, span: tracing.Span) -> Any:
         if self._channel is None:
             self._channel = self._endpoint.async_channel()
             self._stub = open_stub(self._channel)
         call = getattr(self._stub, method)
-        return call(request, timeout=timeout_s, metadata=self._endpoint.metadata)
+        metadata = (*self._endpoint.metadata, *span.headers)
+        return call(request, timeout=timeout_s, metadata=metadata)
 
     @contextmanager
     def _closed_as_error(self) -> Iterator[None]:

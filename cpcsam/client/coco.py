@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any
 
-from cpcsam.client.prompts import XYXY
+from cpcsam.client.prompts import XYXY, Prompt
 from cpcsam.client.results import SegmentResult
+from cpcsam.formats import UNNAMED
 
-__all__ = ["UNNAMED", "coco_annotations", "coco_dataset", "merge_coco"]
-
-UNNAMED: Final = "entity"
-"""Category name of masks without a label, those of prompts and of everything."""
+__all__ = ["coco_annotations", "coco_dataset", "merge_coco"]
 
 Dataset = dict[str, Any]
 
@@ -22,12 +20,17 @@ def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:
     Each has `id` (from 1), `image_id` (1), `category_id` (1 for the first label, and so on),
     `segmentation` (`size` and `counts`), `bbox` (XYWH, as COCO has it), `area`, `iscrowd` (0),
     `score`, `stability`, `prompt_index` (from 0) and `prompt` (`point_coords`, `point_labels`,
-    `box`).
+    `box`); and `calibrated_prompt` likewise, if the model calibrates prompts.
 
     Raises:
         ContractError: the masks have no pixels.
     """
     categories = {name: number for number, name in enumerate(_labels(result), start=1)}
+    calibrated = {
+        index: {"calibrated_prompt": _prompt_entry(prompt)}
+        for index, prompt in enumerate(result.calibrated_prompts)
+        if prompt is not None
+    }
     return [
         {
             "id": number,
@@ -40,11 +43,8 @@ def coco_annotations(result: SegmentResult) -> list[dict[str, Any]]:
             "score": mask.score,
             "stability": mask.stability,
             "prompt_index": index,
-            "prompt": {
-                "point_coords": [list(point) for point in prompt.point_coords],
-                "point_labels": list(prompt.point_labels),
-                "box": None if prompt.box is None else list(prompt.box),
-            },
+            "prompt": _prompt_entry(prompt),
+            **calibrated.get(index, {}),
         }
         for number, (index, prompt, mask) in enumerate(result.each(), start=1)
     ]
@@ -94,6 +94,14 @@ def merge_coco(datasets: Iterable[Mapping[str, Any]]) -> Dataset:
             )
     merged["categories"] = [{"id": number, "name": name} for name, number in numbers.items()]
     return merged
+
+
+def _prompt_entry(prompt: Prompt) -> dict[str, Any]:
+    return {
+        "point_coords": [list(point) for point in prompt.point_coords],
+        "point_labels": list(prompt.point_labels),
+        "box": None if prompt.box is None else list(prompt.box),
+    }
 
 
 def _labels(result: SegmentResult) -> list[str]:

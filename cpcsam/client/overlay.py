@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -19,7 +21,8 @@ FILL_OPACITY = 0.35
 def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image:
     """Draw masks (fill and contour), boxes, clicks and scores over the image.
 
-    Each prompt has its own colour. Foreground points are discs, background points crosses. Line
+    Each prompt has its own colour. Foreground points are discs, background points crosses; an arrow
+    leads from a point to where the model moved it, and a thin white box is the box as moved. Line
     width scales with the image.
 
     Args:
@@ -41,6 +44,9 @@ def draw_overlay(image: NDArray[np.uint8], result: SegmentResult) -> Image.Image
     draw = ImageDraw.Draw(picture)
     for index, prompt in enumerate(result.prompts):
         _draw_prompt(draw, prompt, color_of(index), line)
+    for prompt, calibrated in zip(result.prompts, result.calibrated_prompts, strict=False):
+        if calibrated is not None:
+            _draw_moves(draw, prompt, calibrated, line)
     font = ImageFont.load_default(size=max(10, 8 * line))
     for index, masks in enumerate(result.masks):
         for rank, mask in enumerate(masks):
@@ -64,6 +70,27 @@ def _draw_prompt(draw: ImageDraw.ImageDraw, prompt: Prompt, color: RGB, line: in
             for stroke, ink in ((3 * line, "white"), (line, color)):
                 draw.line(corners, fill=ink, width=stroke)
                 draw.line((corners[0], corners[3], corners[2], corners[1]), fill=ink, width=stroke)
+
+
+def _draw_moves(draw: ImageDraw.ImageDraw, prompt: Prompt, taken: Prompt, line: int) -> None:
+    """Draw arrows to the points, and the box, that were moved by a pixel or more."""
+    for start, end in zip(prompt.point_coords, taken.point_coords, strict=True):
+        # Centres of pixels, as for the points themselves.
+        (x, y), (to_x, to_y) = (np.add(place, 0.5) for place in (start, end))
+        length = math.hypot(to_x - x, to_y - y)
+        if length < 1:
+            continue
+        angle, head = math.atan2(to_y - y, to_x - x), min(length, 4.0 * line)
+        draw.line((x, y, to_x, to_y), fill="white", width=line)
+        for turn in (-0.5, 0.5):
+            side = to_x - head * math.cos(angle + turn), to_y - head * math.sin(angle + turn)
+            draw.line((*side, to_x, to_y), fill="white", width=line)
+    if prompt.box is not None and taken.box is not None:
+        if np.abs(np.subtract(prompt.box, taken.box)).max() >= 1:
+            x0, y0, x1, y1 = taken.box
+            draw.rectangle(
+                (min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), outline="white", width=line
+            )
 
 
 def _draw_score(

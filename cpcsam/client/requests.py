@@ -115,6 +115,8 @@ class SegmentRequest:
         request_id: appears in the result and in the gateway's log.
         read_options: page, channels and intensity of the image file; None leaves them to the file
             and the model.
+        calibrate: False takes the prompts as they are given, if the model calibrates them
+            (`Description.calibrates`); for prompts only.
 
     Raises:
         ContractError: `classes` is a single string.
@@ -133,6 +135,7 @@ class SegmentRequest:
     tile_overlap: float | None = None
     request_id: str = ""
     read_options: ReadOptions | None = None
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         """Reject a string, which is a sequence of names as well."""

@@ -29,6 +29,8 @@ class SegmentResult:
         cached: whether the server had the image's embedding in its cache.
         warnings: a sentence for each way in which the model was shown the image at another scale
             than it was trained on, which costs accuracy.
+        calibrated_prompts: for each prompt the points and the box as the model took them, in
+            pixels of the original image; None where it does not calibrate prompts.
     """
 
     request_id: str
@@ -41,6 +43,7 @@ class SegmentResult:
     image_id: ImageId = ImageId("")
     cached: bool = False
     warnings: tuple[str, ...] = ()
+    calibrated_prompts: tuple[Prompt | None, ...] = ()
 
     def each(self) -> Iterator[tuple[int, Prompt, Mask]]:
         """Iterate over all masks: prompt index, prompt, mask."""
@@ -55,11 +58,15 @@ class ClassInfo:
 
     Attributes:
         name: of the class.
-        prototypes: number of prototype vectors that represent it.
+        prototypes: number of prototype vectors that represent it; 0 for a class by text alone.
+        texts: that name it; empty for a class by examples alone.
+        negatives: texts of what it must not be taken for.
     """
 
     name: str
     prototypes: int
+    texts: tuple[str, ...] = ()
+    negatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,8 @@ class Description:
         window: side of the squares of images that the model was trained on, in pixels, the default
             `tile_size`; 0 if it was trained on whole images or does not tell.
         spread: factor by which squares of training were smaller or larger; 0 if it does not tell.
+        calibrates: whether the model calibrates prompts, and can do without.
+        clip: digest of the CLIP for classes by text; empty if there is none.
     """
 
     model_name: str
@@ -108,3 +117,5 @@ class Description:
     tile_overlap: float
     window: int = 0
     spread: float = 0.0
+    calibrates: bool = False
+    clip: str = ""

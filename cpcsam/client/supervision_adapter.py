@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cpcsam.client.coco import UNNAMED
 from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ConfigError, ContractError
+from cpcsam.formats import UNNAMED
 
 if TYPE_CHECKING:
     from supervision import Detections

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from cpcsam import tracing
 from cpcsam.client._base import RequestEncoder, closed_error, open_stub
 from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
 from cpcsam.client._methods import ClientMethods
@@ -39,6 +40,7 @@ class BlockingConnection:
     """Transport that blocks the calling thread; safe to share between threads."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        self._address = endpoint.address
         self._metadata = endpoint.metadata
         self._closed = False
         self._channel = endpoint.channel()
@@ -46,7 +48,8 @@ class BlockingConnection:
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Send a unary RPC once, without retries."""
-        return self._start(method, request, timeout_s)
+        with tracing.call_span(method, self._address) as span:
+            return self._start(method, request, timeout_s, span)
 
     async def stream(
         self,
@@ -67,13 +70,14 @@ class BlockingConnection:
             except Exception as error:  # gRPC would only say that the iteration failed
                 errors.append(error)
 
-        call = self._start(method, messages(), timeout_s)
-        try:
-            for answer in call:
-                yield answer
-        finally:
-            # A consumer that stops early must not leave the call running.
-            call.cancel()
+        with tracing.call_span(method, self._address, is_current=False) as span:
+            call = self._start(method, messages(), timeout_s, span)
+            try:
+                for answer in call:
+                    yield answer
+            finally:
+                # A consumer that stops early must not leave the call running.
+                call.cancel()
         if errors:
             raise errors[0]
 
@@ -85,11 +89,11 @@ class BlockingConnection:
         """Run work in the calling thread."""
         return work(*args, **kwargs)
 
-    def _start(self, method: str, request: Any, timeout_s: float | None) -> Any:
+    def _start(self, method: str, request: Any, timeout_s: float | None, span: tracing.Span) -> Any:
         if self._closed:
             raise closed_error()
         call = getattr(self._stub, method)
-        return call(request, timeout=timeout_s, metadata=self._metadata)
+        return call(request, timeout=timeout_s, metadata=(*self._metadata, *span.headers))
 
     def close(self) -> None:
         """Close the channel; running calls are cancelled."""

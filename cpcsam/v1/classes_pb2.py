@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from cpcsam.v1 import masks_pb2 as cpcsam_dot_v1_dot_masks__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63pcsam/v1/classes.proto\x12\tcpcsam.v1\x1a\x15\x63pcsam/v1/masks.proto\"\x14\n\x12ListClassesRequest\"O\n\x13ListClassesResponse\x12%\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x14.cpcsam.v1.ClassInfo\x12\x11\n\ttile_size\x18\x02 \x01(\r\"-\n\tClassInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nprototypes\x18\x02 \x01(\r\"k\n\x0f\x41\x64\x64\x43lassRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08\x65xamples\x18\x02 \x03(\x0b\x32\x12.cpcsam.v1.Example\x12\x16\n\ttile_size\x18\x03 \x01(\rH\x00\x88\x01\x01\x42\x0c\n\n_tile_size\"\xcd\x01\n\x07\x45xample\x12\x15\n\x0bimage_bytes\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12$\n\x08\x65ntities\x18\x08 \x03(\x0b\x32\x12.cpcsam.v1.CocoRle\x12\x11\n\x04page\x18\t \x01(\rH\x01\x88\x01\x01\x12\x10\n\x08\x63hannels\x18\n \x03(\r\x12,\n\tintensity\x18\x0b \x01(\x0b\x32\x14.cpcsam.v1.IntensityH\x02\x88\x01\x01\x42\x07\n\x05imageB\x07\n\x05_pageB\x0c\n\n_intensity\"\"\n\x12RemoveClassRequest\x12\x0c\n\x04name\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63pcsam/v1/classes.proto\x12\tcpcsam.v1\x1a\x15\x63pcsam/v1/masks.proto\"\x14\n\x12ListClassesRequest\"O\n\x13ListClassesResponse\x12%\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x14.cpcsam.v1.ClassInfo\x12\x11\n\ttile_size\x18\x02 \x01(\r\"O\n\tClassInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nprototypes\x18\x02 \x01(\r\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x11\n\tnegatives\x18\x04 \x03(\t\"\x8d\x01\n\x0f\x41\x64\x64\x43lassRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12$\n\x08\x65xamples\x18\x02 \x03(\x0b\x32\x12.cpcsam.v1.Example\x12\x16\n\ttile_size\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05texts\x18\x04 \x03(\t\x12\x11\n\tnegatives\x18\x05 \x03(\tB\x0c\n\n_tile_size\"\xcd\x01\n\x07\x45xample\x12\x15\n\x0bimage_bytes\x18\x01 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x02 \x01(\tH\x00\x12$\n\x08\x65ntities\x18\x08 \x03(\x0b\x32\x12.cpcsam.v1.CocoRle\x12\x11\n\x04page\x18\t \x01(\rH\x01\x88\x01\x01\x12\x10\n\x08\x63hannels\x18\n \x03(\r\x12,\n\tintensity\x18\x0b \x01(\x0b\x32\x14.cpcsam.v1.IntensityH\x02\x88\x01\x01\x42\x07\n\x05imageB\x07\n\x05_pageB\x0c\n\n_intensity\"\"\n\x12RemoveClassRequest\x12\x0c\n\x04name\x18\x01 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,11 +37,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCLASSESRESPONSE']._serialized_start=83
   _globals['_LISTCLASSESRESPONSE']._serialized_end=162
   _globals['_CLASSINFO']._serialized_start=164
-  _globals['_CLASSINFO']._serialized_end=209
-  _globals['_ADDCLASSREQUEST']._serialized_start=211
-  _globals['_ADDCLASSREQUEST']._serialized_end=318
-  _globals['_EXAMPLE']._serialized_start=321
-  _globals['_EXAMPLE']._serialized_end=526
-  _globals['_REMOVECLASSREQUEST']._serialized_start=528
-  _globals['_REMOVECLASSREQUEST']._serialized_end=562
+  _globals['_CLASSINFO']._serialized_end=243
+  _globals['_ADDCLASSREQUEST']._serialized_start=246
+  _globals['_ADDCLASSREQUEST']._serialized_end=387
+  _globals['_EXAMPLE']._serialized_start=390
+  _globals['_EXAMPLE']._serialized_end=595
+  _globals['_REMOVECLASSREQUEST']._serialized_start=597
+  _globals['_REMOVECLASSREQUEST']._serialized_end=631
 # @@protoc_insertion_point(module_scope)

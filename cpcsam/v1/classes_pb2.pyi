@@ -20,22 +20,30 @@ class ListClassesResponse(_message.Message):
     def __init__(self, classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., tile_size: _Optional[int] = ...) -> None: ...
 
 class ClassInfo(_message.Message):
-    __slots__ = ("name", "prototypes")
+    __slots__ = ("name", "prototypes", "texts", "negatives")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PROTOTYPES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVES_FIELD_NUMBER: _ClassVar[int]
     name: str
     prototypes: int
-    def __init__(self, name: _Optional[str] = ..., prototypes: _Optional[int] = ...) -> None: ...
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    negatives: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., prototypes: _Optional[int] = ..., texts: _Optional[_Iterable[str]] = ..., negatives: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AddClassRequest(_message.Message):
-    __slots__ = ("name", "examples", "tile_size")
+    __slots__ = ("name", "examples", "tile_size", "texts", "negatives")
     NAME_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     TILE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    NEGATIVES_FIELD_NUMBER: _ClassVar[int]
     name: str
     examples: _containers.RepeatedCompositeFieldContainer[Example]
     tile_size: int
-    def __init__(self, name: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., tile_size: _Optional[int] = ...) -> None: ...
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    negatives: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., examples: _Optional[_Iterable[_Union[Example, _Mapping]]] = ..., tile_size: _Optional[int] = ..., texts: _Optional[_Iterable[str]] = ..., negatives: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Example(_message.Message):
     __slots__ = ("image_bytes", "image_id", "entities", "page", "channels", "intensity")

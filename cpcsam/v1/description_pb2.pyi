@@ -35,7 +35,7 @@ class DescribeResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., gateway_version: _Optional[str] = ..., triton_version: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., mask_formats: _Optional[_Iterable[_Union[_masks_pb2.MaskFormat, str]]] = ..., everything: _Optional[_Union[_search_pb2.Everything, _Mapping]] = ..., class_search: _Optional[_Union[_search_pb2.ClassSearch, _Mapping]] = ..., tile_overlap: _Optional[float] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("name", "version", "size", "image_size", "low_res_size", "digest", "trained_model", "mask_prompts", "window", "spread", "intensity")
+    __slots__ = ("name", "version", "size", "image_size", "low_res_size", "digest", "trained_model", "mask_prompts", "window", "spread", "intensity", "calibrates", "clip")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -47,6 +47,8 @@ class Model(_message.Message):
     WINDOW_FIELD_NUMBER: _ClassVar[int]
     SPREAD_FIELD_NUMBER: _ClassVar[int]
     INTENSITY_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATES_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: str
     size: str
@@ -58,7 +60,9 @@ class Model(_message.Message):
     window: int
     spread: float
     intensity: _masks_pb2.Intensity
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., size: _Optional[str] = ..., image_size: _Optional[int] = ..., low_res_size: _Optional[int] = ..., digest: _Optional[str] = ..., trained_model: _Optional[str] = ..., mask_prompts: _Optional[bool] = ..., window: _Optional[int] = ..., spread: _Optional[float] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ...) -> None: ...
+    calibrates: bool
+    clip: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., size: _Optional[str] = ..., image_size: _Optional[int] = ..., low_res_size: _Optional[int] = ..., digest: _Optional[str] = ..., trained_model: _Optional[str] = ..., mask_prompts: _Optional[bool] = ..., window: _Optional[int] = ..., spread: _Optional[float] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ..., calibrates: _Optional[bool] = ..., clip: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_image_bytes", "max_pixels", "max_prompts", "max_points", "max_in_flight", "image_formats", "cache_bytes", "max_queue_seconds", "max_tiles", "max_clicks", "stream_window", "max_seconds", "max_name_length", "max_examples", "max_entities")

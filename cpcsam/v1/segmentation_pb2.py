@@ -32,29 +32,29 @@ from cpcsam.v1.description_pb2 import *
 from cpcsam.v1.masks_pb2 import *
 from cpcsam.v1.search_pb2 import *
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63pcsam/v1/segmentation.proto\x12\tcpcsam.v1\x1a\x17\x63pcsam/v1/classes.proto\x1a\x1b\x63pcsam/v1/description.proto\x1a\x15\x63pcsam/v1/masks.proto\x1a\x16\x63pcsam/v1/search.proto\"\x9e\x04\n\x0eSegmentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\x0bimage_bytes\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\"\n\x07prompts\x18\x08 \x03(\x0b\x32\x11.cpcsam.v1.Prompt\x12\x30\n\x0emask_selection\x18\t \x01(\x0e\x32\x18.cpcsam.v1.MaskSelection\x12\x0f\n\x07\x63lasses\x18\n \x03(\t\x12,\n\x0c\x63lass_search\x18\x0b \x01(\x0b\x32\x16.cpcsam.v1.ClassSearch\x12)\n\neverything\x18\x0c \x01(\x0b\x32\x15.cpcsam.v1.Everything\x12*\n\x0bmask_format\x18\r \x01(\x0e\x32\x15.cpcsam.v1.MaskFormat\x12\x1c\n\x14return_low_res_masks\x18\x0e \x01(\x08\x12\x16\n\ttile_size\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x19\n\x0ctile_overlap\x18\x10 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04page\x18\x11 \x01(\rH\x03\x88\x01\x01\x12\x10\n\x08\x63hannels\x18\x12 \x03(\r\x12,\n\tintensity\x18\x13 \x01(\x0b\x32\x14.cpcsam.v1.IntensityH\x04\x88\x01\x01\x42\x07\n\x05imageB\x0c\n\n_tile_sizeB\x0f\n\r_tile_overlapB\x07\n\x05_pageB\x0c\n\n_intensity\"\xa4\x01\n\x06Prompt\x12 \n\x06points\x18\x01 \x03(\x0b\x32\x10.cpcsam.v1.Point\x12 \n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.BoxH\x00\x88\x01\x01\x12)\n\nmask_input\x18\x03 \x01(\x0b\x32\x15.cpcsam.v1.LowResMask\x12#\n\x04mask\x18\x04 \x01(\x0b\x32\x15.cpcsam.v1.BinaryMaskB\x06\n\x04_box\"\x8d\x01\n\x15SegmentStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.cpcsam.v1.SegmentResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.cpcsam.v1.FailureH\x00\x42\t\n\x07outcome\"9\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"\xfb\x01\n\x0fSegmentResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\roriginal_size\x18\x02 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.cpcsam.v1.PromptResult\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12#\n\x07timings\x18\x06 \x01(\x0b\x32\x12.cpcsam.v1.Timings\x12\x10\n\x08image_id\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\"R\n\x0cPromptResult\x12\x1e\n\x05masks\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Mask\x12\"\n\x08\x66ound_at\x18\x02 \x01(\x0b\x32\x10.cpcsam.v1.Point\"C\n\x07Timings\x12\x13\n\x0bvalidate_ms\x18\x01 \x01(\x02\x12\x11\n\ttriton_ms\x18\x02 \x01(\x02\x12\x10\n\x08total_ms\x18\x03 \x01(\x02*[\n\rMaskSelection\x12\x19\n\x15MASK_SELECTION_SINGLE\x10\x00\x12\x17\n\x13MASK_SELECTION_BEST\x10\x01\x12\x16\n\x12MASK_SELECTION_ALL\x10\x02\x32\xcb\x03\n\x0cSegmentation\x12@\n\x07Segment\x12\x19.cpcsam.v1.SegmentRequest\x1a\x1a.cpcsam.v1.SegmentResponse\x12P\n\rSegmentStream\x12\x19.cpcsam.v1.SegmentRequest\x1a .cpcsam.v1.SegmentStreamResponse(\x01\x30\x01\x12\x43\n\x08\x44\x65scribe\x12\x1a.cpcsam.v1.DescribeRequest\x1a\x1b.cpcsam.v1.DescribeResponse\x12L\n\x0bListClasses\x12\x1d.cpcsam.v1.ListClassesRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12\x46\n\x08\x41\x64\x64\x43lass\x12\x1a.cpcsam.v1.AddClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12L\n\x0bRemoveClass\x12\x1d.cpcsam.v1.RemoveClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponseP\x00P\x01P\x02P\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63pcsam/v1/segmentation.proto\x12\tcpcsam.v1\x1a\x17\x63pcsam/v1/classes.proto\x1a\x1b\x63pcsam/v1/description.proto\x1a\x15\x63pcsam/v1/masks.proto\x1a\x16\x63pcsam/v1/search.proto\"\xbb\x04\n\x0eSegmentRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\x0bimage_bytes\x18\x02 \x01(\x0cH\x00\x12\x12\n\x08image_id\x18\x03 \x01(\tH\x00\x12\"\n\x07prompts\x18\x08 \x03(\x0b\x32\x11.cpcsam.v1.Prompt\x12\x30\n\x0emask_selection\x18\t \x01(\x0e\x32\x18.cpcsam.v1.MaskSelection\x12\x0f\n\x07\x63lasses\x18\n \x03(\t\x12,\n\x0c\x63lass_search\x18\x0b \x01(\x0b\x32\x16.cpcsam.v1.ClassSearch\x12)\n\neverything\x18\x0c \x01(\x0b\x32\x15.cpcsam.v1.Everything\x12*\n\x0bmask_format\x18\r \x01(\x0e\x32\x15.cpcsam.v1.MaskFormat\x12\x1c\n\x14return_low_res_masks\x18\x0e \x01(\x08\x12\x16\n\ttile_size\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x19\n\x0ctile_overlap\x18\x10 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04page\x18\x11 \x01(\rH\x03\x88\x01\x01\x12\x10\n\x08\x63hannels\x18\x12 \x03(\r\x12,\n\tintensity\x18\x13 \x01(\x0b\x32\x14.cpcsam.v1.IntensityH\x04\x88\x01\x01\x12\x1b\n\x13without_calibration\x18\x14 \x01(\x08\x42\x07\n\x05imageB\x0c\n\n_tile_sizeB\x0f\n\r_tile_overlapB\x07\n\x05_pageB\x0c\n\n_intensity\"\xa4\x01\n\x06Prompt\x12 \n\x06points\x18\x01 \x03(\x0b\x32\x10.cpcsam.v1.Point\x12 \n\x03\x62ox\x18\x02 \x01(\x0b\x32\x0e.cpcsam.v1.BoxH\x00\x88\x01\x01\x12)\n\nmask_input\x18\x03 \x01(\x0b\x32\x15.cpcsam.v1.LowResMask\x12#\n\x04mask\x18\x04 \x01(\x0b\x32\x15.cpcsam.v1.BinaryMaskB\x06\n\x04_box\"\x8d\x01\n\x15SegmentStreamResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.cpcsam.v1.SegmentResponseH\x00\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x12.cpcsam.v1.FailureH\x00\x42\t\n\x07outcome\"9\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x65tails\x18\x03 \x01(\x0c\"\xfb\x01\n\x0fSegmentResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12&\n\roriginal_size\x18\x02 \x01(\x0b\x32\x0f.cpcsam.v1.Size\x12(\n\x07results\x18\x03 \x03(\x0b\x32\x17.cpcsam.v1.PromptResult\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12\x15\n\rmodel_version\x18\x05 \x01(\t\x12#\n\x07timings\x18\x06 \x01(\x0b\x32\x12.cpcsam.v1.Timings\x12\x10\n\x08image_id\x18\x07 \x01(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x08 \x01(\x08\x12\x10\n\x08warnings\x18\t \x03(\t\"\x80\x01\n\x0cPromptResult\x12\x1e\n\x05masks\x18\x01 \x03(\x0b\x32\x0f.cpcsam.v1.Mask\x12\"\n\x08\x66ound_at\x18\x02 \x01(\x0b\x32\x10.cpcsam.v1.Point\x12,\n\x11\x63\x61librated_prompt\x18\x03 \x01(\x0b\x32\x11.cpcsam.v1.Prompt\"C\n\x07Timings\x12\x13\n\x0bvalidate_ms\x18\x01 \x01(\x02\x12\x11\n\ttriton_ms\x18\x02 \x01(\x02\x12\x10\n\x08total_ms\x18\x03 \x01(\x02*[\n\rMaskSelection\x12\x19\n\x15MASK_SELECTION_SINGLE\x10\x00\x12\x17\n\x13MASK_SELECTION_BEST\x10\x01\x12\x16\n\x12MASK_SELECTION_ALL\x10\x02\x32\xcb\x03\n\x0cSegmentation\x12@\n\x07Segment\x12\x19.cpcsam.v1.SegmentRequest\x1a\x1a.cpcsam.v1.SegmentResponse\x12P\n\rSegmentStream\x12\x19.cpcsam.v1.SegmentRequest\x1a .cpcsam.v1.SegmentStreamResponse(\x01\x30\x01\x12\x43\n\x08\x44\x65scribe\x12\x1a.cpcsam.v1.DescribeRequest\x1a\x1b.cpcsam.v1.DescribeResponse\x12L\n\x0bListClasses\x12\x1d.cpcsam.v1.ListClassesRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12\x46\n\x08\x41\x64\x64\x43lass\x12\x1a.cpcsam.v1.AddClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponse\x12L\n\x0bRemoveClass\x12\x1d.cpcsam.v1.RemoveClassRequest\x1a\x1e.cpcsam.v1.ListClassesResponseP\x00P\x01P\x02P\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cpcsam.v1.segmentation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MASKSELECTION']._serialized_start=1466
-  _globals['_MASKSELECTION']._serialized_end=1557
+  _globals['_MASKSELECTION']._serialized_start=1542
+  _globals['_MASKSELECTION']._serialized_end=1633
   _globals['_SEGMENTREQUEST']._serialized_start=145
-  _globals['_SEGMENTREQUEST']._serialized_end=687
-  _globals['_PROMPT']._serialized_start=690
-  _globals['_PROMPT']._serialized_end=854
-  _globals['_SEGMENTSTREAMRESPONSE']._serialized_start=857
-  _globals['_SEGMENTSTREAMRESPONSE']._serialized_end=998
-  _globals['_FAILURE']._serialized_start=1000
-  _globals['_FAILURE']._serialized_end=1057
-  _globals['_SEGMENTRESPONSE']._serialized_start=1060
-  _globals['_SEGMENTRESPONSE']._serialized_end=1311
-  _globals['_PROMPTRESULT']._serialized_start=1313
-  _globals['_PROMPTRESULT']._serialized_end=1395
-  _globals['_TIMINGS']._serialized_start=1397
-  _globals['_TIMINGS']._serialized_end=1464
-  _globals['_SEGMENTATION']._serialized_start=1560
-  _globals['_SEGMENTATION']._serialized_end=2019
+  _globals['_SEGMENTREQUEST']._serialized_end=716
+  _globals['_PROMPT']._serialized_start=719
+  _globals['_PROMPT']._serialized_end=883
+  _globals['_SEGMENTSTREAMRESPONSE']._serialized_start=886
+  _globals['_SEGMENTSTREAMRESPONSE']._serialized_end=1027
+  _globals['_FAILURE']._serialized_start=1029
+  _globals['_FAILURE']._serialized_end=1086
+  _globals['_SEGMENTRESPONSE']._serialized_start=1089
+  _globals['_SEGMENTRESPONSE']._serialized_end=1340
+  _globals['_PROMPTRESULT']._serialized_start=1343
+  _globals['_PROMPTRESULT']._serialized_end=1471
+  _globals['_TIMINGS']._serialized_start=1473
+  _globals['_TIMINGS']._serialized_end=1540
+  _globals['_SEGMENTATION']._serialized_start=1636
+  _globals['_SEGMENTATION']._serialized_end=2095
 # @@protoc_insertion_point(module_scope)

@@ -48,7 +48,7 @@ MASK_SELECTION_BEST: MaskSelection
 MASK_SELECTION_ALL: MaskSelection
 
 class SegmentRequest(_message.Message):
-    __slots__ = ("request_id", "image_bytes", "image_id", "prompts", "mask_selection", "classes", "class_search", "everything", "mask_format", "return_low_res_masks", "tile_size", "tile_overlap", "page", "channels", "intensity")
+    __slots__ = ("request_id", "image_bytes", "image_id", "prompts", "mask_selection", "classes", "class_search", "everything", "mask_format", "return_low_res_masks", "tile_size", "tile_overlap", "page", "channels", "intensity", "without_calibration")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     IMAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class SegmentRequest(_message.Message):
     PAGE_FIELD_NUMBER: _ClassVar[int]
     CHANNELS_FIELD_NUMBER: _ClassVar[int]
     INTENSITY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     image_bytes: bytes
     image_id: str
@@ -79,7 +80,8 @@ class SegmentRequest(_message.Message):
     page: int
     channels: _containers.RepeatedScalarFieldContainer[int]
     intensity: _masks_pb2.Intensity
-    def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ..., classes: _Optional[_Iterable[str]] = ..., class_search: _Optional[_Union[_search_pb2.ClassSearch, _Mapping]] = ..., everything: _Optional[_Union[_search_pb2.Everything, _Mapping]] = ..., mask_format: _Optional[_Union[_masks_pb2.MaskFormat, str]] = ..., return_low_res_masks: _Optional[bool] = ..., tile_size: _Optional[int] = ..., tile_overlap: _Optional[float] = ..., page: _Optional[int] = ..., channels: _Optional[_Iterable[int]] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ...) -> None: ...
+    without_calibration: bool
+    def __init__(self, request_id: _Optional[str] = ..., image_bytes: _Optional[bytes] = ..., image_id: _Optional[str] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., mask_selection: _Optional[_Union[MaskSelection, str]] = ..., classes: _Optional[_Iterable[str]] = ..., class_search: _Optional[_Union[_search_pb2.ClassSearch, _Mapping]] = ..., everything: _Optional[_Union[_search_pb2.Everything, _Mapping]] = ..., mask_format: _Optional[_Union[_masks_pb2.MaskFormat, str]] = ..., return_low_res_masks: _Optional[bool] = ..., tile_size: _Optional[int] = ..., tile_overlap: _Optional[float] = ..., page: _Optional[int] = ..., channels: _Optional[_Iterable[int]] = ..., intensity: _Optional[_Union[_masks_pb2.Intensity, _Mapping]] = ..., without_calibration: _Optional[bool] = ...) -> None: ...
 
 class Prompt(_message.Message):
     __slots__ = ("points", "box", "mask_input", "mask")
@@ -136,12 +138,14 @@ class SegmentResponse(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., original_size: _Optional[_Union[_masks_pb2.Size, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., image_id: _Optional[str] = ..., cached: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class PromptResult(_message.Message):
-    __slots__ = ("masks", "found_at")
+    __slots__ = ("masks", "found_at", "calibrated_prompt")
     MASKS_FIELD_NUMBER: _ClassVar[int]
     FOUND_AT_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATED_PROMPT_FIELD_NUMBER: _ClassVar[int]
     masks: _containers.RepeatedCompositeFieldContainer[_masks_pb2.Mask]
     found_at: _masks_pb2.Point
-    def __init__(self, masks: _Optional[_Iterable[_Union[_masks_pb2.Mask, _Mapping]]] = ..., found_at: _Optional[_Union[_masks_pb2.Point, _Mapping]] = ...) -> None: ...
+    calibrated_prompt: Prompt
+    def __init__(self, masks: _Optional[_Iterable[_Union[_masks_pb2.Mask, _Mapping]]] = ..., found_at: _Optional[_Union[_masks_pb2.Point, _Mapping]] = ..., calibrated_prompt: _Optional[_Union[Prompt, _Mapping]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("validate_ms", "triton_ms", "total_ms")

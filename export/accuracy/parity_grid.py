@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec
+from cpcsam.contract import IMAGE_ENCODER, GraphSpec, graphs_of
 from cpcsam.errors import ExportError
 from export.accuracy.runners import GraphRunner
 from export.graphs.modules import draw_images, draw_prompts, relative_difference
@@ -85,9 +85,10 @@ def compare_on_grid(
     batches = batches or BATCHES[image_size]
     inner = itertools.product(prompts or PROMPTS, points or POINTS)
     shapes = () if encoder_only else tuple(inner)
+    graphs = graphs_of(reference.calibrates)
     rows: list[Row] = []
     with tqdm(
-        total=len(batches) * (1 + (len(GRAPHS) - 1) * len(shapes)),
+        total=len(batches) * (1 + (len(graphs) - 1) * len(shapes)),
         desc=f"grid, {engine.name}",
         unit="graph",
     ) as progress:
@@ -107,7 +108,7 @@ def compare_on_grid(
             check(IMAGE_ENCODER, tensors, (batch, 0, 0))
             for shape in shapes:
                 tensors |= draw_prompts(image_size, batch, *shape, generator)
-                for graph in GRAPHS:
+                for graph in graphs:
                     if graph is not IMAGE_ENCODER:
                         check(graph, tensors, (batch, *shape))
     return rows

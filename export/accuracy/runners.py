@@ -32,11 +32,15 @@ class GraphRunner(Protocol):
 
     name: str
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether its graphs are those of a model that calibrates prompts."""
+
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Run a graph.
 
         Args:
-            graph: specification from the contract.
+            graph: specification from the contract, one of `graphs_of(calibrates)`.
             inputs: by name, with the contract's shapes and dtypes, on the CPU; inputs of other
                 graphs are ignored.
 
@@ -55,7 +59,7 @@ def backend_of(runner: GraphRunner, image_size: int) -> GraphBackend:
         inputs = {name: torch.from_numpy(arrays[name]) for name in graph.input_names}
         return [output.numpy() for output in runner(graph, inputs)]
 
-    return GraphBackend(run, image_size)
+    return GraphBackend(run, image_size, calibrates=runner.calibrates)
 
 
 class TorchRunner:
@@ -65,6 +69,7 @@ class TorchRunner:
 
     def __init__(self, model: CpcSam) -> None:
         self._model = model
+        self.calibrates = model.calibrates
 
     @torch.no_grad()
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
@@ -79,6 +84,11 @@ class OnnxRunner:
     def __init__(self, directory: Path, precision: str, threads: int = 0) -> None:
         self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"
         self._graphs = OnnxGraphs(directory, threads)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the graphs are those of a model that calibrates prompts."""
+        return self._graphs.calibrates
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Run a graph; see `GraphRunner`."""
@@ -95,6 +105,7 @@ class FullBatchRunner:
 
     Attributes:
         name: of the wrapped runner, with images × prompts of the profile.
+        calibrates: of the wrapped runner.
     """
 
     def __init__(self, runner: GraphRunner, images: int, prompts: int) -> None:
@@ -107,6 +118,7 @@ class FullBatchRunner:
         """
         self._runner, self._images, self._prompts = runner, images, prompts
         self.name = f"{runner.name}, {images} × {prompts}"
+        self.calibrates = runner.calibrates
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Run a graph on at most `images` images; see `GraphRunner`."""

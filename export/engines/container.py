@@ -23,7 +23,7 @@ def triton_image(compose: Path = COMPOSE) -> str:
     """Return the name of the serving image, as pinned in docker-compose.yml."""
     import yaml  # not in the image, which imports this module as well
 
-    return str(yaml.safe_load(compose.read_text())["services"]["triton"]["image"])
+    return str(yaml.safe_load(compose.read_text())["services"]["triton-gpu"]["image"])
 
 
 def container_command(
@@ -75,7 +75,7 @@ def require_image() -> str:
             f"image {image}",
             got=inspected.stderr.strip() or f"exit status {inspected.returncode}",
             expected="the image of docker-compose.yml",
-            fix="docker-compose build triton",
+            fix="docker compose --profile gpu build triton-gpu",
         )
     return image
 

@@ -38,18 +38,21 @@ class EngineRunner:
 
     Attributes:
         name: engine and precision, for reports and errors.
+        calibrates: whether the plans are those of a model that calibrates prompts.
     """
 
-    def __init__(self, command: Sequence[str], precision: str) -> None:
+    def __init__(self, command: Sequence[str], precision: str, *, calibrates: bool = False) -> None:
         """Start the worker process.
 
         Args:
             command: from `plan_command`.
             precision: of the engines, for the name.
+            calibrates: whether the plans are those of a model that calibrates prompts.
 
         Raises:
             ExportError: the worker has no TensorRT or no GPU.
         """
+        self.calibrates = calibrates
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=CHECKOUT
         )
@@ -75,7 +78,8 @@ class EngineRunner:
         """Run a graph; see `GraphRunner`."""
         arrays = {name: inputs[name].numpy() for name in graph.input_names}
         try:
-            send(self._requests, {"graph": graph.name}, arrays)
+            header = {"graph": graph.name, "calibrates": self.calibrates}
+            send(self._requests, header, arrays)
         except BrokenPipeError as error:
             raise self._exited() from error
         _, outputs = self._receive()

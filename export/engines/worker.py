@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.commands import parser_of, run_command
-from cpcsam.contract import GRAPHS
+from cpcsam.contract import graphs_of
 from cpcsam.errors import CpcSamError
 from export.engines.cuda_driver import Device
 from export.engines.importing import require_tensorrt
@@ -74,16 +74,17 @@ def serve(
         folder: folder of `GRAPH.plan`; each plan is loaded on first use.
         trt: the module `tensorrt`.
         device: GPU that runs the plans.
-        requests: messages of `send` with the header `graph` and the inputs.
+        requests: messages of `send` with the inputs and the headers `graph` and `calibrates`, which
+            selects the form of the graph.
         responses: messages with the outputs, or with the header `error`.
     """
     loaded: dict[str, PlanExecution] = {}
-    specs = {graph.name: graph for graph in GRAPHS}
     while (request := receive(requests)) is not None:
         header, inputs = request
         name = header["graph"]
         try:
             if name not in loaded:
+                specs = {graph.name: graph for graph in graphs_of(header["calibrates"])}
                 loaded[name] = PlanExecution(trt, device, folder / f"{name}.plan", specs[name])
             send(responses, {}, loaded[name](inputs))
         except CpcSamError as error:

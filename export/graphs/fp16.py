@@ -51,18 +51,22 @@ class Fp16CpcSam(TraceableCpcSam):
         """Run `CpcSam.embed_points` on float32 coordinates; the embeddings are of `dtype`."""
         return super().embed_points(point_coords, point_labels).to(self.dtype)
 
-    def encode_prompts(
-        self, image_embeddings: Tensor, point_coords: Tensor, point_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Run `CpcSam.encode_prompts` in `dtype`."""
-        sparse_embeddings, token_mask = super().encode_prompts(
-            image_embeddings.to(self.dtype), point_coords, point_labels
+    def calibrate_prompts(
+        self,
+        image_embeddings: Tensor,
+        point_coords: Tensor,
+        point_labels: Tensor,
+        calibrate: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run `CpcSam.calibrate_prompts` in `dtype`."""
+        sparse_embeddings, token_mask, calibrated_coords = super().calibrate_prompts(
+            image_embeddings.to(self.dtype), point_coords, point_labels, calibrate
         )
-        return sparse_embeddings.float(), token_mask.float()
+        return sparse_embeddings.float(), token_mask.float(), calibrated_coords
 
-    def encode_masks(self, mask_input: Tensor) -> Tensor:
+    def encode_masks(self, mask_input: Tensor, calibrate: Tensor | None = None) -> Tensor:
         """Run `CpcSam.encode_masks` in `dtype`."""
-        return super().encode_masks(mask_input.to(self.dtype)).float()
+        return super().encode_masks(mask_input.to(self.dtype), calibrate).float()
 
     def decode_masks(
         self,
@@ -71,6 +75,7 @@ class Fp16CpcSam(TraceableCpcSam):
         token_mask: Tensor,
         dense_embeddings: Tensor | None = None,
         trace: DecoderTrace | None = None,
+        calibrate: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run `CpcSam.decode_masks` in `dtype`."""
         low_res_masks, iou_predictions = super().decode_masks(
@@ -79,6 +84,7 @@ class Fp16CpcSam(TraceableCpcSam):
             token_mask.to(self.dtype),
             None if dense_embeddings is None else dense_embeddings.to(self.dtype),
             trace,
+            calibrate,
         )
         return low_res_masks.float(), iou_predictions.float()
 
@@ -94,8 +100,10 @@ def to_fp16(model: TraceableCpcSam, dtype: torch.dtype = torch.float16) -> Fp16C
         ExportError: a weight exceeds the largest number of `dtype`, 65504 of float16.
     """
     half = Fp16CpcSam(copy.deepcopy(model), dtype)
-    # A buffer, which the loop over parameters below does not reach.
+    # Buffers, which the loop over parameters below does not reach.
     half.constant_image_pe = half.image_pe().to(dtype)
+    if half.given_no_mask_embed is not None:
+        half.given_no_mask_embed = half.given_no_mask_embed.to(dtype)
     for name, module in half.named_modules():
         if not isinstance(module, FULL_PRECISION):
             _halve_weights(name, module, dtype)

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from cpcsam.contract import GRAPHS, LOW_RES_FACTOR, GraphSpec, PointLabel, grid_size
+from cpcsam.contract import LOW_RES_FACTOR, GraphSpec, PointLabel, graphs_of, grid_size
 from cpcsam.model.sam import CpcSam
 
 __all__ = [
@@ -26,19 +26,47 @@ def _image_encoder(model: CpcSam, image: Tensor, input_size: Tensor) -> Outputs:
     return (model.encode_image(image, input_size),)
 
 
+# `calibrate` is the last input of the graphs of a model that calibrates, and absent of others.
+def _prompt_encoder(model: CpcSam, *inputs: Tensor) -> Outputs:
+    encoded = model.calibrate_prompts(*inputs)
+    return encoded if len(inputs) > 3 else encoded[:2]
+
+
 def _prompt_encoder_with_mask(
-    model: CpcSam, image_embeddings: Tensor, coords: Tensor, labels: Tensor, mask_input: Tensor
+    model: CpcSam,
+    image_embeddings: Tensor,
+    coords: Tensor,
+    labels: Tensor,
+    mask_input: Tensor,
+    *calibrate: Tensor,
 ) -> Outputs:
-    sparse_embeddings, token_mask = model.encode_prompts(image_embeddings, coords, labels)
-    return sparse_embeddings, token_mask, model.encode_masks(mask_input)
+    encoded = _prompt_encoder(model, image_embeddings, coords, labels, *calibrate)
+    return *encoded[:2], model.encode_masks(mask_input, *calibrate), *encoded[2:]
+
+
+def _mask_decoder(
+    model: CpcSam, image_embeddings: Tensor, sparse: Tensor, token_mask: Tensor, *calibrate: Tensor
+) -> Outputs:
+    return _mask_decoder_with_mask(model, image_embeddings, sparse, token_mask, None, *calibrate)
+
+
+def _mask_decoder_with_mask(
+    model: CpcSam,
+    image_embeddings: Tensor,
+    sparse: Tensor,
+    token_mask: Tensor,
+    dense: Tensor | None,
+    calibrate: Tensor | None = None,
+) -> Outputs:
+    return model.decode_masks(image_embeddings, sparse, token_mask, dense, calibrate=calibrate)
 
 
 FORWARDS: Final[Mapping[str, Callable[..., Outputs]]] = {
     "image_encoder": _image_encoder,
-    "prompt_encoder": lambda model, *inputs: model.encode_prompts(*inputs),
+    "prompt_encoder": _prompt_encoder,
     "prompt_encoder_with_mask": _prompt_encoder_with_mask,
-    "mask_decoder": lambda model, *inputs: model.decode_masks(*inputs),
-    "mask_decoder_with_mask": lambda model, *inputs: model.decode_masks(*inputs),
+    "mask_decoder": _mask_decoder,
+    "mask_decoder_with_mask": _mask_decoder_with_mask,
 }
 
 
@@ -68,7 +96,7 @@ def run_graphs(model: CpcSam, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     """
     known = dict(tensors)
     results: dict[str, Tensor] = {}
-    for graph in GRAPHS:
+    for graph in graphs_of(model.calibrates):
         outputs = GraphModule(model, graph)(*(known[name] for name in graph.input_names))
         for name, output in zip(graph.output_names, outputs, strict=True):
             known[name] = results[f"{graph.name}/{name}"] = output
@@ -100,7 +128,8 @@ def draw_prompts(
 
     Returns:
         point_coords (B, P, N, 2) float32, (X, Y) in pixels of the encoder's frame; point_labels
-        (B, P, N) int32; mask_input (B, P, 1, 4G, 4G) float32 logits.
+        (B, P, N) int32; mask_input (B, P, 1, 4G, 4G) float32 logits; calibrate (B, 1) float32, 1
+        for the first image and 0 for every second.
     """
     shape = (batch, prompts, points)
 
@@ -126,6 +155,7 @@ def draw_prompts(
         "point_coords": torch.where(empty, garbage[choice], coords),
         "point_labels": labels.int(),
         "mask_input": 4 * torch.randn(batch, prompts, 1, side, side, generator=generator),
+        "calibrate": (torch.arange(batch) % 2 == 0).float().unsqueeze(1),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import onnx
 from tqdm import tqdm
 
-from cpcsam.contract import GRAPHS, IMAGE_ENCODER
+from cpcsam.contract import IMAGE_ENCODER, graphs_of
 from cpcsam.model.fusion import FusedCpcSam
 from export.graphs.attention import FoldedAttention
 from export.graphs.fp16 import to_fp16
@@ -48,7 +48,7 @@ def trace_graphs(
         traceable: TraceableCpcSam = to_fp16(make_traceable(model, FoldedAttention))
     else:
         traceable = make_traceable(model)
-    with tqdm(GRAPHS, desc=f"export, {precision}", unit="graph") as progress:
+    with tqdm(graphs_of(model.calibrates), desc=f"export, {precision}", unit="graph") as progress:
         for graph in progress:
             progress.set_postfix_str(graph.name)
             onnx_from_torch(traceable, graph, folder / f"{graph.name}.onnx", properties)

@@ -18,7 +18,7 @@ class TraceableCpcSam(FusedCpcSam):
 
     @torch.no_grad()
     def __init__(self, model: FusedCpcSam) -> None:
-        super().__init__(model, model.fused_config)
+        super().__init__(model, model.fused_config, model.given_no_mask_embed)
         self.register_buffer("constant_image_pe", model.image_pe().clone(), persistent=False)
 
     def image_pe(self) -> Tensor:

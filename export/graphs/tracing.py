@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +21,7 @@ from cpcsam.errors import ExportError
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
 
-__all__ = ["OPSET", "label", "onnx_from_torch", "save", "shape_only_matmul"]
+__all__ = ["OPSET", "label", "onnx_from_torch", "save", "shape_only_kernels"]
 
 OPSET: Final = 18
 INLINE_BYTES: Final = 1_500_000_000
@@ -64,7 +64,7 @@ def onnx_from_torch(
             TemporaryDirectory() as folder,
             warnings.catch_warnings(),
             torch.no_grad(),
-            shape_only_matmul(),
+            shape_only_kernels(),
         ):
             warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -153,30 +153,43 @@ def save(exported: onnx.ModelProto, file: Path) -> None:
 
 
 @contextmanager
-def shape_only_matmul() -> Iterator[None]:
-    """Replace the CPU matmul kernels by shape-only stubs while tracing.
+def shape_only_kernels() -> Iterator[None]:
+    """Replace the CPU kernels of products by shape-only stubs while tracing.
 
-    `torch.mm`, `torch.addmm` and `torch.bmm` return tensors of the right shape and dtype with
-    meaningless values, since a processor without float16 arithmetic takes minutes for the products
-    of an encoder. The stubs lie beneath the tracer, which records the operators as usual. The
-    replacement is process-wide: no other thread may compute inside the block.
+    `torch.mm`, `torch.addmm`, `torch.bmm` and the convolution of float16 return tensors of the
+    right shape and dtype without values, since a processor without float16 arithmetic takes minutes
+    for the products of an encoder. The stubs lie beneath the tracer, which records the operators as
+    usual. The replacement is process-wide: no other thread may compute inside the block.
     """
     with torch.library._scoped_library("aten", "IMPL") as library, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns of every replaced kernel
         library.impl("mm", _mm, "CPU")
         library.impl("addmm", _addmm, "CPU")
         library.impl("bmm", _bmm, "CPU")
+        library.impl("_slow_conv2d_forward", _conv2d, "CPU")
         yield
 
 
-# Broadcasting a column over a row gives the product's shape and dtype at the cost of an addition.
 def _mm(left: Tensor, right: Tensor) -> Tensor:
-    return left.narrow(1, 0, 1) + right.narrow(0, 0, 1)
+    return left.new_zeros(left.shape[0], right.shape[1])
 
 
-def _addmm(bias: Tensor, left: Tensor, right: Tensor, **_: object) -> Tensor:
-    return bias + _mm(left, right)
+def _addmm(_: Tensor, left: Tensor, right: Tensor, **__: object) -> Tensor:
+    return _mm(left, right)
 
 
 def _bmm(left: Tensor, right: Tensor) -> Tensor:
-    return left.narrow(2, 0, 1) + right.narrow(1, 0, 1)
+    return left.new_zeros(*left.shape[:2], right.shape[2])
+
+
+def _conv2d(
+    image: Tensor,
+    weight: Tensor,
+    kernel_size: Sequence[int],
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+) -> Tensor:
+    sides = zip(image.shape[2:], kernel_size, stride, padding, strict=True)
+    shape = ((side + 2 * border - kernel) // step + 1 for side, kernel, step, border in sides)
+    return image.new_zeros(len(image), len(weight), *shape)

@@ -13,11 +13,12 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelEnsembling,
     ModelInput,
     ModelInstanceGroup,
-    ModelMetrics,
     ModelOutput,
 )
 
 from cpcsam.contract import (
+    CALIBRATE,
+    CALIBRATES,
     DECODER_MAX_BATCH,
     GRAPHS,
     IMAGE_EMBEDDINGS,
@@ -32,6 +33,7 @@ from cpcsam.contract import (
     TensorSpec,
 )
 from cpcsam.entry_points import (
+    CHOSEN_CALIBRATE,
     DECODE,
     DECODE_WITH_MASK,
     DECODER,
@@ -42,14 +44,28 @@ from cpcsam.entry_points import (
     SCALE_PROMPTS,
     SCALED_POINT_COORDS,
     SEGMENT,
+    STEP_TIMES,
     STEPS,
     STORED_EMBEDDINGS,
+    form_of,
+    is_timed,
+    times_output,
 )
 from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from export.engines.profiles import profiles_of
+from export.triton_repository.latency import latency_buckets
+from export.triton_repository.warmup import warmup_requests
 
-__all__ = ["DECODER_GRAPHS", "RepositoryConfig", "Target", "config_text", "model_configs"]
+__all__ = [
+    "DECODER_GRAPHS",
+    "EMBEDDING_STORE_BYTES",
+    "ENSEMBLE_STEPS",
+    "RepositoryConfig",
+    "Target",
+    "config_text",
+    "model_configs",
+]
 
 Target: TypeAlias = Literal["cpu", "gpu"]
 
@@ -92,9 +108,6 @@ ENCODER_QUEUE_DELAY_US: Final = 2000
 with one, Triton before core pull request 509 miscounts its queue, and requests stall for 500 ms and
 more."""
 
-LATENCY_FAMILY: Final = "nv_inference_first_response_histogram_ms"
-LATENCY_BUCKETS_MS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
-
 DTYPES: Final = {
     "float64": DataType.TYPE_FP64,
     "float32": DataType.TYPE_FP32,
@@ -120,6 +133,7 @@ class RepositoryConfig:
         scale: how much of an image the model is shown at once, reported likewise; None reports
             nothing.
         intensity: the model's policy for images of more than 8 bits.
+        calibrates: what `calibrates_of` tells of the graphs; reported, unless it is None.
     """
 
     model_size: str
@@ -130,20 +144,20 @@ class RepositoryConfig:
     trained_model: str = ""
     scale: Scale | None = None
     intensity: Intensity = Intensity()
+    calibrates: bool | None = None
 
 
 def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
     """Return the configuration of every model of the repository, by name."""
-    image_size = repository.image_size
     ensembles = ENSEMBLE_STEPS[repository.target]
     used = dict.fromkeys(step for steps in ensembles.values() for step in steps)
     configs = [(_step if spec in STEPS else _graph)(spec, repository) for spec in used]
-    configs += [_ensemble(spec, image_size, steps) for spec, steps in ensembles.items()]
+    configs += [_ensemble(spec, repository, steps) for spec, steps in ensembles.items()]
     if repository.target == "gpu":
         # The cpu target must suit the wheel's server, which has no histograms and rejects this
         # field.
         for config in configs:
-            config.model_metrics.CopyFrom(_latency_buckets())
+            config.model_metrics.CopyFrom(latency_buckets())
     return {config.name: config for config in configs}
 
 
@@ -152,8 +166,10 @@ def config_text(config: ModelConfig) -> str:
     return HEADER + text_format.MessageToString(config)
 
 
-def _model(spec: GraphSpec, image_size: int) -> ModelConfig:
+def _model(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     """Make the part common to all models; Triton's dims omit the batch dimension."""
+    image_size, times = repository.image_size, [STEP_TIMES] * is_timed(spec, repository.target)
+    spec = form_of(spec, bool(repository.calibrates))
     return ModelConfig(
         name=spec.name,
         max_batch_size=spec.max_batch,
@@ -161,17 +177,8 @@ def _model(spec: GraphSpec, image_size: int) -> ModelConfig:
             ModelInput(**_tensor(tensor, image_size), optional=tensor.name in spec.optional)
             for tensor in spec.inputs
         ],
-        output=[ModelOutput(**_tensor(tensor, image_size)) for tensor in spec.outputs],
+        output=[ModelOutput(**_tensor(tensor, image_size)) for tensor in (*spec.outputs, *times)],
     )
-
-
-def _latency_buckets() -> ModelMetrics:
-    """Make latency buckets from 1 ms; Triton's own begin at 100 ms."""
-    control = ModelMetrics.MetricControl(
-        metric_identifier=ModelMetrics.MetricControl.MetricIdentifier(family=LATENCY_FAMILY),
-        histogram_options=ModelMetrics.MetricControl.HistogramOptions(buckets=LATENCY_BUCKETS_MS),
-    )
-    return ModelMetrics(metric_control=[control])
 
 
 def _tensor(tensor: TensorSpec, image_size: int) -> dict[str, object]:
@@ -184,8 +191,13 @@ def _set_parameters(config: ModelConfig, **values: float | str) -> None:
         config.parameters[key].string_value = str(value)
 
 
+def _set_calibrates(config: ModelConfig, repository: RepositoryConfig) -> None:
+    if repository.calibrates is not None:
+        _set_parameters(config, **{CALIBRATES: int(repository.calibrates)})
+
+
 def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
-    config = _model(spec, repository.image_size)
+    config = _model(spec, repository)
     config.backend = "python"
     config.default_model_filename = "model.py"
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=INSTANCES[spec])
@@ -196,6 +208,7 @@ def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         _set_parameters(config, embedding_store_bytes=EMBEDDING_STORE_BYTES)
     if spec is DECODER:
         _set_parameters(config, intra_op_threads=repository.threads)
+        _set_calibrates(config, repository)
         # Requests of any shape run side by side; none is joined with another.
         config.max_batch_size = CPU_DECODER_BATCH
         config.dynamic_batching.SetInParent()
@@ -205,7 +218,7 @@ def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
 
 
 def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
-    config = _model(spec, repository.image_size)
+    config = _model(spec, repository)
     _set_parameters(
         config,
         image_size=repository.image_size,
@@ -219,6 +232,7 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     if spec is IMAGE_ENCODER:
         # The gateway, which decodes tiles, reads all that it knows of the model here.
         _set_parameters(config, intensity=str(repository.intensity))
+        _set_calibrates(config, repository)
     if repository.target == "gpu":
         config.dynamic_batching.max_queue_delay_microseconds = (
             ENCODER_QUEUE_DELAY_US if spec is IMAGE_ENCODER else 0
@@ -227,10 +241,11 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         config.backend = "tensorrt"
         config.default_model_filename = "model.plan"
         # Triton uses only the first profile unless all are listed.
-        profiles = range(len(profiles_of(spec, repository.image_size)))
+        profiles = profiles_of(form_of(spec, bool(repository.calibrates)), repository.image_size)
         config.instance_group.add(
-            kind=ModelInstanceGroup.KIND_GPU, count=1, profile=map(str, profiles)
+            kind=ModelInstanceGroup.KIND_GPU, count=1, profile=map(str, range(len(profiles)))
         )
+        config.model_warmup.extend(warmup_requests(config, profiles))
     else:
         # Seconds per image are equal at every batch size, and memory grows with it.
         config.max_batch_size = 1
@@ -240,19 +255,25 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     return config
 
 
-def _ensemble(spec: GraphSpec, image_size: int, steps: Sequence[GraphSpec]) -> ModelConfig:
-    config = _model(spec, image_size)
+def _ensemble(
+    spec: GraphSpec, repository: RepositoryConfig, steps: Sequence[GraphSpec]
+) -> ModelConfig:
+    config = _model(spec, repository)
     config.platform = "ensemble"
-    known = set(spec.input_names)
+    known = {tensor.name for tensor in config.input}
     for step in steps:
+        form = form_of(step, bool(repository.calibrates))
         # Optional inputs that the ensemble lacks stay out, and so do outputs that it does not have.
-        wires = {name: _wire(spec, steps, step, name) for name in step.input_names}
+        wires = {name: _wire(spec, steps, step, name) for name in form.input_names}
         inputs = {name: wire for name, wire in wires.items() if wire in known}
         outputs = {
             name: _wire(spec, steps, step, name)
-            for name in step.output_names
+            for name in form.output_names
             if name != STORED_EMBEDDINGS.name or step is not DECODER or spec is SEGMENT
         }
+        if is_timed(step, repository.target):
+            config.output.add(**_tensor(times_output(step.name), repository.image_size))
+            outputs[STEP_TIMES.name] = config.output[-1].name
         known |= set(outputs.values())
         config.ensemble_scheduling.step.append(
             ModelEnsembling.Step(
@@ -266,6 +287,8 @@ def _wire(ensemble: GraphSpec, steps: Sequence[GraphSpec], step: GraphSpec, name
     """Return the ensemble's tensor behind an input or output of a step, usually its namesake."""
     if step in (PROMPT_ENCODER, PROMPT_ENCODER_WITH_MASK) and name == POINT_COORDS.name:
         return SCALED_POINT_COORDS.name
+    if step in GRAPHS and name == CALIBRATE.name:
+        return CHOSEN_CALIBRATE.name
     if ensemble is SEGMENT and name == STORED_EMBEDDINGS.name:
         return IMAGE_EMBEDDINGS.name
     if ensemble is SEGMENT and name == IMAGE_EMBEDDINGS.name:

@@ -9,19 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cpcsam.artifacts.manifest import Manifest
-from cpcsam.contract import GRAPHS
-from cpcsam.entry_points import DECODER
+from tritonclient.grpc.model_config_pb2 import (
+    ModelConfig,
+    ModelInput,
+    ModelInstanceGroup,
+    ModelOutput,
+)
+
+from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file
+from cpcsam.clip.onnx_towers import CLIP_KIND, FILES
+from cpcsam.clip.preprocess import ClipInfo
+from cpcsam.contract import GRAPHS, TensorSpec
+from cpcsam.entry_points import CLIP, CLIP_INFO, DECODER
 from cpcsam.errors import ArtifactError
 from export.triton_repository.config import (
     DECODER_GRAPHS,
+    DTYPES,
     RepositoryConfig,
     Target,
     config_text,
     model_configs,
 )
+from export.triton_repository.latency import latency_buckets
 
-__all__ = ["SOURCE_KIND", "ModelTree", "config_files", "plan_tree", "write_files"]
+__all__ = ["SOURCE_KIND", "ClipSource", "ModelTree", "config_files", "plan_tree", "write_files"]
 
 SOURCE_KIND: Final[Mapping[Target, str]] = {"cpu": "onnx", "gpu": "engine"}
 SOURCE_SUFFIX: Final[Mapping[Target, str]] = {"cpu": ".onnx", "gpu": ".plan"}
@@ -53,8 +64,55 @@ class ModelTree:
             shutil.copyfile(file, tree / path)
 
 
+@dataclass(frozen=True)
+class ClipSource:
+    """An artifact of kind `clip`.
+
+    Attributes:
+        path: its directory.
+        manifest: its manifest.
+        digest: of the manifest.
+        info: facts of the CLIP.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    info: ClipInfo
+
+    @classmethod
+    def read(cls, path: Path) -> ClipSource:
+        """Read and verify the artifact.
+
+        Raises:
+            ArtifactError: it is missing, altered, of another kind or incomplete.
+            ConfigError: it tells no facts.
+        """
+        manifest = read_manifest(path, CLIP_KIND)
+        for name in FILES:
+            if name not in manifest.files:
+                raise ArtifactError.of(
+                    str(path / name),
+                    got="no such file",
+                    expected=", ".join(FILES),
+                    fix="export the towers again",
+                )
+        info = ClipInfo.of_json(str(manifest.config.get("clip", "")))
+        return cls(path, manifest, sha256_file(path / MANIFEST_NAME), info)
+
+    def files(self, version: int) -> Mapping[str, str]:
+        """Return names in the artifact by path in a version, weights beside graphs included."""
+        others = [name for name in self.manifest.files if name.endswith(".data")]
+        return {f"{CLIP.name}/{version}/{name}": name for name in (*FILES, *others)}
+
+
 def plan_tree(
-    source: Path, manifest: Manifest, repository: RepositoryConfig, shims: Path, version: int
+    source: Path,
+    manifest: Manifest,
+    repository: RepositoryConfig,
+    shims: Path,
+    version: int,
+    clip: ClipSource | None = None,
 ) -> ModelTree:
     """Plan the files of a version.
 
@@ -64,18 +122,22 @@ def plan_tree(
         repository: settings of the repository.
         shims: folder with each Python model's NAME/1/model.py.
         version: number of the version, Triton's version of every model.
+        clip: the towers of a CLIP, if any.
 
     Raises:
         ArtifactError: source lacks a graph.
     """
     written = config_files(repository) | _version_files(repository, shims, version)
-    names = _graph_files(source, manifest, repository.target, version)
-    digests = {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
-    return ModelTree(
-        written=written,
-        copied={path: source / name for path, name in names.items()},
-        digests=digests | {path: manifest.files[name] for path, name in names.items()},
-    )
+    names: Mapping[str, str] = _graph_files(source, manifest, repository.target, version)
+    copied = {path: source / name for path, name in names.items()}
+    digests = {path: manifest.files[name] for path, name in names.items()}
+    if clip is not None:
+        written |= _clip_files(clip, repository, shims, version)
+        names = clip.files(version)
+        copied |= {path: clip.path / name for path, name in names.items()}
+        digests |= {path: clip.manifest.files[name] for path, name in names.items()}
+    digests |= {path: hashlib.sha256(content).hexdigest() for path, content in written.items()}
+    return ModelTree(written, copied, digests)
 
 
 def config_files(repository: RepositoryConfig) -> dict[str, bytes]:
@@ -97,6 +159,16 @@ def _version_files(repository: RepositoryConfig, shims: Path, version: int) -> d
             shim = shims / name / SHIM_VERSION / SHIM_NAME
             files[f"{name}/{version}/{SHIM_NAME}"] = shim.read_bytes()
     return files
+
+
+def _clip_files(
+    clip: ClipSource, repository: RepositoryConfig, shims: Path, version: int
+) -> dict[str, bytes]:
+    shim = shims / CLIP.name / SHIM_VERSION / SHIM_NAME
+    return {
+        f"{CLIP.name}/{CONFIG_NAME}": config_text(_clip_config(clip.info, repository)).encode(),
+        f"{CLIP.name}/{version}/{SHIM_NAME}": shim.read_bytes(),
+    }
 
 
 def write_files(tree: Path, files: Mapping[str, bytes]) -> None:
@@ -131,3 +203,31 @@ def _graph_files(source: Path, manifest: Manifest, target: Target, version: int)
             if other.startswith(name) and other != name
         }
     return names
+
+
+def _clip_config(info: ClipInfo, repository: RepositoryConfig) -> ModelConfig:
+    """Return the configuration of the model.
+
+    Args:
+        info: facts of the CLIP, reported in a parameter.
+        repository: settings of the repository; its engines do not matter here.
+    """
+    config = ModelConfig(
+        name=CLIP.name,
+        max_batch_size=CLIP.max_batch,
+        backend="python",
+        default_model_filename="model.py",
+        input=[ModelInput(**_tensor(tensor), optional=True) for tensor in CLIP.inputs],
+        output=[ModelOutput(**_tensor(tensor)) for tensor in CLIP.outputs],
+    )
+    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
+    config.parameters[CLIP_INFO].string_value = info.to_json()
+    config.parameters["intra_op_threads"].string_value = str(repository.threads)
+    if repository.target == "gpu":
+        config.model_metrics.CopyFrom(latency_buckets())
+    return config
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, object]:
+    dims = [size if isinstance(size, int) else -1 for size in tensor.dims[1:]]
+    return {"name": tensor.name, "data_type": DTYPES[tensor.dtype], "dims": dims}

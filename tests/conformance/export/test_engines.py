@@ -17,17 +17,13 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
 from cpcsam.contract import GRAPHS, MASK_DECODER, GraphSpec
 from cpcsam.errors import ArtifactError, ExportError
-from cpcsam.model.base_checkpoint import load_base
-from cpcsam.model.fusion import fuse
-from cpcsam.model.run_checkpoint import load_merged, save_merged
+from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy import self_prompts
 from export.accuracy.comparison import require_fidelity
 from export.accuracy.runners import TorchRunner
 from export.check_engines import check_engines, main, measure_profiles
-from export.graphs.precisions import trace_graphs
 from export.real_images import packaged_images, read_scenes
 from export.triton_repository.publishing import build_repository
-from tests.support.paths import ROOT
 from tests.support.stand_in_gpu import command, make_plans, tensorrt
 
 pytestmark = pytest.mark.slow
@@ -36,14 +32,9 @@ IMAGE = packaged_images()[0]
 
 
 @pytest.fixture(scope="module")
-def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def merged(shipped_build: Path) -> Path:
     """The merged shipped base; its graphs are in the sibling folder `onnx`."""
-    folder = tmp_path_factory.mktemp("engines")
-    model = fuse(load_base(ROOT / "weights/vit_t"))
-    save_merged(model, folder / "merged", parents={})
-    (folder / "onnx").mkdir()
-    trace_graphs(model, folder / "onnx", "fp32")
-    return folder / "merged"
+    return shipped_build / "merged"
 
 
 @pytest.fixture
@@ -115,7 +106,7 @@ class Wrong(TorchRunner):
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         outputs = super().__call__(graph, inputs)
-        if graph is MASK_DECODER and outputs[0].shape[:2] == (4, 16):
+        if graph.name == MASK_DECODER.name and outputs[0].shape[:2] == (4, 16):
             outputs[0][-1, -1] *= -1
         return outputs
 

@@ -12,11 +12,13 @@ import pytest
 from cpcsam.artifacts.manifest import Manifest, read_manifest
 from cpcsam.artifacts.versions import resolve_version
 from cpcsam.model.base_checkpoint import load_base, save_base
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.build_sam import ENCODERS
+from cpcsam.model.capl import FULL_CAPL, CaPL
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
+from cpcsam.model.sam import CpcSam
 from export.repository import main
-from tests.support.model_factory import fill_with_noise, noisy_sam
+from tests.support.model_factory import fill_with_noise, shallow_encoder, windowed_cpcsam
 from tests.support.paths import ROOT
 from tests.support.processes.export import Change, FaultPoint, export_commands, run_export
 
@@ -46,10 +48,10 @@ KILLED = FAULT_POINTS.keys() - {"graphs before their manifest"}
 def run_of(folder: Path, seed: int) -> Path:
     base = folder / "base"
     if not base.exists():
-        save_base(noisy_sam(), base)
+        save_base(CpcSam(windowed_cpcsam(model_size="vit_t").sam), base)
     model = load_base(base)
     inject_lora(model, LoraConfig())
-    model.capl = CaPL(CaplConfig())
+    model.capl = CaPL(FULL_CAPL)
     fill_with_noise(model, seed=seed, scale=0.05)
     save_run(model, folder / f"run{seed}", base=base, lora=LoraConfig())
     return folder / f"run{seed}"
@@ -60,8 +62,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `first`, where the first of two runs was exported, and its second run."""
     folder = tmp_path_factory.mktemp("killed")
     (folder / "first").mkdir()
-    assert run_export(folder / "first", export_commands(run_of(folder, 1), IMAGES)) == 0
-    run_of(folder, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "vit_t", shallow_encoder("vit_t"))
+        first, _ = run_of(folder, 1), run_of(folder, 2)
+    assert run_export(folder / "first", export_commands(first, IMAGES)) == 0
     return folder
 
 

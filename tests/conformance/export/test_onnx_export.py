@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
-from cpcsam.contract import GRAPHS, PROMPT_ENCODER, GraphSpec, TensorSpec
+from cpcsam.contract import PROMPT_ENCODER, GraphSpec, TensorSpec, calibrating, graphs_of
 from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
@@ -30,6 +30,7 @@ from tests.support.model_factory import noisy_cpcsam, windowed_cpcsam
 pytestmark = pytest.mark.slow
 
 TOLERANCE = 1e-5
+GRAPHS = graphs_of(True)
 ELEMENT_TYPES = {
     "float32": onnx.TensorProto.FLOAT,
     "int32": onnx.TensorProto.INT32,
@@ -97,7 +98,7 @@ def test_export_artifact_reports_whole_parity_grid(exported: Path) -> None:
         "comparison.html",
     }
     assert manifest.config["precision"] == "fp32"
-    assert manifest.config["capl"]["rank"] == 8
+    assert manifest.config["capl"]["rank"] == 8 and manifest.config["calibrates"]
     assert manifest.parents["merged"] == sha256_file(exported.parent / "merged" / MANIFEST_NAME)
     report = json.loads((exported / "comparison.json").read_text())
     [(engine, worst)] = report["grid"].items()
@@ -191,7 +192,7 @@ class FrozenShape(nn.Module):
     def __init__(self, task: nn.Module) -> None:
         super().__init__()
         self.task = task
-        self.points = task.points
+        self.points, self.sparse = task.points, task.sparse
         self.calibrate_dense = task.calibrate_dense
 
     def forward(self, tokens: Tensor, at_points: Tensor) -> Tensor:
@@ -225,16 +226,15 @@ def test_onnx_from_torch_large_weights_are_external(
 ) -> None:
     monkeypatch.setattr(tracing, "INLINE_BYTES", 100_000)
     file = tmp_path / "prompt_encoder.onnx"
-    tracing.onnx_from_torch(model, PROMPT_ENCODER, file, {})
+    graph = calibrating(PROMPT_ENCODER)
+    tracing.onnx_from_torch(model, graph, file, {})
     assert {path.name for path in tmp_path.iterdir()} == {file.name, f"{file.name}.data"}
     assert file.stat().st_size < 100_000
     inputs = {
         name: draw(1, 2, 3, seed=1).get(name, torch.ones(1, 256, 16, 16))
-        for name in PROMPT_ENCODER.input_names
+        for name in graph.input_names
     }
-    outputs = [
-        OnnxRunner(directory, "fp32")(PROMPT_ENCODER, inputs) for directory in (tmp_path, exported)
-    ]
+    outputs = [OnnxRunner(directory, "fp32")(graph, inputs) for directory in (tmp_path, exported)]
     assert all(torch.equal(*pair) for pair in zip(*outputs, strict=True))
 
 

@@ -7,7 +7,15 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, GraphSpec, TensorSpec
-from cpcsam.entry_points import ENSEMBLES, STEPS
+from cpcsam.entry_points import (
+    CLIP,
+    ENSEMBLES,
+    STEP_TIMES,
+    STEPS,
+    form_of,
+    is_timed,
+    times_output,
+)
 from export.triton_repository.config import RepositoryConfig, Target, model_configs
 from export.triton_repository.publishing import COMMITTED, COMMITTED_MODEL, write_configs
 
@@ -45,7 +53,7 @@ def files(tree: Path) -> dict[str, bytes]:
 def test_committed_trees_equal_generated(tmp_path: Path) -> None:
     write_configs(tmp_path)
     python = [name for name, spec in SPECS.items() if spec in STEPS or spec is IMAGE_ENCODER]
-    shims = {f"python/{name}/1/model.py" for name in python}
+    shims = {f"python/{name}/1/model.py" for name in (*python, CLIP.name)}
     found = files(COMMITTED)
     assert files(tmp_path) == {path: found[path] for path in found.keys() - shims}
     assert shims < found.keys()
@@ -73,12 +81,36 @@ def test_config_tensors_equal_contract(target: str, spec: GraphSpec) -> None:
     assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.input] == as_tuples(
         spec.inputs
     )
-    assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.output] == as_tuples(
-        spec.outputs
-    )
+    times = as_tuples(times_outputs(config, target))
+    assert [(t.name, DTYPES[t.data_type], tuple(t.dims)) for t in config.output] == [
+        *as_tuples(spec.outputs),
+        *times,
+    ]
     assert {t.name for t in config.input if t.optional} == spec.optional
     if target == "gpu" or spec in ENSEMBLES:
         assert config.max_batch_size == spec.max_batch
+
+
+def times_outputs(config: ModelConfig, target: str) -> tuple[TensorSpec, ...]:
+    """Times of a step, or of the steps of an ensemble, that its configuration has besides."""
+    steps = [step.model_name for step in config.ensemble_scheduling.step]
+    if not steps:
+        return (STEP_TIMES,) if is_timed(SPECS[config.name], target) else ()
+    return tuple(times_output(step) for step in steps if is_timed(SPECS[step], target))
+
+
+def test_entry_points_tell_the_times_of_their_python_steps() -> None:
+    times = {
+        (target, name): [t.name for t in times_outputs(committed(tree, name), target)]
+        for target, tree in TREES.items()
+        for name in ("segment", "decode")
+    }
+    assert times == {
+        ("cpu", "segment"): ["preprocess_times", "image_encoder_times", "decoder_times"],
+        ("cpu", "decode"): ["decoder_times"],
+        ("gpu", "segment"): ["preprocess_times", "postprocess_times", "embedding_store_times"],
+        ("gpu", "decode"): ["embedding_store_times", "postprocess_times"],
+    }
 
 
 def test_cpu_joins_no_requests() -> None:
@@ -123,10 +155,13 @@ def test_no_queue_has_timeout(tree: Path) -> None:
         assert not any(policy.default_timeout_microseconds for policy in policies)
 
 
+@pytest.mark.parametrize("calibrates", [None, False, True])
 @pytest.mark.parametrize("target", TREES)
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
-def test_ensemble_steps_connect_equal_types_and_shapes(spec: GraphSpec, target: Target) -> None:
-    configs = model_configs(RepositoryConfig("vit_b", 1024, target))
+def test_ensemble_steps_connect_equal_types_and_shapes(
+    spec: GraphSpec, target: Target, calibrates: bool | None
+) -> None:
+    configs = model_configs(RepositoryConfig("vit_b", 1024, target, calibrates=calibrates))
     ensemble = configs[spec.name]
     known = {t.name: (t.data_type, tuple(t.dims)) for t in ensemble.input}
     read = set()
@@ -147,6 +182,27 @@ def test_ensemble_steps_connect_equal_types_and_shapes(spec: GraphSpec, target: 
     for tensor in ensemble.output:
         assert known[tensor.name] == (tensor.data_type, tuple(tensor.dims))
     assert {tensor.name for tensor in ensemble.input} <= read
+
+
+@pytest.mark.parametrize("target", TREES)
+def test_configs_of_calibrating_model_have_the_tensors_of_its_form(target: Target) -> None:
+    plain, calibrating = (
+        model_configs(RepositoryConfig("vit_b", 1024, target, calibrates=calibrates))
+        for calibrates in (False, True)
+    )
+    assert plain.keys() == calibrating.keys()
+    for name, config in calibrating.items():
+        form = form_of(SPECS[name], calibrates=True)
+        assert tuple(tensor.name for tensor in config.input) == form.input_names
+        times = tuple(tensor.name for tensor in times_outputs(config, target))
+        assert tuple(tensor.name for tensor in config.output) == (*form.output_names, *times)
+        assert {tensor.name for tensor in config.input if tensor.optional} == form.optional
+    decode = calibrating["decode"]
+    assert decode.input[-1].name == "calibrate" and decode.input[-1].optional
+    reported = (configs["image_encoder"].parameters for configs in (plain, calibrating))
+    assert [parameters["calibrates"].string_value for parameters in reported] == ["0", "1"]
+    silent = model_configs(RepositoryConfig("vit_b", 1024, target))["image_encoder"]
+    assert "calibrates" not in silent.parameters
 
 
 @pytest.mark.parametrize("tree", TREES.values(), ids=TREES)

@@ -43,8 +43,8 @@ def onnx(tmp_path: Path) -> Path:
 
 def test_triton_image_is_the_serving_image() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-    assert triton_image() == services["triton"]["image"]
-    dockerfile = (ROOT / services["triton"]["build"]["dockerfile"]).read_text()
+    assert triton_image() == services["triton-gpu"]["image"]
+    dockerfile = (ROOT / services["triton-gpu"]["build"]["dockerfile"]).read_text()
     assert f"WORKDIR {INSIDE}" in dockerfile and f"PYTHONPATH={INSIDE}" in dockerfile
 
 

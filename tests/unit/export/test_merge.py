@@ -13,7 +13,7 @@ from segment_anything.modeling.image_encoder import Attention
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.model.base_checkpoint import base_digest, load_base, save_base
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL
 from cpcsam.model.fusion import fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import load_merged, save_run
@@ -45,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(base: Path) -> Path:
     model = load_base(base)
     inject_lora(model, LoraConfig())
-    model.capl = CaPL(CaplConfig())
+    model.capl = CaPL(FULL_CAPL)
     fill_with_noise(model, seed=4, scale=0.1)
     config = {"intensity": RANGE}
     save_run(model, base.parent / "run", base=base, lora=LoraConfig(), config=config)

@@ -7,19 +7,23 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from cpcsam.artifacts.golden import read_golden
 from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
-from cpcsam.artifacts.versions import list_versions
+from cpcsam.artifacts.versions import current_version, list_versions
 from cpcsam.client.images import encode_image
-from cpcsam.contract import GRAPHS, IMAGE_ENCODER
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER, graphs_of
 from cpcsam.errors import ArtifactError
 from cpcsam.images.intensity import eight_bits, rgb_of
 from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.scale import SCALE, Scale
 from cpcsam.transforms import to_frame
+from export.engines.profiles import nearest_profile, profiles_of
 from export.repository import main
+from export.triton_repository.config import RepositoryConfig, model_configs
 from export.triton_repository.publishing import build_repository
 from serving.backend.preprocess import open_preprocess
 from serving.backend.step import Request, Settings
+from tests.support.version_models import publish_version_graphs, versions_of
 
 CONFIG = {"model_size": "vit_b", "image_size": 512, "trained_model": "a" * 64}
 
@@ -181,10 +185,60 @@ def test_repository_command_publishes_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = artifact(tmp_path / "source", "onnx", ".onnx")
-    arguments = ["publish", "--onnx", str(source), "--out", str(tmp_path / "out")]
+    arguments = ["publish", "--onnx", str(source), "--out", str(tmp_path / "out"), "--no-golden"]
     assert main(arguments) == main(arguments) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert (first, second) == (f"{tmp_path}/out/1: current", f"{first}, unchanged")
     assert read_manifest(tmp_path / "out/current").config["model_size"] == "vit_b"
     assert main([*arguments, "--threads", "2"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/out/2: current\n"
+    assert main([*arguments, "--threads", "3", "--no-switch"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out/3: published\n"
+    assert current_version(tmp_path / "out") == 2
+    assert main(["switch", str(tmp_path / "out"), "--to", "3"]) == 0
+    assert current_version(tmp_path / "out") == 3
+
+
+def test_build_repository_keeps_golden_answers_of_the_graphs(tmp_path: Path) -> None:
+    publish_version_graphs(tmp_path / "onnx", 3)
+    bare = build_repository(tmp_path / "onnx", tmp_path / "out")
+    version = build_repository(tmp_path / "onnx", tmp_path / "out", golden=tmp_path / "onnx")
+    assert (bare.name, version.name) == ("1", "2") and read_golden(bare) is None
+    golden = read_golden(version)
+    assert golden is not None
+    for case in golden[0]:
+        assert {versions_of(score) for score in case.scores} == {(3, 3)}
+        assert {versions_of(score) for score in case.refined_scores} == {(3, 3)}
+        assert not np.array_equal(case.refined_masks, case.low_res_masks)
+    for kept in (None, tmp_path / "onnx"):
+        assert build_repository(tmp_path / "onnx", tmp_path / "out", golden=kept) == version
+
+
+def test_build_repository_with_golden_answers_of_other_graphs_is_refused(tmp_path: Path) -> None:
+    engines = artifact(tmp_path / "engines", "engine", ".plan")
+    other = artifact(tmp_path / "onnx", "onnx", ".onnx")
+    with pytest.raises(ArtifactError, match="expected those of .*/engines; give the graphs"):
+        build_repository(engines, tmp_path / "out", target="gpu", golden=other)
+    assert not list_versions(tmp_path / "out")
+
+
+def test_warm_up_requests_run_every_profile_of_an_engine(tmp_path: Path) -> None:
+    for calibrates in (False, True):
+        repository = RepositoryConfig("vit_b", 1024, "gpu", calibrates=calibrates)
+        configs = model_configs(repository)
+        for graph in graphs_of(calibrates):
+            warmups = configs[graph.name].model_warmup
+            profiles = profiles_of(graph, 1024)
+            chosen = [
+                nearest_profile(
+                    profiles,
+                    {
+                        name: (request.batch_size, *tensor.dims)
+                        for name, tensor in request.inputs.items()
+                    },
+                )
+                for request in warmups
+            ]
+            assert chosen == [*range(len(profiles))]
+        python = [model for model in configs.values() if model.backend == "python"]
+        assert python and not any(model.model_warmup for model in python)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpcsam.automatic.prototypes import cluster, fit_logistic, sigmoid, whitening
+from cpcsam.automatic.support_set import Examples
 from cpcsam.automatic.vocabulary import (
     BACKGROUND,
-    Examples,
     Vocabulary,
     VocabularyConfig,
     build_vocabulary,

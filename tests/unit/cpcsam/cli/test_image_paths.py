@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cpcsam.cli.formats import check_formats
 from cpcsam.cli.image_paths import find_images
+from cpcsam.cli.main import _parser
+from cpcsam.cli.segment_request import segment_request_of
 from cpcsam.errors import ConfigError
 
 FILES = ("a.png", "a.jpg", "b.TIFF", "deep/c.png", "deep/er/c.webp", "notes.txt", ".hidden.png")
@@ -79,3 +82,29 @@ def test_find_images_without_an_image_names_the_source(source: str, got: str, fo
     (folder / "empty").mkdir()
     with pytest.raises(ConfigError, match=f"got {got}"):
         find_images([str(folder / source)])
+
+
+def test_find_images_names_differ_where_one_file_is_called_as_the_stem_of_another(
+    tmp_path: Path,
+) -> None:
+    for name in ("x.png", "x.tif", "x.png.tif", "y.png", "y.png.tif"):
+        (tmp_path / name).touch()
+    assert names(tmp_path) == ["x.png", "x.png.tif", "x.tif", "y", "y.png.tif"]
+
+
+@pytest.mark.parametrize("name", ["index.png", "index/a.png"])
+def test_check_formats_refuses_the_folder_of_an_image(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "in" / name
+    file.parent.mkdir(parents=True)
+    file.touch()
+    images = find_images([str(tmp_path / "in")])
+    check_formats(["png", "coco"], images, tmp_path / "out")
+    with pytest.raises(ConfigError, match="rename the image"):
+        check_formats(["png", "index"], images, tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [("--tile-size", "0"), ("--min-stability", "0")])
+def test_an_option_of_another_mode_is_refused_at_0_as_well(options: tuple[str, str]) -> None:
+    args = _parser().parse_args(["segment", "a.png", "--class", "cell", *options])
+    with pytest.raises(ConfigError, match=options[0]):
+        segment_request_of(args)

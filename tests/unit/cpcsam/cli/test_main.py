@@ -17,7 +17,7 @@ from cpcsam.cli.main import _parser, main
 from cpcsam.client.prompts import Prompt
 from cpcsam.commands import exit_code_of
 from cpcsam.errors import DataError
-from tests.support.gateway_peer import peer_gateway
+from tests.support.servers.gateway_peer import peer_gateway
 
 
 def prompts(*options: str) -> tuple[Prompt, ...]:
@@ -69,6 +69,10 @@ def free_port() -> int:
         (
             ["segment", "x.png", "--class", "a", "--logits"],
             "--logits: got --class, expected",
+        ),
+        (
+            ["segment", "x.png", "--everything", "--no-calibration"],
+            "--no-calibration: got --everything, expected prompts",
         ),
         (
             ["segment", "x.png", "--everything", "--min-iou", "2"],

@@ -15,7 +15,7 @@ import pytest
 from cpcsam.client import Prompt, SegmentationClient, sync_client
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.errors import ServingError
-from tests.support.gateway_peer import Peer, peer_gateway
+from tests.support.servers.gateway_peer import Peer, peer_gateway
 
 
 def surface(kind: type) -> dict[str, inspect.Signature]:

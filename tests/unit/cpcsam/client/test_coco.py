@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,21 @@ def mask_of(x: int, label: str = "", score: float = 0.5) -> Mask:
 def result_of(*masks: Mask) -> SegmentResult:
     prompts = tuple(Prompt.click(mask.box[0], mask.box[1]) for mask in masks)
     return SegmentResult("", SIZE, prompts, tuple((mask,) for mask in masks), "segment", "3", {})
+
+
+def test_annotations_have_the_calibrated_prompt_if_there_is_one() -> None:
+    result = result_of(mask_of(2), mask_of(9))
+    assert all(
+        "calibrated_prompt" not in entry for entry in coco_dataset("", result)["annotations"]
+    )
+    moved = replace(result, calibrated_prompts=(None, Prompt(((3, 4),), (0,), (1, 2, 5, 6))))
+    first, second = coco_dataset("", moved)["annotations"]
+    assert "calibrated_prompt" not in first
+    assert second["calibrated_prompt"] == {
+        "point_coords": [[3, 4]],
+        "point_labels": [0],
+        "box": [1, 2, 5, 6],
+    }
 
 
 def read(dataset: object, folder: Path) -> COCO:

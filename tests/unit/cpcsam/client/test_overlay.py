@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -66,6 +68,22 @@ def test_overlay_draws_boxes_background_points_and_scores() -> None:
     scored[:2, :2] = True
     with_text = np.array(draw_overlay(image, result_of((clicked,), ((mask_of(scored),),))))
     assert (with_text != drawn).any(axis=-1)[:12, 3:40].any()
+
+
+def test_overlay_draws_where_points_and_boxes_were_moved() -> None:
+    image, nothing = np.zeros((*SIZE, 3), np.uint8), mask_of(np.zeros(SIZE, bool))
+    given = Prompt(((20, 30),), (1,), (40, 10, 60, 30))
+
+    def drawn(taken: Prompt | None) -> NDArray[np.uint8]:
+        result = replace(result_of((given,), ((nothing,),)), calibrated_prompts=(taken,))
+        return np.array(draw_overlay(image, result))
+
+    without = drawn(None)
+    moved = drawn(Prompt(((20, 60),), (1,), (42, 12, 66, 44)))
+    changed = (moved != without).any(axis=-1)
+    assert changed[40:60, 20].all() and changed[44, 42:67].all() and changed[13:44, 66].all()
+    assert not changed[:, 90:].any()
+    assert (drawn(given) == without).all(), "nothing was moved"
 
 
 def test_overlay_of_masks_at_the_edges_stays_inside_the_image() -> None:

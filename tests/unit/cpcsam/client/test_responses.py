@@ -26,7 +26,7 @@ from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, NotFoundError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
-from tests.support.gateway_peer import (
+from tests.support.servers.gateway_peer import (
     CLASSES,
     LOW_RES,
     ODD_TILE,
@@ -148,6 +148,20 @@ def test_result_has_the_warnings_of_the_server(client: SegmentationClient) -> No
     assert client.segment(IMAGE, PROMPTS, tile_size=ODD_TILE).warnings == (WARNING,)
 
 
+def test_result_has_the_prompts_as_the_model_took_them(client: SegmentationClient) -> None:
+    prompts = [Prompt(((2, 3), (4, 5)), (1, 0), BOX), Prompt.click(1, 2)]
+    moved = Prompt(((3, 3), (5, 5)), (1, 0), (3.0, 3.0, 10.0, 10.0)), Prompt.click(2, 2)
+    assert client.segment(IMAGE, prompts).calibrated_prompts == moved
+    assert client.segment(IMAGE, prompts, calibrate=False).calibrated_prompts == tuple(prompts)
+    found = client.segment(IMAGE, everything=Everything())
+    assert found.calibrated_prompts == (None, None)
+
+
+def test_calibrate_false_is_sent(client: SegmentationClient, gateway: tuple[str, Peer]) -> None:
+    client.send(SegmentRequest(IMAGE, PROMPTS, calibrate=False))
+    assert gateway[1].requests[-1].without_calibration
+
+
 def test_add_class_sends_a_tile_size_only_if_it_is_given() -> None:
     example = Example(IMAGE, np.ones((12, 16), np.int32))
     silent, whole = (add_class_request("cell", [example], side) for side in (None, 0))
@@ -169,6 +183,7 @@ def test_describe_returns_every_field(client: SegmentationClient) -> None:
         0.125,
     )
     assert (description.window, description.spread) == (96, 1.5)
+    assert description.calibrates
     assert (description.digest, description.trained_model) == ("d" * 64, "t" * 64)
     assert description.mask_formats == tuple(MaskFormat)
     assert description.everything == Everything(points_per_side=32, min_iou=0.5)

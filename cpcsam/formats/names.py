@@ -1,0 +1,32 @@
+"""Names of images within a dataset: paths below their common folder, with and without suffix."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["names_of"]
+
+
+def names_of(files: Iterable[Path], shared: Path) -> list[tuple[str, str]]:
+    """Name image files.
+
+    Args:
+        files: below `shared`.
+        shared: folder, absolute if the files are.
+
+    Returns:
+        Of each its POSIX path below `shared`, and the same without the suffix, unless another file
+        differs by the suffix alone or has that name, like `a.png` next to `a.png.tif`.
+    """
+    inside = [Path(os.path.relpath(file, shared)) for file in files]
+    stems = Counter(path.with_suffix("") for path in inside)
+    taken = {*inside}
+    named = []
+    for path in inside:
+        stem = path.with_suffix("")
+        name = path if stems[stem] > 1 or stem in taken else stem
+        named.append((path.as_posix(), name.as_posix()))
+    return named

@@ -1,0 +1,1 @@
+"""napari plugin for a CPC-SAM gateway."""
