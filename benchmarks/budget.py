@@ -13,7 +13,7 @@ from training.loop.callbacks import Probe
 from training.loop.train_state import Counters
 from training.loop.trainer import Budget, Trainer
 
-__all__ = ["Budget", "Spent", "train_within"]
+__all__ = ["Budget", "Spent", "clock_of", "train_within"]
 
 Batch = TypeVar("Batch")
 
@@ -52,16 +52,26 @@ def train_within(
         device: of the computation, which decides the clock.
         probe: called with the progress before every step and at the end.
     """
+    trainer = Trainer(
+        state,
+        train_step,
+        budget,
+        (Probe(probe),),
+        clock=clock_of(device),
+        count_steps_alone=True,
+    )
+    trainer.fit(batches)
+    return Spent(state.step, state.elapsed_s)
+
+
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return a clock in seconds: of this process's CPU time, on a GPU of wall-clock time."""
+    if device.type == "cpu":
+        return time.process_time
 
     def clock() -> float:
-        if device.type == "cpu":
-            return time.process_time()
         # Kernels run asynchronously: the clock must not stop before they do.
         torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    trainer = Trainer(
-        state, train_step, budget, (Probe(probe),), clock=clock, count_steps_alone=True
-    )
-    trainer.fit(batches)
-    return Spent(state.step, state.elapsed_s)
+    return clock

@@ -32,6 +32,7 @@ from benchmarks.common.memory import rss_peak_bytes
 from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from cpcsam.commands import count, parser_of, run_command
 from cpcsam.model.base_checkpoint import base_digest
+from cpcsam.model.capl import FULL_CAPL
 from reporting.run_report import RunReport, Table, machine_of
 from reporting.tables import Cell
 from training.bilevel.config import ModelConfig
@@ -44,12 +45,19 @@ SEED = 0
 WARM_UP = 1
 REFERENCE = "unrolled_1"
 
+
+def _full(name: str, label: str, **options: Any) -> Arm:
+    model = ModelConfig(capl=FULL_CAPL)
+    return Arm(name, label, model, bilevel=BilevelConfig(**options))
+
+
 STRATEGIES = (
-    Arm("capl_first", "CaPL first, first order (default)"),
-    Arm("unrolled_1", "CaPL first, 1 unrolled step", bilevel=BilevelConfig(unroll_steps=1)),
-    Arm("unrolled_5", "CaPL first, 5 unrolled steps", bilevel=BilevelConfig(unroll_steps=5)),
-    Arm("sam_first", "SAM first, first order", bilevel=BilevelConfig(order="sam_first")),
-    Arm("capl_5_steps", "5 CaPL steps a round, first order", bilevel=BilevelConfig(capl_steps=5)),
+    Arm("points", "points that stay or move (default)"),
+    _full("capl_first", "CaPL first, first order"),
+    _full("unrolled_1", "CaPL first, 1 unrolled step", unroll_steps=1),
+    _full("unrolled_5", "CaPL first, 5 unrolled steps", unroll_steps=5),
+    _full("sam_first", "SAM first, first order", order="sam_first"),
+    _full("capl_5_steps", "5 CaPL steps a round, first order", capl_steps=5),
     Arm("lora", "LoRA alone", ModelConfig(capl=None)),
 )
 

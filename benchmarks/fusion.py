@@ -30,7 +30,7 @@ from benchmarks.common.output import OUT, add_report_option, publish, write_json
 from cpcsam.commands import count, parser_of, run_command
 from cpcsam.contract import EMBED_DIM, MASK_DECODER, PROMPT_ENCODER, grid_size
 from cpcsam.model.base_checkpoint import base_digest, load_base
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL, CaplConfig
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule, draw_prompts, relative_difference
@@ -161,7 +161,7 @@ def _inputs(model: CpcSam, prompts: int) -> dict[str, Tensor]:
 
 def _measure_all(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
-    config = CaplConfig()
+    config = FULL_CAPL
     explicit = _calibrated(args.base, config)
     fused = fuse(explicit)
     rows = []

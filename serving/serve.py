@@ -1,32 +1,45 @@
-"""Command: the whole service on this machine, Triton and the gateway together.
+"""Command: the whole service on this machine: Triton, the gateway and its HTTP front.
 
 python -m serving.serve --repository build/repository
-python -m serving.serve --repository build/repository --port 0 --metrics-port 0
+python -m serving.serve --repository build/repository --port 0 --metrics-port 0 --http-port 0
+python -m serving.serve --repository build/repository --no-http
 python -m serving.serve --repository build/repository --triton-metrics-port 8002
+python -m serving.serve --repository build/repository --tracing --log-format json \
+  --triton-traces http://localhost:4318/v1/traces
 
-Everything listens on loopback by default. Triton and the gateway are processes of their own: when
-one ends, or a step of Triton does, it is started again on the same ports, with the repository's
-current version. Ctrl-C or SIGTERM stops both and leaves no process behind.
+Everything listens on loopback by default. Triton, the gateway and the front are processes of their
+own: when one ends, or a step of Triton does, it is started again on the same ports. When another
+version of the repository becomes current, a second Triton is started with it and checked; then
+requests go there, and the first one is stopped after those that it began with. Ctrl-C or SIGTERM
+stops all and leaves no process behind.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import cpcsam
 from cpcsam.commands import parser_of, port, run_command, until_interrupted
+from serving.common.exposure import require_protection
+from serving.common.logs import configure_logging
 from serving.gateway.config import add_gateway_options, config_from_args
-from serving.gateway.logs import configure_logging
-from serving.supervision.gateway_process import supervised_gateway
+from serving.http.config import add_http_options, http_config_from_args
+from serving.supervision.child_process import supervised
+from serving.supervision.model_summary import summary_of
 from serving.supervision.ports import reserved_ports
 from serving.supervision.restarts import RestartLog
+from serving.supervision.traffic import Traffic
 from serving.triton.faults import Fault
-from serving.triton.supervisor import supervised_triton
+from serving.triton.supervisor import Following, supervised_triton
+from serving.triton.switching import models_of_classes
 
 __all__ = ["main"]
 
@@ -58,11 +71,30 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     triton = parser.add_argument_group("Triton, on loopback; 0: any port").add_argument
     for name, use in (("grpc", "gRPC"), ("http", "HTTP"), ("metrics", "/metrics")):
         triton(f"--triton-{name}-port", type=port, default=0, help=f"port of {use} (%(default)s)")
+    text = "port of /metrics of every other Triton that a switch starts (%(default)s)"
+    triton("--triton-second-metrics-port", type=port, default=0, metavar="PORT", help=text)
     triton("--triton-log", type=Path, metavar="FILE", help="its log (a temporary file)")
+    text = "OTLP/HTTP to which it sends its spans of traced requests (none)"
+    triton("--triton-traces", metavar="URL", help=text)
+    add_http_options(parser, prefix="http-")
+    text = "run no HTTP front"
+    parser.add_argument("--no-http", action="store_true", help=text)
+    text = "certificates by which the HTTP front trusts a gateway with --tls-cert (--tls-cert)"
+    parser.add_argument("--gateway-ca", type=Path, metavar="FILE", help=text)
+
+
+@dataclass(frozen=True)
+class _Ports:
+    """Options with the reserved ports: of the gateway and of its HTTP front; and its addresses."""
+
+    gateway: Sequence[str]
+    http: Sequence[str]
+    address: str
+    metrics: str
 
 
 def _serve(args: argparse.Namespace, gateway_options: Sequence[str]) -> None:
-    configure_logging()
+    configure_logging(args.log_format)
     restarts = RestartLog()
 
     def record(fault: Fault) -> None:
@@ -71,33 +103,118 @@ def _serve(args: argparse.Namespace, gateway_options: Sequence[str]) -> None:
     with (
         until_interrupted(),
         _checked_ports(args) as ports,
+        _traffic(ports, args.max_seconds) as traffic,
         supervised_triton(
             args.repository,
             grpc_port=args.triton_grpc_port,
             http_port=args.triton_http_port,
             metrics_port=args.triton_metrics_port,
             log=args.triton_log,
+            traces=args.triton_traces,
             record=record,
+            following=Following(
+                traffic,
+                partial(models_of_classes, args.classes, args.vocabulary),
+                restarts.add_switch,
+                args.triton_second_metrics_port,
+            ),
         ) as triton,
+        ExitStack() as children,
     ):
         server = triton.server
+        print(f"model    {summary_of(args.repository)}")
         print(f"triton   {server.grpc_url}  (log {server.log})")
         print(f"metrics  {server.metrics_url}", flush=True)
         # The last of several values of an option counts.
-        options = [*gateway_options, "--triton", server.grpc_url, *ports]
-        with supervised_gateway(options, restarts, args.grace):
-            triton.run()
+        options = [*gateway_options, "--triton", f"file://{traffic.file}", *ports.gateway]
+        options += ["--restarts", str(restarts.path)]
+        children.enter_context(supervised("gateway", options, restarts, args.grace))
+        if not args.no_http:
+            options = [*_http_options(args, ports.address), *ports.http]
+            children.enter_context(supervised("http", options, restarts, args.grace))
+        triton.run()
 
 
 @contextmanager
-def _checked_ports(args: argparse.Namespace) -> Iterator[list[str]]:
-    """Check the gateway's options before Triton starts, and reserve its ports; yield those."""
+def _traffic(ports: _Ports, max_seconds: float) -> Iterator[Traffic]:
+    with tempfile.TemporaryDirectory(prefix="cpcsam-serve-") as folder:
+        yield Traffic(Path(folder) / "tritons", f"http://{ports.metrics}/metrics", max_seconds)
+
+
+def _http_options(args: argparse.Namespace, address: str) -> list[str]:
+    """Return the options of `python -m serving.http` that correspond to those of this command."""
+    config = http_config_from_args(_front(args), address, prefix="http_")
+    options: dict[str, object] = {
+        "--gateway": address,
+        "--gateway-ca": config.gateway_ca,
+        "--host": config.host,
+        "--metrics-host": config.metrics_host,
+        "--tls-cert": None if config.tls is None else config.tls.certificate,
+        "--tls-key": None if config.tls is None else config.tls.key,
+        "--max-body-bytes": config.max_body_bytes,
+        "--max-held-bytes": config.max_held_bytes,
+        "--max-connections": config.max_connections,
+        "--max-in-flight": config.max_in_flight,
+        "--upload-seconds": config.upload_s,
+        "--unread-seconds": config.unread_s,
+        "--max-seconds": config.max_seconds,
+        "--grace": config.grace_s,
+        "--log-format": args.log_format,
+        "--label-studio-url": args.label_studio_url,
+        "--label-studio-token-file": args.label_studio_token_file,
+        "--label-studio-max-image-bytes": args.label_studio_max_image_bytes,
+    }
+    words = [f"{name}={value}" for name, value in options.items() if value is not None]
+    words += [f"--cors-origin={origin}" for origin in config.cors_origins]
+    words += [f"--allowed-host={name}" for name in config.allowed_hosts]
+    if args.tracing is not None:
+        words.append("--tracing" if args.tracing else "--no-tracing")
+    # This command has seen to it that a gateway beyond loopback has tokens.
+    return [*words, "--allow-anonymous"]
+
+
+def _front(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments with those of the front that follow from the gateway's."""
+    has_tls = args.tls_cert is not None
+    trusted = (args.gateway_ca or args.tls_cert) if has_tls else None
+    return argparse.Namespace(**{**vars(args), "gateway_tls": has_tls, "gateway_ca": trusted})
+
+
+@contextmanager
+def _checked_ports(args: argparse.Namespace) -> Iterator[_Ports]:
+    """Check the options of both before Triton starts, and reserve their ports; yield those."""
     config_from_args(args, triton="")
-    with (
-        reserved_ports(args.host, {"--port": args.port}) as api,
-        reserved_ports(args.metrics_host, {"--metrics-port": args.metrics_port}) as metrics,
-    ):
-        yield [f"{option}={number}" for option, number in {**api, **metrics}.items()]
+    http: dict[str, int] = {}
+    with ExitStack() as held:
+
+        def reserve(host: str, option: str, port: int) -> int:
+            return held.enter_context(reserved_ports(host, {option: port}))[option]
+
+        api = reserve(args.host, "--port", args.port)
+        metrics = reserve(args.metrics_host, "--metrics-port", args.metrics_port)
+        if not args.no_http:
+            require_protection(
+                "--http-host",
+                args.http_host,
+                has_tokens=args.tokens is not None,
+                allow_anonymous=args.allow_anonymous,
+            )
+            http_config_from_args(_front(args), "", prefix="http_")
+            http["--port"] = reserve(args.http_host, "--http-port", args.http_port)
+            http["--metrics-port"] = reserve(
+                args.http_metrics_host, "--http-metrics-port", args.http_metrics_port
+            )
+        yield _Ports(
+            gateway=[f"--port={api}", f"--metrics-port={metrics}"],
+            http=[f"{option}={number}" for option, number in http.items()],
+            address=f"{_reached(args.host)}:{api}",
+            metrics=f"{_reached(args.metrics_host)}:{metrics}",
+        )
+
+
+def _reached(host: str) -> str:
+    """Return the address at which a server that listens on a host is reached from this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,17 @@
 
 python -m serving.watch tritonserver --model-repository=/models/1
 python -m serving.watch
+python -m serving.watch --golden /models --timeout 60
 
 Triton lives on, and says that it is ready, when one of its steps is dead. This watches processes
 and inference, kills Triton then and exits with status 2, so that the restart policy of the
 container starts both again. SIGTERM and Ctrl-C stop Triton.
 
+Where PATH has no `tritonserver`, that of the wheel nvidia-pytriton is run, for the CPU.
+
 Without a command it sends a tiny image through all steps of the Triton that runs on this machine.
-The exit status, 0 or 2, is for the health check of the container.
+The exit status, 0 or 2, is for the health check of the container. With --golden it compares the
+answers of that Triton with those that its version was published with, as a startup probe.
 """
 
 from __future__ import annotations
@@ -22,17 +26,22 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
+from cpcsam.artifacts.versions import resolve_version
 from cpcsam.commands import parser_of, port, positive, run_command, until_interrupted
 from cpcsam.errors import ServingError
 from serving.supervision.exec_with_pdeathsig import ending_with_this_process
-from serving.triton.faults import Fault, wait_for_fault
+from serving.triton.faults import Fault, steps_of, wait_for_fault
+from serving.triton.golden import check_golden
+from serving.triton.install import find_triton
 from serving.triton.probe import infer_tiny_image, is_ready
 
 __all__ = ["main"]
 
 PROG: Final = "python -m serving.watch"
+SERVER: Final = "tritonserver"
 HTTP_PORT: Final = "--http-port"
 DEFAULT_HTTP_PORT: Final = 8000
 POLL_S: Final = 0.2
@@ -54,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=positive,
         default=10.0,
         metavar="S",
-        help="for the tiny image (%(default)s)",
+        help="for each answer (%(default)s)",
     )
+    text = "version that Triton serves, or versions of which it serves the current one"
+    parser.add_argument("--golden", type=Path, metavar="DIR", help=text)
     return run_command(parser, _watch, argv)
 
 
@@ -70,7 +81,7 @@ def _watch(args: argparse.Namespace) -> None:
     known, _ = options.parse_known_args(args.command[1:])
     address = f"127.0.0.1:{known.http_port or args.http_port or DEFAULT_HTTP_PORT}"
     if not args.command:
-        _check(address, args.timeout)
+        _check(address, args.timeout, args.golden)
         return
     with until_interrupted(), _running(args.command) as server:
         raise ServingError.of(
@@ -78,7 +89,13 @@ def _watch(args: argparse.Namespace) -> None:
         )
 
 
-def _check(address: str, timeout_s: float) -> None:
+def _check(address: str, timeout_s: float, golden: Path | None) -> None:
+    if golden is not None:
+        if not check_golden(resolve_version(golden), address, timeout_s):
+            raise ServingError.of(
+                str(golden), got="no golden answers", expected="some", fix="publish it with them"
+            )
+        return
     try:
         infer_tiny_image(address, timeout_s)
     except OSError as error:
@@ -90,14 +107,21 @@ def _check(address: str, timeout_s: float) -> None:
 @contextmanager
 def _running(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Run the server; when the block ends by a signal, let running requests finish."""
+    environment = {**os.environ}
     program = shutil.which(command[0])
+    parts: dict[str, str] = {}
+    if program is None and command[0] == SERVER:
+        install = find_triton()
+        program, parts = str(install.server), install.options
+        environment = install.environment(environment)
     if program is None:
         raise ServingError.of(
-            command[0], got="no such program", expected="tritonserver", fix="give its path"
+            command[0], got="no such program", expected=SERVER, fix="give its path"
         )
+    words = [program, *(f"{name}={value}" for name, value in parts.items()), *command[1:]]
     # In a session of its own, so that only this process gets Ctrl-C, and all steps can be killed.
     server = subprocess.Popen(
-        ending_with_this_process([program, *command[1:]]), start_new_session=True
+        ending_with_this_process(words), env=environment, start_new_session=True
     )
     try:
         yield server
@@ -116,7 +140,7 @@ def _fault_of(server: subprocess.Popen[bytes], address: str) -> Fault:
     """Wait until the server is ready, which may take long, and then until it has a fault."""
     while server.poll() is None and not is_ready(address):
         time.sleep(POLL_S)
-    return wait_for_fault(server, address)
+    return wait_for_fault(server, address, steps_of(server.pid))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -31,6 +32,7 @@ WARM_UP: Final = 5
 """Requests of the warm-up: the others divided by this."""
 PAUSE_S: Final = 2.0
 STALLED_S: Final = 60.0
+STEP_S: Final = 0.1
 
 
 def run(repository: Path, build: Path, requests: int) -> tuple[dict[str, Any], list[Check]]:
@@ -116,8 +118,9 @@ def _cached(running: Service, embedding: int) -> Mapping[str, int]:
 async def _send(running: Service, requests: int) -> SteadyLoad:
     """Send so many requests, or stop where answers have ceased."""
     async with SteadyLoad(running.gateway, CLIENTS, asked=ASKED) as load:
-        while len(load.seen.outcomes) < requests:
-            if not await load.settle(0.5) and not await load.settle(STALLED_S):
-                break
+        answered = time.monotonic()
+        while len(load.seen.outcomes) < requests and time.monotonic() < answered + STALLED_S:
+            if await load.settle(STEP_S):
+                answered = time.monotonic()
     await asyncio.sleep(PAUSE_S)
     return load

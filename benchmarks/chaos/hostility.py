@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import resource
 import shutil
 import time
@@ -39,6 +40,7 @@ from benchmarks.chaos.verdict import (
 )
 from benchmarks.serving.load import statuses
 from benchmarks.serving.report import Check
+from benchmarks.serving.stack import cpu_seconds
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import ServingError
 from serving.gateway.auth.tokens import EDITOR, USER, digest_of
@@ -56,6 +58,8 @@ WARM_UP_S: Final = 30.0
 WARM_UPS: Final = 3
 CLIENTS: Final = 2
 PAUSE_S: Final = 0.1
+NICENESS: Final = 19
+"""Of the attackers' process."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,10 @@ def run(repository: Path, build: Path, plan: CorpusPlan) -> tuple[dict[str, Any]
 async def _run(gateway: RunningGateway, plan: CorpusPlan) -> tuple[dict[str, Any], list[Check]]:
     # gRPC does not survive a fork, and the attackers must not delay the ordinary clients' loop.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    # Nor may they take the cores of the service: what their own work costs is nothing that it does.
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=os.nice, initargs=(NICENESS,)
+    ) as pool:
         return await _attacked(gateway, plan, pool)
 
 
@@ -117,17 +124,20 @@ async def _attacked(
     async with SteadyLoad(gateway.address, CLIENTS, ORDINARY, PAUSE_S) as load:
         await asyncio.gather(load.settle(plan.alone_s / 2), _warm_up(gateway))
         await _raid(gateway, replace(plan, numbers=()), pool)  # starts the process
+        spent = cpu_seconds(gateway.pid)
         with GatewayProbe(gateway.address, gateway.pid) as calm:
             alone = await load.settle(plan.alone_s)
+        cpu_alone_s = cpu_seconds(gateway.pid) - spent
         idle = memory_below(gateway.pid)
         _cap(gateway.pid)
         before, late = _server_statuses(gateway), _late_ticks(gateway)
-        started = time.monotonic()
+        started, spent = time.monotonic(), cpu_seconds(gateway.pid)
         with GatewayProbe(gateway.address, gateway.pid) as probe:
             begun = len(load.seen.outcomes)
             raid = await _raid(gateway, plan, pool)
             beside = load.seen.outcomes[begun:]
         seconds = time.monotonic() - started
+        cpu_beside_s = cpu_seconds(gateway.pid) - spent
     after_s, kept = await _memory_afterwards(gateway.pid, idle, plan.patience_s)
     statuses_of_server = _server_statuses(gateway) - before
     figures = {
@@ -153,6 +163,9 @@ async def _attacked(
         "peak_bytes": probe.peak_bytes,
         "bytes_afterwards": kept,
         "seconds_until_memory_was_back": after_s,
+        "cpu_s_of_the_gateway_alone": round(cpu_alone_s, 2),
+        "cpu_s_of_the_gateway_beside": round(cpu_beside_s, 2),
+        "cpu_s_of_the_attackers": round(raid.cpu_s, 2),
         "alone_s": times_of(alone),
         "beside_s": times_of(beside),
         "beside_statuses": statuses(beside),
@@ -216,7 +229,7 @@ def _server_statuses(gateway: RunningGateway) -> Counter[str]:
     counts: Counter[str] = Counter()
     for sample in _samples(gateway, "cpcsam_request_seconds_count"):
         counts[sample.labels["code"]] += int(sample.value)
-    return counts
+    return +counts
 
 
 def _late_ticks(gateway: RunningGateway) -> int:

@@ -34,6 +34,7 @@ __all__ = [
     "missing",
     "run_here",
     "run_in_processes",
+    "run_jobs",
     "store",
 ]
 
@@ -162,6 +163,14 @@ def run_in_processes(jobs: Sequence[AnyJob], work: Callable[[AnyJob], str], work
         futures = [pool.submit(work, job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(futures), desc="runs"):
             tqdm.write(future.result(), file=sys.stderr)
+
+
+def run_jobs(jobs: Sequence[AnyJob], work: Callable[[AnyJob], str], workers: int) -> None:
+    """Run jobs here, on all cores and the GPU, with one worker, and else in processes."""
+    if workers == 1:
+        run_here(jobs, work)
+    else:
+        run_in_processes(jobs, work, workers)
 
 
 def _use_one_thread() -> None:

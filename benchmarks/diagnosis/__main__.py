@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.budget import Budget
-from benchmarks.calibration.arms import BOTH, GROUPS, SHOTS
+from benchmarks.calibration.arms import GROUPS, POINTS, SHOTS
 from benchmarks.calibration.jobs import tempo_file
 from benchmarks.calibration.runs import train
 from benchmarks.calibration.splits import read_split
@@ -39,7 +39,7 @@ from reporting.run_report import machine_of
 __all__ = ["main"]
 
 PROG = "python -m benchmarks.diagnosis"
-ARMS = (GROUPS, BOTH)
+ARMS = (GROUPS, POINTS)
 
 
 def diagnose(args: argparse.Namespace) -> dict[str, Any]:
@@ -63,9 +63,9 @@ def diagnose(args: argparse.Namespace) -> dict[str, Any]:
     for name, model in tqdm(models.items(), desc="trace", unit="model"):
         figures[name] = figures_of(*(answers_of(model, samples, level) for level in (1.0, 0.0)))
     # Last, as it takes CaPL off the model that was traced above.
-    models["both"].capl = None
-    figures["both, CaPL off"] = figures_of(
-        *(answers_of(models["both"], samples, level) for level in (1.0, 0.0))
+    models[POINTS.name].capl = None
+    figures["points, CaPL off"] = figures_of(
+        *(answers_of(models[POINTS.name], samples, level) for level in (1.0, 0.0))
     )
     return {
         "seed": args.seed,

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.gpu.attention_forms import add_relative_positions
 from cpcsam.model.build_sam import ENCODERS, EncoderSize, build_sam_with
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL
 from cpcsam.model.sam import CpcSam
 
 __all__ = ["FULL", "QUICK", "ModelSize", "random_model"]
@@ -53,7 +53,7 @@ def random_model(size: ModelSize, *, capl: bool = False) -> CpcSam:
     add_relative_positions(sam.image_encoder)
     model = CpcSam(sam)
     if capl:
-        model.capl = CaPL(CaplConfig())
+        model.capl = CaPL(FULL_CAPL)
         for parameter in model.capl.parameters():
             nn.init.normal_(parameter, std=NOISE)
     return model.requires_grad_(False).eval()

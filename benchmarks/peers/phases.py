@@ -7,14 +7,10 @@ from typing import Final
 
 from benchmarks.serving.stack import compute_seconds, gateway_metric
 from demo.commands import Service
+from serving.gateway.phases import PHASES
 
 __all__ = ["TOTAL", "phase_seconds", "snapshot"]
 
-STAGES: Final = {
-    "validate": "gateway: validation",
-    "queue": "gateway: queue",
-    "triton": "gateway: Triton, its queue and transport included",
-}
 TOTAL: Final = "whole request in the gateway"
 LABELS: Final = {"method": "Segment", "code": "OK"}
 
@@ -22,8 +18,8 @@ LABELS: Final = {"method": "Segment", "code": "OK"}
 def snapshot(running: Service) -> dict[str, float]:
     """Read the seconds spent so far by phase; steps in Triton run side by side and overlap."""
     spent = {
-        title: gateway_metric(running, "cpcsam_stage_seconds_sum", stage=stage)
-        for stage, title in STAGES.items()
+        f"phase: {phase}": gateway_metric(running, "cpcsam_phase_seconds_sum", phase=phase)
+        for phase in PHASES
     }
     spent[TOTAL] = gateway_metric(running, "cpcsam_request_seconds_sum", **LABELS)
     spent |= {f"Triton: {name}": value for name, value in compute_seconds(running).items()}

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from cpcsam.errors import ConfigError
-from serving.gateway.auth.tls import TlsFiles
+from serving.common.tls import TlsFiles
 
 __all__ = ["self_signed"]
 

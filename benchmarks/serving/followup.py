@@ -22,6 +22,8 @@ __all__ = ["IMAGE_SIZE", "PATIENT", "run"]
 
 IMAGE_SIZE: Final = 1024
 IMAGES: Final = 4
+SEED: Final = 5
+"""Of images that no other scenario sends, whose embeddings the gateway may still hold."""
 FOLLOW_UPS: Final = 10
 """Further requests about each image: half of them send the file again, half its image_id."""
 TOGETHER: Final = 8
@@ -45,8 +47,8 @@ def run(running: Service, *, ratio: bool) -> tuple[dict[str, Any], list[Check]]:
 
 
 async def _run(running: Service, ratio: bool) -> tuple[dict[str, Any], list[Check]]:
-    rng = np.random.default_rng(2)
-    tasks = draw_tasks(IMAGES + 1, seed=2)
+    rng = np.random.default_rng(SEED)
+    tasks = draw_tasks(IMAGES + 1, seed=SEED)
     first: list[Outcome] = []
     again: list[Outcome] = []
     async with connections(running.gateway, TOGETHER) as stubs:

@@ -24,7 +24,7 @@ from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from demo.commands import Service
-from serving.gateway.auth.tls import TlsFiles
+from serving.common.tls import TlsFiles
 from serving.gateway.auth.tokens import USER, digest_of
 
 __all__ = ["CLOSED_CALLS", "CLOSED_PATHS", "run"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.request import urlopen
 
 import torch
@@ -20,6 +20,7 @@ from benchmarks.serving.ports import processes_below
 from cpcsam.artifacts.manifest import publish
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.entry_points import ENSEMBLES
+from cpcsam.errors import ServingError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
 from demo.commands import Service, run_stage, serve
@@ -38,11 +39,9 @@ __all__ = [
     "service",
 ]
 
-PROBES: Final = "cpcsam_probes_total"
-PROBE_PERIOD_S: Final = 3.0
-"""In which an idle gateway ends a probe."""
-COUNTED_S: Final = 0.1
-"""Seconds after an answer in which Triton counts it."""
+COUNTED_S: Final = 0.25
+"""Seconds between an answer and the last counter that includes it."""
+ATTEMPTS: Final = 40
 
 
 @dataclass(frozen=True)
@@ -63,22 +62,39 @@ class EncoderRuns:
 
 
 def encoder_runs(running: Service) -> EncoderRuns:
-    """Read the encoder's counters from Triton, without the gateway's probes."""
-    probes = _ended_probes(running)
+    """Read the encoder's counters from Triton, without the gateway's probes.
+
+    Raises:
+        ServingError: the service is never without a probe, so its images can't be told apart.
+    """
     with InferenceServerClient(running.triton) as triton:
-        (model,) = triton.get_inference_statistics(IMAGE_ENCODER.name).model_stats
-        return EncoderRuns(int(model.inference_count) - probes, int(model.execution_count) - probes)
+        for _ in range(ATTEMPTS):
+            before = _probes(running)
+            time.sleep(COUNTED_S)
+            (model,) = triton.get_inference_statistics(IMAGE_ENCODER.name).model_stats
+            if before == _probes(running) and not before.in_flight:
+                return EncoderRuns(
+                    int(model.inference_count) - before.ended,
+                    int(model.execution_count) - before.ended,
+                )
+    raise ServingError.of(
+        "the encoder's counters",
+        got=f"a probe at each of {ATTEMPTS} attempts",
+        expected="a moment without one",
+        fix="measure on a machine that is less busy",
+    )
 
 
-def _ended_probes(running: Service) -> int:
-    """Count the gateway's probes, just after one ended where it is idle, so that none runs."""
-    deadline = time.monotonic() + PROBE_PERIOD_S
-    before = probes = gateway_metric(running, PROBES)
-    while probes == before and time.monotonic() < deadline:
-        time.sleep(0.02)
-        probes = gateway_metric(running, PROBES)
-    time.sleep(COUNTED_S)
-    return int(probes)
+class _Probes(NamedTuple):
+    ended: int
+    in_flight: int
+
+
+def _probes(running: Service) -> _Probes:
+    return _Probes(
+        int(gateway_metric(running, "cpcsam_probes_total")),
+        int(gateway_metric(running, "cpcsam_probes_in_flight")),
+    )
 
 
 @contextmanager
@@ -94,9 +110,10 @@ def cpu_seconds(pid: int) -> float:
     """CPU time, user and system, of a process and its descendants so far, seconds."""
     ticks = 0
     for process in processes_below(pid):
-        # After the name, which may hold spaces; then 11 and 12 are utime and stime.
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
+        with suppress(OSError):  # it has just ended
+            # After the name, which may hold spaces; then 11 and 12 are utime and stime.
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from cpcsam.automatic.mask_cropping import paste_mask
 from cpcsam.automatic.rle import rle_from_crop
 from cpcsam.contract import (
+    CALIBRATED_COORDS,
     INPUT_SIZE,
     IOU_PREDICTIONS,
     LOW_RES_MASKS,
     MULTIMASK,
+    POINT_COORDS,
     POINT_LABELS,
     SINGLE_MASK,
     MaskSelection,
@@ -23,6 +25,7 @@ from cpcsam.entry_points import (
     ALL_MASKS,
     AREAS,
     BBOXES,
+    CALIBRATED_POINT_COORDS,
     MASK_SELECTION,
     MASK_THRESHOLDS,
     MASKS_RLE,
@@ -33,7 +36,7 @@ from cpcsam.entry_points import (
 )
 from cpcsam.errors import ContractError
 from cpcsam.geometry import EMPTY_BOX
-from cpcsam.transforms import input_size_of
+from cpcsam.transforms import input_size_of, restore_coords
 from serving.backend.step import Execute, Request, Settings, Tensors, each
 
 __all__ = [
@@ -59,14 +62,15 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
     Args:
         request: low_res_masks (1, P, 4, 4G, 4G) logits, iou_predictions (1, P, 4), input_size and
             original_size (1, 2), point_labels (1, P, N), mask_selection (1, 1); maybe
-            mask_thresholds (1, 3).
+            mask_thresholds (1, 3); of models that calibrate, point_coords and calibrated_coords
+            (1, P, N, 2).
         image_size: side of the encoder's frame.
         max_pixels: the largest original_size.
 
     Returns:
-        The requested ones of masks_rle, areas, scores and stability (1, P, M), bboxes (1, P, M, 4)
-        and selected_low_res_masks (1, P, M, 4G, 4G). A prompt without any point is padding: its
-        masks are empty, its scores 0.
+        The requested ones of masks_rle, areas, scores and stability (1, P, M), bboxes (1, P, M, 4),
+        selected_low_res_masks (1, P, M, 4G, 4G) and calibrated_point_coords (1, P, N, 2). A prompt
+        without any point is padding: its masks are empty, its scores 0.
 
     Raises:
         ContractError: an unknown mask_selection, or sizes that do not belong together.
@@ -87,6 +91,14 @@ def postprocess(request: Request, image_size: int, max_pixels: int) -> Tensors:
     if not request.outputs.isdisjoint(IN_IMAGE):
         sizes = _sizes(tensors, image_size, max_pixels)
         outputs |= _in_image(masks, left_out, *sizes, image_size, *stability)
+    if CALIBRATED_POINT_COORDS.name in request.outputs:
+        _, original_size = _sizes(tensors, image_size, max_pixels)
+        outputs[CALIBRATED_POINT_COORDS.name] = restore_coords(
+            tensors[CALIBRATED_COORDS.name],
+            tensors[POINT_COORDS.name],
+            original_size,
+            image_size,
+        )
     return {name: array for name, array in outputs.items() if name in request.outputs}
 
 

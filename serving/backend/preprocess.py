@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cpcsam.contract import IMAGE, INPUT_SIZE, POINT_COORDS
-from cpcsam.entry_points import IMAGE_BYTES, ORIGINAL_SIZE, SCALED_POINT_COORDS
+from cpcsam.contract import CALIBRATE, IMAGE, INPUT_SIZE, POINT_COORDS
+from cpcsam.entry_points import CHOSEN_CALIBRATE, IMAGE_BYTES, ORIGINAL_SIZE, SCALED_POINT_COORDS
 from cpcsam.errors import ContractError
 from cpcsam.images.options import INTENSITY, Intensity, ReadOptions
 from cpcsam.images.reading import decode_image
@@ -64,11 +64,12 @@ def scale_prompts(request: Request, image_size: int) -> Tensors:
     """Map the points of one image to the encoder's frame.
 
     Args:
-        request: point_coords (1, P, N, 2) in the original image, original_size (1, 2).
+        request: point_coords (1, P, N, 2) in the original image, original_size (1, 2); maybe
+            calibrate (1, 1).
         image_size: side of the encoder's frame.
 
     Returns:
-        scaled_point_coords (1, P, N, 2) float32.
+        scaled_point_coords (1, P, N, 2) float32 and, if requested, chosen_calibrate (1, 1) float32.
 
     Raises:
         ContractError: a coordinate is not finite, or original_size is no size.
@@ -83,4 +84,7 @@ def scale_prompts(request: Request, image_size: int) -> Tensors:
         )
     height, width = (int(side) for side in request.tensors[ORIGINAL_SIZE.name][0])
     scaled = resize_coords(point_coords, (height, width), image_size)
-    return {SCALED_POINT_COORDS.name: scaled}
+    if CHOSEN_CALIBRATE.name not in request.outputs:
+        return {SCALED_POINT_COORDS.name: scaled}
+    chosen = request.tensors.get(CALIBRATE.name, np.ones((1, 1), np.float32))
+    return {SCALED_POINT_COORDS.name: scaled, CHOSEN_CALIBRATE.name: chosen}

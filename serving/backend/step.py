@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
+from cpcsam.entry_points import STEP_TIMES
 from cpcsam.errors import ConfigError, CpcSamError, ServingError
 
 __all__ = ["Answer", "Execute", "NotStoredError", "Request", "Settings", "Tensors", "each"]
@@ -33,10 +36,12 @@ class Request:
     Attributes:
         tensors: every input that was given.
         outputs: names of the requested outputs; others need not be computed.
+        marks: times of `time.monotonic` that part the work on it, in order.
     """
 
     tensors: Tensors
     outputs: frozenset[str]
+    marks: list[float] = field(default_factory=list, compare=False)
 
 
 Execute: TypeAlias = Callable[[Sequence[Request]], Sequence[Answer]]
@@ -76,7 +81,7 @@ class Settings:
 
 
 def each(answer: Callable[[Request], Tensors], threads: int = 1) -> Execute:
-    """Make an `Execute` that handles each request by itself and isolates their errors.
+    """Make an `Execute` that handles each request by itself, isolates their errors and times them.
 
     Args:
         answer: handles one request.
@@ -94,7 +99,12 @@ def each(answer: Callable[[Request], Tensors], threads: int = 1) -> Execute:
 
 
 def _attempt(answer: Callable[[Request], Tensors], request: Request) -> Answer:
+    started = monotonic()
     try:
-        return answer(request)
+        tensors = answer(request)
     except CpcSamError as error:
         return error
+    if STEP_TIMES.name not in request.outputs:
+        return tensors
+    times = np.array([[started, *request.marks, monotonic()]], STEP_TIMES.dtype)
+    return {**tensors, STEP_TIMES.name: times}

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.commands import port, positive
-from serving.gateway.auth.tls import TlsFiles, tls_files
+from serving.common.exposure import require_protection
+from serving.common.logs import add_log_options
+from serving.common.tls import TlsFiles, tls_files
+from serving.common.tracing import add_tracing_options
 from serving.gateway.auth.tokens import read_tokens
 from serving.gateway.calls.guard import Patience
 from serving.gateway.limits import Limits
@@ -21,16 +24,20 @@ class GatewayConfig:
     """Configuration of a gateway.
 
     Attributes:
-        triton: HOST:PORT of Triton's gRPC, several separated by commas, or dns:///NAME:PORT, whose
-            addresses are looked up again and again.
+        triton: HOST:PORT of Triton's gRPC, several separated by commas; or dns:///NAME:PORT or
+            file:///PATH, whose addresses are looked up again and again.
         host: address to listen on.
         port: port of the API; 0 takes a free one.
         metrics_host: address of the Prometheus endpoint.
         metrics_port: its port; 0 takes a free one.
         limits: bounds of requests, concurrency and memory.
         max_seconds: longest time for a request; a caller's own deadline may be shorter.
+        max_connection_age_s: seconds after which callers are asked to connect anew, which ends no
+            call; None never asks.
         grace_s: seconds for running requests to finish when the gateway stops.
         restarts: list of what a supervisor restarted; None without one.
+        heartbeat: file descriptor of a pipe to a supervisor, which expects a byte twice a second;
+            None without one.
         tokens: file of the callers' tokens; None requires none.
         tls: certificate and key; None serves plain text.
         classes: folder that stores the tenants' classes; None forbids changes.
@@ -45,8 +52,10 @@ class GatewayConfig:
     metrics_port: int = 9090
     limits: Limits = field(default_factory=Limits)
     max_seconds: float = 60.0
+    max_connection_age_s: float | None = None
     grace_s: float = 10.0
     restarts: Path | None = None
+    heartbeat: int | None = None
     tokens: Path | None = None
     tls: TlsFiles | None = None
     classes: Path | None = None
@@ -67,6 +76,9 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         default=config.metrics_port,
         help="port of /metrics (%(default)s), 0: any",
     )
+    observed = parser.add_argument_group("logs and traces")
+    add_log_options(observed)
+    add_tracing_options(observed)
     classes = parser.add_argument_group("classes").add_argument
     text = "folder that stores the tenants' classes (none: no changes)"
     classes("--classes", type=Path, metavar="DIR", help=text)
@@ -75,6 +87,8 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
     security = parser.add_argument_group("security").add_argument
     text = "file of the callers' tokens, as serving.tokens writes it (no token required)"
     security("--tokens", type=Path, metavar="FILE", help=text)
+    text = "listen beyond loopback without tokens (refused)"
+    security("--allow-anonymous", action="store_true", help=text)
     security("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM (plain text)")
     security("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
     limits = parser.add_argument_group("limits").add_argument
@@ -106,6 +120,8 @@ def add_gateway_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="longest time for a request (%(default)s)",
     )
+    text = "seconds after which callers connect anew, and so find other gateways of a name (never)"
+    limits("--max-connection-age", type=positive, metavar="S", help=text)
     limits(
         "--grace",
         type=positive,
@@ -123,14 +139,20 @@ def config_from_args(args: argparse.Namespace, triton: str) -> GatewayConfig:
         triton: where Triton is, as in `GatewayConfig`.
 
     Raises:
-        ConfigError: a limit is out of bounds, or the tokens, the certificate or its key cannot be
-            used.
+        ConfigError: a limit is out of bounds, the tokens, the certificate or its key cannot be
+            used, or others than this machine reach a gateway without tokens.
         ArtifactError: there is no such vocabulary.
     """
     # Files are read here only to fail early: commands start Triton before the gateway.
     tls = tls_files(args.tls_cert, args.tls_key)
     if tls is not None:
         tls.credentials()
+    require_protection(
+        "--host",
+        args.host,
+        has_tokens=args.tokens is not None,
+        allow_anonymous=args.allow_anonymous,
+    )
     if args.tokens is not None:
         read_tokens(args.tokens)
     if args.vocabulary is not None:
@@ -154,6 +176,7 @@ def config_from_args(args: argparse.Namespace, triton: str) -> GatewayConfig:
             cache_bytes=args.cache_bytes,
         ),
         max_seconds=args.max_seconds,
+        max_connection_age_s=args.max_connection_age,
         grace_s=args.grace,
         tokens=args.tokens,
         tls=tls,

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
+from cpcsam.clip.preprocess import ClipInfo
 from cpcsam.contract import LOW_RES_FACTOR, grid_size
 from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from serving.gateway.auth.authenticator import Principal
+from serving.gateway.phases import RequestPhases
 from serving.gateway.scheduling.admission import Permit
 
 __all__ = ["ModelInfo", "RequestContext"]
@@ -31,6 +33,9 @@ class ModelInfo:
         mask_prompts: whether prompts may carry a mask.
         scale: how much of an image the model is to be shown at once; None if it declares nothing.
         intensity: policy for images of more than 8 bits.
+        calibrates: whether it calibrates prompts, tells them and can do without; None if it may
+            calibrate prompts, but its repository was published without the switch.
+        clip: CLIP's towers for classes by text; None if the repository has none.
     """
 
     triton_version: str
@@ -42,6 +47,13 @@ class ModelInfo:
     mask_prompts: bool
     scale: Scale | None = None
     intensity: Intensity = Intensity()
+    calibrates: bool | None = None
+    clip: ClipInfo | None = None
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Version and digest, by which the metrics name it."""
+        return self.model_version, self.model_digest
 
     @property
     def low_res_size(self) -> int:
@@ -54,11 +66,12 @@ class RequestContext:
     """State of one request, built once and passed to every step.
 
     Attributes:
-        request_id: chosen by the caller; shown in logs.
+        request_id: of the caller, or made; shown in logs.
         principal: the authenticated caller.
         permit: the request's claim on the gateway's capacity.
         deadline: time after which the answer is useless, in seconds of `time.monotonic`.
         fetch_model: fetches the served model's metadata within a timeout in seconds.
+        phases: the request's time by phase.
     """
 
     request_id: str
@@ -66,6 +79,7 @@ class RequestContext:
     permit: Permit
     deadline: float
     fetch_model: Callable[[float], Awaitable[ModelInfo]]
+    phases: RequestPhases = field(default_factory=RequestPhases, repr=False)
     _model: ModelInfo | None = field(default=None, init=False, repr=False)
     _fetching: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 

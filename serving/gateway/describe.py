@@ -42,6 +42,8 @@ def describe_response(
             window=0 if model.scale is None else model.scale.window or 0,
             spread=0 if model.scale is None else model.scale.spread,
             intensity=pb.Intensity(**model.intensity.record()),
+            calibrates=bool(model.calibrates),
+            clip="" if model.clip is None else model.clip.digest,
         ),
         limits=pb.Limits(
             max_image_bytes=limits.max_image_bytes,

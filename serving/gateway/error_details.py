@@ -33,7 +33,9 @@ Metadata = tuple[tuple[str, str | bytes], ...]
 
 async def abort_with(grpc_context: Any, error: CpcSamError) -> None:
     """End a call with the status of an error; raises what gRPC ends handlers by."""
-    code, details = status_of_error(error), trailing_metadata(error)
+    code = status_of_error(error)
+    # What is given here takes the place of what the call was given before, its id.
+    details = (*(grpc_context.trailing_metadata() or ()), *trailing_metadata(error))
     try:
         await grpc_context.abort(code, public_text(error), details)
     except grpc.aio.AbortError as aborted:

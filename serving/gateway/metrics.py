@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Final
@@ -12,16 +13,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from serving.supervision.restarts import count_restarts
+from cpcsam.grpc_errors import STATUS_CODES
+from cpcsam.v1 import segmentation_pb2 as pb
+from serving.common.buckets import BUCKETS_S
+from serving.common.preset_histogram import PresetHistogram
+from serving.gateway.phases import PHASES
+from serving.supervision.restarts import count_restarts, count_switches
 
-__all__ = ["BUCKETS_S", "Metrics", "Stopwatch"]
+__all__ = ["Metrics", "Stopwatch"]
 
-BUCKETS_S: Final = (
-    *(0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
-    *(1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 60.0),
-)
-"""Upper edges in seconds. The ratio of neighbours is at most 5/3 (2 for the last), which bounds the
-error of quantiles."""
 LAG_BUCKETS_S: Final = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Upper edges in seconds; beyond 0.05 callers notice."""
 
@@ -29,6 +29,7 @@ REASONS: Final = (
     *("invalid", "over_limit", "in_flight", "unauthenticated"),
     *("open_calls", "slow", "unread"),
 )
+METHODS: Final = tuple(pb.DESCRIPTOR.services_by_name["Segmentation"].methods_by_name)
 
 
 class Stopwatch:
@@ -54,8 +55,8 @@ class Metrics:
     Attributes:
         registry: collects all of them.
         request_seconds: histogram by `method` and `code` (name of the gRPC status).
-        stage_seconds: histogram by `stage`: `validate`, `queue` (wait for the first turn) or
-            `triton` (including the queue).
+        phase_seconds: histogram by `phase` of a Segment request, alone or of a stream; see
+            `serving.gateway.phases`.
         in_flight: gauge of Segment requests in flight.
         backlog_seconds: gauge of the seconds of Triton that admitted requests still need, by
             `queue`: `encode` or `decode`.
@@ -71,8 +72,11 @@ class Metrics:
         cache_bytes: gauge of the embedding cache's size.
         cache_evictions: counter of evicted embeddings.
         replica_up: gauge by `replica`, the address of a Triton: 1 if it passes its probes, else 0.
+        replica_requests: gauge by `replica`, the requests in flight that keep to its model.
+        model_info: gauge by `replica`, `version` and `digest`, 1 for the model that a Triton has.
         replica_success: gauge by `replica`, the Unix time of its last successful call or probe.
         probes: counter of answered probes, each of which Triton counts as an image, too.
+        probes_in_flight: gauge of replicas that are being probed.
         retried_calls: counter of calls made again, on another Triton.
 
     Args:
@@ -82,19 +86,21 @@ class Metrics:
     def __init__(self, restarts: Path | None = None) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_RestartCollector(restarts))
-        self.request_seconds = Histogram(
+        self.request_seconds = PresetHistogram(
             "cpcsam_request_seconds",
             "Time from a request's arrival to its response.",
             ("method", "code"),
-            buckets=BUCKETS_S,
-            registry=self.registry,
+            BUCKETS_S,
+            product(METHODS, (code.name for code in STATUS_CODES)),
+            self.registry,
         )
-        self.stage_seconds = Histogram(
-            "cpcsam_stage_seconds",
-            "Time of one stage of a Segment request.",
-            ("stage",),
-            buckets=BUCKETS_S,
-            registry=self.registry,
+        self.phase_seconds = PresetHistogram(
+            "cpcsam_phase_seconds",
+            "Time of one phase of a Segment request that passes through it.",
+            ("phase",),
+            BUCKETS_S,
+            zip(PHASES, strict=True),
+            self.registry,
         )
         self.in_flight = Gauge(
             "cpcsam_in_flight_requests", "Segment requests in flight.", registry=self.registry
@@ -105,18 +111,22 @@ class Metrics:
             ("queue",),
             registry=self.registry,
         )
+        # Labels exist from the start, so that rates are 0 rather than absent.
+        for queue in ("encode", "decode"):
+            self.backlog_seconds.labels(queue)
         self.prompts = Counter(
             "cpcsam_prompts", "Prompts of the accepted requests.", registry=self.registry
         )
         self.rejected = Counter(
             "cpcsam_rejected", "Requests refused, by reason.", ("reason",), registry=self.registry
         )
-        # Labels exist from the start, so that rates are 0 rather than absent.
         for reason in REASONS:
             self.rejected.labels(reason)
         self.open_calls = Gauge(
             "cpcsam_open_calls", "Open calls, by kind.", ("kind",), registry=self.registry
         )
+        for kind in ("api", "health", "watch", "reflection"):
+            self.open_calls.labels(kind)
         self.token_file_refused = Gauge(
             "cpcsam_token_file_refused",
             "1 while the token file cannot be used and older tokens apply.",
@@ -156,24 +166,63 @@ class Metrics:
             ("replica",),
             registry=self.registry,
         )
+        self.replica_requests = Gauge(
+            "cpcsam_replica_requests",
+            "Requests in flight that keep to the model of a Triton.",
+            ("replica",),
+            registry=self.registry,
+        )
+        self._requests: dict[tuple[str, str], int] = {}
+        self.model_info = Gauge(
+            "cpcsam_model_info",
+            "Model that a Triton serves.",
+            ("replica", "version", "digest"),
+            registry=self.registry,
+        )
         self.probes = Counter("cpcsam_probes", "Answered probes.", registry=self.registry)
+        self.probes_in_flight = Gauge(
+            "cpcsam_probes_in_flight", "Triton's replicas under probe.", registry=self.registry
+        )
         self.retried_calls = Counter(
             "cpcsam_retried_calls", "Calls made again, on another Triton.", registry=self.registry
         )
 
+    def show_model(self, replica: str, identity: tuple[str, str]) -> None:
+        """Show the version and digest of the model that a replica serves, in place of the last."""
+        self.model_info.remove_by_labels({"replica": replica})
+        self.model_info.labels(replica, *identity).set(1)
+
+    def forget_replica(self, replica: str) -> None:
+        """Remove the series of a replica that is not listed any more."""
+        for gauge in (
+            self.replica_up,
+            self.replica_success,
+            self.replica_requests,
+            self.model_info,
+        ):
+            gauge.remove_by_labels({"replica": replica})
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[Stopwatch]:
-        """Observe the duration of a block, whether it succeeds or not."""
-        watch = Stopwatch()
+    def request_of(self, identity: tuple[str, str]) -> Iterator[None]:
+        """Count a request that keeps to a model while the block runs."""
+        self._requests[identity] = self.requests_of(identity) + 1
         try:
-            yield watch
+            yield
         finally:
-            watch.stop()
-            self.stage_seconds.labels(name).observe(watch.seconds)
+            self._requests[identity] -= 1
+            if not self._requests[identity]:
+                del self._requests[identity]
+
+    def requests_of(self, identity: tuple[str, str]) -> int:
+        """Return how many requests keep to a model, named by its version and digest."""
+        return self._requests.get(identity, 0)
 
 
 class _RestartCollector(Collector):
-    """Counter of restarts by `program` and `cause`, read from the supervisor's list."""
+    """Counters of restarts by `program` and `cause`, and of switches by `outcome`.
+
+    They are read from the supervisor's list.
+    """
 
     def __init__(self, restarts: Path | None) -> None:
         self._restarts = restarts
@@ -185,3 +234,11 @@ class _RestartCollector(Collector):
         for labels, count in count_restarts(self._restarts).items():
             counter.add_metric(labels, count)
         yield counter
+        switches = CounterMetricFamily(
+            "cpcsam_version_switches",
+            "Switches to another version of the model, done or refused.",
+            labels=("outcome",),
+        )
+        for outcome, count in count_switches(self._restarts).items():
+            switches.add_metric((outcome,), count)
+        yield switches

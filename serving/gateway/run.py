@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import signal
 import threading
 from collections.abc import Coroutine, Iterator
@@ -13,18 +11,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from cpcsam.errors import ServingError
+from serving.common.memory import shorten_garbage_collection
 from serving.gateway.config import GatewayConfig
 from serving.gateway.server import Gateway, start_gateway
 
 __all__ = ["gateway_in_background", "run_until_stopped"]
 
-GC_THRESHOLDS: Final = (700, 10, 2)
-"""Thresholds of the garbage collector: the last generation is collected five times as often as by
-default."""
-M_MMAP_THRESHOLD: Final = -3
-M_ARENA_MAX: Final = -8
-LARGE: Final = 1 << 20
-"""Bytes of a block that is large."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 async def run_until_stopped(
@@ -41,15 +34,14 @@ async def run_until_stopped(
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in SIGNALS:
         loop.add_signal_handler(number, stopped.set)
     ends: list[asyncio.Task[Any]] = [asyncio.create_task(stopped.wait())]
     if end is not None:
         ends.append(asyncio.create_task(end))
-    _return_freed_memory()
     try:
         async with start_gateway(config) as gateway:
-            _shorten_garbage_collection()
+            shorten_garbage_collection()
             print(f"gateway  {gateway.address}  (Triton {config.triton})")
             print(f"metrics  {gateway.metrics_url}", flush=True)
             ends.append(asyncio.create_task(_fail_at_end_of(gateway)))
@@ -61,6 +53,9 @@ async def run_until_stopped(
     finally:
         for task in ends:
             task.cancel()
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)  # a second one would meet a closed loop
 
 
 async def _fail_at_end_of(gateway: Gateway) -> None:
@@ -80,28 +75,6 @@ def _ended(got: str) -> ServingError:
     return ServingError.of(
         "gRPC server", got=got, expected="a running server", fix="start the gateway again"
     )
-
-
-def _shorten_garbage_collection() -> None:
-    """Keep full garbage collections from halting all requests for a tenth of a second.
-
-    By default a full collection visits every loaded object and the garbage of ten seconds.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-def _return_freed_memory() -> None:
-    """Have memory reused, and that of large messages returned to the system, once it is freed.
-
-    By default glibc keeps blocks of up to 32 MB, once one was freed, in heaps that fragment, and
-    gives each of gRPC's threads a heap of its own. It is to be called before there are threads.
-    """
-    with suppress(AttributeError):  # another C library
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, LARGE)
-        library.mallopt(M_ARENA_MAX, 1)
 
 
 @contextmanager

@@ -15,10 +15,14 @@ from grpc_reflection.v1alpha import reflection
 
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.common.exposure import is_loopback
+from serving.common.logs import guard_grpc_logger
+from serving.common.metrics_server import serve_metrics
 from serving.gateway.auth.authenticator import Authenticator
 from serving.gateway.auth.interceptor import AuthenticationInterceptor
 from serving.gateway.calls.guard import CallGuard
 from serving.gateway.calls.open_calls import OpenCalls, quotas_of
+from serving.gateway.calls.received import MessageParser
 from serving.gateway.calls.tolerant_server import tolerant_server
 from serving.gateway.config import GatewayConfig
 from serving.gateway.health import SERVICE, publish_health
@@ -28,9 +32,7 @@ from serving.gateway.inference.embedding_cache import EmbeddingCache
 from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.request_images import RequestImages
 from serving.gateway.inference.triton_client import TritonClient
-from serving.gateway.logs import guard_grpc_logger
 from serving.gateway.metrics import Metrics
-from serving.gateway.metrics_server import serve_metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission
 from serving.gateway.scheduling.executors import Executors, open_executors
@@ -41,11 +43,12 @@ from serving.gateway.segmentation.mask_generator import EverythingSegmenter
 from serving.gateway.servicer import SegmentationService
 from serving.gateway.vocabulary.service import VocabularyService
 from serving.gateway.vocabulary.store import VocabularyStore
+from serving.gateway.vocabulary.texts import TextJudge
 from serving.gateway.watchdog import watch_loop
+from serving.supervision.heartbeat import Heartbeat
 
 __all__ = ["Gateway", "GatewayConfig", "build_service", "start_gateway"]
 
-LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
 CONNECTION_OPTIONS: Final = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     # Connections without a call; clients open another with their next.
@@ -91,18 +94,19 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         metrics_port = await stack.enter_async_context(
             serve_metrics(metrics.registry, config.metrics_host, config.metrics_port)
         )
-        await stack.enter_async_context(watch_loop(metrics))
+        await stack.enter_async_context(watch_loop(metrics, Heartbeat(config.heartbeat)))
         admission = Admission(config.limits, metrics)
-        triton = TritonClient(config.triton, admission, metrics)
+        executors = stack.enter_context(open_executors())
+        triton = TritonClient(config.triton, admission, metrics, executors)
         stack.push_async_callback(triton.close)
         await stack.enter_async_context(triton.replicas.watched())
         rpc = RpcRunner(authenticator, metrics, config.max_seconds, triton.model_info)
-        executors = stack.enter_context(open_executors())
         headers = stack.enter_context(closing(HeaderReader(config.limits, executors)))
         service = build_service(config, rpc, admission, triton, metrics, executors, headers)
 
         calls = OpenCalls(quotas_of(config.limits), metrics)
-        guard = CallGuard(calls, authenticator.requires_tokens, config.patience, metrics)
+        parser = MessageParser(executors)
+        guard = CallGuard(calls, authenticator.requires_tokens, config.patience, metrics, parser)
         server = _server(config, AuthenticationInterceptor(authenticator, metrics), guard)
         pb_grpc.add_SegmentationServicer_to_server(service, server)  # type: ignore[no-untyped-call]
         health_servicer = WatchedHealth()
@@ -123,10 +127,12 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
 
 
 def _server(config: GatewayConfig, *interceptors: grpc.aio.ServerInterceptor) -> grpc.aio.Server:
+    age_s = config.max_connection_age_s
     return tolerant_server(
         interceptors,
         (
             *CONNECTION_OPTIONS,
+            *(() if age_s is None else (("grpc.max_connection_age_ms", round(age_s * 1e3)),)),
             ("grpc.max_allowed_incoming_connections", _max_connections()),
             ("grpc.max_receive_message_length", config.limits.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # bounded by the limits of a request
@@ -143,7 +149,7 @@ def _max_connections() -> int:
 
 def _warn_if_open(config: GatewayConfig) -> None:
     """Warn of an address beyond loopback without tokens or TLS."""
-    if config.host in LOOPBACK:
+    if is_loopback(config.host):
         return
     if config.tokens is None:
         LOG.warning("no --tokens: anyone who reaches %s has full access", config.host)
@@ -197,6 +203,7 @@ def build_service(
         PromptSegmenter(embedder),
         ClassSegmenter(embedder),
         EverythingSegmenter(embedder),
+        TextJudge(embedder),
         vocabularies,
         limits,
         executors,

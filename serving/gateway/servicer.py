@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 from typing import Any
 
+from cpcsam import tracing
 from cpcsam.grpc_errors import FullError, PreconditionError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.gateway.calls.received import received_bytes
 from serving.gateway.context import RequestContext
 from serving.gateway.describe import describe_response
-from serving.gateway.inference.request_images import RequestImages
+from serving.gateway.inference.request_images import RequestImage, RequestImages
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics, Stopwatch
+from serving.gateway.phases import DECODE, QUEUE
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
 from serving.gateway.scheduling.concurrency import ordered_map
@@ -23,7 +26,7 @@ from serving.gateway.scheduling.held_bytes import HeldBytes
 from serving.gateway.segmentation.dispatch import SegmentationDispatcher
 from serving.gateway.segmentation.mask_prompts import convert_masks, has_masks
 from serving.gateway.segmentation.responses import stream_response
-from serving.gateway.validation.prompts import check_prompts
+from serving.gateway.validation.prompts import check_calibration, check_prompts
 from serving.gateway.validation.request import check_request
 from serving.gateway.vocabulary.service import VocabularyService
 
@@ -102,11 +105,11 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         """Add a class learned from annotated images and return all classes."""
 
         async def add(context: RequestContext) -> pb.ListClassesResponse:
-            client, size = context.permit.client, request.ByteSize()
+            client, size = context.permit.client, received_bytes()
             async with self._admission.enter(context.permit), self._held.hold(client, size):
                 return await self._classes.add(request, context)
 
-        return await self._rpc.run("AddClass", request.name[:128], add, grpc_context)
+        return await self._rpc.run("AddClass", "", add, grpc_context, subject=request.name)
 
     async def RemoveClass(  # noqa: N802
         self, request: pb.RemoveClassRequest, grpc_context: Any
@@ -114,9 +117,10 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         """Remove a class and return the remaining ones."""
         return await self._rpc.run(
             "RemoveClass",
-            request.name[:128],
+            "",
             lambda context: self._classes.remove(request, context),
             grpc_context,
+            subject=request.name,
         )
 
     async def _segment_patiently(
@@ -135,27 +139,20 @@ class SegmentationService(pb_grpc.SegmentationServicer):
     async def _segment(
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
-        total, client, size = Stopwatch(), context.permit.client, request.ByteSize()
-        wait = context.permit.is_patient
-        async with self._admission.enter(context.permit), self._held.hold(client, size, wait=wait):
-            with self._metrics.stage("validate") as validate:
-                check_request(request, self._limits)
-                image = await self._images.open(request, context)
-                model = await context.model()
-                low_res_size = model.low_res_size if model.mask_prompts else 0
-                check_prompts(request.prompts, image.size, low_res_size)
-                if has_masks(request):
-                    await self._executors.pixels_of(image.size).run(
-                        context.permit.client,
-                        convert_masks,
-                        request,
-                        image.size,
-                        low_res_size,
-                        model.scale,
-                    )
-            with self._metrics.stage("triton") as triton:
-                response = await self._dispatcher.segment(request, image, context)
+        total, client, size = Stopwatch(), context.permit.client, received_bytes()
+        wait, span = context.permit.is_patient, tracing.current_span()
+        async with AsyncExitStack() as stack:
+            with context.phases.measure(QUEUE):
+                await stack.enter_async_context(self._admission.enter(context.permit))
+                await stack.enter_async_context(self._held.hold(client, size, wait=wait))
+            validate = Stopwatch()
+            image = await self._validate(request, context)
+            validate.stop()
+            triton = Stopwatch()
+            response = await self._dispatcher.segment(request, image, context)
+            triton.stop()
             self._metrics.prompts.inc(len(request.prompts))
+        span.set({"cpcsam.cached": response.cached})
         response.request_id = request.request_id
         response.image_id = image.key.image_id
         if image.left_out:
@@ -165,11 +162,39 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         response.timings.total_ms = total.seconds * 1e3
         return response
 
+    async def _validate(self, request: pb.SegmentRequest, context: RequestContext) -> RequestImage:
+        """Check a request, open its image and convert its masks to logits."""
+        check_request(request, self._limits)
+        with context.phases.measure(DECODE):
+            image = await self._images.open(request, context)
+        model = await context.model()
+        tracing.current_span().set(
+            {
+                "cpcsam.image.height": image.size[0],
+                "cpcsam.image.width": image.size[1],
+                "cpcsam.prompts": len(request.prompts),
+                "cpcsam.model_version": model.model_version,
+            }
+        )
+        low_res_size = model.low_res_size if model.mask_prompts else 0
+        check_calibration(request.without_calibration, model.calibrates)
+        check_prompts(request.prompts, image.size, low_res_size)
+        if has_masks(request):
+            await self._executors.pixels_of(image.size).run(
+                context.permit.client,
+                convert_masks,
+                request,
+                image.size,
+                low_res_size,
+                model.scale,
+            )
+        return image
+
     async def _describe(self, context: RequestContext) -> pb.DescribeResponse:
         model = await context.model()
         try:
             vocabulary = await self._classes.vocabulary(context)
         except (PreconditionError, UnavailableError):
             vocabulary = None  # calls that need the classes are refused with the reason
-        names = () if vocabulary is None else vocabulary.names
+        names = () if vocabulary is None else vocabulary.all_names
         return describe_response(model, self._limits, self._rpc.max_seconds, names)

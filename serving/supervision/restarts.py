@@ -1,7 +1,8 @@
-"""Restarts: their exponential backoff, and their counts, which the gateway's metrics show.
+"""Restarts and switches: the backoff of restarts, and counts, which the gateway's metrics show.
 
 The counts are a file in memory with a line for each restart, `PROGRAM CAUSE`, which the gateway
-inherits and reads when it is scraped; so the counts outlive the gateway.
+inherits and reads when it is scraped; so the counts outlive the gateway. Switches of the model's
+version are lines likewise, `version OUTCOME`.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-__all__ = ["CAUSES", "Backoff", "RestartLog", "count_restarts"]
+__all__ = ["CAUSES", "SWITCHES", "Backoff", "RestartLog", "count_restarts", "count_switches"]
 
 CAUSES: Final = (
     ("gateway", "exit"),
+    ("gateway", "silence"),
+    ("http", "exit"),
+    ("http", "silence"),
     ("triton", "exit"),
     ("triton", "inference"),
     ("triton", "start"),
     ("triton", "step"),
 )
-"""Programs and what they are restarted for: their end, a dead step, inference that fails or stands
+"""Programs and what they are restarted for: their end, an event loop that
+stands still, a dead step, inference that fails or stands
 still, and a start that failed."""
+SWITCHES: Final = ("switched", "refused")
+"""Outcomes of a switch to another version of the model."""
+VERSION: Final = "version"
 FIRST_S: Final = 0.25
 LONGEST_S: Final = 30.0
 STEADY_S: Final = 60.0
@@ -64,6 +72,10 @@ class RestartLog:
         """Add a restart; program and cause are a pair of `CAUSES`."""
         os.write(self.descriptor, f"{program} {cause}\n".encode())
 
+    def add_switch(self, outcome: str) -> None:
+        """Add a switch to another version of the model; the outcome is one of `SWITCHES`."""
+        self.add(VERSION, outcome)
+
 
 def count_restarts(path: Path | None) -> dict[tuple[str, str], int]:
     """Count restarts by program and cause.
@@ -74,6 +86,16 @@ def count_restarts(path: Path | None) -> dict[tuple[str, str], int]:
     Raises:
         OSError: there is no such file.
     """
-    lines = [] if path is None else path.read_text().splitlines()
-    found = Counter((program, cause) for program, cause in map(str.split, lines))
+    found = _count(path)
     return {pair: found[pair] for pair in CAUSES}
+
+
+def count_switches(path: Path | None) -> dict[str, int]:
+    """Count switches by outcome; see `count_restarts`."""
+    found = _count(path)
+    return {outcome: found[VERSION, outcome] for outcome in SWITCHES}
+
+
+def _count(path: Path | None) -> Counter[tuple[str, str]]:
+    lines = [] if path is None else path.read_text().splitlines()
+    return Counter((program, cause) for program, cause in map(str.split, lines))

@@ -10,13 +10,13 @@ Triton ends or one of its steps is dead, it is started again with the current ve
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cpcsam.commands import parser_of, port, positive, run_command, until_interrupted
+from serving.common.logs import add_log_options, configure_logging
 from serving.triton.launch import START_TIMEOUT_S
 from serving.triton.supervisor import supervised_triton
 
@@ -39,11 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--timeout", type=positive, default=START_TIMEOUT_S, metavar="S", help="to load the models"
     )
+    text = "OTLP/HTTP to which it sends its spans of traced requests (none)"
+    parser.add_argument("--traces", metavar="URL", help=text)
+    add_log_options(parser)
     return run_command(parser, _serve, argv)
 
 
 def _serve(args: argparse.Namespace) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(args.log_format)
     with (
         until_interrupted(),
         supervised_triton(
@@ -52,6 +55,7 @@ def _serve(args: argparse.Namespace) -> None:
             http_port=args.http_port,
             metrics_port=args.metrics_port,
             log=args.log,
+            traces=args.traces,
             timeout_s=args.timeout,
         ) as triton,
     ):

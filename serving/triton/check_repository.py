@@ -52,7 +52,7 @@ def check_engines(
             str(version),
             got=f"a repository for gpu, engines of TensorRT {built_with}",
             expected="a repository for cpu, as this server has no TensorRT",
-            fix="serve it by docker-compose up, or publish graphs for the CPU: make repository",
+            fix="serve it by docker compose, or publish graphs for the CPU: make repository",
         )
     if built_with != tensorrt:
         raise ServingError.of(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from cpcsam.errors import ServingError
 from serving.supervision.processes import processes, read_process
 from serving.triton.probe import answered_requests, infer_tiny_image
 
-__all__ = ["Fault", "wait_for_fault"]
+__all__ = ["OUTDATED", "Fault", "steps_of", "wait_for_fault"]
 
 POLL_S: Final = 0.2
 STEP: Final = "triton_python_b"
@@ -36,7 +37,7 @@ class Fault:
     """Reason to restart Triton.
 
     Attributes:
-        cause: `exit`, `step`, `inference` or `start`, as restarts are counted.
+        cause: `exit`, `step`, `inference` or `start`, as restarts are counted; or `version`.
         text: for the log.
     """
 
@@ -44,16 +45,26 @@ class Fault:
     text: str
 
 
-def wait_for_fault(server: subprocess.Popen[bytes], address: str) -> Fault:
-    """Watch a server that is ready until it has to be restarted.
+OUTDATED: Final = Fault("version", "another version is current")
+"""Reason to replace a Triton that is well."""
+
+
+def wait_for_fault(
+    server: subprocess.Popen[bytes],
+    address: str,
+    steps: Mapping[int, str],
+    is_outdated: Callable[[], bool] = lambda: False,
+) -> Fault:
+    """Watch a server that is ready until it has to be restarted, or replaced by another version.
 
     The end of the server or of a step is noticed in less than a second.
 
     Args:
         server: its process.
         address: HOST:PORT of its HTTP.
+        steps: as `steps_of` returned when it became ready.
+        is_outdated: whether another version is current; `OUTDATED` is returned then.
     """
-    steps = _steps_of(server.pid)
     inference = _InferenceCheck(address)
     try:
         while True:
@@ -65,6 +76,8 @@ def wait_for_fault(server: subprocess.Popen[bytes], address: str) -> Fault:
                 return Fault("step", f"the process of its step {dead[0]} ended")
             if inference.failure is not None:
                 return Fault("inference", inference.failure)
+            if is_outdated():
+                return OUTDATED
     finally:
         inference.stop()
 
@@ -75,7 +88,7 @@ def _is_child(pid: int, parent: int) -> bool:
     return process is not None and process.parent == parent
 
 
-def _steps_of(server: int) -> dict[int, str]:
+def steps_of(server: int) -> dict[int, str]:
     """Return the models of a server's Python steps by process."""
     return {
         step.pid: _model_of(step.pid)

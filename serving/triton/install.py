@@ -17,11 +17,13 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cpcsam.errors import CpcSamError, ServingError
+from serving.supervision.allocator import allocator_environment
 
 __all__ = ["TritonInstall", "find_triton"]
 
@@ -47,6 +49,26 @@ class TritonInstall:
     backends: Path
     caches: Path
     libraries: tuple[Path, ...]
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options that tell the server where its parts are."""
+        return {"--backend-directory": str(self.backends), "--cache-directory": str(self.caches)}
+
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Return an environment in which the server finds its libraries and this Python.
+
+        Args:
+            base: environment to extend.
+        """
+        libraries = [*map(str, self.libraries), base.get("LD_LIBRARY_PATH", "")]
+        # The Python backend derives its home from the first python3 of PATH.
+        executables = [str(Path(sys.executable).parent), base.get("PATH", os.defpath)]
+        return {
+            **allocator_environment(base),
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+            "PATH": os.pathsep.join(executables),
+        }
 
 
 def find_triton(cache: Path | None = None) -> TritonInstall:

@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -39,6 +38,9 @@ START_TIMEOUT_S: Final = 180.0
 GROUP_TIMEOUT_S: Final = 5.0
 EXIT_TIMEOUT_S: Final = 10
 CLOSED_APIS: Final = "shared-memory,model-repository,trace,logging"
+SERVICE_NAME: Final = "cpcsam-triton"
+BATCH_DELAY_MS: Final = 1000
+"""Between exports of spans."""
 SHARED_MEMORY: Final = Path("/dev/shm")
 
 
@@ -78,6 +80,7 @@ def launch_triton(
     http_port: int = 0,
     metrics_port: int = 0,
     log: Path | None = None,
+    traces: str | None = None,
     timeout_s: float = START_TIMEOUT_S,
 ) -> Iterator[TritonServer]:
     """Start Triton with a repository, yield it when every model is ready, and stop it.
@@ -91,6 +94,8 @@ def launch_triton(
         http_port: see grpc_port.
         metrics_port: see grpc_port.
         log: file to append to; None takes a temporary one, which stays only if Triton fails.
+        traces: URL of OTLP/HTTP to which it sends the spans of requests that have a `traceparent`;
+            None sends none.
         timeout_s: time limit for loading the models.
 
     Raises:
@@ -113,7 +118,8 @@ def launch_triton(
         log_path.parent.mkdir(parents=True, exist_ok=True)
         file = cleanup.enter_context(log_path.open("ab"))
         written_before = file.tell()
-        process = _spawn(_command(install, repository, ports, memory), install, file)
+        command = _command(install, repository, ports, memory)
+        process = _spawn([*command, *_trace_options(traces)], install, file)
         cleanup.callback(_stop, process, memory)
         http_address = f"{HOST}:{ports['--http-port']}"
         _wait_until_ready(process, http_address, log_path, written_before, timeout_s)
@@ -144,8 +150,7 @@ def _command(
     closed = f"{CLOSED_APIS}:admin={secrets.token_urlsafe(32)}"
     options = {
         "--model-repository": repository,
-        "--backend-directory": install.backends,
-        "--cache-directory": install.caches,
+        **install.options,
         "--backend-config": f"python,shm-region-prefix-name={memory}",
         "--grpc-address": HOST,
         "--http-address": HOST,
@@ -168,21 +173,28 @@ def _command(
     ]
 
 
+def _trace_options(url: str | None) -> list[str]:
+    if url is None:
+        return []
+    settings = {
+        "mode": "opentelemetry",
+        "level": "TIMESTAMPS",
+        "rate": 0,  # of those without a caller's trace, such as probes
+        "count": -1,
+        "opentelemetry,url": url,
+        "opentelemetry,resource": f"service.name={SERVICE_NAME}",
+        "opentelemetry,bsp_schedule_delay": BATCH_DELAY_MS,
+    }
+    return [f"--trace-config={name}={value}" for name, value in settings.items()]
+
+
 def _spawn(command: list[str], install: TritonInstall, log: Any) -> subprocess.Popen[bytes]:
     """Start the server in its own session, so that Ctrl-C in a terminal does not reach it."""
-    libraries = [*map(str, install.libraries), os.environ.get("LD_LIBRARY_PATH", "")]
-    executables = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        # The Python backend derives its home from the first python3 of PATH.
-        "PATH": os.pathsep.join(executables),
-    }
     return subprocess.Popen(
         ending_with_this_process(command),
         # It ignores PYTHONPATH but imports `serving` and `cpcsam` from its working directory.
         cwd=CHECKOUT,
-        env=environment,
+        env=install.environment(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -16,7 +16,7 @@ from cpcsam.contract import POINT_COORDS, POINT_LABELS
 from cpcsam.entry_points import IMAGE_BYTES, MASK_SELECTION, SCORES, SEGMENT
 from cpcsam.errors import ServingError
 
-__all__ = ["answered_requests", "infer_tiny_image", "is_ready"]
+__all__ = ["answer_of", "answered_requests", "infer_tiny_image", "is_ready"]
 
 SIDE: Final = 16
 QUICK_S: Final = 2.0
@@ -30,7 +30,7 @@ def is_ready(address: str) -> bool:
         address: HOST:PORT of its HTTP.
     """
     try:
-        _answer(address, "GET", "/v2/health/ready", timeout_s=QUICK_S)
+        answer_of(address, "GET", "/v2/health/ready", timeout_s=QUICK_S)
     except (OSError, ServingError):
         return False
     return True
@@ -47,7 +47,7 @@ def answered_requests(address: str, timeout_s: float) -> int:
         OSError: it does not answer; TimeoutError: not in time.
         ServingError: it refuses.
     """
-    answer = _answer(address, "GET", f"{MODEL}/stats", timeout_s=timeout_s)
+    answer = answer_of(address, "GET", f"{MODEL}/stats", timeout_s=timeout_s)
     (model,) = json.loads(answer)["model_stats"]
     return int(model["inference_stats"]["success"]["count"])
 
@@ -76,7 +76,7 @@ def infer_tiny_image(address: str, timeout_s: float) -> None:
         for tensor, shape, kind, value in tensors
     ]
     header = json.dumps({"inputs": inputs, "outputs": [{"name": SCORES.name}]}).encode()
-    _answer(
+    answer_of(
         address,
         "POST",
         f"{MODEL}/infer",
@@ -86,7 +86,20 @@ def infer_tiny_image(address: str, timeout_s: float) -> None:
     )
 
 
-def _answer(address: str, method: str, path: str, *, timeout_s: float, **request: Any) -> bytes:
+def answer_of(address: str, method: str, path: str, *, timeout_s: float, **request: Any) -> bytes:
+    """Return the body of Triton's answer to a request.
+
+    Args:
+        address: HOST:PORT of its HTTP.
+        method: of HTTP.
+        path: such as /v2/health/ready.
+        timeout_s: for the answer.
+        request: body and headers, as `HTTPConnection.request` takes them.
+
+    Raises:
+        OSError: Triton does not answer; TimeoutError: not in time.
+        ServingError: its status is another than 200.
+    """
     connection = HTTPConnection(address, timeout=timeout_s)
     try:
         connection.request(method, path, **request)

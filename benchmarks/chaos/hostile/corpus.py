@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from time import time
+from time import process_time, time
 from typing import Final
 
 from benchmarks.chaos.hostile.callers import draw_caller, draw_class, draw_metadata
@@ -60,10 +60,12 @@ class Raid:
     Attributes:
         traces: of all attacks.
         details: messages of the gRPC statuses, each once.
+        cpu_s: CPU seconds of the process, which takes none that another program wants.
     """
 
     traces: list[Trace]
     details: set[str]
+    cpu_s: float
 
 
 def attack_of(seed: int, number: int, families: Sequence[str] = ()) -> Attack:
@@ -102,7 +104,7 @@ def carry_out(
 async def _carry_out(
     target: Target, seed: int, numbers: Sequence[int], workers: int, families: Sequence[str]
 ) -> Raid:
-    wire, rest = Wire(target), iter(numbers)
+    wire, rest, spent = Wire(target), iter(numbers), process_time()
     traces: list[Trace] = []
 
     async def worker() -> None:
@@ -120,4 +122,4 @@ async def _carry_out(
 
     await asyncio.gather(*(worker() for _ in range(workers)))
     await wire.close()
-    return Raid(traces, wire.details)
+    return Raid(traces, wire.details, process_time() - spent)

@@ -48,6 +48,7 @@ class DeviceRunner:
 
     Attributes:
         name: of the form.
+        calibrates: whether the model calibrates prompts.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class DeviceRunner:
             around: every graph runs in a context of its making.
         """
         self.name = name
+        self.calibrates = model.calibrates
         self._model, self._device, self._around = model.to(device), device, around
 
     @torch.no_grad()

@@ -1,1 +1,1 @@
-"""Authentication: access tokens, TLS and the interceptor."""
+"""Authentication: access tokens and the interceptor."""

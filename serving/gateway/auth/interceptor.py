@@ -9,6 +9,7 @@ from typing import Any, Final
 import grpc
 
 from cpcsam.grpc_errors import AuthenticationError
+from serving.common.request_ids import ID_KEY, adopt_request_id
 from serving.gateway.auth.authenticator import Authenticator, Principal
 from serving.gateway.metrics import Metrics
 
@@ -50,13 +51,14 @@ class AuthenticationInterceptor(grpc.aio.ServerInterceptor):
                 PRINCIPAL.set(self._authenticator.authenticate(details.invocation_metadata))
             except AuthenticationError as error:
                 self._metrics.rejected.labels("unauthenticated").inc()
-                return _refusing_handler(str(error))
+                request_id = adopt_request_id(details.invocation_metadata or ())
+                return _refusing_handler(str(error), request_id)
         return await continuation(details)
 
 
-def _refusing_handler(message: str) -> Any:
+def _refusing_handler(message: str, request_id: str) -> Any:
     async def refuse(_: Any, context: Any) -> None:
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, message, ((ID_KEY, request_id),))
 
     # Of the four kinds of handlers, only this one starts before the message is received.
     return grpc.stream_stream_rpc_method_handler(refuse)

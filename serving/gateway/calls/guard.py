@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from cpcsam import tracing
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.grpc_errors import DeadlineError, LimitError, status_of_error
+from serving.common.request_ids import ID_KEY, adopt_request_id
 from serving.gateway.auth.interceptor import OPEN_TO_ALL, authenticated_principal
 from serving.gateway.calls.connections import close_when_unread
 from serving.gateway.calls.open_calls import OpenCalls
+from serving.gateway.calls.received import MessageParser
 from serving.gateway.error_details import abort_with
 from serving.gateway.metrics import Metrics
-from serving.gateway.validation.message_fields import check_fields
 
 __all__ = ["CallGuard", "Patience"]
 
@@ -53,18 +54,25 @@ class CallGuard(grpc.aio.ServerInterceptor):
 
     Args:
         calls: quotas of open calls.
-        requires_tokens: whether callers are told apart by tenant rather than by address.
+        requires_tokens: whether callers are distinguished by tenant rather than by address.
         patience: time limits.
         metrics: counts refusals.
+        parser: of the messages.
     """
 
     def __init__(
-        self, calls: OpenCalls, requires_tokens: bool, patience: Patience, metrics: Metrics
+        self,
+        calls: OpenCalls,
+        requires_tokens: bool,
+        patience: Patience,
+        metrics: Metrics,
+        parser: MessageParser,
     ) -> None:
         self._calls = calls
         self._requires_tokens = requires_tokens
         self._patience = patience
         self._metrics = metrics
+        self._parser = parser
 
     async def intercept_service(
         self,
@@ -78,6 +86,14 @@ class CallGuard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
 
         async def call(_: Any, context: Any) -> None:
+            metadata = context.invocation_metadata() or ()
+            context.set_trailing_metadata(((ID_KEY, adopt_request_id(metadata)),))
+            # Health checks and reflection are no requests of users.
+            with _span_of(method, metadata) as span:
+                await guarded(context)
+                span.answered(grpc.StatusCode.OK.name, is_fault=False)
+
+        async def guarded(context: Any) -> None:
             try:
                 with self._calls.hold(method, self._tenant(method), context.peer()):
                     await self._run(handler, context)
@@ -160,17 +176,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             ) from None
         if content is grpc.aio.EOF:
             return None
-        check_fields(content, parse.__self__)
-        try:
-            return parse(content)
-        except DecodeError:
-            pass  # its frames hold the content, so that it may not become a context below
-        raise ContractError.of(
-            "request",
-            got=f"{len(content)} bytes that are no such message",
-            expected="a message of the method in protobuf's binary format",
-            fix="build it with the API's .proto file",
-        )
+        return await self._parser.parse(parse.__self__, content, context.peer())
 
     async def _write(self, context: Any, response: Any) -> None:
         """Send a response; end the connection of a client that reads nothing any more."""
@@ -193,11 +199,22 @@ class CallGuard(grpc.aio.ServerInterceptor):
             LOG.warning("%s left its responses unread, so its connection was closed", peer)
 
     def _report(self, method: str, error: CpcSamError) -> None:
-        code = status_of_error(error)
+        code = status_of_error(error).name
+        tracing.current_span().answered(code, is_fault=code in tracing.SERVER_FAULTS)
         if isinstance(error, ContractError):
             self._metrics.rejected.labels("invalid").inc()
         elif type(error) is LimitError:  # no `FullError`, which is counted where it is raised
             self._metrics.rejected.labels("over_limit").inc()
         elif isinstance(error, DeadlineError):
             self._metrics.rejected.labels("slow").inc()
-        LOG.info("%s: %s before its request was read", method, code.name)
+        name = method.rpartition("/")[2]
+        LOG.info(
+            "%s: %s before its request was read", method, code, extra={"method": name, "code": code}
+        )
+
+
+def _span_of(method: str, metadata: tracing.Headers) -> tracing.Span:
+    name = method.removeprefix("/")
+    if not name.startswith(tracing.SERVICE):
+        return tracing.Span()
+    return tracing.served_span(name, metadata, is_call=True)

@@ -1,12 +1,14 @@
-"""Addresses of Tritons: a fixed list, or all that a DNS name stands for."""
+"""Addresses of Tritons: a fixed list, all that a DNS name stands for, or the lines of a file."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cpcsam.errors import ConfigError
@@ -14,6 +16,9 @@ from cpcsam.errors import ConfigError
 __all__ = ["TritonAddresses"]
 
 DNS: Final = "dns:///"
+FILE: Final = "file://"
+DNS_PERIOD_S: Final = 5.0
+FILE_PERIOD_S: Final = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,19 +29,35 @@ class TritonAddresses:
         fixed: HOST:PORT of each, if they are listed.
         name: the DNS name whose addresses they have, else empty.
         port: of those.
+        file: with a line for each, the preferred one first, which its writer replaces.
     """
 
     fixed: tuple[str, ...] = ()
     name: str = ""
     port: int = 0
+    file: Path | None = None
+
+    @property
+    def period_s(self) -> float:
+        """Seconds after which they are looked up again; infinite if they are fixed."""
+        if self.file is not None:
+            return FILE_PERIOD_S
+        return DNS_PERIOD_S if self.name else math.inf
+
+    @property
+    def source(self) -> str:
+        """Name of what is looked up."""
+        return self.name if self.file is None else str(self.file)
 
     @classmethod
     def parse(cls, text: str) -> TritonAddresses:
-        """Parse HOST:PORT[,HOST:PORT...] or dns:///NAME:PORT.
+        """Parse HOST:PORT[,HOST:PORT...], dns:///NAME:PORT or file:///PATH.
 
         Raises:
             ConfigError: it is neither, or an address stands twice.
         """
+        if text.startswith(f"{FILE}/"):
+            return cls(file=Path(text.removeprefix(FILE)))
         if text.startswith(DNS):
             name, _, port = text.removeprefix(DNS).rpartition(":")
             if name and port.isdecimal() and "," not in name:
@@ -48,7 +69,7 @@ class TritonAddresses:
         raise ConfigError.of(
             "--triton",
             got=repr(text),
-            expected="HOST:PORT, several separated by commas, or dns:///NAME:PORT",
+            expected="HOST:PORT, several separated by commas, dns:///NAME:PORT or file:///PATH",
             fix="give each address once",
         )
 
@@ -56,15 +77,21 @@ class TritonAddresses:
         """Return HOST:PORT of each Triton, at present.
 
         Args:
-            executor: whose thread asks the DNS.
+            executor: whose thread asks the DNS or reads the file.
 
         Raises:
-            OSError: the name is unknown, or the DNS cannot be asked.
+            OSError: the name is unknown, the DNS cannot be reached or the file be read.
         """
+        loop = asyncio.get_running_loop()
+        if self.file is not None:
+            return await loop.run_in_executor(executor, _lines, self.file)
         if not self.name:
             return self.fixed
-        loop = asyncio.get_running_loop()
         return await loop.run_in_executor(executor, lambda: _listed(self.name, self.port))
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    return tuple(file.read_text().split())
 
 
 def _listed(name: str, port: int) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
+from serving.gateway.phases import DECODE, QUEUE
 from serving.gateway.scheduling.admission import Admission
 from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.executors import Executors
@@ -114,9 +115,10 @@ class TiledImage:
                 calls[CallKind(SEGMENT.name, together.prompts)] += 1
             else:
                 calls[CallKind(ENCODE.name if whole else IMAGE_ENCODER.name)] += 1
-        await self._embedder.admission.claim(
-            self._context.permit, calls + decoded, self._context.deadline
-        )
+        with self._context.phases.measure(QUEUE):
+            await self._embedder.admission.claim(
+                self._context.permit, calls + decoded, self._context.deadline
+            )
 
     async def embed(self, tile: Box, encode_whole: EncodeWhole | None = None) -> Encoded:
         """Return the embedding of a tile; masks decoded from it have the tile's size.
@@ -133,19 +135,35 @@ class TiledImage:
             encode = encode_whole or partial(
                 self._embedder.triton.encode, self._image.key.digest, context=self._context
             )
-            return await self._embedder.cache.get(
-                self._image.key, lambda: self._encode_whole(encode)
-            )
+            return await self._cached(self._image.key, lambda: self._encode_whole(encode))
         key = replace(self._image.key, tile=tile)
-        return await self._embedder.cache.get(key, lambda: self._encode(key, tile))
+        return await self._cached(key, lambda: self._encode(key, tile))
 
     async def show(self, tile: Box) -> EncodedTile:
         """Embed a tile for the class search; see `embed`."""
         return shown_tile(tile, await self.embed(tile))
 
+    async def pixels(self) -> Pixels:
+        """Return the image (H, W, 3) uint8, decoded once.
+
+        Raises:
+            NotFoundError: the request only referenced it.
+        """
+        if self._pixels is None:
+            self._pixels = asyncio.create_task(self._decode())
+        # Shielded: other parts of the request await the same task.
+        return await asyncio.shield(self._pixels)
+
     def _is_read_whole(self, tile: Box) -> bool:
         """Whether Triton decodes the image: whole images alone, by the model's own policy."""
         return tile == Box(0, 0, *self._image.size) and self._image.key.options is None
+
+    async def _cached(self, key: ImageKey, compute: Callable[[], Awaitable[Encoded]]) -> Encoded:
+        cache = self._embedder.cache
+        if key in cache or not cache.is_known(key):
+            return await cache.get(key, compute)
+        with self._context.phases.measure(QUEUE):  # another request computes it
+            return await cache.get(key, compute)
 
     async def _encode_whole(self, encode: EncodeWhole) -> Encoded:
         self.cached = False
@@ -153,14 +171,12 @@ class TiledImage:
 
     async def _encode(self, key: ImageKey, tile: Box) -> Encoded:
         self.cached = False
-        if self._pixels is None:
-            self._pixels = asyncio.create_task(self._decode())
-        # Shielded: other tiles of the request await the same task.
-        pixels = await asyncio.shield(self._pixels)
+        pixels = await self.pixels()
         model = await self._context.model()
-        frame, input_size = await self._embedder.executors.pixels.run(
-            self._context.permit.client, to_frame, tile.crop(pixels), model.image_size
-        )
+        with self._context.phases.measure(DECODE):
+            frame, input_size = await self._embedder.executors.pixels.run(
+                self._context.permit.client, to_frame, tile.crop(pixels), model.image_size
+            )
         sizes = np.array([input_size], np.int32)
         embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
         return Encoded(key.digest, embeddings, sizes, np.array([tile.size], np.int32))
@@ -168,18 +184,20 @@ class TiledImage:
     async def _decode(self) -> Pixels:
         content = self._image.require_content()
         # Pixels take far more memory than the file: few images are decoded at a time.
-        self._release = await self._embedder.admission.acquire_image(
-            self._context.permit, self._context.deadline
-        )
+        with self._context.phases.measure(QUEUE):
+            self._release = await self._embedder.admission.acquire_image(
+                self._context.permit, self._context.deadline
+            )
         model = await self._context.model()
         options = (self._image.key.options or ReadOptions()).or_intensity(model.intensity)
-        return await self._embedder.executors.pixels_of(self._image.size).run(
-            self._context.permit.client,
-            decode_image,
-            content,
-            self._embedder.limits.max_pixels,
-            options,
-        )
+        with self._context.phases.measure(DECODE):
+            return await self._embedder.executors.pixels_of(self._image.size).run(
+                self._context.permit.client,
+                decode_image,
+                content,
+                self._embedder.limits.max_pixels,
+                options,
+            )
 
 
 def shown_tile(tile: Box, encoded: Encoded) -> EncodedTile:

@@ -38,12 +38,12 @@ class HeaderReader:
         self._processes = HeaderProcesses()
 
     async def read(
-        self, content: bytes, options: ReadOptions | None, client: str
-    ) -> tuple[ImageHeader, str]:
-        """Return the header and the SHA-256 of an image file.
+        self, load: Callable[[], bytes], options: ReadOptions | None, client: str
+    ) -> tuple[bytes, ImageHeader, str]:
+        """Return an image file, its header and its SHA-256.
 
         Args:
-            content: the file.
+            load: returns the file; in a thread, since that copies it.
             options: the page that is described.
             client: key of fairness.
 
@@ -52,14 +52,14 @@ class HeaderReader:
                 that takes too long.
             LimitError: too many bytes or pixels.
         """
-        known = await self._executors.headers.run(
-            client, _read_plain, content, self._limits, options
+        content, known = await self._executors.headers.run(
+            client, _read_plain, load, self._limits, options
         )
         if known is None:
             known = await self._executors.documents.run(
                 client, _read, content, self._limits, options, self._processes.read
             )
-        return known
+        return content, *known
 
     def close(self) -> None:
         """End the processes."""
@@ -108,12 +108,13 @@ def _is_plain_jpeg(content: bytes) -> bool:
 
 
 def _read_plain(
-    content: bytes, limits: Limits, options: ReadOptions | None
-) -> tuple[ImageHeader, str] | None:
-    """Return header and digest; None if the file is not plain."""
+    load: Callable[[], bytes], limits: Limits, options: ReadOptions | None
+) -> tuple[bytes, tuple[ImageHeader, str] | None]:
+    """Return a file, and header and digest; None if it is not plain."""
+    content = load()
     if len(content) <= limits.max_image_bytes and not is_plain(content):
-        return None
-    return _read(content, limits, options, read_header)
+        return content, None
+    return content, _read(content, limits, options, read_header)
 
 
 def _read(

@@ -9,7 +9,6 @@ from typing import Final
 
 import numpy as np
 from PIL import Image
-from tritonclient.grpc import InferInput
 
 from cpcsam.contract import IMAGE_EMBEDDINGS, INPUT_SIZE, MASK_INPUT, MaskSelection
 from cpcsam.entry_points import (
@@ -24,7 +23,12 @@ from cpcsam.entry_points import (
 )
 from serving.gateway.context import ModelInfo
 from serving.gateway.inference.prompt_batches import chunk_tensors
-from serving.gateway.inference.triton_requests import bytes_input, infer_input, prompt_inputs
+from serving.gateway.inference.triton_requests import (
+    InputTensor,
+    bytes_input,
+    infer_input,
+    prompt_inputs,
+)
 
 __all__ = ["probed_entry_points", "probe_inputs", "probe_outputs"]
 
@@ -49,7 +53,7 @@ def probed_entry_points(steps: Mapping[str, frozenset[str]]) -> list[str]:
     return chosen
 
 
-def probe_inputs(entry_point: str, model: ModelInfo) -> list[InferInput]:
+def probe_inputs(entry_point: str, model: ModelInfo) -> list[InputTensor]:
     """Return the inputs of a probe.
 
     Those of a decode name the embedding that a probe of `segment` makes Triton keep.

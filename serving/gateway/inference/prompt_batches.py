@@ -7,7 +7,7 @@ prompts and their points are padded with slots labelled -1, which change no mask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,23 +31,30 @@ class PromptChunk:
         point_coords: (1, P, N, 2) float32, (X, Y) pixels of the image or tile.
         point_labels: (1, P, N) int32, -1 in empty slots.
         mask_input: (1, P, 1, 4G, 4G) float32 logits, if the prompts have masks.
+        calibrate: whether the prompts are calibrated, and returned as they were taken; None if the
+            model decides, and none is returned.
     """
 
     count: int
     point_coords: NDArray[np.float32]
     point_labels: NDArray[np.int32]
     mask_input: NDArray[np.float32] | None = None
+    calibrate: bool | None = None
 
 
-def chunk_prompts(prompts: Sequence[pb.Prompt], tile: Box) -> list[PromptChunk]:
+def chunk_prompts(
+    prompts: Sequence[pb.Prompt], tile: Box, calibrate: bool | None = None
+) -> list[PromptChunk]:
     """Split validated prompts, all with a mask or all without, into padded chunks, in order.
 
     Args:
         prompts: in the image's frame, pixels.
         tile: part of the image that is encoded; coordinates become relative to it.
+        calibrate: as of `PromptChunk`.
     """
     size = PROMPT_BUCKETS[-1]
-    return [_chunk(prompts[start : start + size], tile) for start in range(0, len(prompts), size)]
+    chunks = (_chunk(prompts[start : start + size], tile) for start in range(0, len(prompts), size))
+    return [replace(chunk, calibrate=calibrate) for chunk in chunks]
 
 
 def chunk_tensors(

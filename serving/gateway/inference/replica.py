@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
+import grpc
+from tritonclient.grpc import InferResult, service_pb2
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from cpcsam import tracing
 from serving.gateway.context import ModelInfo
 from serving.gateway.inference.probe import probe_inputs, probe_outputs, probed_entry_points
 from serving.gateway.inference.replica_health import ReplicaHealth
 from serving.gateway.inference.served_model import ServedModel, fetch_served_model
 from serving.gateway.inference.stored_keys import StoredKeys
+from serving.gateway.inference.triton_requests import message
 from serving.gateway.inference.triton_responses import (
     error_from_triton,
     fault_of,
@@ -47,6 +50,7 @@ RECOVERY_PERIOD_S: Final = 0.25
 SILENT_PERIOD_S: Final = 10.0
 """For which a silent replica may still answer a probe before it is sent another."""
 TICK_S: Final = 0.25
+INFER: Final = "/inference.GRPCInferenceService/ModelInfer"
 UNLIMITED: Final = 2**31 - 1
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", UNLIMITED),
@@ -82,6 +86,11 @@ class Replica:
         self.stored = StoredKeys()
         self.health = ReplicaHealth(address, metrics, changed)
         self._client = InferenceServerClient(address, channel_args=list(CHANNEL_OPTIONS))
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        # tritonclient builds messages on the event loop, and copies them several times.
+        self._infer: Any = self._channel.unary_unary(
+            INFER, response_deserializer=service_pb2.ModelInferResponse.FromString
+        )
         self._served: ServedModel | None = None
         self._calls: set[asyncio.Task[InferResult]] = set()
         self._probe_s: deque[float] = deque(maxlen=60)
@@ -98,6 +107,7 @@ class Replica:
             await asyncio.wait(self._calls, timeout=timeout_s)
         self._fail("the connection is closed", None)
         await self._client.close()
+        await self._channel.close()
 
     async def fetch_model(self, timeout_s: float) -> ModelInfo:
         """Fetch the metadata of its model, whether it is up or not.
@@ -110,21 +120,12 @@ class Replica:
         except InferenceServerException as error:
             raise error_from_triton(error, self.address) from error
 
-    async def infer(
-        self,
-        model: str,
-        inputs: Sequence[InferInput],
-        outputs: Sequence[str],
-        request_id: str,
-        timeout_s: float | None,
-    ) -> InferResult:
+    async def infer(self, model: str, content: bytes, timeout_s: float | None) -> InferResult:
         """Call a model for a request.
 
         Args:
             model: its name.
-            inputs: of the call.
-            outputs: names of the requested outputs.
-            request_id: for Triton's log.
+            content: of the message; see `triton_requests.message`.
             timeout_s: time after which the call is cancelled; None never cancels it, as only a
                 Triton whose version `is_cancellable` allows that.
 
@@ -135,7 +136,7 @@ class Replica:
         gone = self.health.gone
         if gone.done():
             raise no_replica()
-        call = self._start(model, inputs, outputs, request_id, timeout_s)
+        call = self._start(model, content, timeout_s)
         try:
             await asyncio.wait((call, gone), return_when=asyncio.FIRST_COMPLETED)
             if not gone.done() or (call.done() and not call.cancelled()):
@@ -148,6 +149,10 @@ class Replica:
             if timeout_s is not None:
                 call.cancel()
             del call  # its exception would keep this frame, and with it the inputs
+
+    def times_outputs(self, model: str) -> tuple[str, ...]:
+        """Return the outputs of an entry point that hold the times of its steps, if it has any."""
+        return () if self._served is None else self._served.times.get(model, ())
 
     async def wait_until_checked(self) -> None:
         """Wait for the end of the first probes."""
@@ -175,6 +180,7 @@ class Replica:
         try:
             if not self.health.up or self._served is None:
                 self._served = await fetch_served_model(self._client, METADATA_TIMEOUT_S)
+                self._metrics.show_model(self.address, self._served.info.identity)
             due = [
                 name
                 for name in probed_entry_points(self._served.steps)
@@ -184,8 +190,9 @@ class Replica:
                 )
             ]
             started = monotonic()
-            for name in due:
-                await self._probe(name, self._served)
+            with self._metrics.probes_in_flight.track_inprogress():
+                for name in due:
+                    await self._probe(name, self._served)
         except InferenceServerException as error:
             # The embedding of the probe itself was displaced; that says nothing of the steps.
             if not is_not_stored(error):
@@ -201,7 +208,7 @@ class Replica:
     async def _probe(self, name: str, served: ServedModel) -> None:
         """Run a probe for as long as it takes; a silent replica is gone meanwhile."""
         inputs = probe_inputs(name, served.info)
-        call = self._start(name, inputs, probe_outputs(name), "", None)
+        call = self._start(name, message(name, "", inputs, probe_outputs(name)), None)
         steps, silence_s = served.steps[name], 0.0
         while not call.done():
             # In steps: after a halt of the event loop its answer may have arrived unread.
@@ -217,37 +224,28 @@ class Replica:
         await call
 
     def _start(
-        self,
-        model: str,
-        inputs: Sequence[InferInput],
-        outputs: Sequence[str],
-        request_id: str,
-        timeout_s: float | None,
+        self, model: str, content: bytes, timeout_s: float | None
     ) -> asyncio.Task[InferResult]:
-        call = asyncio.create_task(self._call(model, inputs, outputs, request_id, timeout_s))
+        call = asyncio.create_task(self._call(model, content, timeout_s))
         self._calls.add(call)  # the event loop itself holds only weak references
         call.add_done_callback(self._forget)
         return call
 
-    async def _call(self, model: str, *call: Any) -> InferResult:
-        inputs, outputs, request_id, timeout_s = call
+    async def _call(self, model: str, content: bytes, timeout_s: float | None) -> InferResult:
         generation, started = self.health.generation, monotonic()
         try:
-            result = await self._client.infer(
-                model,
-                inputs,
-                outputs=[InferRequestedOutput(name) for name in outputs],
-                request_id=request_id,
-                client_timeout=timeout_s,
-            )
-        except InferenceServerException as error:
+            # Triton exports its spans of every call that has a parent.
+            metadata = tracing.current_span().sampled_headers or None
+            response = await self._infer(content, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as failure:
+            error = InferenceServerException(failure.details(), str(failure.code()))
             fault = fault_of(error)
             if fault is not None:
                 self._fail(fault, generation)
-            raise
+            raise error from None
         steps = {model} if self._served is None else self._served.steps.get(model, {model})
         self.health.passed(steps, monotonic() - started)
-        return result
+        return InferResult(response)
 
     def _fail(self, cause: str, generation: int | None) -> None:
         self.health.failed(cause, generation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from cpcsam.errors import ConfigError, ContractError, CpcSamError
@@ -80,8 +81,9 @@ class RequestImages:
             if known is None:
                 raise _unknown(image_id)
         else:
-            content = image.image_bytes
-            header, image_id = await self._headers.read(content, options, context.permit.client)
+            content, header, image_id = await self._headers.read(
+                partial(getattr, image, "image_bytes"), options, context.permit.client
+            )
             known = header.size, header.left_out
         self._remember((context.principal.tenant, image_id, options), known)
         model = await context.model()

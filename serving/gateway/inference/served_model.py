@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from tritonclient.grpc.aio import InferenceServerClient
 
-from cpcsam.contract import IMAGE_ENCODER
-from cpcsam.entry_points import DECODE, DECODE_WITH_MASK, ENCODE, SEGMENT
+from cpcsam.clip.preprocess import ClipInfo
+from cpcsam.contract import CALIBRATES, IMAGE_ENCODER
+from cpcsam.entry_points import CLIP, CLIP_INFO, DECODE, DECODE_WITH_MASK, ENCODE, SEGMENT
 from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.scale import Scale
 from serving.gateway.context import ModelInfo
+from serving.gateway.inference.step_times import times_outputs
 
 __all__ = ["ServedModel", "fetch_served_model"]
 
@@ -24,10 +26,12 @@ class ServedModel:
     Attributes:
         info: its metadata.
         steps: names of the models that each entry point runs, by its name.
+        times: outputs of each entry point that hold the times of its steps, by its name.
     """
 
     info: ModelInfo
     steps: Mapping[str, frozenset[str]]
+    times: Mapping[str, tuple[str, ...]]
 
 
 async def fetch_served_model(client: InferenceServerClient, timeout_s: float) -> ServedModel:
@@ -41,17 +45,22 @@ async def fetch_served_model(client: InferenceServerClient, timeout_s: float) ->
         InferenceServerException: as Triton failed.
     """
     entry_points = (SEGMENT, ENCODE, DECODE)
-    server, segment, encoder, mask_prompts, *configs = await asyncio.gather(
+    server, segment, encoder, mask_prompts, has_clip, *configs = await asyncio.gather(
         client.get_server_metadata(client_timeout=timeout_s),
         client.get_model_metadata(SEGMENT.name, client_timeout=timeout_s),
         client.get_model_config(IMAGE_ENCODER.name, client_timeout=timeout_s),
         client.is_model_ready(DECODE_WITH_MASK.name, client_timeout=timeout_s),
+        client.is_model_ready(CLIP.name, client_timeout=timeout_s),
         *(client.get_model_config(spec.name, client_timeout=timeout_s) for spec in entry_points),
     )
     if mask_prompts:
         configs.append(
             await client.get_model_config(DECODE_WITH_MASK.name, client_timeout=timeout_s)
         )
+    clip = None
+    if has_clip:
+        towers = await client.get_model_config(CLIP.name, client_timeout=timeout_s)
+        clip = ClipInfo.of_json(towers.config.parameters[CLIP_INFO].string_value)
     reported = {key: value.string_value for key, value in encoder.config.parameters.items()}
     digest = reported["model_digest"]
     stated = reported.get(INTENSITY)
@@ -67,8 +76,17 @@ async def fetch_served_model(client: InferenceServerClient, timeout_s: float) ->
         if "spread" in reported
         else None,
         intensity=Intensity.parse(stated) if stated else Intensity(),
+        calibrates=bool(int(reported[CALIBRATES])) if CALIBRATES in reported else None,
+        clip=clip,
     )
-    return ServedModel(info, {answer.config.name: _steps(answer.config) for answer in configs})
+    return ServedModel(
+        info,
+        {answer.config.name: _steps(answer.config) for answer in configs},
+        {
+            answer.config.name: times_outputs([tensor.name for tensor in answer.config.output])
+            for answer in (encoder, *configs)
+        },
+    )
 
 
 def _steps(config: object) -> frozenset[str]:

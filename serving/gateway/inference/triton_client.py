@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc import InferResult
 
+from cpcsam import tracing
 from cpcsam.contract import (
     IMAGE,
     IMAGE_EMBEDDINGS,
@@ -35,10 +37,13 @@ from serving.gateway.inference.call_kinds import kind_of
 from serving.gateway.inference.prompt_batches import PromptChunk
 from serving.gateway.inference.replica import Replica, is_cancellable
 from serving.gateway.inference.replicas import Replicas
+from serving.gateway.inference.step_times import call_phases, times_from_result
 from serving.gateway.inference.triton_requests import (
+    InputTensor,
     bytes_input,
     infer_input,
     mask_outputs,
+    message,
     prompt_inputs,
 )
 from serving.gateway.inference.triton_responses import (
@@ -49,22 +54,28 @@ from serving.gateway.inference.triton_responses import (
     output,
 )
 from serving.gateway.metrics import Metrics
+from serving.gateway.phases import QUEUE, PhaseClock
 from serving.gateway.scheduling.admission import Admission
 from serving.gateway.scheduling.concurrency import UncancelledCalls
+from serving.gateway.scheduling.executors import Executors
 
 __all__ = ["TritonClient"]
 
 EMBEDDING_OUTPUTS: Final = (IMAGE_EMBEDDINGS.name, INPUT_SIZE.name, ORIGINAL_SIZE.name)
 CLOSE_TIMEOUT_S: Final = 10.0
+LARGE: Final = 1 << 20
+"""Bytes of inputs that are copied in a thread."""
 
 
 class TritonClient:
     """Inference of one gateway; to be made and used inside one event loop.
 
     Args:
-        addresses: HOST:PORT of Triton's gRPC, several separated by commas, or dns:///NAME:PORT.
+        addresses: HOST:PORT of Triton's gRPC, several separated by commas, dns:///NAME:PORT or
+            file:///PATH.
         admission: grants the turns of calls.
         metrics: shows the state of each Triton.
+        executors: build large messages.
 
     Attributes:
         replicas: the Tritons.
@@ -73,9 +84,13 @@ class TritonClient:
         ConfigError: the addresses cannot be understood.
     """
 
-    def __init__(self, addresses: str, admission: Admission, metrics: Metrics) -> None:
+    def __init__(
+        self, addresses: str, admission: Admission, metrics: Metrics, executors: Executors
+    ) -> None:
         self.replicas = Replicas(TritonAddresses.parse(addresses), metrics)
         self._admission = admission
+        admission.follow(lambda: self.replicas.are_gone)
+        self._executors = executors
         self._uncancelled = UncancelledCalls()
 
     async def close(self) -> None:
@@ -119,14 +134,14 @@ class TritonClient:
             bytes_input(IMAGE_KEY.name, key),
             *prompt_inputs(chunk, mask_selection),
         ]
-        outputs = (*mask_outputs(low_res), *EMBEDDING_OUTPUTS)
+        outputs = (*mask_outputs(chunk, low_res), *EMBEDDING_OUTPUTS)
 
-        async def attempt(replica: Replica) -> InferResult:
-            result = await self._infer(replica, SEGMENT.name, inputs, outputs, context)
+        async def attempt(replica: Replica, clock: PhaseClock) -> InferResult:
+            result = await self._infer(replica, clock, SEGMENT.name, inputs, outputs, context)
             replica.stored.add(key)
             return result
 
-        result = await self.replicas.call(key, context, attempt)
+        result = await self._call(key, context, attempt)
         return masks_from_result(result, chunk, low_res), encoded_from_result(result, key)
 
     async def decode(
@@ -144,7 +159,7 @@ class TritonClient:
         Masks below the thresholds, `mask_thresholds` of the contract, are empty.
         """
         inputs = prompt_inputs(chunk, mask_selection, thresholds)
-        result = await self._decode(encoded, chunk, inputs, mask_outputs(low_res), context)
+        result = await self._decode(encoded, chunk, inputs, mask_outputs(chunk, low_res), context)
         return masks_from_result(result, chunk, low_res)
 
     async def decode_logits(
@@ -164,7 +179,7 @@ class TritonClient:
     async def encode(self, key: bytes, image_bytes: bytes, context: RequestContext) -> Encoded:
         """Encode an image file; see `segment`."""
         inputs = [bytes_input(IMAGE_BYTES.name, image_bytes)]
-        result = await self._infer_anywhere(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
+        result = await self.infer_anywhere(ENCODE.name, inputs, EMBEDDING_OUTPUTS, context)
         return encoded_from_result(result, key)
 
     async def encode_frame(
@@ -179,14 +194,24 @@ class TritonClient:
         """
         inputs = [infer_input(IMAGE.name, image), infer_input(INPUT_SIZE.name, input_size)]
         outputs = (IMAGE_EMBEDDINGS.name,)
-        result = await self._infer_anywhere(IMAGE_ENCODER.name, inputs, outputs, context)
+        result = await self.infer_anywhere(IMAGE_ENCODER.name, inputs, outputs, context)
         return output(result, outputs[0])
+
+    async def infer_anywhere(
+        self, model: str, inputs: list[InputTensor], outputs: Sequence[str], context: RequestContext
+    ) -> InferResult:
+        """Call a model that keeps nothing."""
+        return await self._call(
+            None,
+            context,
+            lambda replica, clock: self._infer(replica, clock, model, inputs, outputs, context),
+        )
 
     async def _decode(
         self,
         encoded: Encoded,
         chunk: PromptChunk,
-        prompts: Sequence[InferInput],
+        prompts: Sequence[InputTensor],
         outputs: Sequence[str],
         context: RequestContext,
     ) -> InferResult:
@@ -204,39 +229,53 @@ class TritonClient:
 
         embedding = infer_input(IMAGE_EMBEDDINGS.name, encoded.image_embeddings)
 
-        async def attempt(replica: Replica) -> InferResult:
-            infer = partial(self._infer, replica, model.name, outputs=outputs, context=context)
+        async def attempt(replica: Replica, clock: PhaseClock) -> InferResult:
+            infer = partial(
+                self._infer, replica, clock, model.name, outputs=outputs, context=context
+            )
             return await replica.stored.call(
                 encoded.key, lambda: infer(inputs), lambda: infer([*inputs, embedding])
             )
 
-        return await self.replicas.call(encoded.key, context, attempt)
+        return await self._call(encoded.key, context, attempt)
 
-    async def _infer_anywhere(
-        self, model: str, inputs: list[InferInput], outputs: Sequence[str], context: RequestContext
+    async def _call(
+        self,
+        key: bytes | None,
+        context: RequestContext,
+        attempt: Callable[[Replica, PhaseClock], Awaitable[InferResult]],
     ) -> InferResult:
-        """Call a model that keeps nothing."""
-        return await self.replicas.call(
-            None, context, lambda replica: self._infer(replica, model, inputs, outputs, context)
-        )
+        """Make a call on a replica, as `Replicas.call`, and count its time by phase."""
+        with context.phases.measure(QUEUE) as clock:
+            return await self.replicas.call(key, context, lambda replica: attempt(replica, clock))
 
     async def _infer(
         self,
         replica: Replica,
+        clock: PhaseClock,
         model: str,
-        inputs: list[InferInput],
+        inputs: list[InputTensor],
         outputs: Sequence[str],
         context: RequestContext,
     ) -> InferResult:
         cancellable = is_cancellable((await context.model()).triton_version)
         kind = kind_of(model, inputs, outputs)
+        attributes: dict[str, tracing.Value] = {"server.address": replica.address}
+        attributes["cpcsam.triton.prompts"] = kind.prompts
         release = await self._admission.acquire(context.permit, kind, context.deadline)
 
         async def infer() -> InferResult:
-            timeout_s = context.remaining_s if cancellable else None
             is_answered: bool | None = False
             try:
-                result = await replica.infer(model, inputs, outputs, context.request_id, timeout_s)
+                with tracing.span(f"triton {model}", attributes, "CLIENT"):
+                    times = replica.times_outputs(model)
+                    content = await self._message(model, inputs, (*outputs, *times), context)
+                    timeout_s = context.remaining_s if cancellable else None
+                    clock.count({QUEUE: 1})
+                    started = perf_counter()
+                    result = await replica.infer(model, content, timeout_s)
+                    spent_s = perf_counter() - started
+                    clock.count(call_phases(model, times_from_result(result, times), spent_s))
                 is_answered = True
             except UnavailableError:
                 is_answered = None
@@ -247,3 +286,15 @@ class TritonClient:
             return result
 
         return await (infer() if cancellable else self._uncancelled.run(infer()))
+
+    async def _message(
+        self,
+        model: str,
+        inputs: Sequence[InputTensor],
+        outputs: Sequence[str],
+        context: RequestContext,
+    ) -> bytes:
+        words = (model, context.request_id, inputs, outputs)
+        if sum(tensor.nbytes for tensor in inputs) < LARGE:
+            return message(*words)
+        return await self._executors.messages.run(context.permit.client, message, *words)

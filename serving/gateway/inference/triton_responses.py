@@ -15,6 +15,7 @@ from cpcsam.contract import IMAGE_EMBEDDINGS, INPUT_SIZE
 from cpcsam.entry_points import (
     AREAS,
     BBOXES,
+    CALIBRATED_POINT_COORDS,
     IMAGE_KEY,
     MASKS_RLE,
     ORIGINAL_SIZE,
@@ -57,6 +58,8 @@ class ChunkMasks:
         scores: (P, M) float32, predicted IoU.
         stability: (P, M) float32.
         low_res_masks: (P, M, 4G, 4G) float32 logits, if requested.
+        point_coords: (P, N, 2) float32, pixels of the image or tile, as the model took them, if
+            requested.
     """
 
     counts: NDArray[np.object_]
@@ -65,6 +68,7 @@ class ChunkMasks:
     scores: NDArray[np.float32]
     stability: NDArray[np.float32]
     low_res_masks: NDArray[np.float32] | None = None
+    point_coords: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ def masks_from_result(result: InferResult, chunk: PromptChunk, low_res: bool) ->
         scores=real(SCORES.name),
         stability=real(STABILITY.name),
         low_res_masks=real(SELECTED_LOW_RES_MASKS.name) if low_res else None,
+        point_coords=None if chunk.calibrate is None else real(CALIBRATED_POINT_COORDS.name),
     )
 
 

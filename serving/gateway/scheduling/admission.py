@@ -11,6 +11,8 @@ image that the gateway decodes. Calls that run the image encoder and calls that 
 permits of their own, so that a click does not wait for images. No client can starve another, by
 many requests or by a large request. The number of calls adapts to Triton's speed, so that a call
 spends less time in Triton's own queues than it may spend here.
+
+While Triton does not answer at all, refusals are `UnavailableError` in place of `FullError`.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 
-from cpcsam.grpc_errors import FullError
+from cpcsam import tracing
 from serving.gateway.limits import Limits
-from serving.gateway.metrics import Metrics
+from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.scheduling.call_queue import CallQueue
 from serving.gateway.scheduling.call_times import OTHER, CallKind
 from serving.gateway.scheduling.fair_queue import FairSemaphore
 from serving.gateway.scheduling.permit import Permit
 from serving.gateway.scheduling.places import Places
-from serving.gateway.scheduling.refusals import Refusals
+from serving.gateway.scheduling.refusals import Refusal, Refusals
 
 __all__ = ["Admission", "Permit"]
 
@@ -61,13 +63,18 @@ class Admission:
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._refusals = Refusals(limits.max_queue_s)
+        self._refusals = Refusals(limits.max_queue_s, self._is_answering)
+        self._is_gone: Callable[[], bool] = lambda: False
         self._places = Places(limits.max_in_flight, metrics, self._no_place, self._leave)
         self._encoding, self._decoding = CallQueue(limits), CallQueue(limits)
         self._images = FairSemaphore(CONCURRENT_DECODES)
         self._changed = asyncio.Event()
         for name, queue in (("encode", self._encoding), ("decode", self._decoding)):
             metrics.backlog_seconds.labels(name).set_function(queue.backlog_s)
+
+    def follow(self, is_gone: Callable[[], bool]) -> None:
+        """Refuse requests as unavailable while Triton is gone, instead of for lack of room."""
+        self._is_gone = is_gone
 
     @contextmanager
     def try_acquire(self, permit: Permit) -> Iterator[None]:
@@ -173,6 +180,10 @@ class Admission:
         return lambda: self._images.release(permit.client)
 
     async def _wait(self, turns: FairSemaphore, permit: Permit, deadline: float) -> None:
+        with tracing.span("queue"):
+            await self._wait_for(turns, permit, deadline)
+
+    async def _wait_for(self, turns: FairSemaphore, permit: Permit, deadline: float) -> None:
         if permit.turns:
             # Only the first turn is limited: later ones belong to work that is already paid for.
             await turns.acquire(permit.client, permit.turns)
@@ -182,11 +193,11 @@ class Admission:
         limit_s = self._limits.max_queue_s
         if permit.is_accepted:
             limit_s = max(_left_s(deadline), 0.0)
+        waited = Stopwatch()
         try:
-            with self._metrics.stage("queue") as waited:
-                async with asyncio.timeout(limit_s) as timeout:
-                    with permit.queueing(timeout):
-                        await turns.acquire(permit.client)
+            async with asyncio.timeout(limit_s) as timeout:
+                with permit.queueing(timeout):
+                    await turns.acquire(permit.client)
         except TimeoutError:
             raise self._refusals.full(
                 "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
@@ -213,7 +224,7 @@ class Admission:
 
     def _refusal(
         self, permit: Permit, parts: Mapping[CallQueue, Calls], deadline: float
-    ) -> Callable[[], FullError] | None:
+    ) -> Callable[[], Refusal] | None:
         """Return a maker of the error if calls should not be made, or None."""
         alone = not self._is_busy
         outlooks = [
@@ -236,7 +247,7 @@ class Admission:
             )
         return None
 
-    def _no_place(self) -> FullError:
+    def _no_place(self) -> Refusal:
         most, mean_s = self._limits.max_in_flight, max(self._encoding.mean_s, self._decoding.mean_s)
         return self._refusals.full(
             "requests in flight",
@@ -269,6 +280,10 @@ class Admission:
     @property
     def _is_busy(self) -> bool:
         return self._encoding.is_busy or self._decoding.is_busy
+
+    def _is_answering(self) -> bool:
+        queues = self._encoding, self._decoding
+        return not self._is_gone() and not any(queue.stands_still for queue in queues)
 
     def _notify(self) -> None:
         """Wake all that wait now for a change."""

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final
 
 from serving.gateway.limits import Limits
-from serving.gateway.scheduling.call_times import CallKind, CallTimes
+from serving.gateway.scheduling.call_times import LARGEST_STEP, CallKind, CallTimes
 from serving.gateway.scheduling.fair_queue import FairSemaphore
 
 __all__ = ["CallQueue", "Outlook"]
@@ -21,6 +21,8 @@ TRITON_SHARE: Final = 0.4
 """Fraction of the queue's time limit in which Triton should answer a call."""
 LEAST_CALLS: Final = 2
 """So that one call can be prepared while another runs."""
+STILL_S: Final = 1.0
+"""Least time without an answer that tells of a fault."""
 CALLS_AT_ONCE: Final = 4
 """Calls of one request that run at once, about."""
 
@@ -63,6 +65,12 @@ class CallQueue:
     def running_s(self) -> float:
         """Seconds of Triton that the running calls take."""
         return self._seconds(self._running)
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether calls take so much longer than expected that Triton rather has a fault."""
+        passed_s, expected_s = self._oldest()
+        return passed_s > max(LARGEST_STEP * expected_s, STILL_S) and self.times.is_known
 
     @property
     def mean_s(self) -> float:
@@ -161,7 +169,8 @@ class CallQueue:
                 self._seconds(together),
             )
             self._running[kind] -= 1
-            del self._together[number]
+            for older in [each for each in self._together if each <= number]:
+                del self._together[older]  # a call that others overtake is slow by itself
             if is_answered or (is_answered is False and seconds > expected_s > 0):
                 self.times.observe(kind, seconds, expected_s, calls)
                 self._adapt(seconds / calls)
@@ -181,11 +190,16 @@ class CallQueue:
         self.turns.resize(min(max(fitting, LEAST_CALLS), most))
 
     def _slowness(self) -> float:
-        """Return how many times as long as expected the oldest running call takes; at least 1."""
+        """Return how many times as long as expected calls take now, as far as that is believed."""
+        passed_s, expected_s = self._oldest()
+        return min(max(1.0, passed_s / max(expected_s, 1e-3)), LARGEST_STEP)
+
+    def _oldest(self) -> tuple[float, float]:
+        """Return for how long the oldest call runs that none overtook, and the expected time."""
         if not self._together:
-            return 1.0
+            return 0.0, 0.0
         started, together = next(iter(self._together.values()))
-        return max(1.0, (monotonic() - started) / max(self._seconds(together), 1e-3))
+        return monotonic() - started, self._seconds(together)
 
     def _seconds(self, calls: Mapping[CallKind, int]) -> float:
         return sum(self.times.seconds(kind) * count for kind, count in calls.items())

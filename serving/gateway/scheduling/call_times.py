@@ -10,7 +10,7 @@ from typing import Final
 from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.entry_points import ENCODE, SEGMENT
 
-__all__ = ["OTHER", "CallKind", "CallTimes"]
+__all__ = ["LARGEST_STEP", "OTHER", "CallKind", "CallTimes"]
 
 SMOOTHING: Final = 0.1
 """Weight of the newest call in a moving average; the first ones weigh more, and rare ones."""

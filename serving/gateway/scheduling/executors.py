@@ -13,6 +13,7 @@ from functools import partial
 from threading import Event
 from typing import Final, ParamSpec, TypeVar
 
+from cpcsam import tracing
 from serving.gateway.scheduling.fair_queue import FairSemaphore
 
 __all__ = ["AbandonedError", "Executors", "FairExecutor", "open_executors", "stop_if_abandoned"]
@@ -53,11 +54,12 @@ class FairExecutor:
     To be used inside one event loop.
 
     Args:
-        name: of its threads.
+        name: of its threads, and of the spans of traces.
         threads: how many there are.
     """
 
     def __init__(self, name: str, threads: int) -> None:
+        self._name = name
         self._pool = ThreadPoolExecutor(threads, name)
         self._turns = FairSemaphore(threads)
 
@@ -75,10 +77,14 @@ class FairExecutor:
             args: its arguments.
             kwargs: its arguments by name.
         """
+        with tracing.span(self._name):
+            return await self._run(client, partial(function, *args, **kwargs))
+
+    async def _run(self, client: str, function: Callable[[], T]) -> T:
         await self._turns.acquire(client)
         loop = asyncio.get_running_loop()
         abandoned = Event()
-        call = partial(_call, abandoned, partial(function, *args, **kwargs))
+        call = partial(_call, abandoned, function)
         running = loop.run_in_executor(self._pool, call)
 
         def release(_: asyncio.Future[T]) -> None:
@@ -118,6 +124,7 @@ class Executors:
     """
 
     headers: FairExecutor = field(default_factory=lambda: FairExecutor("headers", FEW))
+    messages: FairExecutor = field(default_factory=lambda: FairExecutor("messages", FEW))
     documents: FairExecutor = field(default_factory=lambda: FairExecutor("documents", FEW))
     pixels: FairExecutor = field(default_factory=lambda: FairExecutor("pixels", FEW))
     large: FairExecutor = field(default_factory=lambda: FairExecutor("large", 1))

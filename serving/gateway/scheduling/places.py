@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from cpcsam.grpc_errors import FullError
 from serving.gateway.metrics import Metrics
 from serving.gateway.scheduling.fair_queue import FairSemaphore
 from serving.gateway.scheduling.permit import Permit
+from serving.gateway.scheduling.refusals import Refusal
 
 __all__ = ["Places"]
 
@@ -27,7 +27,7 @@ class Places:
         self,
         count: int,
         metrics: Metrics,
-        refuse: Callable[[], FullError],
+        refuse: Callable[[], Refusal],
         leave: Callable[[Permit], None],
     ) -> None:
         self._free = FairSemaphore(count, groups=None)

@@ -1,15 +1,20 @@
-"""Refusals for lack of room, each with a delay after which a retry is worth its while."""
+"""Refusals for lack of room, each with a delay after which a retry is worth its while.
+
+While Triton does not answer at all, the lack of room is its fault, and the service is unavailable.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
-from cpcsam.grpc_errors import FullError
+from cpcsam.grpc_errors import FullError, UnavailableError
 
-__all__ = ["Refusals"]
+__all__ = ["Refusal", "Refusals"]
 
 MIN_RETRY_S: Final = 0.1
+Refusal: TypeAlias = FullError | UnavailableError
 
 
 class Refusals:
@@ -18,16 +23,18 @@ class Refusals:
     A retry comes when there is room, and after those of the requests that were refused before.
 
     Args:
-        max_retry_s: longest delay that is asked for.
+        max_retry_s: longest delay to suggest.
+        is_answering: whether Triton answers.
     """
 
-    def __init__(self, max_retry_s: float) -> None:
+    def __init__(self, max_retry_s: float, is_answering: Callable[[], bool]) -> None:
+        self._is_answering = is_answering
         self._max_retry_s = max_retry_s
         self._next_retry = 0.0
 
     def full(
         self, what: str, *, got: str, expected: str, wait_s: float = 0.0, cost_s: float = 0.0
-    ) -> FullError:
+    ) -> Refusal:
         """Return a refusal.
 
         Args:
@@ -37,6 +44,13 @@ class Refusals:
             wait_s: seconds until there is room.
             cost_s: seconds of Triton that the request takes.
         """
+        if not self._is_answering():
+            return UnavailableError.of(
+                "inference server",
+                got=f"no answer, and for {what} {got}",
+                expected=expected,
+                fix="try again; if it stays away, see its log",
+            )
         error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
         now = monotonic()
         earliest = max(self._next_retry + cost_s, now + wait_s, now + MIN_RETRY_S)
@@ -44,7 +58,7 @@ class Refusals:
         self._next_retry = now + error.retry_s
         return error
 
-    def late(self, late_s: float, left_s: float, *, cost_s: float) -> FullError:
+    def late(self, late_s: float, left_s: float, *, cost_s: float) -> Refusal:
         """Return a refusal of what might be answered after its deadline; see `full`.
 
         Args:

@@ -22,6 +22,7 @@ from serving.gateway.inference.embedder import Embedder, shown_tile
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import Encoded
+from serving.gateway.phases import POSTPROCESS
 from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.tiles import tiles_within
@@ -72,15 +73,19 @@ class ClassSegmenter:
             async def search(tile: Box) -> list[InstanceMask]:
                 encoded = await tiled.embed(tile)
                 shown = shown_tile(tile, encoded)
-                maps = await search_in.run(
-                    context.permit.client, vocabulary.similarity_maps, shown.image_embeddings
-                )
+                with context.phases.measure(POSTPROCESS):
+                    maps = await search_in.run(
+                        context.permit.client, vocabulary.similarity_maps, shown.image_embeddings
+                    )
                 steps = search_tile(shown, maps * wanted, image.size, config)
                 return await self._drive(steps, encoded, context)
 
             parts = await gather_limited([partial(search, tile) for tile in tiles])
         masks = [mask for part in parts for mask in part]
-        merged = await search_in.run(context.permit.client, merge_instances, masks, tiles, config)
+        with context.phases.measure(POSTPROCESS):
+            merged = await search_in.run(
+                context.permit.client, merge_instances, masks, tiles, config
+            )
         return merged, tiled.cached
 
     async def _drive(
@@ -89,9 +94,10 @@ class ClassSegmenter:
         """Decode the prompts that a search yields until it returns."""
         masks: BestMasks | None = None
         while True:
-            step = await self._embedder.executors.search.run(
-                context.permit.client, _advance, search, masks
-            )
+            with context.phases.measure(POSTPROCESS):
+                step = await self._embedder.executors.search.run(
+                    context.permit.client, _advance, search, masks
+                )
             if isinstance(step, list):
                 return step
             masks = await self._decode(encoded, step, context)

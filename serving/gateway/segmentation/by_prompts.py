@@ -23,6 +23,7 @@ from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import PromptChunk, chunk_prompts
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks, Encoded
+from serving.gateway.phases import POSTPROCESS
 from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.tiles import Tiles
@@ -41,10 +42,14 @@ class PromptMasks:
     Attributes:
         masks: in the image.
         low_res_masks: (M, 4G, 4G) logits of the part of the image that was decoded, if requested.
+        point_coords: (N, 2) float32, pixels of the image, the prompt's points and then its box's
+            corners as the model took them; None if it calibrates no prompts. What follows is
+            padding.
     """
 
     masks: Sequence[InstanceMask]
     low_res_masks: NDArray[np.float32] | None
+    point_coords: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +90,10 @@ class PromptSegmenter:
             NotFoundError: the image was given by image_id and is not cached any more.
             CpcSamError: as `TritonClient.segment`.
         """
+        tells = (await context.model()).calibrates
+        calibrate = not request.without_calibration if tells else None
         async with self._embedder.tiled(image, context) as tiled:
-            prompts = _Prompts(self._embedder, image, request, tiles, context, tiled)
+            prompts = _Prompts(self._embedder, image, request, tiles, context, tiled, calibrate)
             return PromptedMasks(await prompts.segment(), tiled.cached)
 
 
@@ -101,6 +108,7 @@ class _Prompts:
         tiles: Tiles,
         context: RequestContext,
         tiled: TiledImage,
+        calibrate: bool | None,
     ) -> None:
         self._triton = embedder.triton
         self._max_tiles = embedder.limits.max_tiles
@@ -109,6 +117,7 @@ class _Prompts:
         self._tiles = tiles
         self._context = context
         self._tiled = tiled
+        self._calibrate = calibrate
         self._whole = Box(0, 0, *image.size)
 
     async def segment(self) -> list[PromptMasks]:
@@ -179,9 +188,11 @@ class _Prompts:
         chunks = [
             chunk
             for group in by_mask
-            for chunk in chunk_prompts([prompts[index] for index in group], part)
+            for chunk in chunk_prompts([prompts[index] for index in group], part, self._calibrate)
         ]
-        masks = _instances(await self._decode(part, chunks), part, self._image.size)
+        decoded = await self._decode(part, chunks)
+        with self._context.phases.measure(POSTPROCESS):
+            masks = _instances(decoded, part, self._image.size)
         return list(zip((index for group in by_mask for index in group), masks, strict=True))
 
     async def _decode(self, part: Box, chunks: Sequence[PromptChunk]) -> list[ChunkMasks]:
@@ -233,6 +244,7 @@ def _instances(chunks: Sequence[ChunkMasks], part: Box, size: tuple[int, int]) -
                 for column in range(chunk.counts.shape[1])
             ],
             None if chunk.low_res_masks is None else chunk.low_res_masks[row],
+            None if chunk.point_coords is None else chunk.point_coords[row] + (part.left, part.top),
         )
         for chunk in chunks
         for row in range(len(chunk.counts))

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.automatic.text_search import choose_masks, confirm_masks
+from cpcsam.automatic.vocabulary import Vocabulary
+from cpcsam.clip.text_classes import TextClasses
 from cpcsam.entry_points import SEGMENT
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
@@ -11,6 +15,7 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.limits import Limits
+from serving.gateway.phases import POSTPROCESS
 from serving.gateway.scheduling.executors import Executors
 from serving.gateway.segmentation.by_class import ClassSegmenter
 from serving.gateway.segmentation.by_prompts import PromptSegmenter
@@ -24,6 +29,7 @@ from serving.gateway.segmentation.tiles import (
 )
 from serving.gateway.validation.search_config import class_search_config, mask_generator_config
 from serving.gateway.vocabulary.service import VocabularyService
+from serving.gateway.vocabulary.texts import TextJudge, require_clip
 
 __all__ = ["SegmentationDispatcher"]
 
@@ -36,6 +42,7 @@ class SegmentationDispatcher:
         by_prompts: PromptSegmenter,
         by_class: ClassSegmenter,
         everything: EverythingSegmenter,
+        by_text: TextJudge,
         vocabularies: VocabularyService,
         limits: Limits,
         executors: Executors,
@@ -43,6 +50,7 @@ class SegmentationDispatcher:
         self._by_prompts = by_prompts
         self._by_class = by_class
         self._everything = everything
+        self._by_text = by_text
         self._vocabularies = vocabularies
         self._limits = limits
         self._answers = executors.answers
@@ -70,15 +78,39 @@ class SegmentationDispatcher:
     ) -> pb.SegmentResponse:
         tiles = choose_prompt_tiles(request, image.size, (await context.model()).scale)
         prompted = await self._by_prompts.segment(image, request, tiles, context)
-        response = await self._answers.run(
-            context.permit.client, prompted_response, prompted, image.size, request.mask_format
-        )
+        with context.phases.measure(POSTPROCESS):
+            response = await self._answers.run(
+                context.permit.client,
+                prompted_response,
+                prompted,
+                request.prompts,
+                image.size,
+                request.mask_format,
+            )
         response.warnings.extend(tiles.warnings)
         return response
 
     async def _segment_everything(
         self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
     ) -> pb.SegmentResponse:
+        masks, cached, warnings = await self._everything_masks(request, image, context)
+        with context.phases.measure(POSTPROCESS):
+            response = await self._answers.run(
+                context.permit.client,
+                instances_response,
+                masks,
+                ("",),
+                image.size,
+                cached,
+                request.mask_format,
+            )
+        response.warnings.extend(warnings)
+        return response
+
+    async def _everything_masks(
+        self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
+    ) -> tuple[list[InstanceMask], bool, Sequence[str]]:
+        """Return masks of everything, whether all came from the cache, and warnings."""
         config = mask_generator_config(request.everything)
         scale = (await context.model()).scale
         tiles = choose_everything_tiles(request, image.size, scale, config, self._limits)
@@ -89,43 +121,63 @@ class SegmentationDispatcher:
                 raise LimitError(str(error)) from error  # the reason that clients know
             tiles = enlarge_tiles(tiles, 0, image.size, scale)
             masks, cached = await self._everything.segment(image, tiles, config, context)
-        response = await self._answers.run(
-            context.permit.client,
-            instances_response,
-            masks,
-            ("",),
-            image.size,
-            cached,
-            request.mask_format,
-        )
-        response.warnings.extend(tiles.warnings)
-        return response
+        return masks, cached, tiles.warnings
 
     async def _segment_classes(
         self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
     ) -> pb.SegmentResponse:
         vocabulary = await self._vocabularies.vocabulary(context)
-        known = () if vocabulary is None else vocabulary.names
+        known = () if vocabulary is None else vocabulary.all_names
         unknown = [name for name in request.classes if name not in known]
         if unknown or vocabulary is None:
             raise _unknown(unknown[0], known)
-        config = class_search_config(request.class_search)
-        masks, cached = await self._by_class.segment(
-            image, vocabulary, request.classes, config, context
-        )
-        response = await self._answers.run(
-            context.permit.client,
-            instances_response,
-            masks,
-            vocabulary.names,
-            image.size,
-            cached,
-            request.mask_format,
-        )
-        scale = (await context.model()).scale
-        fix = "remove all classes, and add them again without tile_size"
-        response.warnings.extend(scale_warnings("classes", vocabulary.tile, image.size, scale, fix))
+        masks, cached, warnings = await self._class_masks(request, image, vocabulary, context)
+        with context.phases.measure(POSTPROCESS):
+            response = await self._answers.run(
+                context.permit.client,
+                instances_response,
+                masks,
+                vocabulary.all_names,
+                image.size,
+                cached,
+                request.mask_format,
+            )
+        response.warnings.extend(warnings)
         return response
+
+    async def _class_masks(
+        self,
+        request: pb.SegmentRequest,
+        image: RequestImage,
+        vocabulary: Vocabulary,
+        context: RequestContext,
+    ) -> tuple[list[InstanceMask], bool, Sequence[str]]:
+        """Return the masks of the requested classes, by examples and by text; best first."""
+        config, model = class_search_config(request.class_search), await context.model()
+        least = config.min_similarity
+        texts = vocabulary.texts or TextClasses.empty("", 1.0, 0)
+        by_examples = [name for name in request.classes if name in vocabulary.names]
+        by_text = [name for name in request.classes if name not in vocabulary.names]
+        named = any(name in texts.names for name in request.classes)
+        clip = require_clip(model.clip, texts) if named else None
+        masks: list[InstanceMask] = []
+        cached, warnings = True, list[str]()
+        if by_examples:
+            masks, cached = await self._by_class.segment(
+                image, vocabulary, by_examples, config, context
+            )
+            fix = "remove all classes, and add them again without tile_size"
+            warnings += scale_warnings("classes", vocabulary.tile, image.size, model.scale, fix)
+            if clip is not None:
+                likely = await self._by_text.probabilities(image, masks, texts, clip, context)
+                masks = confirm_masks(masks, likely, vocabulary, least)
+        if clip is not None and by_text:
+            found, known, further = await self._everything_masks(request, image, context)
+            cached &= known
+            warnings += further
+            likely = await self._by_text.probabilities(image, found, texts, clip, context)
+            masks += choose_masks(found, likely, vocabulary, by_text, least)
+        return sorted(masks, key=lambda mask: -mask.score), cached, warnings
 
 
 def _unknown(name: str, known: Sequence[str]) -> ContractError:

@@ -21,6 +21,7 @@ from serving.gateway.inference.embedder import Embedder, TiledImage
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.request_images import RequestImage
 from serving.gateway.inference.triton_responses import ChunkMasks
+from serving.gateway.phases import POSTPROCESS
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.segmentation.by_prompts import CONCURRENT_CHUNKS, instance_of
 from serving.gateway.segmentation.tiles import Tiles, check_work
@@ -75,11 +76,12 @@ class EverythingSegmenter:
                 [partial(self._masks, grid, tiled, size, config, context) for grid in grids]
             )
         merge_in, client = self._embedder.executors.search, context.permit.client
-        if side:
-            _check_room(masks)
-            merged = await merge_in.run(client, merge_tiles, grids, masks, config)
-        else:
-            merged = await merge_in.run(client, merge_crops, masks, size, config)
+        with context.phases.measure(POSTPROCESS):
+            if side:
+                _check_room(masks)
+                merged = await merge_in.run(client, merge_tiles, grids, masks, config)
+            else:
+                merged = await merge_in.run(client, merge_crops, masks, size, config)
         return merged, tiled.cached
 
     async def _masks(
@@ -110,11 +112,12 @@ class EverythingSegmenter:
             [partial(decode, chunk) for chunk in chunks], CONCURRENT_CHUNKS
         )
         least = max(config.min_mask_region_area, 1)
-        return [
-            mask
-            for number, masks in enumerate(decoded)
-            for mask in _kept(masks, grid, number * BATCH, size, least)
-        ]
+        with context.phases.measure(POSTPROCESS):
+            return [
+                mask
+                for number, masks in enumerate(decoded)
+                for mask in _kept(masks, grid, number * BATCH, size, least)
+            ]
 
 
 def _kept(

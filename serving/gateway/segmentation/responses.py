@@ -6,16 +6,17 @@ import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.errors import CpcSamError
 from cpcsam.geometry import Box
+from cpcsam.polygons import rings_of
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.error_details import status_message
 from serving.gateway.scheduling.executors import stop_if_abandoned
 from serving.gateway.segmentation.by_prompts import PromptedMasks, PromptMasks
-from serving.gateway.segmentation.polygons import rings_of
 
 __all__ = ["instances_response", "mask_message", "prompted_response", "stream_response"]
 
@@ -23,19 +24,26 @@ FORMATS = pb.MaskFormat
 
 
 def prompted_response(
-    prompted: PromptedMasks, size: tuple[int, int], form: pb.MaskFormat
+    prompted: PromptedMasks,
+    prompts: Sequence[pb.Prompt],
+    size: tuple[int, int],
+    form: pb.MaskFormat,
 ) -> pb.SegmentResponse:
     """Build the response to prompts: one result a prompt, in order.
 
     Args:
         prompted: the masks of all prompts.
+        prompts: of the request.
         size: (H, W) of the image.
         form: encoding of the masks.
     """
     return pb.SegmentResponse(
         cached=prompted.cached,
         original_size=_size(size),
-        results=[_result(prompt, size, form) for prompt in prompted.prompts],
+        results=[
+            _result(masks, prompt, size, form)
+            for masks, prompt in zip(prompted.prompts, prompts, strict=True)
+        ],
     )
 
 
@@ -104,16 +112,35 @@ def mask_message(mask: InstanceMask, size: tuple[int, int], form: pb.MaskFormat)
     return message
 
 
-def _result(prompt: PromptMasks, size: tuple[int, int], form: pb.MaskFormat) -> pb.PromptResult:
+def _result(
+    prompted: PromptMasks, prompt: pb.Prompt, size: tuple[int, int], form: pb.MaskFormat
+) -> pb.PromptResult:
     result = pb.PromptResult()
-    for index, mask in enumerate(prompt.masks):
+    if prompted.point_coords is not None:
+        result.calibrated_prompt.CopyFrom(_calibrated(prompt, prompted.point_coords))
+    for index, mask in enumerate(prompted.masks):
         message = mask_message(mask, size, form)
-        if prompt.low_res_masks is not None:
-            message.low_res_mask.logits = prompt.low_res_masks[index].astype("<f4").tobytes()
+        if prompted.low_res_masks is not None:
+            message.low_res_mask.logits = prompted.low_res_masks[index].astype("<f4").tobytes()
             if mask.tile.size != size:
                 message.low_res_mask.part.CopyFrom(_box(mask.tile))
         result.masks.append(message)
     return result
+
+
+def _calibrated(prompt: pb.Prompt, point_coords: NDArray[np.float32]) -> pb.Prompt:
+    """Return a prompt with its points and then the corners of its box at the first coordinates."""
+    places = point_coords.tolist()
+    calibrated = pb.Prompt(
+        points=[
+            pb.Point(x=x, y=y, background=point.background)
+            for point, (x, y) in zip(prompt.points, places, strict=False)
+        ]
+    )
+    if prompt.HasField("box"):
+        (x0, y0), (x1, y1) = places[len(prompt.points) : len(prompt.points) + 2]
+        calibrated.box.CopyFrom(pb.Box(x0=x0, y0=y0, x1=x1, y1=y1))
+    return calibrated
 
 
 def _box(box: Box) -> pb.Box:

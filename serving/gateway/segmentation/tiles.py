@@ -1,4 +1,4 @@
-"""Tiles in which the image of a request is shown: as asked for, or of the model's own window."""
+"""Tiles in which the image of a request is shown: as requested, or of the model's own window."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def scale_warnings(
         size: (H, W) of the image.
         scale: of the model; None, of a model that declares none, never warns.
         fix: next step for the user, in the imperative.
-        because: why these tiles were taken; it is told even if they fit.
+        because: why these tiles were taken; it is reported even if they fit.
     """
     if scale is None:
         return ()

@@ -9,10 +9,11 @@ import numpy as np
 
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
+from cpcsam.grpc_errors import PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_POINT_SLOTS
 
-__all__ = ["check_prompts", "needed_box", "part_of", "slots_of"]
+__all__ = ["check_calibration", "check_prompts", "needed_box", "part_of", "slots_of"]
 
 Corners = tuple[float, float, float, float]
 
@@ -35,8 +36,28 @@ def check_prompts(
     for index, prompt in enumerate(prompts):
         where = f"prompts[{index}]"
         _check_prompt(where, prompt, original_size)
-        if prompt.HasField("mask_input"):
+        # Together with a binary mask, it is refused when that is converted.
+        if prompt.HasField("mask_input") and not prompt.HasField("mask"):
             _check_mask(f"{where}.mask_input", prompt, original_size, low_res_size)
+
+
+def check_calibration(without_calibration: bool, calibrates: bool | None) -> None:
+    """Check that the model can take the prompts as they are given, if that is requested.
+
+    Args:
+        without_calibration: of the request.
+        calibrates: of the model's `ModelInfo`.
+
+    Raises:
+        PreconditionError: the model may calibrate prompts, and has no switch for it.
+    """
+    if without_calibration and calibrates is None:
+        raise PreconditionError.of(
+            "without_calibration",
+            got="a model repository without a switch for the calibration",
+            expected="one that this version has published",
+            fix="leave it out, or merge, export and publish the model again",
+        )
 
 
 def slots_of(prompt: pb.Prompt) -> int:

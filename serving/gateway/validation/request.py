@@ -53,14 +53,14 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
         )
         if is_set
     ]
-    if len(modes) != 1:
+    if modes not in (["prompts"], ["classes"], ["everything"], ["classes", "everything"]):
         raise ContractError.of(
             "prompts, classes and everything",
             got=" and ".join(modes) or "none",
             expected="one of them",
             fix="request masks of prompts, of classes or of everything",
         )
-    _check_mask_format(request)
+    _check_answer(request)
     _check_tiles(request)
     for what in ("prompts", "classes"):
         count = len(getattr(request, what))
@@ -73,7 +73,7 @@ def check_request(request: pb.SegmentRequest, limits: Limits) -> None:
             )
 
 
-def _check_mask_format(request: pb.SegmentRequest) -> None:
+def _check_answer(request: pb.SegmentRequest) -> None:
     if request.mask_format not in pb.MaskFormat.values():
         raise ContractError.of(
             "mask_format",
@@ -81,13 +81,17 @@ def _check_mask_format(request: pb.SegmentRequest) -> None:
             expected=", ".join(f"{number} ({name})" for name, number in pb.MaskFormat.items()),
             fix="choose one of them",
         )
-    if request.return_low_res_masks and not request.prompts:
-        raise ContractError.of(
-            "return_low_res_masks",
-            got="a request without prompts",
-            expected="prompts, as other masks are merged from several",
-            fix="leave it out",
-        )
+    for name, reason in (
+        ("return_low_res_masks", "other masks are merged from several"),
+        ("without_calibration", "others are the server's own"),
+    ):
+        if getattr(request, name) and not request.prompts:
+            raise ContractError.of(
+                name,
+                got="a request without prompts",
+                expected=f"prompts, as {reason}",
+                fix="leave it out",
+            )
 
 
 def _check_tiles(request: pb.SegmentRequest) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Final
 
 from cpcsam.automatic.class_search import EncodedTile
 from cpcsam.automatic.support_set import Coverage, ExampleCollector
-from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
+from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary, empty_vocabulary
+from cpcsam.clip.text_classes import TextClass
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
@@ -20,6 +22,12 @@ from serving.gateway.inference.request_images import RequestImage, RequestImages
 from serving.gateway.scheduling.concurrency import gather_limited
 from serving.gateway.vocabulary.examples import SupportSet
 from serving.gateway.vocabulary.store import VocabularyStore
+from serving.gateway.vocabulary.texts import (
+    EmbeddedTexts,
+    embed_class,
+    read_text_class,
+    require_clip,
+)
 
 __all__ = ["MAX_EXAMPLES", "MAX_NAME_LENGTH", "VocabularyService"]
 
@@ -51,26 +59,23 @@ class VocabularyService:
     async def add(
         self, request: pb.AddClassRequest, context: RequestContext
     ) -> pb.ListClassesResponse:
-        """Add a class whose prototypes are computed from annotated images.
+        """Add a class by annotated images, by texts, or by both.
 
         Raises:
             ContractError: an invalid name or example.
             ExistsError: the class exists already.
             ForbiddenError: the principal may not change classes.
-            LimitError: too many examples.
+            LimitError: too many examples or texts.
+            PreconditionError: texts without CLIP's towers, or with others than those of the
+                classes known by text.
         """
         context.principal.require_edit()
         _check_name(request.name)
-        if not 1 <= len(request.examples) <= MAX_EXAMPLES:
-            kind = LimitError if request.examples else ContractError
-            raise kind.of(
-                "examples",
-                got=len(request.examples),
-                expected=f"1 to {MAX_EXAMPLES} annotated images",
-                fix="give others",
-            )
+        named = read_text_class(request)
+        _check_examples(request, is_needed=named is None)
         known = await self.vocabulary(context)
         _require_new(known, request.name)
+        text = None if named is None else await self._embed_texts(named, known, context)
         tile = await _tile_size(request, known, context)
         support = SupportSet(await context.model(), self._embedder.limits)
         opened = [await self._images.open(example, context) for example in request.examples]
@@ -84,7 +89,11 @@ class VocabularyService:
         model = await _trained_model(context)
 
         def extend(vocabulary: Vocabulary | None) -> Vocabulary:
-            return _extended(vocabulary, request.name, annotated, tile, model)
+            _require_new(vocabulary, request.name)
+            extended = vocabulary or empty_vocabulary(model)
+            if annotated:
+                extended = _extended(extended, request.name, annotated, tile, model)
+            return extended if text is None else text.add_to(extended)
 
         return _response(await self._store.change(context.principal.tenant, model, extend))
 
@@ -100,8 +109,8 @@ class VocabularyService:
         context.principal.require_edit()
 
         def without(vocabulary: Vocabulary | None) -> Vocabulary:
-            if vocabulary is None or request.name not in vocabulary.names:
-                names = ", ".join(vocabulary.names) if vocabulary is not None else ""
+            if vocabulary is None or request.name not in vocabulary.all_names:
+                names = ", ".join(vocabulary.all_names) if vocabulary is not None else ""
                 raise NotFoundError.of(
                     "name",
                     got=repr(request.name[:MAX_NAME_LENGTH]),
@@ -112,6 +121,13 @@ class VocabularyService:
 
         model = await _trained_model(context)
         return _response(await self._store.change(context.principal.tenant, model, without))
+
+    async def _embed_texts(
+        self, named: TextClass, known: Vocabulary | None, context: RequestContext
+    ) -> EmbeddedTexts:
+        texts = None if known is None else known.texts
+        clip = require_clip((await context.model()).clip, texts)
+        return EmbeddedTexts(named, clip, await embed_class(self._embedder.triton, named, context))
 
     async def _embed(
         self,
@@ -148,20 +164,32 @@ async def _trained_model(context: RequestContext) -> str:
     return (await context.model()).trained_model
 
 
+def _check_examples(request: pb.AddClassRequest, *, is_needed: bool) -> None:
+    if int(is_needed) <= len(request.examples) <= MAX_EXAMPLES:
+        return
+    kind = LimitError if request.examples else ContractError
+    raise kind.of(
+        "examples",
+        got=len(request.examples),
+        expected=f"1 to {MAX_EXAMPLES} annotated images, or texts instead",
+        fix="give others",
+    )
+
+
 def _extended(
-    vocabulary: Vocabulary | None,
+    vocabulary: Vocabulary,
     name: str,
     annotated: Sequence[Annotated],
     tile: int,
     model: str,
 ) -> Vocabulary:
-    _require_new(vocabulary, name)
     collector = ExampleCollector([name])
     for part, covered in chain.from_iterable(annotated):
         collector.add_covered(part, covered, lambda _: name)
     examples = collector.examples()
-    if vocabulary is None or not vocabulary.names:
-        return build_vocabulary([name], examples, model=model, tile=tile)
+    if not vocabulary.names:
+        first = build_vocabulary([name], examples, model=model, tile=tile)
+        return replace(first, texts=vocabulary.texts)
     # The vocabulary may have changed while the examples were embedded.
     if vocabulary.tile != tile:
         raise PreconditionError.of(
@@ -184,7 +212,7 @@ def _check_name(name: str) -> None:
 
 
 def _require_new(vocabulary: Vocabulary | None, name: str) -> None:
-    if vocabulary is not None and name in vocabulary.names:
+    if vocabulary is not None and name in vocabulary.all_names:
         raise ExistsError.of(
             "name", got=f"{name!r}, which exists", expected="a new class", fix="rename it"
         )
@@ -193,11 +221,13 @@ def _require_new(vocabulary: Vocabulary | None, name: str) -> None:
 def _response(vocabulary: Vocabulary | None) -> pb.ListClassesResponse:
     if vocabulary is None:
         return pb.ListClassesResponse()
-    counts = [int((vocabulary.owners == index).sum()) for index in range(len(vocabulary.names))]
-    return pb.ListClassesResponse(
-        classes=[
-            pb.ClassInfo(name=name, prototypes=count)
-            for name, count in zip(vocabulary.names, counts, strict=True)
-        ],
-        tile_size=vocabulary.tile,
-    )
+    response = pb.ListClassesResponse(tile_size=vocabulary.tile)
+    texts = {} if vocabulary.texts is None else {one.name: one for one in vocabulary.texts.classes}
+    for index, name in enumerate(vocabulary.all_names):
+        # No prototype belongs to the index of a class by text alone.
+        count = int((vocabulary.owners == index).sum())
+        known = response.classes.add(name=name, prototypes=count)
+        if name in texts:
+            known.texts.extend(texts[name].texts)
+            known.negatives.extend(texts[name].negatives)
+    return response

@@ -1,4 +1,4 @@
-"""Errors of the disk that stores vocabularies, told to callers without the server's paths."""
+"""Errors of the disk that stores vocabularies, reported to callers without the server's paths."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Final
 
 from safetensors import SafetensorError
 
+from cpcsam.artifacts.versions import LockedError
+from cpcsam.automatic.vocabulary_io import OtherModelError
 from cpcsam.errors import ArtifactError, CpcSamError
 from cpcsam.grpc_errors import LimitError, PreconditionError, UnavailableError
 
@@ -20,7 +22,6 @@ LOG = logging.getLogger(__name__)
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 CLOSED: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 OS_ERROR: Final = re.compile(r"os error (\d+)")
-OTHER_MODEL: Final = re.compile(r"got (one made with model \w+), expected (.+?);")
 
 
 @contextmanager
@@ -34,9 +35,9 @@ def storage_errors() -> Iterator[None]:
     """
     try:
         yield
+    except LockedError:
+        raise
     except ArtifactError as error:
-        if type(error) is not ArtifactError:  # not what is stored, but a lock on it
-            raise
         raise unusable(error) from None
     except (OSError, SafetensorError) as error:
         LOG.error("classes cannot be read or stored: %s", error)
@@ -46,8 +47,7 @@ def storage_errors() -> Iterator[None]:
 def unusable(error: ArtifactError) -> CpcSamError:
     """Return the error of a vocabulary that is there, but cannot be used."""
     LOG.error("classes cannot be used: %s", error)
-    model = OTHER_MODEL.search(str(error))
-    if model is None:
+    if not isinstance(error, OtherModelError):
         return PreconditionError.of(
             "classes",
             got="stored ones that cannot be read",
@@ -56,8 +56,8 @@ def unusable(error: ArtifactError) -> CpcSamError:
         )
     return PreconditionError.of(
         "classes",
-        got=model[1],
-        expected=model[2],
+        got=f"one made with model {error.made_with[:12]}",
+        expected=f"one made with model {error.model[:12]}",
         fix="have the operator serve that model again, or delete the classes, and add them again",
     )
 

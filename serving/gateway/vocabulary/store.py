@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Final
+from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
+from cpcsam.artifacts.manifest import MANIFEST_NAME
 from cpcsam.artifacts.versions import (
     LockedError,
     current_version,
@@ -41,6 +42,23 @@ Edit = Callable[[Vocabulary | None], Vocabulary]
 """Function from the old vocabulary, or None, to the new one."""
 
 
+class _Source(NamedTuple):
+    """What a loaded vocabulary was read from; a restored backup may reuse a version's number."""
+
+    model: str
+    inode: int
+    written_ns: int
+
+    @classmethod
+    def of(cls, path: Path, model: str) -> _Source:
+        """Look at an artifact, which may have gone: reading it tells why."""
+        try:
+            manifest = (path / MANIFEST_NAME).stat()
+        except OSError:
+            return cls(model, 0, 0)
+        return cls(model, manifest.st_ino, manifest.st_mtime_ns)
+
+
 class VocabularyStore:
     """Reads and changes vocabularies; several gateways may share a folder.
 
@@ -57,7 +75,7 @@ class VocabularyStore:
         self._initial = initial
         self._executors = executors or Executors()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._loaded: dict[Path, tuple[str, Vocabulary]] = {}
+        self._loaded: dict[Path, tuple[_Source, Vocabulary]] = {}
 
     async def get(self, tenant: str, model: str) -> Vocabulary | None:
         """Return the vocabulary of a tenant; None if it never had one.
@@ -126,10 +144,10 @@ class VocabularyStore:
         path = self._path(tenant)
         if path is None:
             return None
-        loaded = self._loaded.get(path)
-        if loaded is None or loaded[0] != model:
+        loaded, source = self._loaded.get(path), _Source.of(path, model)
+        if loaded is None or loaded[0] != source:
             try:
-                loaded = model, load_vocabulary(path, model)
+                loaded = source, load_vocabulary(path, model)
             except ArtifactError as error:
                 if self._path(tenant) != path:  # changed while it was read
                     return self._get(tenant, model)
@@ -152,7 +170,8 @@ class VocabularyStore:
             number = max(older, default=0) + 1
             save_vocabulary(vocabulary, folder / str(number))
             switch_to(folder, number)
-            self._loaded[folder / str(number)] = model, vocabulary
+            path = folder / str(number)
+            self._loaded[path] = _Source.of(path, model), vocabulary
             # A reader of an old version notices and reads again; see `_get`.
             for path in older.values():
                 self._loaded.pop(path, None)

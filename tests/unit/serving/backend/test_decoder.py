@@ -170,5 +170,7 @@ def test_each_runs_as_many_requests_at_a_time_as_it_has_threads() -> None:
         barrier.wait()
         return dict(request.tensors)
 
-    requests = [Request({"x": np.array([i])}, frozenset()) for i in range(4)]
+    requests = [Request({"x": np.array([i])}, frozenset({"step_times"})) for i in range(4)]
+    answers = each(meet, threads=2)(requests)
+    assert all(np.diff(a["step_times"]).item() >= 0 for a in answers)  # type: ignore[index]
     assert [a["x"][0] for a in each(meet, threads=2)(requests)] == [0, 1, 2, 3]  # type: ignore[index]

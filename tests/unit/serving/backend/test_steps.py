@@ -85,6 +85,34 @@ def test_scale_prompts_maps_points_to_the_encoders_frame() -> None:
     assert scaled.tolist() == [[[[171.0, 256.0], [0.0, 0.0]]]]
 
 
+def test_scale_prompts_completes_the_switch_if_it_is_requested() -> None:
+    coords = np.zeros((1, 1, 1, 2), np.float32)
+    given = {"point_coords": coords, "original_size": np.array([ORIGINAL_SIZE], np.int32)}
+    names = ("scaled_point_coords", "chosen_calibrate")
+    assert scale_prompts(request(names, **given), SIDE)["chosen_calibrate"].tolist() == [[1]]
+    off = request(names, **given, calibrate=np.zeros((1, 1), np.float32))
+    assert scale_prompts(off, SIDE)["chosen_calibrate"].tolist() == [[0]]
+    assert set(scale_prompts(request(**given), SIDE)) == {"scaled_point_coords"}
+
+
+def test_postprocess_returns_moved_points_in_the_image_and_others_to_the_bit() -> None:
+    tensors = dict(decoded(MaskSelection.SINGLE).tensors)
+    shape = tensors["point_labels"].shape
+    given = np.random.default_rng(1).uniform(0, 60, (*shape, 2)).astype(np.float32)
+    tensors |= {"point_coords": given, "original_size": np.array([ORIGINAL_SIZE], np.int32)}
+    size = input_size_of(ORIGINAL_SIZE, SIDE)
+    tensors["input_size"] = np.array([size], np.int32)
+    asked = Request(tensors, frozenset({"scaled_point_coords"}))
+    taken = scale_prompts(asked, SIDE)["scaled_point_coords"].copy()
+    taken[0, 0, 0] += (17.1, 25.6)
+    tensors["calibrated_coords"] = taken
+    answer = run(Request(tensors, frozenset({"calibrated_point_coords"})))
+    restored = answer["calibrated_point_coords"]
+    assert np.allclose(restored[0, 0, 0] - given[0, 0, 0], (6, 9), atol=1e-4)
+    assert np.array_equal(restored[0, :, 1:], given[0, :, 1:])
+    assert np.array_equal(restored[0, 1:], given[0, 1:])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_scale_prompts_nonfinite_coordinates_raise(value: float) -> None:
     coords = np.full((1, 1, 1, 2), value, np.float32)

@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from serving.gateway.health_watch import WatchedHealth
-from tests.support.raw_http2 import RawConnection
+from tests.support.servers.raw_http2 import RawConnection
 
 STATUSES = health_pb2.HealthCheckResponse
 REQUEST = health_pb2.HealthCheckRequest()

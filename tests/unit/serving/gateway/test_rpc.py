@@ -1,4 +1,4 @@
-"""Requests: lookups of token and model, context, details of errors and metrics."""
+"""Requests: lookups of token and model, context and details of errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.error_details import abort_with, trailing_metadata
 from serving.gateway.inference.image_headers import HeaderReader
 from serving.gateway.inference.triton_client import TritonClient
-from serving.gateway.metrics import BUCKETS_S, Metrics
+from serving.gateway.metrics import Metrics
 from serving.gateway.rpc import RpcRunner
 from serving.gateway.scheduling.admission import Admission, Permit
 from serving.gateway.scheduling.executors import Executors
@@ -69,12 +69,12 @@ class Server:
             Metrics(),
         )
         admission = Admission(config.limits, metrics)
-        triton = TritonClient(config.triton, admission, metrics)
+        executors = Executors()
+        triton = TritonClient(config.triton, admission, metrics, executors)
         rpc = RpcRunner(self.authenticator, metrics, 5, self.model_info)
         server = grpc.aio.server(
             interceptors=(AuthenticationInterceptor(self.authenticator, metrics),)
         )
-        executors = Executors()
         headers = HeaderReader(config.limits, executors)
         service = build_service(config, rpc, admission, triton, metrics, executors, headers)
         pb_grpc.add_SegmentationServicer_to_server(service, server)
@@ -154,8 +154,29 @@ async def test_stream_looks_a_token_up_for_each_request_and_notices_its_revocati
     assert server.authenticator.lookups == 3  # at the opening of the stream, and at each request
 
 
+async def test_answer_and_refusal_return_the_request_id(
+    tokens: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "serving.gateway.rpc")
+    given = (*TOKEN, ("x-request-id", "scan 17"))
+    refused = pb.SegmentRequest(image_bytes=b"x", request_id="own")  # without prompts
+    async with Server(tokens).start() as stub:
+        answered = stub.Describe(pb.DescribeRequest(), metadata=given)
+        await answered
+        assert dict(await answered.trailing_metadata())["x-request-id"] == "scan 17"
+        for metadata, expected in ((given, "scan 17"), (TOKEN, "own"), (given[1:], "scan 17")):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.Segment(refused, metadata=metadata)
+            assert dict(caught.value.trailing_metadata())["x-request-id"] == expected
+    lines = [line.partition(":")[0] for line in caplog.messages]
+    assert lines == ["Describe 'scan 17'", "Segment 'scan 17' ('own')", "Segment 'own'"]
+
+
 async def test_abort_of_a_call_whose_client_has_gone_is_a_cancellation() -> None:
     class Gone:
+        def trailing_metadata(self) -> tuple[()]:
+            return ()
+
         async def abort(self, *_: object) -> None:
             raise grpc.aio.InternalError("no one is there")
 
@@ -235,25 +256,8 @@ async def test_model_of_a_replaced_context_is_fetched_again() -> None:
 
 
 def test_remaining_s_after_the_deadline_is_positive() -> None:
-    assert 4.9 < context_of(ModelSource()).remaining_s <= 5
+    assert 0 < context_of(ModelSource()).remaining_s <= 5
     assert context_of(ModelSource(), -1).remaining_s == 1e-3
-
-
-def test_buckets_span_5_ms_to_60_s_in_small_steps() -> None:
-    assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.005, 60.0)
-    steps = [high / low for low, high in zip(BUCKETS_S, BUCKETS_S[1:], strict=False)]
-    assert min(steps) > 1.3 and max(steps[:-1]) < 1.7 and steps[-1] == 2
-
-
-def test_stage_stops_at_the_end_of_the_block() -> None:
-    metrics = Metrics()
-    with pytest.raises(ValueError, match="boom"), metrics.stage("triton") as watch:
-        running = watch.seconds
-        raise ValueError("boom")
-    assert running <= watch.seconds == watch.seconds
-    assert metrics.registry.get_sample_value(
-        "cpcsam_stage_seconds_sum", {"stage": "triton"}
-    ) == pytest.approx(watch.seconds)
 
 
 async def test_refused_request_is_freed_without_the_garbage_collector() -> None:

@@ -10,9 +10,12 @@ from prometheus_client import generate_latest
 from cpcsam.errors import ServingError
 from serving.gateway.metrics import Metrics
 from serving.supervision import processes
+from serving.supervision.allocator import allocator_environment
+from serving.supervision.heartbeat import Heartbeat, wait_for_silence
 from serving.supervision.ports import reserved_ports
 from serving.supervision.processes import Process, read_process
 from serving.supervision.restarts import CAUSES, Backoff, RestartLog, count_restarts
+from tests.support.paths import ROOT
 
 
 def test_backoff_of_short_runs_doubles_to_a_bound_and_starts_again_after_a_steady_minute() -> None:
@@ -34,6 +37,10 @@ def test_restarts_are_counted_by_program_and_cause_and_exposed() -> None:
     assert 'cpcsam_restarts_total{cause="step",program="triton"} 2.0' in page
     assert 'cpcsam_restarts_total{cause="exit",program="gateway"} 1.0' in page
     assert 'cpcsam_restarts_total{cause="exit",program="triton"} 0.0' in page
+    assert 'cpcsam_version_switches_total{outcome="refused"} 0.0' in page
+    log.add_switch("refused")
+    page = generate_latest(metrics.registry).decode()
+    assert 'cpcsam_version_switches_total{outcome="refused"} 1.0' in page
 
 
 def test_restarts_without_a_supervisor_are_zero() -> None:
@@ -92,3 +99,23 @@ def test_port_of_a_host_that_does_not_exist_is_refused() -> None:
         reserved_ports("no.such.host.invalid", {"--port": 0}),
     ):
         pass
+
+
+def test_container_of_the_gateway_has_the_settings_of_the_allocator() -> None:
+    (name, value), *others = allocator_environment({}).items()
+    assert not others
+    assert f"    {name}={value}\n" in (ROOT / "deploy/gateway.Dockerfile").read_text()
+    assert allocator_environment({name: "own", "A": "b"}) == {name: "own", "A": "b"}
+
+
+def test_wait_for_silence_tells_a_halt_from_an_end() -> None:
+    reader, writer = os.pipe()
+    heartbeat = Heartbeat(writer)
+    heartbeat.beat()
+    assert wait_for_silence(reader, start_s=60, silence_s=0.05)
+    assert wait_for_silence(reader, start_s=0.05, silence_s=60)
+    os.close(writer)
+    assert not wait_for_silence(reader, start_s=60, silence_s=60)
+    heartbeat = Heartbeat(None)
+    heartbeat.beat()
+    os.close(reader)

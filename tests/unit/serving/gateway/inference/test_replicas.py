@@ -18,7 +18,7 @@ from cpcsam.errors import ServingError
 from cpcsam.grpc_errors import UnavailableError
 from serving.gateway.auth.authenticator import EVERYBODY
 from serving.gateway.context import RequestContext
-from serving.gateway.inference import replica_health, replicas
+from serving.gateway.inference import addresses, replica_health, replicas
 from serving.gateway.inference.prompt_batches import chunk_tensors
 from serving.gateway.inference.replicas import ranked
 from serving.gateway.inference.triton_client import TritonClient
@@ -26,7 +26,8 @@ from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
 from serving.gateway.scheduling.admission import Admission, Permit
-from tests.support.triton_peer import TritonPeer, dead_step, nothing, silence, triton_peers
+from serving.gateway.scheduling.executors import Executors
+from tests.support.servers.triton_peer import TritonPeer, dead_step, nothing, silence, triton_peers
 
 (CHUNK,) = chunk_tensors(np.ones((1, 1, 2), np.float32), np.ones((1, 1), np.int32))
 KEYS = [f"{index:064x}".encode() for index in range(40)]
@@ -38,7 +39,7 @@ class Caller:
     def __init__(self, addresses: str) -> None:
         self.metrics = Metrics()
         self.admission = Admission(Limits(max_queue_s=30), self.metrics)
-        self.triton = TritonClient(addresses, self.admission, self.metrics)
+        self.triton = TritonClient(addresses, self.admission, self.metrics, Executors())
 
     def context(self) -> RequestContext:
         return RequestContext(
@@ -59,9 +60,9 @@ class Caller:
 
 
 @asynccontextmanager
-async def caller(*peers: TritonPeer, addresses: str = "") -> AsyncIterator[Caller]:
+async def caller(*peers: TritonPeer) -> AsyncIterator[Caller]:
     async with triton_peers(*peers) as listed:
-        calling = Caller(addresses or listed)
+        calling = Caller(listed)
         async with calling.triton.replicas.watched():
             yield calling
         for peer in peers:
@@ -274,7 +275,7 @@ async def test_addresses_of_a_name_are_looked_up_again(monkeypatch: pytest.Monke
         return [(2, 1, 6, "", (host, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    monkeypatch.setattr(replicas, "RESOLVE_PERIOD_S", 0.1)
+    monkeypatch.setattr(addresses, "DNS_PERIOD_S", 0.1)
     monkeypatch.setattr(replicas, "LEAVE_TIMEOUT_S", 0.5)
     old, new, host = TritonPeer(), TritonPeer(), "127.0.0.1"
     async with triton_peers(old):

@@ -18,7 +18,7 @@ from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.inference.probe import probed_entry_points
 from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 from serving.gateway.inference.replica import is_cancellable
-from serving.gateway.inference.replicas import ranked
+from serving.gateway.inference.replicas import choose, favourite, ranked
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -131,6 +131,16 @@ def test_ranked_spreads_keys_and_keeps_the_order_of_others() -> None:
     for index, rank in enumerate(ranks):
         rank.remove("b:1")
         assert ranked(f"{index}".encode(), ["c:1", "a:1"]) == rank
+
+
+def test_choose_spares_a_busy_favourite_and_spreads_over_equally_idle_ones() -> None:
+    loads = {"a:1": 0, "b:1": 2, "c:1": 1}
+    assert favourite(b"7", loads) == ranked(b"7", loads)[0]
+    assert choose("c:1", loads) == "c:1"
+    assert choose("b:1", loads) == "a:1"
+    # Gateways know their own calls alone, so without chance all would choose the first replica.
+    chosen = Counter(choose(None, dict.fromkeys(loads, 0)) for _ in range(300))
+    assert all(60 < count < 140 for count in chosen.values()) and len(chosen) == 3
 
 
 def test_parse_takes_lists_and_names() -> None:

@@ -17,9 +17,9 @@ from scipy import ndimage
 
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.geometry import Box
+from cpcsam.polygons import rings_of
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.segmentation.by_prompts import PromptedMasks, PromptMasks
-from serving.gateway.segmentation.polygons import rings_of
 from serving.gateway.segmentation.responses import (
     instances_response,
     mask_message,
@@ -88,7 +88,9 @@ def test_prompted_response_keeps_order_and_logits(part: Box) -> None:
         )
         for scores in ([0.1, 0.2], [0.3, 0.4])
     ]
-    response = prompted_response(PromptedMasks(prompts, cached=True), (2, 3), pb.MASK_FORMAT_NONE)
+    response = prompted_response(
+        PromptedMasks(prompts, cached=True), [pb.Prompt()] * 2, (2, 3), pb.MASK_FORMAT_NONE
+    )
     scores = [[found.score for found in result.masks] for result in response.results]
     assert scores == [pytest.approx([0.1, 0.2]), pytest.approx([0.3, 0.4])]
     mask = response.results[0].masks[1]
@@ -99,6 +101,30 @@ def test_prompted_response_keeps_order_and_logits(part: Box) -> None:
     else:
         assert mask.low_res_mask.part == pb.Box(x0=0, y0=1, x1=2, y1=2)
     assert response.cached and response.original_size == pb.Size(height=2, width=3)
+    assert not any(result.HasField("calibrated_prompt") for result in response.results)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        (
+            pb.Prompt(points=[pb.Point(x=1, y=1), pb.Point(x=2, y=2, background=True)]),
+            pb.Prompt(points=[pb.Point(x=3, y=4), pb.Point(x=5, y=6, background=True)]),
+        ),
+        (
+            pb.Prompt(points=[pb.Point(x=1, y=1)], box=pb.Box(x1=9, y1=9)),
+            pb.Prompt(points=[pb.Point(x=3, y=4)], box=pb.Box(x0=5, y0=6, x1=7, y1=8)),
+        ),
+        (pb.Prompt(box=pb.Box(x1=9, y1=9)), pb.Prompt(box=pb.Box(x0=3, y0=4, x1=5, y1=6))),
+    ],
+)
+def test_prompted_response_has_the_calibrated_points_and_box(
+    prompt: pb.Prompt, expected: pb.Prompt
+) -> None:
+    coords = np.array([[3, 4], [5, 6], [7, 8], [0, 0]], np.float32)
+    masks = PromptedMasks([PromptMasks([], None, coords)], cached=False)
+    response = prompted_response(masks, [prompt], (20, 30), pb.MASK_FORMAT_NONE)
+    assert response.results[0].calibrated_prompt == expected
 
 
 def test_instances_response_has_class_and_point() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import process_time
 
 import pytest
 from google.protobuf.message import DecodeError, Message
@@ -91,9 +91,9 @@ def test_check_fields_of_too_long_a_text_or_list_names_it(message: Message, fiel
 
 @pytest.mark.parametrize("tag", [b"", b"\x48", b"\x42", b"\x0b"])
 def test_check_fields_of_an_endless_number_stops_there(tag: bytes) -> None:
-    started = perf_counter()
+    started = process_time()
     check_fields(tag + b"\xff" * 30_000_000, pb.SegmentRequest)
-    assert perf_counter() - started < 0.1
+    assert process_time() - started < 0.1
 
 
 @given(st.binary(max_size=60))

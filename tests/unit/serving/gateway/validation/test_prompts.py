@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
+from cpcsam.grpc_errors import PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.limits import MAX_POINT_SLOTS
-from serving.gateway.validation.prompts import check_prompts, needed_box, part_of, slots_of
+from serving.gateway.validation.prompts import (
+    check_calibration,
+    check_prompts,
+    needed_box,
+    part_of,
+    slots_of,
+)
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
@@ -142,3 +149,17 @@ def test_needed_box_holds_all_points_and_the_box(
     assert all(x0 <= point.x <= x1 and y0 <= point.y <= y1 for point in clicks)
     if around is not None:
         assert x0 <= around.x0 and y0 <= around.y0 and around.x1 <= x1 and around.y1 <= y1
+
+
+def test_check_calibration_refuses_only_what_cannot_be_switched_off() -> None:
+    for asked, calibrates in ((True, True), (True, False), (False, None), (False, True)):
+        check_calibration(asked, calibrates)
+    with pytest.raises(PreconditionError, match=f"without_calibration{FORM}"):
+        check_calibration(True, None)
+
+
+def test_two_masks_that_nothing_points_at_are_left_to_their_conversion() -> None:
+    prompt = pb.Prompt(mask=pb.BinaryMask(png=b"x"))
+    prompt.mask_input.logits = bytes(4 * LOW**2)
+    prompt.mask_input.part.CopyFrom(pb.Box(x1=WIDTH, y1=HEIGHT))
+    check_prompts([prompt], SIZE, LOW)

@@ -90,6 +90,7 @@ def test_check_image_id_with_an_invalid_id_names_it(image_id: str) -> None:
         ({"tile_overlap": 1.0}, ContractError, "tile_overlap: got 1"),
         ({"tile_overlap": math.nan}, ContractError, "tile_overlap: got nan"),
         (EVERYTHING | {"return_low_res_masks": True}, ContractError, "return_low_res_masks: got"),
+        (EVERYTHING | {"without_calibration": True}, ContractError, "without_calibration: got"),
         (
             {"prompts": [], "everything": pb.Everything(crop_layers=1), "tile_size": 64},
             ContractError,

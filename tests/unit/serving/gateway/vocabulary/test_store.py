@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import signal
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 
 from cpcsam.artifacts.versions import list_versions, writing
-from cpcsam.automatic.vocabulary import Examples, Vocabulary, build_vocabulary
+from cpcsam.automatic.support_set import Examples
+from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.automatic.vocabulary_io import save_vocabulary
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import FullError, LimitError, PreconditionError, UnavailableError
@@ -74,6 +77,33 @@ async def test_change_persists_and_stays_within_the_tenant(tmp_path: Path) -> No
     await again.change("lab", MODEL, learn("new"))
     assert await names(VocabularyStore(tmp_path, None), "lab") == ("new",)
     assert len(list_versions(tmp_path / "lab")) == 1, "older ones are removed"
+
+
+async def test_classes_are_restored_from_a_copy(tmp_path: Path) -> None:
+    folder, archive = tmp_path / "classes", tmp_path / "classes.tar"
+    store = VocabularyStore(folder, None)
+    await store.change("lab", MODEL, learn("disc"))
+    with tarfile.open(archive, "w") as copy:
+        copy.add(folder, ".")
+    await store.change("lab", MODEL, learn("ring"))
+    shutil.rmtree(folder)
+    with tarfile.open(archive) as copy:
+        copy.extractall(folder, filter="data")
+    restored = VocabularyStore(folder, None)
+    assert await names(restored, "lab") == ("disc",)
+    await restored.change("lab", MODEL, learn("ring"))
+    assert await names(VocabularyStore(folder, None), "lab") == ("disc", "ring")
+
+
+async def test_restored_classes_are_read_although_their_version_has_the_same_number(
+    tmp_path: Path,
+) -> None:
+    running = VocabularyStore(tmp_path, None)
+    await running.change("lab", MODEL, learn("disc"))
+    shutil.rmtree(tmp_path / "lab")
+    await VocabularyStore(tmp_path, None).change("lab", MODEL, learn("ring"))
+    assert list(list_versions(tmp_path / "lab")) == [1]
+    assert await names(running, "lab") == ("ring",)
 
 
 async def test_get_without_changes_returns_the_initial_vocabulary(tmp_path: Path) -> None:

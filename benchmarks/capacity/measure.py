@@ -1,0 +1,292 @@
+"""Measure service times of the running service, and loads that a simulation must reproduce.
+
+Each round measures every request alone, step by step, and then the loads, so that both see the same
+machine. Requests under load are the same ones: the loads differ in arrivals alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.capacity.process_seconds import CLIENT, SERVER, process_seconds
+from benchmarks.capacity.service_times import GATEWAY, TRANSPORT
+from benchmarks.capacity.stations import StageTimes
+from benchmarks.capacity.triton_counters import TritonCounters, per_batch, total
+from benchmarks.serving.load import Outcome, arriving, connections, repeating, send
+from benchmarks.serving.tasks import draw_tasks
+from cpcsam.errors import ServingError
+from cpcsam.v1 import segmentation_pb2 as pb
+from demo.commands import Service
+
+__all__ = ["FOLLOW_UPS", "LOADS", "Load", "Measured", "Round", "measure"]
+
+TASKS: Final = 40
+PROMPTS: Final = (1, 1, 1, 2, 3, 4, 6, 10, 16)
+"""Numbers of prompts, drawn uniformly; more than 16 would take several calls."""
+FOLLOW_UPS: Final = 0.5
+"""Share of the requests under load whose image is known."""
+TIMEOUT_S: Final = 60.0
+CONNECTIONS: Final = 32
+WARM_UP: Final = 8
+FULL: Final = "RESOURCE_EXHAUSTED"
+COUNTED_S: Final = 0.5
+"""Longest time between an answer and the last of Triton's counters that includes it."""
+ATTEMPTS: Final = 20
+POLL_S: Final = 0.005
+LEAST_S: Final = 1e-4
+"""Least time outside of Triton's steps, as clocks and counters differ a little."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load.
+
+    Attributes:
+        clients: with one request in flight each; 0 for Poisson arrivals.
+        share: of the measured capacity at which requests arrive.
+        seconds: of each round.
+    """
+
+    clients: int
+    share: float
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Name of the load in tables."""
+        if self.clients:
+            return f"{self.clients} clients"
+        return f"{self.share:.0%} of the capacity"
+
+
+SATURATING: Final = Load(16, 0.0, 8.0)
+"""The load that measures the capacity."""
+LOADS: Final = (SATURATING, Load(4, 0.0, 8.0), Load(0, 0.4, 14.0), Load(0, 0.7, 14.0))
+
+
+@dataclass
+class Round:
+    """What one round measured.
+
+    Attributes:
+        new: seconds by step of each task alone, with a new image.
+        follow_up: the same of follow-ups.
+        cores: that each step keeps busy while it computes, by kind of request and step.
+        loads: of each load, the time of arrival, latency, task and kind (1: follow-up) of each
+            answered request, and the number of refused ones.
+        capacity: answers a second of the saturating load.
+    """
+
+    new: list[dict[str, float]] = field(default_factory=list)
+    follow_up: list[dict[str, float]] = field(default_factory=list)
+    cores: dict[str, float] = field(default_factory=dict)
+    loads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    capacity: float = 0.0
+
+
+@dataclass
+class Measured:
+    """All rounds.
+
+    Attributes:
+        rounds: in order.
+        stages: how the steps in Triton are configured.
+        prompts: number of prompts of each task.
+        embedding_bytes: of an image.
+        batches: seconds of a batch by step and size, under all loads together.
+    """
+
+    rounds: list[Round]
+    stages: dict[str, StageTimes]
+    prompts: list[int]
+    batches: dict[str, dict[int, float]]
+    embedding_bytes: int
+
+
+def measure(running: Service, rounds: int, seconds_factor: float = 1.0) -> Measured:
+    """Measure an otherwise idle service.
+
+    Args:
+        running: the service.
+        rounds: number of them.
+        seconds_factor: of the duration of each load.
+
+    Raises:
+        ServingError: a request alone was not answered.
+    """
+    return asyncio.run(_Measurement(running, seconds_factor).run(rounds))
+
+
+class _Measurement:
+    def __init__(self, running: Service, seconds_factor: float) -> None:
+        self._running = running
+        self._factor = seconds_factor
+        self._tasks = draw_tasks(TASKS, seed=3, prompts=PROMPTS)
+        self._copies = iter(range(1, 10**9))  # 0 is the copy that follow-ups are about
+        self._counters = TritonCounters(running.triton)
+
+    async def run(self, rounds: int) -> Measured:
+        async with connections(self._running.gateway, CONNECTIONS) as stubs:
+            for index in [*range(WARM_UP), *range(TASKS)]:
+                await self._answer(stubs[0], index, self._tasks[index].request(0))
+            before = self._counters.batches()
+            measured = [await self._round(stubs, number) for number in range(rounds)]
+            after = self._counters.batches()
+            stages = self._counters.stages()
+            embedding_bytes = self._counters.embedding_bytes()
+        self._counters.close()
+        return Measured(
+            measured,
+            stages,
+            [len(task.prompts) for task in self._tasks],
+            per_batch(before, after),
+            embedding_bytes,
+        )
+
+    async def _round(self, stubs: Sequence[Any], number: int) -> Round:
+        result = Round()
+        for kind, requests in (("new", result.new), ("follow_up", result.follow_up)):
+            ask = self._new if kind == "new" else self._known
+            title = f"round {number + 1}, {kind}"
+            cores = await self._alone(stubs[0], ask, requests, self._counters.pipeline(kind), title)
+            result.cores |= {f"{kind}/{name}": value for name, value in cores.items()}
+        for load in LOADS:
+            outcomes, begun = await self._load(stubs, load, result.capacity, number)
+            answered = [one for one in outcomes if one.status == "OK"]
+            if load is SATURATING:
+                result.capacity = _throughput(outcomes, begun, load.seconds * self._factor)
+                if not result.capacity:
+                    raise ServingError.of(
+                        load.name,
+                        got="no answer in time",
+                        expected="a measurable throughput",
+                        fix="try again on an idle machine, without --quick",
+                    )
+            result.loads[load.name] = {
+                "seconds": load.seconds * self._factor,
+                "rate": load.share * result.capacity,
+                "answers": [
+                    (one.sent_at - begun, one.seconds, one.label % TASKS, int(one.label >= TASKS))
+                    for one in answered
+                ],
+                "refused": sum(one.status == FULL for one in outcomes),
+                "failed": sum(one.status not in ("OK", FULL) for one in outcomes),
+            }
+        return result
+
+    async def _alone(
+        self,
+        stub: Any,
+        ask: Callable[[int], pb.SegmentRequest],
+        requests: list[dict[str, float]],
+        steps: Sequence[str],
+        title: str,
+    ) -> dict[str, float]:
+        """Measure each task alone; return the cores that each step keeps busy."""
+        for index in tqdm(range(TASKS), desc=title):
+            requests.append(await self._steps_of(stub, ask, index, steps))
+        # Once more without looking at Triton's counters, which takes processors' time as well.
+        spent = process_seconds(self._running.pid)
+        for index in range(TASKS):
+            await self._answer(stub, index, ask(index))
+        used = {
+            name: (seconds - spent.get(name, 0.0)) / TASKS
+            for name, seconds in process_seconds(self._running.pid).items()
+        }
+        return _split_gateway(requests, used)
+
+    async def _steps_of(
+        self,
+        stub: Any,
+        ask: Callable[[int], pb.SegmentRequest],
+        index: int,
+        steps: Sequence[str],
+    ) -> dict[str, float]:
+        """Measure the seconds of each step of a request, again if a probe of the gateway ran."""
+        for _ in range(ATTEMPTS):
+            before = self._counters.batches()
+            outcome = await self._answer(stub, index, ask(index))
+            until = time.monotonic() + COUNTED_S
+            while True:  # Triton counts a call a moment after its answer
+                after = self._counters.batches()
+                runs = [total(after[name])[0] - total(before[name])[0] for name in steps]
+                if all(runs) or time.monotonic() > until:
+                    break
+                await asyncio.sleep(POLL_S)
+            if all(count == 1 for count in runs):
+                break
+        else:
+            raise ServingError.of(
+                "a request alone",
+                got=f"none in {ATTEMPTS} attempts, as probes ran beside it",
+                expected="a service that nothing else keeps busy",
+                fix="try again on an idle machine",
+            )
+        took = {name: total(after[name])[1] - total(before[name])[1] for name in steps}
+        return {**took, TRANSPORT: max(outcome.seconds - sum(took.values()), LEAST_S)}
+
+    async def _load(
+        self, stubs: Sequence[Any], load: Load, capacity: float, number: int
+    ) -> tuple[list[Outcome], float]:
+        rng = np.random.default_rng((number, LOADS.index(load)))
+
+        def draw(_: int) -> tuple[int, pb.SegmentRequest]:
+            index, known = int(rng.integers(TASKS)), bool(rng.random() < FOLLOW_UPS)
+            return index + known * TASKS, self._known(index) if known else self._new(index)
+
+        begun, seconds = time.time(), load.seconds * self._factor
+        if load.clients:
+            return await repeating(
+                stubs[: load.clients], draw, seconds, TIMEOUT_S, patient=True
+            ), begun
+        rate = load.share * capacity
+        return await arriving(stubs, draw, rate, seconds, TIMEOUT_S, seed=number), begun
+
+    def _new(self, index: int) -> pb.SegmentRequest:
+        return self._tasks[index].request(next(self._copies))
+
+    def _known(self, index: int) -> pb.SegmentRequest:
+        return self._tasks[index].request(0)
+
+    async def _answer(self, stub: Any, index: int, request: pb.SegmentRequest) -> Outcome:
+        outcome = await send(stub, index, request, TIMEOUT_S)
+        if outcome.response is None:
+            raise ServingError.of(
+                "a request alone",
+                got=f"{outcome.status}, {outcome.message}",
+                expected="an answer",
+                fix="see the service's log",
+            )
+        return outcome
+
+
+def _split_gateway(
+    requests: Sequence[dict[str, float]], used: Mapping[str, float]
+) -> dict[str, float]:
+    """Split the gateway's own time from the transport; return the cores of all steps.
+
+    Args:
+        requests: of each task, changed in place.
+        used: mean CPU seconds of a request by process.
+    """
+    mean = {name: float(np.mean([one.get(name, 0.0) for one in requests])) for name in requests[0]}
+    own = min(used[GATEWAY], 0.9 * mean[TRANSPORT])
+    for one in requests:
+        share = own / mean[TRANSPORT] * one[TRANSPORT]
+        one[GATEWAY], one[TRANSPORT] = share, one[TRANSPORT] - share
+    cores = {name: used.get(name, 0.0) / seconds for name, seconds in mean.items() if seconds}
+    outside = used[CLIENT] + used[SERVER] + used[GATEWAY] - own
+    return {**cores, GATEWAY: 1.0, TRANSPORT: outside / (mean[TRANSPORT] - own)}
+
+
+def _throughput(outcomes: Sequence[Outcome], begun: float, seconds: float) -> float:
+    """Answers a second in the span of a load, without what ended after it."""
+    ends = [one.sent_at + one.seconds for one in outcomes if one.status == "OK"]
+    return sum(end < begun + seconds for end in ends) / seconds

@@ -1,0 +1,1 @@
+"""Measurements of the HTTP front: added latency, load, and generated requests."""

@@ -1,0 +1,33 @@
+/** The form of everything mode, with the server's defaults. */
+
+import { byId } from "./dom.js";
+import { note } from "./messages.js";
+
+// The compact base predicts lower scores than SAM, for which the server's defaults are, and is often
+// served by a CPU.
+const COMPACT = { min_iou: 0.5, min_stability: 0.5, points_per_side: 8 };
+
+/**
+ * @param {import("../state/store.js").Store} store
+ * @param {import("../service/segmenter.js").Segmenter} segmenter
+ */
+export function everythingPanel(store, segmenter) {
+  const form = byId("everything");
+  let filledFrom = null;
+  store.subscribe(({ service, image, isBusy }) => {
+    byId("everything-run").disabled = !image || isBusy;
+    if (!service || service === filledFrom) return;
+    filledFrom = service;
+    const defaults = { ...service.everything, ...(service.model.size === "vit_t" && COMPACT) };
+    for (const input of form.querySelectorAll("input")) {
+      input.value = Number((defaults[input.name] ?? 0).toFixed(3));
+    }
+  });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (!store.state.image) return;
+    const fields = [...new FormData(form)].map(([name, value]) => [name, Number(value)]);
+    const count = await segmenter.findEverything(Object.fromEntries(fields));
+    if (count !== null) note(count ? `${count} entities found` : "Nothing found; lower the thresholds");
+  });
+}

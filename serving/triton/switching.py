@@ -1,0 +1,128 @@
+"""Switch of a running service to another version of its repository: when, and what forbids it.
+
+The current version is the wanted one. Whatever can be known from files is checked before another
+Triton is started with it: digests, the classes that would be unusable, and memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cpcsam.artifacts.manifest import Manifest, read_manifest
+from cpcsam.artifacts.versions import CURRENT, current_version, resolve_version
+from cpcsam.errors import ArtifactError, ServingError
+from serving.triton.check_repository import open_repository
+
+__all__ = ["VersionLink", "check_switch", "models_of_classes"]
+
+MEMORY: Final = Path("/proc/meminfo")
+
+
+class VersionLink:
+    """Link of a store to its current version, watched for changes.
+
+    Args:
+        store: folder of versions; a single version never changes.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._seen = self._state()
+
+    def has_moved(self) -> bool:
+        """Return whether the link was written since `resolve` last followed it."""
+        state = self._state()
+        return state is not None and state != self._seen
+
+    def resolve(self) -> Path:
+        """Return the folder of the current version.
+
+        Raises:
+            ArtifactError: the link leads to no version.
+        """
+        self._seen = self._state()
+        return resolve_version(self._store)
+
+    def _state(self) -> tuple[int, int] | None:
+        try:
+            status = (self._store / CURRENT).lstat()
+        except OSError:
+            return None
+        # Each switch makes a new link, also to a version that was refused before.
+        return status.st_ino, status.st_ctime_ns
+
+
+def check_switch(served: Path, wanted: Path, classes: Mapping[str, str]) -> None:
+    """Check a version before a Triton is started with it.
+
+    Args:
+        served: folder of the version that is served.
+        wanted: folder of the other version.
+        classes: as `models_of_classes` returns them.
+
+    Raises:
+        ArtifactError: a file of `wanted` is missing or altered.
+        ServingError: classes could not be used any more, or the graphs do not fit into memory.
+    """
+    _, manifest = open_repository(wanted)
+    old = _trained_model(read_manifest(served, "repository", verify=False))
+    new = _trained_model(manifest)
+    lost = sorted(owner for owner, model in classes.items() if model == old != new)
+    if lost:
+        raise ServingError.of(
+            str(wanted),
+            got=f"model {new[:12]}, for which the classes of {', '.join(lost)} could not be used",
+            expected=f"model {old[:12]}, with which they were made",
+            fix="remove those classes first, or serve it beside this service",
+        )
+    size = sum((wanted / name).stat().st_size for name in manifest.files)
+    free = _available_bytes()
+    if size > free:
+        raise ServingError.of(
+            str(wanted),
+            got=f"{size / 1e9:.1f} GB of graphs",
+            expected=f"at most {free / 1e9:.1f} GB, the memory that is left beside the old version",
+            fix="free memory, or stop the service and start it with this version",
+        )
+
+
+def models_of_classes(folder: Path | None, initial: Path | None) -> dict[str, str]:
+    """Return the trained models that stored classes belong to, by tenant.
+
+    Args:
+        folder: parent of the tenants' vocabularies; None without one.
+        initial: vocabulary of tenants without their own, listed as `--vocabulary`; None without.
+    """
+    vocabularies = {} if initial is None else {"--vocabulary": initial}
+    for tenant in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
+        if (number := _current(tenant)) is not None:
+            vocabularies[tenant.name] = tenant / str(number)
+    models = {}
+    for owner, path in vocabularies.items():
+        try:
+            manifest = read_manifest(path, "vocabulary", verify=False)
+        except ArtifactError:
+            continue  # replaced meanwhile, or of no use with any model
+        models[owner] = manifest.parents.get("model", "")
+    return models
+
+
+def _current(tenant: Path) -> int | None:
+    try:
+        return current_version(tenant)
+    except ArtifactError:
+        return None
+
+
+def _trained_model(manifest: Manifest) -> str:
+    """Return what Triton reports as the trained model: the run or base, else the graphs."""
+    stated = manifest.config.get("trained_model")
+    return str(stated or next(iter(manifest.parents.values()), ""))
+
+
+def _available_bytes() -> int:
+    """Return the memory that the kernel has left without swapping."""
+    lines = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) << 10

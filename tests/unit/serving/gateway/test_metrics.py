@@ -1,0 +1,41 @@
+"""Series of the gateway's metrics."""
+
+from __future__ import annotations
+
+from serving.common.buckets import BUCKETS_S
+from serving.gateway.metrics import Metrics
+
+
+def test_buckets_span_1_ms_to_60_s_in_small_steps() -> None:
+    assert (BUCKETS_S[0], BUCKETS_S[-1]) == (0.001, 60.0)
+    steps = [high / low for low, high in zip(BUCKETS_S, BUCKETS_S[1:], strict=False)]
+    assert min(steps) > 1.3 and max(steps[:-1]) < 1.7 and steps[-1] == 2
+
+
+def test_every_series_exists_before_the_first_request() -> None:
+    metrics = Metrics()
+    value = metrics.registry.get_sample_value
+    for method in ("Segment", "SegmentStream", "Describe", "ListClasses", "AddClass"):
+        for code in ("OK", "CANCELLED", "UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED"):
+            labels = {"method": method, "code": code}
+            assert value("cpcsam_request_seconds_count", labels) == 0
+            assert value("cpcsam_request_seconds_bucket", labels | {"le": "+Inf"}) == 0
+    for phase in ("queue", "decode", "encode", "decode_masks", "postprocess", "triton", "other"):
+        assert value("cpcsam_phase_seconds_sum", {"phase": phase}) == 0
+    metrics.request_seconds.labels("Segment", "INTERNAL").observe(0.1)
+    labels = {"method": "Segment", "code": "INTERNAL"}
+    assert value("cpcsam_request_seconds_count", labels) == 1
+    assert value("cpcsam_request_seconds_bucket", labels | {"le": "0.075"}) == 0
+    assert value("cpcsam_request_seconds_bucket", labels | {"le": "0.1"}) == 1
+
+
+def test_model_of_a_replica_takes_the_place_of_the_one_before() -> None:
+    metrics = Metrics()
+    for version in ("1", "2"):
+        metrics.show_model("a:8001", (version, "digest"))
+    labels = {"replica": "a:8001", "digest": "digest"}
+    value = metrics.registry.get_sample_value
+    assert value("cpcsam_model_info", labels | {"version": "1"}) is None
+    assert value("cpcsam_model_info", labels | {"version": "2"}) == 1
+    metrics.forget_replica("a:8001")
+    assert value("cpcsam_model_info", labels | {"version": "2"}) is None
