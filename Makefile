@@ -12,6 +12,8 @@ STARTED := $(shell date +%s)
 
 # Threads that wait by spinning keep a core from whatever else the machine does, and from each other.
 export OMP_WAIT_POLICY ?= PASSIVE
+# The tests start hundreds of processes, each of which would compile the project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -37,6 +39,15 @@ test-unit: JOBS ?= 2
 test-unit: $(READY) ## Run the tests that start no process, in JOBS=2 processes
 	$(PYTEST) tests/unit
 
+.PHONY: annotators
+annotators: $(READY) ## Install the annotation tools under test into .tools/: make annotators [NAMES="label-studio ..."]
+	$(PY) -m tools.annotators $(NAMES)
+
+.PHONY: test-annotators
+test-annotators: JOBS ?= 1
+test-annotators: annotators ## Run the tests with Label Studio and the other annotation tools
+	$(PYTEST) tests/integration/annotators
+
 .PHONY: lint
 lint: $(READY) ## Check style, layers, types and that the API serves the last release's clients
 	$(PY) -m ruff check .
@@ -44,6 +55,14 @@ lint: $(READY) ## Check style, layers, types and that the API serves the last re
 	$(VENV)/bin/lint-imports --no-logo --no-cache
 	$(PY) -m mypy
 	$(PY) -m tools.proto_compatibility tools/released .
+
+.PHONY: sbom
+sbom: $(READY) ## Write build/sbom.cdx.json, the bill of materials of .venv and the page
+	$(PY) -m tools.supply_chain sbom
+
+.PHONY: audit
+audit: $(READY) ## Look up the locked packages in the index's database of vulnerabilities
+	$(PY) -m tools.supply_chain audit
 
 .PHONY: pretrain
 pretrain: $(READY) ## Train the compact base anew: make pretrain [BBBC038=PATH]
@@ -71,7 +90,7 @@ repository: $(READY) ## Publish build/onnx as a version of the Triton repository
 engines: $(READY) ## Build TensorRT engines of build/onnx, judge them and publish build/repository-gpu; needs a GPU: make engines [IMAGES="FILE ..."]
 	$(PY) -m export.build_engine --onnx build/onnx --out build/plans
 	$(PY) -m export.check_engines --plans build/plans --merged build/merged --out build/engines $(if $(IMAGES),--images $(IMAGES))
-	$(PY) -m export.repository publish --engines build/engines --out build/repository-gpu
+	$(PY) -m export.repository publish --engines build/engines --golden build/onnx --out build/repository-gpu
 
 .PHONY: check-parity
 check-parity: $(READY) ## Compare vit_b at 1024 in ONNX Runtime with torch, on random tensors
@@ -82,8 +101,9 @@ check-tensorrt: $(READY) ## Build vit_b at 1024 ahead of time by TensorRT-RTX, w
 	$(PY) -m export.check_tensorrt --model-size vit_b --image-size 1024
 
 .PHONY: serve
-serve: $(READY) ## Run Triton and the gateway until Ctrl-C: make serve [REPOSITORY=DIR]
-	$(PY) -m serving.serve --repository $(REPOSITORY) --classes build/classes
+serve: $(READY) ## Run Triton, the gateway and its page until Ctrl-C: make serve [REPOSITORY=DIR] [OPTIONS="--http-port 8888 ..."]
+	$(if $(filter build/repository,$(REPOSITORY)),$(PY) -m export.base --out $(REPOSITORY) --if-missing)
+	$(PY) -m serving.serve --repository $(REPOSITORY) --classes build/classes $(OPTIONS)
 
 .PHONY: bench
 bench: $(READY) ## Measure calibration, the cost of a training step and fusion: make bench [BBBC038=PATH]
@@ -99,9 +119,13 @@ bench-gpu: $(READY) ## Measure accuracy, speed, memory and training on a GPU, in
 bench-peers: $(READY) ## Measure the service beside SamPredictor, LitServe, ONNX Runtime and Triton alone: make bench-peers [QUICK=1]
 	$(PY) -m benchmarks.peers $(if $(QUICK),--quick)
 
+.PHONY: capacity
+capacity: $(READY) ## Compare the capacity simulation with the service, in 5 minutes of an idle machine
+	$(PY) -m benchmarks.capacity validate
+
 .PHONY: chaos
-chaos: $(READY) ## Kill the service's processes and attack it on loopback: make chaos [QUICK=1]
-	$(PY) -m benchmarks.chaos $(if $(QUICK),--quick)
+chaos: $(READY) ## Kill the service's processes, attack it on loopback, write benchmarks/reports/chaos.md: make chaos [QUICK=1]
+	$(PY) -m benchmarks.chaos $(if $(QUICK),--quick,--report)
 
 .PHONY: compare
 compare: $(READY) ## Compare all methods without clicks: make compare [BBBC038=PATH] [SET="key=value ..."]
@@ -134,8 +158,10 @@ COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(PY) -m piptools compile --quiet 
 .PHONY: lock
 lock: $(READY) ## Pin the newest admitted releases in the *.lock files; UPGRADE= keeps the pins
 	$(COMPILE) $(UPGRADE) --all-extras --output-file requirements.lock pyproject.toml
-	$(COMPILE) --extra serve --constraint requirements.lock --output-file deploy/gateway.lock pyproject.toml
+	$(COMPILE) --extra serve --extra tracing --constraint requirements.lock --output-file deploy/gateway.lock pyproject.toml
 	$(COMPILE) --extra triton --constraint requirements.lock --output-file deploy/triton.lock pyproject.toml
+	sed -n '/^triton = /,/^]/{s/onnxruntime-gpu/onnxruntime/;s/^ *"\(.*\)",$$/\1/p}' pyproject.toml | \
+	  $(COMPILE) --constraint requirements.lock --output-file deploy/triton-cpu.lock -
 	$(PY) -m tools.lock_no_deps requirements-no-deps.in requirements-no-deps.lock
 	$(PY) -m pip install --quiet --dry-run --require-hashes --only-binary=:all: --python-version 3.12 \
 	  --target $(VENV)/.python3.12 --requirement requirements.lock
@@ -145,7 +171,7 @@ clean: ## Remove what the targets made: build/, out/, runs/ and caches (never we
 	rm -rf build out runs *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-# An interrupted installation starts afresh (pip keeps what it downloaded); a changed pyproject.toml
+# An interrupted installation starts afresh (what was downloaded is kept); a changed pyproject.toml
 # only reinstalls the project itself.
 $(VENV)/.locked: requirements.lock requirements-no-deps.lock
 	@command -v python3 >/dev/null || { echo >&2 \
@@ -153,8 +179,8 @@ $(VENV)/.locked: requirements.lock requirements-no-deps.lock
 	python3 -m tools.preflight --python $(PYTHON) --venv $(VENV)
 	@echo "installing 6.8 GB into $(VENV); this takes some minutes"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install --quiet --require-hashes --requirement requirements.lock
-	$(PY) -m pip install --quiet --require-hashes --no-deps --requirement requirements-no-deps.lock
+	$(PY) -m tools.install_locked requirements.lock
+	$(PY) -m tools.install_locked --no-deps requirements-no-deps.lock
 	touch $@
 
 $(READY): $(VENV)/.locked pyproject.toml

@@ -8,14 +8,7 @@
 set -euo pipefail
 # shellcheck source=lib/triton.sh
 . "$(dirname "$0")/lib/triton.sh" numpy==1.26.4
-mkdir -p "$folder/models/echo/1"
-cat >"$folder/models/echo/config.pbtxt" <<'CONFIG'
-backend: "python"
-max_batch_size: 1
-input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
-output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
-instance_group { kind: KIND_CPU }
-CONFIG
+copy_model echo
 cat >"$folder/models/echo/1/model.py" <<'MODEL'
 import os
 

@@ -8,25 +8,8 @@
 set -euo pipefail
 # shellcheck source=lib/triton.sh
 . "$(dirname "$0")/lib/triton.sh" numpy==1.26.4
-for name in left right; do
-  mkdir -p "$folder/models/$name/1"
-  cat >"$folder/models/$name/config.pbtxt" <<'CONFIG'
-backend: "python"
-max_batch_size: 1
-input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
-output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
-instance_group { kind: KIND_CPU }
-CONFIG
-  cat >"$folder/models/$name/1/model.py" <<'MODEL'
-import triton_python_backend_utils as utils
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        arrays = [utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
-        return [utils.InferenceResponse([utils.Tensor("y", array)]) for array in arrays]
-MODEL
-done
+copy_model left
+copy_model right
 mkdir -p "$folder/models/both/1"
 cat >"$folder/models/both/config.pbtxt" <<'CONFIG'
 platform: "ensemble"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -30,7 +30,7 @@ __all__ = [
     "to_plain",
 ]
 
-Metric = Literal["dice", "iou", "ap50", "minutes", "parameters"]
+Metric = Literal["dice", "iou", "ap50", "minutes", "parameters", "image_seconds", "peak_bytes"]
 
 TITLES: Final[Mapping[str, str]] = {
     "dice": "Dice",
@@ -38,8 +38,10 @@ TITLES: Final[Mapping[str, str]] = {
     "ap50": "AP@0.5",
     "minutes": "minutes",
     "parameters": "parameters (M)",
+    "image_seconds": "seconds an image",
+    "peak_bytes": "peak memory (GB)",
 }
-COSTS: Final = ("minutes", "parameters")
+COST_UNITS: Final = {"minutes": 1, "parameters": 1e6, "image_seconds": 1, "peak_bytes": 1e9}
 ALL: Final = "all"
 MEASURED: Final = "measured"
 CITED: Final = "cited, not run"
@@ -104,18 +106,21 @@ class Section:
     pictures: Sequence[Picture] = ()
 
 
-def columns_of(settings: Mapping[str, Sequence[str]]) -> tuple[Column, ...]:
+def columns_of(
+    settings: Mapping[str, Sequence[str]], metrics: Collection[str] = tuple(TITLES)
+) -> tuple[Column, ...]:
     """All metrics of each setting, and Dice of each class if there are several.
 
     Args:
         settings: the classes of each.
+        metrics: that were measured.
     """
     columns = []
     for setting, classes in settings.items():
         lead = f"{setting}: " if len(settings) > 1 else ""
         columns += [
-            Column(lead + title, setting, None, metric)  # type: ignore[arg-type]
-            for metric, title in TITLES.items()
+            Column(lead + TITLES[metric], setting, None, metric)  # type: ignore[arg-type]
+            for metric in filter(metrics.__contains__, TITLES)
         ]
         columns += [Column(f"{lead}{name}", setting, name) for name in classes if len(classes) > 1]
     return tuple(columns)
@@ -125,8 +130,7 @@ def measured_rows(runs: Iterable[Mapping[str, Any]], columns: Sequence[Column]) 
     """Average runs over seeds: a row a method, in the order of their first runs.
 
     Args:
-        runs: `label`, `setting`, `dice`, `iou`, `ap50`, `classes`, `groups` if there are any,
-            `minutes` and `parameters` of each.
+        runs: label, setting, dice, iou, ap50, classes, and groups and costs if any, of each.
         columns: of the table.
     """
     of_label: dict[str, list[Mapping[str, Any]]] = {}
@@ -144,14 +148,14 @@ def _cell(runs: Sequence[Mapping[str, Any]], column: Column) -> Cell | None:
         for run in runs
         if column.setting in (run["setting"], ALL) and (value := _value(run, column)) is not None
     ]
-    return mean_cell(values, 2 if column.metric in COSTS else 1) if values else None
+    return mean_cell(values, 2 if column.metric in COST_UNITS else 1) if values else None
 
 
 def _value(run: Mapping[str, Any], column: Column) -> float | None:
-    if column.metric == "minutes":
-        return float(run["minutes"])
-    if column.metric == "parameters":
-        return float(run["parameters"]) / 1e6
+    if column.metric in COST_UNITS:
+        return (
+            float(run[column.metric]) / COST_UNITS[column.metric] if column.metric in run else None
+        )
     parts = {**run.get("groups", {}), **run["classes"]}
     scores = run if column.of is None else parts.get(column.of)
     return None if scores is None else 100 * float(scores[column.metric])
@@ -292,5 +296,5 @@ def _best(rows: Sequence[Row], columns: Sequence[Column]) -> list[float | None]:
     best: list[float | None] = []
     for index, column in enumerate(columns):
         means = [cell.mean for row in rows if (cell := row.cells[index]) is not None and cell.seeds]
-        best.append(max(means) if means and column.metric not in COSTS else None)
+        best.append(max(means) if means and column.metric not in COST_UNITS else None)
     return best

@@ -1,6 +1,7 @@
 # The real tritonserver of the wheel nvidia-pytriton 0.7.0, without Docker: sourced by triton-*.sh.
 # Makes $folder with an environment of $1 (requirements) and $folder/models to be filled, and gives
 # start_triton [OPTION ...], which sets $http and $metrics (URLs on 127.0.0.1). It ends on exit.
+# copy_model NAME fills in a Python model whose output y is its input x, of 4 float32.
 folder=$(mktemp -d)
 triton=
 clean_up() {
@@ -42,4 +43,24 @@ PROGRAM
   done
   cat "$folder/log"
   return 1
+}
+
+copy_model() {
+  mkdir -p "$folder/models/$1/1"
+  cat >"$folder/models/$1/config.pbtxt" <<'CONFIG'
+backend: "python"
+max_batch_size: 1
+input { name: "x" data_type: TYPE_FP32 dims: [ 4 ] }
+output { name: "y" data_type: TYPE_FP32 dims: [ 4 ] }
+instance_group { kind: KIND_CPU }
+CONFIG
+  cat >"$folder/models/$1/1/model.py" <<'MODEL'
+import triton_python_backend_utils as utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        arrays = [utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
+        return [utils.InferenceResponse([utils.Tensor("y", array)]) for array in arrays]
+MODEL
 }

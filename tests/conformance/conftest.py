@@ -34,6 +34,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shipped_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `merged` and `onnx` of the shipped base, which served tests share."""
+    from tests.support.artifact_factory import export_shipped_base
+
+    return shared_folder(tmp_path_factory, "shipped", export_shipped_base)
+
+
+@pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a stand-in CUDA driver that allocates host memory."""
     compiler = shutil.which("cc")

@@ -10,6 +10,7 @@ import pytest
 
 from cpcsam import contract, entry_points
 from cpcsam.contract import GraphSpec, TensorSpec
+from serving.metrics_reference import reference_page
 from tests.support.documentation import (
     PAGES,
     Page,
@@ -23,15 +24,22 @@ from training.bilevel.config import TrainConfig
 from training.data.prompt_sampling import PromptMix
 
 MAX_LINES = 300
-OTHER_TOOLS = {"--constraint", "--nproc-per-node", "--logdir", "--require-hashes", "--no-deps"}
-"""Options of torchrun, TensorBoard and pip."""
+OTHER_TOOLS = {
+    *("--constraint", "--nproc-per-node", "--logdir", "--require-hashes", "--no-deps"),
+    *("--function-module", "--conf-threshold", "--conv-mask-to-poly"),
+    *("--namespace", "--from-file", "--install", "--values", "--trace-config"),
+    *("--build", "--build-arg", "--detach", "--force-recreate", "--profile", "--rm", "--scale"),
+    *("--entrypoint", "--previous", "--since", "--volume", "--wait"),
+}
+"""Options of torchrun, TensorBoard, pip, cvat-cli, kubectl, helm, tritonserver and docker."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=str)
 
 TENSORS_PAGE = (ROOT / "docs/reference/tensors.md").read_text(encoding="utf-8")
 CONFIGURATION_PAGE = (ROOT / "docs/reference/configuration.md").read_text(encoding="utf-8")
 GRAPHS = [*contract.GRAPHS, *entry_points.ENSEMBLES, *entry_points.STEPS]
-TENSORS = {tensor.name: tensor for graph in GRAPHS for tensor in (*graph.inputs, *graph.outputs)}
+FORMS = [entry_points.form_of(graph, calibrates=True) for graph in GRAPHS]
+TENSORS = {tensor.name: tensor for graph in FORMS for tensor in (*graph.inputs, *graph.outputs)}
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \| [^|]", CONFIGURATION_PAGE, re.M))
 """The default of every documented key, as the page shows it."""
 SUMMARISED = {"batch.styles", "batch.practice_styles", "data.validation", "model.capl"}
@@ -41,7 +49,8 @@ SUMMARISED = {"batch.styles", "batch.practice_styles", "data.validation", "model
 @pytest.fixture(scope="module")
 def sources() -> str:
     """All Python sources, the Makefile and the deployment files, in which options are defined."""
-    files = [path for path in ROOT.glob("*/**/*.py") if ".venv" not in path.parts]
+    folders = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
+    files = [path for folder in folders for path in folder.glob("**/*.py")]
     files += [ROOT / "Makefile", ROOT / "docker-compose.yml"]
     return "\n".join(path.read_text(encoding="utf-8") for path in files)
 
@@ -160,6 +169,25 @@ def test_tensors_page_shows_inputs_and_outputs(graph: GraphSpec) -> None:
     inputs = ", ".join(f"`{name}`" for name in graph.input_names)
     outputs = ", ".join(f"`{name}`" for name in graph.output_names)
     assert f"| `{graph.name}` | {inputs} | {outputs} | {graph.max_batch} |" in TENSORS_PAGE
+
+
+@pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
+def test_tensors_page_shows_what_calibrating_models_have_besides(graph: GraphSpec) -> None:
+    form = entry_points.form_of(graph, calibrates=True)
+    more = [
+        ", ".join(f"`{name}`" for name in theirs if name not in plain)
+        for theirs, plain in (
+            (form.input_names, graph.input_names),
+            (form.output_names, graph.output_names),
+        )
+    ]
+    row = f"| `{graph.name}` | {more[0] or '–'} | {more[1] or '–'} |"
+    assert (row in TENSORS_PAGE) == any(more)
+
+
+def test_metrics_page_is_the_generated_one() -> None:
+    page = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
+    assert page == reference_page(), "run `python -m serving.metrics_reference`"
 
 
 def test_configuration_page_shows_every_key_with_its_default() -> None:

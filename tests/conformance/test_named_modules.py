@@ -23,7 +23,7 @@ SCRIPTS = [
     ROOT / "Makefile",
     ROOT / ".ci/run",
     ROOT / "docker-compose.yml",
-    *sorted((ROOT / "deploy").iterdir()),
+    *sorted(path for path in (ROOT / "deploy").iterdir() if path.is_file()),
     *sorted((ROOT / "training/configs").glob("*.yaml")),
 ]
 SHIMS = sorted((ROOT / "model_repository").rglob("model.py"))
@@ -33,7 +33,7 @@ SOURCES = ("benchmarks", "cpcsam", "demo", "export", "reporting", "serving", "te
            "training")  # fmt: skip
 MAX_MODULES = 20
 MAX_LINES = 300
-MAX_TRACKED = 920
+MAX_TRACKED = 1300
 MODULES = [
     path
     for source in SOURCES

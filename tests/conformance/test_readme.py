@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
@@ -81,14 +81,14 @@ def test_command_is_run_by_ci(command: str) -> None:
     assert {command, f"{command} &"} & set(script)
 
 
-def test_python_block_without_server_prints_output_in_comment() -> None:
+def test_python_block_without_server_prints_output_in_comment(tmp_path: Path) -> None:
     block = PYTHON_BLOCKS[0]
     assert "cpcsam.client" not in block
     expected = re.search(r"^print\(.*\)  # (.+)$", block, re.M)
     assert expected
-    done = subprocess.run(
-        [sys.executable, "-c", block], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    file = tmp_path / "block.py"
+    file.write_text(block)
+    done = run_module([str(file)], tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == expected[1]
 

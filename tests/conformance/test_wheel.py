@@ -125,8 +125,18 @@ def blocked(names: list[str]) -> str:
 @pytest.mark.parametrize(
     ("modules", "without"),
     [
-        (SERVING, OTHER_STAGES),
-        (CLIENT, [*OTHER_STAGES, "serving", "tritonclient", "prometheus_client", "grpc_health"]),
+        (SERVING, [*OTHER_STAGES, "opentelemetry"]),
+        (
+            CLIENT,
+            [
+                *OTHER_STAGES,
+                "opentelemetry",
+                "serving",
+                "tritonclient",
+                "prometheus_client",
+                "grpc_health",
+            ],
+        ),
         (
             ["export.build_engine", "export.engines.worker"],
             ["torch", "onnx", "yaml", "tritonclient", "training", "serving"],

@@ -22,7 +22,13 @@ from serving.gateway.limits import Limits
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.triton.launch import TritonServer
-from tests.support.gateway_watch import free_port, make_certificate, metric, silent_triton, wait_for
+from tests.support.servers.gateway_watch import (
+    free_port,
+    make_certificate,
+    metric,
+    silent_triton,
+    wait_for,
+)
 
 CLICK = [Prompt.click(3, 4)]
 
@@ -32,7 +38,7 @@ def picture(seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def gateway(triton: TritonServer) -> Iterator[Gateway]:
+def gateway(triton: TritonServer, rare_probes: None) -> Iterator[Gateway]:
     config = GatewayConfig(
         triton=triton.grpc_url, port=0, metrics_port=0, limits=Limits(cache_bytes=300_000)
     )

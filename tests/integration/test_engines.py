@@ -61,7 +61,7 @@ def test_plan_command_runs_building_container(
         (
             "exit 0",
             "echo 'No such image' >&2; exit 1",
-            r"image cpcsam-triton:\S+: got No such image, .* docker-compose build triton",
+            r"image cpcsam-triton:\S+: got No such image, .* docker compose --profile gpu build ",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ from cpcsam.cli.main import main as cli
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
-from serving.gateway.auth.tls import TlsFiles, tls_files
+from serving import health
+from serving.common.tls import TlsFiles, tls_files
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from tests.support.gateway_watch import make_certificate
+from tests.support.servers.gateway_watch import make_certificate
 
 TOKEN = "a-token-of-the-lab-that-no-log-may-show"
 WRONG = "a-wrong-token-that-no-log-may-show"
@@ -102,6 +104,21 @@ def test_reflection_needs_a_token_and_health_does_not(secured: Gateway, tls: Tls
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         known = (("authorization", f"Bearer {TOKEN}"),)
         assert next(info(iter([request]), timeout=5, metadata=known)).list_services_response
+
+
+def test_health_command_trusts_the_gateways_certificate_alone_and_needs_no_token(
+    secured: Gateway, tls: TlsFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_certificate(tmp_path).certificate
+    for certificate, got in (
+        (tls.certificate, "NOT_SERVING"),
+        (other, ".*certificate verify failed.*"),
+        (tls.key, ".*"),
+    ):
+        words = ["--address", secured.address, "--tls-cert", str(certificate)]
+        assert health.main(words) == 2
+        assert re.search(f"got {got}, expected", capsys.readouterr().err), certificate
+    assert health.main(["--address", secured.address, "--timeout", "1"]) == 2
 
 
 def test_logs_contain_no_token(

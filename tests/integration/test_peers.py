@@ -70,7 +70,7 @@ def test_every_system_answers_with_equal_masks_and_has_its_costs(
     for cell in measured.cells(SETTING, model, 0, system):
         result = read_cell(cell)
         if cell.what == STARTED:
-            assert 0 < result["seconds"] < 200
+            assert result["seconds"] > 0
         elif cell.what == COMPARED and system != "official":
             assert len(result["agreement"]) == (2 if system == "triton" else 3)
             for figures in result["agreement"].values():
@@ -115,9 +115,10 @@ def test_memory_and_its_peak_follow_a_process() -> None:
 
 
 def test_measured_cells_are_not_measured_again(measured: Bench, model: PeerModel) -> None:
-    started = perf_counter()
+    cells = [cell.path for system in SYSTEMS for cell in measured.cells(SETTING, model, 0, system)]
+    written = [path.stat().st_mtime_ns for path in cells]
     measure(measured, SETTING, model, SYSTEMS)
-    assert perf_counter() - started < 1
+    assert [path.stat().st_mtime_ns for path in cells] == written
     body = report_of(measured, [(SETTING, model)], SYSTEMS, []).body()
     assert "| gateway and Triton, 50 % |" in body and "Triton: decoder" in body
 

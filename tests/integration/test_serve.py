@@ -2,118 +2,105 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import threading
+import ssl
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
+import httpx
 import numpy as np
 import pytest
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
+from benchmarks.chaos.services import roles_below
 from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.artifacts.versions import switch_to
-from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.client import Prompt, SegmentationClient, encode_image
 from cpcsam.errors import ServingError
 from cpcsam.grpc_errors import AuthenticationError
 from export.triton_repository.publishing import build_repository
-from serving.gateway.auth.tokens import USER, digest_of
-from serving.supervision.gateway_process import supervised_gateway
-from serving.supervision.processes import read_process
-from serving.supervision.restarts import RestartLog
-from tests.support.gateway_watch import make_certificate
-from tests.support.paths import ROOT
+from serving.supervision import child_process
+from serving.supervision.child_process import supervised
+from serving.supervision.ports import reserved_ports
+from serving.supervision.restarts import RestartLog, count_restarts
+from tests.support.servers.gateway_watch import make_certificate
+from tests.support.servers.http_front import base64_of
+from tests.support.servers.serve_command import (
+    command,
+    printed,
+    require_end_of_both,
+    run_in_turn,
+    running,
+    served,
+    token_file,
+    wait_for_another,
+    wait_until_gone,
+)
+from tests.support.servers.trace_collector import (
+    RPC,
+    require_spans_of_a_call,
+    trace_collector,
+    tracing_application,
+)
 
 pytestmark = pytest.mark.triton
 
 IMAGE = np.zeros((20, 30, 3), np.uint8)
 
 
-def command(repository: Path, log: Path) -> list[str]:
-    ports = ["--port", "0", "--metrics-port", "0"]
-    start = [sys.executable, "-m", "serving.serve", "--repository", str(repository)]
-    return [*start, *ports, "--triton-log", str(log)]
-
-
-@contextlib.contextmanager
-def served(
-    repository: Path, tmp_path: Path, *options: str
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The running command and the gateway's address; its stderr goes to a file."""
-    with (tmp_path / "stderr").open("w") as errors:
-        process = subprocess.Popen(
-            [*command(repository, tmp_path / "triton.log"), *options],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-    late = threading.Timer(180, process.kill)
-    late.start()
-    try:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        address = next((line.split()[1] for line in lines if line.startswith("gateway")), None)
-        assert address is not None, (tmp_path / "stderr").read_text()
-        yield process, address
-    finally:
-        late.cancel()
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def tritons(log: Path) -> list[int]:
-    """Processes that hold Triton's log open."""
-    holders = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            with contextlib.suppress(OSError):
-                if any(is_same(file, log) for file in (process / "fd").iterdir()):
-                    holders.append(int(process.name))
-    return holders
-
-
-def is_same(file: Path, log: Path) -> bool:
-    try:
-        return os.path.samefile(file, log)
-    except OSError:  # it was closed meanwhile
-        return False
-
-
-def wait_until_gone(log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while left := tritons(log):
-        assert time.monotonic() < deadline, f"processes {left} are left behind"
-        time.sleep(0.1)
-
-
-def require_end_of_both(
-    process: subprocess.Popen[str], number: signal.Signals, folder: Path
+def test_serve_command_starts_and_stops_both_and_traces_calls_through_all_programs(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Send a signal to the command and require that nothing of it is left, and no traceback."""
-    assert tritons(folder / "triton.log")
-    process.send_signal(number)
-    assert process.wait(60) == 0
-    assert "Traceback" not in (folder / "stderr").read_text()
-    wait_until_gone(folder / "triton.log")
-
-
-def test_serve_command_starts_and_stops_both(repository: Path, tmp_path: Path) -> None:
-    with served(repository, tmp_path) as (process, address):
-        with SegmentationClient(address, timeout_s=60) as client:
-            assert client.healthy()
-            assert len(client.segment(IMAGE, [Prompt.click(3, 4)] * 17).masks) == 17
-        require_end_of_both(process, signal.SIGINT, tmp_path)
+    with trace_collector() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+        options = ["--log-format", "json", "--triton-traces", collector.http_url]
+        options += ["--tokens", str(token_file(tmp_path))]
+        exporter = OTLPSpanExporter(collector.endpoint, insecure=True)
+        with (
+            served(repository, tmp_path, *options) as (process, address),
+            tracing_application(exporter) as tracer,
+        ):
+            url = printed(process, "http")
+            with SegmentationClient(address, timeout_s=60, token="the-token") as client:
+                assert client.healthy()
+                with tracer.start_as_current_span("scan"):
+                    assert len(client.segment(IMAGE, [Prompt.click(3, 4)] * 17).masks) == 17
+            traces = {flags: secrets.token_hex(16) for flags in ("01", "00")}
+            image_bytes = base64_of(encode_image(IMAGE))
+            body = {"image_bytes": image_bytes, "prompts": [{"points": [{"x": 3, "y": 4}]}]}
+            for flags, trace_id in traces.items():
+                parent = f"00-{trace_id}-{'ab' * 8}-{flags}"
+                headers = {"traceparent": parent, "x-request-id": f"scan {flags}"}
+                headers["authorization"] = "Bearer the-token"
+                answer = httpx.post(f"{url}v1/segment", json=body, headers=headers, timeout=60)
+                assert answer.status_code == 200
+                assert answer.headers["x-request-id"] == f"scan {flags}"
+            collector.wait_for("InferRequest", 2, within="scan")  # segment and decode
+            require_end_of_both(process, signal.SIGINT, tmp_path)
+    called = require_spans_of_a_call(collector)
+    assert {span.trace_id for span in collector.spans} == {called, traces["01"]}
+    by_http = [span for span in collector.spans if span.trace_id == traces["01"]]
+    (front,) = (span for span in by_http if span.service == "cpcsam-http" and RPC not in span.name)
+    assert (front.name, front.parent_id) == ("POST /v1/segment", "ab" * 8)
+    assert [front.name, RPC, RPC, "queue"] in map(collector.path, by_http)
+    log = (tmp_path / "stderr").read_text()
+    assert "the-token" not in collector.text + log
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    for flags, trace_id in traces.items():
+        of_request = [line for line in lines if line.get("request_id") == f"scan {flags}"]
+        assert [(line["method"], line["code"]) for line in of_request] == [
+            ("Segment", "OK"),
+            ("POST", 200),
+        ]
+        assert {line["trace_id"] for line in of_request} == {trace_id}
 
 
 def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
@@ -121,12 +108,10 @@ def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
 ) -> None:
     """A server on all addresses also answers at 127.0.0.2, one on 127.0.0.1 does not."""
     files = make_certificate(tmp_path)
-    tokens = tmp_path / "tokens.txt"
-    tokens.write_text(f"lab {USER} {digest_of('the-token')}\n")
     options = {
         "--host": "0.0.0.0",
         "--metrics-host": "0.0.0.0",
-        "--tokens": tokens,
+        "--tokens": token_file(tmp_path),
         "--tls-cert": files.certificate,
         "--tls-key": files.key,
     }
@@ -134,11 +119,13 @@ def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
     with served(repository, tmp_path, *words) as (process, address):
         assert process.stdout is not None
         metrics = next(line for line in process.stdout if line.startswith("metrics"))
+        assert printed(process, "http")
         published = {int(text.rpartition(":")[2].split("/")[0]) for text in (address, metrics)}
         found = {
             listener.port: listener.address for listener in listeners(processes_below(process.pid))
         }
-        assert published < found.keys() and len(found) == 5, "Triton has three ports of its own"
+        own = "Triton has three ports of its own, the HTTP front two"
+        assert published < found.keys() and len(found) == 7, own
         assert {found[port] for port in found.keys() - published} == {"127.0.0.1"}
         assert {port for port in found if answers("127.0.0.2", port)} == published
         gateway = f"127.0.0.2:{address.rpartition(':')[2]}"
@@ -152,27 +139,7 @@ def test_serve_command_exposes_only_gateway_and_metrics_and_stops_on_sigterm(
         assert "the-token" not in (tmp_path / log).read_text()
 
 
-def running(parent: int, words: str) -> int:
-    """The process below a parent whose command line matches, without what it is about to start."""
-    found = {
-        process
-        for process in processes_below(parent)
-        if re.search(words, Path(f"/proc/{process}/cmdline").read_text().replace("\0", " "))
-    }
-    (first,) = {one for one in found if not (read := read_process(one)) or read.parent not in found}
-    return first
-
-
-def wait_for_another(parent: int, words: str, killed: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        with contextlib.suppress(ValueError, OSError):
-            if running(parent, words) != killed:
-                return
-        assert time.monotonic() < deadline, f"nothing like {words} was started again"
-        time.sleep(0.05)
-
-
+FRONT = r"-m serving\.http "
 STEP = r"triton_python_backend_stub \S+/decoder/"
 SERVER = r"^\S+/bin/tritonserver "
 GATEWAY = r"-m serving\.gateway "
@@ -207,23 +174,55 @@ def test_serve_command_restarts_whatever_is_killed(repository: Path, tmp_path: P
     assert "gateway: exit status -9" in log
 
 
-def test_serve_command_restarts_with_what_is_published_and_ends_when_that_is_gone(
+def test_serve_command_serves_http_which_calls_its_gateway_and_is_restarted(
+    repository: Path, tmp_path: Path
+) -> None:
+    files = make_certificate(tmp_path)
+    tokens = token_file(tmp_path)
+    words = ["--tokens", tokens, "--tls-cert", files.certificate, "--tls-key", files.key]
+    with served(repository, tmp_path, *map(str, words)) as (process, _):
+        url = printed(process, "http")
+        assert url.startswith("https://127.0.0.1:"), "it has the gateway's certificate"
+        trusted = ssl.create_default_context(cafile=files.certificate)
+        with httpx.Client(base_url=url, verify=trusted, timeout=60) as client:
+            assert client.get("/health/ready").status_code == 200
+            assert client.get("/v1/describe").status_code == 401
+            headers = {"authorization": "Bearer the-token"}
+            assert client.get("/v1/describe", headers=headers).status_code == 200
+        victim = running(process.pid, FRONT)
+        os.kill(victim, signal.SIGKILL)
+        wait_for_another(process.pid, FRONT, victim)
+        with httpx.Client(
+            base_url=url, verify=trusted, transport=httpx.HTTPTransport(verify=trusted, retries=5)
+        ) as client:
+            assert client.get("/health/live").json() == {"status": "live"}
+        require_end_of_both(process, signal.SIGTERM, tmp_path)
+    assert "http: exit status -9" in (tmp_path / "stderr").read_text()
+
+
+def test_serve_command_restarts_with_what_it_served_and_ends_when_that_is_gone(
     graphs: Path, tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
+    store, log = tmp_path / "store", tmp_path / "stderr"
     build_repository(graphs, store)
     shutil.copytree(store / "1", store / "2")
+    (store / "2/image_encoder/1/model.onnx").write_bytes(b"altered")
     with served(store, tmp_path) as (process, address):
         switch_to(store, 2)
-        os.kill(running(process.pid, SERVER), signal.SIGKILL)
-        second = rf"^\S+/bin/tritonserver --model-repository={store}/2 "
-        wait_for_another(process.pid, second, 0)
+        deadline = time.monotonic() + 60
+        while "version refused" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        first = rf"^\S+/bin/tritonserver --model-repository={store}/1 "
+        victim = running(process.pid, first)
+        os.kill(victim, signal.SIGKILL)
+        wait_for_another(process.pid, first, victim)
         with SegmentationClient(address, timeout_s=60) as client:
             client.segment(IMAGE, [Prompt.click(3, 4)])  # all models are loaded then
         shutil.rmtree(store)
-        os.kill(running(process.pid, second), signal.SIGKILL)
+        os.kill(running(process.pid, first), signal.SIGKILL)
         assert process.wait(60) == 2
-    message = (tmp_path / "stderr").read_text()
+    message = log.read_text()
     assert re.search(r"^python -m serving\.serve: .*no manifest", message, re.M)
     assert "Traceback" not in message
     wait_until_gone(tmp_path / "triton.log")
@@ -246,31 +245,51 @@ def test_serve_command_with_invalid_options_fails_before_triton_starts(
     log = tmp_path / "triton.log"
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
-    for options, message in (
+    refused = (
         (["--port", port], f"--port: got {port} ([Errno 98] Address already in use)"),
         (["--max-prompts", "0"], "max_prompts: got 0, expected at least 1"),
         (["--port", "70000"], "expected a port from 0 to 65535"),
         (["--tokens", str(tmp_path / "none")], "expected a file of tokens"),
         (["--tls-key", str(tmp_path / "none")], "TLS: got --tls-key alone"),
         (["--repository", str(tmp_path)], "no manifest.json"),
-    ):
-        done = subprocess.run(
-            [*command(repository, log), *options],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+        (["--host", "0.0.0.0"], "--host: got 0.0.0.0 without --tokens"),
+        (["--http-host", "0.0.0.0"], "--http-host: got 0.0.0.0 without --tokens"),
+        (["--http-port", port], f"--http-port: got {port}"),
+    )
+    codes, errors = run_in_turn([[*command(repository, log), *options] for options, _ in refused])
+    assert codes == [2] * len(refused), errors
+    for (_, message), told in zip(refused, errors, strict=True):
+        assert message in told
     assert not log.exists()
     taken.close()
 
 
 def test_gateway_that_does_not_start_is_not_restarted(capfd: pytest.CaptureFixture[str]) -> None:
     with (
-        pytest.raises(ServingError, match="the gateway: got exit status 2, expected a server"),
-        supervised_gateway(["--port", "70000"], RestartLog(), grace_s=1.0),
+        pytest.raises(ServingError, match=r"serving\.gateway: got exit status 2"),
+        supervised("gateway", ["--port", "70000"], RestartLog(), grace_s=1.0),
     ):
         pass
     assert capfd.readouterr().err.count("expected a port from 0 to 65535") == 1
+
+
+@pytest.mark.parametrize(("program", "server"), [("gateway", "--triton"), ("http", "--gateway")])
+def test_program_that_stands_still_is_restarted(
+    program: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "SILENCE_S", 3.0)
+    restarts = RestartLog()
+    with reserved_ports("127.0.0.1", {"--port": 0, "--metrics-port": 0}) as ports:
+        options = [f"{option}={number}" for option, number in ports.items()]
+        with supervised(program, [server, "127.0.0.1:9", *options], restarts, grace_s=1.0):
+
+            def listening() -> list[int]:
+                return roles_below(os.getpid(), ports["--port"]).get("gateway", [])
+
+            (hung,) = listening()
+            os.kill(hung, signal.SIGSTOP)
+            deadline = time.monotonic() + 60
+            while listening() in ([], [hung]) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert listening()
+    assert count_restarts(Path(f"/proc/self/fd/{restarts.descriptor}"))[program, "silence"] == 1

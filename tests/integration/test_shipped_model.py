@@ -28,7 +28,7 @@ CLICKS = [(62.0, 76.0), (20.0, 30.0), (100.0, 40.0), (64.0, 10.0), (30.0, 110.0)
 
 
 @pytest.fixture(scope="module")
-def client(shipped: TritonServer) -> Iterator[SegmentationClient]:
+def client(shipped: TritonServer, rare_probes: None) -> Iterator[SegmentationClient]:
     """A client of the gateway over the real Triton, which serves the exported base."""
     config = GatewayConfig(triton=shipped.grpc_url, port=0, metrics_port=0)
     with (
@@ -127,3 +127,14 @@ def test_service_scores_16_bits_equally_as_trained_on_as_file_and_as_array(
     assert any(text.startswith("page: got 2 pages, read the first") for text in warnings)
     with pytest.raises(ContractError, match="page: got 2, expected 0 to 1"):
         client.segment(stack, [Prompt.click(9, 9)], read_options=ReadOptions(page=2))
+
+
+def test_model_without_capl_ignores_the_switch_of_the_calibration(
+    client: SegmentationClient, nuclei: np.ndarray
+) -> None:
+    prompt = Prompt.click(*CLICKS[0])
+    given, plain = (
+        client.segment(nuclei, [prompt], calibrate=calibrate) for calibrate in (True, False)
+    )
+    assert given.masks == plain.masks
+    assert given.calibrated_prompts == plain.calibrated_prompts == (None,)

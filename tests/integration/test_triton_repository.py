@@ -91,7 +91,7 @@ def rtx_library() -> Path:
 
 
 def make_store(path: Path, target: str, engine: dict[str, str] | None = None) -> Path:
-    config = {"target": target} | ({"engine": engine} if engine else {})
+    config = {"target": target, "image_size": 1024} | ({"engine": engine} if engine else {})
     with writing(path):
         with publish(path / "1", "repository", config=config) as staging:
             (staging / "config.pbtxt").write_text("content")

@@ -1,17 +1,23 @@
-"""A small repository of versions, for tests of what writes and reads versions."""
+"""Small repositories of versions, and exports of a random model and of the shipped base."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha256_file
 from cpcsam.contract import GRAPHS
 from cpcsam.model.fusion import fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
+from export import merge, to_onnx
+from export import repository as versions
+from export.accuracy import parity_grid
 from export.real_images import packaged_images
 from export.to_onnx import export_graphs
 from export.triton_repository.publishing import build_repository
 from tests.support.model_factory import noisy_cpcsam
+from tests.support.paths import ROOT
 
 
 def write_graphs(path: Path, content: str) -> Path:
@@ -51,3 +57,21 @@ def export_noisy_model(path: Path) -> Path:
         images=packaged_images()[:1],
     )
     return out
+
+
+def export_shipped_base(build: Path) -> None:
+    """Run the commands of `make export` on the shipped base, compared on little.
+
+    test_onnx_export compares at all shapes, and every export of `.ci/run` on all images too.
+    """
+    graphs = ["--merged", build / "merged", "--out", build / "onnx"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity_grid, "BATCHES", {256: (2,)})
+        patch.setattr(parity_grid, "PROMPTS", (3,))
+        patch.setattr(parity_grid, "POINTS", (2,))
+        for command, words in (
+            (merge, ["--base", ROOT / "weights/vit_t", "--out", build / "merged"]),
+            (to_onnx, [*graphs, "--images", packaged_images()[0]]),
+            (versions, ["publish", "--onnx", build / "onnx", "--out", build / "repository"]),
+        ):
+            assert command.main([*map(str, words)]) == 0

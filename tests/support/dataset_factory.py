@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cpcsam.formats.records import ImageRecord, MaskRecord
+from cpcsam.formats.writing import write_format
 from training.data.sample import Sample
 
 SIZE = (24, 32)
@@ -193,6 +195,27 @@ def folders(root: Path, count: int = 12) -> None:
         save(root / f"masks/{index}.png", box(5, 5, 9, 9))
 
 
+def annotated(form: str) -> Callable[[Path], None]:
+    """Images and annotations as our own writer of a format leaves them."""
+
+    def write(root: Path, count: int = 12) -> None:
+        ring = box(10, 12, 9, 9) > 0
+        ring[13:16, 15:18] = False
+        masks = [
+            MaskRecord.of_mask(box(1, 2, 5, 6) > 0, label="cell"),
+            MaskRecord.of_mask(ring, label="ring"),
+        ]
+        images = []
+        for index in range(count):
+            path = root / f"pictures/{index}.png"
+            save(path, picture(index))
+            at_hand = path if form == "yolo-seg" else None
+            images.append(ImageRecord(f"{index}.png", f"{index}", SIZE, masks, at_hand))
+        write_format(images, form, root / "annotations")
+
+    return write
+
+
 def svg(body: str, size: str = 'width="80" height="80"') -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{body}</svg>'
 
@@ -227,6 +250,7 @@ MINIATURES: dict[str, Callable[[Path], None]] = {
     "vector-art": drawings,
     "vector-art-parts": drawings,
     "coco": oceancoco,
+    **{name: annotated(name) for name in ("yolo-seg", "geojson", "cvat", "label-studio")},
     "folders": folders,
 }
 """What writes a miniature of each dataset."""

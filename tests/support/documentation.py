@@ -51,6 +51,13 @@ class Page:
         spans = re.findall(r"`([^`\n]+)`", rest)
         return re.sub(r"\\\n\s*", "", "\n".join([*fenced, *indented, *spans]))
 
+    def section(self, heading: str) -> str:
+        """Return what follows a heading, up to the next one of its level or above."""
+        _, mark, rest = self.text.partition(f"\n{heading}\n")
+        assert mark, f"{self} has no heading {heading}"
+        level = heading.partition(" ")[0]
+        return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.M)[0]
+
     def links(self) -> list[str]:
         """Relative links of the page, images among them."""
         return sorted(set(re.findall(r"\]\((?!https?:)([^)\s]+)\)", self.text)))

@@ -11,15 +11,13 @@ __all__ = ["GroupScheduling", "group_of"]
 
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "served": (
+        "tests/integration/annotators/",
         "tests/integration/gateway/",
-        "tests/integration/test_api_served.py",
+        "tests/integration/http/",
+        "tests/integration/served/",
         "tests/integration/test_async_client.py",
-        "tests/integration/test_classes_served.py",
-        "tests/integration/test_client_served.py",
         "tests/integration/test_gateway_loop.py",
-        "tests/integration/test_scale_served.py",
         "tests/integration/test_shipped_model.py",
-        "tests/integration/test_stream_served.py",
         "tests/integration/test_triton.py",
     ),
     "faults": ("tests/integration/faults/",),

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cpcsam.model.build_sam import EncoderSize, build_sam_with
+from cpcsam.model.capl import FULL_CAPL
 from cpcsam.model.sam import CpcSam
 from cpcsam.scale import Scale
 from training.bilevel.config import ModelConfig, OptimizerConfig
@@ -83,7 +84,7 @@ def tiny_state(
         model.sam.image_encoder.blocks = model.sam.image_encoder.blocks[:1]
     state = new_bilevel_state(
         model,
-        config or ModelConfig(),
+        config or ModelConfig(capl=FULL_CAPL),
         optimizer or OptimizerConfig(),
         seed=0,
         bf16=False,

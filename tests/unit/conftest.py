@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy.testing  # noqa: F401  as it starts a process when it is imported, which a test may not
 import pytest
 
 STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "pty.spawn", "subprocess.Popen"}
@@ -26,11 +27,23 @@ def refuse(started: str) -> None:
 
 
 def _audit(event: str, _: tuple[Any, ...]) -> None:
-    if event in STARTS:
+    # Python clears the module's names while it ends.
+    if STARTS is not None and event in STARTS:
         refuse(event)
 
 
 sys.addaudithook(_audit)
+
+
+@pytest.fixture(scope="module")
+def two_blocks() -> Iterator[None]:
+    """Let the encoder of vit_t have two blocks, for tests whose assertions hold at any depth."""
+    from cpcsam.model.build_sam import ENCODERS  # torch, which many tests here do without
+    from tests.support.model_factory import shallow_encoder
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "vit_t", shallow_encoder("vit_t"))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from cpcsam.contract import PointLabel
-from cpcsam.model.capl import CaPL, CaplConfig
+from cpcsam.model.capl import FULL_CAPL, CaPL, CaplConfig
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import noisy_sam
 
@@ -85,7 +85,7 @@ def relative_difference(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-@pytest.mark.parametrize("capl", [None, CaplConfig(), CaplConfig(image_conditioned=False)])
+@pytest.mark.parametrize("capl", [None, FULL_CAPL, replace(FULL_CAPL, image_conditioned=False)])
 @pytest.mark.parametrize("slots", [5, 9])
 @pytest.mark.parametrize(
     "kinds",
@@ -123,7 +123,7 @@ def test_sparse_prompts_equal_official(
 @torch.no_grad()
 def test_mask_prompts_equal_official(kinds: list[str]) -> None:
     model = noisy_sam()
-    model.capl = CaPL(CaplConfig()).eval()
+    model.capl = CaPL(FULL_CAPL).eval()
     generator = torch.Generator().manual_seed(8)
     images = torch.randint(0, 256, (2, 3, 256, 256), generator=generator).byte()
     prompts = [[make_prompt(kind, generator, (256, 256)) for kind in kinds] for _ in images]

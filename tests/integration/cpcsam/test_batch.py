@@ -22,7 +22,14 @@ from pycocotools.coco import COCO
 
 from cpcsam.cli.main import main
 from cpcsam.v1 import segmentation_pb2 as pb
-from tests.support.gateway_peer import LOW_RES, ODD_TILE, WARNING, Peer, entity, peer_gateway
+from tests.support.servers.gateway_peer import (
+    LOW_RES,
+    ODD_TILE,
+    WARNING,
+    Peer,
+    entity,
+    peer_gateway,
+)
 
 SIZE = (12, 16)
 BOX = ["--box", "2,3,9,10"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.__main__ import main
-from benchmarks.chaos.growth import run as grow
+from benchmarks.chaos import __main__ as chaos
+from benchmarks.chaos import growth
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -18,11 +18,15 @@ TIMED = ("p99 of ordinary", "longest stall", "memory a minute later")
 
 
 def test_hostile_callers_get_answers_and_leave_no_trace(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(chaos, "QUICK_ALONE_S", 1.0)
     words = ["--scenario", "corpus", "--requests", REQUESTS, "--seed", 2, "--quick"]
     folders = ["--repository", repository, "--build", tmp_path / "build", "--out", tmp_path]
-    assert main([*map(str, words), *map(str, folders)]) in (0, 1)
+    assert chaos.main([*map(str, words), *map(str, folders)]) in (0, 1)
     verdict = json.loads((tmp_path / "corpus.json").read_text())
     figures, checks = verdict["figures"], verdict["checks"]
     assert figures["requests"] == REQUESTS and verdict["settings"]["seed"] == 2
@@ -34,8 +38,11 @@ def test_hostile_callers_get_answers_and_leave_no_trace(
     assert "### corpus" in report and report in capsys.readouterr().out
 
 
-def test_growth_is_measured_of_every_process(repository: Path, tmp_path: Path) -> None:
-    figures, checks = grow(repository, tmp_path, requests=24)
+def test_growth_is_measured_of_every_process(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "PAUSE_S", 0.0)
+    figures, checks = growth.run(repository, tmp_path, requests=24)
     roles = {name.split()[0] for name in figures["bytes_before"]}
     assert {"triton", "gateway", "decoder", "preprocess", "image_encoder"} <= roles
     assert figures["requests"] >= 24 and figures["statuses"] == {"OK": figures["requests"]}

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.gateway.logs import GRPC_LOGGER, LineFormatter, guard_grpc_logger
+from serving.common.logs import GRPC_LOGGER, LineFormatter, guard_grpc_logger
 from tests.support.paths import ROOT
-from tests.support.raw_http2 import GOAWAY, RawConnection, frame
+from tests.support.servers.raw_http2 import GOAWAY, RawConnection, frame
 
 ESCAPE = "\x1b[31m"
 GATEWAY = [sys.executable, "-m", "serving.gateway", "--port", "0", "--metrics-port", "0"]

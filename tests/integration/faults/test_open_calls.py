@@ -23,8 +23,8 @@ from serving.gateway.auth.tokens import USER, digest_of
 from serving.gateway.calls.guard import Patience
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
-from tests.support.gateway_watch import free_port, metric, wait_for
-from tests.support.raw_http2 import RawConnection
+from tests.support.servers.gateway_watch import free_port, wait_for
+from tests.support.servers.raw_http2 import RawConnection
 
 CALLS = 340
 IMAGE = np.zeros((20, 30, 3), np.uint8)
@@ -234,4 +234,4 @@ def test_refused_request_id_is_not_logged_whole(
             )
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(caplog.text) < 2000 and "\x1b" not in caplog.text
-    assert metric(impatient, OPEN.format("api")) == 0
+    wait_for(impatient, OPEN.format("api"), 0)

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +21,7 @@ from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.triton.launch import TritonServer, launch_triton
 from tests.integration.gateway.asking import clicks, picture
-from tests.support.gateway_watch import metric, wait_for
+from tests.support.servers.gateway_watch import metric, wait_for
 
 pytestmark = pytest.mark.triton
 
@@ -56,6 +56,20 @@ class Load:
             while not self.stop.is_set():
                 self.serving.append((time.monotonic(), client.healthy()))
                 time.sleep(0.1)
+
+    def told_since(self, begin: float) -> list[float]:
+        """Times at which the gateway said that it does not serve."""
+        return [at for at, serving in self.serving if at > begin and not serving]
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, (self.answered, self.failures[:3])
+            time.sleep(0.05)
+
+    def wait_for_answers(self, count: int = 2 * CLIENTS) -> None:
+        before = self.answered
+        self.wait_until(lambda: self.answered >= before + count)
 
 
 @contextmanager
@@ -104,23 +118,19 @@ def test_one_of_two_tritons_or_a_step_of_it_dies_without_a_failed_request(reposi
         with loaded(gateway) as load:
             for triton in (first, second):
                 wait_for(gateway, up(triton), 1)
-            time.sleep(1)
-            killed = kill(first)
+            load.wait_for_answers()
+            kill(first)
             wait_for(gateway, up(first), 0)
-            assert time.monotonic() - killed < 5
-            before = load.answered
-            time.sleep(1)
-            assert load.answered > before
+            load.wait_for_answers()
         assert not load.failures, load.failures[:3]
         assert all(serving for _, serving in load.serving)
         port = int(first.grpc_url.rpartition(":")[2])
         with launch_triton(repository, grpc_port=port) as third, loaded(gateway) as load:
             wait_for(gateway, up(third), 1)
-            time.sleep(1)
-            killed = kill(second, "image_encoder")
+            load.wait_for_answers()
+            kill(second, "image_encoder")
             wait_for(gateway, up(second), 0)
-            assert time.monotonic() - killed < 5
-            time.sleep(1)
+            load.wait_for_answers()
         assert not load.failures, load.failures[:3]
         assert (metric(gateway, "cpcsam_retried_calls_total") or 0) > 0
         second.kill()
@@ -133,14 +143,14 @@ def test_a_single_triton_that_dies_makes_only_unavailable_and_says_so(
 ) -> None:
     with launch_triton(repository) as triton, gateway_in_background(config(triton)) as gateway:
         with loaded(gateway) as load:
-            time.sleep(1)
+            load.wait_for_answers()
             killed = kill(triton, step)
             wait_for(gateway, up(triton), 0)
-            time.sleep(1)
-        assert load.answered and load.failures
+            load.wait_until(lambda: load.failures and load.told_since(killed))
+            watched = len(load.serving)
+            load.wait_until(lambda: len(load.serving) > watched + 5)
         assert {type(error) for _, error in load.failures} == {UnavailableError}
-        told = next(at for at, serving in load.serving if at > killed and not serving)
-        assert told - killed < 5
+        told = load.told_since(killed)[0]
         assert not any(serving for at, serving in load.serving if at > told)
         triton.kill()  # which would wait for its dead step when it is stopped
 
@@ -153,10 +163,10 @@ def test_a_dead_step_of_an_idle_triton_is_noticed(repository: Path) -> None:
         gateway_in_background(config(triton)) as gateway,
         SegmentationClient(gateway.address, timeout_s=5) as client,
     ):
-        time.sleep(1)
+        wait_for(gateway, up(triton), 1)
         assert client.healthy()
-        killed = kill(triton, "preprocess")
+        deadline = kill(triton, "preprocess") + 60
         while client.healthy():
-            assert time.monotonic() - killed < 5
+            assert time.monotonic() < deadline
             time.sleep(0.05)
         triton.kill()

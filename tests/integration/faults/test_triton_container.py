@@ -15,7 +15,6 @@ import pytest
 
 from serving.supervision.ports import reserved_ports
 from serving.supervision.processes import processes
-from serving.triton.install import find_triton
 from serving.triton.probe import is_ready
 from tests.support.paths import ROOT
 
@@ -27,16 +26,6 @@ TIMEOUT_S = 120
 @pytest.fixture
 def container(repository: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The script of Triton's container, with the wheel's server, and its HTTP address."""
-    install = find_triton()
-    server = tmp_path / "bin" / "tritonserver"
-    server.parent.mkdir()
-    server.write_text(
-        f"#!/bin/sh\nLD_LIBRARY_PATH={':'.join(map(str, install.libraries))} "
-        f"exec {install.server} --backend-directory={install.backends} "
-        f"--cache-directory={install.caches} --allow-gpu-metrics=false "
-        f'--pinned-memory-pool-byte-size=0 "$@"\n'
-    )
-    server.chmod(0o755)
     words = ("http", "grpc", "metrics")
     with (
         reserved_ports("127.0.0.1", dict.fromkeys(words, 0)) as ports,
@@ -47,7 +36,7 @@ def container(repository: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Pop
             cwd=ROOT,
             env={
                 **os.environ,
-                "PATH": f"{server.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 "PYTHONPATH": str(ROOT),
                 "CPCSAM_MODELS": str(repository),
             },
@@ -93,7 +82,10 @@ def test_container_ends_with_a_dead_step_or_a_signal(
     [step] = [pid for pid, words in children(server).items() if "/decoder/" in words]
     os.kill(step if number == signal.SIGKILL else process.pid, number)
     assert process.wait(TIMEOUT_S) == (2 if number == signal.SIGKILL else 0)
-    assert not any(one.group == server for one in processes())
+    deadline = monotonic() + TIMEOUT_S
+    while any(one.group == server for one in processes()):
+        assert monotonic() < deadline
+        sleep(0.1)
     message = "python -m serving.watch: Triton: got the process of its step decoder ended"
     assert (message in (tmp_path / "stderr").read_text()) == (number == signal.SIGKILL)
     done = check(address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 
 import numpy as np
@@ -14,6 +15,7 @@ from cpcsam.client import Prompt
 from cpcsam.client.results import SegmentResult
 from serving.gateway.limits import Limits
 from serving.gateway.server import Gateway
+from serving.metrics_reference import reference_page
 
 HEIGHT, WIDTH = 60, 100
 
@@ -50,3 +52,16 @@ def read_metrics(gateway: Gateway) -> dict[tuple[str, frozenset[tuple[str, str]]
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def page_of_reference(title: str) -> dict[str, str]:
+    """Type by name in one table of the reference page."""
+    section = reference_page().partition(f"## {title}\n")[2].partition("## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \| (\w+) ", section, re.M))
+
+
+def types_of(url: str) -> dict[str, str]:
+    """Type by name on a page of metrics."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        found = dict(re.findall(r"^# TYPE (\w+) (\w+)", answer.read().decode(), re.M))
+    return {name: kind for name, kind in found.items() if not name.endswith("_created")}

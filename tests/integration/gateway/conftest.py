@@ -14,7 +14,7 @@ from tests.integration.gateway.asking import LIMITS
 
 
 @pytest.fixture(scope="module")
-def gateway(triton: TritonServer) -> Iterator[Gateway]:
+def gateway(triton: TritonServer, rare_probes: None) -> Iterator[Gateway]:
     config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, limits=LIMITS)
     with gateway_in_background(config) as running:
         yield running

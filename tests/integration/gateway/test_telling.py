@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -15,11 +21,25 @@ import cpcsam
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.client import Prompt, SegmentationClient
 from cpcsam.errors import CpcSamError
-from serving.gateway.metrics import BUCKETS_S
+from serving.common.buckets import BUCKETS_S
 from serving.gateway.server import Gateway
-from tests.integration.gateway.asking import LIMITS, clicks, picture, read_metrics
+from serving.health import main as health_command
+from serving.metrics_reference import TRITON
+from serving.triton.launch import TritonServer
+from tests.integration.gateway.asking import (
+    LIMITS,
+    clicks,
+    page_of_reference,
+    picture,
+    read_metrics,
+    types_of,
+)
+from tests.support.paths import ROOT
+from tests.support.servers.prometheus import running_prometheus
 
 pytestmark = pytest.mark.triton
+
+PATIENCE_S = 60.0
 
 
 def test_describe_returns_model_and_limits(client: SegmentationClient, repository: Path) -> None:
@@ -53,6 +73,7 @@ def test_describe_returns_model_and_limits(client: SegmentationClient, repositor
 
 def test_health_and_reflection_are_served(gateway: Gateway, client: SegmentationClient) -> None:
     assert client.healthy()
+    assert health_command(["--address", gateway.address]) == 0
     with grpc.insecure_channel(gateway.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "cpcsam.v1.Segmentation"):
@@ -82,8 +103,10 @@ def test_metrics_count_requests_and_refusals(gateway: Gateway, client: Segmentat
             "prompts": value(names[0]),
             "invalid": value("cpcsam_rejected_total", reason="invalid"),
             "over_limit": value("cpcsam_rejected_total", reason="over_limit"),
-            "validated": value("cpcsam_stage_seconds_count", stage="validate"),
-            "triton": value("cpcsam_stage_seconds_count", stage="triton"),
+            "phased": value("cpcsam_phase_seconds_count", phase="other"),
+            "encoded": value("cpcsam_phase_seconds_count", phase="encode"),
+            "decoded": value("cpcsam_phase_seconds_count", phase="decode_masks"),
+            "untimed": value("cpcsam_phase_seconds_count", phase="triton"),
         }
         if step == 0:
             before = counts
@@ -100,7 +123,68 @@ def test_metrics_count_requests_and_refusals(gateway: Gateway, client: Segmentat
         "prompts": 22,
         "invalid": 1,
         "over_limit": 1,
-        "validated": 4,
-        "triton": 2,
+        "phased": 4,
+        "encoded": 1,
+        "decoded": 2,
+        "untimed": 0,
     }
     assert value("cpcsam_in_flight_requests") == 0
+
+
+def test_metrics_pages_are_those_of_the_reference(gateway: Gateway, triton: TritonServer) -> None:
+    assert types_of(gateway.metrics_url) == page_of_reference("Gateway")
+    shown = types_of(triton.metrics_url)
+    used = {name: kind for name, (kind, *_) in TRITON.items() if "gpu" not in name}
+    assert {name: shown.get(name) for name in used} == used
+
+
+def test_prometheus_answers_quantiles_and_phases_that_add_up(
+    gateway: Gateway, client: SegmentationClient, triton: TritonServer, tmp_path: Path
+) -> None:
+    with prometheus(tmp_path, gateway, triton) as ask, ThreadPoolExecutor(4) as threads:
+        deadline, numbers = time.monotonic() + PATIENCE_S, itertools.count(1000)
+
+        def load() -> dict[str, float]:
+            """Segment new images, until all that have passed is recorded."""
+            while time.monotonic() < deadline:
+                list(threads.map(lambda _: client.segment(picture(next(numbers)), clicks(2)), "12"))
+                client.segment(picture(0), clicks(1))
+                found = ask("phase:cpcsam_phase_seconds:p99 >= 0")
+                if found.keys() >= PASSED and ask("phase:cpcsam_phase_seconds:share >= 0"):
+                    return found
+            return {}
+
+        assert load().keys() >= PASSED
+        for quantile in ("p50", "p95", "p99"):
+            assert ask(f"phase:cpcsam_phase_seconds:{quantile} > 0").keys() >= PASSED
+            assert ask(f"method:cpcsam_request_seconds:{quantile} > 0").keys() >= {"Segment"}
+        shares = ask("phase:cpcsam_phase_seconds:share")
+    assert sum(shares.values()) == pytest.approx(1, abs=0.1)
+    assert shares["triton"] == 0 and all(shares[phase] > 0 for phase in PASSED)
+
+
+PASSED = {"queue", "decode", "encode", "decode_masks", "postprocess", "other"}
+
+
+@contextmanager
+def prometheus(
+    folder: Path, gateway: Gateway, triton: TritonServer
+) -> Iterator[Callable[[str], dict[str, float]]]:
+    """Run Prometheus with the rules of the deployment; yield a query by phase or method."""
+    rules = (ROOT / "deploy/prometheus/rules.yml").read_text().replace("[5m]", "[1m]")
+    pages = {"gateway": gateway.metrics_url, "triton": triton.metrics_url}
+    with running_prometheus(folder, pages, "1s", rules) as client:
+
+        def ask(query: str) -> dict[str, float]:
+            try:
+                answer = client.get("/api/v1/query", params={"query": query}).raise_for_status()
+            except httpx.HTTPError:  # it starts
+                return {}
+            return {
+                one["metric"].get("phase") or one["metric"].get("method", ""): float(
+                    one["value"][1]
+                )
+                for one in answer.json()["data"]["result"]
+            }
+
+        yield ask

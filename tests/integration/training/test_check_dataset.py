@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,6 @@ from tests.support.dataset_factory import (
     car,
     save,
 )
-from tests.support.paths import ROOT
 from training.data.check_dataset import main
 
 
@@ -56,13 +53,11 @@ def test_all_broken_files_of_an_image_are_named(
     assert captured.err.count("id04") >= 3
 
 
-def test_command_line(tmp_path: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "training.data", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-    shown = run("check", "--help")
-    assert shown.returncode == 0 and "Examples:" in shown.stdout and "oceancoco" in shown.stdout
-    unknown = run("check", "kvasirseg", str(tmp_path))
-    assert unknown.returncode == 2
-    assert unknown.stderr.count("\n") == 1 and "write kvasir-seg" in unknown.stderr
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "Examples:" in shown and "oceancoco" in shown
+    assert main(["check", "kvasirseg", str(tmp_path)]) == 2
+    unknown = capsys.readouterr().err
+    assert unknown.count("\n") == 1 and "write kvasir-seg" in unknown

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from cpcsam.model.official_checkpoints import OfficialCheckpoint
-from tests.support.file_server import (
+from tests.support.paths import ROOT
+from tests.support.servers.file_server import (
     CONTENT,
     NAME,
     OTHER,
@@ -26,7 +27,6 @@ from tests.support.file_server import (
     file_server,
     run,
 )
-from tests.support.paths import ROOT
 from training.checkpoints import fetch
 
 

@@ -117,7 +117,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
         "evaluate_every=2",
         "checkpoint_every=1",
         f"model.base={config.model.base}",
-        "model.capl.hidden_dim=8",
+        "model.capl={hidden_dim: 8, entity: true, reweights: true}",
         f"data.train.image={data.train.image}",
         f"data.train.instances={data.train.instances}",
         "data.train.region=[0,0,200,100]",

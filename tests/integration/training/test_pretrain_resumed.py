@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.model.base_checkpoint import base_digest, load_base
+from cpcsam.model.build_sam import ENCODERS
 from tests.support.dataset_factory import drawings
+from tests.support.model_factory import shallow_encoder
 from tests.support.training_factory import TINY_BATCH, tiny_pretraining
 from training.data.vector_art.drawings import open_collection
 from training.pretraining.config import PretrainConfig, PretrainData
@@ -20,6 +23,14 @@ from training.pretraining.run import pretrain
 from training.pretraining.train_state import new_pretrain_state
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_blocks() -> Iterator[None]:
+    """Pretrain a shallow encoder: these tests are about states, whatever the model's depth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "vit_t", shallow_encoder("vit_t"))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def run_module(words: Sequence[str], folder: Path) -> subprocess.CompletedProces
     """Run `python -m WORDS` in the root of the checkout, forked from a process that knows torch.
 
     Args:
-        words: the module and its arguments.
+        words: the module, or a file that ends in .py, and its arguments.
         folder: an existing folder for what the command writes to stdout and stderr.
     """
     child = start_module(words, folder)
@@ -50,4 +50,7 @@ def _run(words: tuple[str, ...], files: Sequence[Path]) -> None:
     # Otherwise the command's workers would be the fork server's children, and outlive the command.
     multiprocessing.set_start_method("fork", force=True)
     sys.argv = list(words)
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    if words[0].endswith(".py"):
+        runpy.run_path(words[0], run_name="__main__")
+    else:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -15,7 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from cpcsam.model.build_sam import ENCODERS
 from export.accuracy import parity_grid, self_prompts
+from tests.support.model_factory import shallow_encoder
 from tests.support.paths import ROOT
 from tests.support.processes.forkserver import CONTEXT
 
@@ -114,7 +116,8 @@ def run_export(
 
 def _export(folder: Path, commands: Sequence[Sequence[str]], parent: Connection) -> None:
     os.chdir(folder)
-    # These tests are about files; a single shape and few masks suffice.
+    # These tests are about files; two blocks, a single shape and few masks suffice.
+    ENCODERS["vit_t"] = shallow_encoder("vit_t")
     parity_grid.BATCHES = {256: (1,)}  # type: ignore[misc]
     parity_grid.PROMPTS = parity_grid.POINTS = (1,)  # type: ignore[misc]
     self_prompts.CLICKS_A_SIDE = 2  # type: ignore[misc]

@@ -8,15 +8,4 @@ from __future__ import annotations
 import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "tests.support.processes.commands",
-        "tests.support.processes.export",
-        "tests.support.processes.training",
-        "matplotlib.backends.backend_agg",
-        "matplotlib.figure",
-        "onnx",
-        "peft.tuners.lora",
-        "torchvision",
-    ]
-)
+CONTEXT.set_forkserver_preload(["tests.support.processes.preloaded"])

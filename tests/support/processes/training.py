@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cpcsam.errors import ConfigError, CpcSamError
-from cpcsam.model.capl import CaplConfig
+from cpcsam.model.capl import FULL_CAPL
 from cpcsam.scale import Scale
 from tests.support.paths import ROOT
 from tests.support.processes.forkserver import CONTEXT
@@ -43,7 +43,7 @@ def tiny_run(folder: Path, images: int = 1) -> TrainConfig:
         workers=0,
         evaluate_every=2,
         checkpoint_every=1,
-        model=ModelConfig(base=ROOT / "weights/vit_t", capl=CaplConfig(hidden_dim=8)),
+        model=ModelConfig(base=ROOT / "weights/vit_t", capl=replace(FULL_CAPL, hidden_dim=8)),
         data=DataConfig(
             train=SourceConfig(image=image, instances=instances, region=(0, 0, 200, 100)),
             validation=SourceConfig(region=(0, 100, 200, 200)),

@@ -1,12 +1,16 @@
-"""The preflight reports each missing prerequisite with its fix."""
+"""Preflight, locks, container images and dashboards."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.paths import ROOT
+from tools.check_images import Step, read_steps
+from tools.dashboards import DASHBOARDS, dashboard_text
 from tools.lock_no_deps import lock_lines
 from tools.preflight import (
     MIN_FREE_GB,
@@ -88,3 +92,24 @@ def test_lock_lines_of_several_pythons_list_each_wheel_once() -> None:
         f"    --hash=sha256:{'ee' * 32} \\",
         f"    --hash=sha256:{'ff' * 32}",
     ]
+
+
+def test_steps_of_a_dockerfile_are_joined_without_comments(tmp_path: Path) -> None:
+    file = tmp_path / "Dockerfile"
+    file.write_text("# a\nFROM x AS y\nRUN one \\\n    && two\n# b\nENV A=1 \\\n    B=2\n")
+    assert read_steps(file) == [
+        Step("FROM", "x AS y"),
+        Step("RUN", "one && two"),
+        Step("ENV", "A=1 B=2"),
+    ]
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_dashboard_is_as_its_code_writes_it(name: str) -> None:
+    file = ROOT / f"deploy/grafana/dashboards/{name}.json"
+    text = "run: python -m tools.dashboards"
+    assert file.read_text() == dashboard_text(name), text
+    panels = json.loads(file.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    corners = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
+    assert len(corners) == len(panels), "panels cover each other"

@@ -14,20 +14,26 @@ from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
 from tritonclient.utils import serialize_byte_tensor
 
-from cpcsam.contract import IMAGE_EMBEDDINGS, INPUT_SIZE
+from cpcsam.contract import IMAGE_EMBEDDINGS, IMAGE_ENCODER, INPUT_SIZE
 from cpcsam.entry_points import (
     AREAS,
     BBOXES,
+    DECODER,
+    EMBEDDING_STORE,
     IMAGE_KEY,
     MASKS_RLE,
     ORIGINAL_SIZE,
+    POSTPROCESS,
+    PREPROCESS,
     SCORES,
     STABILITY,
+    times_output,
 )
 from export.triton_repository.config import RepositoryConfig, Target, model_configs
 from serving.gateway.inference.probe import KEY
 
-NUMBERS = {"float32": "FP32", "int32": "INT32"}
+NUMBERS = {"float32": "FP32", "float64": "FP64", "int32": "INT32"}
+TIMED = (PREPROCESS.name, IMAGE_ENCODER.name, EMBEDDING_STORE.name, POSTPROCESS.name)
 DEAD_STEP = "in ensemble 'segment', Stub process 'image_encoder_0_0' is not healthy."
 Before = Callable[[triton_pb.ModelInferRequest, Any], Awaitable[None]]
 
@@ -56,7 +62,8 @@ class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
     async def start(self) -> None:
         """Serve at its address again, with an empty store."""
         self.stored.clear()
-        self.server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        options = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", -1))
+        self.server = grpc.aio.server(options=options)
         triton_grpc.add_GRPCInferenceServiceServicer_to_server(self, self.server)
         port = self.server.add_insecure_port(self.address)
         self.address = f"{self.address.rpartition(':')[0]}:{port}"
@@ -72,7 +79,7 @@ class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
         return triton_pb.ModelMetadataResponse(name=request.name, versions=[self.version])
 
     async def ModelReady(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return triton_pb.ModelReadyResponse(ready=True)
+        return triton_pb.ModelReadyResponse(ready=request.name in self.configs)
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         return triton_pb.ModelConfigResponse(config=self.configs[request.name])
@@ -108,8 +115,11 @@ class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
 
 
 def outputs() -> dict[str, np.ndarray]:
-    """One empty mask, and an embedding."""
+    """One empty mask, an embedding, and steps of a millisecond."""
+    times = np.array([[1.001, 1.002, 1.003]])
     return {
+        **{times_output(step).name: times[:, :2] for step in TIMED},
+        times_output(DECODER.name).name: times,
         MASKS_RLE.name: np.full((1, 1, 1), b"0", object),
         SCORES.name: np.ones((1, 1, 1), np.float32),
         STABILITY.name: np.ones((1, 1, 1), np.float32),

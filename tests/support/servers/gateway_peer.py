@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import numpy as np
@@ -34,15 +35,20 @@ def entity(box: pb.Box, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 class Peer(pb_grpc.SegmentationServicer):
-    """Answers and keeps the requests; `meet` lets so many come before it answers any."""
+    """Answers, and keeps the requests and the parents of their traces.
+
+    `meet` lets so many come before it answers any.
+    """
 
     def __init__(self) -> None:
         self.meet = threading.Barrier(1)
         self.requests: list[pb.SegmentRequest] = []
         self.images: dict[str, bytes] = {}
+        self.parents: list[str] = []
 
     def Segment(self, request: pb.SegmentRequest, context: object) -> pb.SegmentResponse:  # noqa: N802
         self.requests.append(request)
+        self.parents += traceparents(context)
         self.meet.wait(30)
         code, message = self.refusal(request)
         if code:
@@ -52,6 +58,7 @@ class Peer(pb_grpc.SegmentationServicer):
     def SegmentStream(  # noqa: N802
         self, requests: Iterator[pb.SegmentRequest], context: object
     ) -> Iterator[pb.SegmentStreamResponse]:
+        self.parents += traceparents(context)
         for request in requests:
             self.requests.append(request)
             answer = pb.SegmentStreamResponse(request_id=request.request_id)
@@ -89,8 +96,9 @@ class Peer(pb_grpc.SegmentationServicer):
                 pb.PromptResult(
                     masks=[mask_message(box, size, request, label)],
                     found_at=None if request.prompts else pb.Point(x=box.x0, y=box.y0),
+                    calibrated_prompt=calibrated(request, index),
                 )
-                for box, label in zip(boxes, labels, strict=False)
+                for index, (box, label) in enumerate(zip(boxes, labels, strict=False))
             ],
             model_name="segment",
             model_version="7",
@@ -117,6 +125,7 @@ class Peer(pb_grpc.SegmentationServicer):
                 mask_prompts=True,
                 window=96,
                 spread=1.5,
+                calibrates=True,
             ),
             limits=pb.Limits(max_clicks=1024, stream_window=4, max_seconds=60.5),
             mask_formats=[0, 1, 2, 3],
@@ -125,6 +134,24 @@ class Peer(pb_grpc.SegmentationServicer):
             tile_overlap=0.125,
             classes=CLASSES,
         )
+
+
+def traceparents(context: Any) -> list[str]:
+    return [value for name, value in context.invocation_metadata() if name == "traceparent"]
+
+
+def calibrated(request: pb.SegmentRequest, index: int) -> pb.Prompt | None:
+    """A prompt with its points and its box a pixel to the right, or as it was given."""
+    if not request.prompts:
+        return None
+    prompt, step = request.prompts[index], 0 if request.without_calibration else 1
+    box = prompt.box
+    return pb.Prompt(
+        points=[pb.Point(x=p.x + step, y=p.y, background=p.background) for p in prompt.points],
+        box=pb.Box(x0=box.x0 + step, y0=box.y0, x1=box.x1 + step, y1=box.y1)
+        if prompt.HasField("box")
+        else None,
+    )
 
 
 def mask_message(

@@ -23,6 +23,7 @@ from cpcsam.client import (
 )
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.errors import ContractError
+from cpcsam.grpc_errors import PreconditionError
 from serving.gateway.limits import Limits
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
@@ -38,7 +39,7 @@ KINDS = pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationCl
 
 
 @pytest.fixture(scope="module")
-def gateway(shipped: TritonServer) -> Iterator[Gateway]:
+def gateway(shipped: TritonServer, rare_probes: None) -> Iterator[Gateway]:
     config = GatewayConfig(
         triton=shipped.grpc_url, port=0, metrics_port=0, limits=Limits(max_clicks=600)
     )
@@ -54,6 +55,12 @@ def client(gateway: Gateway) -> Iterator[SegmentationClient]:
 
 def iou(mask: np.ndarray, other: np.ndarray) -> float:
     return float((mask & other).sum() / max((mask | other).sum(), 1))
+
+
+def test_add_class_by_text_without_towers_is_refused_by_name(client: SegmentationClient) -> None:
+    assert client.describe().clip == ""
+    with pytest.raises(PreconditionError, match=r"without CLIP's towers, .* publish --clip"):
+        client.add_class("cell", texts=["cell"])
 
 
 def test_segment_in_every_mask_format_returns_the_same_mask(client: SegmentationClient) -> None:

@@ -22,7 +22,7 @@ from serving.gateway.limits import Limits
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.triton.launch import TritonServer
-from tests.support.triton_calls import noise_png
+from tests.support.servers.triton_calls import noise_png
 
 pytestmark = pytest.mark.triton
 
@@ -33,7 +33,7 @@ CLICK = pb.Prompt(points=[pb.Point(x=20, y=30)])
 
 
 @pytest.fixture(scope="module")
-def gateway(triton: TritonServer) -> Iterator[Gateway]:
+def gateway(triton: TritonServer, rare_probes: None) -> Iterator[Gateway]:
     config = GatewayConfig(triton=triton.grpc_url, port=0, metrics_port=0, limits=LIMITS)
     with gateway_in_background(config) as running:
         yield running

@@ -79,7 +79,7 @@ def config(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> G
 
 
 @pytest.fixture(scope="module")
-def address(config: GatewayConfig, examples: list[Example]) -> Iterator[str]:
+def address(config: GatewayConfig, examples: list[Example], rare_probes: None) -> Iterator[str]:
     """A gateway with the class `nucleus`."""
     with gateway_in_background(config) as gateway:
         with SegmentationClient(gateway.address, token="editor") as editor:

@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.serving.certificate import self_signed
 from cpcsam.errors import ConfigError
-from serving.gateway.auth.tls import TlsFiles
+from serving.common.tls import TlsFiles
 from serving.gateway.server import Gateway
 
 
@@ -38,7 +38,7 @@ def metric(gateway: Gateway, line: str) -> float | None:
 
 
 def wait_for(gateway: Gateway, line: str, value: float) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (found := metric(gateway, line)) != value:
         assert time.monotonic() < deadline, f"{line} stays at {found}, expected {value}"
         time.sleep(0.02)

@@ -37,7 +37,7 @@ Call = Callable[..., pb.SegmentResponse]
 
 
 @pytest.fixture(scope="module")
-def stub(shipped: TritonServer) -> Iterator[pb_grpc.SegmentationStub]:
+def stub(shipped: TritonServer, rare_probes: None) -> Iterator[pb_grpc.SegmentationStub]:
     """The API of a gateway over the shipped base."""
     config = GatewayConfig(
         triton=shipped.grpc_url, port=0, metrics_port=0, limits=Limits(max_clicks=600, max_tiles=40)
@@ -281,6 +281,7 @@ def test_describe_returns_defaults_and_formats(stub: pb_grpc.SegmentationStub) -
     description = stub.Describe(pb.DescribeRequest(), timeout=30)
     assert (description.model.low_res_size, description.model.mask_prompts) == (64, True)
     assert (description.model.window, description.model.spread) == (0, 0), "declares no scale"
+    assert not description.model.calibrates
     assert len(description.model.digest) == len(description.model.trained_model) == 64
     assert list(description.mask_formats) == list(pb.MaskFormat.values())
     assert (description.limits.max_clicks, description.limits.max_tiles) == (600, 40)

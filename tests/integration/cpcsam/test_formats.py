@@ -1,0 +1,172 @@
+"""`cpcsam segment --format` and `write_masks`, against a peer that speaks the API over gRPC."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from cpcsam.cli.main import main
+from cpcsam.client import Prompt, SegmentationClient, write_masks
+from cpcsam.errors import ConfigError, ContractError
+from cpcsam.formats import FORMATS, MARKER, format_of
+from cpcsam.v1 import segmentation_pb2 as pb
+from tests.support.servers.gateway_peer import Peer, entity, peer_gateway
+from training.data.datasets.protocol import open_dataset
+
+SIZE = (12, 16)
+BOX = ["--box", "2,3,9,10"]
+ENTITY = entity(pb.Box(x0=2, y0=3, x1=9, y1=10), SIZE)
+NAMES = ("more/three", "one", "two")
+
+
+@pytest.fixture
+def gateway() -> Iterator[tuple[str, Peer]]:
+    with peer_gateway() as running:
+        yield running
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for number, name in enumerate(NAMES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((*SIZE, 3), number, np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def segment(gateway: tuple[str, Peer], out: Path, *words: object) -> int:
+    options = ["--out", out, "--address", gateway[0], "--timeout", 30]
+    return main(["segment", *map(str, [*words, *options])])
+
+
+def test_all_formats_hold_the_masks_of_all_images_and_tell_their_losses(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert segment(gateway, out, images, *BOX, "--format", ",".join(FORMATS)) == 0
+    told = capsys.readouterr()
+    assert {path.name for path in out.iterdir()} == {
+        *(name for name in FORMATS if name != "coco"), "coco.json", "one", "two", "more"
+    }  # fmt: skip
+    for name in FORMATS:
+        listed = list(format_of(name).read(out if name == "coco" else out / name))
+        assert len(listed) == 3
+        for image in listed:
+            assert image.file_name.removeprefix("images/").removesuffix(".png") in NAMES
+            (mask,) = image.decode(SIZE)
+            assert (mask.array(SIZE) == ENTITY).all(), name
+    assert f"{out / 'png'}: 3 masks of 3 images" in told.out
+    warnings = dict(re.findall(r"warning: (\S+) does not hold: (.*)", told.err))
+    assert set(warnings) == set(FORMATS) - {"coco", "geojson"}
+    assert warnings["png"] == "scores (3), stability scores (3), prompts (3)"
+    assert warnings["cvat"] == "prompts (3)"
+
+
+def test_formats_of_kept_outputs_need_no_request(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, requests = tmp_path / "out", gateway[1].requests
+    assert segment(gateway, out, images, *BOX) == 0
+    assert (
+        segment(gateway, out, images, *BOX, "--format", "cvat", "--format", "png", "--quiet") == 0
+    )
+    assert len(requests) == 3 and (out / "cvat/annotations.xml").is_file()
+    assert (out / "png/more/three/001.png").is_file()
+    assert "warning" not in capsys.readouterr().err
+    # Another run replaces the folder as a whole.
+    assert segment(gateway, out, images / "one.png", *BOX, "--format", "png") == 0
+    assert {str(p.relative_to(out / "png")) for p in (out / "png").rglob("*.png")} == {
+        "one/001.png"
+    }
+
+
+def test_a_single_image_gets_a_coco_file_if_it_is_asked_for(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert segment(gateway, out, images / "one.png", *BOX) == 0
+    assert not (out / "coco.json").exists()
+    assert segment(gateway, out, images / "one.png", *BOX, "--format", "coco") == 0
+    coco = COCO(str(out / "coco.json"))
+    assert coco.getAnnIds() == [1] and (coco.annToMask(coco.anns[1]) == ENTITY).all()
+
+
+def test_formats_that_cannot_be_written_fail_before_the_first_request(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / "geojson").mkdir(parents=True)
+    (out / "geojson/mine.txt").write_text("mine")
+    assert segment(gateway, out, images, *BOX, "--format", "geojson") == 2
+    assert "geojson: got a folder with other files" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        segment(gateway, out, images, *BOX, "--format", "tiff")
+    assert stopped.value.code == 2
+    assert "got 'tiff', expected one of coco, png" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    assert segment(gateway, file, images, *BOX, "--format", "cvat") == 2
+    assert "got the file" in capsys.readouterr().err
+    assert gateway[1].requests == []
+
+
+def test_written_formats_are_not_segmented_again(
+    gateway: tuple[str, Peer], images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [images, *BOX, "--format", "png,index,yolo-seg,ome-zarr,geojson"]
+    assert segment(gateway, images / "out", *words) == 0
+    before = len(gateway[1].requests)
+    assert segment(gateway, images / "out", *words) == 0
+    told = capsys.readouterr().out
+    assert len(gateway[1].requests) == before == 3 and "left out" not in told
+
+
+def test_coco_json_of_the_command_is_a_dataset_to_train_on(
+    gateway: tuple[str, Peer], images: Path
+) -> None:
+    words = [images, "--class", "cell", "--format", "coco,cvat,label-studio,geojson,yolo-seg"]
+    assert segment(gateway, images / "out", *words) == 0
+    first, second = pb.Box(x0=1, y0=1, x1=6, y1=5), pb.Box(x0=8, y0=2, x1=12, y1=9)
+    expected = np.where(entity(first, SIZE), 2, 0) + np.where(entity(second, SIZE), 1, 0)
+    for name in ("coco", "cvat", "label-studio", "geojson", "yolo-seg"):
+        root = images / "out/yolo-seg" if name == "yolo-seg" else images
+        dataset = open_dataset(name, root)
+        assert set(dataset.classes) == {"cell", "entity"}, name
+        samples = [s for part in ("train", "validation", "test") for s in dataset.samples(part)]
+        assert len(samples) == 3, name
+        for sample in samples:
+            assert (sample.instances == expected).all(), name
+            assert sample.class_names == ("entity", "cell"), name
+
+
+def test_client_writes_results_by_the_names_of_their_images(
+    gateway: tuple[str, Peer], images: Path, tmp_path: Path
+) -> None:
+    with SegmentationClient(gateway[0]) as client:
+        files = [images / f"{name}.png" for name in NAMES]
+        results = {file: client.segment(file, [Prompt(box=(2, 3, 9, 10))]) for file in files}
+    for name in FORMATS:
+        summary = write_masks(results, name, tmp_path / name)
+        assert (summary.format, summary.images, summary.masks) == (name, 3, 3)
+        assert json.loads((tmp_path / name / MARKER).read_text())["lost"] == summary.lost
+        for image in format_of(name).read(tmp_path / name):
+            assert image.file_name.removeprefix("images/").removesuffix(".png") in NAMES
+            (mask,) = image.decode(SIZE)
+            assert (mask.array(SIZE) == ENTITY).all(), name
+    assert os.stat(tmp_path / "png").st_mode & 0o777 == 0o755
+    summary = write_masks({"absent/a.png": results[files[0]]}, "yolo-seg", tmp_path / "yolo-seg")
+    assert summary.lost["images that are not at hand; put them into images/"] == 1
+    assert (tmp_path / "yolo-seg/labels/a.txt").is_file()
+    with pytest.raises(ContractError, match="results: got none"):
+        write_masks({}, "png", tmp_path / "none")
+    with pytest.raises(ConfigError, match="format"):
+        write_masks(results, "tiff", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
