@@ -19,7 +19,7 @@ from tritonclient.grpc import InferenceServerClient
 from benchmarks.serving.ports import processes_below
 from cpcsam.artifacts.manifest import publish
 from cpcsam.contract import IMAGE_ENCODER
-from cpcsam.entry_points import ENSEMBLES
+from cpcsam.entry_points import ENCODE, ENSEMBLES, SEGMENT
 from cpcsam.errors import ServingError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import fuse
@@ -86,15 +86,20 @@ def encoder_runs(running: Service) -> EncoderRuns:
 
 
 class _Probes(NamedTuple):
-    ended: int
+    """Number of probes in flight, and of those that have passed through the encoder."""
+
     in_flight: int
+    ended: int
 
 
 def _probes(running: Service) -> _Probes:
-    return _Probes(
-        int(gateway_metric(running, "cpcsam_probes_total")),
-        int(gateway_metric(running, "cpcsam_probes_in_flight")),
+    # In this order: the gateway counts a probe before it takes it off those in flight.
+    in_flight = gateway_metric(running, "cpcsam_probes_in_flight")
+    ended = (
+        gateway_metric(running, "cpcsam_probes_total", entry_point=spec.name)
+        for spec in (SEGMENT, ENCODE)
     )
+    return _Probes(int(in_flight), int(sum(ended)))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from cpcsam.entry_points import ENSEMBLES
 from cpcsam.grpc_errors import STATUS_CODES
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.common.buckets import BUCKETS_S
@@ -75,7 +76,8 @@ class Metrics:
         replica_requests: gauge by `replica`, the requests in flight that keep to its model.
         model_info: gauge by `replica`, `version` and `digest`, 1 for the model that a Triton has.
         replica_success: gauge by `replica`, the Unix time of its last successful call or probe.
-        probes: counter of answered probes, each of which Triton counts as an image, too.
+        probes: counter of answered probes by `entry_point`; those that pass through the encoder are
+            images to Triton.
         probes_in_flight: gauge of replicas that are being probed.
         retried_calls: counter of calls made again, on another Triton.
 
@@ -179,7 +181,11 @@ class Metrics:
             ("replica", "version", "digest"),
             registry=self.registry,
         )
-        self.probes = Counter("cpcsam_probes", "Answered probes.", registry=self.registry)
+        self.probes = Counter(
+            "cpcsam_probes", "Answered probes.", ("entry_point",), registry=self.registry
+        )
+        for spec in ENSEMBLES:
+            self.probes.labels(spec.name)
         self.probes_in_flight = Gauge(
             "cpcsam_probes_in_flight", "Triton's replicas under probe.", registry=self.registry
         )

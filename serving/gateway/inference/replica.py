@@ -193,6 +193,7 @@ class Replica:
             with self._metrics.probes_in_flight.track_inprogress():
                 for name in due:
                     await self._probe(name, self._served)
+                    self._metrics.probes.labels(name).inc()
         except InferenceServerException as error:
             # The embedding of the probe itself was displaced; that says nothing of the steps.
             if not is_not_stored(error):
@@ -201,7 +202,6 @@ class Replica:
             self._fail(f"{type(error).__name__}: {error}", generation)
         else:
             if due:
-                self._metrics.probes.inc()
                 self._probe_s.append(monotonic() - started)
             self.health.probed()
 
