@@ -22,13 +22,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks.capacity.cluster import Cluster, ClusterSize, summary
-from benchmarks.capacity.measure import Measured, measure
+from benchmarks.capacity.measure import measure
 from benchmarks.capacity.report import curves_plot, simulations_report, validation_report
+from benchmarks.capacity.rounds import Measured
 from benchmarks.capacity.service_times import read_times
 from benchmarks.capacity.validate import checks_of, compare, times_of
 from benchmarks.capacity.workload import Sessions
@@ -124,11 +125,18 @@ def _validate(args: argparse.Namespace) -> int:
     figures = compare(measured)
     checks = checks_of(figures)
     times = times_of(measured, measured.rounds, "")
-    cores = ", ".join(f"{value:.2f}" for value in times.processors.values())
+    (by_requests,) = times.processors.values()
+    assert isinstance(by_requests, Mapping)
+    cores = ", ".join(f"{cores:.2f} ({clients} clients)" for clients, cores in by_requests.items())
+    further = ", ".join(
+        f"{stage.factors[2] - 1:.2f} ({name})"
+        for name, stage in times.stages.items()
+        if stage.factors
+    )
     after = machine()["load_average"][0]
     notes = (
         f"{args.rounds} rounds; load average {before} before, {after} after; "
-        f"capacity of the cores {cores}."
+        f"capacity of the cores {cores}; a further call of a batch takes {further} of one alone."
     )
     report = validation_report(measured, times, figures, checks, notes)
     publish(report, args.out / "report.md", args, base_digest(args.base))

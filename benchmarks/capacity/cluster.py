@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,7 +159,9 @@ class Cluster:
             seconds: that were simulated.
         """
         shares = {
-            name: float(np.mean([each[name].busy_s for each in self.processors])) / seconds / cores
+            name: float(np.mean([each[name].busy_s for each in self.processors]))
+            / seconds
+            / (max(cores.values()) if isinstance(cores, Mapping) else cores)
             for name, cores in self.times.processors.items()
         }
         own = [gateway.own.busy_s for gateway in self.gateways]
@@ -178,7 +180,8 @@ class Cluster:
 
     def _replica(self) -> Replica:
         processors = {
-            name: Processor(self.env, cores) for name, cores in self.times.processors.items()
+            name: Processor(self.env, cores, self._in_flight)
+            for name, cores in self.times.processors.items()
         }
         self.processors.append(processors)
         unlimited = Processor(self.env)
@@ -190,6 +193,10 @@ class Cluster:
         return Replica(
             stations, Recent(EMBEDDING_STORE_BYTES // max(self.times.embedding_bytes, 1))
         )
+
+    def _in_flight(self) -> float:
+        """Requests in flight, of each replica in the mean."""
+        return sum(gateway.in_flight for gateway in self.gateways) / len(self.replicas)
 
     def _machine(self) -> Processor:
         """Return the processor of a gateway."""

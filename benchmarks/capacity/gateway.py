@@ -163,6 +163,9 @@ class Gateway:
         favourites: addresses by image, shared by gateways, as hashing takes long.
         chance: breaks ties.
         outcomes: gets what became of each request.
+
+    Attributes:
+        in_flight: number of requests that were taken and are not answered.
     """
 
     env: simpy.Environment
@@ -173,6 +176,7 @@ class Gateway:
     favourites: dict[int, str]
     chance: random.Random
     outcomes: list[Outcome]
+    in_flight: int = field(init=False, default=0)
     cached: Recent = field(init=False)
     own: Station = field(init=False)
 
@@ -184,7 +188,6 @@ class Gateway:
         self._encoding, self._decoding = Turns(self.env, self.limits), Turns(self.env, self.limits)
         self._flights: dict[int, simpy.Event] = {}
         self._loads = dict.fromkeys(self.replicas, 0)
-        self._in_flight = 0
 
     def begin(self) -> None:
         """Make the replicas keep the embeddings that are cached, as if they had encoded them."""
@@ -197,11 +200,11 @@ class Gateway:
         image = arrival.image
         is_hit = self.cached.take(image) or image in self._flights
         turns = self._decoding if is_hit else self._encoding
-        refused = self._in_flight >= self.limits.max_in_flight
+        refused = self.in_flight >= self.limits.max_in_flight
         if refused or MARGIN * turns.wait_s > self.limits.max_queue_s:
             self.outcomes.append(Outcome(began, 0.0, False, arrival.is_follow_up))
             return
-        self._in_flight += 1
+        self.in_flight += 1
         row = (self.times.follow_up if is_hit else self.times.new)[arrival.row]
         if not is_hit:
             self._flights[image] = simpy.Event(self.env)
@@ -214,7 +217,7 @@ class Gateway:
             self.cached.add(image)
             self._flights.pop(image).succeed()
         yield self._transport.run(row.get(TRANSPORT, 0.0))
-        self._in_flight -= 1
+        self.in_flight -= 1
         self.outcomes.append(
             Outcome(began, self.env.now - began, True, arrival.is_follow_up, is_hit, is_resent)
         )

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.capacity.batch_times import Batch
 from benchmarks.capacity.process_seconds import CLIENT, SERVER, process_seconds
+from benchmarks.capacity.rounds import LOADS, SATURATING, Load, Measured, Round
 from benchmarks.capacity.service_times import GATEWAY, TRANSPORT
-from benchmarks.capacity.stations import StageTimes
 from benchmarks.capacity.triton_counters import TritonCounters, per_batch, total
 from benchmarks.serving.load import Outcome, arriving, connections, repeating, send
 from benchmarks.serving.tasks import draw_tasks
@@ -25,7 +25,7 @@ from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
 
-__all__ = ["FOLLOW_UPS", "LOADS", "Load", "Measured", "Round", "measure"]
+__all__ = ["FOLLOW_UPS", "measure"]
 
 TASKS: Final = 40
 PROMPTS: Final = (1, 1, 1, 2, 3, 4, 6, 10, 16)
@@ -39,75 +39,15 @@ FULL: Final = "RESOURCE_EXHAUSTED"
 COUNTED_S: Final = 0.5
 """Longest time between an answer and the last of Triton's counters that includes it."""
 ATTEMPTS: Final = 20
+BATCH_COUNTED_S: Final = 0.1
+TOGETHER: Final = (2, 4, 6, 9)
+"""Follow-ups at the same moment: the first is computed alone, and the others are a batch."""
+REPEATS: Final = 4
+PAUSE_S: Final = 0.05
+"""Before each request alone, as open loads have it; without, they are an eighth faster."""
 POLL_S: Final = 0.005
 LEAST_S: Final = 1e-4
 """Least time outside of Triton's steps, as clocks and counters differ a little."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """A load.
-
-    Attributes:
-        clients: with one request in flight each; 0 for Poisson arrivals.
-        share: of the measured capacity at which requests arrive.
-        seconds: of each round.
-    """
-
-    clients: int
-    share: float
-    seconds: float
-
-    @property
-    def name(self) -> str:
-        """Name of the load in tables."""
-        if self.clients:
-            return f"{self.clients} clients"
-        return f"{self.share:.0%} of the capacity"
-
-
-SATURATING: Final = Load(16, 0.0, 8.0)
-"""The load that measures the capacity."""
-LOADS: Final = (SATURATING, Load(4, 0.0, 8.0), Load(0, 0.4, 14.0), Load(0, 0.7, 14.0))
-
-
-@dataclass
-class Round:
-    """What one round measured.
-
-    Attributes:
-        new: seconds by step of each task alone, with a new image.
-        follow_up: the same of follow-ups.
-        cores: that each step keeps busy while it computes, by kind of request and step.
-        loads: of each load, the time of arrival, latency, task and kind (1: follow-up) of each
-            answered request, and the number of refused ones.
-        capacity: answers a second of the saturating load.
-    """
-
-    new: list[dict[str, float]] = field(default_factory=list)
-    follow_up: list[dict[str, float]] = field(default_factory=list)
-    cores: dict[str, float] = field(default_factory=dict)
-    loads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    capacity: float = 0.0
-
-
-@dataclass
-class Measured:
-    """All rounds.
-
-    Attributes:
-        rounds: in order.
-        stages: how the steps in Triton are configured.
-        prompts: number of prompts of each task.
-        embedding_bytes: of an image.
-        batches: seconds of a batch by step and size, under all loads together.
-    """
-
-    rounds: list[Round]
-    stages: dict[str, StageTimes]
-    prompts: list[int]
-    batches: dict[str, dict[int, float]]
-    embedding_bytes: int
 
 
 def measure(running: Service, rounds: int, seconds_factor: float = 1.0) -> Measured:
@@ -157,6 +97,7 @@ class _Measurement:
             title = f"round {number + 1}, {kind}"
             cores = await self._alone(stubs[0], ask, requests, self._counters.pipeline(kind), title)
             result.cores |= {f"{kind}/{name}": value for name, value in cores.items()}
+        result.batches = await self._together(stubs, number)
         for load in LOADS:
             outcomes, begun = await self._load(stubs, load, result.capacity, number)
             answered = [one for one in outcomes if one.status == "OK"]
@@ -192,7 +133,8 @@ class _Measurement:
         """Measure each task alone; return the cores that each step keeps busy."""
         for index in tqdm(range(TASKS), desc=title):
             requests.append(await self._steps_of(stub, ask, index, steps))
-        # Once more without looking at Triton's counters, which takes processors' time as well.
+        # Once more without looking at Triton's counters, which takes processors' time as well, and
+        # without pauses, in which the gateway would send probes.
         spent = process_seconds(self._running.pid)
         for index in range(TASKS):
             await self._answer(stub, index, ask(index))
@@ -211,6 +153,7 @@ class _Measurement:
     ) -> dict[str, float]:
         """Measure the seconds of each step of a request, again if a probe of the gateway ran."""
         for _ in range(ATTEMPTS):
+            await asyncio.sleep(PAUSE_S)
             before = self._counters.batches()
             outcome = await self._answer(stub, index, ask(index))
             until = time.monotonic() + COUNTED_S
@@ -231,6 +174,20 @@ class _Measurement:
             )
         took = {name: total(after[name])[1] - total(before[name])[1] for name in steps}
         return {**took, TRANSPORT: max(outcome.seconds - sum(took.values()), LEAST_S)}
+
+    async def _together(self, stubs: Sequence[Any], number: int) -> list[Batch]:
+        """Measure batches, by follow-ups that come at the same moment."""
+        rng = np.random.default_rng(number)
+        found = []
+        for size in tqdm(TOGETHER * max(1, round(REPEATS * self._factor)), desc="batches"):
+            tasks = rng.choice(TASKS, size, replace=False).tolist()
+            before = self._counters.batches()
+            pairs = zip(stubs, tasks, strict=False)
+            await asyncio.gather(*(self._answer(stub, i, self._known(i)) for stub, i in pairs))
+            await asyncio.sleep(BATCH_COUNTED_S)
+            for step, sizes in per_batch(before, self._counters.batches()).items():
+                found += [Batch(step, calls, seconds, tasks) for calls, seconds in sizes.items()]
+        return found
 
     async def _load(
         self, stubs: Sequence[Any], load: Load, capacity: float, number: int

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from matplotlib import pyplot as plt
 
-from benchmarks.capacity.measure import Measured
+from benchmarks.capacity.rounds import Measured
 from benchmarks.capacity.service_times import ServiceTimes
 from benchmarks.capacity.validate import Figures
 from benchmarks.serving.report import Check
@@ -22,7 +22,7 @@ NOTE: Final = (
     "Loads of the real service on one machine, clients included, and a simulation of the same "
     "requests from service times that were measured alone in the same rounds. Half of the requests "
     "bring an image, half are follow-ups. The capacity of the machine's cores is taken from the "
-    "throughput of 16 clients, so that figure is no prediction; all others are."
+    "throughput of 4 and of 16 clients, so these two figures are no predictions; all others are."
 )
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.capacity.stations import StageTimes
+from benchmarks.capacity.stations import Capacity, StageTimes
 from cpcsam.errors import ConfigError, DataError
 
 __all__ = ["GATEWAY", "TRANSPORT", "ServiceTimes", "read_times"]
@@ -32,7 +32,8 @@ class ServiceTimes:
 
     Attributes:
         source: how and where the times were measured, or that they are assumed.
-        processors: capacity by name: cores, or 1 for a GPU. Each replica has its own.
+        processors: capacity by name: cores, or 1 for a GPU, or that by the number of requests in
+            flight. Each replica has its own.
         stages: by name; `gateway` and `transport` belong to gateways, all others to each replica.
         new: seconds by stage of requests that bring an image, each as likely as the others.
         follow_up: the same for requests about an image whose embedding is cached, in the same order
@@ -41,11 +42,11 @@ class ServiceTimes:
 
     Raises:
         ConfigError: a request names an unknown stage, a stage an unknown processor, or there are no
-            requests.
+            requests, or a processor has no capacity.
     """
 
     source: str
-    processors: Mapping[str, float]
+    processors: Mapping[str, Capacity]
     stages: Mapping[str, StageTimes]
     new: Sequence[Request]
     follow_up: Sequence[Request]
@@ -69,6 +70,12 @@ class ServiceTimes:
             if names - known:
                 raise ConfigError.of(
                     what, got=sorted(known), expected=sorted(names), fix="name each of them"
+                )
+        for name, capacity in self.processors.items():
+            cores = [*capacity.values()] if isinstance(capacity, Mapping) else [capacity]
+            if not cores or not min(cores) > 0:
+                raise ConfigError.of(
+                    name, got=capacity, expected="a capacity above 0", fix="correct the processor"
                 )
         if not self.new or not self.follow_up:
             raise ConfigError.of(
@@ -103,7 +110,8 @@ def read_times(path: Path) -> ServiceTimes:
         document = json.loads(path.read_text(encoding="utf-8"))
         stages = {name: _stage(stage) for name, stage in document["stages"].items()}
         values = {each.name: document[each.name] for each in fields(ServiceTimes)}
-        return ServiceTimes(**{**values, "stages": stages})
+        processors = {name: _capacity(value) for name, value in document["processors"].items()}
+        return ServiceTimes(**{**values, "stages": stages, "processors": processors})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError.of(
             str(path),
@@ -116,3 +124,9 @@ def read_times(path: Path) -> ServiceTimes:
 def _stage(stage: dict[str, Any]) -> StageTimes:
     factors = {int(size): float(factor) for size, factor in stage.get("factors", {}).items()}
     return StageTimes(**{**stage, "factors": factors})
+
+
+def _capacity(value: Any) -> Capacity:
+    if not isinstance(value, dict):
+        return float(value)
+    return dict(sorted((int(requests), float(cores)) for requests, cores in value.items()))

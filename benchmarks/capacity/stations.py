@@ -10,16 +10,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Final
 
+import numpy as np
 import simpy
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["Processor", "StageTimes", "Station"]
+__all__ = ["Capacity", "Processor", "StageTimes", "Station"]
+
+Capacity = float | Mapping[int, float]
+"""Of a processor; or by the number of requests in flight, with a straight line between them: a
+flow-equivalent server, as what runs together shares caches and threads."""
 
 ROUNDING: Final = 1e-9
 """Relative error of sums of times, within which jobs end together."""
@@ -33,9 +38,7 @@ class StageTimes:
         processor: name of the processor that it computes on; empty for none, a mere delay.
         instances: that work at a time; 0 for as many as there are calls.
         max_batch: calls that an instance takes together.
-        threads: calls of a batch that are computed at a time, each as if it were alone.
         cores: of the processor that a call keeps busy.
-        most_cores: that a batch can keep busy, as its calls share a pool of threads; 0: any number.
         delay_s: for which an instance waits for a full batch.
         factors: time of a batch by its size, over the mean time of its calls alone; sizes that are
             missing take the next larger one. Empty: calls of a batch take the sum of their times.
@@ -47,9 +50,7 @@ class StageTimes:
     processor: str = ""
     instances: int = 1
     max_batch: int = 1
-    threads: int = 1
     cores: float = 1.0
-    most_cores: float = 0.0
     delay_s: float = 0.0
     factors: dict[int, float] = field(default_factory=dict)
 
@@ -58,9 +59,7 @@ class StageTimes:
         for name, value, minimum in (
             ("instances", self.instances, 0),
             ("max_batch", self.max_batch, 1),
-            ("threads", self.threads, 1),
             ("cores", self.cores, 0),
-            ("most_cores", self.most_cores, 0),
             ("delay_s", self.delay_s, 0),
             ("largest batch of factors", max(self.factors, default=self.max_batch), self.max_batch),
         ):
@@ -69,19 +68,16 @@ class StageTimes:
                     name, got=value, expected=f"at least {minimum}", fix="correct the stage"
                 )
 
-    def batch(self, seconds: Sequence[float]) -> tuple[float, float]:
-        """Return the seconds and the cores of a batch.
+    def batch_s(self, seconds: Sequence[float]) -> float:
+        """Return the seconds of a batch.
 
         Args:
             seconds: of each of its calls alone.
         """
         size, total = len(seconds), sum(seconds)
-        if self.factors:
-            known = min(each for each in self.factors if each >= size)
-            return total / size * self.factors[known], self.cores
-        work, most = self.cores * total, max(self.cores, self.most_cores or math.inf)
-        lasts = max(*seconds, total / min(size, self.threads), work / most) if size > 1 else total
-        return lasts, work / lasts if lasts else self.cores
+        if not self.factors:
+            return total
+        return total / size * self.factors[min(each for each in self.factors if each >= size)]
 
 
 class Processor:
@@ -90,14 +86,21 @@ class Processor:
     Args:
         env: the simulation.
         capacity: number of cores; 1 for a GPU.
+        in_flight: returns the number of requests in flight, on which the capacity may depend.
 
     Attributes:
         busy_s: core seconds that it has worked.
     """
 
-    def __init__(self, env: simpy.Environment, capacity: float = math.inf) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        capacity: Capacity = math.inf,
+        in_flight: Callable[[], float] = lambda: 0,
+    ) -> None:
         self._env = env
         self._capacity = capacity
+        self._in_flight = in_flight
         self._jobs: list[tuple[float, int, float, Callable[[], None]]] = []
         self._numbers = count()
         self._cores = 0.0
@@ -127,9 +130,15 @@ class Processor:
         self.busy_s += passed * self._cores
         self._updated = self._env.now
 
+    def _capacity_now(self) -> float:
+        if isinstance(self._capacity, Mapping):
+            requests, cores = zip(*self._capacity.items(), strict=True)
+            return float(np.interp(self._in_flight(), requests, cores))
+        return self._capacity
+
     def _schedule(self) -> None:
         """Wake at the end of the first job, as far as is known now."""
-        self._rate = 1.0 if self._cores <= self._capacity else self._capacity / self._cores
+        self._rate = min(1.0, self._capacity_now() / self._cores) if self._cores else 1.0
         left = max(self._jobs[0][0] - self._progress, 0.0) / self._rate
         due = self._env.now + left
         if due == self._due:
@@ -221,5 +230,5 @@ class Station:
             for *_, done in batch:
                 done.succeed()
 
-        lasts, cores = self._times.batch([seconds for _, seconds, _ in batch])
-        self._processor.run(lasts, cores, end)
+        lasts = self._times.batch_s([seconds for _, seconds, _ in batch])
+        self._processor.run(lasts, self._times.cores, end)

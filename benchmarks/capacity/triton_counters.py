@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 
 from tritonclient.grpc import InferenceServerClient
@@ -68,14 +67,9 @@ class TritonCounters:
 
     def _stage(self, name: str) -> StageTimes:
         config = self._client.get_model_config(name).config
-        # It decodes as many requests of a batch at a time as there are cores, each by a thread of
-        # its own and by those of ONNX Runtime's pool, one less than cores, which all share.
-        cores = len(os.sched_getaffinity(0)) if name == DECODER.name else 1
         return StageTimes(
             instances=sum(group.count for group in config.instance_group),
             max_batch=config.max_batch_size,
-            threads=cores,
-            most_cores=2 * cores - 1 if cores > 1 else 0,
             delay_s=config.dynamic_batching.max_queue_delay_microseconds / 1e6,
         )
 

@@ -10,9 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.capacity.batch_times import linear_factors
 from benchmarks.capacity.cluster import Cluster, ClusterSize
 from benchmarks.capacity.gateway import Arrival
-from benchmarks.capacity.measure import FOLLOW_UPS, LOADS, Measured, Round
+from benchmarks.capacity.measure import FOLLOW_UPS
+from benchmarks.capacity.rounds import LOADS, Measured, Round
 from benchmarks.capacity.service_times import GATEWAY, TRANSPORT, ServiceTimes
 from benchmarks.capacity.stations import StageTimes
 from benchmarks.serving.report import Check, at_most
@@ -23,6 +25,8 @@ MACHINE: Final = "machine"
 """The processor that all steps, the gateway and the clients share."""
 Figures = dict[str, float]
 Answers = list[tuple[float, float]]
+DISTURBED: Final = 2.0
+"""Multiple of a median beyond which a time tells of a disturbance."""
 ERROR: Final = 0.2
 """Largest relative error of a prediction."""
 
@@ -31,8 +35,8 @@ def times_of(measured: Measured, rounds: list[Round], source: str) -> ServiceTim
     """Make the service times of rounds.
 
     The processor's capacity is what the steps alone would take of all answers a second that
-    the saturated service gave. So it is below the number of cores where steps together are slower
-    than alone, or other programs run.
+    the service gave to repeating clients, for each number of them. So it is below the number of
+    cores where steps together are slower than alone, or other programs run.
 
     Args:
         measured: of which the rounds are part.
@@ -49,14 +53,23 @@ def times_of(measured: Measured, rounds: list[Round], source: str) -> ServiceTim
         )
         for name in stages
     }
-    new = [row for one in rounds for row in one.new]
-    follow_up = [row for one in rounds for row in one.follow_up]
+    new = _typical([one.new for one in rounds])
+    follow_up = _typical([one.follow_up for one in rounds])
+    stages |= {
+        name: replace(stage, factors=_factors(rounds, name, follow_up, stage.max_batch))
+        for name, stage in stages.items()
+        if stage.max_batch > 1
+    }
     work = [
         _mean(sum(seconds * cores[name] for name, seconds in row.items()) for row in rows)
         for rows in (new, follow_up)
     ]
     mean_work = (1 - FOLLOW_UPS) * work[0] + FOLLOW_UPS * work[1]
-    capacity = _mean(one.capacity for one in rounds) * mean_work
+    capacity = {
+        load.clients: mean_work * _mean(_answers_a_second(one.loads[load.name]) for one in rounds)
+        for load in sorted(LOADS, key=lambda load: load.clients)
+        if load.clients
+    }
     return ServiceTimes(
         source,
         {MACHINE: capacity},
@@ -104,6 +117,40 @@ def checks_of(figures: Mapping[str, Mapping[str, Figures]]) -> list[Check]:
         for name, pair in figures.items()
         for title, key in (("throughput", "answers_a_second"), ("p99", "p99_s"))
     ]
+
+
+def _typical(rounds: Sequence[Sequence[dict[str, float]]]) -> list[dict[str, float]]:
+    """Bound the seconds of each task and step by twice their median over the rounds.
+
+    More is a disturbance of the machine. It happens by the hour and not by the request, so that it
+    must not come again with each simulated request that takes the time of that row.
+
+    Returns:
+        Rows of all tasks in one round after the other.
+    """
+    bounds = [
+        {step: DISTURBED * float(np.median([row[step] for row in rows])) for step in rows[0]}
+        for rows in zip(*rounds, strict=True)
+    ]
+    return [
+        {step: min(seconds, bound[step]) for step, seconds in row.items()}
+        for one in rounds
+        for row, bound in zip(one, bounds, strict=True)
+    ]
+
+
+def _factors(
+    rounds: Sequence[Round], step: str, rows: Sequence[Mapping[str, float]], max_batch: int
+) -> dict[int, float]:
+    """Fit the time of a step's batches over that of their calls in the same rounds."""
+    tasks = len(rows) // len(rounds)
+    shifted = [
+        batch._replace(tasks=[task + number * tasks for task in batch.tasks])
+        for number, one in enumerate(rounds)
+        for batch in one.batches
+        if batch.step == step
+    ]
+    return linear_factors(shifted, rows, max_batch)
 
 
 def _simulate(
@@ -164,6 +211,12 @@ def _figures(rounds: Sequence[Sequence[Sequence[float]]], seconds: float) -> Fig
         "p95_s": p95,
         "p99_s": p99,
     }
+
+
+def _answers_a_second(load: Mapping[str, Any]) -> float:
+    """Return the answers of a load that ended in time, a second."""
+    seconds = float(load["seconds"])
+    return float(sum(at + latency < seconds for at, latency, *_ in load["answers"]) / seconds)
 
 
 def _mean(values: Iterable[float]) -> float:

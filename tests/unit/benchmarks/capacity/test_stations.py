@@ -142,10 +142,20 @@ def test_a_stage_without_instances_of_a_batch_is_refused() -> None:
         StageTimes(max_batch=4, factors={1: 1.0, 2: 1.5})
 
 
-def test_a_batch_takes_its_longest_call_or_what_its_threads_need() -> None:
-    stage = StageTimes(max_batch=8, threads=2, cores=2.0, most_cores=3.0)
-    assert stage.batch([1.0]) == (1.0, 2.0)
-    # 2 threads would take 2 s, with 4 cores; the pool that they share has but 3.
-    assert stage.batch([1.0] * 4) == pytest.approx((8 / 3, 3.0))
-    assert stage.batch([4.0, 1.0]) == pytest.approx((4.0, 2.5))
-    assert StageTimes(threads=2, cores=2.0).batch([1.0] * 4) == pytest.approx((2.0, 4.0))
+def test_capacity_follows_the_requests_in_flight() -> None:
+    env, in_flight = simpy.Environment(), 1.0
+    processor = Processor(env, {1: 1.0, 3: 2.0}, lambda: in_flight)
+    ends: dict[float, float] = {}
+
+    def run(seconds: float) -> None:
+        processor.run(seconds, 2.0, lambda: ends.update({seconds: env.now}))
+
+    run(1.0)  # 2 cores' work on one
+    env.run()
+    in_flight = 2.0  # half way to 2 cores
+    run(3.0)
+    env.run()
+    in_flight = 5.0
+    run(4.0)
+    env.run()
+    assert ends == pytest.approx({1.0: 2.0, 3.0: 6.0, 4.0: 10.0})
