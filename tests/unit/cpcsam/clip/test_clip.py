@@ -26,6 +26,7 @@ from cpcsam.clip.text_classes import (
     phrases_of,
     pool_phrases,
 )
+from cpcsam.clip.tokenizer import VOCABULARY_SIZE
 from cpcsam.clip.towers import ClipTowers
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
 from cpcsam.geometry import Box
@@ -62,7 +63,26 @@ def test_tokenizer_of_ascii_equals_open_clips(towers: ClipTowers, text: str) -> 
 
 def test_tokenizer_of_other_text_equals_open_clips(towers: ClipTowers) -> None:
     texts = ["naïve Ядро 細胞 🙂 12µm²", "it’s &amp; &lt;we'll&gt;", "word " * 100, ""]
+    texts += [
+        "ﬁbroblast ﬂuﬀy",
+        "ＣＥＬＬ　５ ｶﾞﾝ",
+        "cell\u02bcs it&rsquo;s",
+        "\ufeffa\u2028b\u206ac",
+        "a < &lsquo;",
+    ]
     assert np.array_equal(towers.tokenizer(texts), tokenize(texts).numpy())
+
+
+def test_tokenizer_of_all_replaced_characters_equals_open_clips(towers: ClipTowers) -> None:
+    codes = [*range(0x20), *range(0xA0, 0x345), *range(0x2000, 0x2070), *range(0xFB00, 0xFB07)]
+    codes += [0x3000, 0xFEFF, *range(0xFF00, 0xFFFE)]
+    texts = [f"ab{chr(code)}cd" for code in codes]
+    assert np.array_equal(towers.tokenizer(texts), tokenize(texts).numpy())
+
+
+def test_tokenizer_takes_the_names_of_special_tokens_for_text(towers: ClipTowers) -> None:
+    (written,) = towers.tokenizer(["<end_of_text> cell"])
+    assert (written == VOCABULARY_SIZE - 1).sum() == 1 and written[1] != VOCABULARY_SIZE - 1
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
