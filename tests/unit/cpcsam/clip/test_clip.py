@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from cpcsam.clip.text_classes import (
     pool_phrases,
 )
 from cpcsam.clip.tokenizer import VOCABULARY_SIZE
-from cpcsam.clip.towers import ClipTowers
+from cpcsam.clip.towers import ClipTowers, published_preprocessing
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
 from cpcsam.geometry import Box
 from tests.support.tiny_clip import write_tiny_clip
@@ -122,6 +123,41 @@ def test_digest_follows_the_weights(towers: ClipTowers, clip: tuple[str, Path]) 
     assert ClipTowers.load(*clip).digest == towers.digest
     other = ClipTowers.load(*write_tiny_clip(clip[1].parent, seed=1))
     assert other.digest != towers.digest
+
+
+def test_load_takes_the_preprocessing_that_belongs_to_the_weights(
+    towers: ClipTowers, clip: tuple[str, Path], tmp_path: Path
+) -> None:
+    own = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1], "interpolation": "bilinear"}
+    published = tmp_path / "open_clip_config.json"
+    config = json.loads(Path(clip[0]).read_text())
+    published.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": own}))
+    other = ClipTowers.load(str(published), clip[1])
+    expected = Preprocess(32, (0.5, 0.4, 0.3), (0.3, 0.2, 0.1), "bilinear", "shortest")
+    assert other.preprocess == expected and other.digest != towers.digest
+    published.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 8}}))
+    assert ClipTowers.load(str(published), clip[1]).preprocess == towers.preprocess
+    mobile = published_preprocessing("MobileCLIP-S1")
+    assert mobile["mean"] == (0, 0, 0) and mobile["interpolation"] == "bilinear"
+    assert published_preprocessing("ViT-H-14-378")["resize_mode"] == "squash"
+    assert "mean" not in published_preprocessing("ViT-L-14")  # its weights differ
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"model_cfg": 1}'])
+def test_load_refuses_json_without_a_configuration(
+    clip: tuple[str, Path], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ViT-B-32.json"  # also a name of open_clip's own
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=r"CLIP: got .*ViT-B-32.json"):
+        ClipTowers.load(str(file), clip[1])
+
+
+def test_load_refuses_names_that_are_downloaded(clip: tuple[str, Path]) -> None:
+    for name in ("hf-hub:timm/ViT-B-16-SigLIP", "local-dir:weights"):
+        with pytest.raises(ConfigError, match=f"CLIP: got {name}"):
+            ClipTowers.load(name, clip[1])
 
 
 def test_load_refuses_by_name(clip: tuple[str, Path], tmp_path: Path) -> None:
