@@ -22,13 +22,7 @@ from cpcsam.clip.text_classes import TextClasses
 from cpcsam.contract import EMBED_DIM
 from cpcsam.errors import ConfigError, ContractError
 
-__all__ = [
-    "BACKGROUND",
-    "Vocabulary",
-    "VocabularyConfig",
-    "build_vocabulary",
-    "empty_vocabulary",
-]
+__all__ = ["BACKGROUND", "Vocabulary", "VocabularyConfig", "build_vocabulary", "empty_vocabulary"]
 
 BACKGROUND: Final = -1
 """Owner of the prototypes that belong to no class; BACKGROUND - 1 - i owns the background that was
