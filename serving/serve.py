@@ -39,7 +39,7 @@ from serving.supervision.restarts import RestartLog
 from serving.supervision.traffic import Traffic
 from serving.triton.faults import Fault
 from serving.triton.supervisor import Following, supervised_triton
-from serving.triton.switching import models_of_classes
+from serving.triton.switching import origins_of_classes
 
 __all__ = ["main"]
 
@@ -114,7 +114,7 @@ def _serve(args: argparse.Namespace, gateway_options: Sequence[str]) -> None:
             record=record,
             following=Following(
                 traffic,
-                partial(models_of_classes, args.classes, args.vocabulary),
+                partial(origins_of_classes, args.classes, args.vocabulary),
                 restarts.add_switch,
                 args.triton_second_metrics_port,
             ),

@@ -91,8 +91,8 @@ def run_job(job: NocJob) -> str:
     """Train a system, click and store a job; return a line for the log."""
     record = job.configuration()  # before training, whatever is edited meanwhile
     problem = read_problem(job.setting, job.seed, job.roots)
-    system, trained = _trained(job, problem)
     views = views_of(problem.test, job.setting.tile, job.entities)
+    system, trained = _trained(job, problem)
     ious = evaluate(system, views)
     result = {
         "name": job.name,
@@ -107,7 +107,7 @@ def run_job(job: NocJob) -> str:
         "record": record,
     }
     store(job, result)
-    clicks = sum(map(len, ious["accurate"])) / max(1, len(views))
+    clicks = sum(map(len, ious["accurate"])) / len(views)
     return (
         f"{job.setting.name}, {job.name}, seed {job.seed}: {clicks:.2f} clicks an entity after "
         f"{trained['steps']} steps"

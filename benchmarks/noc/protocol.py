@@ -19,6 +19,7 @@ from benchmarks.comparison.methods.clicks import (
     error_clicked,
     next_click,
 )
+from cpcsam.errors import DataError
 from cpcsam.model.predictor import CpcSamPredictor
 from cpcsam.model.sam import CpcSam
 from cpcsam.model.torch_backend import TorchBackend
@@ -73,6 +74,9 @@ def views_of(samples: Iterable[Sample], tile: int, entities: int) -> list[View]:
         samples: of at least `tile` pixels a side.
         tile: side of the square around an entity that is shown; 0 shows whole samples.
         entities: upper bound.
+
+    Raises:
+        DataError: no entity is large enough to be clicked.
     """
     shown = [
         part
@@ -80,6 +84,13 @@ def views_of(samples: Iterable[Sample], tile: int, entities: int) -> list[View]:
         for part in (entity_windows(sample, tile, MIN_AREA) if tile else [sample])
     ]
     pairs = [(part, label) for part in shown for label in entity_labels(part.instances, MIN_AREA)]
+    if not pairs:
+        raise DataError.of(
+            "test images",
+            got=f"no entity of {MIN_AREA} pixels",
+            expected="entities large enough to be clicked",
+            fix="give other images",
+        )
     count = min(len(pairs), entities)
     chosen = (pairs[index * len(pairs) // count] for index in range(count))
     return [

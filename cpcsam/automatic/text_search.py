@@ -1,12 +1,13 @@
 """Search for classes by text: masks of everything, compared with texts by their crops.
 
-The gateway takes the same steps with Triton's embeddings.
+`ClassSelection` decides which masks stay, here by torch's or ONNX Runtime's embeddings and in the
+gateway by Triton's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +25,8 @@ from cpcsam.errors import ArtifactError
 from cpcsam.geometry import Box
 
 __all__ = [
+    "ClassSelection",
     "CropEncoder",
-    "choose_masks",
-    "confirm_masks",
     "embed_boxes",
     "require_towers",
     "resized_crops",
@@ -77,63 +77,103 @@ def embed_boxes(image: NDArray[np.uint8], boxes: Sequence[Box], towers: CropEnco
     return np.concatenate([np.zeros((0, towers.info.embed_dim), np.float32), *parts])
 
 
-def choose_masks(
-    masks: Sequence[InstanceMask],
-    probabilities: Array,
-    vocabulary: Vocabulary,
-    names: Sequence[str],
-    least: float,
-) -> list[InstanceMask]:
-    """Choose the masks of classes by text among masks of everything.
+@dataclass(frozen=True)
+class ClassSelection:
+    """Selection of the masks of some classes: by examples, by texts, or by both.
 
-    Args:
-        masks: of everything in an image.
-        probabilities: (n, C) of each class by text, by `TextClasses.probabilities`.
+    Examples find the masks of their classes themselves. For classes by text alone, each mask of
+    everything goes to the likeliest of them. A class with both has to be likely by its texts, too.
+
+    Attributes:
         vocabulary: with the classes.
-        names: of the classes by text to choose for.
-        least: probability below which a mask is dropped.
-
-    Returns:
-        The masks with the index of their likeliest class in `vocabulary.all_names`, their scores
-        multiplied by its probability.
+        names: of the classes to find, of `vocabulary.all_names`.
+        least: probability by text below which a mask is dropped.
     """
-    known = () if vocabulary.texts is None else vocabulary.texts.names
-    wanted = [known.index(name) for name in names]
-    indices = [vocabulary.all_names.index(name) for name in names]
-    chosen = []
-    for mask, row in zip(masks, probabilities[:, wanted], strict=True):
-        best = int(row.argmax())
-        if row[best] >= least:
-            score = mask.score * float(row[best])
-            chosen.append(replace(mask, score=score, class_index=indices[best]))
-    return chosen
 
+    vocabulary: Vocabulary
+    names: Sequence[str]
+    least: float
 
-def confirm_masks(
-    masks: Sequence[InstanceMask],
-    probabilities: Array,
-    vocabulary: Vocabulary,
-    least: float,
-) -> list[InstanceMask]:
-    """Drop masks found by examples that are unlike the texts of their class, if it has any.
+    @property
+    def by_examples(self) -> list[str]:
+        """Names of the classes that are found by examples."""
+        return [name for name in self.names if name in self.vocabulary.names]
 
-    Args:
-        masks: of classes by examples.
-        probabilities: (n, C) of each class by text.
-        vocabulary: with the classes.
-        least: probability below which a mask is dropped.
+    @property
+    def by_text(self) -> list[str]:
+        """Names of the classes that are found by texts alone."""
+        return [name for name in self.names if name not in self.vocabulary.names]
 
-    Returns:
-        The other masks; the scores of classes with texts are multiplied by the probability.
-    """
-    known = () if vocabulary.texts is None else vocabulary.texts.names
-    kept = []
-    for mask, row in zip(masks, probabilities, strict=True):
-        name = vocabulary.names[mask.class_index]
-        likely = float(row[known.index(name)]) if name in known else 1.0
-        if name not in known or likely >= least:
-            kept.append(replace(mask, score=mask.score * likely))
-    return kept
+    @property
+    def texts(self) -> TextClasses | None:
+        """The vocabulary's classes by text; None if no class to find is one of them."""
+        texts = self.vocabulary.texts
+        if texts is None or not any(name in texts.names for name in self.names):
+            return None
+        return texts
+
+    def to_compare(
+        self, found: Sequence[InstanceMask], everything: Sequence[InstanceMask]
+    ) -> list[InstanceMask]:
+        """Return the masks whose crops are to be compared with texts.
+
+        Args:
+            found: masks of the classes by examples, with indices of `vocabulary.names`.
+            everything: masks of everything; none if no class is found by texts alone.
+        """
+        return [*(mask for mask in found if self._column(mask) is not None), *everything]
+
+    def select(
+        self,
+        found: Sequence[InstanceMask],
+        everything: Sequence[InstanceMask],
+        probabilities: Array,
+    ) -> list[InstanceMask]:
+        """Select masks.
+
+        Args:
+            found: as of `to_compare`.
+            everything: as of `to_compare`.
+            probabilities: (n, C) of the masks of `to_compare`, by `TextClasses.probabilities`.
+
+        Returns:
+            Masks with indices of `vocabulary.all_names`, best first; scores of classes with texts
+            are multiplied by the probability.
+        """
+        rows = iter(probabilities)
+        confirmed = (self._confirmed(mask, rows) for mask in found)
+        selected = [mask for mask in confirmed if mask is not None]
+        selected += self._chosen(everything, list(rows))
+        return sorted(selected, key=lambda mask: -mask.score)
+
+    def _confirmed(self, mask: InstanceMask, rows: Iterator[Array]) -> InstanceMask | None:
+        """Take a mask of a class by examples, whose texts have to agree if it has any."""
+        column = self._column(mask)
+        if column is None:
+            return mask
+        likely = float(next(rows)[column])
+        return replace(mask, score=mask.score * likely) if likely >= self.least else None
+
+    def _chosen(
+        self, everything: Sequence[InstanceMask], rows: Sequence[Array]
+    ) -> Iterator[InstanceMask]:
+        """Give masks of everything to the likeliest class by text."""
+        columns = [self._text_names.index(name) for name in self.by_text]
+        indices = [self.vocabulary.all_names.index(name) for name in self.by_text]
+        for mask, row in zip(everything, rows, strict=True):
+            best = int(row[columns].argmax())
+            likely = float(row[columns[best]])
+            if likely >= self.least:
+                yield replace(mask, score=mask.score * likely, class_index=indices[best])
+
+    def _column(self, mask: InstanceMask) -> int | None:
+        """Return the index of the texts of a mask's class, which was found by examples."""
+        name = self.vocabulary.names[mask.class_index]
+        return self._text_names.index(name) if name in self._text_names else None
+
+    @property
+    def _text_names(self) -> tuple[str, ...]:
+        return () if self.vocabulary.texts is None else self.vocabulary.texts.names
 
 
 def segment_vocabulary(
@@ -162,23 +202,21 @@ def segment_vocabulary(
     Raises:
         ArtifactError: classes by text without their towers.
     """
-    masks = segment_image(image, vocabulary, backend, config) if vocabulary.names else []
-    texts = vocabulary.texts
-    if texts is None or not texts.classes:
-        return masks
-    towers = require_towers(texts, towers)
     least = (config or ClassSearchConfig()).min_similarity
-
-    def likely(judged: Sequence[InstanceMask]) -> Array:
-        return texts.probabilities(embed_boxes(image, [mask.bbox for mask in judged], towers))
-
-    if any(name in texts.names for name in vocabulary.names):
-        masks = confirm_masks(masks, likely(masks), vocabulary, least)
-    names = [name for name in texts.names if name not in vocabulary.names]
-    if names:
-        found = AutomaticMaskGenerator(backend, everything).generate(image, vocabulary.tile)
-        masks += choose_masks(found, likely(found), vocabulary, names, least)
-    return sorted(masks, key=lambda mask: -mask.score)
+    selection = ClassSelection(vocabulary, vocabulary.all_names, least)
+    texts = selection.texts
+    if texts is not None:
+        towers = require_towers(texts, towers)
+    found, masks = list[InstanceMask](), list[InstanceMask]()
+    if selection.by_examples:
+        found = segment_image(image, vocabulary, backend, config)
+    if selection.by_text:
+        masks = AutomaticMaskGenerator(backend, everything).generate(image, vocabulary.tile)
+    likely = np.zeros((0, 0), np.float32)
+    if texts is not None and towers is not None:
+        boxes = [mask.bbox for mask in selection.to_compare(found, masks)]
+        likely = texts.probabilities(embed_boxes(image, boxes, towers))
+    return selection.select(found, masks, likely)
 
 
 def require_towers(texts: TextClasses, towers: CropEncoder | None) -> CropEncoder:

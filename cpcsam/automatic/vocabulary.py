@@ -22,13 +22,7 @@ from cpcsam.clip.text_classes import TextClasses
 from cpcsam.contract import EMBED_DIM
 from cpcsam.errors import ConfigError, ContractError
 
-__all__ = [
-    "BACKGROUND",
-    "Vocabulary",
-    "VocabularyConfig",
-    "build_vocabulary",
-    "empty_vocabulary",
-]
+__all__ = ["BACKGROUND", "Vocabulary", "VocabularyConfig", "build_vocabulary", "empty_vocabulary"]
 
 BACKGROUND: Final = -1
 """Owner of the prototypes that belong to no class; BACKGROUND - 1 - i owns the background that was
@@ -123,7 +117,8 @@ class Vocabulary:
     def extend(self, name: str, examples: Examples) -> Vocabulary:
         """Add a class from a few examples; nothing is trained.
 
-        Cells outside the class that no known class claims become background.
+        Cells outside the class that no known class claims become background. Without any class by
+        examples so far, the metric and the background are made of these examples.
 
         Args:
             name: of the new class.
@@ -131,12 +126,17 @@ class Vocabulary:
 
         Raises:
             ConfigError: the name is taken.
-            ContractError: no entity covers any cell.
+            ContractError: no entity covers any cell; or no cell is background, of a first class.
         """
         if name in self.names:
             raise ConfigError.of(
                 "class", got=f"{name!r}, which is known", expected="a new name", fix="rename it"
             )
+        if not self.names:
+            first = build_vocabulary(
+                (name,), examples, model=self.model, tile=self.tile, config=self.config
+            )
+            return replace(first, texts=self.texts)
         pooled = _require_entities(examples.pooled(0), name)
         cells, coverage = examples.cells(), examples.coverage(0)
         likely = self._probabilities(cells)

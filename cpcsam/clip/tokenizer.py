@@ -7,7 +7,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -25,14 +25,28 @@ MERGES: Final = VOCABULARY_SIZE - 2 * 256 - 2
 END_OF_WORD: Final = "</w>"
 CONTRACTION: Final = re.compile("'(?:s|t|re|ve|m|ll|d)", re.IGNORECASE)
 WORD: Final = re.compile("L+|N|O+")
-STRAIGHT_QUOTES: Final = str.maketrans("‘’‚‛“”„‟", "''''" + '""""')
+STRAIGHT_QUOTES: Final = {**dict.fromkeys("\u02bc‘’‚‛", "'"), **dict.fromkeys("“”„‟", '"')}
+LIGATURES: Final = (
+    0x132,
+    0x133,
+    *range(0x1C4, 0x1CD),
+    *range(0x1F1, 0x1F4),
+    *range(0xFB00, 0xFB07),
+)
+"""Characters of several Latin letters, which are copied from typeset pages."""
+OTHER_WIDTHS: Final = range(0xFF01, 0xFFF0)
+"""Full-width Latin letters and half-width kana, for example."""
+INVISIBLE: Final = (*range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+"""Marks of byte order and annotation, which are removed as control characters are."""
 
 
 class Tokenizer:
     """CLIP's tokenizer: lower case, BPE of UTF-8 bytes; equals open_clip's `SimpleTokenizer`.
 
-    open_clip repairs texts that were decoded wrongly by ftfy first, which is left out here:
-    texts are normalised to NFC, with straight quotes and without control characters.
+    open_clip cleans texts by ftfy first. Here as there quotes become straight, ligatures and
+    characters of other widths become plain ones, invisible marks are removed, and NFC is the normal
+    form; only texts that were decoded wrongly are not repaired. The names of CLIP's special tokens
+    are text like any other.
 
     Args:
         path: CLIP's `bpe_simple_vocab_16e6.txt.gz`, which open_clip's package contains.
@@ -68,10 +82,7 @@ class Tokenizer:
         return tokens
 
     def _encode(self, text: str) -> Iterator[int]:
-        cleaned = html.unescape(html.unescape(text.translate(STRAIGHT_QUOTES)))
-        cleaned = "".join(c for c in cleaned if c in "\t\n\f\r" or unicodedata.category(c) != "Cc")
-        cleaned = " ".join(unicodedata.normalize("NFC", cleaned).split()).lower()
-        for word in _words(cleaned):
+        for word in _words(_cleaned(text)):
             # As UTF-8 has no surrogates, they become question marks.
             yield from self._merge(
                 "".join(self._symbols[byte] for byte in word.encode(errors="replace"))
@@ -93,6 +104,24 @@ class Tokenizer:
                     merged.append(part)
             parts = merged
         return tuple(self._ids[part] for part in parts)
+
+
+def _cleaned(text: str) -> str:
+    """Clean a text as open_clip and ftfy do; see `Tokenizer`."""
+    # ftfy takes a text with this sign for HTML, whose entities are escaped on purpose.
+    text = text if "<" in text else html.unescape(text)
+    text = text.translate(_replacements())
+    text = "".join(c for c in text if c in "\t\n\f\r" or unicodedata.category(c) != "Cc")
+    text = html.unescape(html.unescape(unicodedata.normalize("NFC", text)))
+    return " ".join(text.split()).lower()
+
+
+@cache
+def _replacements() -> dict[int, str]:
+    """Return the characters that ftfy replaces, by their code points."""
+    plain = {code: unicodedata.normalize("NFKC", chr(code)) for code in (*LIGATURES, *OTHER_WIDTHS)}
+    plain |= str.maketrans({**STRAIGHT_QUOTES, "\u0149": "'n", "ﬅ": "ſt"})
+    return plain | dict.fromkeys(INVISIBLE, "")
 
 
 def _words(text: str) -> Iterator[str]:

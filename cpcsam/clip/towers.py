@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -19,9 +20,11 @@ from cpcsam.clip.preprocess import Preprocess
 from cpcsam.clip.tokenizer import VOCABULARY_SIZE, Tokenizer
 from cpcsam.errors import ArtifactError, ConfigError, extra
 
-__all__ = ["ClipTowers"]
+__all__ = ["ClipTowers", "published_preprocessing"]
 
 BATCH: Final = 32
+PREPROCESSING: Final = ("mean", "std", "interpolation", "resize_mode")
+"""What weights decide, as open_clip's configurations spell it."""
 Array = NDArray[np.float32]
 
 
@@ -54,30 +57,30 @@ class ClipTowers:
     def load(cls, name: str, weights: str | Path, device: str = "cpu") -> ClipTowers:
         """Load towers; nothing is downloaded.
 
+        The preprocessing is that of the JSON file, or what all weights that open_clip knows of the
+        name agree on, else open_clip's own default.
+
         Args:
             name: a name of `open_clip.list_models()`, such as `ViT-B-32-quickgelu`, or the path of
-                such a configuration as a JSON file.
+                such a configuration as a JSON file, or of an `open_clip_config.json`.
             weights: a state dict in open_clip's layout, `.safetensors` or `.pt`.
             device: of torch, such as `cuda`.
 
         Raises:
-            ConfigError: an unknown name, or a tokenizer or preprocessing other than CLIP's.
+            ConfigError: an unknown name, no configuration in the JSON file, or a tokenizer or
+                preprocessing other than CLIP's.
             ArtifactError: no weights, or those of another model.
             ModuleNotFoundError: open_clip is not installed.
         """
         with extra("text"):
             import open_clip
+        preprocessing = published_preprocessing(name)
         if name.endswith(".json"):
-            open_clip.add_model_config(name)
-            name = Path(name).stem
-        config = open_clip.get_model_config(name)
+            name, preprocessing = _register(Path(name))
+        # Other schemes of names would download.
+        config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
         if config is None:
-            raise ConfigError.of(
-                "CLIP",
-                got=name,
-                expected="a name of open_clip.list_models() or a JSON file of a configuration",
-                fix="correct it",
-            )
+            raise _no_config(name)
         _require_bpe(name, config["text_cfg"])
         if not Path(weights).is_file():
             raise ArtifactError.of(
@@ -88,7 +91,11 @@ class ClipTowers:
             )
         try:
             model = open_clip.create_model(
-                name, pretrained=str(weights), device=device, weights_only=True
+                name,
+                pretrained=str(weights),
+                device=device,
+                weights_only=True,
+                force_preprocess_cfg=preprocessing,
             )
         except Exception as error:  # open_clip's, torch's, safetensors' and pickle's
             raise ArtifactError.of(
@@ -179,6 +186,57 @@ class ClipTowers:
                 if len(part)
             ]
         return np.concatenate([np.zeros((0, self.embed_dim), np.float32), *parts])
+
+
+def published_preprocessing(name: str) -> dict[str, Any]:
+    """Return the preprocessing on which all weights agree that open_clip knows of a name.
+
+    Weights from a file have no preprocessing of their own.
+
+    Args:
+        name: of `open_clip.list_models()`.
+
+    Returns:
+        Those of `PREPROCESSING` that are known.
+    """
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    stated = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+    return {
+        key: stated[0][key]
+        for key in PREPROCESSING
+        if stated and all(key in one and one[key] == stated[0][key] for one in stated)
+    }
+
+
+def _register(path: Path) -> tuple[str, dict[str, Any]]:
+    """Make open_clip know the configuration of a file; return its name and preprocessing."""
+    import open_clip
+
+    try:
+        document = json.loads(path.read_text())
+        # As on Hugging Face, where the preprocessing stands beside the model.
+        config, stated = document.get("model_cfg", document), document.get("preprocess_cfg", {})
+        chosen = {key: stated[key] for key in PREPROCESSING if key in stated}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise _no_config(f"{path} ({error})") from error
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        raise _no_config(str(path))
+    with TemporaryDirectory() as folder:
+        file = Path(folder, path.name)
+        file.write_text(json.dumps(config))
+        open_clip.add_model_config(file)
+    return path.stem, chosen
+
+
+def _no_config(got: str) -> ConfigError:
+    return ConfigError.of(
+        "CLIP",
+        got=got,
+        expected="a name of open_clip.list_models() or a JSON file of a configuration",
+        fix="correct it",
+    )
 
 
 def _projections(attention: torch.nn.MultiheadAttention) -> tuple[torch.Tensor, torch.Tensor]:

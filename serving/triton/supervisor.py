@@ -30,7 +30,7 @@ from serving.triton.launch import (
     launch_triton,
     temporary_log,
 )
-from serving.triton.switching import VersionLink, check_switch
+from serving.triton.switching import ClassOrigin, VersionLink, check_switch
 
 __all__ = ["Following", "SupervisedTriton", "supervised_triton"]
 
@@ -49,13 +49,13 @@ class Following:
 
     Attributes:
         traffic: of its gateway.
-        classes: returns the models that stored classes belong to, as `models_of_classes`.
+        classes: returns what stored classes were made with, as `origins_of_classes`.
         record: is called with the outcome of each switch, `switched` or `refused`.
         metrics_port: of the second Triton; 0 takes a free one.
     """
 
     traffic: Traffic
-    classes: Callable[[], Mapping[str, str]]
+    classes: Callable[[], Mapping[str, ClassOrigin]]
     record: Callable[[str], None]
     metrics_port: int = 0
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cpcsam.artifacts.manifest import Manifest, read_manifest
 from cpcsam.artifacts.versions import CURRENT, current_version, resolve_version
 from cpcsam.errors import ArtifactError, ServingError
 from serving.triton.check_repository import open_repository
 
-__all__ = ["VersionLink", "check_switch", "models_of_classes"]
+__all__ = ["ClassOrigin", "VersionLink", "check_switch", "origins_of_classes"]
 
 MEMORY: Final = Path("/proc/meminfo")
 
@@ -54,29 +54,44 @@ class VersionLink:
         return status.st_ino, status.st_ctime_ns
 
 
-def check_switch(served: Path, wanted: Path, classes: Mapping[str, str]) -> None:
+class ClassOrigin(NamedTuple):
+    """What stored classes were made with, and cannot be used without.
+
+    Attributes:
+        model: digest of the trained model.
+        towers: digest of CLIP's towers; empty without classes by text.
+    """
+
+    model: str
+    towers: str = ""
+
+
+def check_switch(served: Path, wanted: Path, classes: Mapping[str, ClassOrigin]) -> None:
     """Check a version before a Triton is started with it.
 
     Args:
         served: folder of the version that is served.
         wanted: folder of the other version.
-        classes: as `models_of_classes` returns them.
+        classes: as `origins_of_classes` returns them.
 
     Raises:
         ArtifactError: a file of `wanted` is missing or altered.
         ServingError: classes could not be used any more, or the graphs do not fit into memory.
     """
     _, manifest = open_repository(wanted)
-    old = _trained_model(read_manifest(served, "repository", verify=False))
-    new = _trained_model(manifest)
-    lost = sorted(owner for owner, model in classes.items() if model == old != new)
-    if lost:
-        raise ServingError.of(
-            str(wanted),
-            got=f"model {new[:12]}, for which the classes of {', '.join(lost)} could not be used",
-            expected=f"model {old[:12]}, with which they were made",
-            fix="remove those classes first, or serve it beside this service",
-        )
+    old = read_manifest(served, "repository", verify=False)
+    _require_usable(
+        wanted,
+        {owner: origin.model for owner, origin in classes.items()},
+        ("model", _trained_model(old), _trained_model(manifest)),
+        fix="remove those classes first, or serve it beside this service",
+    )
+    _require_usable(
+        wanted,
+        {owner: origin.towers for owner, origin in classes.items() if origin.towers},
+        ("CLIP", str(old.config.get("clip", "")), str(manifest.config.get("clip", ""))),
+        fix="publish it with those towers by --clip, or remove those classes first",
+    )
     size = sum((wanted / name).stat().st_size for name in manifest.files)
     free = _available_bytes()
     if size > free:
@@ -88,8 +103,8 @@ def check_switch(served: Path, wanted: Path, classes: Mapping[str, str]) -> None
         )
 
 
-def models_of_classes(folder: Path | None, initial: Path | None) -> dict[str, str]:
-    """Return the trained models that stored classes belong to, by tenant.
+def origins_of_classes(folder: Path | None, initial: Path | None) -> dict[str, ClassOrigin]:
+    """Return what stored classes were made with, by tenant.
 
     Args:
         folder: parent of the tenants' vocabularies; None without one.
@@ -99,14 +114,32 @@ def models_of_classes(folder: Path | None, initial: Path | None) -> dict[str, st
     for tenant in sorted(folder.iterdir()) if folder is not None and folder.is_dir() else ():
         if (number := _current(tenant)) is not None:
             vocabularies[tenant.name] = tenant / str(number)
-    models = {}
+    origins = {}
     for owner, path in vocabularies.items():
         try:
             manifest = read_manifest(path, "vocabulary", verify=False)
         except ArtifactError:
             continue  # replaced meanwhile, or of no use with any model
-        models[owner] = manifest.parents.get("model", "")
-    return models
+        texts = manifest.config.get("texts") or {}
+        towers = manifest.parents.get("clip", "") if texts.get("classes") else ""
+        origins[owner] = ClassOrigin(manifest.parents.get("model", ""), towers)
+    return origins
+
+
+def _require_usable(
+    wanted: Path, made_with: Mapping[str, str], change: tuple[str, str, str], fix: str
+) -> None:
+    """Refuse a change (what, before, after) of what classes were made with, by their owner."""
+    what, before, after = change
+    lost = sorted(owner for owner, digest in made_with.items() if digest == before != after)
+    if lost:
+        raise ServingError.of(
+            str(wanted),
+            got=f"{what} {after[:12] or 'none'}, for which the classes of {', '.join(lost)} could "
+            "not be used",
+            expected=f"{what} {before[:12]}, with which they were made",
+            fix=fix,
+        )
 
 
 def _current(tenant: Path) -> int | None:

@@ -48,7 +48,7 @@ def parse_classes(texts: str, negatives: Sequence[str] = ()) -> list[TextClass]:
     Args:
         texts: classes with commas between them, synonyms with | between them; a class is named by
             its first text.
-        negatives: NAME=TEXT|TEXT each.
+        negatives: NAME=TEXT|TEXT each; those of one name add up.
 
     Raises:
         ConfigError: an empty text, a name twice, or negatives of another class.
@@ -64,9 +64,10 @@ def parse_classes(texts: str, negatives: Sequence[str] = ()) -> list[TextClass]:
         )
     against: dict[str, tuple[str, ...]] = {}
     for stated in negatives:
-        name, _, others = stated.partition("=")
-        against[name.strip()] = tuple(map(str.strip, others.split("|")))
-        if name.strip() not in names or not all(against[name.strip()]):
+        name, _, given = stated.partition("=")
+        name, others = name.strip(), tuple(map(str.strip, given.split("|")))
+        against[name] = (*against.get(name, ()), *others)
+        if name not in names or not all(others):
             raise ConfigError.of(
                 "--not",
                 got=repr(stated),

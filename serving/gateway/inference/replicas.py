@@ -127,6 +127,8 @@ class Replicas:
         key: bytes | None,
         context: RequestContext,
         attempt: Callable[[Replica], Awaitable[T]],
+        *,
+        by_clip: bool = False,
     ) -> T:
         """Make a call of a request, on another replica if one cannot answer.
 
@@ -134,6 +136,7 @@ class Replicas:
             key: of the image's embedding, if a replica is to keep it.
             context: of the request; every replica that is called serves its model.
             attempt: makes the call; it may run again, so it must be idempotent.
+            by_clip: it is one to CLIP's towers, whose embeddings no other towers can compare.
 
         Raises:
             UnavailableError: no replica can answer.
@@ -142,30 +145,34 @@ class Replicas:
         model = await context.model()
         tried: list[Replica] = []
         while True:
-            replica = self._choose(key, model, tried)
+            replica = self._choose(key, self._candidates(model, tried, by_clip=by_clip))
             replica.load += 1
             try:
                 return await attempt(replica)
             except UnavailableError:
                 tried.append(replica)
-                if len(tried) == MAX_ATTEMPTS or not self._candidates(model, tried):
+                left = self._candidates(model, tried, by_clip=by_clip)
+                if len(tried) == MAX_ATTEMPTS or not left:
                     raise
                 self._metrics.retried_calls.inc()
             finally:
                 replica.load -= 1
 
-    def _candidates(self, model: ModelInfo, tried: Iterable[Replica]) -> list[Replica]:
+    def _candidates(
+        self, model: ModelInfo, tried: Iterable[Replica], *, by_clip: bool
+    ) -> list[Replica]:
         """List the replicas that serve a model; those that were never up only if there is none.
 
         The same graphs may be served under several version numbers: the model's own goes first.
         """
         left = [replica for replica in self._replicas.values() if replica not in tried]
+        if by_clip:  # other towers may be served with the same graphs
+            left = [r for r in left if r.model is None or r.model.clip == model.clip]
         same = [r for r in left if r.model and r.model.model_digest == model.model_digest]
         up = [r for r in same if r.model and r.model.model_version == model.model_version] or same
         return up or [r for r in left if not r.health.up and not r.health.gone.done()]
 
-    def _choose(self, key: bytes | None, model: ModelInfo, tried: Iterable[Replica]) -> Replica:
-        candidates = self._candidates(model, tried)
+    def _choose(self, key: bytes | None, candidates: Sequence[Replica]) -> Replica:
         if not candidates:
             raise no_replica()
         loads = {replica.address: replica.load for replica in candidates}

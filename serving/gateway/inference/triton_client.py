@@ -12,14 +12,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferResult
 
 from cpcsam import tracing
-from cpcsam.contract import (
-    IMAGE,
-    IMAGE_EMBEDDINGS,
-    IMAGE_ENCODER,
-    INPUT_SIZE,
-    MASK_INPUT,
-)
+from cpcsam.contract import IMAGE, IMAGE_EMBEDDINGS, IMAGE_ENCODER, INPUT_SIZE, MASK_INPUT
 from cpcsam.entry_points import (
+    CLIP,
     DECODE,
     DECODE_WITH_MASK,
     ENCODE,
@@ -205,6 +200,7 @@ class TritonClient:
             None,
             context,
             lambda replica, clock: self._infer(replica, clock, model, inputs, outputs, context),
+            by_clip=model == CLIP.name,
         )
 
     async def _decode(
@@ -244,10 +240,14 @@ class TritonClient:
         key: bytes | None,
         context: RequestContext,
         attempt: Callable[[Replica, PhaseClock], Awaitable[InferResult]],
+        *,
+        by_clip: bool = False,
     ) -> InferResult:
         """Make a call on a replica, as `Replicas.call`, and count its time by phase."""
         with context.phases.measure(QUEUE) as clock:
-            return await self.replicas.call(key, context, lambda replica: attempt(replica, clock))
+            return await self.replicas.call(
+                key, context, lambda replica: attempt(replica, clock), by_clip=by_clip
+            )
 
     async def _infer(
         self,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cpcsam.automatic.instance_mask import InstanceMask
-from cpcsam.automatic.text_search import choose_masks, confirm_masks
+from cpcsam.automatic.text_search import ClassSelection
 from cpcsam.automatic.vocabulary import Vocabulary
-from cpcsam.clip.text_classes import TextClasses
 from cpcsam.entry_points import SEGMENT
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
@@ -154,30 +155,28 @@ class SegmentationDispatcher:
     ) -> tuple[list[InstanceMask], bool, Sequence[str]]:
         """Return the masks of the requested classes, by examples and by text; best first."""
         config, model = class_search_config(request.class_search), await context.model()
-        least = config.min_similarity
-        texts = vocabulary.texts or TextClasses.empty("", 1.0, 0)
-        by_examples = [name for name in request.classes if name in vocabulary.names]
-        by_text = [name for name in request.classes if name not in vocabulary.names]
-        named = any(name in texts.names for name in request.classes)
-        clip = require_clip(model.clip, texts) if named else None
-        masks: list[InstanceMask] = []
+        selection = ClassSelection(vocabulary, request.classes, config.min_similarity)
+        texts = selection.texts
+        clip = None if texts is None else require_clip(model.clip, texts)
+        if clip is not None:
+            image.require_content()  # crops are cut from pixels: not found out after all decodes
+        found, everything = list[InstanceMask](), list[InstanceMask]()
         cached, warnings = True, list[str]()
-        if by_examples:
-            masks, cached = await self._by_class.segment(
-                image, vocabulary, by_examples, config, context
+        if selection.by_examples:
+            found, cached = await self._by_class.segment(
+                image, vocabulary, selection.by_examples, config, context
             )
             fix = "remove all classes, and add them again without tile_size"
             warnings += scale_warnings("classes", vocabulary.tile, image.size, model.scale, fix)
-            if clip is not None:
-                likely = await self._by_text.probabilities(image, masks, texts, clip, context)
-                masks = confirm_masks(masks, likely, vocabulary, least)
-        if clip is not None and by_text:
-            found, known, further = await self._everything_masks(request, image, context)
+        if selection.by_text:
+            everything, known, further = await self._everything_masks(request, image, context)
             cached &= known
             warnings += further
-            likely = await self._by_text.probabilities(image, found, texts, clip, context)
-            masks += choose_masks(found, likely, vocabulary, by_text, least)
-        return sorted(masks, key=lambda mask: -mask.score), cached, warnings
+        likely = np.zeros((0, 0), np.float32)
+        if texts is not None and clip is not None:
+            masks = selection.to_compare(found, everything)
+            likely = await self._by_text.probabilities(image, masks, texts, clip, context)
+        return selection.select(found, everything, likely), cached, warnings
 
 
 def _unknown(name: str, known: Sequence[str]) -> ContractError:

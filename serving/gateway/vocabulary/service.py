@@ -10,7 +10,7 @@ from typing import Final
 
 from cpcsam.automatic.class_search import EncodedTile
 from cpcsam.automatic.support_set import Coverage, ExampleCollector
-from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary, empty_vocabulary
+from cpcsam.automatic.vocabulary import Vocabulary, empty_vocabulary
 from cpcsam.clip.text_classes import TextClass
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
@@ -92,7 +92,7 @@ class VocabularyService:
             _require_new(vocabulary, request.name)
             extended = vocabulary or empty_vocabulary(model)
             if annotated:
-                extended = _extended(extended, request.name, annotated, tile, model)
+                extended = _extended(extended, request.name, annotated, tile)
             return extended if text is None else text.add_to(extended)
 
         return _response(await self._store.change(context.principal.tenant, model, extend))
@@ -181,15 +181,12 @@ def _extended(
     name: str,
     annotated: Sequence[Annotated],
     tile: int,
-    model: str,
 ) -> Vocabulary:
     collector = ExampleCollector([name])
     for part, covered in chain.from_iterable(annotated):
         collector.add_covered(part, covered, lambda _: name)
-    examples = collector.examples()
     if not vocabulary.names:
-        first = build_vocabulary([name], examples, model=model, tile=tile)
-        return replace(first, texts=vocabulary.texts)
+        vocabulary = replace(vocabulary, tile=tile)
     # The vocabulary may have changed while the examples were embedded.
     if vocabulary.tile != tile:
         raise PreconditionError.of(
@@ -198,7 +195,7 @@ def _extended(
             expected="no change while the class was added",
             fix="try again",
         )
-    return vocabulary.extend(name, examples)
+    return vocabulary.extend(name, collector.examples())
 
 
 def _check_name(name: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cpcsam.artifacts.versions import resolve_version, switch_to
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
@@ -19,7 +21,9 @@ from cpcsam.clip.towers import ClipTowers
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 from cpcsam.grpc_errors import ExistsError, NotFoundError, PreconditionError
+from cpcsam.images.reading import decode_image
 from serving.gateway.auth.authenticator import EVERYBODY
+from serving.gateway.inference import embedder
 from serving.gateway.run import gateway_in_background
 from serving.gateway.server import Gateway, GatewayConfig
 from serving.triton.launch import TritonServer
@@ -154,6 +158,37 @@ def test_examples_and_texts_have_to_agree(
         if p >= 0.3
     }
     assert alone and {mask.counts: mask.score for (mask,) in found} == expected
+
+
+def test_classes_of_both_kinds_are_compared_after_decoding_the_image_once(
+    client: SegmentationClient, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = Example.of_masks(image, [image.mean(axis=2) > image.mean()])
+    client.add_class("both", [example], texts=["nucleus"], tile_size=0)
+    decoded = []
+
+    def decode(*args: Any) -> NDArray[np.uint8]:
+        decoded.append(args)
+        return decode_image(*args)
+
+    monkeypatch.setattr(embedder, "decode_image", decode)
+    search = ClassSearch(min_similarity=0, threshold=0.1)
+    options = {"everything": PROPOSALS, "class_search": search}
+    found = client.segment(image, classes=["both", "cell"], **options)
+    monkeypatch.undo()
+    client.remove_class("both")
+    assert {mask.label for (mask,) in found.masks} == {"both", "cell"}
+    assert len(decoded) == 1
+
+
+def test_image_id_alone_is_refused_before_masks_are_made(
+    client: SegmentationClient, image: np.ndarray
+) -> None:
+    nothing = replace(PROPOSALS, min_iou=1.0)
+    shown = client.segment(image, classes=["cell"], everything=nothing)
+    assert not shown.masks
+    with pytest.raises(NotFoundError, match="send image_bytes again"):
+        client.segment(shown.image_id, classes=["cell"], everything=nothing)
 
 
 def test_other_towers_are_refused_by_name(

@@ -12,12 +12,17 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as triton_pb
 from tritonclient.grpc import service_pb2_grpc as triton_grpc
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import serialize_byte_tensor
 
+from cpcsam.clip.preprocess import ClipInfo, Preprocess
 from cpcsam.contract import IMAGE_EMBEDDINGS, IMAGE_ENCODER, INPUT_SIZE
 from cpcsam.entry_points import (
     AREAS,
     BBOXES,
+    CLIP,
+    CLIP_EMBEDDINGS,
+    CLIP_INFO,
     DECODER,
     EMBEDDING_STORE,
     IMAGE_KEY,
@@ -43,10 +48,23 @@ async def nothing(request: triton_pb.ModelInferRequest, context: Any) -> None:
 
 
 class TritonPeer(triton_grpc.GRPCInferenceServiceServicer):
-    """Its model has `digest`; `before` runs before each answer and may wait or abort."""
+    """Its model has `digest`; `before` runs before each answer and may wait or abort.
 
-    def __init__(self, digest: str = "digest", version: str = "1", target: Target = "cpu") -> None:
+    With `clip` it also has the model `clip`, of towers of that digest.
+    """
+
+    def __init__(
+        self,
+        digest: str = "digest",
+        version: str = "1",
+        target: Target = "cpu",
+        clip: str | None = None,
+    ) -> None:
         self.configs = model_configs(RepositoryConfig("vit_t", 256, target, model_digest=digest))
+        if clip is not None:
+            facts = ClipInfo("tiny", clip, 2, 1.0, 77, Preprocess(32, (0.5,) * 3, (0.5,) * 3))
+            self.configs[CLIP.name] = ModelConfig(name=CLIP.name)
+            self.configs[CLIP.name].parameters[CLIP_INFO].string_value = facts.to_json()
         self.version = version
         self.before: Before = nothing
         self.stored: set[bytes] = set()
@@ -124,6 +142,7 @@ def outputs() -> dict[str, np.ndarray]:
         SCORES.name: np.ones((1, 1, 1), np.float32),
         STABILITY.name: np.ones((1, 1, 1), np.float32),
         AREAS.name: np.zeros((1, 1, 1), np.int32),
+        CLIP_EMBEDDINGS.name: np.ones((1, 1, 2), np.float32),
         BBOXES.name: np.zeros((1, 1, 1, 4), np.int32),
         IMAGE_EMBEDDINGS.name: np.zeros((1, 256, 16, 16), np.float32),
         INPUT_SIZE.name: np.full((1, 2), 256, np.int32),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from benchmarks.noc.protocol import (
 )
 from benchmarks.noc.report import report_of
 from cpcsam.contract import LOW_RES_FACTOR, grid_size
+from cpcsam.errors import DataError
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.torch_backend import TorchBackend
 from cpcsam.transforms import resize_coords, to_frame
@@ -38,6 +40,9 @@ def test_views_show_one_entity_or_the_whole_sample() -> None:
     whole = views_of(samples, 0, 4)
     assert [view.name for view in whole] == [f"discs-{n}:{one}" for n in (0, 1) for one in (1, 3)]
     assert whole[0].truth.sum() == (samples[0].instances == 1).sum()
+    specks = replace(samples[0], instances=np.pad(np.eye(5, dtype=np.int32), (0, 123)))
+    with pytest.raises(DataError, match="no entity of 30 pixels"):
+        views_of([specks], 0, 4)
 
 
 def test_careless_annotator_clicks_the_same_error_badly() -> None:

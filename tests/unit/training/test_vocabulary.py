@@ -115,22 +115,26 @@ def test_commands_build_show_and_evaluate_classes_by_text(
     export_towers(ClipTowers.load(name, weights), tmp_path / "clip")
     image, instances = write_pair(tmp_path, discs(0))
     model, source = ["--base", str(base)], ["--image", str(image), "--instances", str(instances)]
-    texts = ["--text", "disc|round disc, ring", "--not", "ring=square"]
+    texts = ["--text", "disc|round disc, ring", "--not", "ring=square", "--not", "ring = box|star"]
     clip = ["--clip", str(tmp_path / "clip"), "--points-per-side", "3"]
     built = tmp_path / "built"
     build = ["build", *model, *texts, "--tile", "160", "--out", str(built)]
     assert vocabulary_command.main([*build, *clip]) == 0
     alone = load_vocabulary(built)
     assert alone.names == () and alone.all_names == ("disc", "ring") and alone.texts is not None
-    assert alone.texts.classes[1].negatives == ("square",)
+    assert alone.texts.classes[1].negatives == ("square", "box", "star")
     rename = ["--name", f"{ENTITY}=disc"]
+    extend = ["extend", *model, *source, *rename, "--vocabulary", str(built)]
+    assert vocabulary_command.main([*extend, "--out", str(tmp_path / "extended")]) == 0
+    extended = load_vocabulary(tmp_path / "extended")
     assert vocabulary_command.main([*build, *clip, *source, *rename]) == 0
     both = load_vocabulary(built)
     assert both.names == ("disc",) and both.all_names == ("disc", "ring")
     assert both.texts is not None and both.texts.logit_scale != alone.texts.logit_scale
     assert np.array_equal(both.texts.embeddings, alone.texts.embeddings)
+    assert np.array_equal(extended.metric, both.metric) and extended.all_names == both.all_names
     assert vocabulary_command.main(["show", str(built)]) == 0
-    assert "by text     ring: ring, not square" in capsys.readouterr().out
+    assert "by text     ring: ring, not square | box | star" in capsys.readouterr().out
     score = [*model, *source, *rename, "--vocabulary", str(built)]
     assert command.main([*score, *clip]) == 0
     assert json.loads(capsys.readouterr().out)["classes"].keys() == {"disc"}

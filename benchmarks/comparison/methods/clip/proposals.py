@@ -38,7 +38,7 @@ from training.data.augment import window_with_entities
 from training.data.sample import Sample
 from training.loop.distributed import training_device
 
-__all__ = ["RegionBatches", "RegionMethod"]
+__all__ = ["RegionBatches", "RegionMethod", "name_masks"]
 
 MIN_SHOWN: Final = 16
 """Entities of fewer pixels in a window are no regions to learn from."""
@@ -123,7 +123,9 @@ def name_masks(
     """
     of_tile: dict[Box, list[InstanceMask]] = {}
     for mask in masks:
-        of_tile.setdefault(mask.tile, []).append(mask)
+        # Tiles vote on a mask, of which the one that predicted it best may not show a pixel.
+        region = mask.tile if mask.in_region(mask.tile).any() else mask.bbox
+        of_tile.setdefault(region, []).append(mask)
     named = []
     for tile, group in of_tile.items():
         shown = np.stack([mask.in_region(tile) for mask in group])

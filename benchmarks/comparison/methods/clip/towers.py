@@ -156,7 +156,8 @@ def tower_pixels(images: Tensor, preprocess: Preprocess) -> Tensor:
     shown = images.float()
     side = preprocess.image_size
     if shown.shape[-2:] != (side, side):
-        shown = F.interpolate(shown, (side, side), mode="bicubic", antialias=True).clamp(0, 255)
+        mode = preprocess.interpolation
+        shown = F.interpolate(shown, (side, side), mode=mode, antialias=True).clamp(0, 255)
     mean, std = (
         torch.tensor(values, device=images.device)[:, None, None]
         for values in (preprocess.mean, preprocess.std)

@@ -16,20 +16,24 @@ from torch.nn import functional as F
 from benchmarks.budget import Budget
 from benchmarks.comparison.__main__ import main
 from benchmarks.comparison.methods.clip.lseg import DenseTower, LSegNetwork
-from benchmarks.comparison.methods.clip.proposals import RegionBatches, RegionMethod
+from benchmarks.comparison.methods.clip.proposals import RegionBatches, RegionMethod, name_masks
 from benchmarks.comparison.methods.clip.scorers import OvSeg
 from benchmarks.comparison.methods.clip.towers import (
     ClipConfig,
     SamFeatures,
+    tower_pixels,
     words_of,
 )
 from benchmarks.comparison.methods.clip.zs3net import Zs3Method
 from benchmarks.comparison.methods.interface import Task
 from benchmarks.comparison.methods.registry import METHODS, PAPER_SYSTEMS, ClipMethod
 from benchmarks.comparison.recipe import Recipe, states_of
+from cpcsam.automatic.instance_mask import InstanceMask
+from cpcsam.clip.preprocess import Preprocess
 from cpcsam.clip.towers import ClipTowers
 from cpcsam.config import load_config
 from cpcsam.errors import ConfigError
+from cpcsam.geometry import Box
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.torch_backend import TorchBackend
 from tests.support.paths import ROOT
@@ -114,6 +118,34 @@ def test_ovseg_before_training_is_clip_of_masked_crops(
     torch.nn.init.normal_(scorer.prompts)
     after = scorer.scores(sample.image, shapes, words)
     assert torch.equal(after[0], before[0]) and not torch.allclose(after[1], before[1], atol=1e-3)
+
+
+def test_masks_beyond_their_tile_are_named(
+    task: Task, towers: ClipTowers, config: ClipConfig
+) -> None:
+    sample, (_, words) = discs(7), words_of(task, towers, config)
+    scorer = OvSeg(towers, SamFeatures(TorchBackend(load_base(ROOT / "weights/vit_t"))), words)
+    whole = Box(0, 0, *sample.size)
+    masks = [
+        InstanceMask.from_mask(masks_of(sample)[0], whole, score=1.0, tile=tile)
+        for tile in (whole, Box(0, 0, 1, 1))
+    ]
+    assert not masks[1].in_region(masks[1].tile).any()
+    # As likely as not background, so what is kept tells little: none may have another number.
+    named = name_masks(masks, sample, scorer, replace(words, texts=words.texts[[0, 1, 1]]))
+    assert len(named) == 2 and all(0 < mask.score <= 1 for mask in named)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("size", [(20, 24), (70, 45)])
+def test_tower_pixels_equal_pillows_up_to_rounding(
+    interpolation: str, size: tuple[int, int]
+) -> None:
+    preprocess = Preprocess(32, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation, "squash")
+    image = np.random.default_rng(0).integers(90, 166, (*size, 3), np.uint8)  # away from both ends
+    pixels = tower_pixels(torch.from_numpy(image).permute(2, 0, 1)[None], preprocess)
+    levels = (pixels.numpy() - preprocess([image])) * 255 * np.array(preprocess.std)[:, None, None]
+    assert np.abs(levels).max() <= 1.5
 
 
 def test_dense_tower_equals_the_librarys_tokens(towers: ClipTowers) -> None:

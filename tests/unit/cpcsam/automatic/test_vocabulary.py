@@ -17,8 +17,10 @@ from cpcsam.automatic.vocabulary import (
     Vocabulary,
     VocabularyConfig,
     build_vocabulary,
+    empty_vocabulary,
 )
 from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
+from cpcsam.clip.text_classes import TextClasses
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
 
 WIDTH = 12
@@ -111,6 +113,18 @@ def test_extend_adds_a_class_from_one_image() -> None:
         assert maps[:, index][inside].mean() > 0.8
         assert maps[:, index][~inside].mean() < 0.1
     np.testing.assert_array_equal(extended.calibration[:2], known.calibration)
+
+
+def test_extend_builds_the_first_class_by_examples() -> None:
+    disc, texts = world((0,)), TextClasses.empty("t" * 64, 1.0, 2)
+    built = build_vocabulary(("disc",), disc, model=MODEL, tile=64)
+    without = two_classes().without("disc").without("ring")
+    for empty in (without, replace(empty_vocabulary(MODEL), tile=64)):
+        extended = replace(empty, texts=texts).extend("disc", disc)
+        assert_equal(extended, built)
+        assert extended.texts is texts and extended.model == MODEL
+        with pytest.raises(ContractError, match="no background"):
+            empty.extend("disc", replace(disc, entities=np.ones_like(disc.entities)))
 
 
 def test_extend_keeps_known_classes_out_of_the_background() -> None:

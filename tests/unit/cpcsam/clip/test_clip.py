@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from cpcsam.clip.text_classes import (
     phrases_of,
     pool_phrases,
 )
-from cpcsam.clip.towers import ClipTowers
+from cpcsam.clip.tokenizer import VOCABULARY_SIZE
+from cpcsam.clip.towers import ClipTowers, published_preprocessing
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
 from cpcsam.geometry import Box
 from tests.support.tiny_clip import write_tiny_clip
@@ -62,7 +64,26 @@ def test_tokenizer_of_ascii_equals_open_clips(towers: ClipTowers, text: str) -> 
 
 def test_tokenizer_of_other_text_equals_open_clips(towers: ClipTowers) -> None:
     texts = ["naïve Ядро 細胞 🙂 12µm²", "it’s &amp; &lt;we'll&gt;", "word " * 100, ""]
+    texts += [
+        "ﬁbroblast ﬂuﬀy",
+        "ＣＥＬＬ　５ ｶﾞﾝ",
+        "cell\u02bcs it&rsquo;s",
+        "\ufeffa\u2028b\u206ac",
+        "a < &lsquo;",
+    ]
     assert np.array_equal(towers.tokenizer(texts), tokenize(texts).numpy())
+
+
+def test_tokenizer_of_all_replaced_characters_equals_open_clips(towers: ClipTowers) -> None:
+    codes = [*range(0x20), *range(0xA0, 0x345), *range(0x2000, 0x2070), *range(0xFB00, 0xFB07)]
+    codes += [0x3000, 0xFEFF, *range(0xFF00, 0xFFFE)]
+    texts = [f"ab{chr(code)}cd" for code in codes]
+    assert np.array_equal(towers.tokenizer(texts), tokenize(texts).numpy())
+
+
+def test_tokenizer_takes_the_names_of_special_tokens_for_text(towers: ClipTowers) -> None:
+    (written,) = towers.tokenizer(["<end_of_text> cell"])
+    assert (written == VOCABULARY_SIZE - 1).sum() == 1 and written[1] != VOCABULARY_SIZE - 1
 
 
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
@@ -102,6 +123,41 @@ def test_digest_follows_the_weights(towers: ClipTowers, clip: tuple[str, Path]) 
     assert ClipTowers.load(*clip).digest == towers.digest
     other = ClipTowers.load(*write_tiny_clip(clip[1].parent, seed=1))
     assert other.digest != towers.digest
+
+
+def test_load_takes_the_preprocessing_that_belongs_to_the_weights(
+    towers: ClipTowers, clip: tuple[str, Path], tmp_path: Path
+) -> None:
+    own = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.2, 0.1], "interpolation": "bilinear"}
+    published = tmp_path / "open_clip_config.json"
+    config = json.loads(Path(clip[0]).read_text())
+    published.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": own}))
+    other = ClipTowers.load(str(published), clip[1])
+    expected = Preprocess(32, (0.5, 0.4, 0.3), (0.3, 0.2, 0.1), "bilinear", "shortest")
+    assert other.preprocess == expected and other.digest != towers.digest
+    published.write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 8}}))
+    assert ClipTowers.load(str(published), clip[1]).preprocess == towers.preprocess
+    mobile = published_preprocessing("MobileCLIP-S1")
+    assert mobile["mean"] == (0, 0, 0) and mobile["interpolation"] == "bilinear"
+    assert published_preprocessing("ViT-H-14-378")["resize_mode"] == "squash"
+    assert "mean" not in published_preprocessing("ViT-L-14")  # its weights differ
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"model_cfg": 1}'])
+def test_load_refuses_json_without_a_configuration(
+    clip: tuple[str, Path], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ViT-B-32.json"  # also a name of open_clip's own
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=r"CLIP: got .*ViT-B-32.json"):
+        ClipTowers.load(str(file), clip[1])
+
+
+def test_load_refuses_names_that_are_downloaded(clip: tuple[str, Path]) -> None:
+    for name in ("hf-hub:timm/ViT-B-16-SigLIP", "local-dir:weights"):
+        with pytest.raises(ConfigError, match=f"CLIP: got {name}"):
+            ClipTowers.load(name, clip[1])
 
 
 def test_load_refuses_by_name(clip: tuple[str, Path], tmp_path: Path) -> None:

@@ -11,21 +11,29 @@ import pytest
 from cpcsam.artifacts.golden import GOLDEN_NAME, GoldenCase, read_golden, require_same, write_golden
 from cpcsam.artifacts.manifest import publish
 from cpcsam.artifacts.versions import switch_to, writing
+from cpcsam.automatic.vocabulary import empty_vocabulary
+from cpcsam.automatic.vocabulary_io import save_vocabulary
+from cpcsam.clip.text_classes import TextClass, TextClasses
 from cpcsam.errors import ArtifactError, ServingError
 from serving.triton import switching
-from serving.triton.switching import VersionLink, check_switch, models_of_classes
+from serving.triton.switching import VersionLink, check_switch, origins_of_classes
 
 
-def make_version(path: Path, model: str = "", parent: str = "graphs") -> Path:
-    config = {"target": "cpu", "trained_model": model}
+def make_version(path: Path, model: str = "", parent: str = "graphs", clip: str = "") -> Path:
+    config = {"target": "cpu", "trained_model": model, **({"clip": clip} if clip else {})}
     with publish(path, "repository", parents={"onnx": parent}, config=config) as staging:
         (staging / "graph.onnx").write_text("graph")
     return path
 
 
-def make_classes(path: Path, model: str) -> Path:
-    with publish(path, "vocabulary", parents={"model": model}) as staging:
-        (staging / "arrays").write_text("arrays")
+def make_classes(path: Path, model: str, towers: str = "", *texts: str) -> Path:
+    vocabulary = empty_vocabulary(model)
+    if towers:
+        known = TextClasses.empty(towers, 1.0, 2)
+        for text in texts:
+            known = known.add(TextClass(text, (text,)), np.ones((3, 2), np.float32))
+        vocabulary = replace(vocabulary, texts=known)
+    save_vocabulary(vocabulary, path)
     return path
 
 
@@ -58,8 +66,8 @@ def test_switch_that_would_make_classes_unusable_is_refused(tmp_path: Path) -> N
     switch_to(tmp_path / "classes/lab", 1)
     (tmp_path / "classes/empty").mkdir()
     initial = make_classes(tmp_path / "initial", "graphs")
-    classes = models_of_classes(tmp_path / "classes", initial)
-    assert classes == {"lab": "one", "--vocabulary": "graphs"}
+    classes = origins_of_classes(tmp_path / "classes", initial)
+    assert classes == {"lab": ("one", ""), "--vocabulary": ("graphs", "")}
     one, again = make_version(tmp_path / "1", "one"), make_version(tmp_path / "2", "one", "other")
     check_switch(one, again, classes)
     other, own = make_version(tmp_path / "3", "two"), make_version(tmp_path / "4")
@@ -68,7 +76,27 @@ def test_switch_that_would_make_classes_unusable_is_refused(tmp_path: Path) -> N
     with pytest.raises(ServingError, match="the classes of --vocabulary could not be used"):
         check_switch(own, other, classes)
     check_switch(other, one, classes)
-    assert models_of_classes(None, None) == models_of_classes(tmp_path / "none", None) == {}
+    assert origins_of_classes(None, None) == origins_of_classes(tmp_path / "none", None) == {}
+
+
+def test_switch_to_other_towers_than_those_of_classes_by_text_is_refused(tmp_path: Path) -> None:
+    make_classes(tmp_path / "classes/lab/1", "one", "a", "nucleus")
+    make_classes(tmp_path / "classes/removed/1", "one", "a")  # its classes by text are gone
+    for tenant in ("lab", "removed"):
+        switch_to(tmp_path / "classes" / tenant, 1)
+    classes = origins_of_classes(tmp_path / "classes", None)
+    assert classes == {"lab": ("one", "a"), "removed": ("one", "")}
+    old, same = (make_version(tmp_path / name, "one", clip="a") for name in ("1", "2"))
+    check_switch(old, same, classes)
+    other, none = make_version(tmp_path / "3", "one", clip="b"), make_version(tmp_path / "4", "one")
+    for wanted, towers in ((other, "b"), (none, "none")):
+        message = (
+            f"got CLIP {towers}, for which the classes of lab could not be used, expected CLIP a"
+        )
+        with pytest.raises(ServingError, match=message):
+            check_switch(old, wanted, classes)
+        check_switch(old, wanted, {"removed": classes["removed"]})
+    check_switch(none, old, classes)
 
 
 def test_switch_beyond_the_free_memory_is_refused(
