@@ -105,7 +105,8 @@ class Predictor:
             AioRpcError: the gateway's failure, likewise.
         """
         known = await gateway.call("ListClasses", pb.ListClassesRequest(), caller)
-        searches = _searches(config, [one.name for one in known.classes])
+        names = [one.name for one in known.classes]
+        searches = await asyncio.to_thread(_searches, config, names)
         deadline = monotonic() + BATCH_S
         turns = asyncio.Semaphore(CONCURRENT_TASKS)
         failures: list[Exception] = []
@@ -117,10 +118,13 @@ class Predictor:
                     return []
                 own = replace(caller, timeout_s=min(caller.timeout_s, left))
                 try:
-                    return [await self._search(task, config, searches, gateway, own)]
-                except (AioRpcError, Problem) as error:
-                    LOG.warning("task %s: %s", task.get("id"), _message(error))
-                    failures.append(error)
+                    # Each call of a task has a time limit; this one is for all of them.
+                    async with asyncio.timeout(left):
+                        return [await self._search(task, config, searches, gateway, own)]
+                except (AioRpcError, Problem, TimeoutError) as error:
+                    failure = _late() if isinstance(error, TimeoutError) else error
+                    LOG.warning("task %s: %s", task.get("id"), _message(failure))
+                    failures.append(failure)
                     return []
 
         found = await asyncio.gather(*map(predict, tasks))
@@ -254,6 +258,15 @@ def _problem(error: CpcSamError) -> Problem:
     # The caller's own token is not at fault where Label Studio refuses ours.
     status = 502 if code in ("PERMISSION_DENIED", "UNAVAILABLE") else STATUSES[code]
     return Problem.of(status, code, str(error), "image")
+
+
+def _late() -> Problem:
+    return Problem.of(
+        504,
+        "DEADLINE_EXCEEDED",
+        f"tasks: got no answer within {BATCH_S:g} s, expected one; predict fewer at a time",
+        "tasks",
+    )
 
 
 def _message(error: AioRpcError | Problem) -> str | None:
