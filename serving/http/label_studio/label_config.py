@@ -12,7 +12,7 @@ from typing import Final
 from xml.parsers import expat
 
 from serving.http.label_studio.records import invalid
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 
 __all__ = ["Control", "Label", "LabelConfig", "parse_label_config"]
 
@@ -119,7 +119,7 @@ class LabelConfig:
                 return control
         raise invalid(
             "label_config",
-            f"no BrushLabels, PolygonLabels or RectangleLabels with the label {label!r}",
+            f"no BrushLabels, PolygonLabels or RectangleLabels with the label {quoted(label)}",
             "one of them, which holds the answer",
             "add it to the labelling configuration",
         )
@@ -202,7 +202,8 @@ def _control(kind: str, attributes: Mapping[str, str], labels: list[Label]) -> C
     )
     if control.everything is not None and control.label(control.everything) is None:
         raise _invalid(
-            f"model_everything={control.everything!r}", f"the name of a label of {control.name!r}"
+            f"model_everything={quoted(control.everything)}",
+            f"the name of a label of {quoted(control.name)}",
         )
     return control
 
@@ -217,7 +218,7 @@ def _number(attributes: Mapping[str, str], name: str, most: float) -> float | No
     except ValueError:
         number = -1.0
     if not 0 <= number <= most:
-        raise _invalid(f"{name}={text[:40]!r}", f"a number from 0 to {most:g}")
+        raise _invalid(f"{name}={quoted(text)}", f"a number from 0 to {most:g}")
     return number
 
 

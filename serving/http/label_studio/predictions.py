@@ -25,7 +25,8 @@ from serving.http.label_studio.label_config import Control, LabelConfig
 from serving.http.label_studio.records import invalid, object_member
 from serving.http.label_studio.regions import mask_format_of, prediction_of, regions_of
 from serving.http.label_studio_config import LabelStudioConfig
-from serving.http.problems import STATUSES, Problem
+from serving.http.problems import STATUSES, Problem, quoted
+from serving.http.protojson import in_thread_if_large
 
 __all__ = ["Predictor", "version_of"]
 
@@ -169,9 +170,12 @@ class Predictor:
         """Segment a task's image, which is sent only if the gateway does not know it."""
         reference = object_member(task, "data").get(key or "")
         if not isinstance(reference, str) or not reference:
-            raise invalid("data", f"no image {key!r}", "one for the labelling configuration", "add")
+            raise invalid(
+                "data", f"no image {quoted(key)}", "one for the labelling configuration", "add"
+            )
         request.request_id = caller.request_id
-        entry = KnownImages.key(caller.token, reference)
+        # A data URI of many megabytes takes a while.
+        entry = await in_thread_if_large(len(reference), KnownImages.key, caller.token, reference)
         answer: pb.SegmentResponse
         image_id = self._known.get(entry)
         if image_id is not None:

@@ -150,6 +150,39 @@ def test_form_with_two_images_or_parts_of_one_name_is_refused(client: TestClient
     assert problem_of(answer)["detail"].startswith("image1: got no examples[1]")
 
 
+CONFIG = '<View><Image name="image" value="$image"/></View>'
+LONG = "\x01" * 1500
+REGION = {
+    "type": LONG,
+    "to_name": "image",
+    "original_width": 9,
+    "original_height": 9,
+    "value": {"labels": [LONG], "x": 1, "y": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "record"),
+    [
+        ("x-anylabeling", {"model": LONG, "image": "AAAA"}),
+        (
+            "x-anylabeling",
+            {"model": "cpcsam-prompts", "image": "AAAA", "params": {"marks": [{"type": LONG}]}},
+        ),
+        ("label-studio", {"context": {"result": [REGION]}}),
+        ("label-studio", {"context": {"result": [{**REGION, "type": "keypointlabels"}]}}),
+    ],
+)
+def test_long_text_of_a_caller_is_not_sent_back_whole(path: str, record: dict[str, object]) -> None:
+    version = "v1/" if path == "x-anylabeling" else ""
+    if path == "label-studio":
+        record = {"tasks": [{}], "label_config": CONFIG, "params": record}
+    with front_without_gateway() as client:
+        answer = client.post(f"/{path}/{version}predict", json=record)
+    detail = problem_of(answer)["detail"]
+    assert "\\x01" in detail and "..." in detail and len(answer.content) < 1000
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
