@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
@@ -35,6 +36,8 @@ BATCH_S: Final = 80.0
 """Seconds for all tasks of a request; Label Studio waits for 100."""
 CONCURRENT_TASKS: Final = 2
 """A third would wait in the gateway for the first two."""
+READERS: Final = 4
+"""Threads that wait for Label Studio."""
 
 
 def version_of(name: str, version: str) -> str:
@@ -53,6 +56,8 @@ class Predictor:
         limits = config or LabelStudioConfig("http://localhost", "none")
         self._host = None if config is None else LabelStudioHost(config)
         self._known = KnownImages(limits.max_known_images, limits.known_s)
+        # Threads of their own: a Label Studio that hangs would take those that parse all requests.
+        self._readers = ThreadPoolExecutor(READERS, "label-studio")
 
     async def interactive(
         self,
@@ -208,7 +213,9 @@ class Predictor:
                     fix="start the service with --label-studio-url",
                 )
             number = task_id if isinstance(task_id, int) else None
-            return await asyncio.to_thread(self._host.read_image, reference, number)
+            loop = asyncio.get_running_loop()
+            read = self._host.read_image
+            return await loop.run_in_executor(self._readers, read, reference, number)
         except (ContractError, ServingError) as error:
             raise _problem(error) from None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from serving.http.gateway import Gateway
 from serving.http.label_studio import predictions
 from serving.http.label_studio.context import Interaction
 from serving.http.label_studio.label_config import parse_label_config
+from serving.http.label_studio_config import LabelStudioConfig
 from serving.http.problems import Problem
 from tests.support.servers.gateway_peer import Peer
 
@@ -52,6 +54,24 @@ def test_interactive_converts_masks_beside_the_event_loop(monkeypatch: pytest.Mo
     found = asyncio.run(predictor.interactive(TASK, interaction, CONFIG, gateway, caller))
     assert found["result"][0]["value"]["rectanglelabels"] == ["Cell"]
     assert threads and threading.main_thread() not in threads
+
+
+async def test_label_studio_that_hangs_takes_no_thread_of_others() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as hanging:
+        studio = LabelStudioConfig(f"http://127.0.0.1:{hanging.getsockname()[1]}", "token")
+        predictor = predictions.Predictor(studio)
+        reads = [
+            asyncio.ensure_future(predictor._read(f"/data/upload/1/{number}.png", number))
+            for number in range(40)  # more than the event loop has threads
+        ]
+        await asyncio.sleep(0)
+        held = [hanging.accept()[0] for _ in range(predictions.READERS)]
+        assert await asyncio.to_thread(str, "parsed") == "parsed"
+        assert not any(read.done() for read in reads)
+        for read in reads:
+            read.cancel()
+        for connection in held:
+            connection.close()
 
 
 class SlowPeer(Peer):
