@@ -259,6 +259,10 @@ def test_names_are_checked_beyond_loopback_where_some_are_given() -> None:
 
 
 def test_requests_beyond_the_bound_are_refused_but_for_health() -> None:
-    with front_without_gateway(max_in_flight=0) as client:
-        assert problem_of(client.get("/v1/describe"))["status"] == 429
+    tool = "https://tool.example"
+    with front_without_gateway(max_in_flight=0, cors_origins=(tool,)) as client:
+        answer = client.get("/v1/describe", headers={"origin": tool})
+        assert problem_of(answer)["status"] == 429
+        assert answer.headers["access-control-allow-origin"] == tool, "its page can read it"
+        assert answer.headers["retry-after"] == "1"
         assert client.get("/health/live").status_code == 200
