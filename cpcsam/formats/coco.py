@@ -78,7 +78,7 @@ def read(folder: Path) -> Iterator[ListedImage]:
             yield ListedImage(_text(image["file_name"]), classes, decode, (path,), size)
     except OSError as error:
         raise _damaged(path, error.strerror or "no file") from error
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
@@ -141,18 +141,19 @@ def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
             raise ValueError("polygons that are no numbers, or lie far outside of the image")
         return coco_mask.merge(coco_mask.frPyObjects([ring.tolist() for ring in rings], *size))
     # pycocotools reads what too few runs do not cover from whatever the memory held before.
-    if isinstance(segmentation["counts"], list):
-        if sum(segmentation["counts"]) != size[0] * size[1]:
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        are_lengths = all(run >= 0 and float(run).is_integer() for run in counts)
+        if not are_lengths or sum(counts) != size[0] * size[1]:
             raise ValueError("run lengths that do not fill the image")
         return coco_mask.frPyObjects(segmentation, *size)
-    if not isinstance(segmentation["counts"], str):
+    if not isinstance(counts, str):
         raise TypeError("run lengths that are neither numbers nor a text")
     from cpcsam.automatic.rle import runs_from_rle
 
-    counts = segmentation["counts"].encode()
     height, width = (int(side) for side in segmentation["size"])
-    runs_from_rle(counts, (height, width))
-    return {"size": segmentation["size"], "counts": counts}
+    runs_from_rle(counts.encode(), (height, width))
+    return {"size": segmentation["size"], "counts": counts.encode()}
 
 
 def _text(value: Any) -> str:

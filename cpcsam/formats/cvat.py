@@ -7,7 +7,6 @@ labels that have them, which `labels.json` defines, and ignores them otherwise.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,17 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.artifacts.manifest import write_atomic
-from cpcsam.errors import ContractError, DataError
+from cpcsam.errors import DataError
 from cpcsam.formats.fill import fill_polygons
 from cpcsam.formats.losses import count_fields, drop_empty
-from cpcsam.formats.records import ImageRecord, ListedImage, Losses, MaskRecord
+from cpcsam.formats.names import xml_name
+from cpcsam.formats.records import ImageRecord, ListedImage, Losses, MaskRecord, number_of
 
 __all__ = ["decode_runs", "encode_runs", "read", "write"]
 
 FILE: Final = "annotations.xml"
 ATTRIBUTES: Final = ("score", "stability")
 EXTENT: Final = 1_000_000.0
-NO_XML: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
@@ -49,12 +48,12 @@ def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
             root,
             "image",
             id=str(number),
-            name=_writable(image.file_name),
+            name=xml_name(image.file_name),
             width=str(width),
             height=str(height),
         )
         for mask in drop_empty(image.masks, losses):
-            labels[_writable(mask.label)] = None
+            labels[xml_name(mask.label)] = None
             _add(element, mask)
         count_fields(image.masks, ("prompt",), losses)
     root.insert(1, _meta(labels, number_of_images))
@@ -74,15 +73,6 @@ def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
     ]
     write_atomic(folder / "labels.json", (json.dumps(spec, indent=2) + "\n").encode())
     return losses
-
-
-def _writable(name: str) -> str:
-    if NO_XML.search(name):
-        raise ContractError.of(
-            "name", got=repr(name), expected="characters that XML can hold",
-            fix="rename the image or the class, or write another format",
-        )  # fmt: skip
-    return name
 
 
 def _meta(labels: Iterable[str], count: int) -> ET.Element:
@@ -157,6 +147,8 @@ def read(folder: Path) -> Iterator[ListedImage]:
         root = _parse(file)
         if root.tag != "annotations":
             continue
+        if root.find("track") is not None:
+            raise _damaged(file, "tracks, which are of CVAT for video")
         for place, image in enumerate(root.iter("image")):
             found = True
             shapes = [shape for shape in image if shape.tag in ("mask", "polygon")]
@@ -196,7 +188,7 @@ def _decode(file: Path, place: int, size: tuple[int, int]) -> Iterator[MaskRecor
     for shape in image:
         try:
             if shape.tag == "mask":
-                mask, origin = _mask(shape)
+                mask, origin = _mask(shape, size)
             elif shape.tag == "polygon":
                 points = [pair.split(",") for pair in shape.attrib["points"].split(";")]
                 ring = np.array(points, np.float64)
@@ -207,9 +199,6 @@ def _decode(file: Path, place: int, size: tuple[int, int]) -> Iterator[MaskRecor
                 continue
         except (LookupError, ValueError, OverflowError) as error:
             raise _damaged(file, f"a damaged {shape.tag} ({error})") from error
-        bottom, right = origin[0] + mask.shape[0], origin[1] + mask.shape[1]
-        if min(origin) < 0 or bottom > size[0] or right > size[1]:
-            raise _damaged(file, "a mask beyond the image")
         values: dict[str, Any] = {one.get("name", ""): one.text for one in shape.iter("attribute")}
         yield MaskRecord.of_mask(
             mask,
@@ -219,17 +208,20 @@ def _decode(file: Path, place: int, size: tuple[int, int]) -> Iterator[MaskRecor
         )
 
 
-def _mask(shape: ET.Element) -> tuple[NDArray[np.bool_], tuple[int, int]]:
+def _mask(shape: ET.Element, size: tuple[int, int]) -> tuple[NDArray[np.bool_], tuple[int, int]]:
     top, left, height, width = (
         int(shape.attrib[key]) for key in ("top", "left", "height", "width")
     )
+    # Before it is decoded: a few digits may tell of more pixels than memory holds.
+    if min(top, left, height, width) < 0 or top + height > size[0] or left + width > size[1]:
+        raise ValueError("beyond the image")
     runs = np.array([int(run) for run in shape.attrib["rle"].split(",")], np.int64)
     return decode_runs(runs, (height, width)), (top, left)
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        return number_of(float(text)) if text else None
     except ValueError:
         return None
 

@@ -111,7 +111,7 @@ def read(folder: Path) -> Iterator[ListedImage]:
 def _load(file: Path) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, f"no JSON ({error})") from error
     features = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(features, list) or not all(isinstance(one, dict) for one in features):

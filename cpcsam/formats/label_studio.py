@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -23,6 +23,7 @@ from cpcsam.formats import UNNAMED
 from cpcsam.formats.brush_runs import decode_brush, encode_brush
 from cpcsam.formats.fill import fill_polygons
 from cpcsam.formats.losses import count_fields, drop_empty
+from cpcsam.formats.names import xml_name
 from cpcsam.formats.records import ImageRecord, ListedImage, Losses, MaskRecord, number_of
 
 __all__ = ["brush_result", "read", "write"]
@@ -35,13 +36,17 @@ EXTENT: Final = 10_000.0
 
 
 def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
-    """Write `tasks.json` and `labeling_config.xml`, see `records.Format`."""
+    """Write `tasks.json` and `labeling_config.xml`, see `records.Format`.
+
+    Raises:
+        ContractError: the name of a class has characters that XML cannot hold.
+    """
     losses = Losses()
     tasks = []
     labels: dict[str, None] = {}
     for image in images:
         kept = drop_empty(image.masks, losses)
-        labels |= dict.fromkeys(mask.label for mask in kept)
+        labels |= dict.fromkeys(xml_name(mask.label) for mask in kept)
         prediction: dict[str, Any] = {
             "model_version": image.model,
             "result": [
@@ -128,7 +133,7 @@ def read(folder: Path) -> Iterator[ListedImage]:
 def _tasks(file: Path, changed_ns: int) -> list[dict[str, Any]]:
     try:
         content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(file, f"no JSON ({error})") from error
     if not isinstance(content, list):
         return []
@@ -156,8 +161,15 @@ def _file_name(data: Mapping[str, Any]) -> str | None:
     address = data.get("image") or next((value for value in data.values() if value), None)
     if not isinstance(address, str):
         return None
-    parts = urlsplit(address)
-    return parse_qs(parts.query).get("d", [parts.path.lstrip("/")])[0]
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # a host that is none
+        return None
+    # Names in URLs are quoted, those of S3 and the like are not. They may be bytes of any kind.
+    is_url = parts.scheme in ("", "http", "https")
+    path = unquote(parts.path, errors="surrogateescape") if is_url else parts.path
+    name = path.lstrip("/")
+    return parse_qs(parts.query, errors="surrogateescape").get("d", [name])[0]
 
 
 def _class(region: Mapping[str, Any]) -> str:
@@ -170,7 +182,7 @@ def _size(file: Path, regions: list[dict[str, Any]]) -> tuple[int, int] | None:
         return None
     try:
         return int(regions[0]["original_height"]), int(regions[0]["original_width"])
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(file, "a region without original_width and original_height") from error
 
 

@@ -182,10 +182,10 @@ def read(folder: Path) -> Iterator[ListedImage]:
         try:
             attributes = _attributes(root)
             labels = _attributes(root / "labels")["labels"]
-            masks = [mask for name in labels for mask in _masks_of(root / "labels" / str(name))]
-            first = root / "labels" / str(labels[0])
-            height, width = zarr.open_array(str(first / _level(first)), mode="r").shape
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            paths = [root / "labels" / str(name) for name in labels]
+            height, width = _array(paths[0]).shape
+            masks = [mask for path in paths for mask in _masks_of(path, (height, width))]
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             raise DataError.of(
                 str(root), got=f"{type(error).__name__}: {error}",
                 expected="OME-Zarr with two-dimensional labels", fix="write it again",
@@ -206,15 +206,18 @@ def _attributes(path: Path) -> dict[str, Any]:
     return dict(zarr.open_group(str(path), mode="r").attrs)
 
 
-def _level(path: Path) -> str:
+def _array(path: Path) -> Any:
+    """Open a label image at full size."""
     (multiscale, *_) = _attributes(path)["multiscales"]
-    return str(multiscale["datasets"][0]["path"])
+    return zarr.open_array(str(path / str(multiscale["datasets"][0]["path"])), mode="r")
 
 
-def _masks_of(path: Path) -> Iterator[MaskRecord]:
+def _masks_of(path: Path, size: tuple[int, int]) -> Iterator[MaskRecord]:
     about = _attributes(path)["image-label"]
     properties = {row["label-value"]: row for row in about.get("properties", ())}
-    labels = np.asarray(zarr.open_array(str(path / _level(path)), mode="r")[...])
+    labels = np.asarray(_array(path)[...])
+    if labels.shape != size:
+        raise ValueError(f"{path.name} of size {labels.shape}, for an image of {size}")
     for number, box, crop in split_labels(labels):
         row = properties.get(number, {})
         fields = {field: row.get(field) for field in FIELDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,9 +25,15 @@ __all__ = ["Format", "ImageRecord", "ListedImage", "Losses", "MaskRecord", "numb
 
 
 def number_of(value: object) -> float | None:
-    """Return a score as a file has it; None if it is no number."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number else None  # type: ignore[return-value]
+    """Return a score as a file has it; None if it is no finite number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    # JSON cannot hold the others, though Python writes them.
+    return number if math.isfinite(number) else None
 
 
 Losses = Counter[str]

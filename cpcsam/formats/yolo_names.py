@@ -21,7 +21,7 @@ def class_names(labels: Path, root: Path) -> dict[int, str]:
             there or between both.
 
     Raises:
-        DataError: a YAML file is damaged.
+        DataError: a file is damaged.
         ModuleNotFoundError: there is a YAML file, and PyYAML is not installed.
     """
     for folder in (labels, *labels.parents):
@@ -37,8 +37,9 @@ def _names_in(folder: Path) -> dict[int, str]:
         with extra("train"):
             import yaml
         try:
-            content = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = yaml.safe_load(file.read_text("utf-8"))
+        # PyYAML makes dates and numbers of what looks like them.
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise _damaged(file, type(error).__name__) from error
         names: Any = content.get("names") if isinstance(content, dict) else None
         if isinstance(names, list):
@@ -46,10 +47,13 @@ def _names_in(folder: Path) -> dict[int, str]:
         if isinstance(names, dict):
             try:
                 return {int(number): str(name) for number, name in names.items()}
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise _damaged(file, "classes without numbers") from error
     file = folder / "classes.txt"
-    lines = file.read_text().splitlines() if file.is_file() else []
+    try:
+        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+    except UnicodeDecodeError as error:
+        raise _damaged(file, "bytes that are no text") from error
     return {number: line.strip() for number, line in enumerate(lines) if line.strip()}
 
 

@@ -35,6 +35,8 @@ WITHIN: Final = 0.49
 """Place within a pixel, from its corner: nearly its centre, but not rounded up."""
 BOX_VALUES: Final = 5
 """Of a row that is a class and a box."""
+MAX_DIGITS: Final = 9
+"""Of the number of a class."""
 
 
 def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
@@ -113,7 +115,7 @@ def read(folder: Path) -> Iterator[ListedImage]:
     class_names.cache_clear()
     for file in files:
         names = class_names(file.parent, folder)
-        rows = [row.split() for row in file.read_text().splitlines() if row.strip()]
+        rows = _rows(file)
         polygons = [row for row in rows if len(row) != BOX_VALUES]
         classes = tuple(_class(file, row[0], names) for row in polygons)
         left_out = Losses({"boxes": len(rows) - len(polygons)})
@@ -121,6 +123,14 @@ def read(folder: Path) -> Iterator[ListedImage]:
         yield ListedImage(
             name, classes, partial(_decode, file, classes), (file,), left_out=+left_out
         )
+
+
+def _rows(file: Path) -> list[list[str]]:
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise _damaged(file, "bytes that are no text") from error
+    return [row.split() for row in text.splitlines() if row.strip()]
 
 
 def _image_name(folder: Path, file: Path) -> str:
@@ -137,15 +147,14 @@ def _image_name(folder: Path, file: Path) -> str:
 
 
 def _class(file: Path, number: str, names: dict[int, str]) -> str:
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit() and len(number) <= MAX_DIGITS):
         raise _damaged(file, f"the class {number[:20]!r}")
     return names.get(int(number), number)
 
 
 def _decode(file: Path, classes: Iterable[str], size: tuple[int, int]) -> Iterator[MaskRecord]:
     height, width = size
-    rows = [row.split() for row in file.read_text().splitlines() if row.strip()]
-    polygons = [row for row in rows if len(row) != BOX_VALUES]
+    polygons = [row for row in _rows(file) if len(row) != BOX_VALUES]
     for row, label in zip(polygons, classes, strict=True):
         try:
             values = np.array([float(value) for value in row[1:]])

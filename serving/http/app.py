@@ -25,7 +25,7 @@ from serving.http.gateway import Gateway
 from serving.http.metrics import HttpMetrics
 from serving.http.middleware.disconnects import CancelOnDisconnect
 from serving.http.middleware.headers import SecurityHeaders
-from serving.http.middleware.observation import Observation, methods_of, templates_of
+from serving.http.middleware.observation import Admission, Observation, methods_of, templates_of
 from serving.http.middleware.origins import OriginGuard
 from serving.http.problems import Problem
 from serving.http.rpc_problems import problem_of
@@ -88,7 +88,7 @@ def _middleware(
 ) -> list[Middleware]:
     found = [
         Middleware(SecurityHeaders),
-        Middleware(Observation, metrics, room, templates, config.max_in_flight),
+        Middleware(Observation, metrics, room, templates),
         Middleware(OriginGuard, config.host, config.cors_origins, config.allowed_hosts, metrics),
     ]
     if config.cors_origins:
@@ -101,6 +101,7 @@ def _middleware(
             max_age=PREFLIGHT_S,
         )
         found.append(cors)
+    found.append(Middleware(Admission, metrics, config.max_in_flight))
     return [*found, Middleware(CancelOnDisconnect)]
 
 

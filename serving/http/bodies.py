@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.http.config import HttpConfig
 from serving.http.metrics import HttpMetrics
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 
 __all__ = ["FORM", "JSON", "Room", "media_type", "read_body", "read_form"]
 
@@ -106,7 +106,7 @@ async def read_form(request: Request, max_parts: int) -> dict[str, bytes]:
                 raise _no_form("no end of a form")
             for name, value in form.multi_items():
                 if name in parts:
-                    raise _no_form(f"two parts of the name {name[:40]!r}")
+                    raise _no_form(f"two parts of the name {quoted(name)}")
                 parts[name] = _content(value)
         finally:
             await form.close()

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.responses import Response
 
+from cpcsam.text import printable
+
 if TYPE_CHECKING:
     from typing import Self
 
-__all__ = ["CHALLENGE", "CLIENT_GONE", "MEDIA_TYPE", "STATUSES", "Problem"]
+__all__ = ["CHALLENGE", "CLIENT_GONE", "MEDIA_TYPE", "STATUSES", "Problem", "quoted"]
 
 MEDIA_TYPE: Final = "application/problem+json"
 CHALLENGE: Final = 'Bearer realm="cpcsam", Basic realm="cpcsam", charset="UTF-8"'
@@ -36,6 +38,8 @@ STATUSES: Final = {
     "UNAUTHENTICATED": 401,
 }
 """HTTP status by the name of the gRPC status."""
+MAX_QUOTED: Final = 80
+"""Characters of a quotation."""
 
 
 class Problem(Exception):  # noqa: N818  # named as in RFC 9457
@@ -105,6 +109,15 @@ class Problem(Exception):  # noqa: N818  # named as in RFC 9457
         return Response(
             text.encode(errors="replace"), self.status, headers=headers, media_type=MEDIA_TYPE
         )
+
+
+def quoted(value: object) -> str:
+    """Quote a value that a caller sent, as far as it tells the caller what is meant.
+
+    A body may be one text of many megabytes, which escaped is several times as long.
+    """
+    short = value[:MAX_QUOTED] if isinstance(value, str) else value
+    return printable(repr(short), MAX_QUOTED)
 
 
 def _title(status: int) -> str:

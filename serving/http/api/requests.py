@@ -12,7 +12,7 @@ from starlette.requests import Request
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.http.bodies import FORM, JSON, media_type, read_body, read_form
 from serving.http.metrics import HttpMetrics
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 from serving.http.protojson import in_thread_if_large, parse_json
 
 __all__ = ["read_add_class", "read_segment"]
@@ -104,7 +104,7 @@ def _require_no_image(message: pb.SegmentRequest | pb.Example, part: str) -> Non
 
 def _require_none(parts: dict[str, bytes], expected: str) -> None:
     if parts:
-        raise _problem("body", f"a part {next(iter(parts))[:40]!r}", expected, "leave it out")
+        raise _problem("body", f"a part {quoted(next(iter(parts)))}", expected, "leave it out")
 
 
 def _problem(field: str, got: str, expected: str, fix: str) -> Problem:

@@ -29,6 +29,7 @@ from serving.http.label_studio.records import (
     object_member,
     text_member,
 )
+from serving.http.problems import quoted
 
 __all__ = ["Interaction", "read_interaction"]
 
@@ -106,7 +107,7 @@ def read_interaction(drawn: Sequence[Any], config: LabelConfig) -> Interaction:
             stroke = drawn_here if stroke is None else np.logical_or(stroke, drawn_here, out=stroke)
         else:
             raise invalid(
-                "type", repr(kind), f"{POINT}, {BOX} or {BRUSH}", "use another smart tool"
+                "type", quoted(kind), f"{POINT}, {BOX} or {BRUSH}", "use another smart tool"
             )
         labels.append(label)
     if not labels:

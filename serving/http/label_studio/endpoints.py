@@ -71,7 +71,7 @@ class Endpoints:
         record = await _read(request)
         model = (await _describe(request, SETUP_S)).model
         if record.get("schema"):
-            parse_label_config(text_member(record, "schema"))
+            await asyncio.to_thread(parse_label_config, text_member(record, "schema"))
         return JSONResponse({"model_version": version_of(model.name, model.version)})
 
     async def predict(self, request: Request) -> Response:
@@ -82,7 +82,7 @@ class Endpoints:
         tasks = list_member(record, "tasks")
         if not 0 < len(tasks) <= MAX_TASKS or not all(isinstance(task, dict) for task in tasks):
             raise invalid("tasks", f"{len(tasks)} items", f"1 to {MAX_TASKS} tasks", "send fewer")
-        config = parse_label_config(text_member(record, LABEL_CONFIG))
+        config = await asyncio.to_thread(parse_label_config, text_member(record, LABEL_CONFIG))
         context = object_member(object_member(record, "params"), "context")
         drawn = list_member(context, "result")
         results: list[Any]

@@ -5,13 +5,14 @@ Only elements and attributes are read. A document type, and so every entity of i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 from xml.parsers import expat
 
 from serving.http.label_studio.records import invalid
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 
 __all__ = ["Control", "Label", "LabelConfig", "parse_label_config"]
 
@@ -65,8 +66,12 @@ class Control:
     search: Mapping[str, float] = field(default_factory=dict)
 
     def label(self, value: str) -> Label | None:
-        """Return the choice of a name; None if there is none."""
-        return next((label for label in self.labels if label.value == value), None)
+        """Return the choice of a name, the first of several; None if there is none."""
+        return self._labels.get(value)
+
+    @cached_property
+    def _labels(self) -> Mapping[str, Label]:
+        return {label.value: label for label in reversed(self.labels)}
 
 
 @dataclass(frozen=True)
@@ -81,18 +86,27 @@ class LabelConfig:
     images: Mapping[str, str]
     controls: tuple[Control, ...]
 
-    def outputs(self, to_name: str) -> Iterator[Control]:
-        """Iterate over the controls of an image that can hold answers, the best first."""
-        for kind in OUTPUTS:
-            yield from (
-                control
-                for control in self.controls
-                if control.kind == kind and control.to_name == to_name
-            )
+    def outputs(self, to_name: str) -> Sequence[Control]:
+        """Return the controls of an image that can hold answers, the best first."""
+        return self._outputs.get(to_name, ())
 
     def control(self, name: str) -> Control | None:
-        """Return the control of a name; None if there is none."""
-        return next((control for control in self.controls if control.name == name), None)
+        """Return the control of a name, the first of several; None if there is none."""
+        return self._controls.get(name)
+
+    # A configuration may have thousands of images and of controls: one pass over them is for all.
+    @cached_property
+    def _outputs(self) -> Mapping[str, Sequence[Control]]:
+        found: dict[str, list[Control]] = {}
+        for kind in OUTPUTS:
+            for control in self.controls:
+                if control.kind == kind:
+                    found.setdefault(control.to_name, []).append(control)
+        return found
+
+    @cached_property
+    def _controls(self) -> Mapping[str, Control]:
+        return {control.name: control for control in reversed(self.controls)}
 
     def output_of(self, to_name: str, label: str) -> Control:
         """Return the control that holds the answer for a label.
@@ -105,7 +119,7 @@ class LabelConfig:
                 return control
         raise invalid(
             "label_config",
-            f"no BrushLabels, PolygonLabels or RectangleLabels with the label {label!r}",
+            f"no BrushLabels, PolygonLabels or RectangleLabels with the label {quoted(label)}",
             "one of them, which holds the answer",
             "add it to the labelling configuration",
         )
@@ -140,7 +154,8 @@ class _Builder:
     def __init__(self) -> None:
         self.images: dict[str, str] = {}
         self.controls: list[Control] = []
-        self._open: list[tuple[str, dict[str, str], list[Label]]] = []
+        self._open: list[tuple[str, dict[str, str]]] = []
+        self._labels: list[list[Label]] = []
 
     def refuse_doctype(self, *_: object) -> None:
         raise _invalid("a document type", "none")
@@ -151,17 +166,16 @@ class _Builder:
             raise _invalid("a deeper tree", f"at most {MAX_DEPTH} levels")
         if kind == "image" and attributes.get("value", "").startswith("$"):
             self.images[attributes.get("name", "")] = attributes["value"][1:]
-        if kind == "label":
-            for outer, _, labels in reversed(self._open):
-                if outer in CONTROLS:
-                    labels.append(_label(attributes))
-                    break
-        self._open.append((kind, attributes, []))
+        if kind == "label" and self._labels:
+            self._labels[-1].append(_label(attributes))
+        if kind in CONTROLS:
+            self._labels.append([])
+        self._open.append((kind, attributes))
 
     def end(self, tag: str) -> None:
-        kind, attributes, labels = self._open.pop()
+        kind, attributes = self._open.pop()
         if kind in CONTROLS:
-            self.controls.append(_control(kind, attributes, labels))
+            self.controls.append(_control(kind, attributes, self._labels.pop()))
 
 
 def _label(attributes: Mapping[str, str]) -> Label:
@@ -188,7 +202,8 @@ def _control(kind: str, attributes: Mapping[str, str], labels: list[Label]) -> C
     )
     if control.everything is not None and control.label(control.everything) is None:
         raise _invalid(
-            f"model_everything={control.everything!r}", f"the name of a label of {control.name!r}"
+            f"model_everything={quoted(control.everything)}",
+            f"the name of a label of {quoted(control.name)}",
         )
     return control
 
@@ -203,7 +218,7 @@ def _number(attributes: Mapping[str, str], name: str, most: float) -> float | No
     except ValueError:
         number = -1.0
     if not 0 <= number <= most:
-        raise _invalid(f"{name}={text[:40]!r}", f"a number from 0 to {most:g}")
+        raise _invalid(f"{name}={quoted(text)}", f"a number from 0 to {most:g}")
     return number
 
 

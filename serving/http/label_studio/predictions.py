@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
@@ -25,7 +26,8 @@ from serving.http.label_studio.label_config import Control, LabelConfig
 from serving.http.label_studio.records import invalid, object_member
 from serving.http.label_studio.regions import mask_format_of, prediction_of, regions_of
 from serving.http.label_studio_config import LabelStudioConfig
-from serving.http.problems import STATUSES, Problem
+from serving.http.problems import STATUSES, Problem, quoted
+from serving.http.protojson import in_thread_if_large
 
 __all__ = ["Predictor", "version_of"]
 
@@ -34,6 +36,8 @@ BATCH_S: Final = 80.0
 """Seconds for all tasks of a request; Label Studio waits for 100."""
 CONCURRENT_TASKS: Final = 2
 """A third would wait in the gateway for the first two."""
+READERS: Final = 4
+"""Threads that wait for Label Studio."""
 
 
 def version_of(name: str, version: str) -> str:
@@ -52,6 +56,8 @@ class Predictor:
         limits = config or LabelStudioConfig("http://localhost", "none")
         self._host = None if config is None else LabelStudioHost(config)
         self._known = KnownImages(limits.max_known_images, limits.known_s)
+        # Threads of their own: a Label Studio that hangs would take those that parse all requests.
+        self._readers = ThreadPoolExecutor(READERS, "label-studio")
 
     async def interactive(
         self,
@@ -105,7 +111,8 @@ class Predictor:
             AioRpcError: the gateway's failure, likewise.
         """
         known = await gateway.call("ListClasses", pb.ListClassesRequest(), caller)
-        searches = _searches(config, [one.name for one in known.classes])
+        names = [one.name for one in known.classes]
+        searches = await asyncio.to_thread(_searches, config, names)
         deadline = monotonic() + BATCH_S
         turns = asyncio.Semaphore(CONCURRENT_TASKS)
         failures: list[Exception] = []
@@ -117,10 +124,13 @@ class Predictor:
                     return []
                 own = replace(caller, timeout_s=min(caller.timeout_s, left))
                 try:
-                    return [await self._search(task, config, searches, gateway, own)]
-                except (AioRpcError, Problem) as error:
-                    LOG.warning("task %s: %s", task.get("id"), _message(error))
-                    failures.append(error)
+                    # Each call of a task has a time limit; this one is for all of them.
+                    async with asyncio.timeout(left):
+                        return [await self._search(task, config, searches, gateway, own)]
+                except (AioRpcError, Problem, TimeoutError) as error:
+                    failure = _late() if isinstance(error, TimeoutError) else error
+                    LOG.warning("task %s: %s", task.get("id"), _message(failure))
+                    failures.append(failure)
                     return []
 
         found = await asyncio.gather(*map(predict, tasks))
@@ -165,9 +175,12 @@ class Predictor:
         """Segment a task's image, which is sent only if the gateway does not know it."""
         reference = object_member(task, "data").get(key or "")
         if not isinstance(reference, str) or not reference:
-            raise invalid("data", f"no image {key!r}", "one for the labelling configuration", "add")
+            raise invalid(
+                "data", f"no image {quoted(key)}", "one for the labelling configuration", "add"
+            )
         request.request_id = caller.request_id
-        entry = KnownImages.key(caller.token, reference)
+        # A data URI of many megabytes takes a while.
+        entry = await in_thread_if_large(len(reference), KnownImages.key, caller.token, reference)
         answer: pb.SegmentResponse
         image_id = self._known.get(entry)
         if image_id is not None:
@@ -200,7 +213,9 @@ class Predictor:
                     fix="start the service with --label-studio-url",
                 )
             number = task_id if isinstance(task_id, int) else None
-            return await asyncio.to_thread(self._host.read_image, reference, number)
+            loop = asyncio.get_running_loop()
+            read = self._host.read_image
+            return await loop.run_in_executor(self._readers, read, reference, number)
         except (ContractError, ServingError) as error:
             raise _problem(error) from None
 
@@ -254,6 +269,15 @@ def _problem(error: CpcSamError) -> Problem:
     # The caller's own token is not at fault where Label Studio refuses ours.
     status = 502 if code in ("PERMISSION_DENIED", "UNAVAILABLE") else STATUSES[code]
     return Problem.of(status, code, str(error), "image")
+
+
+def _late() -> Problem:
+    return Problem.of(
+        504,
+        "DEADLINE_EXCEEDED",
+        f"tasks: got no answer within {BATCH_S:g} s, expected one; predict fewer at a time",
+        "tasks",
+    )
 
 
 def _message(error: AioRpcError | Problem) -> str | None:

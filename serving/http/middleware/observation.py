@@ -18,7 +18,7 @@ from serving.http.bodies import Room
 from serving.http.metrics import HttpMetrics
 from serving.http.problems import CLIENT_GONE, Problem
 
-__all__ = ["Observation", "methods_of", "templates_of"]
+__all__ = ["Admission", "Observation", "methods_of", "templates_of"]
 
 LOG = logging.getLogger(__name__)
 HEALTH: Final = "/health/"
@@ -57,15 +57,14 @@ def methods_of(routes: Sequence[BaseRoute], templates: Mapping[Any, str]) -> lis
 class Observation:
     """Middleware that gives a request its id, counts it, and answers what nothing else has.
 
-    `scope["state"]` gets `request_id`, from `X-Request-Id` where that is fit for logs, and
-    `held_bytes`, the bytes that `Room` gets back in the end.
+    `scope["state"]` gets `request_id`, from `X-Request-Id` where that is fit for logs, `in_flight`,
+    the requests in flight, and `held_bytes`, the bytes that `Room` gets back in the end.
 
     Args:
         app: what is observed.
         metrics: of the front.
         room: of the bodies.
         templates: path template by endpoint.
-        max_in_flight: requests; further ones are refused, but for those of health.
     """
 
     def __init__(
@@ -74,13 +73,11 @@ class Observation:
         metrics: HttpMetrics,
         room: Room,
         templates: Mapping[Any, str],
-        max_in_flight: int,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._room = room
         self._templates = templates
-        self._max_in_flight = max_in_flight
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,8 +104,8 @@ class Observation:
             await send(message)
 
         self._count(1)
+        state["in_flight"] = self._in_flight
         try:
-            self._require_room(scope)
             await self._app(scope, receive, observed_send)
         except Problem as problem:
             await problem.response(request_id)(scope, receive, observed_send)
@@ -130,22 +127,6 @@ class Observation:
         self._in_flight += change
         self._metrics.in_flight.set(self._in_flight)
 
-    def _require_room(self, scope: Scope) -> None:
-        """Refuse a request when there are too many.
-
-        Raises:
-            Problem: 429.
-        """
-        if self._in_flight > self._max_in_flight and not scope["path"].startswith(HEALTH):
-            self._metrics.rejected.labels("full").inc()
-            raise Problem.of(
-                429,
-                "RESOURCE_EXHAUSTED",
-                f"server: got {self._in_flight} requests at once, expected at most "
-                f"{self._max_in_flight}; try again in a moment",
-                retry_after_s=RETRY_S,
-            )
-
     def _observe(self, scope: Scope, status: int, started: float) -> None:
         seconds = perf_counter() - started
         route = self._templates.get(scope.get("endpoint"), OTHER)
@@ -159,6 +140,43 @@ class Observation:
         request_id = scope["state"]["request_id"]
         ms = seconds * 1e3
         LOG.info("%s %s %r: %d, %.1f ms", method, route, request_id, status, ms, extra=fields)
+
+
+class Admission:
+    """Middleware that refuses requests beyond a number in flight, but for those of health.
+
+    It stands behind the one of CORS, without whose headers a page of another origin could not read
+    when to try again.
+
+    Args:
+        app: which takes the others.
+        metrics: counts refusals.
+        most: requests in flight.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, most: int) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._most = most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request, or answer 429."""
+        app = self._app
+        if scope["type"] == "http" and not scope["path"].startswith(HEALTH):
+            in_flight = scope["state"]["in_flight"]
+            if in_flight > self._most:
+                self._metrics.rejected.labels("full").inc()
+                app = _full(in_flight, self._most).response(scope["state"]["request_id"])
+        await app(scope, receive, send)
+
+
+def _full(in_flight: int, most: int) -> Problem:
+    return Problem.of(
+        429,
+        "RESOURCE_EXHAUSTED",
+        f"server: got {in_flight} requests at once, expected at most {most}; try again in a moment",
+        retry_after_s=RETRY_S,
+    )
 
 
 def _span_of(scope: Scope, headers: tracing.Headers) -> tracing.Span:

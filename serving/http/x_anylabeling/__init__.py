@@ -21,7 +21,7 @@ from serving.http.bodies import read_body
 from serving.http.caller import Caller, caller_of
 from serving.http.config import HttpConfig
 from serving.http.gateway import Gateway
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 from serving.http.x_anylabeling.models import CLASSES, models_of
 from serving.http.x_anylabeling.predict import Prediction, shapes_of
 
@@ -52,7 +52,7 @@ async def _model_info(request: Request) -> JSONResponse:
     models = models_of(await _description(request))
     if model_id not in models:
         expected = ", ".join(models)
-        detail = f"model_id: got {model_id!r}, expected one of {expected}; reload the models"
+        detail = f"model_id: got {quoted(model_id)}, expected one of {expected}; reload the models"
         raise Problem.of(404, "NOT_FOUND", detail, field="model_id")
     return _success({"model_id": model_id, **models[model_id]})
 
@@ -65,7 +65,8 @@ async def _predict(request: Request) -> JSONResponse:
         classes = [*(await _description(request)).classes]
     prediction = await asyncio.to_thread(Prediction.of_json, body, caller.request_id, classes)
     response = await _segment(request, prediction, caller)
-    return _success(await asyncio.to_thread(shapes_of, prediction, response))
+    # The polygons of everything are megabytes of JSON.
+    return await asyncio.to_thread(_shapes, prediction, response)
 
 
 async def _description(request: Request) -> pb.DescribeResponse:
@@ -112,6 +113,10 @@ def _parse(content: bytes) -> object:
         got = f"more than {MAX_VALUES} values"
     detail = f"body: got {got}, expected JSON with model, image and params; see the client's log"
     raise Problem.of(400, "INVALID_ARGUMENT", detail)
+
+
+def _shapes(prediction: Prediction, response: pb.SegmentResponse) -> JSONResponse:
+    return _success(shapes_of(prediction, response))
 
 
 def _success(data: object) -> JSONResponse:

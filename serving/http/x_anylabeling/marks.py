@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 
 __all__ = ["prompts_of"]
 
@@ -44,7 +44,7 @@ def prompts_of(marks: object) -> list[pb.Prompt]:
             boxes.append(_box(mark, field))
         else:
             raise _wrong(
-                f"{field}.type", repr(mark.get("type")), "point or rectangle", "use one of them"
+                f"{field}.type", quoted(mark.get("type")), "point or rectangle", "use one of them"
             )
     prompts = _prompts(points, boxes)
     if not prompts:
@@ -81,7 +81,9 @@ def _box(mark: Mapping[str, Any], field: str) -> pb.Box:
 def _label(mark: Mapping[str, Any], field: str) -> int:
     label = mark.get("label", 1)
     if label not in (0, 1):
-        raise _wrong(f"{field}.label", repr(label), "1 or 0", "use 1 on the entity and 0 beside it")
+        raise _wrong(
+            f"{field}.label", quoted(label), "1 or 0", "use 1 on the entity and 0 beside it"
+        )
     return int(label)
 
 
@@ -93,7 +95,7 @@ def _numbers(mark: Mapping[str, Any], count: int, field: str) -> list[float]:
         and all(isinstance(value, int | float) and abs(value) < MOST for value in data)
     ):
         return [float(value) for value in data]
-    raise _wrong(f"{field}.data", repr(data)[:80], f"{count} numbers", "give pixels of the image")
+    raise _wrong(f"{field}.data", quoted(data), f"{count} numbers", "give pixels of the image")
 
 
 def _centre(value: float) -> float:

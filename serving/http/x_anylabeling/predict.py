@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cpcsam.outlines import polygons_of
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.http.problems import Problem
+from serving.http.problems import Problem, quoted
 from serving.http.x_anylabeling.marks import prompts_of
 from serving.http.x_anylabeling.models import CLASSES, EVERYTHING, PROMPTS, RECTANGLES
 
@@ -128,7 +128,7 @@ def _ask(
             request.class_search.threshold = conf_threshold
     else:
         expected = f"{PROMPTS}, {EVERYTHING} or {CLASSES}"
-        detail = f"model: got {model!r}, expected {expected}; reload the models of the server"
+        detail = f"model: got {quoted(model)}, expected {expected}; reload the models of the server"
         raise Problem.of(404, "NOT_FOUND", detail, field="model")
 
 
@@ -137,7 +137,7 @@ def _names(params: Mapping[str, Any]) -> list[str]:
     # JSON may hold half a character, which protobuf does not take.
     if isinstance(names, list) and all(isinstance(name, str) and _is_utf8(name) for name in names):
         return names
-    raise _wrong("params.filter_classes", repr(names)[:80], "a list of names", "leave it out")
+    raise _wrong("params.filter_classes", quoted(names), "a list of names", "leave it out")
 
 
 def _is_utf8(text: str) -> bool:
@@ -152,7 +152,7 @@ def _fraction(params: Mapping[str, Any], name: str) -> float:
     value = params.get(name) or 0.0
     if isinstance(value, int | float) and 0 <= value <= 1:
         return float(value)
-    raise _wrong(f"params.{name}", repr(value)[:80], "a number from 0 to 1", "leave it out")
+    raise _wrong(f"params.{name}", quoted(value), "a number from 0 to 1", "leave it out")
 
 
 def _image(text: object) -> bytes:
@@ -162,7 +162,7 @@ def _image(text: object) -> bytes:
         raise _wrong("image", type(text).__name__, "a data URI", fix)
     head, comma, content = text.rpartition(",")
     if comma and not (head.startswith("data:") and head.endswith(";base64")):
-        raise _wrong("image", repr(head[:40]), "a data URI in base64", fix)
+        raise _wrong("image", quoted(head), "a data URI in base64", fix)
     try:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:

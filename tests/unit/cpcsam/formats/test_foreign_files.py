@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def test_yolo_classes_are_numbered_by_line(tmp_path: Path) -> None:
         {"size": [4, 4], "counts": [3, 40]},
         {"size": [4, 4], "counts": ["3"]},
         {"size": [4, 4], "counts": 5},
+        {"size": [4, 4], "counts": [0.5, 15.5]},
+        {"size": [4, 4], "counts": [2**32, 16 - 2**32]},
+        {"size": [4, 4], "counts": [float("inf")]},
         {"size": [4, 4], "counts": ""},
         [[]],
         [["a"]],
@@ -150,3 +154,116 @@ def test_label_studio_names_images_of_any_name(name: str, tmp_path: Path) -> Non
     assert listed.file_name == name
     query = urlsplit(task["data"]["image"]).query
     assert parse_qs(query, errors="surrogateescape")["d"] == [name]
+
+
+@pytest.mark.parametrize("name", ["coco", "label-studio"])
+def test_size_that_is_infinite_is_told(name: str, tmp_path: Path) -> None:
+    write_format([image_record(tmp_path)], name, tmp_path / "out")
+    for file in (tmp_path / "out").glob("*s.json" if name == "label-studio" else "coco.json"):
+        file.write_text(file.read_text().replace('height": 40', 'height": 1e400'))
+    with pytest.raises(DataError):
+        list(format_of(name).read(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("coco", "coco.json"), ("geojson", "a.geojson"), ("label-studio", "a.json")]
+)
+def test_json_of_endless_depth_is_told(name: str, file: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text("[" * 100_000)
+    with pytest.raises(DataError):
+        list(format_of(name).read(tmp_path))
+
+
+@pytest.mark.parametrize("score", ["NaN", "-Infinity", "1e400", f"1{'0' * 400}"])
+def test_score_that_json_cannot_hold_is_none(score: str, tmp_path: Path) -> None:
+    write_format([image_record(tmp_path)], "coco", tmp_path / "out")
+    file = tmp_path / "out/coco.json"
+    file.write_text(file.read_text().replace('"score": 0.9', f'"score": {score}'))
+    (listed,) = format_of("coco").read(tmp_path / "out")
+    first, second, *_ = listed.decode((40, 60))
+    assert first.score is None and second.score == 0.8
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("labels/a.txt", b"0 0 0 1 0 1 1 \xff"),
+        ("labels/a.txt", b"9" * 5000 + b" 0 0 1 0 1 1"),
+        ("classes.txt", b"z\xe9ll"),
+        ("data.yaml", b"names: {.inf: cell}"),
+        ("data.yaml", b"made: 2026-13-45\nnames: [cell]"),
+        ("data.yaml", b"names: " + b"[" * 3000),
+    ],
+)
+def test_yolo_file_that_cannot_be_read_is_told(file: str, content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/a.txt").write_bytes(b"0 0 0 1 0 1 1")
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(DataError, match=file):
+        list(format_of("yolo-seg").read(tmp_path))
+
+
+def test_cvat_mask_beyond_the_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    mask = '<mask label="c" rle="0,40000000" left="0" top="0" width="10000" height="4000"/>'
+    image = f'<image name="a" height="4" width="4">{mask}</image>'
+    (tmp_path / "a.xml").write_text(f"<annotations>{image}</annotations>")
+    (listed,) = format_of("cvat").read(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="beyond the image"):
+            list(listed.decode((4, 4)))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_cvat_tracks_are_not_left_out_silently(tmp_path: Path) -> None:
+    write_format([image_record(tmp_path)], "cvat", tmp_path / "out")
+    (tmp_path / "out/video.xml").write_text('<annotations><track id="0" label="c"/></annotations>')
+    with pytest.raises(DataError, match=r"video\.xml: got tracks"):
+        list(format_of("cvat").read(tmp_path / "out"))
+
+
+def test_label_studio_refuses_classes_that_xml_cannot_hold(tmp_path: Path) -> None:
+    image = image_record(tmp_path)
+    labelled = replace(image, masks=[replace(image.masks[0], label="a\x01b")])
+    with pytest.raises(ContractError, match="rename the image or the class"):
+        write_format([labelled], "label-studio", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/data/upload/1/zell%C3%A9.png", "data/upload/1/zell\xe9.png"),
+        ("https://host/a%20b.png", "a b.png"),
+        ("s3://bucket/a%20b.png", "a%20b.png"),
+        ("/data/local-files/?d=z%E9.png", "z\udce9.png"),
+    ],
+)
+def test_label_studio_images_have_the_names_of_their_files(
+    address: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tasks.json").write_text(json.dumps([{"data": {"image": address}}]))
+    (listed,) = read(tmp_path)
+    assert listed.file_name == name
+
+
+def test_label_studio_address_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tasks.json").write_text(json.dumps([{"data": {"image": "http://[x/a.png"}}]))
+    with pytest.raises(DataError, match="task 0 without an image"):
+        list(read(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["chunk", "size"])
+def test_ome_zarr_whose_label_images_are_damaged_is_told(damage: str, tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    write_format([image_record(tmp_path)], "ome-zarr", tmp_path / "out")
+    labels = tmp_path / "out/deep/a.zarr/labels"
+    if damage == "chunk":
+        (labels / "masks/0/0/0").write_bytes(b"no chunk")
+    else:
+        file = labels / "masks-2/0/.zarray"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "shape": [90, 80]}))
+    with pytest.raises(DataError, match="write it again"):
+        list(format_of("ome-zarr").read(tmp_path / "out"))

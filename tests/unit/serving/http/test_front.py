@@ -150,6 +150,39 @@ def test_form_with_two_images_or_parts_of_one_name_is_refused(client: TestClient
     assert problem_of(answer)["detail"].startswith("image1: got no examples[1]")
 
 
+CONFIG = '<View><Image name="image" value="$image"/></View>'
+LONG = "\x01" * 1500
+REGION = {
+    "type": LONG,
+    "to_name": "image",
+    "original_width": 9,
+    "original_height": 9,
+    "value": {"labels": [LONG], "x": 1, "y": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "record"),
+    [
+        ("x-anylabeling", {"model": LONG, "image": "AAAA"}),
+        (
+            "x-anylabeling",
+            {"model": "cpcsam-prompts", "image": "AAAA", "params": {"marks": [{"type": LONG}]}},
+        ),
+        ("label-studio", {"context": {"result": [REGION]}}),
+        ("label-studio", {"context": {"result": [{**REGION, "type": "keypointlabels"}]}}),
+    ],
+)
+def test_long_text_of_a_caller_is_not_sent_back_whole(path: str, record: dict[str, object]) -> None:
+    version = "v1/" if path == "x-anylabeling" else ""
+    if path == "label-studio":
+        record = {"tasks": [{}], "label_config": CONFIG, "params": record}
+    with front_without_gateway() as client:
+        answer = client.post(f"/{path}/{version}predict", json=record)
+    detail = problem_of(answer)["detail"]
+    assert "\\x01" in detail and "..." in detail and len(answer.content) < 1000
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
@@ -226,6 +259,10 @@ def test_names_are_checked_beyond_loopback_where_some_are_given() -> None:
 
 
 def test_requests_beyond_the_bound_are_refused_but_for_health() -> None:
-    with front_without_gateway(max_in_flight=0) as client:
-        assert problem_of(client.get("/v1/describe"))["status"] == 429
+    tool = "https://tool.example"
+    with front_without_gateway(max_in_flight=0, cors_origins=(tool,)) as client:
+        answer = client.get("/v1/describe", headers={"origin": tool})
+        assert problem_of(answer)["status"] == 429
+        assert answer.headers["access-control-allow-origin"] == tool, "its page can read it"
+        assert answer.headers["retry-after"] == "1"
         assert client.get("/health/live").status_code == 200

@@ -4,20 +4,23 @@ import { nameOf } from "./coco.js";
 
 /** Takes what `cocoOf` takes. */
 export function geojsonOf(image, entities) {
-  const features = entities.map(({ id, label, colour, mask }) => ({
+  const features = withPixels(entities).map(({ id, label, colour, mask }) => ({
     type: "Feature",
     id: String(id),
     geometry: geometryOf(mask.polygons),
     properties: {
       objectType: "annotation",
       classification: { name: nameOf(label), color: rgbOf(colour) },
-      score: mask.score,
-      area: mask.area,
-      stability: mask.stability,
+      measurements: { score: mask.score, area: mask.area, stability: mask.stability },
     },
   }));
-  return JSON.stringify({ type: "FeatureCollection", image: image.name, features });
+  const { name, width, height } = image;
+  const about = { file_name: name, size: [height, width] };
+  return JSON.stringify({ type: "FeatureCollection", image: about, features });
 }
+
+/** Entities that GeoJSON can hold. */
+export const withPixels = (entities) => entities.filter(({ mask }) => mask.polygons.length);
 
 function geometryOf(polygons) {
   const coordinates = polygons.map(({ outer, holes }) => [outer, ...holes].map(closed));

@@ -4,6 +4,7 @@
  */
 
 import { crc32 } from "./crc32.js";
+import { plural } from "./yolo.js";
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const [GREY, PALETTE] = [0, 3];
@@ -11,7 +12,8 @@ const [GREY, PALETTE] = [0, 3];
 /**
  * Takes what `cocoOf` takes.
  *
- * @returns {Promise<Uint8Array>} a PNG file
+ * @returns {Promise<{file: Uint8Array, losses: string[]}>} a PNG file, and a sentence for each thing
+ *   that it cannot hold
  */
 export async function indexPngOf(image, entities) {
   const isWide = entities.length > 255;
@@ -20,7 +22,8 @@ export async function indexPngOf(image, entities) {
   header.setUint32(4, image.height);
   header.setUint8(8, isWide ? 16 : 8);
   header.setUint8(9, isWide ? GREY : PALETTE);
-  const rows = rowsOf(indicesOf(image, entities), image, isWide);
+  const indices = indicesOf(image, entities);
+  const rows = rowsOf(indices, image, isWide);
   const parts = [
     Uint8Array.from(SIGNATURE),
     chunk("IHDR", new Uint8Array(header.buffer)),
@@ -28,7 +31,22 @@ export async function indexPngOf(image, entities) {
     chunk("IDAT", await deflate(rows)),
     chunk("IEND", new Uint8Array()),
   ];
-  return new Uint8Array(await new Blob(parts).arrayBuffer());
+  const file = new Uint8Array(await new Blob(parts).arrayBuffer());
+  return { file, losses: lossesOf(indices, entities) };
+}
+
+function lossesOf(indices, entities) {
+  const seen = new Uint32Array(entities.length + 1);
+  for (const value of indices) seen[value] += 1;
+  const count = (test) => entities.filter(({ mask }, index) => test(seen[index + 1], mask.area)).length;
+  const partly = count((pixels, area) => pixels && pixels < area);
+  const wholly = count((pixels, area) => !pixels && area);
+  const empty = count((_, area) => !area);
+  return [
+    partly && `parts of ${plural(partly)} below smaller ones`,
+    wholly && `${plural(wholly)} wholly below others`,
+    empty && `${plural(empty)} without a pixel`,
+  ].filter(Boolean);
 }
 
 /** Index of the entity at each pixel, row by row. */

@@ -1,9 +1,9 @@
 /** Buttons that write the shown entities to files. */
 
 import { cocoOf } from "../exports/coco.js";
-import { geojsonOf } from "../exports/geojson.js";
+import { geojsonOf, withPixels } from "../exports/geojson.js";
 import { indexPngOf } from "../exports/png.js";
-import { yoloOf } from "../exports/yolo.js";
+import { plural, yoloOf } from "../exports/yolo.js";
 import { zipOf } from "../exports/zip.js";
 import { shownOf } from "../state/store.js";
 import { byId, make } from "./dom.js";
@@ -13,10 +13,9 @@ const json = (text) => new Blob([text], { type: "application/json" });
 
 const FORMATS = [
   ["COCO JSON", "coco.json", (image, shown) => json(cocoOf(image, shown))],
-  ["PNG index mask", "mask.png", async (image, shown) =>
-    new Blob([await indexPngOf(image, shown)], { type: "image/png" })],
+  ["PNG index mask", "mask.png", indexPng],
   ["YOLO-seg", "yolo.zip", yoloZip],
-  ["GeoJSON", "geojson", (image, shown) => json(geojsonOf(image, shown))],
+  ["GeoJSON", "geojson", geojson],
 ];
 
 /** @param {import("../state/store.js").Store} store */
@@ -39,6 +38,18 @@ async function save(state, ending, fileOf) {
   const link = make("a", { href: URL.createObjectURL(file), download: `${stemOf(image)}.${ending}` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+async function indexPng(image, shown) {
+  const { file, losses } = await indexPngOf(image, shown);
+  if (losses.length) note(`An index mask has one entity at each pixel. Lost are ${losses.join(", and ")}.`);
+  return new Blob([file], { type: "image/png" });
+}
+
+function geojson(image, shown) {
+  const empty = shown.length - withPixels(shown).length;
+  if (empty) note(`GeoJSON has outlines. Lost are ${plural(empty)} without a pixel.`);
+  return json(geojsonOf(image, shown));
 }
 
 function yoloZip(image, shown) {

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from serving.http.label_studio import endpoints, predictions
+from serving.http.label_studio.label_config import LabelConfig, parse_label_config
+from tests.support.servers.gateway_peer import peer_gateway
 from tests.support.servers.http_front import front_without_gateway, problem_of
 
 CONFIG = (
@@ -71,3 +75,33 @@ def test_webhook_notes_annotations_and_refuses_training() -> None:
         refused = client.post("/label-studio/webhook", json={"action": "START_TRAINING"})
     assert noted.json() == {"status": "ok"}
     assert problem_of(refused)["code"] == "UNIMPLEMENTED"
+
+
+def test_labelling_configuration_is_read_and_matched_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loops: list[bool] = []
+    search = predictions._searches
+
+    def noted_parse(text: str) -> LabelConfig:
+        loops.append(_is_on_a_loop())
+        return parse_label_config(text)
+
+    def noted_search(*args: Any) -> Any:
+        loops.append(_is_on_a_loop())
+        return search(*args)
+
+    monkeypatch.setattr(endpoints, "parse_label_config", noted_parse)
+    monkeypatch.setattr(predictions, "_searches", noted_search)
+    with peer_gateway() as (address, _), front_without_gateway(gateway=address) as client:
+        client.post("/label-studio/setup", json={"schema": CONFIG})
+        assert client.post("/label-studio/predict", json=body()).status_code == 400
+    assert loops == [False, False, False]
+
+
+def _is_on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

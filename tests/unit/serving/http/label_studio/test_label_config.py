@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
-from serving.http.label_studio.label_config import parse_label_config
+from serving.http.label_studio.label_config import Control, parse_label_config
+from serving.http.label_studio.predictions import _searches
 from serving.http.problems import Problem
 
 CONFIG = """
@@ -76,3 +80,34 @@ def test_parse_label_config_refuses_text_that_is_no_unicode() -> None:
     with pytest.raises(Problem, match="expected XML") as caught:
         parse_label_config(CONFIG.replace("Outlines", "\ud800"))
     assert caught.value.status == 400
+
+
+class Counted(tuple[Control, ...]):
+    """Controls that count how many of them were looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[Control]:
+        for control in super().__iter__():
+            Counted.looked_at += 1
+            yield control
+
+
+def test_controls_are_not_looked_at_once_an_image() -> None:
+    images = "".join(f'<Image name="i{number}" value="$i"/>' for number in range(200))
+    controls = '<BrushLabels name="b" toName="i0"><Label value="cell"/></BrushLabels>' * 100
+    config = parse_label_config(f"<View>{images}{controls}</View>")
+    config = replace(config, controls=Counted(config.controls))
+    assert len(_searches(config, ["cell"])) == 1
+    assert Counted.looked_at < 1000
+
+
+def test_label_of_nested_controls_belongs_to_the_inner_one() -> None:
+    config = parse_label_config(
+        '<View><Label value="none"/><Image name="i" value="$i"/>'
+        '<BrushLabels name="outer" toName="i"><Label value="a"/>'
+        '<PolygonLabels name="inner" toName="i"><View><Label value="b"/></View></PolygonLabels>'
+        '<Label value="c"/></BrushLabels></View>'
+    )
+    labels = {control.name: [each.value for each in control.labels] for control in config.controls}
+    assert labels == {"inner": ["b"], "outer": ["a", "c"]}

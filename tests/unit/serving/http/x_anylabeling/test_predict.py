@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from starlette.responses import JSONResponse
 
 from cpcsam.polygons import rings_of
 from cpcsam.v1 import segmentation_pb2 as pb
+from serving.http import x_anylabeling
 from serving.http.problems import Problem
 from serving.http.x_anylabeling.models import CLASSES, EVERYTHING, PROMPTS, models_of
 from serving.http.x_anylabeling.predict import Prediction, shapes_of
+from tests.support.servers.gateway_peer import peer_gateway
+from tests.support.servers.http_front import front_without_gateway
 
 IMAGE = b"an image file"
 URI = "data:image/png;base64," + base64.b64encode(IMAGE).decode()
@@ -127,6 +134,26 @@ def test_models_show_the_servers_thresholds_and_classes_only_where_there_are_som
     assert (values["edit_conf"], values["edit_iou"]) == (0.88, 0.7)
     assert models[CLASSES]["classes"] == ["cell"]
     assert models[PROMPTS]["batch_processing_mode"] is None
+
+
+def test_answer_is_printed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    class Noted(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            threads.append(threading.current_thread())
+            return super().render(content)
+
+    monkeypatch.setattr(x_anylabeling, "JSONResponse", Noted)
+    picture = io.BytesIO()
+    Image.new("RGB", (20, 16)).save(picture, "PNG")
+    image = base64.b64encode(picture.getvalue()).decode()
+    with peer_gateway() as (address, _), front_without_gateway(gateway=address) as client:
+        record = {"model": EVERYTHING, "image": image}
+        answer = client.post("/x-anylabeling/v1/predict", json=record)
+        loop = client.portal.call(threading.current_thread)  # type: ignore[union-attr]
+    assert len(answer.json()["data"]["shapes"]) == 2
+    assert threads and loop not in threads
 
 
 def test_a_threshold_beyond_all_floats_is_refused() -> None:
