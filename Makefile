@@ -120,7 +120,7 @@ bench-peers: $(READY) ## Measure the service beside SamPredictor, LitServe, ONNX
 	$(PY) -m benchmarks.peers $(if $(QUICK),--quick)
 
 .PHONY: capacity
-capacity: $(READY) ## Compare the capacity simulation with the service, in 5 minutes of an idle machine
+capacity: $(READY) ## Compare the capacity simulation with the service, in 7 minutes of an idle machine
 	$(PY) -m benchmarks.capacity validate
 
 .PHONY: chaos
