@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from benchmarks.capacity.batch_times import Batch
 from benchmarks.capacity.process_seconds import CLIENT, SERVER, process_seconds
-from benchmarks.capacity.rounds import LOADS, SATURATING, Load, Measured, Round
+from benchmarks.capacity.rounds import (
+    LOADS,
+    SATURATING,
+    Load,
+    Measured,
+    Round,
+    answers_a_second,
+)
 from benchmarks.capacity.service_times import GATEWAY, TRANSPORT
 from benchmarks.capacity.triton_counters import TritonCounters, per_batch, total
 from benchmarks.serving.load import Outcome, arriving, connections, repeating, send
@@ -98,12 +105,18 @@ class _Measurement:
             cores = await self._alone(stubs[0], ask, requests, self._counters.pipeline(kind), title)
             result.cores |= {f"{kind}/{name}": value for name, value in cores.items()}
         result.batches = await self._together(stubs, number)
+        capacity = 0.0
         for load in LOADS:
-            outcomes, begun = await self._load(stubs, load, result.capacity, number)
-            answered = [one for one in outcomes if one.status == "OK"]
+            outcomes, begun = await self._load(stubs, load, capacity, number)
+            seconds = load.seconds * self._factor
+            answers = [
+                (one.sent_at - begun, one.seconds, one.label % TASKS, int(one.label >= TASKS))
+                for one in outcomes
+                if one.status == "OK"
+            ]
             if load is SATURATING:
-                result.capacity = _throughput(outcomes, begun, load.seconds * self._factor)
-                if not result.capacity:
+                capacity = answers_a_second(answers, seconds)
+                if not capacity:
                     raise ServingError.of(
                         load.name,
                         got="no answer in time",
@@ -111,12 +124,9 @@ class _Measurement:
                         fix="try again on an idle machine, without --quick",
                     )
             result.loads[load.name] = {
-                "seconds": load.seconds * self._factor,
-                "rate": load.share * result.capacity,
-                "answers": [
-                    (one.sent_at - begun, one.seconds, one.label % TASKS, int(one.label >= TASKS))
-                    for one in answered
-                ],
+                "seconds": seconds,
+                "rate": load.share * capacity,
+                "answers": answers,
                 "refused": sum(one.status == FULL for one in outcomes),
                 "failed": sum(one.status not in ("OK", FULL) for one in outcomes),
             }
@@ -241,9 +251,3 @@ def _split_gateway(
     cores = {name: used.get(name, 0.0) / seconds for name, seconds in mean.items() if seconds}
     outside = used[CLIENT] + used[SERVER] + used[GATEWAY] - own
     return {**cores, GATEWAY: 1.0, TRANSPORT: outside / (mean[TRANSPORT] - own)}
-
-
-def _throughput(outcomes: Sequence[Outcome], begun: float, seconds: float) -> float:
-    """Answers a second in the span of a load, without what ended after it."""
-    ends = [one.sent_at + one.seconds for one in outcomes if one.status == "OK"]
-    return sum(end < begun + seconds for end in ends) / seconds

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from benchmarks.capacity.batch_times import Batch
 from benchmarks.capacity.stations import StageTimes
 
-__all__ = ["LOADS", "SATURATING", "Load", "Measured", "Round"]
+__all__ = ["LOADS", "SATURATING", "Load", "Measured", "Round", "answers_a_second"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Round:
         batches: of follow-ups, beside which nothing else ran.
         loads: of each load, the time of arrival, latency, task and kind (1: follow-up) of each
             answered request, and the number of refused ones.
-        capacity: answers a second of the saturating load.
     """
 
     new: list[dict[str, float]] = field(default_factory=list)
@@ -57,7 +57,6 @@ class Round:
     cores: dict[str, float] = field(default_factory=dict)
     batches: list[Batch] = field(default_factory=list)
     loads: dict[str, dict[str, Any]] = field(default_factory=dict)
-    capacity: float = 0.0
 
 
 @dataclass
@@ -77,3 +76,13 @@ class Measured:
     prompts: list[int]
     batches: dict[str, dict[int, float]]
     embedding_bytes: int
+
+
+def answers_a_second(answers: Iterable[Sequence[float]], seconds: float) -> float:
+    """Return the answers a second in the span of a load, without those that ended after it.
+
+    Args:
+        answers: each begins with its arrival and latency, seconds.
+        seconds: of the load.
+    """
+    return sum(at + latency < seconds for at, latency, *_ in answers) / seconds

@@ -14,7 +14,7 @@ from benchmarks.capacity.batch_times import linear_factors
 from benchmarks.capacity.cluster import Cluster, ClusterSize
 from benchmarks.capacity.gateway import Arrival
 from benchmarks.capacity.measure import FOLLOW_UPS
-from benchmarks.capacity.rounds import LOADS, Measured, Round
+from benchmarks.capacity.rounds import LOADS, Measured, Round, answers_a_second
 from benchmarks.capacity.service_times import GATEWAY, TRANSPORT, ServiceTimes
 from benchmarks.capacity.stations import StageTimes
 from benchmarks.serving.report import Check, at_most
@@ -66,7 +66,11 @@ def times_of(measured: Measured, rounds: list[Round], source: str) -> ServiceTim
     ]
     mean_work = (1 - FOLLOW_UPS) * work[0] + FOLLOW_UPS * work[1]
     capacity = {
-        load.clients: mean_work * _mean(_answers_a_second(one.loads[load.name]) for one in rounds)
+        load.clients: mean_work
+        * _mean(
+            answers_a_second(one.loads[load.name]["answers"], one.loads[load.name]["seconds"])
+            for one in rounds
+        )
         for load in sorted(LOADS, key=lambda load: load.clients)
         if load.clients
     }
@@ -202,21 +206,14 @@ def _simulate(
 def _figures(rounds: Sequence[Sequence[Sequence[float]]], seconds: float) -> Figures:
     """Summarise answers, each of which begins with its arrival and latency."""
     latencies = [latency for answers in rounds for _, latency, *_ in answers]
-    ended = sum(at + latency < seconds for answers in rounds for at, latency, *_ in answers)
     p50, p95, p99 = (float(value) for value in np.percentile(latencies, (50, 95, 99)))
     return {
-        "answers_a_second": ended / len(rounds) / seconds,
+        "answers_a_second": _mean(answers_a_second(answers, seconds) for answers in rounds),
         "answers": len(latencies),
         "p50_s": p50,
         "p95_s": p95,
         "p99_s": p99,
     }
-
-
-def _answers_a_second(load: Mapping[str, Any]) -> float:
-    """Return the answers of a load that ended in time, a second."""
-    seconds = float(load["seconds"])
-    return float(sum(at + latency < seconds for at, latency, *_ in load["answers"]) / seconds)
 
 
 def _mean(values: Iterable[float]) -> float:
