@@ -71,8 +71,10 @@ def test_serve_command_starts_and_stops_both_and_traces_calls_through_all_progra
             url = printed(process, "http")
             with SegmentationClient(address, timeout_s=60, token="the-token") as client:
                 assert client.healthy()
-                with tracer.start_as_current_span("scan"):
-                    assert len(client.segment(IMAGE, [Prompt.click(3, 4)] * 17).masks) == 17
+                for value in range(8):  # other images, so that none is in the cache
+                    with tracer.start_as_current_span("scan"):
+                        answer = client.segment(IMAGE + np.uint8(value), [Prompt.click(3, 4)] * 17)
+                    assert len(answer.masks) == 17
             traces = {flags: secrets.token_hex(16) for flags in ("01", "00")}
             image_bytes = base64_of(encode_image(IMAGE))
             body = {"image_bytes": image_bytes, "prompts": [{"points": [{"x": 3, "y": 4}]}]}
@@ -80,13 +82,15 @@ def test_serve_command_starts_and_stops_both_and_traces_calls_through_all_progra
                 parent = f"00-{trace_id}-{'ab' * 8}-{flags}"
                 headers = {"traceparent": parent, "x-request-id": f"scan {flags}"}
                 headers["authorization"] = "Bearer the-token"
-                answer = httpx.post(f"{url}v1/segment", json=body, headers=headers, timeout=60)
-                assert answer.status_code == 200
-                assert answer.headers["x-request-id"] == f"scan {flags}"
-            collector.wait_for("InferRequest", 2, within="scan")  # segment and decode
+                response = httpx.post(f"{url}v1/segment", json=body, headers=headers, timeout=60)
+                assert response.status_code == 200
+                assert response.headers["x-request-id"] == f"scan {flags}"
+            called = collector.whole_call("scan", triton_requests=2)  # segment and decode
             require_end_of_both(process, signal.SIGINT, tmp_path)
-    called = require_spans_of_a_call(collector)
-    assert {span.trace_id for span in collector.spans} == {called, traces["01"]}
+    require_spans_of_a_call(collector, called)
+    scans = {span.trace_id for span in collector.spans if span.name == "scan"}
+    assert len(scans) == 8
+    assert {span.trace_id for span in collector.spans} == {*scans, traces["01"]}
     by_http = [span for span in collector.spans if span.trace_id == traces["01"]]
     (front,) = (span for span in by_http if span.service == "cpcsam-http" and RPC not in span.name)
     assert (front.name, front.parent_id) == ("POST /v1/segment", "ab" * 8)

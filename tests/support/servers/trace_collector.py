@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -66,14 +67,19 @@ class TraceCollector(pb_grpc.TraceServiceServicer):
                         )
                     )
 
-    def wait_for(self, name: str, count: int, within: str) -> None:
-        """Wait until so many spans of a name have come, of the trace of the only span `within`."""
+    def whole_call(self, root: str, triton_requests: int) -> str:
+        """Wait for a trace with so many requests of Triton below a span `root`; return its id.
+
+        Call several times: Triton loses the spans of some calls (`findings/triton-traces-lost.sh`).
+        """
         deadline = time.monotonic() + 60
-        (root,) = (span for span in self.spans if span.name == within)
-        while (
-            sum((span.name, span.trace_id) == (name, root.trace_id) for span in self.spans) < count
-        ):
-            assert time.monotonic() < deadline, [span.name for span in self.spans]
+        while True:
+            roots = [span.trace_id for span in self.spans if span.name == root]
+            of_triton = Counter(span.trace_id for span in self.spans if span.name == "InferRequest")
+            for trace_id in roots:
+                if of_triton[trace_id] == triton_requests:
+                    return trace_id
+            assert time.monotonic() < deadline, [(s.trace_id, s.name) for s in self.spans]
             time.sleep(0.05)
 
     def path(self, span: CollectedSpan) -> list[str]:
@@ -132,10 +138,9 @@ def tracing_application(exporter: SpanExporter) -> Iterator[Any]:
     provider.shutdown()
 
 
-def require_spans_of_a_call(collector: TraceCollector) -> str:
-    """Require the spans of the application's call, down to Triton's; return its trace's id."""
-    (scan,) = (span for span in collector.spans if span.name == "scan")
-    spans = [span for span in collector.spans if span.trace_id == scan.trace_id]
+def require_spans_of_a_call(collector: TraceCollector, trace_id: str) -> None:
+    """Require the spans of the application's call, down to Triton's."""
+    spans = [span for span in collector.spans if span.trace_id == trace_id]
     paths = [collector.path(span) for span in spans]
     ours = ["scan", "segment", RPC, RPC]
     assert {span.service for span in spans} == {"app", "cpcsam-gateway", "cpcsam-triton"}
@@ -159,4 +164,3 @@ def require_spans_of_a_call(collector: TraceCollector) -> str:
         ("cpcsam.tenant", "lab"),
     }
     assert not any(span.failed for span in spans)
-    return scan.trace_id
