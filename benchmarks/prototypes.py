@@ -37,7 +37,7 @@ __all__ = ["main", "report_of"]
 
 PROG = "python -m benchmarks.prototypes"
 NUMBERS = ((4, 4), (8, 4), (4, 32), (8, 32), (16, 32), (16, 64))
-"""Prototypes of a class and of the background; the first pair is the default."""
+"""Prototypes of a class and of the background; the last pair is the default."""
 SUPPORT_SEED, TEST_SEED, SUPPORT_SCENES, TEST_SCENES = 610_000, 620_000, 3, 24
 EVERY = 6
 """Stride of the scored images among the nuclei's that are not support."""

@@ -43,8 +43,8 @@ class VocabularyConfig:
         sharpness: how strongly the nearest prototype outweighs the others.
     """
 
-    prototypes: int = 4
-    background: int = 4
+    prototypes: int = 16
+    background: int = 64
     shrinkage: float = 0.2
     sharpness: float = 10.0
 

@@ -85,7 +85,7 @@ def address(config: GatewayConfig, examples: list[Example], rare_probes: None) -
         with SegmentationClient(gateway.address, token="editor") as editor:
             assert editor.classes() == ()
             (taught,) = editor.add_class("nucleus", examples, tile_size=100)
-            assert taught.name == "nucleus" and 1 <= taught.prototypes <= 4
+            assert taught.name == "nucleus" and 1 <= taught.prototypes <= 16
         yield gateway.address
 
 
