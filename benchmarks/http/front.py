@@ -18,7 +18,7 @@ from demo.commands import child
 
 __all__ = ["Front", "running_front"]
 
-START_S: Final = 60.0
+START_S: Final = 180.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Front:
 
     def metric(self, sample: str) -> float:
         """Read a sample by its name and labels as they are printed; 0 where there is none."""
-        with urlopen(self.metrics_url, timeout=10) as page:
+        with urlopen(self.metrics_url, timeout=60) as page:
             text = page.read().decode()
         found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0

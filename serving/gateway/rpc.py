@@ -29,6 +29,9 @@ __all__ = ["RpcRunner"]
 
 PHASED: Final = ("Segment", "SegmentStream")
 """Methods whose time is observed by phase."""
+ROUNDING: Final = 0.01
+"""Largest share by which gRPC rounds up what it tells a server of a caller's time limit."""
+JITTER_S: Final = 0.02
 LOG = logging.getLogger(__name__)
 Response = TypeVar("Response")
 Handler = Callable[[RequestContext], Awaitable[Response]]
@@ -143,7 +146,7 @@ class RpcRunner:
             if failure is not None:
                 code = status_of_error(failure)
             # gRPC cancels the handler at the caller's deadline, too.
-            if code is grpc.StatusCode.CANCELLED and watch.seconds >= timeout_s:
+            if code is grpc.StatusCode.CANCELLED and watch.seconds >= _least_until_over(timeout_s):
                 code = grpc.StatusCode.DEADLINE_EXCEEDED
             watch.stop()
             seconds, name = watch.seconds, code.name
@@ -179,6 +182,11 @@ def _label(request_id: str, subject: str) -> str:
     """Return the id of a request and its subject, not yet checked, if that is another."""
     subject = subject[:MAX_REQUEST_ID_LENGTH]
     return repr(request_id) if subject in ("", request_id) else f"{request_id!r} ({subject!r})"
+
+
+def _least_until_over(timeout_s: float) -> float:
+    """Return the seconds after which a caller whose own time is over may cancel."""
+    return (1 - ROUNDING) * timeout_s - JITTER_S
 
 
 def _deadline_exceeded(timeout_s: float) -> CpcSamError:

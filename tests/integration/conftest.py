@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,6 +117,8 @@ def rare_probes() -> Iterator[None]:
 
 @pytest.fixture
 def without_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let earlier calls stand for probes, so that Triton's counters are those of the requests."""
+    """Let earlier calls stand for probes, so that Triton's counters are those of the requests.
+
+    One may run: `wait_until_counted` before the counters are read.
+    """
     monkeypatch.setattr(replica, "FRESH_PERIODS", 10_000)
-    time.sleep(0.5)  # for one that runs

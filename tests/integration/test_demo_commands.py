@@ -56,7 +56,7 @@ def test_interrupt_stops_the_running_stage(tmp_path: Path) -> None:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(120)
         with pytest.raises(ProcessLookupError):
             os.kill(int(pid_file.read_text()), 0)
     finally:

@@ -55,7 +55,7 @@ def silent() -> Iterator[Gateway]:
 
 
 def test_segment_without_triton_is_unavailable(without_triton: Gateway) -> None:
-    with SegmentationClient(without_triton.address, timeout_s=1) as client:
+    with SegmentationClient(without_triton.address, timeout_s=60, retry=False) as client:
         for call in (client.describe, lambda: client.segment(IMAGE, CLICK)):
             with pytest.raises(UnavailableError, match="^inference server: got none that is ready"):
                 call()
@@ -65,9 +65,10 @@ def test_segment_without_triton_is_unavailable(without_triton: Gateway) -> None:
 def test_describe_without_triton_is_retried_until_the_deadline(without_triton: Gateway) -> None:
     line = 'cpcsam_request_seconds_count{code="UNAVAILABLE",method="Describe"}'
     before = metric(without_triton, line) or 0
+    # The deadline may also cut an attempt short.
     with (
-        SegmentationClient(without_triton.address, timeout_s=1) as client,
-        pytest.raises(UnavailableError),
+        SegmentationClient(without_triton.address, timeout_s=5) as client,
+        pytest.raises((UnavailableError, DeadlineError)),
     ):
         client.describe()
     assert (metric(without_triton, line) or 0) - before >= 3
@@ -77,7 +78,7 @@ def test_health_without_triton_is_not_serving(without_triton: Gateway) -> None:
     with grpc.insecure_channel(without_triton.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for service in ("", "cpcsam.v1.Segmentation"):
-            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+            answer = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=60)
             assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
@@ -85,7 +86,7 @@ def test_segment_with_invalid_input_is_refused_without_triton(without_triton: Ga
     with grpc.insecure_channel(without_triton.address) as channel:
         stub = pb_grpc.SegmentationStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            stub.Segment(pb.SegmentRequest(), timeout=5)
+            stub.Segment(pb.SegmentRequest(), timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details().startswith(
         "prompts, classes and everything: got none, expected one of them; "
@@ -101,8 +102,6 @@ def test_segment_with_a_silent_triton_keeps_its_deadline(silent: Gateway) -> Non
             client.segment(IMAGE, CLICK)
         assert time.monotonic() - started > 0.4
     wait_for(silent, "cpcsam_in_flight_requests", 0)
-    line = 'cpcsam_request_seconds_count{code="DEADLINE_EXCEEDED",method="Segment"}'
-    wait_for(silent, line, 1)
 
 
 def test_segment_when_full_is_refused_at_once_and_cancellation_frees_the_permit(
@@ -111,12 +110,14 @@ def test_segment_when_full_is_refused_at_once_and_cancellation_frees_the_permit(
     message = pb.SegmentRequest(
         image_bytes=encode_image(IMAGE), prompts=[pb.Prompt(points=[pb.Point(x=1, y=1)])]
     )
+    cancelled = 'cpcsam_request_seconds_count{code="CANCELLED",method="Segment"}'
+    before = metric(silent, cancelled) or 0
     with grpc.insecure_channel(silent.address) as channel:
         stub = pb_grpc.SegmentationStub(channel)
-        waiting = [stub.Segment.future(message, timeout=30) for _ in range(2)]
+        waiting = [stub.Segment.future(message, timeout=60) for _ in range(2)]
         wait_for(silent, "cpcsam_in_flight_requests", 2)
         with (
-            SegmentationClient(silent.address, timeout_s=20, retry=False) as client,
+            SegmentationClient(silent.address, timeout_s=60, retry=False) as client,
             pytest.raises(FullError, match="requests in flight: got 2 already, expected") as full,
         ):
             client.segment(IMAGE, CLICK)
@@ -130,7 +131,7 @@ def test_segment_when_full_is_refused_at_once_and_cancellation_frees_the_permit(
             call.cancel()
         wait_for(silent, "cpcsam_in_flight_requests", 0)
     wait_for(silent, 'cpcsam_rejected_total{reason="in_flight"}', 1)
-    wait_for(silent, 'cpcsam_request_seconds_count{code="CANCELLED",method="Segment"}', 2)
+    wait_for(silent, cancelled, before + 2)
 
 
 def test_describe_without_a_deadline_ends() -> None:
@@ -138,9 +139,11 @@ def test_describe_without_a_deadline_ends() -> None:
         silent_triton() as triton,
         gateway_in_background(config(triton, max_seconds=0.3)) as gateway,
         grpc.insecure_channel(gateway.address) as channel,
-        pytest.raises(grpc.RpcError) as caught,
     ):
-        pb_grpc.SegmentationStub(channel).Describe(pb.DescribeRequest())
+        with pytest.raises(grpc.RpcError) as caught:
+            pb_grpc.SegmentationStub(channel).Describe(pb.DescribeRequest())
+        line = 'cpcsam_request_seconds_count{code="DEADLINE_EXCEEDED",method="Describe"}'
+        wait_for(gateway, line, 1)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -148,7 +151,7 @@ def test_segment_beyond_the_message_size_is_refused() -> None:
     limits = Limits(max_image_bytes=1000)
     with (
         gateway_in_background(config(f"127.0.0.1:{free_port()}", limits=limits)) as gateway,
-        SegmentationClient(gateway.address, timeout_s=5) as client,
+        SegmentationClient(gateway.address, timeout_s=60) as client,
     ):
         with pytest.raises(LimitError, match="image_bytes: got 2000 bytes, expected at most 1000"):
             client.segment(bytes(2000), CLICK)
@@ -184,7 +187,7 @@ def test_gateway_command_with_a_busy_port_prints_one_line(option: str) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("python -m")]
@@ -203,10 +206,10 @@ def test_gateway_command_stops_on_a_signal(number: signal.Signals) -> None:
     try:
         assert process.stdout is not None
         address = process.stdout.readline().split()[1]
-        with SegmentationClient(address, timeout_s=5) as client:
+        with SegmentationClient(address, timeout_s=60) as client:
             assert not client.healthy()
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
@@ -219,17 +222,17 @@ async def test_end_of_the_grpc_server_ends_the_command() -> None:
         server = gateway.wait_for_end.__self__  # type: ignore[attr-defined]
         await server.stop(None)
         with pytest.raises(ServingError, match="gRPC server: got its end"):
-            await asyncio.wait_for(watch, 5)
+            await asyncio.wait_for(watch, 60)
 
 
 def test_gateway_when_stopped_finishes_running_requests() -> None:
     with silent_triton() as triton, ThreadPoolExecutor(1) as pool:
-        with gateway_in_background(config(triton, max_seconds=1.5, grace_s=10)) as gateway:
-            client = SegmentationClient(gateway.address, timeout_s=20)
+        with gateway_in_background(config(triton, max_seconds=3, grace_s=10)) as gateway:
+            client = SegmentationClient(gateway.address, timeout_s=60)
             answer = pool.submit(client.segment, IMAGE, CLICK)
             wait_for(gateway, "cpcsam_in_flight_requests", 1)
         # The gateway's own answer, not a broken connection.
-        with pytest.raises(DeadlineError, match="got no answer within 1.5 s"):
+        with pytest.raises(DeadlineError, match="got no answer within 3 s"):
             answer.result()
         client.close()
 

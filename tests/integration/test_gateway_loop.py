@@ -61,6 +61,11 @@ class Process:
         ]
         return int(counts[0] - counts[1])
 
+    def delays_s(self) -> dict[int, float]:
+        """Seconds for which each thread was ready and had no core."""
+        threads = (int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir())
+        return {thread: run_delay_s(self.pid, thread) for thread in threads}
+
     def memory(self, name: str) -> int:
         """Bytes that the kernel tells of the process."""
         status = Path(f"/proc/{self.pid}/status").read_text()
@@ -85,11 +90,11 @@ def gateway(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> 
         unlimited = [("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(address, options=unlimited) as channel:
             stub = pb_grpc.SegmentationStub(channel)
-            stub.Segment(pb.SegmentRequest(image_bytes=png(30, 20), prompts=[CLICK]), timeout=60)
+            stub.Segment(pb.SegmentRequest(image_bytes=png(30, 20), prompts=[CLICK]), timeout=300)
             yield Process(stub, channel, url, process.pid, classes)
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
         process.kill()
 
 
@@ -170,7 +175,7 @@ def held_lock(gateway: Process) -> None:
         asked = pb.SegmentRequest(image_bytes=image, prompts=[CLICK])
         for _ in range(5):
             gateway.stub.Segment(asked, timeout=20)
-            gateway.stub.ListClasses(pb.ListClassesRequest(), timeout=2)
+            gateway.stub.ListClasses(pb.ListClassesRequest(), timeout=10)
         codes = {each.result() for each in waiting}
     assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
@@ -192,12 +197,13 @@ def test_hostile_request_neither_blocks_the_loop_nor_fills_the_memory(
 ) -> None:
     used = gateway.memory("VmRSS")
     for _ in range(ATTEMPTS):
-        before, delayed_s = gateway.lags(), run_delay_s(gateway.pid)
+        before, delayed_s = gateway.lags(), gateway.delays_s()
         Path(f"/proc/{gateway.pid}/clear_refs").write_text("5")  # starts the peak anew
         ask(gateway)
         assert gateway.memory("VmHWM") - used < MAX_GROWTH
-        # A loop that waits for a core is late as well.
-        explained = (run_delay_s(gateway.pid) - delayed_s) // float(LONG_LAG_S)
+        # A loop that waits for a core is late as well, or for a thread that holds the interpreter.
+        waits_s = (s - delayed_s.get(thread, 0.0) for thread, s in gateway.delays_s().items())
+        explained = max(waits_s) // float(LONG_LAG_S)
         if (lags := gateway.lags() - before) <= explained:
             break
     assert lags <= explained

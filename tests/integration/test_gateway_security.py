@@ -56,7 +56,7 @@ def secured(tls: TlsFiles, tokens: Path) -> Iterator[Gateway]:
 
 def client(gateway: Gateway, tls: TlsFiles | None, token: str | None) -> SegmentationClient:
     ca = None if tls is None else tls.certificate
-    return SegmentationClient(gateway.address, timeout_s=2, token=token, ca=ca)
+    return SegmentationClient(gateway.address, timeout_s=60, token=token, ca=ca, retry=False)
 
 
 def test_call_with_a_known_token_is_admitted(secured: Gateway, tls: TlsFiles) -> None:
@@ -95,15 +95,15 @@ def test_reflection_needs_a_token_and_health_does_not(secured: Gateway, tls: Tls
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     with grpc.secure_channel(secured.address, credentials) as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(
-            health_pb2.HealthCheckRequest(), timeout=5
+            health_pb2.HealthCheckRequest(), timeout=60
         )
         assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
         info = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
         with pytest.raises(grpc.RpcError) as caught:
-            next(info(iter([request]), timeout=5))
+            next(info(iter([request]), timeout=60))
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         known = (("authorization", f"Bearer {TOKEN}"),)
-        assert next(info(iter([request]), timeout=5, metadata=known)).list_services_response
+        assert next(info(iter([request]), timeout=60, metadata=known)).list_services_response
 
 
 def test_health_command_trusts_the_gateways_certificate_alone_and_needs_no_token(
@@ -142,7 +142,7 @@ def test_status_command_sends_the_token(
 ) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    options = ["--address", secured.address, "--ca", str(tls.certificate), "--timeout", "2"]
+    options = ["--address", secured.address, "--ca", str(tls.certificate), "--timeout", "60"]
     assert cli(["status", *options, "--token-file", str(file)]) == 2
     assert "inference server: got none that is ready" in capsys.readouterr().err
     assert cli(["status", *options]) == 2

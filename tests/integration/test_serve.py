@@ -42,6 +42,7 @@ from tests.support.servers.serve_command import (
     served,
     token_file,
     wait_for_another,
+    wait_until_closed,
     wait_until_gone,
 )
 from tests.support.servers.trace_collector import (
@@ -196,9 +197,8 @@ def test_serve_command_serves_http_which_calls_its_gateway_and_is_restarted(
         victim = running(process.pid, FRONT)
         os.kill(victim, signal.SIGKILL)
         wait_for_another(process.pid, FRONT, victim)
-        with httpx.Client(
-            base_url=url, verify=trusted, transport=httpx.HTTPTransport(verify=trusted, retries=5)
-        ) as client:
+        transport = httpx.HTTPTransport(verify=trusted, retries=8)  # for a minute
+        with httpx.Client(base_url=url, transport=transport, timeout=60) as client:
             assert client.get("/health/live").json() == {"status": "live"}
         require_end_of_both(process, signal.SIGTERM, tmp_path)
     assert "http: exit status -9" in (tmp_path / "stderr").read_text()
@@ -225,7 +225,7 @@ def test_serve_command_restarts_with_what_it_served_and_ends_when_that_is_gone(
             client.segment(IMAGE, [Prompt.click(3, 4)])  # all models are loaded then
         shutil.rmtree(store)
         os.kill(running(process.pid, first), signal.SIGKILL)
-        assert process.wait(60) == 2
+        assert process.wait(120) == 2
     message = log.read_text()
     assert re.search(r"^python -m serving\.serve: .*no manifest", message, re.M)
     assert "Traceback" not in message
@@ -240,7 +240,7 @@ def test_serve_command_ends_with_everything_when_it_is_killed(
         assert len(children) > 5
         process.kill()
         wait_until_gone(tmp_path / "triton.log")
-        assert not answers("127.0.0.1", int(address.rpartition(":")[2]))
+        wait_until_closed(address)
 
 
 def test_serve_command_with_invalid_options_fails_before_triton_starts(
@@ -281,7 +281,7 @@ def test_gateway_that_does_not_start_is_not_restarted(capfd: pytest.CaptureFixtu
 def test_program_that_stands_still_is_restarted(
     program: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "SILENCE_S", 3.0)
+    monkeypatch.setattr(child_process, "SILENCE_S", 8.0)
     restarts = RestartLog()
     with reserved_ports("127.0.0.1", {"--port": 0, "--metrics-port": 0}) as ports:
         options = [f"{option}={number}" for option, number in ports.items()]
@@ -292,8 +292,9 @@ def test_program_that_stands_still_is_restarted(
 
             (hung,) = listening()
             os.kill(hung, signal.SIGSTOP)
-            deadline = time.monotonic() + 60
-            while listening() in ([], [hung]) and time.monotonic() < deadline:
+            deadline = time.monotonic() + 120
+            while listening() in ([], [hung]):
+                assert time.monotonic() < deadline, "it is not started again"
                 time.sleep(0.1)
-            assert listening()
-    assert count_restarts(Path(f"/proc/self/fd/{restarts.descriptor}"))[program, "silence"] == 1
+    counts = count_restarts(Path(f"/proc/self/fd/{restarts.descriptor}"))
+    assert counts[program, "silence"] and not counts[program, "exit"]

@@ -5,7 +5,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import sleep
 
 import numpy as np
 import pytest
@@ -23,7 +22,13 @@ from export.triton_repository.publishing import build_repository
 from serving import watch
 from serving.triton.launch import TritonServer, launch_triton
 from tests.support.artifact_factory import export_shipped_base
-from tests.support.servers.triton_calls import Arrays, infer, noise_png, segment_inputs
+from tests.support.servers.triton_calls import (
+    Arrays,
+    infer,
+    noise_png,
+    segment_inputs,
+    wait_until_counted,
+)
 from tests.support.tiny_models import publish_tiny_graphs
 
 pytestmark = pytest.mark.triton
@@ -127,33 +132,25 @@ def test_administration_is_closed_over_http(triton: TritonServer, path: str) -> 
     method = "POST" if path.startswith("repository") else "GET"
     request = urllib.request.Request(f"{triton.http_url}/v2/{path}", method=method)
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request, timeout=10)
+        urllib.request.urlopen(request, timeout=60)
 
 
 def test_metrics_count_requests_and_report_quantiles(
     triton: TritonServer, client: InferenceServerClient
 ) -> None:
     success = ("nv_inference_request_success_total", "segment")
-    settled(client)
+    wait_until_counted(client)
     before = counters(triton)
     segment(client, WIDE, ONE_PROMPT)
-    settled(client)
+    wait_until_counted(client)
     after = counters(triton)
     # More than one where a gateway of other tests probes this server.
     assert after[success] >= before[success] + 1
     assert ("nv_inference_request_summary_us", "image_encoder") in after
 
 
-def settled(client: InferenceServerClient) -> None:
-    """Wait until the counters are stable: Triton counts a request just after its response."""
-    last = None
-    while (now := client.get_inference_statistics().SerializeToString()) != last:
-        last = now
-        sleep(0.3)
-
-
 def counters(triton: TritonServer) -> dict[tuple[str, str], float]:
-    with urllib.request.urlopen(triton.metrics_url, timeout=10) as page:
+    with urllib.request.urlopen(triton.metrics_url, timeout=60) as page:
         families = list(text_string_to_metric_families(page.read().decode()))
     return {
         (sample.name, sample.labels.get("model", "")): sample.value
@@ -185,7 +182,7 @@ def test_requests_of_any_shape_are_decoded_side_by_side_and_equal_single_ones(
             for index, answer in enumerate(together):
                 for name, array in answer.items():
                     assert np.array_equal(array, alone[index % 2][name])
-    settled(client)
+    wait_until_counted(client)
     assert max(executions(client, "decoder")) > 1
     assert set(executions(client, "image_encoder")) == {1}
 

@@ -202,10 +202,8 @@ def test_fault_of_a_dead_step_is_noticed_though_triton_is_ready(repository: Path
             sleep(0.05)  # Triton counts a request just after its response
         assert answered_requests(address, TIMEOUT_S) == 1
 
-        def kill() -> None:
-            os.kill(step_of(server, "image_encoder"), signal.SIGKILL)
-
-        threading.Timer(1.0, kill).start()
+        encoder = step_of(server, "image_encoder")
+        threading.Timer(1.0, os.kill, (encoder, signal.SIGKILL)).start()
         fault = wait_for_fault(server.process, address, steps_of(server.process.pid))
         assert fault == Fault("step", "the process of its step image_encoder ended")
         assert is_ready(address), "which is why the process is watched"
@@ -221,17 +219,24 @@ def test_fault_of_a_step_that_hangs_is_noticed_by_inference(
     monkeypatch.setattr(faults, "PATIENCE_S", 3.0)
     with launch_triton(repository) as server:
         address = server.http_url.removeprefix("http://")
-        before_hanging = []
+        decoder, answered = step_of(server, "decoder"), threading.Event()
 
         def hang() -> None:
-            before_hanging.append(answered_requests(address, TIMEOUT_S))
-            os.kill(step_of(server, "decoder"), signal.SIGSTOP)
+            """Stop the step when tiny images of the watch itself were answered."""
+            deadline = monotonic() + TIMEOUT_S
+            while not answered_requests(address, TIMEOUT_S) and monotonic() < deadline:
+                sleep(0.05)
+            if monotonic() < deadline:
+                answered.set()
+            os.kill(decoder, signal.SIGSTOP)
 
-        threading.Timer(2.0, hang).start()
+        hanging = threading.Thread(target=hang)
+        hanging.start()
         fault = wait_for_fault(server.process, address, steps_of(server.process.pid))
+        hanging.join()
+        assert answered.is_set(), fault
         assert fault.cause == "inference"
         assert fault.text.startswith("a tiny image failed 3 times: ")
-        assert before_hanging[0] > 0, "tiny images of the watch itself"
         server.kill()
 
 

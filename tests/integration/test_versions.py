@@ -177,7 +177,7 @@ def test_versions_switch_and_roll_back_under_load_without_a_failed_or_mixed_answ
         assert not mixed
         assert outcomes(metrics) == {"switched": len(SWITCHES) + 1, "refused": 3}
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     log = (tmp_path / "stderr").read_text()
     assert "Traceback" not in log
     refused = [line for line in log.splitlines() if "version refused" in line]

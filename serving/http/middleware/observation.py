@@ -119,9 +119,9 @@ class Observation:
                 raise
             await _stopping().response(request_id)(scope, receive, observed_send)
         finally:
-            self._count(-1)
             self._room.release(state["held_bytes"])
             self._observe(scope, CLIENT_GONE if state["gone"] else status, started)
+            self._count(-1)  # last: who sees no request in flight sees the counts of all
 
     def _count(self, change: int) -> None:
         self._in_flight += change

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QApplication
 SCALE, OFFSET = np.array([0.5, 0.25]), np.array([10.0, -20.0])
 POSITIVE, NEGATIVE = (40.0, 60.0), (5.0, 5.0)
 RECTANGLE = [[20.0, 20.0], [20.0, 100.0], [90.0, 100.0], [90.0, 20.0]]
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 class Session:

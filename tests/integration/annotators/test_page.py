@@ -171,14 +171,17 @@ def test_hover_keeps_one_request_in_work(playground: Playground) -> None:
     playground.open(NUCLEI)
     playground.most_in_work = 0
     asked = len(playground.requests)
-    for step in range(60):
-        x, y = CLICKS[step % 3]
-        playground.page.mouse.move(*playground.place(x + step % 5, y))
+    steps = 0
+    while steps < 60 or len(playground.requests) - asked < 4:
+        assert steps < 2000, playground.requests
+        x, y = CLICKS[steps % 3]
+        playground.page.mouse.move(*playground.place(x + steps % 5, y))
         playground.page.wait_for_timeout(50)
+        steps += 1
     playground.page.mouse.move(5, 5)
     playground.settle()
     assert playground.most_in_work == 1
-    assert 3 < len(playground.requests) - asked <= 61
+    assert len(playground.requests) - asked <= steps + 1
     assert playground.areas() == []
 
 

@@ -43,6 +43,16 @@ def test_image_that_is_decoded_late_does_not_replace_a_newer_one(
     assert len(playground.areas()) == 1
 
 
+def test_click_that_is_held_is_a_click(playground: Playground) -> None:
+    playground.open(NUCLEI)
+    playground.page.mouse.move(*playground.place(*CLICKS[0]))
+    playground.page.mouse.down()
+    playground.page.wait_for_timeout(500)
+    playground.page.mouse.up()
+    playground.settle()
+    assert len(playground.areas()) == 1
+
+
 def test_entities_are_numbered_anew_when_one_is_removed(playground: Playground) -> None:
     page = playground.page
     playground.open(NUCLEI)

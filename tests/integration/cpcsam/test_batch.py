@@ -53,7 +53,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def segment(gateway: tuple[str, Peer], out: Path, *words: object) -> int:
-    options = ["--out", out, "--address", gateway[0], "--timeout", 30]
+    options = ["--out", out, "--address", gateway[0], "--timeout", 120]
     return main(["segment", *map(str, [*words, *options])])
 
 
@@ -239,7 +239,7 @@ def test_progress_bar_is_shown_on_a_terminal(
         with contextlib.suppress(OSError):  # the terminal ends with the process
             while part := os.read(ours, 1000):
                 shown += part
-        told, _ = process.communicate(timeout=60)
+        told, _ = process.communicate(timeout=300)
     os.close(ours)
     assert process.returncode == 0 and told.count(b"1 mask (mean score 0.750)") == 3
     assert b"0/3" in shown and b"3/3" in shown and b"image" in shown
@@ -274,7 +274,7 @@ def test_interrupted_run_prints_one_line_and_can_be_resumed(
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()

@@ -20,7 +20,7 @@ def test_a_missing_extra_prints_its_install_command(missing: str, tmp_path: Path
         f"sys.exit(main(['segment', {str(tmp_path / 'x.png')!r}, '--click', '1,2']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 1, done.stderr
     assert "pip install 'cpcsam[client]'" in done.stderr and done.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chaos import __main__ as chaos
-from benchmarks.chaos import growth
+from benchmarks.chaos import growth, steady
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -24,6 +24,7 @@ def test_hostile_callers_get_answers_and_leave_no_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chaos, "QUICK_ALONE_S", 1.0)
+    monkeypatch.setattr(steady, "TIMEOUT_S", 60.0)
     words = ["--scenario", "corpus", "--requests", REQUESTS, "--seed", 2, "--quick"]
     folders = ["--repository", repository, "--build", tmp_path / "build", "--out", tmp_path]
     assert chaos.main([*map(str, words), *map(str, folders)]) in (0, 1)

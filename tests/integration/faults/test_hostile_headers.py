@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import struct
 import zlib
 from collections.abc import AsyncIterator
 from functools import partial
+from threading import get_native_id
 from time import monotonic
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.chaos.services import run_delay_s
 from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.images.options import ReadOptions
@@ -78,16 +81,18 @@ async def test_read_of_a_hostile_file_ends_soon_and_leaves_the_loop_alone(
 ) -> None:
     assert not is_plain(HOSTILE[name])
     reading = asyncio.create_task(reader.read(lambda: HOSTILE[name], None, "client"))
-    lags = []
+    lags, this_thread = [], get_native_id()
     while not reading.done():
-        before = monotonic()
+        before, waited_s = monotonic(), run_delay_s(os.getpid(), this_thread)
         await asyncio.sleep(0.01)
-        lags.append(monotonic() - before)
+        # A loop that waits for a core is late as well.
+        waited_s = run_delay_s(os.getpid(), this_thread) - waited_s
+        lags.append(monotonic() - before - waited_s)
     (outcome,) = await asyncio.gather(reading, return_exceptions=True)
     # On a fast machine some are read in time.
     assert isinstance(outcome, tuple | ContractError), outcome
-    # The machine of a test may be busy: the longest lags are its own.
-    assert sorted(lags)[len(lags) * 9 // 10] < 0.05
+    # Threads that hold the interpreter may wait for a core, too: the longest lags are theirs.
+    assert sorted(lags)[len(lags) * 9 // 10] < 0.05, sorted(lags)
     assert await reader.read(lambda: PNG, None, "client") == (
         PNG,
         read_header(PNG),

@@ -7,6 +7,7 @@ import struct
 import zlib
 from contextlib import ExitStack
 from pathlib import Path
+from time import thread_time
 
 import grpc
 import pytest
@@ -19,6 +20,8 @@ from tests.support.servers.triton_peer import TritonPeer, triton_peers
 
 MAX_CPU_S = 0.15
 """Two copies, as gRPC makes them, of 38 ms where pages are small; there were ten."""
+MAX_COPIES = 4
+"""On a slow machine."""
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -36,6 +39,12 @@ def cpu_s_of_main_thread(process: int) -> float:
     return int(Path(f"/proc/{process}/task/{process}/schedstat").read_text().split()[0]) / 1e9
 
 
+def cpu_s_of_a_copy(image: bytes) -> float:
+    before = thread_time()
+    bytearray(image)
+    return thread_time() - before
+
+
 @pytest.mark.slow
 async def test_largest_image_takes_the_event_loop_little_time(tmp_path: Path) -> None:
     prompt = pb.Prompt(points=[pb.Point(x=1, y=1)])
@@ -46,7 +55,7 @@ async def test_largest_image_takes_the_event_loop_little_time(tmp_path: Path) ->
             options = (("grpc.max_send_message_length", -1),)
             async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
                 stub = pb_grpc.SegmentationStub(channel)
-                spent = []
+                spent, copied = [], []
                 for number in range(4):
                     request = pb.SegmentRequest(
                         image_bytes=image + bytes([number]), prompts=[prompt]
@@ -54,5 +63,6 @@ async def test_largest_image_takes_the_event_loop_little_time(tmp_path: Path) ->
                     before = cpu_s_of_main_thread(gateway.pid)
                     await stub.Segment(request, timeout=60, wait_for_ready=True)
                     spent.append(cpu_s_of_main_thread(gateway.pid) - before)
+                    copied.append(cpu_s_of_a_copy(image))
             await asyncio.to_thread(stack.close)
-    assert min(spent) < MAX_CPU_S, spent
+    assert min(spent) < max(MAX_CPU_S, MAX_COPIES * min(copied)), (spent, copied)

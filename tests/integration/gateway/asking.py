@@ -45,7 +45,7 @@ def assert_same(actual: SegmentResult, expected: SegmentResult) -> None:
 
 
 def read_metrics(gateway: Gateway) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(gateway.metrics_url, timeout=5) as answer:
+    with urllib.request.urlopen(gateway.metrics_url, timeout=60) as answer:
         text = answer.read().decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
@@ -62,6 +62,6 @@ def page_of_reference(title: str) -> dict[str, str]:
 
 def types_of(url: str) -> dict[str, str]:
     """Type by name on a page of metrics."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         found = dict(re.findall(r"^# TYPE (\w+) (\w+)", answer.read().decode(), re.M))
     return {name: kind for name, kind in found.items() if not name.endswith("_created")}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tests.integration.gateway.asking import (
     picture,
     read_metrics,
 )
+from tests.support.servers.triton_calls import wait_until_counted
 
 pytestmark = pytest.mark.triton
 
@@ -119,16 +119,9 @@ def test_segment_of_a_rotated_photo_uses_its_orientation(client: SegmentationCli
 def encoder_runs(triton: TritonServer) -> int:
     """Return the number of images that Triton's encoder has processed, in batches of any size."""
     with InferenceServerClient(triton.grpc_url) as client:
+        wait_until_counted(client)
         (model,) = client.get_inference_statistics("image_encoder").model_stats
         return int(model.inference_count)
-
-
-def wait_for_runs(triton: TritonServer, count: int) -> None:
-    """Wait until so many are counted: Triton counts an image just after its response."""
-    deadline = time.monotonic() + 60
-    while encoder_runs(triton) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.usefixtures("without_probes")
@@ -137,7 +130,6 @@ def test_segment_of_a_repeated_image_encodes_and_sends_it_once(
 ) -> None:
     image, before = encode_image(picture(77)), encoder_runs(triton)
     fresh = client.segment(image, clicks(20))
-    wait_for_runs(triton, before + 1)
     again = client.segment(image, clicks(20))
     named = client.segment(fresh.image_id, clicks(20))
     assert encoder_runs(triton) == before + 1
@@ -161,7 +153,6 @@ def test_segment_by_concurrent_equal_requests_encodes_once(
 
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(segment, range(8)))
-    wait_for_runs(triton, before + 1)
     for seed, result in enumerate(together):
         assert_same(result, segment(seed))
     assert encoder_runs(triton) == before + 1

@@ -68,9 +68,12 @@ def ask(http: httpx.Client, grpc_client: SegmentationClient) -> None:
 def has_values(prometheus: httpx.Client, query: str) -> bool:
     query = query.replace("$__rate_interval", RATE_INTERVAL)
     try:
-        answer = prometheus.get("/api/v1/query", params={"query": query}).json()
+        response = prometheus.get("/api/v1/query", params={"query": query})
     except httpx.TransportError:  # it is still starting
         return False
+    if response.status_code == 503:  # it listens and is not ready
+        return False
+    answer = response.json()
     assert answer["status"] == "success", f"{query}: {answer['error']}"
     return any(math.isfinite(float(one["value"][1])) for one in answer["data"]["result"])
 
@@ -87,7 +90,7 @@ def test_each_panel_shows_the_running_service(
 ) -> None:
     exposed = set()
     for url in pages.values():
-        with urlopen(url, timeout=10) as page:
+        with urlopen(url, timeout=60) as page:
             exposed |= set(re.findall(r"^# TYPE (\w+)", page.read().decode(), re.M))
     exposed = {re.sub("_(bucket|sum|count)$", "", name) for name in exposed}
     unknown = {name for _, query in PANELS for name in metrics_of(query) - exposed}

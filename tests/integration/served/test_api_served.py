@@ -278,7 +278,7 @@ def test_segment_beyond_a_limit_names_it(segment: Call) -> None:
 
 
 def test_describe_returns_defaults_and_formats(stub: pb_grpc.SegmentationStub) -> None:
-    description = stub.Describe(pb.DescribeRequest(), timeout=30)
+    description = stub.Describe(pb.DescribeRequest(), timeout=60)
     assert (description.model.low_res_size, description.model.mask_prompts) == (64, True)
     assert (description.model.window, description.model.spread) == (0, 0), "declares no scale"
     assert not description.model.calibrates

@@ -38,6 +38,7 @@ from serving.gateway.limits import Limits
 from serving.gateway.run import gateway_in_background
 from serving.triton.launch import TritonServer
 from tests.support.paths import ROOT
+from tests.support.servers.triton_calls import wait_until_counted
 from training.data.sample import Sample, read_pair
 from training.data.sources import cut_region
 from training.evaluation.one_click import iou_score
@@ -158,6 +159,7 @@ def test_segment_by_class_of_a_cached_image_sends_and_encodes_nothing(
 ) -> None:
     def encoded() -> int:
         with InferenceServerClient(shipped.grpc_url) as client:
+            wait_until_counted(client)
             (model,) = client.get_inference_statistics("image_encoder").model_stats
             return int(model.inference_count)
 

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.triton
 
 WINDOW = 3
 LIMITS = Limits(stream_window=WINDOW, max_in_flight=4)
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 CLICK = pb.Prompt(points=[pb.Point(x=20, y=30)])
 
 
@@ -62,7 +62,7 @@ def answered(gateway: Gateway) -> float:
 
 
 def metric(gateway: Gateway, name: str, **labels: str) -> float:
-    with urllib.request.urlopen(gateway.metrics_url, timeout=10) as page:
+    with urllib.request.urlopen(gateway.metrics_url, timeout=60) as page:
         families = list(text_string_to_metric_families(page.read().decode()))
     return sum(
         sample.value
@@ -117,12 +117,11 @@ def test_stream_without_reader_stops_reading_requests(
     answers = stub.SegmentStream(request(number, **large) for number in itertools.count())
     last, since = before, time.monotonic()
     while last == before or time.monotonic() < since + 3:
-        if (now := answered(gateway)) != last:
+        if (now := answered(gateway)) != last or in_flight(gateway):
             last, since = now, time.monotonic()
         time.sleep(0.1)
     read = int(last - before)
     assert WINDOW <= read <= WINDOW + 8, "what the connection holds, and the window"
-    assert in_flight(gateway) == 0
     for number in range(read):
         assert next(answers).request_id == f"r-{number}"
     wait_until(lambda: answered(gateway) > last)

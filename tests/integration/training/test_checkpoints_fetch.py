@@ -144,7 +144,7 @@ def test_an_interrupted_fetch_is_resumed(
 
 def test_a_connection_that_stalls_is_given_up_and_taken_up(served: Served, tmp_path: Path) -> None:
     served.breaks_after, served.hangs = [524_288], True
-    file = fetch(entry(served.url), tmp_path, timeout_s=0.3)
+    file = fetch(entry(served.url), tmp_path, timeout_s=2.0)
     assert file.read_bytes() == CONTENT
     assert served.requests == [None, "bytes=524288-"]
 

@@ -6,7 +6,6 @@ import fnmatch
 import itertools
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch import Tensor
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.model.capl import FULL_CAPL
 from cpcsam.scale import Scale
+from serving.supervision.ports import reserved_ports
 from tests.support.paths import ROOT
 from tests.support.processes.forkserver import CONTEXT
 from tests.support.training_factory import discs, write_pair
@@ -75,21 +75,19 @@ def greatest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> 
 
 def run_pair(target: Callable[[TrainConfig], Any], config: TrainConfig) -> list[Any]:
     """Call a function in two processes of one group; return its results, or errors, by rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     pipes = [CONTEXT.Pipe(duplex=False) for _ in range(2)]
-    children = [
-        CONTEXT.Process(target=_member, args=(rank, port, target, config, pipes[rank][1]))
-        for rank in range(2)
-    ]
-    for child in children:
-        child.start()
-    for _, sender in pipes:
-        sender.close()
-    results = [_receive(receiver) for receiver, _ in pipes]
-    for child in children:
-        child.join(PATIENCE_S)
+    with reserved_ports("127.0.0.1", {"MASTER_PORT": 0}) as ports:
+        children = [
+            CONTEXT.Process(target=_member, args=(rank, ports, target, config, pipes[rank][1]))
+            for rank in range(2)
+        ]
+        for child in children:
+            child.start()
+        for _, sender in pipes:
+            sender.close()
+        results = [_receive(receiver) for receiver, _ in pipes]
+        for child in children:
+            child.join(PATIENCE_S)
     return results
 
 
@@ -104,7 +102,7 @@ def _receive(receiver: Connection) -> Any:
 
 def _member(
     rank: int,
-    port: int,
+    ports: Mapping[str, int],
     target: Callable[[TrainConfig], Any],
     config: TrainConfig,
     sender: Connection,
@@ -114,7 +112,7 @@ def _member(
         LOCAL_RANK=str(rank),
         WORLD_SIZE="2",
         MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
+        MASTER_PORT=str(ports["MASTER_PORT"]),
     )
     torch.set_num_threads(1)
     try:

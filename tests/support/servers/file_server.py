@@ -6,7 +6,6 @@ import hashlib
 import random
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from training.checkpoints import main
 CONTENT = random.Random(0).randbytes(1_000_003)
 OTHER = b"x" + CONTENT[1:]
 NAME = "sam_vit_x_000000.pth"
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -33,6 +33,8 @@ class Served:
     breaks_after: list[int] = field(default_factory=list)
     """Bytes after which the connection of each request in turn is broken."""
     hangs: bool = False
+    """Whether a connection stays open after its answer, or what there is of it, until the end."""
+    ended: threading.Event = field(default_factory=threading.Event)
     status: int | None = None
     requests: list[str | None] = field(default_factory=list)
     """The Range header of every request."""
@@ -72,7 +74,7 @@ def handler_of(served: Served) -> type[BaseHTTPRequestHandler]:
             with suppress(ConnectionError):  # the client may refuse what comes
                 self.wfile.write(body)
             if served.hangs:
-                time.sleep(2)
+                served.ended.wait(PATIENCE_S)
 
         def log_message(self, *_: object) -> None:
             """Keep the test's output clean."""
@@ -91,6 +93,7 @@ def file_server() -> Iterator[Served]:
         try:
             yield served
         finally:
+            served.ended.set()
             server.shutdown()
             thread.join()
 

@@ -15,7 +15,7 @@ from serving.http.config import HttpConfig
 
 __all__ = ["http_front"]
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Peer(pb_grpc.SegmentationServicer):
     def Segment(self, request: pb.SegmentRequest, context: object) -> pb.SegmentResponse:  # noqa: N802
         self.requests.append(request)
         self.parents += traceparents(context)
-        self.meet.wait(30)
+        self.meet.wait(120)
         code, message = self.refusal(request)
         if code:
             context.abort(code, message)  # type: ignore[attr-defined]

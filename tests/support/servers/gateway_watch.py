@@ -7,7 +7,7 @@ import socket
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,17 @@ from benchmarks.serving.certificate import self_signed
 from cpcsam.errors import ConfigError
 from serving.common.tls import TlsFiles
 from serving.gateway.server import Gateway
+from serving.supervision.ports import reserved_ports
+
+RESERVED = ExitStack()
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of loopback at which nobody listens, and only a server of the test itself may.
+
+    The kernel gives it to nobody else until this process ends.
+    """
+    return RESERVED.enter_context(reserved_ports("127.0.0.1", {"port": 0}))["port"]
 
 
 @contextmanager
@@ -32,7 +37,7 @@ def silent_triton() -> Iterator[str]:
 
 
 def metric(gateway: Gateway, line: str) -> float | None:
-    with urllib.request.urlopen(gateway.metrics_url, timeout=5) as answer:
+    with urllib.request.urlopen(gateway.metrics_url, timeout=60) as answer:
         found = re.search(rf"^{re.escape(line)} (\S+)$", answer.read().decode(), re.MULTILINE)
     return float(found[1]) if found else None
 

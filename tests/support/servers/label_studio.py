@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import sqlite3
 import subprocess
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import httpx
 
 from tests.support.paths import ROOT
+from tests.support.servers.gateway_watch import free_port
 
 __all__ = ["LabelStudio", "label_studio"]
 
@@ -78,8 +78,7 @@ def label_studio(environment: Path, folder: Path) -> Iterator[LabelStudio]:
             database there, since to make one takes minutes.
         folder: for its database, files and log.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     words = ["start", "--no-browser", "--data-dir", str(folder), "--port", str(port)]
     words += ["--internal-host", "127.0.0.1", "--log-level", "WARNING"]
     empty, database = environment / DATABASE, folder / DATABASE

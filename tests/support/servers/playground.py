@@ -24,7 +24,7 @@ FLAGS = (
     "--disable-background-networking --disable-component-update"
 ).split()
 SIZE = {"width": 1280, "height": 800}
-PATIENCE_MS = 60_000
+PATIENCE_MS = 180_000
 
 
 @contextmanager

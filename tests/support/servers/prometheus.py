@@ -58,4 +58,4 @@ def running_prometheus(
                 yield client
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.serving.ports import processes_below
+from benchmarks.serving.ports import answers, processes_below
 from serving.gateway.auth.tokens import USER, digest_of
 from serving.supervision.processes import read_process
 from tests.support.paths import ROOT
@@ -62,7 +62,7 @@ def run_in_turn(commands: Sequence[Sequence[str]]) -> tuple[list[int], list[str]
 
 @contextlib.contextmanager
 def served(
-    repository: Path, tmp_path: Path, *options: str, limit_s: float = 180
+    repository: Path, tmp_path: Path, *options: str, limit_s: float = 900
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The running command and the gateway's address; its stderr goes to a file."""
     with (tmp_path / "stderr").open("w") as errors:
@@ -107,9 +107,17 @@ def is_same(file: Path, log: Path) -> bool:
 
 
 def wait_until_gone(log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while left := tritons(log):
         assert time.monotonic() < deadline, f"processes {left} are left behind"
+        time.sleep(0.1)
+
+
+def wait_until_closed(address: str) -> None:
+    """Wait until nobody accepts connections at an address of loopback."""
+    deadline = time.monotonic() + 120
+    while answers("127.0.0.1", int(address.rpartition(":")[2])):
+        assert time.monotonic() < deadline, f"{address} still answers"
         time.sleep(0.1)
 
 
@@ -119,7 +127,7 @@ def require_end_of_both(
     """Send a signal to the command and require that nothing of it is left, and no traceback."""
     assert tritons(folder / "triton.log")
     process.send_signal(number)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     assert "Traceback" not in (folder / "stderr").read_text()
     wait_until_gone(folder / "triton.log")
 
@@ -127,18 +135,23 @@ def require_end_of_both(
 def running(parent: int, words: str) -> int:
     """The process below a parent whose command line matches, without what it is about to start."""
     found = {
-        process
-        for process in processes_below(parent)
-        if re.search(words, Path(f"/proc/{process}/cmdline").read_text().replace("\0", " "))
+        process for process in processes_below(parent) if re.search(words, command_line(process))
     }
     (first,) = {one for one in found if not (read := read_process(one)) or read.parent not in found}
     return first
 
 
+def command_line(process: int) -> str:
+    """The words of a process's command line, none if it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+    return ""
+
+
 def wait_for_another(parent: int, words: str, killed: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while True:
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError):
             if running(parent, words) != killed:
                 return
         assert time.monotonic() < deadline, f"nothing like {words} was started again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from time import monotonic, sleep
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,24 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import np_to_triton_dtype
 
 Arrays = dict[str, np.ndarray]
+QUIET_S = 0.6
+"""Less than the period of probes."""
+PATIENCE_S = 120.0
+
+
+def wait_until_counted(client: InferenceServerClient) -> None:
+    """Wait until Triton is quiet: it counts a request just after its response."""
+    deadline = monotonic() + PATIENCE_S
+    last, since = b"", monotonic()
+    while True:
+        read = monotonic()
+        now = client.get_inference_statistics().SerializeToString()
+        if now != last:
+            assert read < deadline, "somebody calls Triton all the time"
+            last, since = now, monotonic()
+        elif read > since + QUIET_S:
+            return
+        sleep(0.1)
 
 
 def noise_png(height: int, width: int, seed: int = 0) -> bytes:

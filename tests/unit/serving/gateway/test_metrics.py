@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from serving.common.buckets import BUCKETS_S
+from serving.gateway.auth.authenticator import Authenticator
+from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.metrics import Metrics
+from serving.gateway.rpc import RpcRunner
 
 
 def test_buckets_span_1_ms_to_60_s_in_small_steps() -> None:
@@ -39,3 +46,34 @@ def test_model_of_a_replica_takes_the_place_of_the_one_before() -> None:
     assert value("cpcsam_model_info", labels | {"version": "2"}) == 1
     metrics.forget_replica("a:8001")
     assert value("cpcsam_model_info", labels | {"version": "2"}) is None
+
+
+@pytest.mark.parametrize(("remaining_s", "code"), [(1.0, "DEADLINE_EXCEEDED"), (60.0, "CANCELLED")])
+async def test_cancellation_just_before_the_end_of_the_callers_time_counts_as_that(
+    remaining_s: float, code: str
+) -> None:
+    """A caller knows its time limit exactly, and the server as gRPC rounds it up."""
+
+    class Caller:
+        def invocation_metadata(self) -> tuple[()]:
+            return ()
+
+        def time_remaining(self) -> float:
+            return remaining_s
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:9"
+
+    async def given_up(_: RequestContext) -> None:
+        await asyncio.sleep(0.985)
+        raise asyncio.CancelledError
+
+    async def fetch_model(_: float) -> ModelInfo:
+        raise AssertionError("no handler asks for it")
+
+    metrics = Metrics()
+    runner = RpcRunner(Authenticator(None), metrics, 60, fetch_model)
+    with pytest.raises(asyncio.CancelledError):
+        await runner.run_in_stream("Segment", "", given_up, Caller())
+    labels = {"method": "Segment", "code": code}
+    assert metrics.registry.get_sample_value("cpcsam_request_seconds_count", labels) == 1

@@ -24,6 +24,7 @@ export class Viewer {
       animationTime: isCalm ? 0 : 0.35,
       springStiffness: 8,
       zoomPerScroll: 1.25,
+      clickTimeThreshold: Infinity, // also a click that is held, or that a busy page sees late
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: false },
       gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false, flickEnabled: false },
       gestureSettingsPen: { clickToZoom: false, dblClickToZoom: false },
