@@ -212,7 +212,6 @@ async def test_failures_of_requests_do_not_eject_a_replica() -> None:
 async def test_a_probe_that_waits_behind_calls_is_no_death_and_silence_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_health, "PATIENCE_S", 2.0)
     monkeypatch.setattr(replica_health, "BUSY_PATIENCE_S", 2.0)
     peer = TritonPeer()
 
@@ -234,13 +233,14 @@ async def test_a_probe_that_waits_behind_calls_is_no_death_and_silence_is(
 
 
 async def test_calls_stand_for_probes() -> None:
-    peer = TritonPeer()
-    async with caller(peer) as calling:
-        before, started = peer.probes, monotonic()
-        while monotonic() < started + 3.5:
+    async with caller(peer := TritonPeer()) as calling:
+        before, ends = peer.probes, [monotonic()]
+        while ends[-1] < ends[0] + 3.5:
             await calling.segment(KEYS[0])
+            ends.append(monotonic())
             await asyncio.sleep(0.1)
-        assert peer.probes - before <= 1, "without calls they would be three"
+        halts = sum(np.diff(ends) // 0.4)  # in which the machine let no call be made in time
+        assert peer.probes - before <= 1 + halts, "without calls they would be three"
 
 
 async def test_probes_pass_through_steps_that_only_a_decode_with_masks_has() -> None:
