@@ -85,7 +85,7 @@ def test_words_equal_open_clips_text_embeddings(
         with torch.no_grad():
             each = towers.model.encode_text(tokens, normalize=True)
         assert torch.allclose(text, F.normalize(each.mean(0), dim=0), atol=1e-5)
-    assert torch.equal(seen.texts[0], words.texts[0])
+    assert torch.allclose(seen.texts[0], words.texts[0], atol=1e-5)  # of another batch
 
 
 def test_ovseg_before_training_is_clip_of_masked_crops(

@@ -229,7 +229,7 @@ def test_ritm_learns_in_a_comparison(task: Task) -> None:
     assert isinstance(method, RitmMethod)
     small = replace(method, image_size=64, images=2, precision="float32")
     losses = []
-    for steps in (1, 5):
+    for steps in (1, 8):
         predictor, spent, parameters = small.train(task, Budget(steps=steps), 0)
         assert (spent.steps, parameters > 1e7) == (steps, True)
         batch = RitmBatches(task, 64, 4, seed=5)[0]

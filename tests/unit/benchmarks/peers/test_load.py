@@ -27,14 +27,18 @@ BOXES = Workload("boxes", BOX, 2, new=False, prompts=5, side=64)
 
 
 class System:
-    """Answers each request after some time, one at a time, and keeps what it was sent."""
+    """Answers each request after some time, one at a time, and keeps what it was sent.
 
-    def __init__(self, seconds: float = 0.0, refused: int = -1) -> None:
+    The first ones wait until so many are `together`, as threads may start one after the other.
+    """
+
+    def __init__(self, seconds: float = 0.0, refused: int = -1, together: int = 1) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self.most = self.now = 0
         self._seconds, self._refused = seconds, refused
         self._lock, self._turn = threading.Lock(), threading.Lock()
+        self._together = threading.Barrier(together)
 
     @property
     def connect(self) -> Connect:
@@ -52,6 +56,8 @@ class System:
             self.now += 1
             self.most = max(self.most, self.now)
             number = len(self.requests)
+        if number <= self._together.parties:
+            self._together.wait(60)
         with self._turn:
             sleep(self._seconds)
         with self._lock:
@@ -94,7 +100,7 @@ def test_prompts_lie_in_the_image_and_a_grid_has_none() -> None:
 
 
 def test_closed_loop_sends_each_request_once_with_one_in_flight_a_client() -> None:
-    system = System(seconds=0.002, refused=4)
+    system = System(seconds=0.002, refused=4, together=3)
     samples = closed_loop(system.connect, requests_of(NEW), clients=3)
     assert sorted(r.image_id for r in system.requests) == sorted(
         r.image_id for r in requests_of(NEW)

@@ -24,7 +24,7 @@ REQUESTS = "cpcsam_replica_requests"
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -41,7 +41,7 @@ async def test_addresses_of_a_file_are_read_again_and_the_first_is_preferred(
         triton = TritonClient(f"file://{file}", Admission(Limits(), metrics), metrics, Executors())
 
         def context() -> RequestContext:
-            return RequestContext("id", EVERYBODY, Permit("a"), monotonic() + 20, triton.model_info)
+            return RequestContext("id", EVERYBODY, Permit("a"), monotonic() + 60, triton.model_info)
 
         async def segment(request: RequestContext) -> None:
             await triton.segment(b"key", b"", CHUNK, 0, request)

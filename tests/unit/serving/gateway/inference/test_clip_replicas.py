@@ -28,7 +28,7 @@ async def test_crops_keep_to_replicas_of_their_towers_and_images_do_not() -> Non
     async with triton_peers(old, new) as listed:
         triton = TritonClient(listed, Admission(Limits(), metrics), metrics, Executors())
         async with triton.replicas.watched():
-            permit, deadline = Permit("a"), monotonic() + 20
+            permit, deadline = Permit("a"), monotonic() + 60
             context = RequestContext("id", EVERYBODY, permit, deadline, triton.model_info)
             model = await context.model()
             assert model.clip is not None and model.clip.digest == "b"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -43,7 +42,7 @@ class Caller:
 
     def context(self) -> RequestContext:
         return RequestContext(
-            "id", EVERYBODY, Permit("a"), monotonic() + 20, self.triton.model_info
+            "id", EVERYBODY, Permit("a"), monotonic() + 60, self.triton.model_info
         )
 
     async def segment(self, key: bytes) -> Encoded:
@@ -71,13 +70,17 @@ async def caller(*peers: TritonPeer) -> AsyncIterator[Caller]:
         await calling.triton.close()
 
 
-async def until(condition: Any, seconds: float = 10) -> float:
-    """Wait for a condition; return the seconds that it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, "it does not come true"
-        await asyncio.sleep(0.02)
-    return time.monotonic() - started
+@pytest.fixture(autouse=True)
+def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no silence tell that a replica is gone, so that other signs have to."""
+    monkeypatch.setattr(replica_health, "PATIENCE_S", 600.0)
+    monkeypatch.setattr(replica_health, "BUSY_PATIENCE_S", 600.0)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 def favourite(key: bytes, *peers: TritonPeer) -> TritonPeer:
@@ -89,8 +92,7 @@ async def test_decodes_go_where_their_image_was_encoded() -> None:
     peers = TritonPeer(), TritonPeer(), TritonPeer()
     async with caller(*peers) as calling:
         for key in KEYS:
-            encoded = await calling.segment(key)
-            await calling.decode(encoded)
+            await calling.decode(await calling.segment(key))
             assert key in favourite(key, *peers).stored
     assert all(peer.calls["decode"] == peer.calls["segment"] > 0 for peer in peers)
     # None was sent a second time.
@@ -103,8 +105,7 @@ async def test_calls_of_one_image_spill_to_an_idle_replica() -> None:
         one.before = other.before = silence
         calls = [asyncio.create_task(calling.segment(KEYS[0])) for _ in range(8)]
         await until(lambda: one.calls["segment"] + other.calls["segment"] == 8)
-        busy, spared = sorted(peer.calls["segment"] for peer in peers)
-        assert (busy, spared) == (2, 6)
+        assert sorted(peer.calls["segment"] for peer in peers) == [2, 6]
         assert favourite(KEYS[0], *peers).calls["segment"] == 6
         for call in calls:
             call.cancel()
@@ -126,7 +127,7 @@ async def test_calls_of_a_killed_replica_are_made_again_on_the_other() -> None:
             await calling.segment(key)
         victim.before = nothing
         await victim.start()
-        assert await until(lambda: calling.is_up(victim)) < 5
+        await until(lambda: calling.is_up(victim))
         await calling.segment(KEYS[0])
         assert KEYS[0] in victim.stored
 
@@ -155,7 +156,7 @@ async def test_an_idle_dead_step_is_noticed_and_gives_calls_up() -> None:
     peer = TritonPeer()
     async with caller(peer) as calling:
         peer.before = dead_step
-        assert await until(lambda: not calling.triton.replicas.is_up) < 5
+        await until(lambda: not calling.triton.replicas.is_up)
         with pytest.raises(UnavailableError):
             await calling.segment(KEYS[0])
 
@@ -169,7 +170,7 @@ async def test_calls_that_wait_for_a_dead_step_go_to_the_other_replica_at_once()
         await until(lambda: victim.calls["segment"] == 1)
         victim.before = dead_step
         await calling.segment(KEYS[0])
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 60)
         assert not calling.is_up(victim)
 
 
@@ -211,7 +212,6 @@ async def test_failures_of_requests_do_not_eject_a_replica() -> None:
 async def test_a_probe_that_waits_behind_calls_is_no_death_and_silence_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(replica_health, "PATIENCE_S", 2.0)
     monkeypatch.setattr(replica_health, "BUSY_PATIENCE_S", 2.0)
     peer = TritonPeer()
 
@@ -233,13 +233,14 @@ async def test_a_probe_that_waits_behind_calls_is_no_death_and_silence_is(
 
 
 async def test_calls_stand_for_probes() -> None:
-    peer = TritonPeer()
-    async with caller(peer) as calling:
-        before, started = peer.probes, monotonic()
-        while monotonic() < started + 3.5:
+    async with caller(peer := TritonPeer()) as calling:
+        before, ends = peer.probes, [monotonic()]
+        while ends[-1] < ends[0] + 3.5:
             await calling.segment(KEYS[0])
+            ends.append(monotonic())
             await asyncio.sleep(0.1)
-        assert peer.probes - before <= 1, "without calls they would be three"
+        halts = sum(np.diff(ends) // 0.4)  # in which the machine let no call be made in time
+        assert peer.probes - before <= 1 + halts, "without calls they would be three"
 
 
 async def test_probes_pass_through_steps_that_only_a_decode_with_masks_has() -> None:
@@ -252,7 +253,7 @@ async def test_probes_pass_through_steps_that_only_a_decode_with_masks_has() -> 
         await until(lambda: peer.probes >= 4)
         assert peer.probed["segment"] - peer.probed["decode_with_mask"] in (0, 1)
         peer.before = no_masks
-        assert await until(lambda: not calling.is_up(peer)) < 5
+        await until(lambda: not calling.is_up(peer))
 
 
 async def test_requests_keep_to_replicas_of_their_model() -> None:
@@ -292,7 +293,7 @@ async def test_addresses_of_a_name_are_looked_up_again(monkeypatch: pytest.Monke
             await until(lambda: calling.is_up(new))
             await calling.segment(KEYS[2])
             assert new.stored >= {KEYS[2]} and old.calls["segment"] == 2
-            await asyncio.wait_for(running, 5)
+            await asyncio.wait_for(running, 60)
             assert KEYS[1] in new.stored, "what the old one did not finish was made again"
         old.before = nothing
         await calling.triton.close()

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
-from time import sleep
+import pytest
 
+from serving.http.label_studio import known_images
 from serving.http.label_studio.known_images import KnownImages
 
 
-def test_known_images_forget_the_least_recently_used_and_what_is_old() -> None:
-    known = KnownImages(2, 0.2)
+def test_known_images_forget_the_least_recently_used_and_what_is_old(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(known_images, "monotonic", lambda: now[0])
+    known = KnownImages(2, 60)
     first, second, third = (KnownImages.key("token", name) for name in "abc")
     known.put(first, "1")
     known.put(second, "2")
     assert known.get(first) == "1"
     known.put(third, "3")
     assert [known.get(key) for key in (first, second, third)] == ["1", None, "3"]
-    sleep(0.25)
+    now[0] += 60.1
     assert known.get(first) is None
 
 
