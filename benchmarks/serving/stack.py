@@ -39,7 +39,7 @@ __all__ = [
     "service",
 ]
 
-COUNTED_S: Final = 0.25
+COUNTED_S: Final = 0.5
 """Seconds between an answer and the last counter that includes it."""
 ATTEMPTS: Final = 40
 

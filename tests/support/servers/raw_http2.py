@@ -6,8 +6,8 @@ import socket
 import struct
 import time
 
-DATA, HEADERS, SETTINGS, GOAWAY = 0, 1, 4, 7
-END_HEADERS, END_STREAM = 4, 1
+DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+END_HEADERS, END_STREAM, ACK = 4, 1, 1
 INITIAL_WINDOW_SIZE = 4
 
 
@@ -55,6 +55,23 @@ class RawConnection:
         if message is not None:
             data += frame(DATA, END_STREAM, stream, struct.pack(">BI", 0, len(message)) + message)
         self.socket.sendall(data)
+
+    def has_read_all_within(self, seconds: float) -> bool:
+        """Ping the server, which reads in order; True once it answers or ends the connection."""
+        payload, received = b"all read", b""
+        try:
+            self.socket.sendall(frame(PING, 0, 0, payload))
+            self.socket.settimeout(seconds)
+            while frame(PING, ACK, 0, payload) not in received:
+                read = self.socket.recv(65_536)
+                if not read:
+                    return True
+                received += read
+        except TimeoutError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def is_ended_within(self, seconds: float) -> bool:
         """Read until the server ends the connection."""
