@@ -11,44 +11,9 @@ set -euo pipefail
 # shellcheck source=lib/triton.sh
 . "$(dirname "$0")/lib/triton.sh" numpy==1.26.4 "tritonclient[grpc]==2.57.0"
 copy_model copy
-mkdir "$folder/received"
-# Keeps what Triton posts; ends by itself.
-timeout 300 "$folder/venv/bin/python" - "$folder/received" <<'COLLECTOR' &
-import http.server
-import itertools
-import pathlib
-import sys
-
-folder, numbers = pathlib.Path(sys.argv[1]), itertools.count()
-
-
-class Collector(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        (folder / f"body{next(numbers)}").write_bytes(body)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
-(folder / "port").write_text(str(server.server_port))
-server.serve_forever()
-COLLECTOR
-collector=$!
-trap 'kill "$collector" 2>/dev/null || true; clean_up' EXIT
-until [ -s "$folder/received/port" ]; do sleep 0.1; done
 grpc_port=$("$folder/venv/bin/python" -c 'import socket as s
 print(s.create_server(("127.0.0.1", 0)).getsockname()[1])')
-start_triton --allow-grpc=true --grpc-address=127.0.0.1 --grpc-port="$grpc_port" \
-  --trace-config=mode=opentelemetry --trace-config=level=TIMESTAMPS --trace-config=rate=0 \
-  --trace-config=count=-1 --trace-config=opentelemetry,bsp_schedule_delay=200 \
-  --trace-config=opentelemetry,url="http://127.0.0.1:$(cat "$folder/received/port")/v1/traces"
+start_traced_triton --allow-grpc=true --grpc-address=127.0.0.1 --grpc-port="$grpc_port"
 "$folder/venv/bin/python" - "$http" "$grpc_port" "$folder" <<'PROGRAM'
 import json
 import pathlib

@@ -10,38 +10,7 @@ set -euo pipefail
 # shellcheck source=lib/triton.sh
 . "$(dirname "$0")/lib/triton.sh" numpy==1.26.4
 copy_model copy
-mkdir "$folder/received"
-# Keeps what Triton posts; ends by itself.
-timeout 120 "$folder/venv/bin/python" - "$folder/received" <<'COLLECTOR' &
-import http.server
-import itertools
-import pathlib
-import sys
-
-folder, numbers = pathlib.Path(sys.argv[1]), itertools.count()
-
-
-class Collector(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        (folder / f"body{next(numbers)}").write_bytes(body)
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-server = http.server.HTTPServer(("127.0.0.1", 0), Collector)
-(folder / "port").write_text(str(server.server_port))
-server.serve_forever()
-COLLECTOR
-collector=$!
-trap 'kill "$collector" 2>/dev/null || true; clean_up' EXIT
-until [ -s "$folder/received/port" ]; do sleep 0.1; done
-start_triton --trace-config=mode=opentelemetry --trace-config=level=TIMESTAMPS --trace-config=rate=0 \
-  --trace-config=count=-1 --trace-config=opentelemetry,bsp_schedule_delay=200 \
-  --trace-config=opentelemetry,url="http://127.0.0.1:$(cat "$folder/received/port")/v1/traces"
+start_traced_triton
 "$folder/venv/bin/python" - "$http" "$folder/received" <<'PROGRAM'
 import json
 import pathlib

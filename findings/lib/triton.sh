@@ -1,10 +1,13 @@
 # The real tritonserver of the wheel nvidia-pytriton 0.7.0, without Docker: sourced by triton-*.sh.
 # Makes $folder with an environment of $1 (requirements) and $folder/models to be filled, and gives
 # start_triton [OPTION ...], which sets $http and $metrics (URLs on 127.0.0.1). It ends on exit.
+# start_traced_triton [OPTION ...] does so in OpenTelemetry mode, for requests with a `traceparent`, and
+# keeps each body that is posted to its collector as a file of $folder/received.
 # copy_model NAME fills in a Python model whose output y is its input x, of 4 float32.
 folder=$(mktemp -d)
-triton=
+triton= collector=
 clean_up() {
+  [ -z "$collector" ] || kill "$collector" 2>/dev/null || true
   [ -z "$triton" ] || { kill -9 -- "-$triton" && wait "$triton"; } 2>/dev/null || true
   rm -rf "$folder"
 }
@@ -63,4 +66,41 @@ class TritonPythonModel:
         arrays = [utils.get_input_tensor_by_name(request, "x").as_numpy() for request in requests]
         return [utils.InferenceResponse([utils.Tensor("y", array)]) for array in arrays]
 MODEL
+}
+
+start_traced_triton() {
+  mkdir "$folder/received"
+  # Ends by itself.
+  timeout 300 "$folder/venv/bin/python" - "$folder/received" <<'COLLECTOR' &
+import http.server
+import itertools
+import pathlib
+import sys
+
+folder, numbers = pathlib.Path(sys.argv[1]), itertools.count()
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        (folder / f"body{next(numbers)}").write_bytes(body)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+(folder / "port").write_text(str(server.server_port))
+server.serve_forever()
+COLLECTOR
+  collector=$!
+  until [ -s "$folder/received/port" ]; do sleep 0.1; done
+  start_triton --trace-config=mode=opentelemetry --trace-config=level=TIMESTAMPS --trace-config=rate=0 \
+    --trace-config=count=-1 --trace-config=opentelemetry,bsp_schedule_delay=200 \
+    --trace-config=opentelemetry,url="http://127.0.0.1:$(cat "$folder/received/port")/v1/traces" "$@"
 }
