@@ -32,6 +32,7 @@ PHASED: Final = ("Segment", "SegmentStream")
 ROUNDING: Final = 0.01
 """Largest share by which gRPC rounds up what it tells a server of a caller's time limit."""
 JITTER_S: Final = 0.02
+"""Most by which timers let a caller give up before its time is over, seconds."""
 LOG = logging.getLogger(__name__)
 Response = TypeVar("Response")
 Handler = Callable[[RequestContext], Awaitable[Response]]
