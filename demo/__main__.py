@@ -112,7 +112,8 @@ def run(out: Path, minutes: float, seeds: int = 1) -> dict[str, Any]:
     write_report(
         out, scene.held_out.image, on_one_canvas(scene, served.careless, served.moved), report
     )
-    report_of(report).write(out, current_provenance([PROG]))
+    command = f"{PROG} --seeds {seeds}" if seeds > 1 else PROG
+    report_of(report).write(out, current_provenance([command]))
     # After the report is written, which shows what went wrong.
     if report["click_moves_px"]["careless"] < MIN_MOVE:
         raise DemoError.of(
