@@ -55,9 +55,9 @@ def offset_grid(like: Tensor) -> Tensor:
 def gate(stays: Tensor) -> Tensor:
     """Return the share of a move that is made, from the logit of staying.
 
-    All of it while staying has less than 1/6 probability, nothing from 5/6 on, linear between.
+    All of it while staying has at most 1/3 probability, nothing from 1/2 on, linear between.
     """
-    share: Tensor = (1.25 - 1.5 * stays.sigmoid()).clamp(0, 1)
+    share: Tensor = (3 - 6 * stays.sigmoid()).clamp(0, 1)
     return share
 
 

@@ -72,7 +72,8 @@ def test_first_clicks_and_corners_are_moved_and_nothing_else(form: type[PointCal
     if isinstance(points, GatedPointCalibration):
         with torch.no_grad():  # half open, whatever the prompt
             for network, stays in ((points.click, 1), (points.box, 4)):
-                network[-1].weight[-stays:] = network[-1].bias[-stays:] = 0
+                network[-1].weight[-stays:] = 0
+                network[-1].bias[-stays:] = -0.34
     moved = points(embeddings, coords, labels) != coords
     expected = torch.zeros(2, 5, 4, dtype=torch.bool)
     expected[:, 0, 0] = expected[:, 2, :2] = expected[:, 3, 2:] = True
@@ -114,8 +115,12 @@ def test_the_loss_is_the_distance_of_what_is_moved() -> None:
 
 
 def test_a_point_that_is_surely_right_stays_and_one_that_is_surely_wrong_moves() -> None:
-    logits = torch.tensor([-20.0, 0.0, 20.0])
-    assert gate(logits).tolist() == [1.0, 0.5, 0.0]
+    assert gate(torch.tensor([-20.0, 20.0])).tolist() == [1, 0]
+
+
+def test_a_point_that_is_as_likely_right_as_wrong_stays() -> None:
+    probability = torch.tensor([1 / 3, 5 / 12, 1 / 2])
+    assert torch.allclose(gate(probability.logit()), torch.tensor([1, 0.5, 0]), atol=1e-5)
 
 
 def test_the_embeddings_mean_and_spread_do_not_matter_to_the_gated_form() -> None:
