@@ -8,6 +8,7 @@ READY := $(VENV)/.installed
 CONFIG ?= training/configs/bbbc038.yaml
 REPOSITORY ?= build/repository
 PRECISION ?= fp32
+TARGET ?= cpu
 STARTED := $(shell date +%s)
 
 # Threads that wait by spinning keep a core from whatever else the machine does, and from each other.
@@ -78,13 +79,13 @@ merge: $(READY) ## Merge a run into one checkpoint, build/merged: make merge RUN
 	$(PY) -m export.merge --run $(or $(RUN),$(error give the run: make merge RUN=runs/NAME/best)) --out build/merged
 
 .PHONY: export
-export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton repository: make export [RUN=runs/NAME/best] [PRECISION=fp32|fp16|int8] [IMAGES="FILE ..."]
-	$(PY) -m export.to_onnx --merged build/merged --out build/onnx --precision $(PRECISION) $(if $(IMAGES),--images $(IMAGES))
+export: $(READY) $(if $(RUN),merge) ## Convert build/merged to ONNX and a Triton repository: make export [RUN=runs/NAME/best] [TARGET=cpu|cuda] [PRECISION=fp32|fp16|int8] [IMAGES="FILE ..."]
+	$(PY) -m export.to_onnx --merged build/merged --out build/onnx --precision $(PRECISION) --provider $(TARGET) $(if $(IMAGES),--images $(IMAGES))
 	$(MAKE) repository
 
 .PHONY: repository
-repository: $(READY) ## Publish build/onnx as a version of the Triton repository
-	$(PY) -m export.repository publish --onnx build/onnx --out build/repository
+repository: $(READY) ## Publish build/onnx as a version of the Triton repository: make repository [TARGET=cpu|cuda]
+	$(PY) -m export.repository publish --onnx build/onnx --provider $(TARGET) --out build/repository$(if $(filter cuda,$(TARGET)),-cuda)
 
 .PHONY: engines
 engines: $(READY) ## Build TensorRT engines of build/onnx, judge them and publish build/repository-gpu; needs a GPU: make engines [IMAGES="FILE ..."]

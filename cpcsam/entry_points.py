@@ -164,7 +164,7 @@ DECODER: Final = GraphSpec(
     1,
     optional=DECODE.optional | {MASK_INPUT.name},
 )
-"""All steps of a decode and `embedding_store` in one process, for the CPU."""
+"""All steps of a decode and `embedding_store` in one process, for ONNX Runtime."""
 STEPS: Final = (PREPROCESS, EMBEDDING_STORE, SCALE_PROMPTS, POSTPROCESS, DECODER)
 
 STEP_TIMES: Final = TensorSpec("step_times", "float64", ("B", "T"))
@@ -201,10 +201,10 @@ def is_timed(step: GraphSpec, target: str) -> bool:
 
     Args:
         step: of `GRAPHS` or `STEPS`.
-        target: `cpu`, where the image encoder runs in Python, or `gpu`.
+        target: `cpu` or `cuda`, where the image encoder runs in Python, or `gpu`.
     """
     timed = (PREPROCESS, EMBEDDING_STORE, POSTPROCESS, DECODER)
-    return step in timed or (step is IMAGE_ENCODER and target == "cpu")
+    return step in timed or (step is IMAGE_ENCODER and target != "gpu")
 
 
 def times_output(step: str) -> TensorSpec:

@@ -2,9 +2,11 @@
 
 python -m export.compare --merged build/merged --onnx build/onnx
 python -m export.compare --merged build/merged --onnx build/onnx --images IMAGE... --out DIR
+python -m export.compare --merged build/merged --onnx build/onnx --provider cuda
 
 The export runs the same comparison before it publishes; this command repeats it on the published
-graphs, optionally with images of your own. DIR gets comparison.json and comparison.html.
+graphs, optionally with images of your own, or on a GPU. DIR gets comparison.json and
+comparison.html.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.backends.onnx_backend import PROVIDERS, Provider
 from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ExportError
 from cpcsam.model.run_checkpoint import load_merged
@@ -37,12 +40,12 @@ __all__ = ["main"]
 PROG: Final = "python -m export.compare"
 
 
-def _compare(merged: Path, onnx: Path, images: Sequence[Path]) -> Comparison:
+def _compare(merged: Path, onnx: Path, images: Sequence[Path], provider: Provider) -> Comparison:
     manifest = read_manifest(onnx, "onnx")
     model = load_merged(merged)
     require_made_from(onnx, manifest, merged)
     precision = str(manifest.config["precision"])
-    reference, engine = TorchRunner(model), OnnxRunner(onnx, precision)
+    reference, engine = TorchRunner(model), OnnxRunner(onnx, precision, provider=provider)
     rows = compare_on_grid(reference, engine, model.image_size, TOLERANCES[precision].grid)
     scenes = read_scenes(images or packaged_images(), model.image_size)
     fidelity = measure(find_cases(reference, scenes), engine)
@@ -50,7 +53,7 @@ def _compare(merged: Path, onnx: Path, images: Sequence[Path]) -> Comparison:
 
 
 def _run(args: argparse.Namespace) -> None:
-    comparison = _compare(args.merged, args.onnx, args.images)
+    comparison = _compare(args.merged, args.onnx, args.images, args.provider)
     verdict, failure = "Within tolerance.", None
     try:
         image_size = int(read_manifest(args.onnx, verify=False).config["image_size"])
@@ -75,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--merged", type=Path, metavar="DIR", required=True)
     parser.add_argument("--onnx", type=Path, metavar="DIR", required=True)
     parser.add_argument("--images", type=Path, metavar="FILE", nargs="+", default=())
+    text = "of ONNX Runtime, in which they run; default: %(default)s"
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help=text)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the report")
     return run_command(parser, _run, argv)
 

@@ -1,15 +1,19 @@
-"""Provenance of exported artifacts: digest of the exporting code, and their merged model."""
+"""Provenance of exported artifacts: the exporting code, their merged model and their comparison."""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Final
 
 import cpcsam
 from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, sha256_file
 from cpcsam.errors import ArtifactError
 
-__all__ = ["code_digest", "require_made_from"]
+__all__ = ["COMPARED_IN", "code_digest", "require_made_from"]
+
+COMPARED_IN: Final = "compared_in"
+"""Configuration: provider of ONNX Runtime that the graphs were compared in besides the CPU's."""
 
 
 def code_digest() -> str:

@@ -2,6 +2,7 @@
 
 python -m export.repository publish --onnx build/onnx --out build/repository
 python -m export.repository publish --onnx build/onnx --clip build/clip --out build/repository
+python -m export.repository publish --onnx build/onnx --provider cuda --out build/repository-cuda
 python -m export.repository publish --engines build/engines --out build/repository-gpu
 python -m export.repository publish --onnx build/onnx --out build/repository --no-switch
 python -m export.repository list build/repository
@@ -28,14 +29,21 @@ from typing import Final
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest
 from cpcsam.artifacts.versions import CURRENT, current_version, list_versions, roll_back
+from cpcsam.backends.onnx_backend import PROVIDERS
 from cpcsam.commands import ArgumentParser, parser_of, run_command
-from cpcsam.errors import ArtifactError
+from cpcsam.errors import ArtifactError, ConfigError
+from export.provenance import COMPARED_IN
 from export.triton_repository.config import Target
 from export.triton_repository.publishing import KIND, build_repository, write_configs
 
 __all__ = ["main"]
 
 PROG: Final = "python -m export.repository"
+COMPARED_ON_GPU: Final = "compared with torch in the CUDA provider, within tolerance"
+NOT_COMPARED: Final = (
+    "not compared with torch in the CUDA provider, as the graphs were exported without it; where "
+    "there is a GPU: python -m export.compare --provider cuda"
+)
 
 
 def _parser() -> ArgumentParser:
@@ -44,12 +52,14 @@ def _parser() -> ArgumentParser:
 
     action = actions.add_parser("publish", help="add a version and make it the current one")
     graphs = action.add_mutually_exclusive_group(required=True)
-    graphs.add_argument("--onnx", type=Path, metavar="DIR", help="graphs for the CPU")
+    graphs.add_argument("--onnx", type=Path, metavar="DIR", help="graphs for ONNX Runtime")
     graphs.add_argument("--engines", type=Path, metavar="DIR", help="TensorRT plans for the GPU")
     action.add_argument("--out", type=Path, metavar="DIR", required=True, help="the repository")
     action.add_argument(
         "--threads", type=int, default=0, help="of each graph on the CPU; default: all cores"
     )
+    text = "that runs the graphs of --onnx; default: cpu"
+    action.add_argument("--provider", choices=PROVIDERS, help=text)
     text = "graphs that the engines were built of, whose answers a server compares with its own"
     action.add_argument("--golden", type=Path, metavar="DIR", help=f"{text} (--onnx)")
     text = "towers of export.text_encoder, for classes by text"
@@ -83,7 +93,16 @@ def _parser() -> ArgumentParser:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    target: Target = "cpu" if args.onnx else "gpu"
+    target: Target = "gpu"
+    if args.onnx:
+        target = args.provider or "cpu"
+    elif args.provider:
+        raise ConfigError.of(
+            "--provider",
+            got=f"{args.provider} with --engines",
+            expected="--onnx, whose graphs a provider runs",
+            fix="leave one of them out",
+        )
     before = list_versions(args.out)
     version = build_repository(
         args.onnx or args.engines,
@@ -97,6 +116,9 @@ def _publish(args: argparse.Namespace) -> None:
     number = int(version.name)
     state = "current" if number == current_version(args.out) else "published"
     print(f"{version}: {state}{', unchanged' if number in before else ''}")
+    if target == "cuda":
+        compared = read_manifest(version, verify=False).config.get(COMPARED_IN) == target
+        print(f"{version}: {COMPARED_ON_GPU if compared else NOT_COMPARED}")
 
 
 def _list(args: argparse.Namespace) -> None:

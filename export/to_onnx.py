@@ -2,11 +2,13 @@
 
 python -m export.to_onnx --merged build/merged --out build/onnx
 python -m export.to_onnx --merged build/merged --out build/onnx --precision fp16
+python -m export.to_onnx --merged build/merged --out build/onnx --precision fp16 --provider cuda
 python -m export.to_onnx --merged build/merged --out build/onnx --precision int8 --images IMAGE...
 
 fp32 and fp16 are for ONNX Runtime and TensorRT, int8 is for the CPU. Before anything is published,
 the graphs are compared with torch on random tensors and on real images: those given, by default
-the ones that come with the project. comparison.html shows the worst masks.
+the ones that come with the project. comparison.html shows the worst masks. The graphs run on the
+CPU and, with --provider cuda, where there is a GPU, on that as well.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ from cpcsam.artifacts.manifest import (
     read_manifest,
     sha256_file,
 )
+from cpcsam.backends.onnx_backend import PROVIDERS, Provider
 from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import CALIBRATES
+from cpcsam.errors import ConfigError
+from cpcsam.gpu import visible_gpus
 from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import TOLERANCES, Comparison, mask_iou_lines, write_accepted
@@ -35,7 +40,7 @@ from export.accuracy.parity_grid import Row, compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs.precisions import write_graphs
 from export.graphs.tracing import OPSET
-from export.provenance import code_digest
+from export.provenance import COMPARED_IN, code_digest
 from export.real_images import packaged_images, read_scenes
 
 __all__ = ["PRECISIONS", "export_graphs", "main"]
@@ -52,6 +57,7 @@ def export_graphs(
     config: Mapping[str, Any] | None = None,
     precision: str = "fp32",
     images: Sequence[Path] = (),
+    provider: Provider = "cpu",
 ) -> Comparison:
     """Export the graphs, compare them with torch and publish an artifact of kind `onnx`.
 
@@ -65,8 +71,10 @@ def export_graphs(
         config: the merged model's configuration; calibrates, precision and opset are added.
         precision: one of `PRECISIONS`.
         images: real images for the comparison; empty uses the packaged ones.
+        provider: of ONNX Runtime, in which the graphs are compared besides the CPU's.
 
     Raises:
+        ConfigError: the provider cannot be used here.
         DataError: an image cannot be read.
         ExportError: a graph cannot be exported or is too far from torch; nothing is published. If
             its masks are, `OUT-rejected.html` shows them.
@@ -78,13 +86,17 @@ def export_graphs(
         "precision": precision,
         "opset": OPSET,
     }
+    if provider != "cpu":
+        full_config[COMPARED_IN] = provider
     scenes = read_scenes(images or packaged_images(), model.image_size)
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
         folders = write_graphs(model, staging, precision, full_config, scenes)
         reference = TorchRunner(model)
-        runners = {name: OnnxRunner(folder, name) for name, folder in folders.items()}
+        runners = [(name, OnnxRunner(folder, name)) for name, folder in folders.items()]
+        if provider != "cpu":
+            runners.append((precision, OnnxRunner(staging, precision, provider=provider)))
         grid: dict[str, Sequence[Row]] = {}
-        for name, runner in runners.items():
+        for name, runner in runners:
             # In int8, only the encoder differs from the float32 graphs.
             grid[runner.name] = compare_on_grid(
                 reference,
@@ -94,9 +106,9 @@ def export_graphs(
                 encoder_only=name == "int8",
             )
         cases = find_cases(reference, scenes)
-        fidelity = [measure(cases, runner) for runner in runners.values()]
+        fidelity = [measure(cases, runner) for _, runner in runners]
         comparison = Comparison(precision, grid, fidelity)
-        write_accepted(comparison, list(runners), model.image_size, staging, out)
+        write_accepted(comparison, [name for name, _ in runners], model.image_size, staging, out)
         metrics.update(comparison.figures())
         if precision != "fp32":
             shutil.rmtree(folders["fp32"])
@@ -104,10 +116,22 @@ def export_graphs(
 
 
 def _run(args: argparse.Namespace) -> None:
+    if args.provider == "cuda" and args.precision == "int8":
+        raise ConfigError.of(
+            "--precision",
+            got="int8 with --provider cuda",
+            expected="fp32 or fp16, as int8 is for the CPU",
+            fix="give one of them",
+        )
     merged = read_manifest(args.merged, "merged")
     parents = {"merged": sha256_file(args.merged / MANIFEST_NAME), "code": code_digest()}
     parents |= {f"image_{index}": sha256_file(file) for index, file in enumerate(args.images)}
     config = {**merged.config, "precision": args.precision}
+    provider: Provider = args.provider if args.provider == "cpu" or visible_gpus() else "cpu"
+    if provider != args.provider:
+        print(f"{args.out}: no GPU here, so the graphs are not compared in the CUDA provider")
+    if provider != "cpu":
+        config[COMPARED_IN] = provider
     if is_made_from(args.out, "onnx", parents=parents, config=config):
         print(f"{args.out}: unchanged")
         return
@@ -118,6 +142,7 @@ def _run(args: argparse.Namespace) -> None:
         config=merged.config,
         precision=args.precision,
         images=args.images,
+        provider=provider,
     )
     print(f"{args.out}: five graphs in {args.precision}, within tolerance of torch")
     figures = comparison.figures()
@@ -137,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--precision", choices=PRECISIONS, default="fp32", help="default: %(default)s"
     )
     parser.add_argument("--images", type=Path, metavar="FILE", nargs="+", default=())
+    text = "of ONNX Runtime, for which the graphs are; default: %(default)s"
+    parser.add_argument("--provider", choices=PROVIDERS, default="cpu", help=text)
     return run_command(parser, _run, argv)
 
 

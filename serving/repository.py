@@ -6,7 +6,8 @@ tritonserver $(python -m serving.repository /models --memory-pools) ...
 
 It follows the link to the current version and compares every file with its digest. A TensorRT
 engine runs only with the TensorRT version and on the GPU architecture that it was built for; any
-other is refused here, before Triton starts, with a message that names both.
+other is refused here, before Triton starts, with a message that names both. So is a repository for
+ONNX Runtime's CUDA provider where there is no GPU.
 
 `--memory-pools` prints options of Triton instead: the sizes of its memory pools for this model, and
 without a GPU, that none is measured.
@@ -22,7 +23,7 @@ from typing import Final
 
 from cpcsam.commands import parser_of, run_command
 from cpcsam.gpu import tensorrt_version, visible_gpus
-from serving.triton.check_repository import check_engines, open_repository
+from serving.triton.check_repository import check_machine, open_repository
 from serving.triton.memory_pools import memory_pool_options
 
 __all__ = ["main"]
@@ -32,13 +33,14 @@ PROG: Final = "python -m serving.repository"
 
 def _check(args: argparse.Namespace) -> None:
     version, manifest = open_repository(args.repository)
-    on_gpu = manifest.config.get("target") == "gpu"
-    gpus = visible_gpus() if on_gpu else ()
+    target = manifest.config.get("target")
+    gpus = visible_gpus() if target in ("cuda", "gpu") else ()
     if args.memory_pools:
-        print(*memory_pool_options(int(manifest.config["image_size"]), len(gpus)))
+        image_size = int(manifest.config["image_size"])
+        print(*memory_pool_options(image_size, len(gpus), engines=target == "gpu"))
         return
-    if on_gpu:
-        check_engines(version, manifest, tensorrt=tensorrt_version(), gpus=gpus)
+    tensorrt = tensorrt_version() if target == "gpu" else None
+    check_machine(version, manifest, tensorrt=tensorrt, gpus=gpus)
     print(version)
 
 

@@ -1,31 +1,64 @@
-"""ONNX Runtime backend and its sessions on the CPU. onnxruntime is imported on first use."""
+"""ONNX Runtime backend and its sessions, on the CPU or a GPU; onnxruntime is imported when used."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from numpy.typing import NDArray
 
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import CALIBRATE, IMAGE_ENCODER, PROMPT_ENCODER, GraphSpec, calibrates_of
-from cpcsam.errors import ArtifactError, ExportError
+from cpcsam.errors import ArtifactError, ConfigError, ExportError
 
-__all__ = ["OnnxBackend", "OnnxGraphs", "open_session"]
+__all__ = [
+    "PROVIDER",
+    "PROVIDERS",
+    "OnnxBackend",
+    "OnnxGraphs",
+    "Provider",
+    "open_session",
+    "require_cuda",
+]
+
+Provider: TypeAlias = Literal["cpu", "cuda"]
+"""Execution provider of ONNX Runtime."""
+PROVIDERS: Final[tuple[Provider, ...]] = get_args(Provider)
+PROVIDER: Final = "provider"
+"""Parameter of a model in Triton; without it, `cpu`."""
+
+CPU_PROVIDER: Final = "CPUExecutionProvider"
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
+CUDA_OPTIONS: Final = {
+    # TF32 would leave float32 ten bits of its mantissa.
+    "use_tf32": "0",
+    # The default times all algorithms at each new shape, in the middle of a request, and so takes
+    # another one, which rounds otherwise, after each start.
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
+DRIVER: Final = "libcuda.so.1"
 
 
-def open_session(path: Path, threads: int = 0, *, memory_arena: bool = True) -> Any:
-    """Open an ONNX graph as an `onnxruntime.InferenceSession` on the CPU.
+def open_session(
+    path: Path, threads: int = 0, *, memory_arena: bool = True, provider: Provider = "cpu"
+) -> Any:
+    """Open an ONNX graph as an `onnxruntime.InferenceSession`.
 
     Args:
         path: the graph's file.
         threads: for one operator; 0 leaves the choice to ONNX Runtime.
-        memory_arena: keep freed memory for the next run.
+        memory_arena: keep the host's freed memory for the next run.
+        provider: `cuda` computes on the first GPU, and on the CPU what that provider leaves to it.
 
     Raises:
         ArtifactError: no such file, or ONNX Runtime refuses it.
+        ConfigError: the provider cannot be used here.
     """
     import onnxruntime
 
@@ -39,22 +72,74 @@ def open_session(path: Path, threads: int = 0, *, memory_arena: bool = True) -> 
     # Idle threads that spin would take the cores from other sessions and processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    providers: list[Any] = [CPU_PROVIDER]
+    missing = ""
+    if provider == "cuda":
+        missing = require_cuda()
+        providers = [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER]
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # By itself, ONNX Runtime goes on with the CPU after a call that failed on the GPU.
+        session = onnxruntime.InferenceSession(
+            path, options, providers=providers, enable_fallback=False
+        )
     except Exception as error:  # onnxruntime's exceptions share no base class
+        message = " ".join(str(error).split())
+        # Those of graphs are its own; a provider's are Python's.
+        if provider == "cuda" and isinstance(error, (RuntimeError, ValueError)):
+            raise _no_cuda(message) from error
         raise ArtifactError.of(
             str(path),
-            got=f"a file that ONNX Runtime refuses ({' '.join(str(error).split())})",
+            got=f"a file that ONNX Runtime refuses ({message})",
             expected="an ONNX graph",
             fix="export it again",
         ) from error
+    if provider == "cuda" and CUDA_PROVIDER not in session.get_providers():
+        in_use = ", ".join(session.get_providers())
+        raise _no_cuda(missing or f"a session in {in_use} alone, for the reason in its log")
+    return session
+
+
+@cache
+def require_cuda() -> str:
+    """Check for ONNX Runtime's CUDA provider and NVIDIA's driver, and load CUDA's libraries.
+
+    Returns:
+        What was said of libraries that did not load; the provider may find them itself.
+
+    Raises:
+        ConfigError: this build has no such provider, or there is no driver.
+    """
+    import onnxruntime
+
+    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
+        raise _no_cuda("a build of ONNX Runtime without it")
+    try:
+        ctypes.CDLL(DRIVER)
+    except OSError as error:
+        raise _no_cuda(f"no driver of NVIDIA ({error})") from error
+    # It looks for them among the installed wheels first, and prints those that it cannot load.
+    with redirect_stdout(StringIO()) as said:
+        onnxruntime.preload_dlls()
+    return " ".join(said.getvalue().split())
+
+
+def _no_cuda(got: str) -> ConfigError:
+    import onnxruntime
+
+    return ConfigError.of(
+        CUDA_PROVIDER,
+        got=f"{got}; available providers: {', '.join(onnxruntime.get_available_providers())}",
+        expected=f"onnxruntime-gpu with CUDA {onnxruntime.cuda_version or '13'}, cuDNN 9 and a GPU",
+        fix="give this process a GPU and those libraries, or publish the graphs for the CPU: "
+        "make repository",
+    )
 
 
 class OnnxGraphs:
     """The exported graphs of a directory, each opened when it is first run."""
 
-    def __init__(self, directory: Path, threads: int = 0) -> None:
-        self._directory, self._threads = directory, threads
+    def __init__(self, directory: Path, threads: int = 0, provider: Provider = "cpu") -> None:
+        self._directory, self._threads, self._provider = directory, threads, provider
         self._sessions: dict[str, Any] = {}
 
     @property
@@ -80,6 +165,7 @@ class OnnxGraphs:
 
         Raises:
             ArtifactError: the graph cannot be opened.
+            ConfigError: the provider cannot be used here.
             ExportError: it fails on these inputs.
         """
         session = self._session(graph)
@@ -99,7 +185,10 @@ class OnnxGraphs:
         if graph.name not in self._sessions:
             # The arena would keep the encoder's peak: for ViT-B at 1024, 7.7 instead of 4.9 GB.
             self._sessions[graph.name] = open_session(
-                self._directory / f"{graph.name}.onnx", self._threads, memory_arena=False
+                self._directory / f"{graph.name}.onnx",
+                self._threads,
+                memory_arena=False,
+                provider=self._provider,
             )
         return self._sessions[graph.name]
 

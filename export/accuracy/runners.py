@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cpcsam.backends.onnx_backend import OnnxGraphs
+from cpcsam.backends.onnx_backend import OnnxGraphs, Provider
 from cpcsam.backends.protocol import GraphBackend
 from cpcsam.contract import GraphSpec
 from cpcsam.model.sam import CpcSam
@@ -79,11 +79,15 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """Exported graphs in ONNX Runtime on the CPU, each loaded on first use."""
+    """Exported graphs in ONNX Runtime, each loaded on first use."""
 
-    def __init__(self, directory: Path, precision: str, threads: int = 0) -> None:
+    def __init__(
+        self, directory: Path, precision: str, threads: int = 0, provider: Provider = "cpu"
+    ) -> None:
         self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"
-        self._graphs = OnnxGraphs(directory, threads)
+        if provider != "cpu":
+            self.name += f", {provider}"
+        self._graphs = OnnxGraphs(directory, threads, provider)
 
     @property
     def calibrates(self) -> bool:

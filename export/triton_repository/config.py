@@ -12,7 +12,6 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelConfig,
     ModelEnsembling,
     ModelInput,
-    ModelInstanceGroup,
     ModelOutput,
 )
 
@@ -54,8 +53,13 @@ from cpcsam.entry_points import (
 from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from export.engines.profiles import profiles_of
-from export.triton_repository.latency import latency_buckets
-from export.triton_repository.warmup import warmup_requests
+from export.triton_repository.execution import (
+    join_requests,
+    latency_buckets,
+    run_as_engine,
+    run_in_python,
+    run_on_cuda,
+)
 
 __all__ = [
     "DECODER_GRAPHS",
@@ -67,7 +71,7 @@ __all__ = [
     "model_configs",
 ]
 
-Target: TypeAlias = Literal["cpu", "gpu"]
+Target: TypeAlias = Literal["cpu", "cuda", "gpu"]
 
 INSTANCES: Final = {PREPROCESS: 2, EMBEDDING_STORE: 1, SCALE_PROMPTS: 1, POSTPROCESS: 2, DECODER: 1}
 """Instances of each step; images and masks may be large, so two requests run in parallel. What one
@@ -80,13 +84,15 @@ MASK_STEPS: Final = (
     MASK_DECODER_WITH_MASK,
     POSTPROCESS,
 )
+IN_PYTHON: Final[Mapping[GraphSpec, Sequence[GraphSpec]]] = {
+    ENCODE: (PREPROCESS, IMAGE_ENCODER),
+    DECODE: (DECODER,),
+    DECODE_WITH_MASK: (DECODER,),
+    SEGMENT: (PREPROCESS, IMAGE_ENCODER, DECODER),
+}
 ENSEMBLE_STEPS: Final[Mapping[Target, Mapping[GraphSpec, Sequence[GraphSpec]]]] = {
-    "cpu": {
-        ENCODE: (PREPROCESS, IMAGE_ENCODER),
-        DECODE: (DECODER,),
-        DECODE_WITH_MASK: (DECODER,),
-        SEGMENT: (PREPROCESS, IMAGE_ENCODER, DECODER),
-    },
+    "cpu": IN_PYTHON,
+    "cuda": IN_PYTHON,
     "gpu": {
         ENCODE: (PREPROCESS, IMAGE_ENCODER),
         DECODE: (EMBEDDING_STORE, *DECODE_STEPS),
@@ -102,11 +108,6 @@ DECODER_GRAPHS: Final = tuple(graph for graph in GRAPHS if graph is not IMAGE_EN
 EMBEDDING_STORE_BYTES: Final = 256 << 20
 CPU_DECODER_BATCH: Final = 2 * DECODER_MAX_BATCH
 """Requests that DECODER is given at once; it handles as many at a time as there are cores."""
-
-ENCODER_QUEUE_DELAY_US: Final = 2000
-"""Dynamic batching delay of the image encoder; the other models have none. No queue has a timeout:
-with one, Triton before core pull request 509 miscounts its queue, and requests stall for 500 ms and
-more."""
 
 DTYPES: Final = {
     "float64": DataType.TYPE_FP64,
@@ -125,8 +126,8 @@ class RepositoryConfig:
     Attributes:
         model_size: `vit_t`, `vit_b`, ..., reported in every graph's parameters.
         image_size: side S of the encoder's frame.
-        target: `cpu` runs the graphs in the Python backend over ONNX Runtime, `gpu` as TensorRT
-            plans.
+        target: `cpu` and `cuda` run the graphs in the Python backend over ONNX Runtime, by its
+            provider of that name; `gpu` runs them as TensorRT plans.
         threads: intra-op threads of an ONNX Runtime call; 0 uses all cores.
         model_digest: SHA-256 that identifies the exported model, reported likewise.
         trained_model: digest of its run or base, by which vocabularies identify the model.
@@ -154,8 +155,7 @@ def model_configs(repository: RepositoryConfig) -> dict[str, ModelConfig]:
     configs = [(_step if spec in STEPS else _graph)(spec, repository) for spec in used]
     configs += [_ensemble(spec, repository, steps) for spec, steps in ensembles.items()]
     if repository.target == "gpu":
-        # The cpu target must suit the wheel's server, which has no histograms and rejects this
-        # field.
+        # The others must suit the wheel's server, which has no histograms and rejects this field.
         for config in configs:
             config.model_metrics.CopyFrom(latency_buckets())
     return {config.name: config for config in configs}
@@ -198,9 +198,7 @@ def _set_calibrates(config: ModelConfig, repository: RepositoryConfig) -> None:
 
 def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
     config = _model(spec, repository)
-    config.backend = "python"
-    config.default_model_filename = "model.py"
-    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=INSTANCES[spec])
+    run_in_python(config, INSTANCES[spec])
     _set_parameters(config, image_size=repository.image_size, max_pixels=MAX_PIXELS)
     if spec is PREPROCESS:
         _set_parameters(config, intensity=str(repository.intensity))
@@ -214,6 +212,8 @@ def _step(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         config.dynamic_batching.SetInParent()
         for tensor in config.input:
             tensor.allow_ragged_batch = True
+        if repository.target == "cuda":
+            run_on_cuda(config)
     return config
 
 
@@ -234,24 +234,17 @@ def _graph(spec: GraphSpec, repository: RepositoryConfig) -> ModelConfig:
         _set_parameters(config, intensity=str(repository.intensity))
         _set_calibrates(config, repository)
     if repository.target == "gpu":
-        config.dynamic_batching.max_queue_delay_microseconds = (
-            ENCODER_QUEUE_DELAY_US if spec is IMAGE_ENCODER else 0
-        )
-        config.platform = "tensorrt_plan"
-        config.backend = "tensorrt"
-        config.default_model_filename = "model.plan"
-        # Triton uses only the first profile unless all are listed.
-        profiles = profiles_of(form_of(spec, bool(repository.calibrates)), repository.image_size)
-        config.instance_group.add(
-            kind=ModelInstanceGroup.KIND_GPU, count=1, profile=map(str, range(len(profiles)))
-        )
-        config.model_warmup.extend(warmup_requests(config, profiles))
+        form = form_of(spec, bool(repository.calibrates))
+        run_as_engine(config, profiles_of(form, repository.image_size))
     else:
+        run_in_python(config)
+    if repository.target == "cuda":
+        run_on_cuda(config)
+    if repository.target == "cpu":
         # Seconds per image are equal at every batch size, and memory grows with it.
         config.max_batch_size = 1
-        config.backend = "python"
-        config.default_model_filename = "model.py"
-        config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
+    else:
+        join_requests(config)
     return config
 
 

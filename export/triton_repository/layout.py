@@ -9,12 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tritonclient.grpc.model_config_pb2 import (
-    ModelConfig,
-    ModelInput,
-    ModelInstanceGroup,
-    ModelOutput,
-)
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelOutput
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file
 from cpcsam.clip.onnx_towers import CLIP_KIND, FILES
@@ -30,12 +25,12 @@ from export.triton_repository.config import (
     config_text,
     model_configs,
 )
-from export.triton_repository.latency import latency_buckets
+from export.triton_repository.execution import latency_buckets, run_in_python
 
 __all__ = ["SOURCE_KIND", "ClipSource", "ModelTree", "config_files", "plan_tree", "write_files"]
 
-SOURCE_KIND: Final[Mapping[Target, str]] = {"cpu": "onnx", "gpu": "engine"}
-SOURCE_SUFFIX: Final[Mapping[Target, str]] = {"cpu": ".onnx", "gpu": ".plan"}
+SOURCE_KIND: Final[Mapping[Target, str]] = {"cpu": "onnx", "cuda": "onnx", "gpu": "engine"}
+SOURCE_SUFFIX: Final[Mapping[Target, str]] = {"cpu": ".onnx", "cuda": ".onnx", "gpu": ".plan"}
 CONFIG_NAME: Final = "config.pbtxt"
 SHIM_NAME: Final = "model.py"
 SHIM_VERSION: Final = "1"
@@ -191,7 +186,7 @@ def _graph_files(source: Path, manifest: Manifest, target: Target, version: int)
                 expected=f"the graph {graph.name}",
                 fix="export it again",
             )
-        if target == "cpu" and graph in DECODER_GRAPHS:
+        if target != "gpu" and graph in DECODER_GRAPHS:
             folder, file = f"{DECODER.name}/{version}", name
         else:
             folder, file = f"{graph.name}/{version}", f"model{suffix}"
@@ -215,12 +210,10 @@ def _clip_config(info: ClipInfo, repository: RepositoryConfig) -> ModelConfig:
     config = ModelConfig(
         name=CLIP.name,
         max_batch_size=CLIP.max_batch,
-        backend="python",
-        default_model_filename="model.py",
         input=[ModelInput(**_tensor(tensor), optional=True) for tensor in CLIP.inputs],
         output=[ModelOutput(**_tensor(tensor)) for tensor in CLIP.outputs],
     )
-    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
+    run_in_python(config)
     config.parameters[CLIP_INFO].string_value = info.to_json()
     config.parameters["intra_op_threads"].string_value = str(repository.threads)
     if repository.target == "gpu":

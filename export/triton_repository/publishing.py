@@ -11,7 +11,7 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, Manifest, publish, read_man
 from cpcsam.artifacts.versions import current_version, list_versions, switch_to, writing
 from cpcsam.clip.onnx_towers import CLIP_KIND
 from cpcsam.contract import IMAGE_SIZES, calibrates_of
-from cpcsam.errors import ArtifactError
+from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.images.options import Intensity
 from cpcsam.scale import Scale
 from export.triton_repository.config import RepositoryConfig, Target
@@ -31,6 +31,8 @@ COMMITTED: Final = Path(__file__).resolve().parents[2] / "model_repository"
 SHIMS: Final = COMMITTED / "python"
 COMMITTED_MODEL: Final = ("vit_t", 256)
 """Model size and image_size of the committed trees: those of the shipped base."""
+COMMITTED_TARGETS: Final[tuple[Target, ...]] = ("cpu", "gpu")
+"""`cuda` differs from `cpu` by a few lines of two models alone."""
 
 
 def build_repository(
@@ -47,11 +49,11 @@ def build_repository(
     """Publish graphs as a version, the current one, reusing a version of equal content.
 
     Args:
-        source: artifact with the graphs: of kind `onnx` for the CPU, `engine` for the GPU.
+        source: artifact with the graphs: of kind `onnx`, or `engine` for the target `gpu`.
         out: the folder of versions, each an artifact of kind `repository`.
-        target: `cpu` or `gpu`.
+        target: `cpu`, `cuda` or `gpu`; see `RepositoryConfig`.
         threads: intra-op threads of an ONNX Runtime call; 0 uses all cores.
-        shims: folder with each Python model's NAME/1/model.py, of both targets.
+        shims: folder with each Python model's NAME/1/model.py, of all targets.
         golden: artifact of kind `onnx` whose answers the version keeps, so that a server can
             compare its own: `source` itself, or the graphs that its engines were built of; None
             keeps none.
@@ -65,8 +67,16 @@ def build_repository(
     Raises:
         ArtifactError: source is not such an artifact, was altered, or lacks a graph; or the graphs
             of `golden` are others.
+        ExportError: the target has no arithmetic for the precision of the graphs.
     """
     manifest = read_manifest(source, SOURCE_KIND[target])
+    if target == "cuda" and manifest.config.get("precision") == "int8":
+        raise ExportError.of(
+            str(source),
+            got="graphs in int8, which are for the CPU",
+            expected="fp32 or fp16 for ONNX Runtime's CUDA provider",
+            fix="export them in such a precision: make export TARGET=cuda PRECISION=fp16",
+        )
     digest = sha256_file(source / MANIFEST_NAME)
     if golden is not None:
         _require_origin(source, manifest, digest, golden)
@@ -106,12 +116,12 @@ def build_repository(
 
 
 def write_configs(trees: Path) -> None:
-    """Regenerate the committed configurations of both targets.
+    """Regenerate the committed configurations, of the targets `cpu` and `gpu`.
 
     Args:
         trees: folder with `cpu` and `gpu`.
     """
-    for target in SOURCE_KIND:
+    for target in COMMITTED_TARGETS:
         repository = RepositoryConfig(*COMMITTED_MODEL, target=target, calibrates=False)
         write_files(trees / target, config_files(repository))
 

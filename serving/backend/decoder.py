@@ -1,4 +1,4 @@
-"""Model `decoder`: all steps of a decode in one process, for the CPU.
+"""Model `decoder`: all steps of a decode in one process, over graphs in ONNX Runtime.
 
 So an embedding and its logits are never copied from process to process.
 """
@@ -41,11 +41,12 @@ def open_decoder(settings: Settings) -> Execute:
 
     Args:
         settings: parameters image_size, max_pixels, intra_op_threads (0: one a core),
-            embedding_store_bytes and, of models that calibrate prompts, calibrates.
+            embedding_store_bytes and, of models that calibrate prompts, calibrates; provider as of
+            `load_graph`.
 
     Raises:
         ArtifactError: a graph is missing or broken.
-        ConfigError: a parameter is missing or out of range.
+        ConfigError: a parameter is missing or wrong, or the provider cannot be used here.
         ServingError: a graph is not the contract's.
     """
     image_size, max_pixels = settings.integer("image_size"), settings.integer("max_pixels")

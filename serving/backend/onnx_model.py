@@ -1,4 +1,4 @@
-"""ONNX graphs on the CPU in ONNX Runtime."""
+"""ONNX graphs in ONNX Runtime, on the CPU or on a GPU as the model's configuration says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from cpcsam.backends.onnx_backend import open_session
+from cpcsam.backends.onnx_backend import PROVIDER, PROVIDERS, Provider, open_session
 from cpcsam.contract import GRAPHS, GraphSpec, TensorSpec
-from cpcsam.errors import ServingError
-from serving.backend.step import Execute, Request, Settings, Tensors, each
+from cpcsam.errors import ConfigError, ServingError
+from serving.backend.step import Execute, Request, Settings, Tensors, together
 
 __all__ = ["MODEL_FILE", "Run", "load_graph", "open_graph"]
 
@@ -31,30 +31,36 @@ Run = Callable[[Tensors], Tensors]
 
 
 def open_graph(settings: Settings) -> Execute:
-    """Open the graph of the contract that has the model's name; see `load_graph`."""
+    """Open the graph of the contract that has the model's name; see `load_graph`.
+
+    Triton joins requests only up to the batch that the configuration allows.
+    """
     graph = next(graph for graph in GRAPHS if graph.name == settings.name)
-    run = load_graph(settings, graph, settings.directory / MODEL_FILE)
-    return each(lambda request: _wanted(run(request.tensors), request))
+    run = load_graph(settings, graph, settings.directory / MODEL_FILE, settings.max_batch)
+    return together(lambda request: _wanted(run(request.tensors), request))
 
 
-def load_graph(settings: Settings, graph: GraphSpec, path: Path) -> Run:
-    """Load a graph of the contract, check it against its specification and run it once.
+def load_graph(settings: Settings, graph: GraphSpec, path: Path, max_batch: int = 1) -> Run:
+    """Load a graph of the contract, check it against its specification and run it.
 
     Args:
-        settings: parameters image_size and intra_op_threads (0: one a core).
+        settings: parameters image_size, intra_op_threads (0: one a core) and, where the graph is
+            to run elsewhere than on the CPU, provider.
         graph: its specification.
         path: its file.
+        max_batch: images of the largest batch, which is run too: it may not fit into a GPU.
 
     Returns:
         A call of it, from any thread; ServingError if it fails.
 
     Raises:
         ArtifactError: the file is missing or no ONNX graph.
-        ServingError: it is not the graph of the contract.
+        ConfigError: a parameter is missing or wrong, or the provider cannot be used here.
+        ServingError: it is not the graph of the contract, or it fails.
     """
     image_size = settings.integer("image_size")
     threads = settings.integer("intra_op_threads") or len(os.sched_getaffinity(0))
-    session = open_session(path, threads)
+    session = open_session(path, threads, provider=_provider(settings))
     _check(session, graph, image_size)
 
     def run(tensors: Tensors) -> Tensors:
@@ -67,8 +73,23 @@ def load_graph(settings: Settings, graph: GraphSpec, path: Path) -> Run:
             raise ServingError(f"the graph {graph.name} failed: {message}") from error
         return dict(zip(graph.output_names, outputs, strict=True))
 
-    run({tensor.name: _smallest(tensor, image_size) for tensor in graph.inputs})
+    for images in sorted({1, max_batch}, reverse=True):
+        run({tensor.name: _ones(tensor, image_size, images) for tensor in graph.inputs})
     return run
+
+
+def _provider(settings: Settings) -> Provider:
+    # Repositories for the CPU have no such parameter.
+    stated = settings.parameters.get(PROVIDER, "cpu")
+    for provider in PROVIDERS:
+        if provider == stated:
+            return provider
+    raise ConfigError.of(
+        f"{settings.name}/config.pbtxt, parameter {PROVIDER}",
+        got=repr(stated),
+        expected=" or ".join(PROVIDERS),
+        fix="generate the repository again",
+    )
 
 
 def _wanted(tensors: Tensors, request: Request) -> Tensors:
@@ -103,6 +124,6 @@ def _fits(got: Sequence[int | str | None], expected: Sequence[int]) -> bool:
     )
 
 
-def _smallest(tensor: TensorSpec, image_size: int) -> NDArray[Any]:
-    """Return a minimal input, one image, prompt and point: 1 is a valid size, click and mask."""
-    return np.ones([abs(size) for size in tensor.shape(image_size)], tensor.dtype)
+def _ones(tensor: TensorSpec, image_size: int, images: int) -> NDArray[Any]:
+    """Return an input of one prompt and point an image: 1 is a valid size, click and mask."""
+    return np.ones([images, *map(abs, tensor.shape(image_size)[1:])], tensor.dtype)

@@ -35,6 +35,7 @@ def triton_model(open_step: Callable[[Settings], Execute]) -> type:
                 parameters={
                     key: value["string_value"] for key, value in config["parameters"].items()
                 },
+                max_batch=config["max_batch_size"],
             )
             self.input_names = [tensor["name"] for tensor in config["input"]]
             try:

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from cpcsam.entry_points import STEP_TIMES
 from cpcsam.errors import ConfigError, CpcSamError, ServingError
 
-__all__ = ["Answer", "Execute", "NotStoredError", "Request", "Settings", "Tensors", "each"]
+__all__ = [
+    "Answer",
+    "Execute",
+    "NotStoredError",
+    "Request",
+    "Settings",
+    "Tensors",
+    "each",
+    "together",
+]
 
 Tensors: TypeAlias = Mapping[str, NDArray[Any]]
 """Arrays by their contract name, batch first."""
@@ -56,11 +65,13 @@ class Settings:
         name: the model's name, also that of its graph in the contract.
         directory: the folder of the loaded version, which holds its files.
         parameters: `parameters` of its config.pbtxt.
+        max_batch: largest number of images that it is given at once.
     """
 
     name: str
     directory: Path
     parameters: Mapping[str, str]
+    max_batch: int = 1
 
     def integer(self, key: str) -> int:
         """Return a parameter as an integer.
@@ -94,6 +105,37 @@ def each(answer: Callable[[Request], Tensors], threads: int = 1) -> Execute:
 
     def execute(requests: Sequence[Request]) -> list[Answer]:
         return list(pool.map(attempt, requests)) if len(requests) > 1 else [attempt(requests[0])]
+
+    return execute
+
+
+def together(answer: Callable[[Request], Tensors]) -> Execute:
+    """Make an `Execute` that joins the requests of a batch and times them; an error is that of all.
+
+    Args:
+        answer: handles a request of any number of images.
+    """
+
+    def execute(requests: Sequence[Request]) -> list[Answer]:
+        if len(requests) == 1:
+            return [_attempt(answer, requests[0])]
+        names = requests[0].tensors
+        tensors = {name: np.concatenate([r.tensors[name] for r in requests]) for name in names}
+        outputs = frozenset().union(*(request.outputs for request in requests))
+        joined = _attempt(answer, Request(tensors, outputs))
+        if isinstance(joined, CpcSamError):
+            return [joined for _ in requests]
+        sizes = [len(request.tensors[next(iter(names))]) for request in requests]
+        ends = np.cumsum(sizes)
+        return [
+            {
+                # The times of a batch are those of each of its requests.
+                name: array if name == STEP_TIMES.name else array[end - size : end]
+                for name, array in joined.items()
+                if name in request.outputs
+            }
+            for request, size, end in zip(requests, sizes, ends, strict=True)
+        ]
 
     return execute
 

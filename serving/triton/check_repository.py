@@ -11,9 +11,10 @@ from cpcsam.artifacts.versions import resolve_version
 from cpcsam.errors import ServingError
 from cpcsam.gpu import Gpu
 
-__all__ = ["check_engines", "open_repository"]
+__all__ = ["check_machine", "open_repository"]
 
 FIX: Final = "build the engines where they are served: make engines"
+GIVE_GPU: Final = "give the container a GPU: docker run --gpus all"
 
 
 def open_repository(path: Path) -> tuple[Path, Manifest]:
@@ -29,10 +30,10 @@ def open_repository(path: Path) -> tuple[Path, Manifest]:
     return version, read_manifest(version, "repository")
 
 
-def check_engines(
+def check_machine(
     version: Path, manifest: Manifest, *, tensorrt: str | None, gpus: Sequence[Gpu]
 ) -> None:
-    """Check that the engines of a repository, if any, fit the server's TensorRT and its GPUs.
+    """Check that a repository for a GPU finds one, and that its engines fit TensorRT and the GPUs.
 
     Args:
         version: folder of the version, for the message.
@@ -41,9 +42,18 @@ def check_engines(
         gpus: all GPUs visible to the server, which runs an instance on each.
 
     Raises:
-        ServingError: they were built for another TensorRT or another GPU architecture.
+        ServingError: there is no GPU, or the engines were built for another TensorRT or another
+            GPU architecture.
     """
-    if manifest.config.get("target") != "gpu":
+    target = manifest.config.get("target")
+    if target == "cuda" and not gpus:
+        raise ServingError.of(
+            str(version),
+            got="a repository for ONNX Runtime's CUDA provider, and no GPU",
+            expected="an NVIDIA GPU, which nvidia-smi lists",
+            fix=f"{GIVE_GPU}; or publish the graphs for the CPU: make repository",
+        )
+    if target != "gpu":
         return
     engine = manifest.config.get("engine", {})
     built_with, built_for = engine.get("tensorrt"), engine.get("compute_capability")
@@ -66,7 +76,7 @@ def check_engines(
             str(version),
             got=f"engines for GPUs of compute capability {built_for}, and no GPU",
             expected="a GPU",
-            fix="give the container a GPU: docker run --gpus all",
+            fix=GIVE_GPU,
         )
     for gpu in gpus:
         if gpu.compute_capability != built_for:

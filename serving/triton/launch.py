@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from cpcsam.errors import ServingError
+from cpcsam.gpu import visible_gpus
 from serving.supervision.exec_with_pdeathsig import ending_with_this_process
 from serving.supervision.ports import reserved_ports
 from serving.supervision.processes import processes
-from serving.triton.check_repository import check_engines, open_repository
+from serving.triton.check_repository import check_machine, open_repository
 from serving.triton.install import TritonInstall, find_triton
 from serving.triton.probe import is_ready
 from serving.triton.startup_log import failure_cause
@@ -88,8 +89,8 @@ def launch_triton(
     The server also ends when this process does, or the thread that called this.
 
     Args:
-        repository: versions of a repository for the CPU, of which the current one is served until
-            the end, even if another is published meanwhile; or a single version.
+        repository: versions of a repository for ONNX Runtime, of which the current one is served
+            until the end, even if another is published meanwhile; or a single version.
         grpc_port: on the loopback interface; 0 takes a free one. Likewise the other ports.
         http_port: see grpc_port.
         metrics_port: see grpc_port.
@@ -101,10 +102,12 @@ def launch_triton(
     Raises:
         ArtifactError: no such repository, or an altered one.
         StartError: a model failed, or the time was over.
-        ServingError: a dependency of Triton is missing, or a port is in use.
+        ServingError: a dependency of Triton, or the GPU that the repository is for, is missing; or
+            a port is in use.
     """
     repository, manifest = open_repository(repository)
-    check_engines(repository, manifest, tensorrt=None, gpus=())
+    gpus = visible_gpus() if manifest.config.get("target") == "cuda" else ()
+    check_machine(repository, manifest, tensorrt=None, gpus=gpus)
     install = find_triton()
     requested = {
         "--grpc-port": grpc_port,

@@ -27,20 +27,25 @@ __all__ = ["DEFAULT_CUDA_BYTES", "DEFAULT_PINNED_BYTES", "memory_pool_options", 
 
 DEFAULT_CUDA_BYTES: Final = 64 << 20
 DEFAULT_PINNED_BYTES: Final = 256 << 20
+NOTHING_PINNED: Final = "--pinned-memory-pool-byte-size=0"
 BATCHES: Final = 2
 """Batches of each graph at a time: one is computed while the next step takes the other."""
 LARGEST: Final = {"P": 1, "N": POINT_BUCKETS[-1], "N+1": POINT_BUCKETS[-1] + 1}
 
 
-def memory_pool_options(image_size: int, gpus: int) -> list[str]:
+def memory_pool_options(image_size: int, gpus: int, *, engines: bool = True) -> list[str]:
     """Return the options of tritonserver for its memory pools.
 
     Args:
         image_size: side of the model's input in pixels.
         gpus: number of GPUs; without one nothing is pinned, nor are GPUs measured.
+        engines: whether TensorRT runs the graphs. The Python backend passes all tensors in the
+            host's shared memory.
     """
     if not gpus:
-        return ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]
+        return [NOTHING_PINNED, "--allow-gpu-metrics=false"]
+    if not engines:
+        return [NOTHING_PINNED]
     cuda, pinned = memory_pools(image_size)
     pools = [f"--cuda-memory-pool-byte-size={number}:{cuda}" for number in range(gpus)]
     return [f"--pinned-memory-pool-byte-size={pinned}", *pools]

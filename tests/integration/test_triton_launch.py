@@ -16,6 +16,7 @@ import pytest
 
 from cpcsam.artifacts.manifest import publish, read_manifest
 from cpcsam.errors import ArtifactError, ServingError
+from cpcsam.gpu import visible_gpus
 from export.triton_repository.publishing import build_repository
 from serving.supervision.processes import processes
 from serving.triton import faults
@@ -95,6 +96,15 @@ def test_launch_with_a_gpu_repository_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(ServingError, match=r"got a repository for gpu, engines of TensorRT 10\.13"):
         with launch_triton(tmp_path / "gpu"):
+            pass
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="there is a GPU")
+def test_launch_with_a_cuda_repository_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    with publish(tmp_path / "cuda", "repository", config={"target": "cuda"}):
+        pass
+    with pytest.raises(ServingError, match="ONNX Runtime.s CUDA provider, and no GPU"):
+        with launch_triton(tmp_path / "cuda"):
             pass
 
 

@@ -16,7 +16,7 @@ from cpcsam.artifacts.versions import switch_to, writing
 from cpcsam.errors import CpcSamError, ServingError
 from cpcsam.gpu import Gpu, tensorrt_version, visible_gpus
 from serving.triton import install as triton_install
-from serving.triton.check_repository import check_engines, open_repository
+from serving.triton.check_repository import check_machine, open_repository
 from serving.triton.install import STUB, find_triton
 from tests.support.paths import ROOT
 
@@ -187,11 +187,18 @@ def test_entry_point_with_an_altered_version_is_refused(tmp_path: Path) -> None:
     assert "config.pbtxt: got sha256" in done.stderr
 
 
-def test_check_engines_requires_every_gpu_to_match(tmp_path: Path) -> None:
+def test_check_machine_requires_every_gpu_to_match_engines(tmp_path: Path) -> None:
     version, manifest = open_repository(make_store(tmp_path / "models", "gpu", ENGINE))
-    check_engines(version, manifest, tensorrt="1.7.1", gpus=[L4, L4])
+    check_machine(version, manifest, tensorrt="1.7.1", gpus=[L4, L4])
     with pytest.raises(ServingError, match="expected 8.6, that of NVIDIA A10G"):
-        check_engines(version, manifest, tensorrt="1.7.1", gpus=[L4, A10])
+        check_machine(version, manifest, tensorrt="1.7.1", gpus=[L4, A10])
+
+
+def test_check_machine_requires_a_gpu_for_the_cuda_provider_and_any_will_do(tmp_path: Path) -> None:
+    version, manifest = open_repository(make_store(tmp_path / "models", "cuda"))
+    check_machine(version, manifest, tensorrt=None, gpus=[A10])
+    with pytest.raises(ServingError, match="CUDA provider, and no GPU, .* make repository"):
+        check_machine(version, manifest, tensorrt=None, gpus=[])
 
 
 def test_visible_gpus_come_from_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from cpcsam.model.sam import CpcSam
 from export.accuracy.comparison import require_fidelity
 from export.accuracy.mask_fidelity import Case, find_cases
 from export.accuracy.mask_fidelity import measure as measure_fidelity
+from export.accuracy.runners import GraphRunner
 from export.graphs.fp16 import to_fp16
 from export.graphs.modules import GraphModule
 from export.graphs.traceable import TraceableCpcSam, make_traceable
@@ -185,7 +186,7 @@ def measure(context: StageContext) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def fidelity_record(cases: Sequence[Case], runner: DeviceRunner, image_size: int) -> dict[str, Any]:
+def fidelity_record(cases: Sequence[Case], runner: GraphRunner, image_size: int) -> dict[str, Any]:
     """Measure a form's masks against the reference's.
 
     Args:

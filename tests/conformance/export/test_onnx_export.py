@@ -13,9 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
+from cpcsam.artifacts.manifest import MANIFEST_NAME, publish, read_manifest, sha256_file
 from cpcsam.contract import PROMPT_ENCODER, GraphSpec, TensorSpec, calibrating, graphs_of
 from cpcsam.errors import ArtifactError, ExportError
+from cpcsam.gpu import visible_gpus
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.run_checkpoint import load_merged, save_merged
 from export import compare, to_onnx
@@ -24,6 +25,7 @@ from export.accuracy.parity_grid import compare_on_grid
 from export.accuracy.runners import OnnxRunner, TorchRunner
 from export.graphs import tracing
 from export.graphs.modules import draw_images, draw_prompts, relative_difference, run_graphs
+from export.provenance import code_digest
 from export.real_images import packaged_images
 from tests.support.model_factory import noisy_cpcsam, windowed_cpcsam
 
@@ -270,3 +272,25 @@ def test_export_and_compare_commands_report_or_fail_in_one_line(
     code, out, errors = run(compare.main, "--merged", tmp_path / "other", "--onnx", exported)
     assert (code, out, len(errors)) == (2, "", 1)
     assert "give the one that was exported" in errors[0]
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="there is a GPU")
+def test_export_command_for_cuda_without_a_gpu_says_that_nothing_was_compared_on_one(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merged, out = exported.parent / "merged", tmp_path / "onnx"
+    parents = {"merged": sha256_file(merged / MANIFEST_NAME), "code": code_digest()}
+    config = {**read_manifest(merged).config, "precision": "fp16"}
+    with publish(out, "onnx", parents=parents, config=config):
+        pass
+    words = ["--merged", str(merged), "--out", str(out), "--provider", "cuda", "--precision"]
+    assert to_onnx.main([*words, "fp16"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"{out}: no GPU here, so the graphs are not compared in the CUDA provider",
+        f"{out}: unchanged",
+    ]
+    assert to_onnx.main([*words, "int8"]) == 2
+    assert "--precision: got int8 with --provider cuda" in capsys.readouterr().err
+    code = compare.main(["--merged", str(merged), "--onnx", str(exported), "--provider", "cuda"])
+    assert code == 2 and "available providers" in capsys.readouterr().err

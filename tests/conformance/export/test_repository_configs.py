@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from google.protobuf import text_format
@@ -21,6 +22,7 @@ from export.triton_repository.publishing import COMMITTED, COMMITTED_MODEL, writ
 
 CPU, GPU = COMMITTED / "cpu", COMMITTED / "gpu"
 TREES = {"cpu": CPU, "gpu": GPU}
+TARGETS = get_args(Target)
 SPECS = {spec.name: spec for spec in (*GRAPHS, *STEPS, *ENSEMBLES)}
 MODELS = [
     (target, SPECS[folder.name])
@@ -156,7 +158,7 @@ def test_no_queue_has_timeout(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("calibrates", [None, False, True])
-@pytest.mark.parametrize("target", TREES)
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("spec", ENSEMBLES, ids=lambda spec: spec.name)
 def test_ensemble_steps_connect_equal_types_and_shapes(
     spec: GraphSpec, target: Target, calibrates: bool | None
@@ -184,7 +186,7 @@ def test_ensemble_steps_connect_equal_types_and_shapes(
     assert {tensor.name for tensor in ensemble.input} <= read
 
 
-@pytest.mark.parametrize("target", TREES)
+@pytest.mark.parametrize("target", TARGETS)
 def test_configs_of_calibrating_model_have_the_tensors_of_its_form(target: Target) -> None:
     plain, calibrating = (
         model_configs(RepositoryConfig("vit_b", 1024, target, calibrates=calibrates))

@@ -5,21 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from cpcsam.artifacts.golden import read_golden
 from cpcsam.artifacts.manifest import publish, read_manifest, sha256_file
 from cpcsam.artifacts.versions import current_version, list_versions
 from cpcsam.client.images import encode_image
-from cpcsam.contract import GRAPHS, IMAGE_ENCODER, graphs_of
-from cpcsam.errors import ArtifactError
+from cpcsam.contract import ENCODER_MAX_BATCH, GRAPHS, IMAGE_ENCODER, graphs_of
+from cpcsam.errors import ArtifactError, ExportError
 from cpcsam.images.intensity import eight_bits, rgb_of
 from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.scale import SCALE, Scale
 from cpcsam.transforms import to_frame
 from export.engines.profiles import nearest_profile, profiles_of
+from export.provenance import COMPARED_IN
 from export.repository import main
-from export.triton_repository.config import RepositoryConfig, model_configs
+from export.triton_repository.config import RepositoryConfig, Target, model_configs
 from export.triton_repository.publishing import build_repository
 from serving.backend.preprocess import open_preprocess
 from serving.backend.step import Request, Settings
@@ -42,25 +43,27 @@ def config_of(repository: Path, name: str) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("target", "kind", "suffix"), [("cpu", "onnx", ".onnx"), ("gpu", "engine", ".plan")]
+    ("target", "kind", "suffix"),
+    [("cpu", "onnx", ".onnx"), ("cuda", "onnx", ".onnx"), ("gpu", "engine", ".plan")],
 )
 def test_build_repository_copies_graphs_with_configuration(
-    tmp_path: Path, target: str, kind: str, suffix: str
+    tmp_path: Path, target: Target, kind: str, suffix: str
 ) -> None:
     source = artifact(tmp_path / "source", kind, suffix)
     version = build_repository(source, tmp_path / "out", target=target, threads=3)
     assert version == tmp_path / "out" / "1"
     digest = sha256_file(source / "manifest.json")
     for graph in GRAPHS:
-        # On the CPU all graphs of a decode lie in the folder of one model.
-        together = target == "cpu" and graph is not IMAGE_ENCODER
+        # In ONNX Runtime all graphs of a decode lie in the folder of one model.
+        together = target != "gpu" and graph is not IMAGE_ENCODER
         folder = version / ("decoder" if together else graph.name) / "1"
         file = f"{graph.name}{suffix}" if together else f"model{suffix}"
         assert (folder / file).read_text() == graph.name
-        assert (folder / "model.py").exists() == (target == "cpu")
+        assert (folder / "model.py").exists() == (target != "gpu")
         parameters = config_of(version, folder.parent.name).parameters
         assert parameters["image_size"].string_value == "512"
         assert parameters["intra_op_threads"].string_value == "3"
+    assert read_manifest(version, "repository").config["target"] == target
     parameters = config_of(version, "image_encoder").parameters
     assert parameters["model_size"].string_value == "vit_b"
     assert parameters["model_digest"].string_value == digest
@@ -212,6 +215,51 @@ def test_build_repository_keeps_golden_answers_of_the_graphs(tmp_path: Path) -> 
         assert not np.array_equal(case.refined_masks, case.low_res_masks)
     for kept in (None, tmp_path / "onnx"):
         assert build_repository(tmp_path / "onnx", tmp_path / "out", golden=kept) == version
+
+
+def test_cuda_differs_from_cpu_in_who_runs_the_graphs_and_in_the_encoders_batches() -> None:
+    cpu, cuda = (
+        model_configs(RepositoryConfig("vit_b", 1024, target, calibrates=True))
+        for target in ("cpu", "cuda")
+    )
+    assert [name for name in cpu if cpu[name] != cuda[name]] == ["image_encoder", "decoder"]
+    assert cpu.keys() == cuda.keys()
+    for name in ("image_encoder", "decoder"):
+        assert cuda[name].parameters["provider"].string_value == "cuda"
+        assert "provider" not in cpu[name].parameters
+        [group] = cuda[name].instance_group
+        assert (group.kind, group.count) == (ModelInstanceGroup.KIND_MODEL, 1)
+    encoder = cuda["image_encoder"]
+    assert encoder.max_batch_size == ENCODER_MAX_BATCH
+    assert encoder.dynamic_batching.max_queue_delay_microseconds > 0
+    assert cuda["decoder"].max_batch_size == cpu["decoder"].max_batch_size
+
+
+def test_repository_command_publishes_for_cuda_and_says_whether_graphs_were_compared_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["publish", "--out", str(tmp_path / "out"), "--no-golden", "--provider", "cuda"]
+    for number, compared in enumerate(({}, {COMPARED_IN: "cuda"}), start=1):
+        source = artifact(tmp_path / f"source{number}", "onnx", ".onnx", **compared)
+        assert main([*words, "--onnx", str(source)]) == 0
+        published, said = capsys.readouterr().out.splitlines()
+        assert published == f"{tmp_path}/out/{number}: current"
+        assert said.startswith(
+            f"{tmp_path}/out/{number}: {'' if compared else 'not '}compared with"
+        )
+    # Back on the CPU, the same graphs are another version.
+    assert main([*words[:-1], "cpu", "--onnx", str(source)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/out/3: current\n"
+    assert main([*words, "--engines", str(source)]) == 2
+    assert "--provider: got cuda with --engines, expected --onnx" in capsys.readouterr().err
+
+
+def test_build_repository_for_cuda_refuses_int8(tmp_path: Path) -> None:
+    source = artifact(tmp_path / "source", "onnx", ".onnx", precision="int8")
+    with pytest.raises(ExportError, match="got graphs in int8, .* expected fp32 or fp16"):
+        build_repository(source, tmp_path / "out", target="cuda")
+    assert not list_versions(tmp_path / "out")
+    build_repository(source, tmp_path / "out")
 
 
 def test_build_repository_with_golden_answers_of_other_graphs_is_refused(tmp_path: Path) -> None:

@@ -12,9 +12,13 @@ from benchmarks.gpu.attempts import attempt
 from benchmarks.gpu.attention_forms import FORMS
 from benchmarks.gpu.models import QUICK, random_model
 from benchmarks.gpu.stage import StageContext
+from benchmarks.gpu.stages import onnx_cuda
 from benchmarks.gpu.stages.encoder import deviation, encoder_in
 from benchmarks.gpu.stages.pretraining import MAX_STEPS, RECORDS, Progress, config_of
 from benchmarks.gpu.stages.training import repeated
+from cpcsam.gpu import visible_gpus
+from export.triton_repository.publishing import build_repository
+from tests.support.tiny_models import publish_tiny_graphs
 from tests.support.training_factory import tiny_halves
 
 
@@ -103,3 +107,29 @@ def test_config_of_a_quick_run_reads_few_images(tmp_path: Path) -> None:
     config = config_of(context_of(tmp_path, bbbc038=data), run, 30.0)
     assert config.data.train_ids is not None
     assert (data / config.data.train_ids).read_text().split() == ["a", "b"]
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="there is a GPU")
+def test_onnx_cuda_without_a_gpu_is_skipped_with_the_providers_own_reason(tmp_path: Path) -> None:
+    [record] = onnx_cuda.measure(context_of(tmp_path))
+    assert record["case"] == "CUDA provider"
+    assert record["skipped"].startswith("CUDAExecutionProvider: got no driver of NVIDIA")
+
+
+def test_onnx_cuda_times_the_steps_of_a_published_version(tmp_path: Path) -> None:
+    """By the CPU's provider, whose steps are the same but for their sessions."""
+    publish_tiny_graphs(tmp_path / "onnx")
+    version = build_repository(tmp_path / "onnx", tmp_path / "repository", threads=1)
+    records = list(onnx_cuda.time_steps(context_of(tmp_path), version))
+    assert not any("skipped" in record for record in records), records
+    encoded = [record["batch"] for record in records if record.get("images_per_s", 0) > 0]
+    assert encoded == [1, 2]
+    assert [record["prompts"] for record in records if record.get("decode_ms", 0) > 0] == [2]
+
+
+@pytest.mark.skipif(bool(visible_gpus()), reason="there is a GPU")
+def test_onnx_cuda_reports_steps_that_refuse_to_load(tmp_path: Path) -> None:
+    publish_tiny_graphs(tmp_path / "onnx")
+    version = build_repository(tmp_path / "onnx", tmp_path / "repository", target="cuda")
+    [record] = onnx_cuda.time_steps(context_of(tmp_path), version)
+    assert "available providers" in record["skipped"]

@@ -58,9 +58,9 @@ def test_grants_of_the_plan_are_the_caps_and_leave_time_for_pretraining() -> Non
     assert left == 0 and (granted["pretraining"] or 0) >= 30
 
 
-def test_plan_has_nine_distinct_stages() -> None:
+def test_plan_has_ten_distinct_stages() -> None:
     names = [planned.name for planned in STAGES]
-    assert len({*names}) == 9 and names[0] == "environment" and names[-1] == "pretraining"
+    assert len({*names}) == 10 and names[0] == "environment" and names[-1] == "pretraining"
 
 
 def test_report_divides_rates_by_the_rate_of_their_dtype() -> None:

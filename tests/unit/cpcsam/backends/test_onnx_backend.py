@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cpcsam.backends import onnx_backend
 from cpcsam.backends.onnx_backend import OnnxBackend, OnnxGraphs, open_session
-from cpcsam.contract import GRAPHS, IMAGE_ENCODER
-from cpcsam.errors import ArtifactError, ExportError
+from cpcsam.contract import GRAPHS, IMAGE_ENCODER, PROMPT_ENCODER
+from cpcsam.errors import ArtifactError, ConfigError, ExportError
+from cpcsam.gpu import visible_gpus
 from tests.support.tiny_models import publish_tiny_graphs
 
 COORDS = np.array([[[[40.0, 50.0]], [[9.0, 200.0]]]], np.float32)
@@ -63,3 +65,29 @@ def test_onnx_graphs_wrong_shape_raises_export_error(artifact: Path) -> None:
 def test_open_session_missing_file_raises_artifact_error(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
         open_session(tmp_path / "image_encoder.onnx")
+
+
+without_gpu = pytest.mark.skipif(bool(visible_gpus()), reason="there is a GPU")
+
+
+@without_gpu
+def test_open_session_cuda_without_a_driver_is_refused_with_the_providers(artifact: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_session(artifact / f"{PROMPT_ENCODER.name}.onnx", provider="cuda")
+    message = str(caught.value)
+    assert message.startswith("CUDAExecutionProvider: got no driver of NVIDIA (libcuda.so.1: ")
+    assert "available providers: " in message and "CPUExecutionProvider, expected" in message
+    assert message.endswith("or publish the graphs for the CPU: make repository")
+
+
+@without_gpu
+def test_open_session_cuda_that_onnxruntime_replaces_by_the_cpu_is_refused(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver is found, but the provider's library does not load: ONNX Runtime only logs it."""
+    monkeypatch.setattr(onnx_backend, "DRIVER", "libc.so.6")
+    try:
+        with pytest.raises(ConfigError, match="session in CPUExecutionProvider alone, .*; avail"):
+            open_session(artifact / f"{PROMPT_ENCODER.name}.onnx", provider="cuda")
+    finally:
+        onnx_backend.require_cuda.cache_clear()

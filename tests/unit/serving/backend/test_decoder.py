@@ -1,4 +1,4 @@
-"""Embeddings kept under keys, and the decoder that runs all steps in one process."""
+"""Embeddings kept under keys, the decoder that runs all steps in one process, and joined images."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from cpcsam.backends.onnx_backend import open_session
-from cpcsam.contract import MASK_DECODER, PROMPT_ENCODER
+from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, PROMPT_ENCODER
 from cpcsam.entry_points import DECODE
 from cpcsam.errors import ArtifactError, ConfigError, ContractError
+from cpcsam.gpu import visible_gpus
 from serving.backend.decoder import open_decoder
 from serving.backend.embedding_store import EmbeddingStore, open_embedding_store
+from serving.backend.onnx_model import MODEL_FILE, open_graph
 from serving.backend.postprocess import postprocess
 from serving.backend.preprocess import scale_prompts
-from serving.backend.step import Answer, NotStoredError, Request, Settings, each
+from serving.backend.step import Answer, NotStoredError, Request, Settings, each, together
 from tests.support.tiny_models import publish_tiny_graphs
 
 SIDE, MAX_PIXELS = 256, 1 << 20
@@ -163,6 +165,50 @@ def test_decoder_names_a_missing_graph(graphs: Path, tmp_path: Path) -> None:
         open_decoder(Settings("decoder", tmp_path, parameters()))
 
 
+@pytest.mark.skipif(bool(visible_gpus()), reason="there is a GPU")
+def test_decoder_for_cuda_without_a_gpu_refuses_to_load(graphs: Path) -> None:
+    with pytest.raises(ConfigError, match="^CUDAExecutionProvider: got .*; available providers: "):
+        open_decoder(Settings("decoder", graphs, parameters(provider="cuda")))
+
+
+def test_decoder_for_an_unknown_provider_names_the_parameter(graphs: Path) -> None:
+    with pytest.raises(ConfigError, match="parameter provider: got 'rocm', expected cpu or cuda"):
+        open_decoder(Settings("decoder", graphs, parameters(provider="rocm")))
+
+
+def test_image_encoder_joins_the_images_of_a_batch(graphs: Path, tmp_path: Path) -> None:
+    (tmp_path / MODEL_FILE).write_bytes((graphs / f"{IMAGE_ENCODER.name}.onnx").read_bytes())
+    encode = open_graph(Settings(IMAGE_ENCODER.name, tmp_path, parameters(), max_batch=4))
+    rng = np.random.default_rng(0)
+    requests = [
+        Request(
+            {
+                "image": rng.integers(0, 256, (images, 3, SIDE, SIDE), dtype=np.uint8),
+                "input_size": np.full((images, 2), SIDE, np.int32),
+            },
+            frozenset(outputs),
+        )
+        for images, outputs in (
+            (1, {"image_embeddings", "step_times"}),
+            (2, {"image_embeddings"}),
+            (1, {"step_times"}),
+        )
+    ]
+    joined = encode(requests)
+    # One call, whose times are those of each.
+    times = [answer["step_times"].tolist() for answer in (joined[0], joined[2])]  # type: ignore[index]
+    assert times[0] == times[1] and len(times[0][0]) == 2
+    for request, answer in zip(requests, joined, strict=True):
+        assert not isinstance(answer, Exception) and answer.keys() == request.outputs
+        if "image_embeddings" in answer:
+            [alone] = encode([request])
+            np.testing.assert_allclose(
+                answer["image_embeddings"],
+                alone["image_embeddings"],  # type: ignore[index]
+                atol=1e-5,
+            )
+
+
 def test_each_runs_as_many_requests_at_a_time_as_it_has_threads() -> None:
     barrier = threading.Barrier(2, timeout=30)
 
@@ -174,3 +220,18 @@ def test_each_runs_as_many_requests_at_a_time_as_it_has_threads() -> None:
     answers = each(meet, threads=2)(requests)
     assert all(np.diff(a["step_times"]).item() >= 0 for a in answers)  # type: ignore[index]
     assert [a["x"][0] for a in each(meet, threads=2)(requests)] == [0, 1, 2, 3]  # type: ignore[index]
+
+
+def test_together_gives_each_request_its_own_rows_or_the_error_of_all() -> None:
+    def double(request: Request) -> dict[str, Any]:
+        if (request.tensors["x"] < 0).any():
+            raise ContractError("a negative number")
+        return {"y": 2 * request.tensors["x"]}
+
+    def requests(*rows: list[int]) -> list[Request]:
+        return [Request({"x": np.array([row]).T}, frozenset({"y"})) for row in rows]
+
+    answers = together(double)(requests([1], [2, 3], [4]))
+    assert [a["y"].ravel().tolist() for a in answers] == [[2], [4, 6], [8]]  # type: ignore[index]
+    failed = together(double)(requests([1], [-1]))
+    assert [type(answer) for answer in failed] == [ContractError, ContractError]

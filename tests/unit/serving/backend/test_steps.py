@@ -224,8 +224,9 @@ def test_postprocess_inconsistent_sizes_raise(changed: dict[str, np.ndarray]) ->
         run(decoded(**changed))
 
 
-def settings(directory: Path) -> Settings:
-    return Settings(MASK_DECODER.name, directory, {"image_size": "256", "intra_op_threads": "1"})
+def settings(directory: Path, max_batch: int = 1) -> Settings:
+    parameters = {"image_size": "256", "intra_op_threads": "1"}
+    return Settings(MASK_DECODER.name, directory, parameters, max_batch)
 
 
 def value(tensor: TensorSpec, dims: list[str | int]) -> onnx.ValueInfoProto:
@@ -233,8 +234,8 @@ def value(tensor: TensorSpec, dims: list[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(tensor.name, kind, dims)
 
 
-def save_constant_decoder(path: Path, batch: str | int) -> None:
-    """A decoder that answers zeros, with the given first dimension declared."""
+def save_constant_decoder(path: Path, batch: str | int, most: int = 4) -> None:
+    """A decoder that answers zeros for `most` images, with the given first dimension declared."""
     dims = {
         t.name: [batch, *t.dims[1:2], *t.shape(256)[2:]]
         for t in (*MASK_DECODER.inputs, *MASK_DECODER.outputs)
@@ -244,6 +245,9 @@ def save_constant_decoder(path: Path, batch: str | int) -> None:
     dims["token_mask"] = [batch, "P", "N+1"]
     nodes = [
         helper.make_node("ReduceMean", ["token_mask", "two"], ["mean"]),
+        helper.make_node("Shape", ["token_mask"], ["images"], end=1),
+        helper.make_node("Neg", ["images"], ["from_the_end"]),
+        helper.make_node("Gather", ["rows", "from_the_end"], ["zeros4"]),
         helper.make_node("Mul", ["mean", "zeros4"], ["iou_predictions"]),
         helper.make_node("Unsqueeze", ["iou_predictions", "three_four"], ["cells"]),
         helper.make_node("Mul", ["cells", "zeros64"], ["low_res_masks"]),
@@ -251,7 +255,7 @@ def save_constant_decoder(path: Path, batch: str | int) -> None:
     constants = {
         "two": np.array([2]),
         "three_four": np.array([3, 4]),
-        "zeros4": np.zeros((1, 1, 4), np.float32),
+        "rows": np.zeros((most, 1, 4), np.float32),
         "zeros64": np.zeros((64, 64), np.float32),
     }
     body = helper.make_graph(
@@ -287,3 +291,10 @@ def test_open_graph_missing_or_broken_file_raises(tmp_path: Path) -> None:
     (tmp_path / MODEL_FILE).write_bytes(b"no graph")
     with pytest.raises(ArtifactError, match="ONNX Runtime refuses"):
         open_graph(settings(tmp_path))
+
+
+def test_open_graph_whose_largest_batch_fails_refuses_to_load(tmp_path: Path) -> None:
+    save_constant_decoder(tmp_path, "B", most=3)
+    open_graph(settings(tmp_path, 3))
+    with pytest.raises(ServingError, match="^the graph mask_decoder failed: "):
+        open_graph(settings(tmp_path, 4))

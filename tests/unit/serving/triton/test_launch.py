@@ -83,6 +83,7 @@ def test_options_name_each_gpu_and_without_one_nothing_is_pinned() -> None:
     ]
     without = ["--pinned-memory-pool-byte-size=0", "--allow-gpu-metrics=false"]
     assert memory_pool_options(1024, 0) == without
+    assert memory_pool_options(1024, 1, engines=False) == without[:1], "GPUs are still measured"
 
 
 def test_command_prints_the_options_of_a_repository(
