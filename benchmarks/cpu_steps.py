@@ -49,6 +49,7 @@ from reporting.tables import Cell
 __all__ = [
     "encoder_flops",
     "main",
+    "measure_requests",
     "reckon_encoders",
     "report_of",
     "share_of_encoder",
@@ -126,8 +127,16 @@ def steps_of(functions: Mapping[str, float], processes: Mapping[str, float]) -> 
     }
 
 
-async def _requests(running: Service, requests: int) -> dict[str, dict[str, float]]:
-    """Return the CPU milliseconds of a request, by kind and process."""
+async def measure_requests(running: Service, requests: int) -> dict[str, dict[str, float]]:
+    """Return the CPU milliseconds of a request, by kind and process.
+
+    Args:
+        running: the service.
+        requests: number of each kind, rounded up to whole blocks.
+
+    Raises:
+        ServingError: a request was not answered.
+    """
     file, (height, width) = jpeg_of_photographs(SIZES[FULL_HD]), SIZES[FULL_HD]
     click = pb.Prompt(points=[pb.Point(x=width // 2, y=height // 2)])
     spent = {kind: dict[str, float]() for kind in KINDS}
@@ -256,7 +265,7 @@ def _run(args: argparse.Namespace) -> None:
     build = args.out / "build"
     repository = shallow_repository(IMAGE_SIZE, build)
     with service(repository, build, *PATIENT) as running:
-        processes = asyncio.run(_requests(running, args.requests))
+        processes = asyncio.run(measure_requests(running, args.requests))
     functions = measure_on_one_thread(args.rounds)
     steps = steps_of(functions[FULL_HD]["steps"], processes[KINDS[0]])
     result = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from benchmarks.common.output import add_report_option, publish
 from benchmarks.cpu_functions import SIZES, measure_functions
 from benchmarks.cpu_steps import (
     encoder_flops,
+    measure_requests,
     reckon_encoders,
     report_of,
     share_of_encoder,
@@ -113,6 +115,16 @@ def test_cache_benchmark_encodes_a_repeated_image_once(running: Service) -> None
     assert figures["encoded"] == figures["images"]
     assert figures["encoded_of_requests_that_met"] == 1
     assert [check.row() for check in checks if not check.holds] == []
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_measure_requests_returns_cpu_time_by_kind_and_process(running: Service) -> None:
+    processes = asyncio.run(measure_requests(running, requests=1))
+    assert {*processes} == {"new image", "follow-up"}
+    for taken in processes.values():
+        assert {"gateway", "tritonserver", "preprocess", "decoder"} <= {*taken}
+    assert processes["new image"]["image_encoder"] > 0
 
 
 def test_publish_with_report_option_writes_into_the_tree(
