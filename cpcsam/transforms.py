@@ -59,19 +59,19 @@ def input_size_of(original_size: tuple[int, int], image_size: int) -> tuple[int,
     return height, width
 
 
-def resize_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+def resize_image(image: NDArray[np.uint8] | Image.Image, image_size: int) -> NDArray[np.uint8]:
     """Resize so that the longest side is image_size (Pillow bilinear, as official SAM).
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB, or a Pillow image of mode RGB.
         image_size: side of the encoder's frame.
 
     Returns:
         (H, W, 3) uint8 of size `input_size_of`.
     """
-    height, width = input_size_of((image.shape[0], image.shape[1]), image_size)
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
-    return np.array(resized)
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    height, width = input_size_of((picture.height, picture.width), image_size)
+    return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def pad_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
@@ -90,12 +90,12 @@ def pad_image(image: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
 
 
 def to_frame(
-    image: NDArray[np.uint8], image_size: int
+    image: NDArray[np.uint8] | Image.Image, image_size: int
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """Resize and pad an image to the encoder's frame.
 
     Args:
-        image: (H, W, 3) uint8, RGB.
+        image: (H, W, 3) uint8, RGB, or a Pillow image of mode RGB.
         image_size: side of the encoder's frame.
 
     Returns:

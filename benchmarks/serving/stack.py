@@ -22,7 +22,9 @@ from cpcsam.contract import IMAGE_ENCODER
 from cpcsam.entry_points import ENCODE, ENSEMBLES, SEGMENT
 from cpcsam.errors import ServingError
 from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.build_sam import EncoderSize, build_sam_with
 from cpcsam.model.fusion import fuse
+from cpcsam.model.sam import CpcSam
 from demo.commands import Service, run_stage, serve
 from export.graphs.precisions import trace_graphs
 from export.triton_repository.publishing import build_repository
@@ -37,6 +39,7 @@ __all__ = [
     "random_repository",
     "repository_of",
     "service",
+    "shallow_repository",
 ]
 
 COUNTED_S: Final = 0.5
@@ -196,9 +199,32 @@ def random_repository(model_size: str, image_size: int, build: Path) -> Path:
                 parameter.normal_(std=SPREAD)
     torch.save(sam.state_dict(), build / "random.pth")
     del sam
-    model = fuse(load_base(build / "random.pth", model_size, image_size))
+    model = load_base(build / "random.pth", model_size, image_size)
+    return _traced_repository(model, model_size, image_size, build)
+
+
+def shallow_repository(image_size: int, build: Path) -> Path:
+    """Export random weights with an encoder of one block, to time all that is around the encoder.
+
+    All tensors are as large as those of vit_b and vit_h.
+
+    Args:
+        image_size: side S of the encoder's frame.
+        build: folder for all that is made.
+
+    Returns:
+        The repository.
+    """
+    torch.manual_seed(0)
+    encoder = EncoderSize(192, 1, 6, (), 14, image_size)
+    model = CpcSam(build_sam_with(encoder, image_size)).eval()
+    return _traced_repository(model, "vit_t", image_size, build)
+
+
+def _traced_repository(model: CpcSam, model_size: str, image_size: int, build: Path) -> Path:
+    build.mkdir(parents=True, exist_ok=True)
     config = {"model_size": model_size, "image_size": image_size}
     with publish(build / "onnx", "onnx", config=config) as staging:
-        trace_graphs(model, staging, "fp32")
+        trace_graphs(fuse(model), staging, "fp32")
     build_repository(build / "onnx", build / "repository")
     return build / "repository"

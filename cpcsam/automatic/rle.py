@@ -90,8 +90,7 @@ def rle_from_crop(crop: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> b
         box: of the image.
         size: (H, W) of the image.
     """
-    edges = np.diff(np.pad(crop.T.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    columns, rows = np.nonzero(edges)
+    columns, rows = np.divmod(_edges(crop), crop.shape[0] + 1)
     # Runs count along columns, so a column's runs begin where the column does.
     bounds = (box.left + columns) * size[0] + box.top + rows
     if box.size[0] == size[0]:  # a run may go on in the next column
@@ -101,6 +100,17 @@ def rle_from_crop(crop: NDArray[np.bool_], box: Box, size: tuple[int, int]) -> b
     counts = np.diff(np.concatenate([[0], bounds, [end] if end not in bounds[-1:] else []]))
     uncompressed = {"counts": counts.astype(int).tolist(), "size": list(size)}
     return bytes(coco_mask.frPyObjects(uncompressed, *size)["counts"])
+
+
+def _edges(crop: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return where the runs of (h, w) begin and end, in columns of h + 1 pixels."""
+    height, width = crop.shape
+    # With an empty pixel before all columns and one below each, every run begins and ends within
+    # its column, and a single pass over bytes finds both.
+    pixels = np.zeros(1 + width * (height + 1), bool)
+    pixels[1:].reshape(width, height + 1)[:, :height] = crop.T
+    edges: NDArray[np.int64] = np.flatnonzero(pixels[1:] != pixels[:-1])
+    return edges
 
 
 def _joined(bounds: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,8 +12,16 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-__all__ = ["SIDEWAYS", "orientation_of", "orientation_of_exif", "turn_upright", "upright_size"]
+__all__ = [
+    "SIDEWAYS",
+    "UPRIGHT",
+    "orientation_of",
+    "orientation_of_exif",
+    "turn_upright",
+    "upright_size",
+]
 
+UPRIGHT: Final = 1
 SIDEWAYS: Final = (5, 6, 7, 8)
 EXIF_HEADER: Final = b"Exif\0\0"
 ORIENTATION_TAG: Final = 0x0112

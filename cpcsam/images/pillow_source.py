@@ -72,6 +72,18 @@ class PillowSource:
             else values[:, :, list(channels)]
         )
 
+    def picture(self, page: int, channels: tuple[int, ...]) -> Image.Image | None:
+        """Decode a page that Pillow holds as RGB; None of any other.
+
+        Raises:
+            Exception: of any type that Pillow raises for a damaged file.
+        """
+        frame = self._frame(page)
+        if self._deep or frame.mode != "RGB" or channels != RGB:
+            return None
+        frame.load()
+        return frame
+
     def read_indices(self, page: int) -> Pixels:
         """Decode a page whose values are labels."""
         frame = self._frame(page)

@@ -19,7 +19,7 @@ from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.images.formats import IMAGE_FORMATS, format_of
 from cpcsam.images.intensity import eight_bits, rgb_of
 from cpcsam.images.options import Intensity, ReadOptions
-from cpcsam.images.orientation import turn_upright, upright_size
+from cpcsam.images.orientation import UPRIGHT, turn_upright, upright_size
 from cpcsam.images.pillow_source import PillowSource, values_of
 from cpcsam.images.source import ImageSource, PageInfo, channels_of, page_of, refusal
 from cpcsam.images.tiff_source import TiffSource
@@ -29,6 +29,7 @@ __all__ = [
     "OpenedPage",
     "check_pixels",
     "decode_image",
+    "decode_picture",
     "guarded",
     "is_too_large",
     "open_page",
@@ -124,6 +125,25 @@ def decode_image(
     )
 
 
+def decode_picture(
+    data: bytes, max_pixels: int = MAX_PIXELS, options: ReadOptions | None = None
+) -> Image.Image:
+    """Decode an image file as `decode_image`, to a Pillow image of mode RGB.
+
+    Most files are decoded by Pillow to RGB, upright: their pixels are not copied to an array and
+    back, which takes a fifth of the time of decoding and resizing.
+
+    Args:
+        data: see `decode_image`, as for the other arguments.
+        max_pixels: the largest height times width.
+        options: page, channels and intensity.
+
+    Raises:
+        ContractError: as `decode_image`.
+    """
+    return guarded(data, max_pixels, lambda: _picture(data, max_pixels, options or ReadOptions()))
+
+
 def pixels_of(
     image: NDArray[np.uint8] | str | Path | Image.Image, intensity: Intensity | None = None
 ) -> NDArray[np.uint8]:
@@ -203,6 +223,19 @@ def _decode(
             "set page or channels, or split the file",
         )
     check_pixels(header.size, max_pixels)
+    return _pixels(page, options)
+
+
+def _picture(data: bytes, max_pixels: int, options: ReadOptions) -> Image.Image:
+    page = open_page(data, options)
+    check_pixels(page.header.size, max_pixels)
+    picture = None
+    if isinstance(page.source, PillowSource) and page.info.orientation == UPRIGHT:
+        picture = page.source.picture(page.index, page.channels)
+    return Image.fromarray(_pixels(page, options)) if picture is None else picture
+
+
+def _pixels(page: OpenedPage, options: ReadOptions) -> NDArray[np.uint8]:
     pixels = page.source.read(page.index, page.channels)
     eight = eight_bits(pixels.values, options.intensity, white_is_zero=pixels.is_inverted)
     eight = rgb_of(turn_upright(eight, page.info.orientation))

@@ -8,7 +8,7 @@ from cpcsam.contract import CALIBRATE, IMAGE, INPUT_SIZE, POINT_COORDS
 from cpcsam.entry_points import CHOSEN_CALIBRATE, IMAGE_BYTES, ORIGINAL_SIZE, SCALED_POINT_COORDS
 from cpcsam.errors import ContractError
 from cpcsam.images.options import INTENSITY, Intensity, ReadOptions
-from cpcsam.images.reading import decode_image
+from cpcsam.images.reading import decode_picture
 from cpcsam.transforms import resize_coords, to_frame
 from serving.backend.step import Execute, Request, Settings, Tensors, each
 
@@ -48,15 +48,15 @@ def preprocess(
         image (1, 3, S, S) uint8, input_size and original_size (1, 2) int32.
 
     Raises:
-        ContractError: not an image that `decode_image` accepts.
+        ContractError: not an image that `decode_picture` accepts.
     """
     content = bytes(request.tensors[IMAGE_BYTES.name].item())
-    image = decode_image(content, max_pixels, ReadOptions(intensity=intensity))
-    frame, input_size = to_frame(image, image_size)
+    picture = decode_picture(content, max_pixels, ReadOptions(intensity=intensity))
+    frame, input_size = to_frame(picture, image_size)
     return {
         IMAGE.name: frame[None],
         INPUT_SIZE.name: np.array([input_size], np.int32),
-        ORIGINAL_SIZE.name: np.array([image.shape[:2]], np.int32),
+        ORIGINAL_SIZE.name: np.array([(picture.height, picture.width)], np.int32),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -10,13 +11,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.attention import main
 from benchmarks.common.memory import reset_rss_peak, rss_peak_bytes
 from benchmarks.common.output import add_report_option, publish
+from benchmarks.cpu_functions import SIZES, measure_functions
+from benchmarks.cpu_steps import (
+    encoder_flops,
+    measure_requests,
+    reckon_encoders,
+    report_of,
+    share_of_encoder,
+    steps_of,
+)
 from benchmarks.serving import followup, goodput, mixed
 from benchmarks.serving.stack import service
 from cpcsam.commands import ArgumentParser
+from cpcsam.model.build_sam import ENCODERS, build_sam
 from demo.commands import Service
 from reporting.run_report import RunReport, Table, current_provenance, machine_of
 from reporting.tables import Cell
@@ -104,6 +117,16 @@ def test_cache_benchmark_encodes_a_repeated_image_once(running: Service) -> None
     assert [check.row() for check in checks if not check.holds] == []
 
 
+@pytest.mark.triton
+@pytest.mark.slow
+def test_measure_requests_returns_cpu_time_by_kind_and_process(running: Service) -> None:
+    processes = asyncio.run(measure_requests(running, requests=1))
+    assert {*processes} == {"new image", "follow-up"}
+    for taken in processes.values():
+        assert {"gateway", "tritonserver", "preprocess", "decoder"} <= {*taken}
+    assert processes["new image"]["image_encoder"] > 0
+
+
 def test_publish_with_report_option_writes_into_the_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,3 +149,54 @@ def test_current_provenance_has_commit_date_and_machine() -> None:
     assert names == ["command", "commit", "date", "machine"]
     assert provenance.command == "make bench" and len(provenance.date) == 10
     assert provenance.machine == machine_of() and machine_of().endswith(" cores")
+
+
+def test_encoder_flops_are_those_that_torch_counts() -> None:
+    with torch.device("meta"):
+        encoder = build_sam("vit_b").image_encoder
+        with FlopCounterMode(display=False) as counter:
+            encoder(torch.empty(1, 3, 1024, 1024))
+    # Torch counts the products with relative positions as well.
+    assert counter.get_total_flops() == pytest.approx(encoder_flops(ENCODERS["vit_b"]), rel=0.05)
+    published = 2973e9  # multiplications of vit_h, in EfficientViT-SAM's paper
+    assert encoder_flops(ENCODERS["vit_h"]) / 2 == pytest.approx(published, rel=0.01)
+
+
+def test_a_step_on_16_cores_is_reckoned_as_a_share_of_the_encoder() -> None:
+    one = reckon_encoders()["vit_b"]
+    assert one["h100_images_s"] == pytest.approx(94.92 * 989 / 312)
+    assert share_of_encoder(16.0, one) == pytest.approx(1.0 / one["encoder_ms"])
+    assert one["share_of_peak"] == pytest.approx(94.92 * one["gflop"] / 312e3)
+
+
+def test_functions_of_a_request_are_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("full HD", (90, 160)), ("12 MP", (600, 2100))):
+        monkeypatch.setitem(SIZES, name, size)
+    functions = measure_functions(rounds=1)
+    large = functions["12 MP"]
+    assert large["differences"]["through an array"]["share"] == 0
+    assert large["differences"]["draft"]["share"] > 0
+    assert functions["full HD"]["differences"]["draft"]["share"] == 0
+    processes = dict.fromkeys(("gateway", "tritonserver", "preprocess", "decoder"), 10.0)
+    steps = steps_of(functions["full HD"]["steps"], processes)
+    result = {
+        "functions": functions,
+        "processes": dict.fromkeys(("new image", "follow-up"), processes),
+        "steps_ms": steps,
+        "models": reckon_encoders(),
+        "instances": {"preprocess": 2},
+        "machine": "a machine",
+        "requests": 4,
+        "rounds": 1,
+    }
+    report = report_of(result)
+    figures = {
+        (figure["row"], figure["column"]): figure["value"]
+        for table in report.tables
+        for figure in table.figures()
+    }
+    assert figures["preprocess", "images/s of these"] == 200
+    assert figures["gateway", "of vit_h's encoder, %"] == pytest.approx(
+        100 * share_of_encoder(10.0, reckon_encoders()["vit_h"])
+    )
+    assert "| resize and pad |" in report.body()

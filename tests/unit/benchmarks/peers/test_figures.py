@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import os
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.peers.agreement import agreement, require_agreement
+from benchmarks.peers.costs import on_cores, split_cores
 from benchmarks.peers.figures import figures_of, mean_seconds, ratios, samples_of, throughput
 from benchmarks.peers.load.workloads import EVERYTHING, Workload
 from benchmarks.peers.phases import phase_seconds
 from benchmarks.peers.second_load import read_stats
+from benchmarks.serving.stack import cpu_seconds
 from cpcsam.automatic.rle import rle_from_mask
 from cpcsam.errors import ServingError
 
@@ -108,3 +112,31 @@ def test_disagreement_stops_the_run(iou: float) -> None:
     require_agreement("gateway", {"clicks": {"mean_iou": 0.99}})
     with pytest.raises(ServingError, match=r"masks of gateway, clicks: got a mean IoU of .* 0\.99"):
         require_agreement("gateway", {"clicks": {"mean_iou": iou}})
+
+
+def test_cpu_seconds_count_computing_and_not_waiting() -> None:
+    before = cpu_seconds(os.getpid())
+    threading.Event().wait(0.3)
+    waited = cpu_seconds(os.getpid()) - before
+    while cpu_seconds(os.getpid()) - before < waited + 0.1:
+        sum(range(100_000))
+    assert waited < 0.1
+
+
+@pytest.mark.parametrize(
+    ("available", "serving", "generator"),
+    [([0], {0}, {0}), ([4, 7], {4, 7}, {4, 7}), ([1, 2, 3, 5], {1, 2}, {3, 5})],
+)
+def test_cores_are_split_if_there_are_more_than_two(
+    available: list[int], serving: set[int], generator: set[int]
+) -> None:
+    assert split_cores(available) == (serving, generator)
+
+
+def test_cores_are_restricted_within_the_block_alone() -> None:
+    before = os.sched_getaffinity(0)
+    one = {min(before)}
+    with pytest.raises(KeyError), on_cores(one):
+        assert os.sched_getaffinity(0) == one
+        raise KeyError
+    assert os.sched_getaffinity(0) == before

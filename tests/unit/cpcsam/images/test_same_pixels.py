@@ -18,6 +18,7 @@ from cpcsam.entry_points import IMAGE_BYTES, ORIGINAL_SIZE
 from cpcsam.errors import ContractError
 from cpcsam.images.options import Intensity
 from cpcsam.images.reading import decode_image, read_header
+from cpcsam.transforms import to_frame
 from serving.backend.preprocess import preprocess
 from serving.backend.step import Request
 from serving.gateway.limits import Limits
@@ -147,6 +148,18 @@ def test_encode_image_takes_arrays_of_every_type(dtype: str, channels: tuple[int
 def test_encode_image_refuses_anything_else(wrong: object) -> None:
     with pytest.raises(ContractError, match="got .*, expected .*; "):
         encode_image(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_preprocess_resizes_the_pixels_of_decode_image(orientation: int) -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (3 * SIDE, 2 * SIDE, 3), dtype=np.uint8)
+    files = [*files_of_modes(rng, 3 * SIDE, 2 * SIDE), *oriented_files(picture, orientation)]
+    for case in files:
+        frame, size = served(case.data)
+        image = decode_image(case.data)
+        assert size == image.shape[:2], case.name
+        assert np.array_equal(frame.transpose(2, 0, 1), to_frame(image, SIDE)[0]), case.name
 
 
 def test_preprocess_follows_the_intensity_of_the_model() -> None:
