@@ -14,6 +14,11 @@ or Ctrl-C it stops when the running requests are answered, after --grace seconds
 
 from __future__ import annotations
 
+from serving.supervision.allocator import restart_with_allocator
+
+if __name__ == "__main__":  # before the imports below, which would be made twice
+    restart_with_allocator("serving.gateway")
+
 import argparse
 import asyncio
 import sys
@@ -28,7 +33,6 @@ from serving.common.logs import configure_logging
 from serving.common.tracing import traced
 from serving.gateway.config import GatewayConfig, add_gateway_options, config_from_args
 from serving.gateway.run import run_until_stopped
-from serving.supervision.allocator import restart_with_allocator
 
 __all__ = ["main"]
 
@@ -65,5 +69,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    restart_with_allocator("serving.gateway")
     sys.exit(main())

@@ -14,6 +14,11 @@ answered, after --grace seconds at the latest.
 
 from __future__ import annotations
 
+from serving.supervision.allocator import restart_with_allocator
+
+if __name__ == "__main__":  # before the imports below, which would be made twice
+    restart_with_allocator("serving.http")
+
 import argparse
 import asyncio
 import sys
@@ -27,7 +32,6 @@ from serving.common.logs import add_log_options, configure_logging, guard_grpc_l
 from serving.common.tracing import add_tracing_options, traced
 from serving.http.config import HttpConfig, add_http_options, http_config_from_args
 from serving.http.server import run_until_stopped
-from serving.supervision.allocator import restart_with_allocator
 from serving.supervision.heartbeat import Heartbeat
 
 __all__ = ["main"]
@@ -78,5 +82,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    restart_with_allocator("serving.http")
     sys.exit(main())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,17 +17,17 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.backends.onnx_backend import open_session
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import ExportError
-from cpcsam.model.base_checkpoint import load_base
-from cpcsam.model.fusion import fuse
-from cpcsam.model.run_checkpoint import load_merged, save_merged
+from cpcsam.model.fusion import FusedCpcSam
+from cpcsam.model.run_checkpoint import load_merged
 from export import to_onnx
 from export.accuracy import parity_grid as grid
 from export.accuracy.comparison import TOLERANCES
+from export.graphs import precisions
+from export.graphs.precisions import trace_graphs
 from export.real_images import packaged_images, read_scenes
 from export.triton_repository.publishing import build_repository
 from serving.backend.onnx_model import load_graph
 from serving.backend.step import Settings
-from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -38,15 +40,28 @@ COORDINATES = ("/MatMul",)
 
 
 @pytest.fixture(scope="module")
-def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("precisions") / "merged"
-    save_merged(fuse(load_base(ROOT / "weights/vit_t")), path, parents={})
-    return path
+def merged(shipped_build: Path) -> Path:
+    """The merged shipped base; its graphs in float32 are in the sibling folder `onnx`."""
+    return shipped_build / "merged"
 
 
-def export(merged: Path, precision: str) -> Path:
-    out = merged.parent / precision
+def copy_graphs(source: Path, folder: Path) -> None:
+    for file in source.glob("*.onnx"):
+        shutil.copy(file, folder)
+
+
+def export(merged: Path, out: Path) -> Path:
+    """Export to the precision that `out` is named by, from the float32 graphs that there are."""
+    precision = out.name
+
+    def trace(model: FusedCpcSam, folder: Path, precision: str, properties: Any) -> None:
+        if precision == "fp32":
+            copy_graphs(merged.parent / "onnx", folder)
+        else:
+            trace_graphs(model, folder, precision, properties)
+
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precisions, "trace_graphs", trace)
         for name, values in SHORT_GRID.items():
             patch.setattr(grid, name, values)
         to_onnx.export_graphs(
@@ -61,13 +76,13 @@ def export(merged: Path, precision: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fp16(merged: Path) -> Path:
-    return export(merged, "fp16")
+def fp16(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(merged, tmp_path_factory.mktemp("fp16") / "fp16")
 
 
 @pytest.fixture(scope="module")
-def int8(merged: Path) -> Path:
-    return export(merged, "int8")
+def int8(merged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(merged, tmp_path_factory.mktemp("int8") / "int8")
 
 
 @pytest.fixture(params=["fp16", "int8"])
@@ -194,8 +209,16 @@ def test_reduced_graph_in_backend_keeps_contract(reduced: Path, spec: GraphSpec)
 
 
 def test_export_graphs_beyond_tolerance_writes_only_rejected_page(
-    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    merged: Path, int8: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def write_again(model: FusedCpcSam, folder: Path, *_: object) -> dict[str, Path]:
+        folders = {"fp32": folder / "fp32", "int8": folder}
+        folders["fp32"].mkdir()
+        copy_graphs(merged.parent / "onnx", folders["fp32"])
+        copy_graphs(int8, folder)
+        return folders
+
+    monkeypatch.setattr(to_onnx, "write_graphs", write_again)
     strict = replace(TOLERANCES["int8"], iou_mean=0.9999)
     monkeypatch.setitem(TOLERANCES, "int8", strict)
     for name, values in SHORT_GRID.items():  # this test is about masks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,13 @@ from cpcsam.client import Everything, Prompt
 from cpcsam.client.results import SegmentResult
 from cpcsam.errors import ConfigError
 from cpcsam.integrations.cvat_parameters import client_of
-from serving.triton.launch import TritonServer
-from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in, served_nuclei
+from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in
 from tests.support.annotators import annotator
 from tests.support.polygons import filled
 from training.evaluation.one_click import iou_score
 
 Shapes = list[dict[str, Any]]
 SEARCH = Everything(points_per_side=8, min_iou=0.5, min_stability=0.5)
-
-
-@pytest.fixture(scope="module")
-def nuclei(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nuclei]:
-    with served_nuclei(shipped, tmp_path_factory.mktemp("cvat")) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cpcsam.client import Everything, Intensity, Prompt, ReadOptions
-from serving.triton.launch import TritonServer
-from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in, served_nuclei
+from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in
 from tests.support.annotators import annotator
 from tests.support.paths import ROOT
 
@@ -18,12 +17,6 @@ from tests.support.paths import ROOT
 POINTS = Prompt(((60.5, 40.5), (5.5, 5.5)), (1, 0))
 RECTANGLE = Prompt(box=(20.5, 20.5, 100.5, 90.5))
 PLUGIN = ROOT / "integrations/napari-cpcsam"
-
-
-@pytest.fixture(scope="module")
-def nuclei(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nuclei]:
-    with served_nuclei(shipped, tmp_path_factory.mktemp("napari")) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from serving.triton.launch import TritonServer
 from tests.support.servers.playground import (
     CLICKS,
     NUCLEI,
+    SIZE,
     Playground,
     served_masks,
 )
@@ -158,7 +159,8 @@ def test_token_is_asked_for_and_kept_for_the_tab(
 
 def test_tap_on_a_small_screen_places_a_point(browser: Any, url: str) -> None:
     screen = {"width": 420, "height": 860}
-    playground = Playground(browser, url, viewport=screen, has_touch=True, is_mobile=True)
+    context = browser.new_context(viewport=screen, has_touch=True, is_mobile=True)
+    playground = Playground(context, url)
     playground.open(NUCLEI)
     playground.page.touchscreen.tap(*playground.place(*CLICKS[0]))
     playground.settle()
@@ -212,7 +214,8 @@ def test_calibration_is_offered_by_models_that_calibrate_alone(playground: Playg
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_have_contrast_and_controls_have_names(browser: Any, url: str, scheme: str) -> None:
-    playground = Playground(browser, url, color_scheme=scheme, reduced_motion="reduce")
+    context = browser.new_context(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
+    playground = Playground(context, url)
     playground.open(NUCLEI)
     playground.click(*CLICKS[0])
     for panel in ("everything", "classes", "export"):

@@ -32,10 +32,10 @@ def gateway(browser: Any, calibrating_triton: TritonServer) -> Iterator[Any]:
 
 
 def test_moved_click_is_told_and_the_calibration_can_be_switched_off(
-    browser: Any, gateway: Any, tmp_path: Path
+    context: Any, gateway: Any, tmp_path: Path
 ) -> None:
     with running_front(gateway.address, tmp_path / "stderr") as front:
-        playground = Playground(browser, front.url, reduced_motion="reduce")
+        playground = Playground(context, front.url)
         page = playground.page
         assert page.locator("#calibration").is_visible()
         playground.open(NUCLEI)

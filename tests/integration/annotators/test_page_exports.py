@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,14 @@ from tests.support.servers.playground import (
 from training.evaluation.one_click import iou_score
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
+
+
+@pytest.fixture(scope="module")
+def modules(context: Any, url: str) -> Iterator[Any]:
+    """A page whose modules tests call, which leaves it as it is."""
+    opened = Playground(context, url)
+    yield opened.page
+    opened.close()
 
 
 def test_exports_hold_the_masks_of_the_service(
@@ -65,9 +74,9 @@ def test_exports_hold_the_masks_of_the_service(
         assert iou_score(found, mask) > 0.9
 
 
-def test_contours_of_random_masks_fill_to_the_masks(playground: Playground) -> None:
+def test_contours_of_random_masks_fill_to_the_masks(modules: Any) -> None:
     """Holes, corners that touch, borders: the polygons hold exactly the mask's pixels."""
-    outcome = playground.page.evaluate(
+    outcome = modules.evaluate(
         """async () => {
             const { ringsOf, polygonsOf } = await import("/page/masks/contours.js");
             let seed = 1;
@@ -99,9 +108,9 @@ def test_contours_of_random_masks_fill_to_the_masks(playground: Playground) -> N
     assert outcome == "equal"
 
 
-def test_yolo_tells_what_it_cannot_hold(playground: Playground, tmp_path: Path) -> None:
+def test_yolo_tells_what_it_cannot_hold(modules: Any, tmp_path: Path) -> None:
     """A ring and a part beside it: one outline of the ring is left, filled; and twice the same."""
-    told = playground.page.evaluate(
+    told = modules.evaluate(
         """async () => {
             const { yoloOf } = await import("/page/exports/yolo.js");
             const { ringsOf, polygonsOf } = await import("/page/masks/contours.js");
@@ -123,9 +132,9 @@ def test_yolo_tells_what_it_cannot_hold(playground: Playground, tmp_path: Path) 
 
 
 def test_yolo_outlines_of_random_masks_are_filled_to_the_pixels_that_they_enclose(
-    playground: Playground, tmp_path: Path
+    modules: Any, tmp_path: Path
 ) -> None:
-    rounds = playground.page.evaluate(
+    rounds = modules.evaluate(
         """async () => {
             const { yoloOf } = await import("/page/exports/yolo.js");
             const { ringsOf, polygonsOf } = await import("/page/masks/contours.js");
@@ -147,9 +156,9 @@ def test_yolo_outlines_of_random_masks_are_filled_to_the_pixels_that_they_enclos
         np.testing.assert_array_equal(mask, fill_polygons([each["outer"]], size))
 
 
-def test_index_and_geojson_tell_what_they_cannot_hold(playground: Playground) -> None:
+def test_index_and_geojson_tell_what_they_cannot_hold(modules: Any) -> None:
     """A mask below another, one that is partly below it, and one without a pixel."""
-    told = playground.page.evaluate(
+    told = modules.evaluate(
         """async () => {
             const { indexPngOf } = await import("/page/exports/png.js");
             const { geojsonOf } = await import("/page/exports/geojson.js");

@@ -16,8 +16,7 @@ from cpcsam.client import Mask, Prompt
 from serving.http.app import create_app
 from serving.http.config import HttpConfig
 from serving.http.x_anylabeling import PREFIX
-from serving.triton.launch import TritonServer
-from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in, served_nuclei
+from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in
 from tests.support.annotators import annotator
 from tests.support.polygons import filled
 from training.evaluation.one_click import iou_score
@@ -41,12 +40,6 @@ def http_front(gateway: str) -> Iterator[str]:
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def nuclei(shipped: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nuclei]:
-    with served_nuclei(shipped, tmp_path_factory.mktemp("x-anylabeling")) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def server(
 
 
 @pytest.fixture(scope="module")
-def client(server: TritonServer) -> Iterator[SegmentationClient]:
+def client(server: TritonServer, rare_probes: None) -> Iterator[SegmentationClient]:
     config = GatewayConfig(triton=server.grpc_url, port=0, metrics_port=0)
     with (
         gateway_in_background(config) as gateway,

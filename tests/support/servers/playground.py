@@ -43,14 +43,12 @@ class Playground:
     """An open page, with what the console said.
 
     Args:
-        browser: Playwright's.
+        context: of the browser, which several pages may share: it keeps the compiled scripts.
         url: of the front.
-        options: of the browser's context, such as `color_scheme`.
     """
 
-    def __init__(self, browser: Any, url: str, **options: Any) -> None:
-        self.context = browser.new_context(**{"viewport": SIZE, **options})
-        self.page = self.context.new_page()
+    def __init__(self, context: Any, url: str) -> None:
+        self.page = context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -139,7 +137,8 @@ class Playground:
 
     def close(self) -> None:
         """Close the page; it must have had no error, nor broken its own CSP."""
-        self.context.close()
+        self.page.evaluate("localStorage.clear()")
+        self.page.close()
         assert not self.errors
 
     def _name(self) -> str:

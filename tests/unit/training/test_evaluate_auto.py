@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import segment_image
-from cpcsam.automatic.vocabulary import build_vocabulary
+from cpcsam.automatic.vocabulary import Vocabulary, build_vocabulary
 from cpcsam.contract import EMBED_DIM, NUM_MASKS
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.geometry import Box
@@ -32,7 +34,8 @@ from training.evaluation.torch_model import (
 SIZE = (60, 80)
 
 
-def brightness_vocabulary():  # noqa: ANN201
+@cache
+def brightness_vocabulary() -> Vocabulary:
     samples = [discs(seed) for seed in range(3)]
     examples = examples_of(samples, (ENTITY,), BrightnessModel(), tile=64)
     return build_vocabulary((ENTITY,), examples, model="a" * 64, tile=64)

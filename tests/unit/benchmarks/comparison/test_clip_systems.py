@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.budget import Budget
+from benchmarks.common.confounded_scenes import scene
 from benchmarks.comparison.__main__ import main
 from benchmarks.comparison.methods.clip.lseg import DenseTower, LSegNetwork
 from benchmarks.comparison.methods.clip.proposals import RegionBatches, RegionMethod, name_masks
@@ -242,6 +244,9 @@ def test_comparison_runs_systems_with_weights_and_names_those_without(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("benchmarks.calibration.splits.TEST_SCENES", 4)
+    drawn = cache(scene)  # both runs would draw the same scenes
+    monkeypatch.setattr("benchmarks.calibration.splits.scene", drawn)
+    monkeypatch.setattr("benchmarks.comparison.data.scene", drawn)
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(
         "name: tiny\ntitle: Tiny\nmethods: [otsu, lseg]\nseeds: 1\nminutes: null\nsteps: 1\n"

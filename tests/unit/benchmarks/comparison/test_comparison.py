@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from benchmarks import stains
 from benchmarks.budget import Budget
+from benchmarks.common.confounded_scenes import scene
 from benchmarks.comparison.__main__ import main
 from benchmarks.comparison.data import read_problem
 from benchmarks.comparison.methods.registry import METHODS
@@ -121,6 +123,9 @@ def test_comparison_is_run_reported_resumed_and_repeated_after_a_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("benchmarks.calibration.splits.TEST_SCENES", 4)
+    drawn = cache(scene)  # every job would draw the same scenes anew
+    monkeypatch.setattr("benchmarks.calibration.splits.scene", drawn)
+    monkeypatch.setattr("benchmarks.comparison.data.scene", drawn)
     arguments = write_recipe(tmp_path)
     assert main(arguments) == 0
     captured = capsys.readouterr()

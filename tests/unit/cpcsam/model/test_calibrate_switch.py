@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,11 @@ def outputs(model: CpcSam, given: dict[str, Tensor], calibrate: Tensor | None) -
     return dict(zip(NAMES, (places, sparse, dense, *masks, *refined), strict=True))
 
 
+@cache
+def outputs_without_capl() -> dict[str, Tensor]:
+    return outputs(noisy_sam(), prompts(), None)
+
+
 def switch(*values: float) -> Tensor:
     return torch.tensor(values).unsqueeze(1)
 
@@ -79,12 +85,12 @@ def test_switch_on_changes_no_bit(config: CaplConfig, form: Callable[[CpcSam], C
 def test_switch_off_equals_the_model_without_capl(
     config: CaplConfig, form: Callable[[CpcSam], CpcSam]
 ) -> None:
-    model, without = noisy_cpcsam(config=config), noisy_sam()
-    off = outputs(form(model), prompts(), switch(0, 0, 0))
-    for name, expected in outputs(without, prompts(), None).items():
+    model = form(noisy_cpcsam(config=config))
+    off = outputs(model, prompts(), switch(0, 0, 0))
+    for name, expected in outputs_without_capl().items():
         difference = (off[name] - expected).abs().max() / expected.abs().max()
         assert difference <= 1e-5, name
-    calibrated = outputs(form(model), prompts(), None)["low_res_masks"]
+    calibrated = outputs(model, prompts(), None)["low_res_masks"]
     assert (calibrated - off["low_res_masks"]).abs().max() > 1e-2 * calibrated.abs().max()
 
 
@@ -116,9 +122,8 @@ def test_merged_model_keeps_its_switch(config: CaplConfig | None, tmp_path: Path
     save_merged(fused, tmp_path / "merged", parents={})
     loaded = load_merged(tmp_path / "merged")
     assert loaded.calibrates == fused.calibrates
-    off = switch(0, 0, 0)
-    for name, expected in outputs(fused, prompts(), off).items():
-        assert torch.equal(outputs(loaded, prompts(), off)[name], expected), name
+    found, expected = (outputs(model, prompts(), switch(0, 0, 0)) for model in (loaded, fused))
+    assert all(torch.equal(found[name], expected[name]) for name in NAMES)
 
 
 def merged_before_the_switch(path: Path, model: FusedCpcSam) -> Path:
@@ -137,8 +142,8 @@ def test_model_merged_before_the_switch_calibrates_as_ever(tmp_path: Path) -> No
     fused = fuse(noisy_cpcsam())
     loaded = load_merged(merged_before_the_switch(tmp_path, fused))
     assert not loaded.calibrates
-    for name, expected in outputs(fused, prompts(), None).items():
-        assert torch.equal(outputs(loaded, prompts(), None)[name], expected), name
+    found, expected = (outputs(model, prompts(), None) for model in (loaded, fused))
+    assert all(torch.equal(found[name], expected[name]) for name in NAMES)
 
 
 @pytest.mark.parametrize(
