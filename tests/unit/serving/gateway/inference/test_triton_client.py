@@ -1,8 +1,9 @@
-"""Triton client: batches of prompts, addresses, ranks of replicas, probes and versions."""
+"""Triton client: batches of prompts, addresses, ranks of replicas, probes, versions and towers."""
 
 from __future__ import annotations
 
 from collections import Counter
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -10,20 +11,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
+from cpcsam.entry_points import CLIP, CLIP_CROPS, CLIP_EMBEDDINGS
 from cpcsam.errors import ConfigError
 from cpcsam.geometry import Box
+from cpcsam.grpc_errors import UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from export.triton_repository.config import RepositoryConfig, Target, model_configs
+from serving.gateway.auth.authenticator import EVERYBODY
+from serving.gateway.context import RequestContext
 from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.inference.probe import probed_entry_points
 from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 from serving.gateway.inference.replica import is_cancellable
 from serving.gateway.inference.replicas import choose, favourite, ranked
+from serving.gateway.inference.triton_client import TritonClient
+from serving.gateway.inference.triton_requests import infer_input
+from serving.gateway.limits import Limits
+from serving.gateway.metrics import Metrics
+from serving.gateway.scheduling.admission import Admission, Permit
+from serving.gateway.scheduling.executors import Executors
+from tests.support.servers.triton_peer import TritonPeer, triton_peers
 
 # Nothing here depends on how fast the machine is.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
 
 WHOLE = Box(0, 0, 500, 500)
+CROPS = infer_input(CLIP_CROPS.name, np.zeros((1, 1, 32, 32, 3), np.uint8))
 coordinates = st.floats(0, 500, width=32)
 points = st.builds(pb.Point, x=coordinates, y=coordinates, background=st.booleans())
 corners = st.builds(pb.Box, x0=coordinates, y0=coordinates, x1=coordinates, y1=coordinates)
@@ -164,3 +177,23 @@ def test_probes_pass_through_every_step_of_a_repository(
         if config.platform == "ensemble"
     }
     assert probed_entry_points(steps) == expected
+
+
+async def test_crops_keep_to_replicas_of_their_towers_and_images_do_not() -> None:
+    old, new = TritonPeer(version="1", clip="a"), TritonPeer(version="2", clip="b")
+    metrics = Metrics()
+    async with triton_peers(old, new) as listed:
+        triton = TritonClient(listed, Admission(Limits(), metrics), metrics, Executors())
+        async with triton.replicas.watched():
+            permit, deadline = Permit("a"), monotonic() + 60
+            context = RequestContext("id", EVERYBODY, permit, deadline, triton.model_info)
+            model = await context.model()
+            assert model.clip is not None and model.clip.digest == "b"
+            await triton.infer_anywhere(CLIP.name, [CROPS], (CLIP_EMBEDDINGS.name,), context)
+            await new.kill()
+            with pytest.raises(UnavailableError):
+                await triton.infer_anywhere(CLIP.name, [CROPS], (CLIP_EMBEDDINGS.name,), context)
+            await triton.encode(b"key", b"image", context)
+        await triton.close()
+    assert (old.calls["encode"], old.calls[CLIP.name]) == (1, 0)
+    assert (new.calls["encode"], new.calls[CLIP.name]) == (0, 1)
