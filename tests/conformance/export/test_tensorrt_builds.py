@@ -19,7 +19,7 @@ from export.check_tensorrt import main
 from export.engines.builder import AHEAD_OF_TIME, plan_from_onnx
 from export.engines.importing import require_tensorrt_rtx
 from export.triton_repository.publishing import build_repository
-from serving.triton.check_repository import check_engines, open_repository
+from serving.triton.check_repository import check_machine, open_repository
 from tests.support.tiny_models import publish_tiny_graphs
 
 pytestmark = pytest.mark.slow
@@ -64,9 +64,9 @@ def test_build_engines_every_graph_can_be_published(graphs: Path, tmp_path: Path
         shutil.copytree(out, staging, dirs_exist_ok=True, ignore=skipped)
     build_repository(checked, tmp_path / "store", target="gpu")
     version, published = open_repository(tmp_path / "store")
-    check_engines(version, published, tensorrt="1.7.1", gpus=[GPU])
+    check_machine(version, published, tensorrt="1.7.1", gpus=[GPU])
     with pytest.raises(ServingError, match=r"engines of TensorRT 1\.7\.1, expected .* 10\.13\.3"):
-        check_engines(version, published, tensorrt="10.13.3", gpus=[GPU])
+        check_machine(version, published, tensorrt="10.13.3", gpus=[GPU])
 
 
 def tiny(path: Path, graph: GraphSpec, nodes: list[onnx.NodeProto], opset: int = 18) -> Path:
