@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,12 +34,11 @@ from benchmarks.cpu_functions import (
     measure_on_one_thread,
 )
 from benchmarks.serving.followup import PATIENT, TIMEOUT_S
-from benchmarks.serving.load import connections, send
+from benchmarks.serving.load import answered, connections
 from benchmarks.serving.stack import service, shallow_repository
 from cpcsam.commands import count, parser_of, run_command
 from cpcsam.contract import EMBED_DIM, IMAGE_ENCODER, PATCH_SIZE, grid_size
 from cpcsam.entry_points import EMBEDDING_STORE, POSTPROCESS, PREPROCESS
-from cpcsam.errors import ServingError
 from cpcsam.model.build_sam import ENCODERS, EncoderSize
 from cpcsam.v1 import segmentation_pb2 as pb
 from demo.commands import Service
@@ -140,7 +140,7 @@ async def measure_requests(running: Service, requests: int) -> dict[str, dict[st
     file, (height, width) = jpeg_of_photographs(SIZES[FULL_HD]), SIZES[FULL_HD]
     click = pb.Prompt(points=[pb.Point(x=width // 2, y=height // 2)])
     spent = {kind: dict[str, float]() for kind in KINDS}
-    copies = iter(range(2 * requests + 2 * BLOCK))
+    blocks, copies = -(-requests // BLOCK), itertools.count()
     async with connections(running.gateway, 1) as (stub,):
 
         async def ask(kind: str, image_id: str) -> str:
@@ -148,18 +148,12 @@ async def measure_requests(running: Service, requests: int) -> dict[str, dict[st
             if kind == KINDS[0]:
                 # Decoders read nothing behind an image's end: equal pixels, and a cache miss.
                 request.image_bytes = file + next(copies).to_bytes(8, "big")
-            outcome = await send(stub, 0, request, TIMEOUT_S)
-            if outcome.response is None:
-                raise ServingError.of(
-                    "a request",
-                    got=f"{outcome.status}, {outcome.message}",
-                    expected="an answer",
-                    fix="see the service's log",
-                )
+            outcome = await answered(stub, 0, request, TIMEOUT_S)
+            assert outcome.response is not None  # as `answered` has it
             return outcome.response.image_id
 
         image_id = ""
-        for block in tqdm(range(1 + -(-requests // BLOCK)), desc="requests"):
+        for block in tqdm(range(1 + blocks), desc="requests"):
             for kind in KINDS:
                 before = process_seconds(running.pid)
                 for _ in range(BLOCK):
@@ -168,7 +162,6 @@ async def measure_requests(running: Service, requests: int) -> dict[str, dict[st
                 for name in after if block else ():  # the first warms up
                     taken = 1e3 * (after[name] - before.get(name, 0.0)) / BLOCK
                     spent[kind][name] = spent[kind].get(name, 0.0) + taken
-    blocks = -(-requests // BLOCK)
     return {
         kind: {name: ms / blocks for name, ms in taken.items() if name != CLIENT}
         for kind, taken in spent.items()

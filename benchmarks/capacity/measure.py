@@ -26,7 +26,7 @@ from benchmarks.capacity.rounds import (
 )
 from benchmarks.capacity.service_times import GATEWAY, TRANSPORT
 from benchmarks.capacity.triton_counters import TritonCounters, per_batch, total
-from benchmarks.serving.load import Outcome, arriving, connections, repeating, send
+from benchmarks.serving.load import Outcome, answered, arriving, connections, repeating
 from benchmarks.serving.tasks import draw_tasks
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -82,7 +82,7 @@ class _Measurement:
     async def run(self, rounds: int) -> Measured:
         async with connections(self._running.gateway, CONNECTIONS) as stubs:
             for index in [*range(WARM_UP), *range(TASKS)]:
-                await self._answer(stubs[0], index, self._tasks[index].request(0))
+                await answered(stubs[0], index, self._tasks[index].request(0), TIMEOUT_S)
             before = self._counters.batches()
             measured = [await self._round(stubs, number) for number in range(rounds)]
             after = self._counters.batches()
@@ -147,7 +147,7 @@ class _Measurement:
         # without pauses, in which the gateway would send probes.
         spent = process_seconds(self._running.pid)
         for index in range(TASKS):
-            await self._answer(stub, index, ask(index))
+            await answered(stub, index, ask(index), TIMEOUT_S)
         used = {
             name: (seconds - spent.get(name, 0.0)) / TASKS
             for name, seconds in process_seconds(self._running.pid).items()
@@ -165,7 +165,7 @@ class _Measurement:
         for _ in range(ATTEMPTS):
             await asyncio.sleep(PAUSE_S)
             before = self._counters.batches()
-            outcome = await self._answer(stub, index, ask(index))
+            outcome = await answered(stub, index, ask(index), TIMEOUT_S)
             until = time.monotonic() + COUNTED_S
             while True:  # Triton counts a call a moment after its answer
                 after = self._counters.batches()
@@ -193,7 +193,9 @@ class _Measurement:
             tasks = rng.choice(TASKS, size, replace=False).tolist()
             before = self._counters.batches()
             pairs = zip(stubs, tasks, strict=False)
-            await asyncio.gather(*(self._answer(stub, i, self._known(i)) for stub, i in pairs))
+            await asyncio.gather(
+                *(answered(stub, i, self._known(i), TIMEOUT_S) for stub, i in pairs)
+            )
             await asyncio.sleep(BATCH_COUNTED_S)
             for step, sizes in per_batch(before, self._counters.batches()).items():
                 found += [Batch(step, calls, seconds, tasks) for calls, seconds in sizes.items()]
@@ -221,17 +223,6 @@ class _Measurement:
 
     def _known(self, index: int) -> pb.SegmentRequest:
         return self._tasks[index].request(0)
-
-    async def _answer(self, stub: Any, index: int, request: pb.SegmentRequest) -> Outcome:
-        outcome = await send(stub, index, request, TIMEOUT_S)
-        if outcome.response is None:
-            raise ServingError.of(
-                "a request alone",
-                got=f"{outcome.status}, {outcome.message}",
-                expected="an answer",
-                fix="see the service's log",
-            )
-        return outcome
 
 
 def _split_gateway(

@@ -14,12 +14,14 @@ from typing import Any, Final
 import grpc
 import numpy as np
 
+from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
 __all__ = [
     "REFUSED",
     "Outcome",
+    "answered",
     "arriving",
     "send",
     "connections",
@@ -88,6 +90,23 @@ async def send(
         status, message = error.code().name, error.details() or ""
         retry_s = float(dict(error.trailing_metadata() or ()).get(PUSHBACK, 0)) / 1e3
     return Outcome(label, sent_at, monotonic() - started, status, message, response, retry_s)
+
+
+async def answered(stub: Any, label: int, request: pb.SegmentRequest, timeout_s: float) -> Outcome:
+    """Send a request as `send`, one that the service has no reason to refuse.
+
+    Raises:
+        ServingError: it was not answered.
+    """
+    outcome = await send(stub, label, request, timeout_s)
+    if outcome.response is None:
+        raise ServingError.of(
+            "a request alone",
+            got=f"{outcome.status}, {outcome.message}",
+            expected="an answer",
+            fix="see the service's log",
+        )
+    return outcome
 
 
 async def repeating(
