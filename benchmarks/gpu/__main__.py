@@ -23,8 +23,7 @@ from typing import Any, Final
 from benchmarks.common.output import command_of
 from benchmarks.gpu.process import RESULTS, Options, StageProcess, append
 from benchmarks.gpu.report import read_results, report_of
-from benchmarks.gpu.schedule import grant
-from benchmarks.gpu.stage import Stage
+from benchmarks.gpu.stage import Stage, grant
 from benchmarks.gpu.stages import STAGES
 from cpcsam.commands import parser_of, positive, run_command, until_interrupted
 from cpcsam.errors import ConfigError

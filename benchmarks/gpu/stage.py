@@ -1,4 +1,4 @@
-"""A stage of the GPU measurements, and what its code is given: device, limits and timers.
+"""A stage of the GPU measurements, what time it gets, and what its code is given.
 
 The code of a stage is a module with `measure(context)`, which yields records as soon as each is
 measured. A record is a flat mapping of plain JSON values. `case` names its row in the report, and
@@ -13,15 +13,17 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
-__all__ = ["Stage", "StageContext"]
+__all__ = ["Stage", "StageContext", "grant"]
 
+LEAST_S: Final = 10.0
+"""Below this a stage would hardly load its libraries."""
 MIN_REPEATS: Final = 3
 MAX_REPEATS: Final = 100
 QUICK_REPEATS: Final = 2
@@ -52,6 +54,22 @@ class Stage:
     def code(self) -> str:
         """Dotted name of the module with `measure`."""
         return self.module or f"benchmarks.gpu.stages.{self.name}"
+
+
+def grant(stage: Stage, later: Sequence[Stage], left_s: float) -> float | None:
+    """Return the seconds that a stage may take, by cap and priority.
+
+    Args:
+        stage: about to start.
+        later: still to come; the caps of those of higher priority are kept for them.
+        left_s: seconds of the budget that are left.
+
+    Returns:
+        At most the stage's cap; None if too little is left to start it.
+    """
+    kept = sum(other.cap_s for other in later if other.priority < stage.priority)
+    granted = min(stage.cap_s, left_s - kept)
+    return granted if granted >= min(LEAST_S, stage.cap_s) else None
 
 
 @dataclass(frozen=True)

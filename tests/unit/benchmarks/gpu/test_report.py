@@ -10,8 +10,7 @@ import pytest
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.process import RESULTS, append
 from benchmarks.gpu.report import read_results, report_of
-from benchmarks.gpu.schedule import grant
-from benchmarks.gpu.stage import Stage
+from benchmarks.gpu.stage import Stage, grant
 from benchmarks.gpu.stages import STAGES
 
 LIMITS = [
