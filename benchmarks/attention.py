@@ -1,8 +1,9 @@
-"""Measure time and peak memory of vit_b's encoder by the queries of an attention block.
+"""Measure time and peak memory of vit_b's encoder by its attention's blocks, and in int8.
 
 Examples:
   python -m benchmarks.attention                                  vit_b at 1024 pixels, 3 rounds
   python -m benchmarks.attention --image-size 512 --rounds 1      a quick look
+  python -m benchmarks.attention --queries 1024 --int8            in int8 as well
 
 Every variant runs in processes of its own, whose peak of resident memory counts loading too. The
 variants take turns, twice; times are CPU seconds of the process, so other programs hardly disturb
@@ -23,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from tqdm import tqdm
@@ -35,8 +37,9 @@ from cpcsam.model.build_sam import build_sam
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from cpcsam.model.sam import CpcSam
 from export.graphs.attention import BlockwiseAttention
+from export.graphs.int8 import first_blocks, quantize_encoder
 from export.graphs.traceable import make_traceable
-from export.graphs.tracing import onnx_from_torch
+from export.graphs.tracing import onnx_from_torch, save
 from reporting.run_report import RunReport, Table, machine_of
 from reporting.tables import Cell
 
@@ -52,7 +55,7 @@ class Row:
     """Measurement of a variant.
 
     Attributes:
-        variant: `official`, or the queries of one block.
+        variant: `official`, the queries of one block, or the block from which on it is in int8.
         arena: whether ONNX Runtime keeps freed memory.
         cpu_s: CPU seconds a call, minimum over all rounds.
         cpu_median_s: CPU seconds a call, median over all rounds.
@@ -68,18 +71,26 @@ class Row:
     rss_peak_gb: float
 
 
-def _export(model_size: str, image_size: int, queries: Sequence[int], folder: Path) -> list[Path]:
-    """Write the official encoder and one for each number of queries."""
+def _export(args: argparse.Namespace, folder: Path) -> list[Path]:
+    """Write the official encoder, one for each number of queries, and those in int8."""
     torch.manual_seed(0)
-    model = fuse(CpcSam(build_sam(model_size, image_size)))
+    model = fuse(CpcSam(build_sam(args.model_size, args.image_size)))
     forms: dict[str, FusedCpcSam] = {OFFICIAL: model}
-    for chunk in queries:
+    for chunk in args.queries:
         forms[str(chunk)] = make_traceable(model, partial(BlockwiseAttention, queries=chunk))
     files = []
     for variant, form in tqdm(forms.items(), desc="export"):
         file = folder / f"{variant}.onnx"
         onnx_from_torch(form, IMAGE_ENCODER, file, {})
         files.append(file)
+    if args.int8:
+        # The blocks' time does not depend on the weights, so they are not smoothed.
+        file = folder / "exported.onnx"
+        onnx_from_torch(make_traceable(model), IMAGE_ENCODER, file, {})
+        encoder = onnx.load(file)
+        for first in first_blocks(encoder):
+            files.append(folder / f"int8 from block {first}.onnx")
+            save(quantize_encoder(encoder, first), files[-1])
     return files
 
 
@@ -122,7 +133,14 @@ def _row(file: Path, arena: bool, turns: Sequence[dict[str, list[float] | float]
 def report_of(result: Mapping[str, Any]) -> RunReport:
     """Make the report of a result."""
     fastest = min(row["cpu_s"] for row in result["rows"])
-    heads = ["queries per block", "arena", "CPU s a call", "of the fastest", "median", "peak GB"]
+    heads = [
+        "queries per block, or int8",
+        "arena",
+        "CPU s a call",
+        "of the fastest",
+        "median",
+        "peak GB",
+    ]
     rows = [
         [
             row["variant"],
@@ -150,7 +168,7 @@ def report_of(result: Mapping[str, Any]) -> RunReport:
 
 def _run(args: argparse.Namespace) -> None:
     with TemporaryDirectory() as folder:
-        files = _export(args.model_size, args.image_size, args.queries, Path(folder))
+        files = _export(args, Path(folder))
         rows = _measure(files, args)
     result = {
         "model_size": args.model_size,
@@ -177,6 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="of an attention block (default: 4096 1024 512 256)",
     )
+    text = "measure it in int8 as well"
+    parser.add_argument("--int8", action="store_true", help=text)
     parser.add_argument("--rounds", type=count, default=3, metavar="N", help="(default: 3)")
     parser.add_argument("--threads", type=count, default=1, metavar="N", help="(default: 1)")
     parser.add_argument(

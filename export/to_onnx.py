@@ -17,6 +17,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,14 +31,20 @@ from cpcsam.artifacts.manifest import (
 from cpcsam.backends.onnx_backend import PROVIDERS, Provider
 from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import CALIBRATES
-from cpcsam.errors import ConfigError
+from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import visible_gpus
 from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
-from export.accuracy.comparison import TOLERANCES, Comparison, mask_iou_lines, write_accepted
-from export.accuracy.mask_fidelity import find_cases, measure
+from export.accuracy.comparison import (
+    TOLERANCES,
+    Comparison,
+    mask_iou_lines,
+    require_fidelity,
+    write_accepted,
+)
+from export.accuracy.mask_fidelity import Case, find_cases, measure
 from export.accuracy.parity_grid import Row, compare_on_grid
-from export.accuracy.runners import OnnxRunner, TorchRunner
+from export.accuracy.runners import GraphRunner, OnnxRunner, TorchRunner
 from export.graphs.precisions import write_graphs
 from export.graphs.tracing import OPSET
 from export.provenance import COMPARED_IN, code_digest
@@ -90,22 +97,16 @@ def export_graphs(
         full_config[COMPARED_IN] = provider
     scenes = read_scenes(images or packaged_images(), model.image_size)
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
-        folders = write_graphs(model, staging, precision, full_config, scenes)
         reference = TorchRunner(model)
+        cases = find_cases(reference, scenes)
+        accepts = partial(_is_int8_accepted, reference, cases, model.image_size)
+        folders = write_graphs(model, staging, precision, full_config, scenes, accepts)
         runners = [(name, OnnxRunner(folder, name)) for name, folder in folders.items()]
         if provider != "cpu":
             runners.append((precision, OnnxRunner(staging, precision, provider=provider)))
         grid: dict[str, Sequence[Row]] = {}
         for name, runner in runners:
-            # In int8, only the encoder differs from the float32 graphs.
-            grid[runner.name] = compare_on_grid(
-                reference,
-                runner,
-                model.image_size,
-                TOLERANCES[name].grid,
-                encoder_only=name == "int8",
-            )
-        cases = find_cases(reference, scenes)
+            grid[runner.name] = _compare_on_grid(reference, runner, name, model.image_size)
         fidelity = [measure(cases, runner) for _, runner in runners]
         comparison = Comparison(precision, grid, fidelity)
         write_accepted(comparison, [name for name, _ in runners], model.image_size, staging, out)
@@ -113,6 +114,30 @@ def export_graphs(
         if precision != "fp32":
             shutil.rmtree(folders["fp32"])
     return comparison
+
+
+def _compare_on_grid(
+    reference: GraphRunner, runner: GraphRunner, precision: str, image_size: int
+) -> Sequence[Row]:
+    # In int8, only the encoder differs from the float32 graphs.
+    only = precision == "int8"
+    tolerance = TOLERANCES[precision].grid
+    return compare_on_grid(reference, runner, image_size, tolerance, encoder_only=only)
+
+
+def _is_int8_accepted(
+    reference: GraphRunner, cases: Sequence[Case], image_size: int, folder: Path, first: int
+) -> bool:
+    """Print and return whether graphs in int8 from a block on are within tolerance."""
+    runner = OnnxRunner(folder, "int8")
+    try:
+        _compare_on_grid(reference, runner, "int8", image_size)
+        require_fidelity(measure(cases, runner), "int8", image_size)
+    except ExportError as error:
+        print(f"int8 from block {first} on is out of tolerance: {error}")
+        return False
+    print(f"int8 from block {first} on is within tolerance")
+    return True
 
 
 def _run(args: argparse.Namespace) -> None:

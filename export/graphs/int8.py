@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from cpcsam.errors import ExportError
 
-__all__ = ["quantize_encoder"]
+__all__ = ["first_blocks", "quantize_encoder"]
 
 LAYER: Final = re.compile(r"/blocks\.(\d+)/(attn/qkv|attn/proj|mlp/lin1|mlp/lin2)/MatMul$")
 AFTER_GELU: Final = "mlp/lin2"
@@ -34,26 +34,45 @@ SMALLEST: Final = 1e-9
 """Stands in for the largest value of a row of zeros."""
 
 
-def quantize_encoder(encoder: onnx.ModelProto) -> onnx.ModelProto:
-    """Quantise the linear layers in the second half of the encoder's blocks.
+def first_blocks(encoder: onnx.ModelProto) -> tuple[int, ...]:
+    """Return the blocks from which on an encoder can be quantised, the fastest form first.
 
-    The first half stays in float32, since its errors pass through all later blocks. The other
-    graphs are not quantised: an int8 decoder costs more mask quality and saves little time.
+    They are the first block, that after a quarter and that after half of the depth: an error passes
+    through all later blocks, so late ones cost the masks least.
+
+    Args:
+        encoder: float32 graph.
+
+    Raises:
+        ExportError: the graph has no block with a linear layer.
+    """
+    layers = [LAYER.search(node.name) for node in encoder.graph.node]
+    depth = 1 + max((int(layer[1]) for layer in layers if layer), default=-1)
+    if not depth:
+        raise _not_understood("no linear layer in a block")
+    return tuple(dict.fromkeys((0, (depth + 2) // 4, (depth + 1) // 2)))
+
+
+def quantize_encoder(encoder: onnx.ModelProto, first: int) -> onnx.ModelProto:
+    """Quantise the linear layers of the encoder's blocks from one on.
+
+    The other graphs are not quantised: an int8 decoder costs more mask quality and saves little
+    time.
 
     Args:
         encoder: float32 graph, traced from a model smoothed by SmoothQuant; left unchanged.
+        first: index of the first quantised block.
 
     Returns:
         The quantised graph.
 
     Raises:
-        ExportError: the graph has no such layer, or one without a bias.
+        ExportError: a layer has no bias.
     """
     quantized = onnx.ModelProto()
     quantized.CopyFrom(encoder)
     graph = quantized.graph
     layers = {node.name: LAYER.search(node.name) for node in graph.node}
-    first = (max((int(layer[1]) for layer in layers.values() if layer), default=0) + 2) // 2
     weights = {tensor.name: tensor for tensor in graph.initializer}
     biases = _biases(graph, weights)
     nodes: list[NodeProto] = []
@@ -71,8 +90,6 @@ def quantize_encoder(encoder: onnx.ModelProto) -> onnx.ModelProto:
         layer_nodes, constants = _quantized_layer(node, weight, bias)
         nodes += layer_nodes
         graph.initializer.extend(constants)
-    if not replaced:
-        raise _not_understood("no linear layer in a block")
     kept = [tensor for tensor in graph.initializer if tensor.name not in replaced]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)

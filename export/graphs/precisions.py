@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,7 +15,7 @@ from cpcsam.contract import IMAGE_ENCODER, graphs_of
 from cpcsam.model.fusion import FusedCpcSam
 from export.graphs.attention import FoldedAttention
 from export.graphs.fp16 import to_fp16
-from export.graphs.int8 import quantize_encoder
+from export.graphs.int8 import first_blocks, quantize_encoder
 from export.graphs.smooth_quant import smooth_encoder
 from export.graphs.traceable import TraceableCpcSam, make_traceable
 from export.graphs.tracing import label, onnx_from_torch, save
@@ -23,6 +23,7 @@ from export.real_images import Scene
 
 __all__ = ["trace_graphs", "write_graphs"]
 
+INT8_FROM: Final = "int8_from_block"
 NO_PROPERTIES: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -60,8 +61,11 @@ def write_graphs(
     precision: str,
     properties: Mapping[str, Any],
     scenes: Sequence[Scene],
+    accepts: Callable[[Path, int], bool],
 ) -> dict[str, Path]:
     """Write the graphs of a precision, and for a reduced one the float32 graphs it derives from.
+
+    In int8, as many of the encoder's last blocks are quantised as `accepts` permits.
 
     Args:
         model: the fused model.
@@ -69,6 +73,7 @@ def write_graphs(
         precision: `fp32`, `fp16` or `int8`.
         properties: metadata of every file.
         scenes: real images that calibrate SmoothQuant for int8.
+        accepts: whether int8 graphs in a folder, quantised from a block on, are within tolerance.
 
     Returns:
         Folder of each precision, float32 first.
@@ -88,17 +93,25 @@ def write_graphs(
     for file in folders["fp32"].iterdir():
         if not file.name.startswith(IMAGE_ENCODER.name):
             shutil.copyfile(file, folder / file.name)
-    _write_int8_encoder(model, folder, properties, scenes)
+    for first in _int8_encoders(model, folder, properties, scenes):
+        if accepts(folder, first):
+            break
     return folders
 
 
-def _write_int8_encoder(
+def _int8_encoders(
     model: FusedCpcSam, folder: Path, properties: Mapping[str, Any], scenes: Sequence[Scene]
-) -> None:
+) -> Iterator[int]:
+    """Write the encoder quantised from a block on, and after each yield in fewer blocks."""
     smooth, name = folder / "fp32/smooth", f"{IMAGE_ENCODER.name}.onnx"
     smooth.mkdir()
     smoothed = smooth_encoder(make_traceable(model), scenes)
     onnx_from_torch(smoothed, IMAGE_ENCODER, smooth / name, {})
-    quantized = quantize_encoder(onnx.load(smooth / name))
-    label(quantized, IMAGE_ENCODER, model.image_size, properties)
-    save(quantized, folder / name)
+    encoder = onnx.load(smooth / name)
+    for first in first_blocks(encoder):
+        quantized = quantize_encoder(encoder, first)
+        label(quantized, IMAGE_ENCODER, model.image_size, {**properties, INT8_FROM: first})
+        for file in folder.glob(f"{name}*"):
+            file.unlink()  # weights next to a graph would be appended to
+        save(quantized, folder / name)
+        yield first

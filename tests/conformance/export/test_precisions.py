@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +158,22 @@ def is_product(tensor: str, made_by: dict[str, onnx.NodeProto]) -> bool:
     return tensor in made_by and made_by[tensor].op_type == "MatMul"
 
 
-def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
+LAYERS = ("attn/qkv", "attn/proj", "mlp/lin1", "mlp/lin2")
+DEPTH = 7
+
+
+def quantized_layers(encoder: onnx.ModelProto) -> set[tuple[int, str]]:
+    """Block and name of every linear layer in int8."""
+    names = [node.name for node in encoder.graph.node if node.op_type == "MatMulInteger"]
+    found = (re.search(r"blocks\.(\d+)/(\w+/\w+)/MatMul/", name) for name in names)
+    return {(int(layer[1]), layer[2]) for layer in found if layer}
+
+
+def layers_from(first: int) -> set[tuple[int, str]]:
+    return {(block, layer) for block in range(first, DEPTH) for layer in LAYERS}
+
+
+def test_int8_quantizes_weights_of_the_encoder_alone(int8: Path) -> None:
     for spec in GRAPHS:
         graph = onnx.load(int8 / f"{spec.name}.onnx").graph
         integer = [node for node in graph.node if node.op_type == "MatMulInteger"]
@@ -170,12 +186,31 @@ def test_int8_quantizes_only_late_encoder_blocks(int8: Path) -> None:
             name = weight.name.replace("/weight", "/columns")
             [columns] = [tensor for tensor in graph.initializer if tensor.name == name]
             assert list(columns.dims) == [weight.dims[1]], "a scale for every output channel"
-    names = {node.name for node in onnx.load(int8 / "image_encoder.onnx").graph.node}
-    quantized = {name.partition("/MatMul/MatMulInteger")[0] for name in names if "Integer" in name}
-    layers = ("attn/qkv", "attn/proj", "mlp/lin1", "mlp/lin2")
-    blocks = [name for name in sorted(quantized) if name.endswith(layers[0])]
-    assert [int(name.split("blocks.")[1].split("/")[0]) for name in blocks] == [4, 5, 6]
-    assert len(quantized) == len(layers) * len(blocks)
+
+
+def test_int8_quantizes_as_many_blocks_as_are_within_tolerance(int8: Path) -> None:
+    encoder = onnx.load(int8 / "image_encoder.onnx")
+    [first] = [int(p.value) for p in encoder.metadata_props if p.key == precisions.INT8_FROM]
+    assert quantized_layers(encoder) == layers_from(first)
+
+
+def test_int8_out_of_tolerance_quantizes_fewer_blocks(merged: Path, tmp_path: Path) -> None:
+    seen = []
+
+    def accepts(folder: Path, first: int) -> bool:
+        assert quantized_layers(onnx.load(folder / "image_encoder.onnx")) == layers_from(first)
+        seen.append(first)
+        return False
+
+    def trace(model: FusedCpcSam, folder: Path, precision: str, properties: Any) -> None:
+        copy_graphs(merged.parent / "onnx", folder)
+
+    model, scenes = load_merged(merged), read_scenes(packaged_images()[:1], 256)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precisions, "trace_graphs", trace)
+        precisions.write_graphs(model, tmp_path, "int8", {}, scenes, accepts)
+    assert seen == [0, 2, 4]
+    assert (tmp_path / "image_encoder.onnx").is_file(), "the last is left for the gate to refuse"
 
 
 def test_int8_embedding_does_not_depend_on_its_company(int8: Path) -> None:
