@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["allocator_environment", "restart_with_allocator"]
+__all__ = ["LARGE", "allocator_environment", "restart_with_allocator"]
 
 VARIABLE: Final = "GLIBC_TUNABLES"
 LARGE: Final = 1 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from mmap import mmap
 
 import numpy as np
 import pytest
@@ -12,18 +13,18 @@ from hypothesis import strategies as st
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 from cpcsam.grpc_errors import DeadlineError
-from serving.gateway.inference.embedding_cache import EmbeddingCache, ImageKey
+from serving.gateway.inference.embedding_cache import ENTRY_BYTES, EmbeddingCache, ImageKey
 from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
 
 SIZES = np.array([[4, 4]], np.int32)
-UNIT = 1000 + 2 * SIZES.nbytes
+UNIT = 1000 + 2 * SIZES.nbytes + ENTRY_BYTES
 
 
 def encoded(units: int = 1) -> Encoded:
     """An embedding of UNIT bytes times units."""
-    count = units * UNIT - 2 * SIZES.nbytes
+    count = units * UNIT - 2 * SIZES.nbytes - ENTRY_BYTES
     return Encoded(b"key", np.zeros(count, np.uint8), SIZES, SIZES)
 
 
@@ -58,6 +59,8 @@ async def test_get_of_a_cached_key_hits_and_counts_lookups() -> None:
     both = await asyncio.gather(store.get(key("y")), store.get(key("y")))
     assert both[0] is both[1]
     assert store.made == [key("x"), key("y")]
+    assert isinstance(first.image_embeddings.base, mmap), "of its own pages"
+    assert np.array_equal(first.image_embeddings, encoded().image_embeddings)
     assert store.value("cpcsam_cache_lookups_total", outcome="hit") == 1
     assert store.value("cpcsam_cache_lookups_total", outcome="miss") == 2
     assert store.value("cpcsam_cache_lookups_total", outcome="joined") == 1
@@ -94,7 +97,7 @@ async def test_eviction_takes_from_the_tenant_with_the_most_bytes() -> None:
 @pytest.mark.parametrize("units", [0, 2])
 async def test_get_of_an_oversized_embedding_returns_without_caching(units: int) -> None:
     store = Store(units)
-    assert (await store.get(key("x"), units=3)).nbytes == 3 * UNIT
+    assert (await store.get(key("x"), units=3)).nbytes == 3 * UNIT - ENTRY_BYTES
     assert key("x") not in store.cache and not store.value("cpcsam_cache_bytes")
 
 
