@@ -15,14 +15,7 @@ from torch import Tensor, nn
 
 from cpcsam.model.point_calibration import PointCalibration, of_each_kind
 
-__all__ = [
-    "CLICK_GATE",
-    "SIDE_GATE",
-    "GatedPointCalibration",
-    "PointEstimate",
-    "gate",
-    "offset_grid",
-]
+__all__ = ["GatedPointCalibration", "PointEstimate", "gate", "offset_grid"]
 
 PLACES: Final = 9
 """Places a side of the grid that a click's distribution is over."""
@@ -31,10 +24,6 @@ REACH: Final = 2.0
 EPSILON: Final = 1e-5
 STAYING: Final = 2.0
 """Initial logit of staying, at which `gate` is closed: untrained, no point moves."""
-CLICK_GATE: Final = (1 / 6, 5 / 6)
-SIDE_GATE: Final = (1 / 3, 1 / 2)
-"""Probabilities of staying up to which a point moves all the way, and from which it stays. A
-needless move costs a box more than a click, which finds its entity from other places as well."""
 
 
 class PointEstimate(NamedTuple):
@@ -63,15 +52,12 @@ def offset_grid(like: Tensor) -> Tensor:
     return torch.stack([columns, rows], dim=-1)
 
 
-def gate(stays: Tensor, bounds: tuple[float, float]) -> Tensor:
-    """Return the share of a move that is made, linear between the bounds.
+def gate(stays: Tensor) -> Tensor:
+    """Return the share of a move that is made, from the logit of staying.
 
-    Args:
-        stays: logits of staying.
-        bounds: `CLICK_GATE` or `SIDE_GATE`.
+    All of it while staying has at most 1/3 probability, nothing from 1/2 on, linear between.
     """
-    moves, rests = bounds
-    share: Tensor = ((rests - stays.sigmoid()) / (rests - moves)).clamp(0, 1)
+    share: Tensor = (3 - 6 * stays.sigmoid()).clamp(0, 1)
     return share
 
 
@@ -117,11 +103,11 @@ class GatedPointCalibration(PointCalibration):
     def _click_move(self, features: Tensor, place: Tensor) -> Tensor:
         places, stays = self._click(features, place)
         mean = places.softmax(-1) @ offset_grid(places)
-        return features.shape[-1] * mean * gate(stays, CLICK_GATE)
+        return features.shape[-1] * mean * gate(stays)
 
     def _box_moves(
         self, features: Tensor, top_left: Tensor, bottom_right: Tensor
     ) -> tuple[Tensor, Tensor]:
         moves, stay = self._sides(features, top_left, bottom_right)
-        first, second = (moves * gate(stay, SIDE_GATE)).chunk(2, -1)
+        first, second = (moves * gate(stay)).chunk(2, -1)
         return first, second

@@ -15,14 +15,7 @@ from torch.nn import functional as F
 from cpcsam.contract import PATCH_SIZE, PointLabel
 from cpcsam.errors import ConfigError
 from cpcsam.model.capl import CaplConfig
-from cpcsam.model.gated_points import (
-    CLICK_GATE,
-    SIDE_GATE,
-    GatedPointCalibration,
-    PointEstimate,
-    gate,
-    offset_grid,
-)
+from cpcsam.model.gated_points import GatedPointCalibration, PointEstimate, gate, offset_grid
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
 from tests.support.model_factory import fill_with_noise
@@ -122,28 +115,12 @@ def test_the_loss_is_the_distance_of_what_is_moved() -> None:
 
 
 def test_a_point_that_is_surely_right_stays_and_one_that_is_surely_wrong_moves() -> None:
-    for bounds in (CLICK_GATE, SIDE_GATE):
-        assert gate(torch.tensor([-20.0, 20.0]), bounds).tolist() == [1, 0]
+    assert gate(torch.tensor([-20.0, 20.0])).tolist() == [1, 0]
 
 
-def test_where_right_is_as_likely_as_wrong_a_side_stays_and_a_click_moves_halfway() -> None:
-    assert gate(torch.zeros(1), SIDE_GATE).tolist() == [0]
-    assert gate(torch.zeros(1), CLICK_GATE).tolist() == pytest.approx([0.5])
-    between = torch.tensor([5 / 12]).logit()
-    assert gate(between, SIDE_GATE).tolist() == pytest.approx([0.5])
-
-
-def test_clicks_and_sides_have_each_their_gate() -> None:
-    """At a probability of 2/3 of staying, a click makes a quarter of its move and a side none."""
-    embeddings, coords, labels = every_kind()
-    points = GatedPointCalibration(128)
-    fill_with_noise(points, seed=3, scale=0.1)
-    with torch.no_grad():
-        for network, stays in ((points.click, 1), (points.box, 4)):
-            network[-1].weight[-stays:] = 0
-            network[-1].bias[-stays:] = torch.tensor(2 / 3).logit()
-    moved = (points(embeddings, coords, labels) != coords).any(-1)
-    assert moved[:, 0, 0].all() and not moved[:, 2:].any()
+def test_a_point_that_is_as_likely_right_as_wrong_stays() -> None:
+    probability = torch.tensor([1 / 3, 5 / 12, 1 / 2])
+    assert torch.allclose(gate(probability.logit()), torch.tensor([1, 0.5, 0]), atol=1e-5)
 
 
 def test_the_embeddings_mean_and_spread_do_not_matter_to_the_gated_form() -> None:
