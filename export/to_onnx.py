@@ -16,10 +16,10 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from cpcsam.artifacts.manifest import (
     MANIFEST_NAME,
@@ -42,7 +42,7 @@ from export.accuracy.comparison import (
     require_fidelity,
     write_accepted,
 )
-from export.accuracy.mask_fidelity import Case, find_cases, measure
+from export.accuracy.mask_fidelity import Case, Fidelity, find_cases, measure
 from export.accuracy.parity_grid import Row, compare_on_grid
 from export.accuracy.runners import GraphRunner, OnnxRunner, TorchRunner
 from export.graphs.precisions import write_graphs
@@ -54,6 +54,8 @@ __all__ = ["PRECISIONS", "export_graphs", "main"]
 
 PROG: Final = "python -m export.to_onnx"
 PRECISIONS: Final = tuple(TOLERANCES)
+_Compared: TypeAlias = "tuple[Sequence[Row], Fidelity]"
+"""Of an engine with torch: on random tensors, and its masks on real images."""
 
 
 def export_graphs(
@@ -99,15 +101,24 @@ def export_graphs(
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
         reference = TorchRunner(model)
         cases = find_cases(reference, scenes)
-        accepts = partial(_is_int8_accepted, reference, cases, model.image_size)
+        compare = partial(_compare, reference, cases, model.image_size)
+        compared: dict[str, _Compared] = {}
+
+        def accepts(folder: Path, first: int) -> bool:
+            runner = OnnxRunner(folder, precision)
+            found = _compare_int8(compare, runner, model.image_size, first)
+            compared.update({runner.name: found} if found else {})
+            return found is not None
+
         folders = write_graphs(model, staging, precision, full_config, scenes, accepts)
         runners = [(name, OnnxRunner(folder, name)) for name, folder in folders.items()]
         if provider != "cpu":
             runners.append((precision, OnnxRunner(staging, precision, provider=provider)))
-        grid: dict[str, Sequence[Row]] = {}
         for name, runner in runners:
-            grid[runner.name] = _compare_on_grid(reference, runner, name, model.image_size)
-        fidelity = [measure(cases, runner) for _, runner in runners]
+            if runner.name not in compared:
+                compared[runner.name] = compare(name, runner)
+        grid = {runner.name: compared[runner.name][0] for _, runner in runners}
+        fidelity = [compared[runner.name][1] for _, runner in runners]
         comparison = Comparison(precision, grid, fidelity)
         write_accepted(comparison, [name for name, _ in runners], model.image_size, staging, out)
         metrics.update(comparison.figures())
@@ -116,28 +127,35 @@ def export_graphs(
     return comparison
 
 
-def _compare_on_grid(
-    reference: GraphRunner, runner: GraphRunner, precision: str, image_size: int
-) -> Sequence[Row]:
+def _compare(
+    reference: GraphRunner,
+    cases: Sequence[Case],
+    image_size: int,
+    precision: str,
+    runner: GraphRunner,
+) -> _Compared:
     # In int8, only the encoder differs from the float32 graphs.
     only = precision == "int8"
     tolerance = TOLERANCES[precision].grid
-    return compare_on_grid(reference, runner, image_size, tolerance, encoder_only=only)
+    rows = compare_on_grid(reference, runner, image_size, tolerance, encoder_only=only)
+    return rows, measure(cases, runner)
 
 
-def _is_int8_accepted(
-    reference: GraphRunner, cases: Sequence[Case], image_size: int, folder: Path, first: int
-) -> bool:
-    """Print and return whether graphs in int8 from a block on are within tolerance."""
-    runner = OnnxRunner(folder, "int8")
+def _compare_int8(
+    compare: Callable[[str, GraphRunner], _Compared],
+    runner: GraphRunner,
+    image_size: int,
+    first: int,
+) -> _Compared | None:
+    """Compare int8 from a block on and print the verdict; None if it is out of tolerance."""
     try:
-        _compare_on_grid(reference, runner, "int8", image_size)
-        require_fidelity(measure(cases, runner), "int8", image_size)
+        compared = compare("int8", runner)
+        require_fidelity(compared[1], "int8", image_size)
     except ExportError as error:
         print(f"int8 from block {first} on is out of tolerance: {error}")
-        return False
+        return None
     print(f"int8 from block {first} on is within tolerance")
-    return True
+    return compared
 
 
 def _run(args: argparse.Namespace) -> None:
