@@ -43,7 +43,6 @@ FRESH_PERIODS: Final = 0.5
 """Periods for which a call of a request stands for a probe."""
 SHORT_PROBE_S: Final = 0.4
 """Time of a probe beyond which it is so much work that it is made rarely."""
-WARM_UP_PROBES: Final = 4
 LONG_PROBE_SHARE: Final = 0.1
 """Share of the time that long probes take."""
 RECOVERY_PERIOD_S: Final = 0.25
@@ -170,8 +169,7 @@ class Replica:
 
     @property
     def _period_s(self) -> float:
-        # The first ones warm up, and others wait behind requests.
-        shortest_s = min(self._probe_s) if len(self._probe_s) > WARM_UP_PROBES else 0.0
+        shortest_s = min(self._probe_s, default=0.0)  # others waited behind requests
         return shortest_s / LONG_PROBE_SHARE if shortest_s > SHORT_PROBE_S else PERIOD_S
 
     async def _check(self) -> None:
@@ -215,7 +213,7 @@ class Replica:
             passed = self.health.last_passed(steps)
             await asyncio.wait((call,), timeout=TICK_S)
             silence_s = silence_s + TICK_S if self.health.last_passed(steps) == passed else 0.0
-            if silence_s >= self.health.patience_s(busy=self.load > 0):
+            if silence_s >= self.health.patience_s(steps, busy=self.load > 0):
                 self._fail(f"no answer for {silence_s:g} s", None)
                 await asyncio.wait((call,), timeout=SILENT_PERIOD_S)
                 break

@@ -18,7 +18,7 @@ ROUNDS_AFTER_DEAD_STEP: Final = 5
 PATIENCE_S: Final = 3.0
 BUSY_PATIENCE_S: Final = 10.0
 SLOWNESS: Final = 3.0
-"""Silence that ends patience, in multiples of the slowest recent call."""
+"""Silence that ends patience, in multiples of the slowest recent call through the same steps."""
 DECAY: Final = 0.9
 """What a call leaves of the time of a slower one before it."""
 LOG = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class ReplicaHealth:
         self._success_gauge = metrics.replica_success.labels(address)
         self._up_gauge.set(0)
         self._passed: dict[str, float] = {}
-        self._slowest_s = 0.0
+        self._slowest_s: dict[str, float] = {}
         self._missing_rounds = 1
         self.up = False
         self.generation = 0
@@ -54,19 +54,23 @@ class ReplicaHealth:
         """Return the time at which inference had passed through all of the steps."""
         return min(self._passed.get(step, 0.0) for step in steps)
 
-    def patience_s(self, busy: bool) -> float:
-        """Return for how long a probe may go unanswered while no call succeeds either.
+    def patience_s(self, steps: Iterable[str], busy: bool) -> float:
+        """Return for how long a probe of steps may go unanswered while no call passes through them.
 
         Args:
+            steps: that the probe runs.
             busy: whether calls of requests run, behind which the probe may wait.
         """
-        return max(BUSY_PATIENCE_S if busy else PATIENCE_S, SLOWNESS * self._slowest_s)
+        slowest_s = max(self._slowest_s.get(step, 0.0) for step in steps)
+        return max(BUSY_PATIENCE_S if busy else PATIENCE_S, SLOWNESS * slowest_s)
 
     def passed(self, steps: Iterable[str], seconds: float) -> None:
         """Count a call that succeeded in so many seconds."""
         now = monotonic()
-        self._passed |= dict.fromkeys(steps, now)
-        self._slowest_s = max(seconds, DECAY * self._slowest_s)
+        for step in steps:
+            self._passed[step] = now
+            # By step: many short decodes must not make an encode forgotten that takes seconds.
+            self._slowest_s[step] = max(seconds, DECAY * self._slowest_s.get(step, 0.0))
         self._success_gauge.set_to_current_time()
 
     def probed(self) -> None:

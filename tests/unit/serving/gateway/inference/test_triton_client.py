@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +21,12 @@ from cpcsam.v1 import segmentation_pb2 as pb
 from export.triton_repository.config import RepositoryConfig, Target, model_configs
 from serving.gateway.auth.authenticator import EVERYBODY
 from serving.gateway.context import RequestContext
+from serving.gateway.inference import replica
 from serving.gateway.inference.addresses import TritonAddresses
 from serving.gateway.inference.probe import probed_entry_points
 from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 from serving.gateway.inference.replica import is_cancellable
+from serving.gateway.inference.replica_health import ReplicaHealth
 from serving.gateway.inference.replicas import choose, favourite, ranked
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_requests import infer_input
@@ -177,6 +181,37 @@ def test_probes_pass_through_every_step_of_a_repository(
         if config.platform == "ensemble"
     }
     assert probed_entry_points(steps) == expected
+
+
+async def test_no_probe_soon_follows_the_first_of_a_slow_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replica, "PERIOD_S", 0.02)
+    monkeypatch.setattr(replica, "SHORT_PROBE_S", 0.05)
+    monkeypatch.setattr(replica, "LONG_PROBE_SHARE", 1e-4)
+    peer, metrics = TritonPeer(), Metrics()
+
+    async def encode(request: Any, context: Any) -> None:
+        await asyncio.sleep(0.1)
+
+    async with triton_peers(peer) as listed:
+        peer.before = encode
+        triton = TritonClient(listed, Admission(Limits(), metrics), metrics, Executors())
+        async with triton.replicas.watched():
+            await triton.model_info(60)
+            await asyncio.sleep(0.5)
+        assert peer.probes == 1
+        await triton.close()
+
+
+async def test_fast_steps_leave_a_slow_one_its_patience() -> None:
+    health = ReplicaHealth("a:1", Metrics(), lambda: None)
+    assert health.patience_s({"encoder", "decoder"}, busy=True) == 10
+    health.passed({"encoder", "decoder"}, 8.0)
+    for _ in range(50):
+        health.passed({"decoder"}, 0.1)
+    assert health.patience_s({"encoder", "decoder"}, busy=True) == 24
+    assert health.patience_s({"decoder"}, busy=False) == 3
 
 
 async def test_crops_keep_to_replicas_of_their_towers_and_images_do_not() -> None:
