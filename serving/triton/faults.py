@@ -6,6 +6,7 @@ example, and does not start it again; every request fails from then on.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import threading
 import time
@@ -17,7 +18,7 @@ from typing import Final
 
 from cpcsam.errors import ServingError
 from serving.supervision.processes import processes, read_process
-from serving.triton.probe import answered_requests, infer_tiny_image
+from serving.triton.probe import Answered, answered_requests, infer_tiny_image
 
 __all__ = ["OUTDATED", "Fault", "steps_of", "wait_for_fault"]
 
@@ -107,9 +108,9 @@ def _model_of(pid: int) -> str:
 class _InferenceCheck:
     """Thread that checks every few seconds whether `segment` has answered, else by a tiny image.
 
-    So a server in use is left alone, and an idle one spends at most `MAX_SHARE` of its time on
-    this. A long queue is no failure: requests before the tiny image are answered, or it is itself,
-    though too late.
+    A server in use is left alone, so is one that may still be at work on a request, and an idle one
+    spends at most `MAX_SHARE` of its time on this. A long queue is no failure: requests before the
+    tiny image are answered, or it is itself, though too late.
 
     Attributes:
         failure: description of `MAX_FAILURES` failures in a row, if there were.
@@ -118,7 +119,9 @@ class _InferenceCheck:
     def __init__(self, address: str) -> None:
         self.failure: str | None = None
         self._address = address
-        self._answered = 0
+        self._answered = Answered(0, 0.0)
+        self._shortest_s = math.inf
+        self._was_silent = False
         self._stopped = threading.Event()
         threading.Thread(target=self._run, name="inference check", daemon=True).start()
 
@@ -139,10 +142,18 @@ class _InferenceCheck:
                     return
 
     def _check(self) -> float:
-        """Return the seconds that inference took."""
+        """Return the seconds that inference takes by itself, as far as they are known."""
         before, self._answered = self._answered, answered_requests(self._address, PATIENCE_S)
-        if self._answered > before:
+        requests = self._answered.requests - before.requests
+        if requests > 0:
+            seconds = (self._answered.total_s - before.total_s) / requests
+        elif not self._was_silent:
+            self._was_silent = True
             return 0.0
-        started = time.monotonic()
-        infer_tiny_image(self._address, PATIENCE_S)
-        return time.monotonic() - started
+        else:
+            started = time.monotonic()
+            infer_tiny_image(self._address, PATIENCE_S)
+            seconds = time.monotonic() - started
+        self._was_silent = False
+        self._shortest_s = min(self._shortest_s, seconds)  # others waited for each other
+        return self._shortest_s

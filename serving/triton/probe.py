@@ -9,14 +9,14 @@ import json
 import struct
 import zlib
 from http.client import OK, HTTPConnection, HTTPException
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from cpcsam.contract import POINT_COORDS, POINT_LABELS
 from cpcsam.entry_points import IMAGE_BYTES, MASK_SELECTION, SCORES, SEGMENT
 from cpcsam.errors import ServingError
 
-__all__ = ["answer_of", "answered_requests", "infer_tiny_image", "is_ready"]
+__all__ = ["Answered", "answer_of", "answered_requests", "infer_tiny_image", "is_ready"]
 
 SIDE: Final = 16
 QUICK_S: Final = 2.0
@@ -36,8 +36,20 @@ def is_ready(address: str) -> bool:
     return True
 
 
-def answered_requests(address: str, timeout_s: float) -> int:
-    """Return how many requests to `segment` this Triton has answered without an error.
+class Answered(NamedTuple):
+    """Requests to `segment` that a Triton has answered without an error.
+
+    Attributes:
+        requests: their number.
+        total_s: sum of their times, the wait for each other included.
+    """
+
+    requests: int
+    total_s: float
+
+
+def answered_requests(address: str, timeout_s: float) -> Answered:
+    """Return what this Triton has answered since it started.
 
     Args:
         address: HOST:PORT of its HTTP.
@@ -49,7 +61,8 @@ def answered_requests(address: str, timeout_s: float) -> int:
     """
     answer = answer_of(address, "GET", f"{MODEL}/stats", timeout_s=timeout_s)
     (model,) = json.loads(answer)["model_stats"]
-    return int(model["inference_stats"]["success"]["count"])
+    success = model["inference_stats"]["success"]
+    return Answered(int(success["count"]), int(success["ns"]) / 1e9)
 
 
 def infer_tiny_image(address: str, timeout_s: float) -> None:
