@@ -240,6 +240,6 @@ def test_gateway_when_stopped_finishes_running_requests() -> None:
 def test_status_command_without_a_server_prints_one_line(
     without_triton: Gateway, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli(["status", "--address", without_triton.address, "--timeout", "30"]) == 2
+    assert cli(["status", "--address", without_triton.address, "--timeout", "10"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("cpcsam status: inference server: got none") and error.count("\n") == 1

@@ -142,7 +142,7 @@ def test_status_command_sends_the_token(
 ) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
-    options = ["--address", secured.address, "--ca", str(tls.certificate), "--timeout", "60"]
+    options = ["--address", secured.address, "--ca", str(tls.certificate), "--timeout", "10"]
     assert cli(["status", *options, "--token-file", str(file)]) == 2
     assert "inference server: got none that is ready" in capsys.readouterr().err
     assert cli(["status", *options]) == 2
