@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from time import monotonic, sleep
+from typing import TypeAlias
 
 import pytest
 
@@ -53,13 +54,16 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
+Check: TypeAlias = "tuple[Counts, faults._InferenceCheck]"
+
+
 @pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Counts, object]]]:
+def check(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Check]]:
     monkeypatch.setattr(faults, "CHECK_PERIOD_S", 0.05)
     monkeypatch.setattr(faults, "RETRY_S", 0.01)
-    started: list[tuple[Counts, faults._InferenceCheck]] = []
+    started: list[Check] = []
 
-    def start(answers: list[tuple[int, int]], status: int = 200) -> tuple[Counts, object]:
+    def start(answers: list[tuple[int, int]], status: int = 200) -> Check:
         server = Counts(answers, status)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         started.append((server, faults._InferenceCheck(f"127.0.0.1:{server.server_port}")))
@@ -79,18 +83,14 @@ def until(condition: Callable[[], bool]) -> None:
         sleep(0.01)
 
 
-def test_a_first_request_that_takes_long_gets_no_company(
-    check: Callable[..., tuple[Counts, faults._InferenceCheck]],
-) -> None:
+def test_a_first_request_that_takes_long_gets_no_company(check: Callable[..., Check]) -> None:
     server, _ = check([(0, 0), (1, 8_000_000_000)])
     until(lambda: server.looks == 2)
     sleep(0.3)
     assert (server.looks, server.inferences) == (2, 0), "the next look is minutes later"
 
 
-def test_a_silent_server_is_asked_and_one_that_fails_is_faulty(
-    check: Callable[..., tuple[Counts, faults._InferenceCheck]],
-) -> None:
+def test_a_silent_server_is_asked_and_one_that_fails_is_faulty(check: Callable[..., Check]) -> None:
     well, _ = check([(0, 0)])
     ill, checking = check([(0, 0)], 500)
     until(lambda: well.inferences >= 2 and checking.failure is not None)
@@ -100,9 +100,7 @@ def test_a_silent_server_is_asked_and_one_that_fails_is_faulty(
     assert ill.inferences == 3 and well.looks >= 2 * well.inferences
 
 
-def test_a_server_in_use_is_left_alone(
-    check: Callable[..., tuple[Counts, faults._InferenceCheck]],
-) -> None:
+def test_a_server_in_use_is_left_alone(check: Callable[..., Check]) -> None:
     server, _ = check([(count, count * 1_000_000) for count in range(5)] + [(5, 5_000_000)] * 100)
     until(lambda: server.inferences > 0)
     assert server.looks >= 7
