@@ -24,6 +24,7 @@ from serving.gateway.auth.interceptor import OPEN_TO_ALL, authenticated_principa
 from serving.gateway.calls.connections import close_when_unread
 from serving.gateway.calls.open_calls import OpenCalls
 from serving.gateway.calls.received import MessageParser
+from serving.gateway.calls.turns import ReadingTurns
 from serving.gateway.error_details import abort_with
 from serving.gateway.metrics import Metrics
 
@@ -73,6 +74,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         self._patience = patience
         self._metrics = metrics
         self._parser = parser
+        self._turns = ReadingTurns()
 
     async def intercept_service(
         self,
@@ -166,7 +168,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
         """
         try:
             async with asyncio.timeout(limit_s):
-                content = await context.read()
+                content = await self._turns.read(context)
         except TimeoutError:
             raise DeadlineError.of(
                 "request",
