@@ -1,7 +1,8 @@
 """Headers of image files of any structure, read by processes with bounded time and memory.
 
 A file of a few bytes may state a stack of a billion pages, and a thread cannot be stopped. Started
-as a program, this module answers one file after another, until its input ends.
+as a program, this module answers one file after another, until its input ends or none has come for
+a while.
 """
 
 from __future__ import annotations
@@ -35,12 +36,19 @@ SECONDS: Final = 2.0
 MEMORY: Final = 256 << 20
 """Bytes for a header, besides the interpreter and a few copies of the file."""
 COPIES: Final = 4
+IDLE_S: Final = 30.0
+"""Most callers send files of other kinds."""
 
 
 class HeaderProcesses:
-    """Processes that read headers, one for each concurrent call; to be used by threads."""
+    """Processes that read headers, one for each concurrent call; to be used by threads.
 
-    def __init__(self) -> None:
+    Args:
+        idle_s: seconds without a file after which a process ends, and its memory with it.
+    """
+
+    def __init__(self, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
         self._idle: list[subprocess.Popen[bytes]] = []
         self._is_closed = False
 
@@ -54,7 +62,8 @@ class HeaderProcesses:
         try:
             answer = _ask(process, data, options or ReadOptions())
         except (BrokenPipeError, EOFError) as error:
-            _end(process)
+            if _end(process) == -signal.SIGALRM:  # of idleness, in this moment
+                return self.read(data, options)
             raise refusal(
                 f"a file whose structure takes more than {SECONDS:g} s or {MEMORY >> 20} MiB",
                 "a header that takes less",
@@ -70,8 +79,10 @@ class HeaderProcesses:
 
     def _take(self) -> subprocess.Popen[bytes]:
         with suppress(IndexError):
-            return self._idle.pop()
-        return _start()
+            while (process := self._idle.pop()).poll() is not None:
+                _end(process)
+            return process
+        return _start(self._idle_s)
 
     def close(self) -> None:
         """End the processes; those that are reading end with their file."""
@@ -80,9 +91,9 @@ class HeaderProcesses:
             _end(self._idle.pop())
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(idle_s: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "serving.gateway.inference.header_process"],
+        [sys.executable, "-m", "serving.gateway.inference.header_process", str(idle_s)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -91,10 +102,12 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """End a process, if it has not ended, and return its exit status."""
     process.kill()
-    with process:
+    with suppress(BrokenPipeError), process:  # what it was sent and did not read
         pass
+    return process.returncode
 
 
 def _ask(process: subprocess.Popen[bytes], data: bytes, options: ReadOptions) -> dict[str, Any]:
@@ -111,10 +124,12 @@ def _ask(process: subprocess.Popen[bytes], data: bytes, options: ReadOptions) ->
     return answer
 
 
-def _answer(files: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer the files of an input until it ends."""
+def _answer(files: IO[bytes], answers: IO[bytes], idle_s: float) -> None:
+    """Answer the files of an input until it ends; SIGALRM ends the process if none comes."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    signal.setitimer(signal.ITIMER_REAL, idle_s)
     while len(prefix := files.read(PREFIX.size)) == PREFIX.size:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         choice_size, size = PREFIX.unpack(prefix)
         choice = json.loads(files.read(choice_size))
         data = files.read(size)
@@ -125,6 +140,7 @@ def _answer(files: IO[bytes], answers: IO[bytes]) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
+        signal.setitimer(signal.ITIMER_REAL, idle_s)
 
 
 def _read(data: bytes, options: ReadOptions) -> dict[str, Any]:
@@ -141,4 +157,4 @@ def _used() -> int:
 
 
 if __name__ == "__main__":
-    _answer(sys.stdin.buffer, sys.stdout.buffer)
+    _answer(sys.stdin.buffer, sys.stdout.buffer, float(sys.argv[1]))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import signal
 import struct
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import closing
 from functools import partial
+from subprocess import Popen
 from threading import get_native_id
 from time import monotonic
 
@@ -21,6 +24,8 @@ from cpcsam.errors import ContractError
 from cpcsam.grpc_errors import LimitError
 from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import read_header
+from serving.gateway.inference import header_process
+from serving.gateway.inference.header_process import HeaderProcesses
 from serving.gateway.inference.image_headers import HeaderReader, is_plain
 from serving.gateway.limits import MAX_SIDE, Limits
 from serving.gateway.scheduling.executors import open_executors
@@ -116,6 +121,37 @@ async def test_read_equals_the_reader_that_decodes(reader: HeaderReader) -> None
             read_header(data, options),
             digest(data),
         )
+
+
+def test_idle_process_ends_and_the_next_file_is_read_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started, start = [], header_process._start
+
+    def noting(idle_s: float) -> Popen[bytes]:
+        started.append(start(idle_s))
+        return started[-1]
+
+    monkeypatch.setattr(header_process, "_start", noting)
+    processes = HeaderProcesses(idle_s=0.2)
+    with closing(processes):
+        for number in range(1, 4):
+            assert processes.read(PNG) == read_header(PNG)
+            assert len(started) == number
+            assert started[-1].wait(timeout=60) == -signal.SIGALRM
+
+
+def test_process_that_ends_of_idleness_as_a_file_comes_refuses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes = HeaderProcesses(idle_s=0.2)
+    with closing(processes):
+        processes.read(PNG)
+        (idle,) = processes._idle
+        idle.wait(timeout=60)
+        # As if it had ended between the look at it and the file.
+        monkeypatch.setattr(idle, "poll", lambda: None)
+        assert processes.read(PNG) == read_header(PNG)
 
 
 async def test_read_of_a_missing_page_or_too_many_bytes_or_pixels_is_refused(
