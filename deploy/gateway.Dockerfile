@@ -22,7 +22,7 @@ COPY serving/ serving/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/cpcsam \
     PYTHONDONTWRITEBYTECODE=1 \
-    GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576:glibc.malloc.hugetlb=1
+    GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=131072
 USER 1000:1000
 EXPOSE 50051 8080 9090 9091
 ENTRYPOINT ["python3", "-m", "serving.gateway"]
