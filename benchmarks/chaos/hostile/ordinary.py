@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Final
 
 from google.protobuf.message import Message
 
@@ -10,6 +11,9 @@ from benchmarks.chaos.hostile.images import SIDE, plain_image, sources
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = ["click_request", "half_mask", "one_of_each", "rle_number"]
+
+EXAMPLES: Final = 64
+"""As many as there may be: building the class takes as much memory as it ever does."""
 
 
 def click_request(rng: random.Random, image: bytes | None = None) -> pb.SegmentRequest:
@@ -24,7 +28,9 @@ def click_request(rng: random.Random, image: bytes | None = None) -> pb.SegmentR
 def one_of_each() -> list[tuple[str, bytes]]:
     """Ordinary requests of every kind, each as its method and message: what a warm-up sends."""
     rng = random.Random(0)
-    requests = [click_request(rng, data) for data in sources()]
+    requests = [click_request(rng, data) for data in sources() * 2]
+    for tiled in requests[len(sources()) :]:
+        tiled.tile_size = SIDE // 2  # so that the gateway decodes the image itself
     for name in pb.MaskFormat.keys():
         requests.append(click_request(rng))
         requests[-1].mask_format = pb.MaskFormat.Value(name)  # type: ignore[assignment]
@@ -33,9 +39,9 @@ def one_of_each() -> list[tuple[str, bytes]]:
     everything.everything.points_per_side = 2
     search.ClearField("prompts")
     search.classes.append("warm")
-    example = pb.Example(image_bytes=plain_image(), entities=[half_mask(SIDE)])
+    examples = [pb.Example(image_bytes=plain_image(), entities=[half_mask(SIDE)])] * EXAMPLES
     classes: list[tuple[str, Message]] = [
-        ("AddClass", pb.AddClassRequest(name="warm", examples=[example], tile_size=0)),
+        ("AddClass", pb.AddClassRequest(name="warm", examples=examples, tile_size=0)),
         ("Segment", search),
         ("RemoveClass", pb.RemoveClassRequest(name="warm")),
         ("Describe", pb.DescribeRequest()),
