@@ -23,13 +23,14 @@ from cpcsam.images.options import ReadOptions
 from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.metrics import Metrics
-from serving.supervision.allocator import LARGE
 
 __all__ = ["ENTRY_BYTES", "EmbeddingCache", "ImageKey"]
 
 
 ENTRY_BYTES: Final = 1536
 """Of an entry besides its arrays' contents: key, arrays and objects, as tracemalloc finds them."""
+LARGE: Final = 1 << 20
+"""Bytes of an array that has nearly all of its pages for itself."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class EmbeddingCache:
 
 
 def _in_own_pages(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array, or a copy of it, that shares its pages with nothing else.
+    """Return an array, or a copy of it, that shares few of its pages with anything else.
 
     Arrays below `LARGE` that are kept where all others are soon freed leave holes on the heap
     between them: a twelfth of their own size for embeddings of 256 KiB.
