@@ -31,6 +31,7 @@ import grpc.aio
 from cpcsam import tracing
 from cpcsam.client._base import RequestEncoder, closed_error, open_stub
 from cpcsam.client._channel import DEFAULT_ADDRESS, Endpoint
+from cpcsam.client._first_status import FirstStatus
 from cpcsam.client._methods import ClientMethods
 from cpcsam.client.requests import SegmentRequest
 
@@ -82,9 +83,12 @@ class AsyncConnection:
         span = tracing.call_span(method, self._endpoint.address, is_current=False)
         with self._closed_as_error(), span:
             call = self._start(method, messages(), timeout_s, span)
+            status = FirstStatus(call)
             try:
                 async for answer in call:
                     yield answer
+            except grpc.aio.AioRpcError as error:
+                raise status.instead_of(error) from None
             finally:
                 call.cancel()
         if errors:

@@ -22,6 +22,7 @@ from benchmarks.chaos.hostile.wire import (
     header_block,
     request_headers,
 )
+from cpcsam.client._first_status import FirstStatus
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 
@@ -133,6 +134,7 @@ async def _streamed(wire: Wire, messages: list[bytes], read: int | None) -> str:
         method = "/cpcsam.v1.Segmentation/SegmentStream"
         open_stream: Any = channel.stream_stream(method)
         call = open_stream(sent(), timeout=10, metadata=wire.metadata)
+        status = FirstStatus(call)
         codes: set[str] = set()
         try:
             async for answer in call:
@@ -141,7 +143,8 @@ async def _streamed(wire: Wire, messages: list[bytes], read: int | None) -> str:
                 read = None if read is None else read - 1
                 if read == 0:
                     call.cancel()
-        except grpc.aio.AioRpcError as error:
+        except grpc.aio.AioRpcError as reported:
+            error = status.instead_of(reported)
             wire.details.add(error.details() or "")
             codes.add(error.code().name)
         except asyncio.CancelledError:
