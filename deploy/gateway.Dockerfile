@@ -22,7 +22,7 @@ COPY serving/ serving/
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/opt/cpcsam \
     PYTHONDONTWRITEBYTECODE=1 \
-    GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=134217728
+    GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_threshold=1048576
 USER 1000:1000
 EXPOSE 50051 8080 9090 9091
 ENTRYPOINT ["python3", "-m", "serving.gateway"]

@@ -16,7 +16,7 @@ import uvicorn
 from cpcsam.errors import ConfigError, ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.common.exposure import is_loopback
-from serving.common.memory import returning_freed_memory, shorten_garbage_collection
+from serving.common.memory import reusing_freed_memory, shorten_garbage_collection
 from serving.common.metrics_server import serve_metrics
 from serving.http.app import create_app
 from serving.http.caller import Caller
@@ -49,7 +49,7 @@ async def run_until_stopped(config: HttpConfig, heartbeat: Heartbeat) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     beating = asyncio.create_task(heartbeat.beat_on())
     try:
-        async with returning_freed_memory():
+        async with reusing_freed_memory():
             await _run(config)
     finally:
         beating.cancel()

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Final
 
 from cpcsam.errors import ServingError
-from serving.supervision.allocator import KEEPING, allocator_environment
+from serving.supervision.allocator import allocator_environment
 from serving.supervision.exec_with_pdeathsig import ending_with_this_process
 from serving.supervision.heartbeat import wait_for_silence
 from serving.supervision.restarts import Backoff, RestartLog
@@ -122,7 +122,7 @@ class _ChildThread(threading.Thread):
         # and processes that a killed program leaves behind can be killed with their group.
         process = subprocess.Popen(
             ending_with_this_process(command),
-            env=allocator_environment(os.environ, KEEPING),
+            env=allocator_environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,

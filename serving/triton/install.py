@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from cpcsam.errors import CpcSamError, ServingError
-from serving.supervision.allocator import RETURNING, allocator_environment
+from serving.supervision.allocator import allocator_environment
 
 __all__ = ["TritonInstall", "find_triton"]
 
@@ -65,7 +65,7 @@ class TritonInstall:
         # The Python backend derives its home from the first python3 of PATH.
         executables = [str(Path(sys.executable).parent), base.get("PATH", os.defpath)]
         return {
-            **allocator_environment(base, RETURNING),
+            **allocator_environment(base),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
             "PATH": os.pathsep.join(executables),
         }

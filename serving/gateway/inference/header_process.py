@@ -25,7 +25,6 @@ from cpcsam.errors import ContractError
 from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import ImageHeader, is_too_large, read_header
 from cpcsam.images.source import refusal
-from serving.supervision.allocator import RETURNING, allocator_environment
 
 __all__ = ["HeaderProcesses"]
 
@@ -95,12 +94,7 @@ class HeaderProcesses:
 def _start(idle_s: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "serving.gateway.inference.header_process", str(idle_s)],
-        env={
-            **os.environ,
-            **allocator_environment({}, RETURNING),
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-        },
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         # What libraries print of a hostile file is nothing for the gateway's log.

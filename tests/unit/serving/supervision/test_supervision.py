@@ -10,7 +10,7 @@ from prometheus_client import generate_latest
 from cpcsam.errors import ServingError
 from serving.gateway.metrics import Metrics
 from serving.supervision import processes
-from serving.supervision.allocator import KEEPING, RETURNING, allocator_environment
+from serving.supervision.allocator import allocator_environment
 from serving.supervision.heartbeat import Heartbeat, wait_for_silence
 from serving.supervision.ports import reserved_ports
 from serving.supervision.processes import Process, read_process
@@ -102,10 +102,10 @@ def test_port_of_a_host_that_does_not_exist_is_refused() -> None:
 
 
 def test_container_of_the_gateway_has_the_settings_of_the_allocator() -> None:
-    (name, value), *others = allocator_environment({}, KEEPING).items()
+    (name, value), *others = allocator_environment({}).items()
     assert not others
     assert f"    {name}={value}\n" in (ROOT / "deploy/gateway.Dockerfile").read_text()
-    assert allocator_environment({name: "own", "A": "b"}, RETURNING) == {name: "own", "A": "b"}
+    assert allocator_environment({name: "own", "A": "b"}) == {name: "own", "A": "b"}
 
 
 def test_wait_for_silence_tells_a_halt_from_an_end() -> None:
