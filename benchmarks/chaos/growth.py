@@ -20,6 +20,7 @@ from cpcsam.contract import IMAGE_EMBEDDINGS
 from cpcsam.entry_points import DECODER
 from demo.commands import Service
 from export.triton_repository.config import EMBEDDING_STORE_BYTES
+from serving.common.memory import PERIOD_S
 from serving.triton.check_repository import open_repository
 
 __all__ = ["growth_of", "run", "stored_bytes"]
@@ -30,7 +31,8 @@ ASKED: Final = 2
 """Requests about each image: one that encodes it and one that knows it."""
 WARM_UP: Final = 5
 """Requests of the warm-up: the others divided by this."""
-PAUSE_S: Final = 2.0
+PAUSE_S: Final = PERIOD_S + 5
+"""After requests, until freed memory has been returned."""
 STALLED_S: Final = 60.0
 STEP_S: Final = 0.1
 

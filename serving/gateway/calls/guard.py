@@ -102,6 +102,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
                 return
             except grpc.aio.InternalError:
                 # The client has gone while a response was sent, which is no error of the gateway.
+                LOG.info("%s: its response could not be sent", method)
                 raise asyncio.CancelledError from None
             except grpc.aio.AbortError as error:
                 # gRPC keeps it until a garbage collection, and its frames hold the request.
