@@ -23,8 +23,7 @@ from serving.common.request_ids import ID_KEY, adopt_request_id
 from serving.gateway.auth.interceptor import OPEN_TO_ALL, authenticated_principal
 from serving.gateway.calls.connections import close_when_unread
 from serving.gateway.calls.open_calls import OpenCalls
-from serving.gateway.calls.received import MessageParser
-from serving.gateway.calls.turns import ReadingTurns
+from serving.gateway.calls.received import MessageParser, ReadingTurns
 from serving.gateway.error_details import abort_with
 from serving.gateway.metrics import Metrics
 
