@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-from typing import Final
 
 from google.protobuf.message import Message
 
 from benchmarks.chaos.hostile.images import SIDE, plain_image, sources
 from cpcsam.v1 import segmentation_pb2 as pb
+from serving.gateway.vocabulary.service import MAX_EXAMPLES
 
 __all__ = ["click_request", "half_mask", "one_of_each", "rle_number"]
-
-EXAMPLES: Final = 64
-"""As many as there may be: building the class takes as much memory as it ever does."""
 
 
 def click_request(rng: random.Random, image: bytes | None = None) -> pb.SegmentRequest:
@@ -39,7 +36,8 @@ def one_of_each() -> list[tuple[str, bytes]]:
     everything.everything.points_per_side = 2
     search.ClearField("prompts")
     search.classes.append("warm")
-    examples = [pb.Example(image_bytes=plain_image(), entities=[half_mask(SIDE)])] * EXAMPLES
+    example = pb.Example(image_bytes=plain_image(), entities=[half_mask(SIDE)])
+    examples = [example] * MAX_EXAMPLES  # building the class takes as much memory as it ever does
     classes: list[tuple[str, Message]] = [
         ("AddClass", pb.AddClassRequest(name="warm", examples=examples, tile_size=0)),
         ("Segment", search),
