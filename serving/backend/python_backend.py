@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from cpcsam.errors import ContractError, CpcSamError, ServingError
 from cpcsam.text import printable
 from serving.backend.step import Answer, Execute, NotStoredError, Request, Settings
-from serving.common.memory import reuse_freed_memory_until_exit
+from serving.common.memory import reuse_freed_memory
 
 __all__ = ["triton_model"]
 
@@ -29,7 +29,7 @@ def triton_model(open_step: Callable[[Settings], Execute]) -> type:
 
     class TritonPythonModel:
         def initialize(self, args: dict[str, str]) -> None:
-            reuse_freed_memory_until_exit()
+            reuse_freed_memory()
             config = json.loads(args["model_config"])
             settings = Settings(
                 name=args["model_name"],

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import gc
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
 from typing import Final
 
-__all__ = [
-    "reuse_freed_memory_until_exit",
-    "reusing_freed_memory",
-    "shorten_garbage_collection",
-]
+__all__ = ["reuse_freed_memory", "shorten_garbage_collection"]
 
 GC_THRESHOLDS: Final = (700, 10, 2)
 """Thresholds of the garbage collector: the last generation is collected five times as often as by
@@ -30,55 +22,28 @@ KEPT: Final = 128 << 20
 """Bytes at the end of the heap that are kept until the next return."""
 
 
-def reuse_freed_memory() -> Callable[[], object]:
-    """Let this process use freed memory again; returns what returns the rest to the system.
+def reuse_freed_memory(period_s: float = PERIOD_S) -> None:
+    """Let this process use freed memory again; a thread returns the rest to the system.
 
     Fresh memory costs a page fault for every 4 KiB, three quarters of the time in which a large
     message or image is copied, and Python halts all threads for it. A return takes about a
-    millisecond. With another C library than glibc, neither does anything.
-    """
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "malloc_trim"):
-        return lambda: None
-    libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
-    libc.mallopt(M_TRIM_THRESHOLD, KEPT)
-    return partial(libc.malloc_trim, 0)
-
-
-def reuse_freed_memory_until_exit(period_s: float = PERIOD_S) -> None:
-    """Let this process use freed memory again; a thread returns the rest to the system.
+    millisecond. With another C library than glibc, nothing is done.
 
     Args:
         period_s: seconds between two returns.
     """
-    release = reuse_freed_memory()
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim"):
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+    libc.mallopt(M_TRIM_THRESHOLD, KEPT)
 
     def return_memory() -> None:
         while True:
             time.sleep(period_s)
-            release()
+            libc.malloc_trim(0)
 
     threading.Thread(target=return_memory, name="memory", daemon=True).start()
-
-
-@asynccontextmanager
-async def reusing_freed_memory(period_s: float = PERIOD_S) -> AsyncIterator[None]:
-    """Let this process use freed memory again; the rest is returned while the block runs.
-
-    Args:
-        period_s: seconds between two returns.
-    """
-    task = asyncio.create_task(_return_memory(reuse_freed_memory(), period_s))
-    try:
-        yield
-    finally:
-        task.cancel()
-
-
-async def _return_memory(release: Callable[[], object], period_s: float) -> None:
-    while True:
-        await asyncio.sleep(period_s)
-        release()
 
 
 def shorten_garbage_collection() -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from cpcsam.errors import ServingError
-from serving.common.memory import shorten_garbage_collection
+from serving.common.memory import reuse_freed_memory, shorten_garbage_collection
 from serving.gateway.config import GatewayConfig
 from serving.gateway.server import Gateway, start_gateway
 
@@ -42,6 +42,7 @@ async def run_until_stopped(
     try:
         async with start_gateway(config) as gateway:
             shorten_garbage_collection()
+            reuse_freed_memory()
             print(f"gateway  {gateway.address}  (Triton {config.triton})")
             print(f"metrics  {gateway.metrics_url}", flush=True)
             ends.append(asyncio.create_task(_fail_at_end_of(gateway)))

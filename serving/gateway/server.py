@@ -17,7 +17,6 @@ from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.common.exposure import is_loopback
 from serving.common.logs import guard_grpc_logger
-from serving.common.memory import reusing_freed_memory
 from serving.common.metrics_server import serve_metrics
 from serving.gateway.auth.authenticator import Authenticator
 from serving.gateway.auth.interceptor import AuthenticationInterceptor
@@ -96,7 +95,6 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
             serve_metrics(metrics.registry, config.metrics_host, config.metrics_port)
         )
         await stack.enter_async_context(watch_loop(metrics, Heartbeat(config.heartbeat)))
-        await stack.enter_async_context(reusing_freed_memory())
         admission = Admission(config.limits, metrics)
         executors = stack.enter_context(open_executors())
         triton = TritonClient(config.triton, admission, metrics, executors)

@@ -16,7 +16,7 @@ import uvicorn
 from cpcsam.errors import ConfigError, ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.common.exposure import is_loopback
-from serving.common.memory import reusing_freed_memory, shorten_garbage_collection
+from serving.common.memory import reuse_freed_memory, shorten_garbage_collection
 from serving.common.metrics_server import serve_metrics
 from serving.http.app import create_app
 from serving.http.caller import Caller
@@ -49,8 +49,7 @@ async def run_until_stopped(config: HttpConfig, heartbeat: Heartbeat) -> None:
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     beating = asyncio.create_task(heartbeat.beat_on())
     try:
-        async with reusing_freed_memory():
-            await _run(config)
+        await _run(config)
     finally:
         beating.cancel()
 
@@ -66,6 +65,7 @@ async def _run(config: HttpConfig) -> None:
 
         def announce() -> None:
             shorten_garbage_collection()
+            reuse_freed_memory()
             print(f"http     {scheme}://{config.host}:{port}/  (gateway {config.gateway})")
             print(f"metrics  http://{config.metrics_host}:{metrics_port}/metrics", flush=True)
 
