@@ -86,6 +86,11 @@ class Limits:
         return 4 * self.max_in_flight + 64
 
     @property
+    def max_calls_each(self) -> int:
+        """Open calls of a caller; it meets the bound of requests in flight first."""
+        return 2 * self.max_in_flight
+
+    @property
     def max_held_bytes(self) -> int:
         """Bytes of the requests in flight that are larger than a MiB; further ones are refused."""
         return 8 * self.max_message_bytes

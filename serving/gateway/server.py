@@ -58,6 +58,8 @@ CONNECTION_OPTIONS: Final = (
     ("grpc.keepalive_timeout_ms", 20_000),
 )
 MAX_CONNECTIONS: Final = 4096
+SPARE_STREAMS: Final = 32
+"""Of a connection, for calls that are refused because there are too many, and for health."""
 LOG = logging.getLogger(__name__)
 
 
@@ -134,6 +136,8 @@ def _server(config: GatewayConfig, *interceptors: grpc.aio.ServerInterceptor) ->
             *CONNECTION_OPTIONS,
             *(() if age_s is None else (("grpc.max_connection_age_ms", round(age_s * 1e3)),)),
             ("grpc.max_allowed_incoming_connections", _max_connections()),
+            # Calls wait in order until they are taken, even those that were reset at once.
+            ("grpc.max_concurrent_streams", config.limits.max_calls_each + SPARE_STREAMS),
             ("grpc.max_receive_message_length", config.limits.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # bounded by the limits of a request
             ("grpc.so_reuseport", 0),  # else a second gateway would share the port unnoticed

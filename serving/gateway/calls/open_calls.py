@@ -42,11 +42,8 @@ class Quota:
 
 
 def quotas_of(limits: Limits) -> dict[str, Quota]:
-    """Return the quota of each kind of calls.
-
-    A tenant may hold twice the requests that may be in flight, so that it meets that bound first.
-    """
-    each = 2 * limits.max_in_flight
+    """Return the quota of each kind of calls."""
+    each = limits.max_calls_each
     return {
         API: Quota(limits.max_calls, each, 2 * each),
         "watch": Quota(1024, 64, 256),

@@ -17,8 +17,9 @@ __all__ = ["CallQueue", "Outlook"]
 
 SMOOTHING: Final = 0.1
 """Weight of the newest call in the moving average of call times."""
-TRITON_SHARE: Final = 0.4
-"""Fraction of the queue's time limit in which Triton should answer a call."""
+TRITON_SHARE: Final = 0.1
+"""Fraction of the queue's time limit in which Triton should answer a call: what waits there waits
+in order, whoever sent it."""
 LEAST_CALLS: Final = 2
 """So that one call can be prepared while another runs."""
 STILL_S: Final = 1.0

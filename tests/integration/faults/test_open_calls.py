@@ -136,6 +136,14 @@ def test_calls_without_messages_of_one_connection_leave_others_alone() -> None:
         assert_admitted(gateway.address, None)
 
 
+def test_calls_that_are_reset_at_once_are_refused_before_they_queue(shared: Gateway) -> None:
+    with RawConnection(shared.address) as greedy:
+        greedy.reset_at_once(10 * CALLS, f"{API}Segment", authorization=b"Bearer greedy")
+        # Those that are taken meanwhile make room, so that the number differs.
+        assert greedy.are_refused_within(5 * CALLS, 10)
+        assert_admitted(shared.address, "modest")
+
+
 @pytest.mark.parametrize("method", [f"{API}Segment", f"{API}SegmentStream", CHECK, REFLECTION])
 def test_call_without_a_message_is_ended_in_time(impatient: Gateway, method: str) -> None:
     with grpc.insecure_channel(impatient.address) as channel:

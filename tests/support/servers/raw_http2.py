@@ -6,9 +6,10 @@ import socket
 import struct
 import time
 
-DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 END_HEADERS, END_STREAM, ACK = 4, 1, 1
 INITIAL_WINDOW_SIZE = 4
+CANCEL, ENHANCE_YOUR_CALM = 8, 11
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -39,6 +40,27 @@ class RawConnection:
 
     def call(self, method: str, message: bytes | None = None, **metadata: bytes) -> None:
         """Open a call; without a message nothing follows its headers."""
+        data = self._headers(method, metadata)
+        if message is not None:
+            message = struct.pack(">BI", 0, len(message)) + message
+            data += frame(DATA, END_STREAM, self._stream, message)
+        self.socket.sendall(data)
+
+    def reset_at_once(self, count: int, method: str, **metadata: bytes) -> None:
+        """Open calls and reset each of them before the next, all in one piece."""
+        self.socket.sendall(
+            b"".join(
+                self._headers(method, metadata)
+                + frame(RST_STREAM, 0, self._stream, struct.pack(">I", CANCEL))
+                for _ in range(count)
+            )
+        )
+
+    @property
+    def _stream(self) -> int:
+        return 2 * self.streams - 1
+
+    def _headers(self, method: str, metadata: dict[str, bytes]) -> bytes:
         self.streams += 1
         fields = {
             b":method": b"POST",
@@ -49,12 +71,21 @@ class RawConnection:
             b"content-type": b"application/grpc",
             **{name.encode(): value for name, value in metadata.items()},
         }
-        stream = 2 * self.streams - 1
         block = b"".join(field(name, value) for name, value in fields.items())
-        data = frame(HEADERS, END_HEADERS, stream, block)
-        if message is not None:
-            data += frame(DATA, END_STREAM, stream, struct.pack(">BI", 0, len(message)) + message)
-        self.socket.sendall(data)
+        return frame(HEADERS, END_HEADERS, self._stream, block)
+
+    def are_refused_within(self, streams: int, seconds: float) -> bool:
+        """Read until the server has refused so many streams by itself."""
+        self.socket.settimeout(seconds)
+        refusal, answers = struct.pack(">I", ENHANCE_YOUR_CALM), self.socket.makefile("rb")
+        try:
+            while streams:
+                head = answers.read(9)
+                payload = answers.read(int.from_bytes(head[:3]))
+                streams -= (head[3], payload) == (RST_STREAM, refusal)
+        except TimeoutError:
+            return False
+        return True
 
     def has_read_all_within(self, seconds: float) -> bool:
         """Ping the server, which reads in order; True once it answers or ends the connection."""

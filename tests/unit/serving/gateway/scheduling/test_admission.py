@@ -146,8 +146,8 @@ async def test_acquire_of_a_further_turn_ignores_the_queue_limit() -> None:
 
 
 async def test_acquire_with_a_slow_triton_limits_concurrent_calls() -> None:
-    """Each call takes 0.1 s of it, however many there are: two fit into 0.4 of 0.5 s."""
-    admission = Admission(Limits(max_concurrent=8, max_queue_s=0.5), Metrics())
+    """Each call takes 0.1 s of it, however many there are: two fit into a tenth of 2 s."""
+    admission = Admission(Limits(max_concurrent=8, max_queue_s=2), Metrics())
     triton, at_once = asyncio.Lock(), 0
     most: list[int] = []
 
