@@ -56,12 +56,13 @@ class FairExecutor:
     Args:
         name: of its threads, and of the spans of traces.
         threads: how many there are.
+        each: most that one client occupies; None is all.
     """
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, each: int | None = None) -> None:
         self._name = name
         self._pool = ThreadPoolExecutor(threads, name)
-        self._turns = FairSemaphore(threads)
+        self._turns = FairSemaphore(threads, each=each)
 
     async def run(
         self, client: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -114,7 +115,8 @@ class Executors:
 
     Attributes:
         headers: headers and digests of plain image files.
-        documents: headers of all other image files, each of which a process reads.
+        documents: headers of all other image files, each of which a process reads; one client's
+            can take seconds, and leave another's a thread.
         pixels: decoding of images and masks, and resizing.
         large: the same for large images, one at a time.
         search: similarity maps, proposals and merging.
@@ -125,7 +127,7 @@ class Executors:
 
     headers: FairExecutor = field(default_factory=lambda: FairExecutor("headers", FEW))
     messages: FairExecutor = field(default_factory=lambda: FairExecutor("messages", FEW))
-    documents: FairExecutor = field(default_factory=lambda: FairExecutor("documents", FEW))
+    documents: FairExecutor = field(default_factory=lambda: FairExecutor("documents", FEW, 1))
     pixels: FairExecutor = field(default_factory=lambda: FairExecutor("pixels", FEW))
     large: FairExecutor = field(default_factory=lambda: FairExecutor("large", 1))
     search: FairExecutor = field(default_factory=lambda: FairExecutor("search", MANY))

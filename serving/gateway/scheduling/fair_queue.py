@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from bisect import insort
 from collections import Counter
 from itertools import count
@@ -32,14 +33,16 @@ class FairSemaphore:
     Args:
         permits: how many there are.
         groups: in which they are granted; None grants each at once.
+        each: most that one client holds; None is all.
 
     Attributes:
         permits: how many there are now.
     """
 
-    def __init__(self, permits: int, groups: int | None = GROUPS) -> None:
+    def __init__(self, permits: int, groups: int | None = GROUPS, each: int | None = None) -> None:
         self.permits = self._free = permits
         self._groups = groups
+        self._each = math.inf if each is None else each
         self._held: Counter[str] = Counter()
         self._arrivals = count()
         self._waiters: dict[str, list[Waiter]] = {}
@@ -109,6 +112,8 @@ class FairSemaphore:
             return
         while self._free > 0 and self._waiters:
             client = min(self._waiters, key=self._priority)
+            if self._held[client] >= self._each:
+                return
             first = self._waiters[client][0]
             turn = first[-1]
             # A cancelled request has not yet run to leave the queue by itself.

@@ -138,6 +138,7 @@ def test_idle_process_ends_and_the_next_file_is_read_by_another(
         for number in range(1, 4):
             assert processes.read(PNG) == read_header(PNG)
             assert len(started) == number
+            assert os.getpriority(os.PRIO_PROCESS, started[-1].pid) > 0
             assert started[-1].wait(timeout=60) == -signal.SIGALRM
 
 

@@ -126,6 +126,21 @@ async def test_release_prefers_second_turns_but_not_further_ones() -> None:
     assert order == ["second", "new", "third"]
 
 
+async def test_a_client_that_holds_all_it_may_leaves_the_rest_to_others() -> None:
+    semaphore = FairSemaphore(2, each=1)
+    greedy = [asyncio.create_task(semaphore.acquire("greedy")) for _ in range(2)]
+    await settle()
+    assert [task.done() for task in greedy] == [True, False]
+    await asyncio.wait_for(semaphore.acquire("modest"), 1)
+    semaphore.release("modest")
+    await settle()
+    assert not greedy[1].done()
+    semaphore.release("greedy")
+    await asyncio.wait_for(greedy[1], 1)
+    semaphore.release("greedy")
+    assert not semaphore.held and not semaphore.waiting
+
+
 async def test_resize_keeps_held_permits_and_grants_new_ones() -> None:
     semaphore = FairSemaphore(2)
     await semaphore.acquire("a")
