@@ -55,8 +55,6 @@ class BilevelConfig:
         capl_every: steps of θ in a round; φ is updated at the first step of each.
         unroll_steps: SGD steps of θ that φ's gradient runs through; 0 is first order.
         unroll_lr: learning rate of those steps.
-        point_updates: updates of point calibration per step, each on another part of the practice
-            prompts.
         losses: weights of the objectives.
     """
 
@@ -65,14 +63,12 @@ class BilevelConfig:
     capl_every: int = 1
     unroll_steps: Literal[0, 1, 5] = 0
     unroll_lr: float = 1e-2
-    point_updates: int = 2
     losses: LossConfig = field(default_factory=LossConfig)
 
     def __post_init__(self) -> None:
         """Refuse a φ that is never updated and an unrolling of length 0."""
         require_range("bilevel.capl_every", self.capl_every, 1)
         require_range("bilevel.unroll_lr", self.unroll_lr, 0, above=True)
-        require_range("bilevel.point_updates", self.point_updates, 1)
 
 
 @contextmanager
@@ -106,11 +102,9 @@ def capl_objective(predictions: Predictions, batch: PromptBatch, losses: LossCon
     )
 
 
-def point_objective(
-    forward: Forward, image_embeddings: Tensor, batch: PromptBatch, part: slice = slice(None)
-) -> PointTerms:
-    """Compute how far a part of the practice points, calibrated, is from the accurate ones."""
-    return forward.practise(image_embeddings, *(column[:, part] for column in batch.practice()))
+def point_objective(forward: Forward, image_embeddings: Tensor, batch: PromptBatch) -> PointTerms:
+    """Compute how far calibrated practice points are from the accurate ones."""
+    return forward.practise(image_embeddings, *batch.practice())
 
 
 def unroll(
@@ -212,16 +206,11 @@ def bilevel_step(
     def update_points() -> None:
         # Without θ there was no forward pass to take embeddings from.
         encoded = embeddings or [forward.embed(batch) for batch in training]
-        _, prompts, *_ = training[0].practice()[0].shape
-        parts = min(config.point_updates, prompts)
-        for first in range(parts):
-
-            def objective(
-                pair: tuple[Tensor, PromptBatch], part: slice = slice(first, None, parts)
-            ) -> PointTerms:
-                return point_objective(forward, *pair, part)
-
-            terms = points.descend(objective, list(zip(encoded, training, strict=True)), "points")
+        terms = points.descend(
+            lambda pair: point_objective(forward, *pair),
+            list(zip(encoded, training, strict=True)),
+            "points",
+        )
         metrics.update({f"points_{name}": value for name, value in terms.items()})
 
     due = bool(phi.parameters) and step % config.capl_every == 0

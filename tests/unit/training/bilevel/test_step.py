@@ -13,8 +13,6 @@ from cpcsam.model.lora import LoraConfig
 from tests.support.paths import ROOT
 from tests.support.training_factory import MINIATURE, tiny_halves, tiny_state
 from training.bilevel.config import ModelConfig, OptimizerConfig
-from training.bilevel.forward import Forward
-from training.bilevel.point_losses import PointTerms
 from training.bilevel.step import (
     BilevelConfig,
     capl_objective,
@@ -131,32 +129,7 @@ def test_bilevel_step_with_capl_every_updates_phi_once_per_round() -> None:
     assert moved == [True, False, False, True]
 
 
-def test_each_update_of_points_learns_from_other_practice_prompts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    practise, halves, seen = Forward.practise, tiny_halves(), []
-
-    def noting(forward: Forward, embeddings: Tensor, *columns: Tensor) -> PointTerms:
-        seen.append(columns[0])
-        return practise(forward, embeddings, *columns)
-
-    monkeypatch.setattr(Forward, "practise", noting)
-    tiny_state().train_step(halves, BilevelConfig(point_updates=2))
-    coords, *_ = halves.training.practice()
-    assert len(seen) == 2
-    assert torch.equal(seen[0], coords[:, ::2]) and torch.equal(seen[1], coords[:, 1::2])
-
-
-def test_more_updates_of_points_than_practice_prompts_use_each_once() -> None:
-    state = tiny_state()
-    before = snapshot(state)
-    state.train_step(tiny_halves(), BilevelConfig(point_updates=1000))
-    assert changed(state, before) & set(state.points.parameters)
-
-
 def test_capl_never_updated_is_refused() -> None:
-    with pytest.raises(ConfigError, match="point_updates"):
-        BilevelConfig(point_updates=0)
     with pytest.raises(ConfigError, match="capl_every"):
         BilevelConfig(capl_every=0)
 
