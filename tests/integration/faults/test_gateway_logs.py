@@ -12,9 +12,10 @@ from time import monotonic, sleep
 
 import pytest
 
+from benchmarks.chaos.hostile.wire import frame
 from serving.common.logs import GRPC_LOGGER, LineFormatter, guard_grpc_logger
 from tests.support.paths import ROOT
-from tests.support.servers.raw_http2 import GOAWAY, RawConnection, frame
+from tests.support.servers.raw_http2 import GOAWAY, RawConnection
 
 ESCAPE = "\x1b[31m"
 GATEWAY = [sys.executable, "-m", "serving.gateway", "--port", "0", "--metrics-port", "0"]

@@ -6,20 +6,12 @@ import socket
 import struct
 import time
 
+from benchmarks.chaos.hostile.wire import frame, grpc_message, header_block
+
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
 END_HEADERS, END_STREAM, ACK = 4, 1, 1
 INITIAL_WINDOW_SIZE = 4
 CANCEL, ENHANCE_YOUR_CALM = 8, 11
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def field(name: bytes, value: bytes) -> bytes:
-    """A header field, literal and without indexing (RFC 7541, 6.2.2)."""
-    assert len(name) < 127 and len(value) < 127
-    return bytes((0, len(name))) + name + bytes((len(value),)) + value
 
 
 class RawConnection:
@@ -42,8 +34,7 @@ class RawConnection:
         """Open a call; without a message nothing follows its headers."""
         data = self._headers(method, metadata)
         if message is not None:
-            message = struct.pack(">BI", 0, len(message)) + message
-            data += frame(DATA, END_STREAM, self._stream, message)
+            data += frame(DATA, END_STREAM, self._stream, grpc_message(message))
         self.socket.sendall(data)
 
     def reset_at_once(self, count: int, method: str, **metadata: bytes) -> None:
@@ -71,8 +62,7 @@ class RawConnection:
             b"content-type": b"application/grpc",
             **{name.encode(): value for name, value in metadata.items()},
         }
-        block = b"".join(field(name, value) for name, value in fields.items())
-        return frame(HEADERS, END_HEADERS, self._stream, block)
+        return frame(HEADERS, END_HEADERS, self._stream, header_block(fields.items()))
 
     def are_refused_within(self, streams: int, seconds: float) -> bool:
         """Read until the server has refused so many streams by itself."""
