@@ -1,9 +1,10 @@
-"""HTTP endpoint of the metrics: an asyncio server that holds no thread and few connections."""
+"""HTTP endpoint of the metrics: an asyncio server that holds one thread and few connections."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
 from typing import Final
@@ -21,7 +22,9 @@ MAX_CONNECTIONS: Final = 32
 REQUEST_S: Final = 10.0
 """Seconds for a request to come and its answer to be read."""
 MAX_READ: Final = 16 * 1024
-PART_OF_LOOP: Final = 0.25
+MAX_LINES: Final = 128
+"""Lines of a request; thousands of short ones would halt the event loop while they are parsed."""
+PART_OF_TIME: Final = 0.25
 
 
 @asynccontextmanager
@@ -65,8 +68,10 @@ class _MetricsPage:
         self._registry = registry
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._turn = asyncio.Lock()
+        self._thread = ThreadPoolExecutor(1, "metrics")
 
     def close(self) -> None:
+        self._thread.shutdown(wait=False)
         for task, writer in self._open.items():
             task.cancel()
             writer.transport.abort()
@@ -95,6 +100,7 @@ class _MetricsPage:
     ) -> None:
         """Read one request and answer it."""
         request: h11.Request | None = None
+        lines = 0
         try:
             while type(event := connection.next_event()) is not h11.EndOfMessage:
                 if isinstance(event, h11.ConnectionClosed):
@@ -102,7 +108,11 @@ class _MetricsPage:
                 if isinstance(event, h11.Request):
                     request = event
                 if event is h11.NEED_DATA:
-                    connection.receive_data(await reader.read(MAX_READ))
+                    data = await reader.read(MAX_READ)
+                    lines += data.count(b"\n")
+                    if lines > MAX_LINES:
+                        raise h11.RemoteProtocolError("too many lines", 431)
+                    connection.receive_data(data)
         except h11.RemoteProtocolError as error:
             if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
                 await _send(connection, writer, error.error_status_hint, b"", "text/plain")
@@ -119,15 +129,18 @@ class _MetricsPage:
             connection.start_next_cycle()
 
     async def _page(self, accept: str) -> tuple[bytes, str]:
-        """Return the page and its type; pages take a part of the event loop's time at most."""
+        """Return the page and its type; a thread writes one at a time, a part of the time.
+
+        A page takes tens of milliseconds, which would halt the event loop.
+        """
         await self._turn.acquire()
-        started = perf_counter()
+        loop, started = asyncio.get_running_loop(), perf_counter()
         try:
             encode, content_type = choose_encoder(accept)
-            return encode(self._registry), content_type
+            return await loop.run_in_executor(self._thread, encode, self._registry), content_type
         finally:
-            pause_s = (perf_counter() - started) * (1 / PART_OF_LOOP - 1)
-            asyncio.get_running_loop().call_later(pause_s, self._turn.release)
+            pause_s = (perf_counter() - started) * (1 / PART_OF_TIME - 1)
+            loop.call_later(pause_s, self._turn.release)
 
 
 async def _send(

@@ -1,13 +1,19 @@
-"""Connections that cannot be kept open for nothing: bounded in number and in patience."""
+"""Connections bounded in number, in patience and in the lines of a request's headers."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import Any, Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["connection_class"]
+
+MAX_LINES: Final = 256
+"""Lines of a request's headers; thousands would halt the event loop while they are parsed."""
+END_OF_HEADERS: Final = re.compile(rb"\n\r?\n")
 
 
 def connection_class(max_connections: int, patience_s: float) -> type[asyncio.Protocol]:
@@ -36,6 +42,15 @@ def connection_class(max_connections: int, patience_s: float) -> type[asyncio.Pr
             if self._look is not None:
                 self._look.cancel()
             super().connection_lost(exc)
+
+        def handle_events(self) -> None:
+            if self.conn.their_state is h11.IDLE:
+                received, _ = self.conn.trailing_data
+                headers = END_OF_HEADERS.split(received, 1)[0]
+                if headers.count(b"\n") >= MAX_LINES:
+                    self.send_400_response(f"The headers have more than {MAX_LINES} lines.")
+                    return
+            super().handle_events()
 
         def _end_if_idle(self) -> None:
             """End the connection if it is as it was, and nothing is being computed for it."""

@@ -149,6 +149,18 @@ def test_large_body_is_refused_and_its_sender_reads_why(http: httpx.Client) -> N
     assert (problem["status"], problem["code"]) == (413, "RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
+def test_thousands_of_headers_are_refused_unread(front: Front, before: bytes) -> None:
+    address = ("127.0.0.1", int(front.url.rpartition(":")[2]))
+    lines = b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"a: b\r\n" * 3000 + b"\r\n"
+    with socket.create_connection(address) as connection:
+        connection.settimeout(60)
+        connection.sendall(before + lines)
+        answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert b"400 Bad Request" in answers and b"more than 256 lines" in answers
+    assert answers.count(b"HTTP/1.1 200") == len(before[:1])
+
+
 def test_slow_bodies_headers_and_readers_are_ended(http_gateway: Gateway, tmp_path: Path) -> None:
     options = ("--upload-seconds", "0.5", "--unread-seconds", "0.5")
     with running_front(http_gateway.address, tmp_path / "log", *options) as front:
