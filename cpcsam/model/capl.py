@@ -165,6 +165,34 @@ class SiteCalibration(nn.Module):
         return token_side @ image_side.transpose(-1, -2)
 
 
+class FusedAttention(nn.Module):
+    """A cross-attention with its calibration fused in: r more channels a head.
+
+    H is part of the image side's projection; √d · G is `token_mlp`, concatenated to the token
+    side's projection. The scale stays 1/√d of the original head width, which `v_proj` keeps.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        head_dim: int,
+        rank: int,
+        hidden_dim: int,
+        tokens_are_queries: bool,
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        wide, narrow = num_heads * (head_dim + rank), num_heads * head_dim
+        self.q_proj = nn.Linear(embed_dim, narrow if tokens_are_queries else wide)
+        self.k_proj = nn.Linear(embed_dim, wide if tokens_are_queries else narrow)
+        self.v_proj = nn.Linear(embed_dim, narrow)
+        self.out_proj = nn.Linear(narrow, embed_dim)
+        self.token_mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_heads * rank)
+        )
+
+
 class EntityModule(nn.Module):
     """Entity causal module (§4.1): one `SiteCalibration` for each of the decoder's five sites."""
 

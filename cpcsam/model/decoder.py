@@ -12,12 +12,28 @@ from dataclasses import dataclass, field
 import torch
 from segment_anything.modeling.mask_decoder import MaskDecoder
 from segment_anything.modeling.transformer import Attention, TwoWayTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from cpcsam.contract import LOW_RES_FACTOR
-from cpcsam.model.capl import NUM_SITES, EntityModule, SiteCalibration, separate_heads
+from cpcsam.model.capl import (
+    NUM_SITES,
+    EntityModule,
+    FusedAttention,
+    SiteCalibration,
+    separate_heads,
+)
 
-__all__ = ["DecoderTrace", "FusedAttention", "decode_masks", "two_way_transformer"]
+__all__ = [
+    "DecoderTrace",
+    "calibration_channels",
+    "decode_masks",
+    "join_tokens",
+    "key_bias_of",
+    "predict_iou_and_kernels",
+    "self_attention",
+    "token_to_image",
+    "two_way_transformer",
+]
 
 MASKED_LOGIT = -1e4
 """Added to the logits of an empty slot; its probability underflows to 0, also in float16."""
@@ -38,34 +54,6 @@ class DecoderTrace:
     token_to_image_biases: list[Tensor] = field(default_factory=list)
 
 
-class FusedAttention(nn.Module):
-    """A cross-attention with its calibration fused in: r more channels a head.
-
-    H is part of the image side's projection; √d · G is `token_mlp`, concatenated to the token
-    side's projection. The scale stays 1/√d of the original head width, which `v_proj` keeps.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        head_dim: int,
-        rank: int,
-        hidden_dim: int,
-        tokens_are_queries: bool,
-    ) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        wide, narrow = num_heads * (head_dim + rank), num_heads * head_dim
-        self.q_proj = nn.Linear(embed_dim, narrow if tokens_are_queries else wide)
-        self.k_proj = nn.Linear(embed_dim, wide if tokens_are_queries else narrow)
-        self.v_proj = nn.Linear(embed_dim, narrow)
-        self.out_proj = nn.Linear(narrow, embed_dim)
-        self.token_mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden_dim), nn.GELU(), nn.Linear(hidden_dim, num_heads * rank)
-        )
-
-
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Attend over (..., heads, T, d); return (..., T, heads · d) and the probabilities."""
     # By the width of v: a fused attention has wider q and k, but its scale must not change.
@@ -76,7 +64,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tenso
     return (weights @ v).transpose(-2, -3).flatten(-2), weights
 
 
-def _self_attention(attn: Attention, q: Tensor, v: Tensor, key_bias: Tensor) -> Tensor:
+def self_attention(attn: Attention, q: Tensor, v: Tensor, key_bias: Tensor) -> Tensor:
+    """Attend among tokens (B, P, T, C), which with their positions are `q`."""
     heads = attn.num_heads
     out, _ = _attend(
         separate_heads(attn.q_proj(q), heads),
@@ -95,12 +84,12 @@ def _switched(calibration: Tensor, calibrate: Tensor | None) -> Tensor:
     return calibration * calibrate.to(calibration.dtype).reshape(-1, *[1] * (calibration.dim() - 1))
 
 
-def _calibration(attn: FusedAttention, tokens: Tensor, calibrate: Tensor | None) -> Tensor:
+def calibration_channels(attn: FusedAttention, tokens: Tensor, calibrate: Tensor | None) -> Tensor:
     """Return the channels that are added to the token side of each head, (B, P, heads, T, r)."""
     return separate_heads(_switched(attn.token_mlp(tokens), calibrate), attn.num_heads)
 
 
-def _token_to_image(
+def token_to_image(
     attn: Attention | FusedAttention,
     site: SiteCalibration | None,
     tokens: Tensor,
@@ -109,10 +98,11 @@ def _token_to_image(
     trace: DecoderTrace | None,
     calibrate: Tensor | None,
 ) -> Tensor:
+    """Attend from tokens (B, P, T, C) to cells (B, 1 or P, G·G, C), with positions or without."""
     heads = attn.num_heads
     q = separate_heads(attn.q_proj(tokens), heads)
     if isinstance(attn, FusedAttention):
-        q = torch.cat([q, _calibration(attn, tokens, calibrate)], dim=-1)
+        q = torch.cat([q, calibration_channels(attn, tokens, calibrate)], dim=-1)
     k = separate_heads(attn.k_proj(image), heads)
     v = separate_heads(attn.v_proj(image_values), heads)
     bias = None if site is None else _switched(site(tokens, image), calibrate)
@@ -139,7 +129,7 @@ def _image_to_token(
     q = separate_heads(attn.q_proj(image), heads)
     k = separate_heads(attn.k_proj(tokens), heads)
     if isinstance(attn, FusedAttention):
-        k = torch.cat([k, _calibration(attn, tokens, calibrate)], dim=-1)
+        k = torch.cat([k, calibration_channels(attn, tokens, calibrate)], dim=-1)
     v = separate_heads(attn.v_proj(token_values), heads)
     bias = key_bias
     if site is not None:
@@ -181,22 +171,21 @@ def two_way_transformer(
     sites: list[SiteCalibration | None] = [None] * NUM_SITES
     if entity is not None:
         sites = list(entity.sites)  # type: ignore[arg-type]  # a ModuleList forgets its type
-    # (B, P, 1, 1, T): the same for every head and query
-    key_bias = ((1 - token_mask) * MASKED_LOGIT)[:, :, None, None, :].to(tokens.dtype)
+    key_bias = key_bias_of(token_mask, tokens.dtype)
     # As in SAM, the prompt tokens are their own positional encoding.
     queries, keys, query_pe = tokens, image, tokens
     for index, layer in enumerate(transformer.layers):
         # SAM's first layer replaces the tokens: no positional encoding and no residual.
         if layer.skip_first_layer_pe:
-            queries = _self_attention(layer.self_attn, queries, queries, key_bias)
+            queries = self_attention(layer.self_attn, queries, queries, key_bias)
         else:
-            queries = queries + _self_attention(
+            queries = queries + self_attention(
                 layer.self_attn, queries + query_pe, queries, key_bias
             )
         queries = layer.norm1(queries)
         queries = layer.norm2(
             queries
-            + _token_to_image(
+            + token_to_image(
                 layer.cross_attn_token_to_image,
                 sites[2 * index],
                 queries + query_pe,
@@ -220,7 +209,7 @@ def two_way_transformer(
                 calibrate,
             )
         )
-    attn_out = _token_to_image(
+    attn_out = token_to_image(
         transformer.final_attn_token_to_image,
         sites[-1],
         queries + query_pe,
@@ -259,13 +248,7 @@ def decode_masks(
     """
     batch, prompts = sparse_embeddings.shape[:2]
     side = image.shape[-1]
-    # In this order the heads below read them: token 0 for the IoU, then a token a mask.
-    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    num_outputs = output_tokens.shape[0]
-    tokens = torch.cat([output_tokens.expand(batch, prompts, -1, -1), sparse_embeddings], dim=2)
-    full_mask = torch.cat(
-        [token_mask.new_ones(1, 1, num_outputs).expand(batch, prompts, -1), token_mask], dim=2
-    )
+    tokens, full_mask = join_tokens(decoder, sparse_embeddings, token_mask)
     hidden, keys = two_way_transformer(
         decoder.transformer,
         image.flatten(3).transpose(2, 3),
@@ -279,11 +262,35 @@ def decode_masks(
     # (B · P, C, G, G), as transposed convolutions take a single batch axis
     grid = keys.transpose(2, 3).reshape(-1, decoder.transformer_dim, side, side)
     upscaled = decoder.output_upscaling(grid).flatten(2).unflatten(0, (batch, prompts))
-    hyper_in = torch.stack(
-        [mlp(hidden[:, :, 1 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)],
-        dim=2,
-    )
+    iou_predictions, kernels = predict_iou_and_kernels(decoder, hidden)
     low_res = LOW_RES_FACTOR * side
     # (B, P, 4, C / 8) @ (B, P, C / 8, 4G · 4G)
-    low_res_masks = (hyper_in @ upscaled).unflatten(-1, (low_res, low_res))
-    return low_res_masks, decoder.iou_prediction_head(hidden[:, :, 0])
+    low_res_masks = (kernels @ upscaled).unflatten(-1, (low_res, low_res))
+    return low_res_masks, iou_predictions
+
+
+def join_tokens(
+    decoder: MaskDecoder, sparse_embeddings: Tensor, token_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Put the output tokens before those of the prompts: the IoU's, then a token a mask.
+
+    Returns:
+        Tokens (B, P, T, C) and mask (B, P, T), 1 where the slot holds a token.
+    """
+    batch, prompts = sparse_embeddings.shape[:2]
+    output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([output_tokens.expand(batch, prompts, -1, -1), sparse_embeddings], dim=2)
+    exist = token_mask.new_ones(1, 1, len(output_tokens)).expand(batch, prompts, -1)
+    return tokens, torch.cat([exist, token_mask], dim=2)
+
+
+def key_bias_of(token_mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to logits of keys, (B, P, 1, 1, T): equal for every head and query."""
+    return ((1 - token_mask) * MASKED_LOGIT)[:, :, None, None, :].to(dtype)
+
+
+def predict_iou_and_kernels(decoder: MaskDecoder, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Read the output tokens (B, P, T, C): IoU (B, P, 4), and (B, P, 4, C / 8) a mask's kernel."""
+    mlps = decoder.output_hypernetworks_mlps
+    kernels = torch.stack([mlp(hidden[:, :, 1 + i]) for i, mlp in enumerate(mlps)], dim=2)
+    return decoder.iou_prediction_head(hidden[:, :, 0]), kernels

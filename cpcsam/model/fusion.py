@@ -18,8 +18,7 @@ from segment_anything.modeling.transformer import Attention, TwoWayTransformer
 from torch import Tensor, nn
 
 from cpcsam.model.build_sam import build_sam
-from cpcsam.model.capl import CaPL, CaplConfig, SiteCalibration
-from cpcsam.model.decoder import FusedAttention
+from cpcsam.model.capl import CaPL, CaplConfig, FusedAttention, SiteCalibration
 from cpcsam.model.lora import merge_lora
 from cpcsam.model.sam import CpcSam, choose_calibrated
 

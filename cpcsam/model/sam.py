@@ -223,10 +223,22 @@ class CpcSam(nn.Module):
         if dense_embeddings is None:
             # (1 or B, 1, 256, 1, 1)
             dense_embeddings = self.no_mask_embedding(calibrate).unsqueeze(1)
+        # (B, 1, 256, G, G) without mask prompts: all prompts then share the image side.
+        image = image_embeddings.unsqueeze(1) + dense_embeddings
+        return self.run_decoder(image, sparse_embeddings, token_mask, trace, calibrate)
+
+    def run_decoder(
+        self,
+        image: Tensor,
+        sparse_embeddings: Tensor,
+        token_mask: Tensor,
+        trace: DecoderTrace | None,
+        calibrate: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run `cpcsam.model.decoder.decode_masks` on an image (B, 1 or P, 256, G, G)."""
         return decode_masks(
             self.sam.mask_decoder,
-            # (B, 1, 256, G, G) without mask prompts: all prompts then share the image side.
-            image_embeddings.unsqueeze(1) + dense_embeddings,
+            image,
             self.image_pe(),
             sparse_embeddings,
             token_mask,

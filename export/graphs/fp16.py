@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from cpcsam.errors import ExportError
 from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.fusion import FusedCpcSam
 from export.graphs.traceable import TraceableCpcSam
 
 __all__ = ["Fp16CpcSam", "to_fp16"]
@@ -38,6 +39,9 @@ class Fp16CpcSam(TraceableCpcSam):
     Attributes:
         dtype: float16, or bfloat16.
     """
+
+    # Its attentions are of the form that TensorRT fuses.
+    run_decoder = FusedCpcSam.run_decoder
 
     def __init__(self, model: TraceableCpcSam, dtype: torch.dtype) -> None:
         super().__init__(model)

@@ -1,4 +1,4 @@
-"""Traceable form of a fused model: equal outputs, shared weights, an attention for the target."""
+"""Traceable form of a fused model: equal outputs, shared weights, attentions for the target."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import copy
 import torch
 from torch import Tensor
 
+from cpcsam.model.decoder import DecoderTrace
 from cpcsam.model.fusion import FusedCpcSam
 from export.graphs.attention import BlockwiseAttention, MakeAttention, use_attention
+from export.graphs.mask_decoder import decode_masks
 
 __all__ = ["TraceableCpcSam", "make_traceable"]
 
 
 class TraceableCpcSam(FusedCpcSam):
-    """A fused model whose positional encoding of the grid is a constant of the graph."""
+    """A fused model with a constant encoding of positions and fewer products in the decoder."""
 
     @torch.no_grad()
     def __init__(self, model: FusedCpcSam) -> None:
@@ -24,6 +26,22 @@ class TraceableCpcSam(FusedCpcSam):
     def image_pe(self) -> Tensor:
         """Return `CpcSam.image_pe`, computed once."""
         return self.get_buffer("constant_image_pe")
+
+    def run_decoder(
+        self,
+        image: Tensor,
+        sparse_embeddings: Tensor,
+        token_mask: Tensor,
+        trace: DecoderTrace | None,
+        calibrate: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run `export.graphs.mask_decoder.decode_masks`, which has nothing to trace."""
+        if trace is not None:
+            return super().run_decoder(image, sparse_embeddings, token_mask, trace, calibrate)
+        decoder = self.sam.mask_decoder
+        return decode_masks(
+            decoder, image, self.image_pe(), sparse_embeddings, token_mask, calibrate
+        )
 
 
 def make_traceable(

@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import tensorrt_rtx_bindings
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from export.engines.runner import EngineRunner
 from export.graphs.modules import draw_images, draw_prompts
 from tests.support.model_factory import windowed_cpcsam
 from tests.support.paths import ROOT
-from tests.support.stand_in_gpu import STAND_IN, command, make_plans
+from tests.support.stand_in_gpu import STAND_IN, command, make_plans, tensorrt
 from tests.support.tiny_models import publish_tiny_graphs
 
 pytestmark = pytest.mark.slow
@@ -148,3 +149,12 @@ def test_engine_runner_missing_driver_or_tensorrt_is_named(
     monkeypatch.setenv("PYTHONPATH", str(STAND_IN) if "tensorrt" in installed else "")
     with pytest.raises(CpcSamError, match=message) if message else nullcontext():
         EngineRunner(command(ROOT), "fp16").__exit__()
+
+
+def test_stand_in_has_only_names_of_tensorrt() -> None:
+    for name in ("Runtime", "ICudaEngine", "IExecutionContext"):
+        stand_in, real = getattr(tensorrt, name), getattr(tensorrt_rtx_bindings, name)
+        used = {word for word in vars(stand_in) if not word.startswith("_")}
+        assert used and used <= {*dir(real)}, name
+    assert hasattr(tensorrt_rtx_bindings.ICudaEngine, "num_optimization_profiles")
+    assert hasattr(tensorrt_rtx_bindings.Logger, "ERROR") and tensorrt_rtx_bindings.nptype

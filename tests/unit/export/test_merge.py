@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention
+from torch.utils.flop_counter import FlopCounterMode
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.errors import ConfigError, ExportError
@@ -175,6 +176,31 @@ def test_make_traceable_shares_weights_and_keeps_model() -> None:
         assert relative_difference(actual, expected[name]) <= FORM_TOLERANCE, name
     assert {p.data_ptr() for p in form.parameters()} <= {p.data_ptr() for p in model.parameters()}
     assert isinstance(model.sam.image_encoder.blocks[0].attn, Attention)
+
+
+@pytest.mark.parametrize(("prompts", "points"), [(1, 1), (16, 16)])
+def test_traceable_decoder_has_equal_outputs_for_any_number_of_tokens(
+    prompts: int, points: int
+) -> None:
+    model = fuse(noisy_cpcsam())
+    generator = torch.Generator().manual_seed(prompts)
+    given = draw_images(256, 2, generator) | draw_prompts(256, 2, prompts, points, generator)
+    expected = run_graphs(model, given)
+    for name, actual in run_graphs(make_traceable(model), given).items():
+        assert relative_difference(actual, expected[name]) <= FORM_TOLERANCE, name
+
+
+def test_traceable_decoder_multiplies_less() -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = draw_prompts(256, 1, 16, 2, generator)
+    sparse, token_mask = torch.randn(1, 16, 3, 256, generator=generator), torch.ones(1, 16, 3)
+    embeddings = torch.randn(1, 256, 16, 16, generator=generator)
+    model, operations = fuse(noisy_cpcsam()), []
+    for form in (model, make_traceable(model)):
+        with FlopCounterMode(display=False) as counter:
+            form.decode_masks(embeddings, sparse, token_mask, calibrate=given["calibrate"])
+        operations.append(counter.get_total_flops())
+    assert operations[1] < 0.75 * operations[0]
 
 
 @pytest.mark.parametrize("make", [noisy_cpcsam, windowed_cpcsam])

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cpcsam.model.capl import FULL_CAPL, CaplConfig, separate_heads
-from cpcsam.model.decoder import FusedAttention
+from cpcsam.model.capl import FULL_CAPL, CaplConfig, FusedAttention, separate_heads
 from cpcsam.model.fusion import FusedCpcSam, build_merged, fuse
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.sam import CpcSam
