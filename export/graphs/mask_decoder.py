@@ -7,12 +7,13 @@ Q (X W)ᵀ = (Q Wᵀ) Xᵀ and P (X V) = (P X) V, and each head of a token is a 
 adds the same to all logits of a row, which softmax ignores.
 
 A transposed convolution of stride 2 is a product for every cell. Channels stay last in both, and
-only the four masks are put into the order of pixels.
+only the four masks are put into the order of pixels. A quarter of the pixels at a time takes less
+memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -66,13 +67,11 @@ def decode_masks(
         calibrate,
     )
     iou_predictions, kernels = predict_iou_and_kernels(decoder, hidden)
-    side = image.shape[-1]
-    # (B, P, 2, 2, 4, C / 8) @ (B, P, 2, 2, C / 8, 4 · G · G)
-    masks = kernels[:, :, None, None] @ _upscale(decoder.output_upscaling, cells).transpose(-1, -2)
-    low_res = LOW_RES_FACTOR * side
-    # The row of a pixel is that of its cell, and its half of that of either doubling.
-    rows = masks.flatten(0, 1).unflatten(-1, (side, low_res)).permute(0, 3, 4, 2, 1, 5)
-    return rows.reshape(*kernels.shape[:3], low_res, low_res), iou_predictions
+    side, low_res = image.shape[-1], LOW_RES_FACTOR * image.shape[-1]
+    # (B, P, 4, C / 8) @ (B, P, C / 8, 4 · G·G) for each row of pixels in a row of cells
+    rows = [kernels @ row.transpose(-1, -2) for row in _upscale(decoder.output_upscaling, cells)]
+    masks = torch.stack([row.unflatten(-1, (side, low_res)) for row in rows], dim=-2)
+    return masks.flatten(-3, -2), iou_predictions
 
 
 def _two_way_transformer(
@@ -177,28 +176,29 @@ def _by_head(attn: Attention | FusedAttention, weight: Tensor) -> Tensor:
     return divided
 
 
-def _upscale(upscaling: Iterable[Any], cells: Tensor) -> Tensor:
-    """Double the resolution of cells (B, P, G·G, C) twice.
+def _upscale(upscaling: Iterable[Any], cells: Tensor) -> Iterator[Tensor]:
+    """Double the resolution of cells (B, P, G·G, C) twice, one of four rows of pixels at a time.
 
-    Returns:
-        (B, P, 2, 2, 4 · G·G, C / 8): by the half in which a row lies of the second and of the first
-        doubling; behind these, rows of cells are rows of pixels.
+    Yields:
+        (B, P, 4 · G·G, C / 8): of each row of cells the first row of pixels, then the second ...
     """
     first, norm, activation, second, last_activation = upscaling
-    doubled = _double(first, cells.unsqueeze(2))
-    doubled = functional.layer_norm(doubled, norm.weight.shape, norm.weight, norm.bias, norm.eps)
-    upscaled: Tensor = last_activation(_double(second, activation(doubled).unsqueeze(2)))
-    return upscaled
+    for half in range(2):
+        doubled = _double(first, cells, half)
+        normed = functional.layer_norm(doubled, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        activated = activation(normed)
+        for quarter in range(2):
+            yield last_activation(_double(second, activated, quarter))
 
 
-def _double(layer: Any, cells: Tensor) -> Tensor:
-    """Apply a `ConvTranspose2d`, 2 × 2 of stride 2, to (B, P, 1, ..., M, C_in).
+def _double(layer: Any, cells: Tensor, half: int) -> Tensor:
+    """Apply a `ConvTranspose2d`, 2 × 2 of stride 2, to (B, P, M, C_in).
 
     Returns:
-        (B, P, 2, ..., 2 M, C_out): upper and lower rows, of which columns are neighbours.
+        (B, P, 2 M, C_out): the upper or lower of the rows that each row becomes.
     """
-    # (C_in, C_out, 2, 2) to (2, C_in, 2 · C_out)
-    weight = layer.weight.permute(2, 0, 3, 1).flatten(2)
-    halves = cells @ (weight if cells.dim() == 5 else weight.unsqueeze(1))
-    doubled: Tensor = halves.reshape(*halves.shape[:-2], -1, layer.out_channels) + layer.bias
+    # (C_in, C_out, 2, 2) to (C_in, 2 · C_out)
+    weight = layer.weight[:, :, half].transpose(1, 2).flatten(1)
+    columns = (cells @ weight).reshape(*cells.shape[:2], -1, layer.out_channels)
+    doubled: Tensor = columns + layer.bias
     return doubled
