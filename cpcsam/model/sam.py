@@ -6,13 +6,15 @@ tensors.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from cpcsam.contract import PointLabel
 from cpcsam.model.capl import CaPL
-from cpcsam.model.decoder import DecoderTrace, decode_masks
+from cpcsam.model.decoder import DecoderForm, DecoderTrace, decode_masks
 from cpcsam.model.point_calibration import sample_embeddings
 
 __all__ = ["CpcSam", "choose_calibrated"]
@@ -23,7 +25,12 @@ class CpcSam(nn.Module):
 
     Any SAM whose prompt encoder and decoder are segment-anything's can be given; `capl=None`
     computes exactly what the official model computes.
+
+    Attributes:
+        decoder_form: order of the decoder's products.
     """
+
+    decoder_form: ClassVar[type[DecoderForm]] = DecoderForm
 
     def __init__(self, sam: Sam, capl: CaPL | None = None) -> None:
         super().__init__()
@@ -223,28 +230,15 @@ class CpcSam(nn.Module):
         if dense_embeddings is None:
             # (1 or B, 1, 256, 1, 1)
             dense_embeddings = self.no_mask_embedding(calibrate).unsqueeze(1)
-        # (B, 1, 256, G, G) without mask prompts: all prompts then share the image side.
-        image = image_embeddings.unsqueeze(1) + dense_embeddings
-        return self.run_decoder(image, sparse_embeddings, token_mask, trace, calibrate)
-
-    def run_decoder(
-        self,
-        image: Tensor,
-        sparse_embeddings: Tensor,
-        token_mask: Tensor,
-        trace: DecoderTrace | None,
-        calibrate: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run `cpcsam.model.decoder.decode_masks` on an image (B, 1 or P, 256, G, G)."""
+        entity = None if self.capl is None else self.capl.entity
         return decode_masks(
             self.sam.mask_decoder,
-            image,
+            # (B, 1, 256, G, G) without mask prompts: all prompts then share the image side.
+            image_embeddings.unsqueeze(1) + dense_embeddings,
             self.image_pe(),
             sparse_embeddings,
             token_mask,
-            None if self.capl is None else self.capl.entity,
-            trace,
-            calibrate,
+            self.decoder_form(entity, trace, calibrate),
         )
 
     def _calibrate_dense(self, dense: Tensor) -> Tensor:

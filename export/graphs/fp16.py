@@ -22,8 +22,7 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import Tensor, nn
 
 from cpcsam.errors import ExportError
-from cpcsam.model.decoder import DecoderTrace
-from cpcsam.model.fusion import FusedCpcSam
+from cpcsam.model.decoder import DecoderForm, DecoderTrace
 from export.graphs.traceable import TraceableCpcSam
 
 __all__ = ["Fp16CpcSam", "to_fp16"]
@@ -41,7 +40,7 @@ class Fp16CpcSam(TraceableCpcSam):
     """
 
     # Its attentions are of the form that TensorRT fuses.
-    run_decoder = FusedCpcSam.run_decoder
+    decoder_form = DecoderForm
 
     def __init__(self, model: TraceableCpcSam, dtype: torch.dtype) -> None:
         super().__init__(model)

@@ -18,156 +18,72 @@ from typing import Any
 
 import torch
 from segment_anything.modeling.mask_decoder import MaskDecoder
-from segment_anything.modeling.transformer import Attention, TwoWayTransformer
-from torch import Tensor, nn
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor
 from torch.nn import functional
 
 from cpcsam.contract import LOW_RES_FACTOR
 from cpcsam.model.capl import FusedAttention, separate_heads
-from cpcsam.model.decoder import (
-    calibration_channels,
-    join_tokens,
-    key_bias_of,
-    predict_iou_and_kernels,
-    self_attention,
-    token_to_image,
-)
+from cpcsam.model.decoder import DecoderForm
 
-__all__ = ["decode_masks"]
+__all__ = ["TokenSideForm"]
 
 
-def decode_masks(
-    decoder: MaskDecoder,
-    image: Tensor,
-    image_pe: Tensor,
-    sparse_embeddings: Tensor,
-    token_mask: Tensor,
-    calibrate: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Predict all four masks and their IoU for every prompt, as `cpcsam.model.decoder` does.
+class TokenSideForm(DecoderForm):
+    """Decoder of a fused model whose products over the image's cells are with tokens' rows."""
 
-    Args:
-        decoder: segment-anything's mask decoder; its cross-attentions may be `FusedAttention`.
-        image: (B, 1 or P, C, G, G), image embeddings plus dense prompt.
-        image_pe: (1, C, G, G).
-        sparse_embeddings: (B, P, N+1, C).
-        token_mask: (B, P, N+1), 1 where the slot holds a token.
-        calibrate: (B, 1), 0 leaves the calibration of an image's sites out; None calibrates.
+    def attend_to_image(
+        self, attn: Attention | FusedAttention, site: int, tokens: Tensor, image: Tensor, pe: Tensor
+    ) -> Tensor:
+        """Attend from tokens to the image's cells, as `DecoderForm` does."""
+        # Cells that all prompts share are projected once. A trace shows the weights by head.
+        if image.shape[1] == 1 or self.trace is not None:
+            return super().attend_to_image(attn, site, tokens, image, pe)
+        queries = self.token_heads(attn, attn.q_proj, tokens) * _scale(attn)
+        rows = (queries @ _by_head(attn, attn.k_proj.weight)).flatten(2, 3)
+        weights = torch.softmax(rows @ (image + pe).transpose(-1, -2), dim=-1)
+        mixed = (weights @ image).unflatten(2, (attn.num_heads, -1))
+        values = mixed @ _by_head(attn, attn.v_proj.weight).transpose(-1, -2)
+        projected: Tensor = attn.out_proj(values.transpose(2, 3).flatten(3) + attn.v_proj.bias)
+        return projected
 
-    Returns:
-        low_res_masks (B, P, 4, 4G, 4G) logits and iou_predictions (B, P, 4).
-    """
-    tokens, full_mask = join_tokens(decoder, sparse_embeddings, token_mask)
-    hidden, cells = _two_way_transformer(
-        decoder.transformer,
-        image.flatten(3).transpose(2, 3),
-        image_pe.flatten(2).transpose(1, 2).unsqueeze(1),
-        tokens,
-        key_bias_of(full_mask, tokens.dtype),
-        calibrate,
-    )
-    iou_predictions, kernels = predict_iou_and_kernels(decoder, hidden)
-    side, low_res = image.shape[-1], LOW_RES_FACTOR * image.shape[-1]
-    # (B, P, 4, C / 8) @ (B, P, C / 8, 4 · G·G) for each row of pixels in a row of cells
-    rows = [kernels @ row.transpose(-1, -2) for row in _upscale(decoder.output_upscaling, cells)]
-    masks = torch.stack([row.unflatten(-1, (side, low_res)) for row in rows], dim=-2)
-    return masks.flatten(-3, -2), iou_predictions
+    def attend_to_tokens(
+        self,
+        attn: Attention | FusedAttention,
+        site: int,
+        image: Tensor,
+        tokens: Tensor,
+        token_values: Tensor,
+        key_bias: Tensor,
+    ) -> Tensor:
+        """Attend from the image's cells to tokens, as `DecoderForm` does."""
+        heads = attn.num_heads
+        keys = self.token_heads(attn, attn.k_proj, tokens) * _scale(attn)
+        columns = (keys @ _by_head(attn, attn.q_proj.weight)).flatten(2, 3).transpose(-1, -2)
+        bias = keys @ attn.q_proj.bias.unflatten(0, (heads, -1)).unsqueeze(-1)
+        bias = (bias.transpose(-1, -2) + key_bias).flatten(2).unsqueeze(2)
+        logits = (image @ columns + bias).unflatten(-1, (heads, -1))
+        weights = torch.softmax(logits, dim=-1).flatten(-2)
+        values = separate_heads(attn.v_proj(token_values), heads)
+        rows = (values @ _by_head(attn, attn.out_proj.weight.t())).flatten(2, 3)
+        # The weights of a cell add up to the number of heads.
+        return weights @ (rows + attn.out_proj.bias / heads)
 
-
-def _two_way_transformer(
-    transformer: TwoWayTransformer,
-    cells: Tensor,
-    cells_pe: Tensor,
-    tokens: Tensor,
-    key_bias: Tensor,
-    calibrate: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Return tokens (B, P, T, C) and cells (B, P, G·G, C)."""
-    queries, tokens_pe = tokens, tokens
-    for layer in transformer.layers:
-        if layer.skip_first_layer_pe:
-            queries = self_attention(layer.self_attn, queries, queries, key_bias)
-        else:
-            queries = queries + self_attention(
-                layer.self_attn, queries + tokens_pe, queries, key_bias
-            )
-        queries = layer.norm1(queries)
-        attended = _to_cells(
-            layer.cross_attn_token_to_image, queries + tokens_pe, cells, cells_pe, calibrate
-        )
-        queries = layer.norm2(queries + attended)
-        queries = layer.norm3(queries + layer.mlp(queries))
-        attended = _to_tokens(
-            layer.cross_attn_image_to_token,
-            cells + cells_pe,
-            queries + tokens_pe,
-            queries,
-            key_bias,
-            calibrate,
-        )
-        cells = layer.norm4(cells + attended)
-    attended = _to_cells(
-        transformer.final_attn_token_to_image, queries + tokens_pe, cells, cells_pe, calibrate
-    )
-    return transformer.norm_final_attn(queries + attended), cells
+    def draw_masks(self, decoder: MaskDecoder, image: Tensor, side: int, kernels: Tensor) -> Tensor:
+        """Upscale the image and apply the kernels, as `DecoderForm` does."""
+        low_res = LOW_RES_FACTOR * side
+        # (B, P, 4, C / 8) @ (B, P, C / 8, 4 · G·G) for each row of pixels in a row of cells
+        rows = [
+            kernels @ row.transpose(-1, -2) for row in _upscale(decoder.output_upscaling, image)
+        ]
+        masks = torch.stack([row.unflatten(-1, (side, low_res)) for row in rows], dim=-2)
+        return masks.flatten(-3, -2)
 
 
-def _to_cells(
-    attn: Attention | FusedAttention,
-    tokens: Tensor,
-    cells: Tensor,
-    cells_pe: Tensor,
-    calibrate: Tensor | None,
-) -> Tensor:
-    """Attend from tokens (B, P, T, C) to cells (B, 1 or P, G·G, C)."""
-    if cells.shape[1] == 1:
-        # All prompts share the cells' projections, which costs less than a product for each.
-        shared = cells + cells_pe
-        return token_to_image(attn, None, tokens, shared, cells, None, calibrate)
-    rows = _token_heads(attn, attn.q_proj, tokens, calibrate) @ _by_head(attn, attn.k_proj.weight)
-    weights = torch.softmax(rows.flatten(2, 3) @ (cells + cells_pe).transpose(-1, -2), dim=-1)
-    mixed = (weights @ cells).unflatten(2, (attn.num_heads, -1))
-    values = mixed @ _by_head(attn, attn.v_proj.weight).transpose(-1, -2)
-    projected: Tensor = attn.out_proj(values.transpose(2, 3).flatten(3) + attn.v_proj.bias)
-    return projected
-
-
-def _to_tokens(
-    attn: Attention | FusedAttention,
-    cells: Tensor,
-    tokens: Tensor,
-    token_values: Tensor,
-    key_bias: Tensor,
-    calibrate: Tensor | None,
-) -> Tensor:
-    """Attend from cells (B, 1 or P, G·G, C) to tokens (B, P, T, C)."""
-    heads = attn.num_heads
-    keys = _token_heads(attn, attn.k_proj, tokens, calibrate)
-    columns = (keys @ _by_head(attn, attn.q_proj.weight)).flatten(2, 3).transpose(-1, -2)
-    bias = keys @ attn.q_proj.bias.unflatten(0, (heads, -1)).unsqueeze(-1)
-    bias = (bias.transpose(-1, -2) + key_bias).flatten(2).unsqueeze(2)
-    logits = (cells @ columns + bias).unflatten(-1, (heads, -1))
-    weights = torch.softmax(logits, dim=-1).flatten(-2)
-    values = separate_heads(attn.v_proj(token_values), heads)
-    rows = (values @ _by_head(attn, attn.out_proj.weight.t())).flatten(2, 3)
-    # The weights of a cell add up to the number of heads.
-    return weights @ (rows + attn.out_proj.bias / heads)
-
-
-def _token_heads(
-    attn: Attention | FusedAttention,
-    projection: nn.Linear,
-    tokens: Tensor,
-    calibrate: Tensor | None,
-) -> Tensor:
-    """Project tokens to (B, P, heads, T, d), scaled, with the channels of a fused calibration."""
-    projected = separate_heads(projection(tokens), attn.num_heads)
-    if isinstance(attn, FusedAttention):
-        calibration = calibration_channels(attn, tokens, calibrate)
-        projected = torch.cat([projected, calibration], dim=-1)
-    width = attn.v_proj.out_features // attn.num_heads
-    scaled: Tensor = projected * width**-0.5
-    return scaled
+def _scale(attn: Attention | FusedAttention) -> float:
+    # By the width of the values, as a fused attention has wider queries and keys.
+    width: int = attn.v_proj.out_features // attn.num_heads
+    return float(width**-0.5)
 
 
 def _by_head(attn: Attention | FusedAttention, weight: Tensor) -> Tensor:

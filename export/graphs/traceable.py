@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cpcsam.model.decoder import DecoderTrace
+from cpcsam.model.decoder import DecoderForm
 from cpcsam.model.fusion import FusedCpcSam
 from export.graphs.attention import BlockwiseAttention, MakeAttention, use_attention
-from export.graphs.mask_decoder import decode_masks
+from export.graphs.mask_decoder import TokenSideForm
 
 __all__ = ["TraceableCpcSam", "make_traceable"]
 
 
 class TraceableCpcSam(FusedCpcSam):
     """A fused model with a constant encoding of positions and fewer products in the decoder."""
+
+    decoder_form: ClassVar[type[DecoderForm]] = TokenSideForm
 
     @torch.no_grad()
     def __init__(self, model: FusedCpcSam) -> None:
@@ -26,22 +29,6 @@ class TraceableCpcSam(FusedCpcSam):
     def image_pe(self) -> Tensor:
         """Return `CpcSam.image_pe`, computed once."""
         return self.get_buffer("constant_image_pe")
-
-    def run_decoder(
-        self,
-        image: Tensor,
-        sparse_embeddings: Tensor,
-        token_mask: Tensor,
-        trace: DecoderTrace | None,
-        calibrate: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Run `export.graphs.mask_decoder.decode_masks`, which has nothing to trace."""
-        if trace is not None:
-            return super().run_decoder(image, sparse_embeddings, token_mask, trace, calibrate)
-        decoder = self.sam.mask_decoder
-        return decode_masks(
-            decoder, image, self.image_pe(), sparse_embeddings, token_mask, calibrate
-        )
 
 
 def make_traceable(
