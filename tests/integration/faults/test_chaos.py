@@ -41,10 +41,7 @@ def test_hostile_callers_get_answers_and_leave_no_trace(
     assert "### corpus" in report and report in capsys.readouterr().out
 
 
-def test_growth_is_measured_of_every_process(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(growth, "PAUSE_S", 0.0)
+def test_growth_is_measured_of_every_process(repository: Path, tmp_path: Path) -> None:
     figures, checks = growth.run(repository, tmp_path, requests=24)
     roles = {name.split()[0] for name in figures["bytes_before"]}
     assert {"triton", "gateway", "decoder", "preprocess", "image_encoder"} <= roles

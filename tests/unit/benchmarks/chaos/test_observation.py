@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.growth import growth_of, stored_bytes
+from benchmarks.chaos.growth import Sample, growth_of, stored_bytes
 from benchmarks.chaos.kills import Fault, checks_of
 from benchmarks.chaos.probe import Stall, stalls_by_attack
 from benchmarks.chaos.services import GATEWAY, memory_bytes, roles_below, run_delay_s
@@ -100,8 +100,13 @@ def test_read_log_finds_tracebacks_secrets_controls_and_forged_lines() -> None:
 
 
 def test_growth_leaves_out_what_caches_may_take() -> None:
-    assert growth_of(1000, 1500, 500) == 1.0 and growth_of(1000, 1100, -50) == 1.1
-    assert math.isnan(growth_of(1000, 0, 0))
+    decoder, gateway = ("decoder", 1), (GATEWAY, 2)
+    before = [Sample({decoder: 1000, gateway: used}, {GATEWAY: 100}) for used in (900, 1000, 5000)]
+    after = [Sample({decoder: 1100, gateway: used}, {GATEWAY: 600}) for used in (1400, 1500, 1600)]
+    assert growth_of(before, after) == {decoder: 1.1, gateway: 1.0}
+    restarted = [*after, Sample({("decoder", 3): 1000, gateway: 1500}, {GATEWAY: 600})]
+    grown = growth_of(before, restarted)
+    assert math.isnan(grown[decoder]) and grown[gateway] == 1.0
     assert stored_bytes(10, 1 << 18) == 10 << 18
     assert stored_bytes(1 << 20, 1 << 18) == EMBEDDING_STORE_BYTES
 
