@@ -34,8 +34,8 @@ ASKED: Final = 2
 WARM_UP: Final = 2
 """Requests of the warm-up: the others divided by this, enough to fill Triton's store."""
 STEP_S: Final = 0.5
-SAMPLES: Final = 120
-"""Last samples that count: a minute, in which freed memory is returned several times."""
+SAMPLES: Final = 60
+"""Last samples that count: more than a minute, in which freed memory returns several times."""
 STALLED_S: Final = 60.0
 
 Process = tuple[str, int]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from time import perf_counter
@@ -28,7 +28,9 @@ PART_OF_TIME: Final = 0.25
 
 
 @asynccontextmanager
-async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[int]:
+async def serve_metrics(
+    registry: CollectorRegistry, host: str, port: int, refresh: Callable[[], None] = lambda: None
+) -> AsyncIterator[int]:
     """Serve metrics at `http://HOST:PORT/metrics` while the block runs.
 
     While `MAX_CONNECTIONS` are open, a further one takes the place of the oldest.
@@ -37,6 +39,7 @@ async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> As
         registry: collects them.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
+        refresh: brings metrics up to date, in the event loop; a thread writes each page after it.
 
     Yields:
         The port.
@@ -44,7 +47,7 @@ async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> As
     Raises:
         ServingError: the address cannot be listened on.
     """
-    page = _MetricsPage(registry)
+    page = _MetricsPage(registry, refresh)
     try:
         server = await asyncio.start_server(page.answer, host, port, limit=MAX_READ)
     except OSError as error:
@@ -64,8 +67,8 @@ async def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> As
 class _MetricsPage:
     """Answers the requests of one connection each, several one after the other."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+    def __init__(self, registry: CollectorRegistry, refresh: Callable[[], None]) -> None:
+        self._registry, self._refresh = registry, refresh
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "metrics")
@@ -137,6 +140,7 @@ class _MetricsPage:
         loop, started = asyncio.get_running_loop(), perf_counter()
         try:
             encode, content_type = choose_encoder(accept)
+            self._refresh()
             return await loop.run_in_executor(self._thread, encode, self._registry), content_type
         finally:
             pause_s = (perf_counter() - started) * (1 / PART_OF_TIME - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -175,6 +175,7 @@ class Metrics:
             registry=self.registry,
         )
         self._requests: dict[tuple[str, str], int] = {}
+        self._followed: dict[Gauge, Callable[[], float]] = {}
         self.model_info = Gauge(
             "cpcsam_model_info",
             "Model that a Triton serves.",
@@ -193,6 +194,15 @@ class Metrics:
             "cpcsam_retried_calls", "Calls made again, on another Triton.", registry=self.registry
         )
 
+    def follow(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        """Have a gauge show what a function returns, each time that `refresh` is called."""
+        self._followed[gauge] = value
+
+    def refresh(self) -> None:
+        """Read what gauges follow; to be called where it changes, in the event loop."""
+        for gauge, value in self._followed.items():
+            gauge.set(value())
+
     def show_model(self, replica: str, identity: tuple[str, str]) -> None:
         """Show the version and digest of the model that a replica serves, in place of the last."""
         self.model_info.remove_by_labels({"replica": replica})
@@ -200,6 +210,7 @@ class Metrics:
 
     def forget_replica(self, replica: str) -> None:
         """Remove the series of a replica that is not listed any more."""
+        self._followed.pop(self.replica_requests.labels(replica), None)
         for gauge in (
             self.replica_up,
             self.replica_success,

@@ -89,12 +89,14 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
     guard_grpc_logger()
     metrics = Metrics(config.restarts)
     authenticator = Authenticator(config.tokens)
-    metrics.token_file_refused.set_function(lambda: float(authenticator.is_file_refused()))
+    metrics.follow(metrics.token_file_refused, authenticator.is_file_refused)
     credentials = None if config.tls is None else config.tls.credentials()
     _warn_if_open(config)
     async with AsyncExitStack() as stack:
         metrics_port = await stack.enter_async_context(
-            serve_metrics(metrics.registry, config.metrics_host, config.metrics_port)
+            serve_metrics(
+                metrics.registry, config.metrics_host, config.metrics_port, metrics.refresh
+            )
         )
         await stack.enter_async_context(watch_loop(metrics, Heartbeat(config.heartbeat)))
         admission = Admission(config.limits, metrics)

@@ -196,9 +196,8 @@ class Replicas:
         for address in sorted(listed - self._replicas.keys()):
             replica = Replica(address, self._metrics, self._changed.set)
             self._replicas[address] = replica
-            self._metrics.replica_requests.labels(address).set_function(
-                partial(self._requests_of, replica)
-            )
+            requests = self._metrics.replica_requests.labels(address)
+            self._metrics.follow(requests, partial(self._requests_of, replica))
 
     def _requests_of(self, replica: Replica) -> int:
         model = replica.model

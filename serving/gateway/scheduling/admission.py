@@ -70,7 +70,7 @@ class Admission:
         self._images = FairSemaphore(CONCURRENT_DECODES)
         self._changed = asyncio.Event()
         for name, queue in (("encode", self._encoding), ("decode", self._decoding)):
-            metrics.backlog_seconds.labels(name).set_function(queue.backlog_s)
+            metrics.follow(metrics.backlog_seconds.labels(name), queue.backlog_s)
 
     def follow(self, is_gone: Callable[[], bool]) -> None:
         """Refuse requests as unavailable while Triton is gone, instead of for lack of room."""

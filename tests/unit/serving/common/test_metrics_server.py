@@ -54,6 +54,21 @@ async def test_serve_metrics_shows_counts_and_frees_its_port() -> None:
         assert again == port
 
 
+async def test_what_gauges_follow_is_read_in_the_event_loop_for_each_page() -> None:
+    metrics, threads = Metrics(), []
+
+    def backlog_s() -> float:
+        threads.append(threading.current_thread())
+        return 1.5 * len(threads)
+
+    metrics.follow(metrics.backlog_seconds.labels("decode"), backlog_s)
+    async with serve_metrics(metrics.registry, "127.0.0.1", 0, metrics.refresh) as port:
+        pages = [await send(port, GET) for _ in range(2)]
+    for page, value in zip(pages, (b"1.5", b"3.0"), strict=True):
+        assert b'cpcsam_backlog_seconds{queue="decode"} ' + value in page
+    assert threads == [threading.current_thread()] * 2
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [

@@ -35,7 +35,11 @@ async def test_addresses_of_a_file_are_read_again_and_the_first_is_preferred(
     """The preferred model is the older version, as in a rollback."""
     old, new = TritonPeer("old", "2"), TritonPeer("new", "1")
     metrics, file = Metrics(), tmp_path / "tritons"
-    sample = metrics.registry.get_sample_value
+
+    def sample(name: str, labels: dict[str, str]) -> float | None:
+        metrics.refresh()
+        return metrics.registry.get_sample_value(name, labels)
+
     async with triton_peers(old, new):
         file.write_text(f"{old.address}\n")
         triton = TritonClient(f"file://{file}", Admission(Limits(), metrics), metrics, Executors())
