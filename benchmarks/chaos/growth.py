@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ STALLED_S: Final = 60.0
 
 Process = tuple[str, int]
 """Role and process id."""
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,15 @@ def run(repository: Path, build: Path, requests: int) -> tuple[dict[str, Any], l
 async def _run(
     running: Service, embedding: int, requests: int
 ) -> tuple[dict[str, Any], list[Check]]:
-    _, before = await _send(running, embedding, requests // WARM_UP)
+    _, before = await _send(running, embedding, -(-requests // WARM_UP))
     outcomes, after = await _send(running, embedding, requests)
     good = sum(outcome.status == "OK" for outcome in outcomes)
     figures = {
         "requests": len(outcomes),
         "statuses": statuses(outcomes),
         "answers_a_second": rate(outcomes),
-        "bytes_before": _medians([sample.used for sample in before]),
-        "bytes_after": _medians([sample.used for sample in after]),
+        "bytes_before": _named(_medians([sample.used for sample in before])),
+        "bytes_after": _named(_medians([sample.used for sample in after])),
         "bytes_of_caches_before": _medians([sample.cached for sample in before]),
         "bytes_of_caches_after": _medians([sample.cached for sample in after]),
     }
@@ -125,14 +126,13 @@ def stored_bytes(images: int, embedding: int) -> int:
     return min(images * embedding, EMBEDDING_STORE_BYTES)
 
 
-def _medians(samples: Sequence[Mapping[Any, int]]) -> dict[str, float]:
+def _medians(samples: Sequence[Mapping[Key, int]]) -> dict[Key, float]:
     """Median of each entry of the last sample."""
-    return {
-        " ".join(map(str, entry)) if isinstance(entry, tuple) else entry: median(
-            sample.get(entry, 0) for sample in samples
-        )
-        for entry in samples[-1]
-    }
+    return {key: median(sample.get(key, 0) for sample in samples) for key in samples[-1]}
+
+
+def _named(used: Mapping[Process, float]) -> dict[str, float]:
+    return {f"{role} {process}": value for (role, process), value in used.items()}
 
 
 def _sample(running: Service, embedding: int) -> Sample:
