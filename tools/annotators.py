@@ -5,7 +5,8 @@
 
 They are neither imported nor required by the project: its tests run them as programs of others. An
 environment stands in `.tools/NAME` of the checkout, or in $CPCSAM_TOOLS/NAME. One that was made
-from the present lock file stays as it is.
+from the present lock file stays as it is. Label Studio's has an empty database, too, as its first
+start would take a minute to make one.
 """
 
 from __future__ import annotations
@@ -24,13 +25,30 @@ from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ConfigError
 from tools.install_locked import install_locked
 
-__all__ = ["environment_of", "install", "is_installed", "lock_files", "main"]
+__all__ = ["OFFLINE", "TOKEN", "environment_of", "install", "is_installed", "lock_files", "main"]
 
 PROG: Final = "tools.annotators"
 ROOT: Final = Path(__file__).resolve().parents[1]
 LOCKS: Final = ROOT / "tests/integration/annotators"
 STAMP: Final = "installed-from"
-"""File in an environment with the SHA-256 of the lock file that it was made from."""
+"""File in an environment with the SHA-256 of what it was made from."""
+TOKEN: Final = "0123456789abcdef0123456789abcdef01234567"
+"""Of the user of Label Studio's database, which serves tests alone."""
+USER: Final = ("--username", "user@example.com", "--password", "correct-horse")
+FIRST_RUNS: Final = {
+    "label-studio": (
+        *("bin/label-studio", "init", "empty", "--data-dir", "."),
+        *(*USER, "--user-token", TOKEN, "--enable-legacy-api-token"),
+    )
+}
+"""Commands of tools, with the environment as their folder, that make what their starts need."""
+OFFLINE: Final = {
+    "COLLECT_ANALYTICS": "false",
+    "LATEST_VERSION_CHECK": "false",
+    "SENTRY_DSN": "",
+    "FRONTEND_SENTRY_DSN": "",
+}
+"""Settings of Label Studio with which it calls nobody."""
 
 
 def lock_files(folder: Path = LOCKS) -> dict[str, Path]:
@@ -57,7 +75,7 @@ def install(lock: Path, environment: Path) -> None:
         environment: folder to make.
 
     Raises:
-        ConfigError: pip could not install them.
+        ConfigError: pip could not install them, or the tool's first run failed.
     """
     shutil.rmtree(environment, ignore_errors=True)
     environment.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +87,30 @@ def install(lock: Path, environment: Path) -> None:
             expected="requirements that can be installed",
             fix="see its output above",
         )
+    if command := FIRST_RUNS.get(lock.stem):
+        _run_first(command, environment)
     (environment / STAMP).write_text(_digest(lock))
+
+
+def _run_first(command: Sequence[str], environment: Path) -> None:
+    path = environment.absolute()
+    settings = {**os.environ, "HOME": str(path), "LABEL_STUDIO_BASE_DATA_DIR": str(path), **OFFLINE}
+    settings.pop("PYTHONPATH", None)
+    with (path / "first-run.log").open("w") as log:
+        done = subprocess.run(
+            [str(path / command[0]), *command[1:]],
+            env=settings,
+            cwd=path,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    if done.returncode:
+        raise ConfigError.of(
+            " ".join(command[:2]),
+            got=f"exit status {done.returncode}",
+            expected="0",
+            fix=f"see {log.name}",
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +139,8 @@ def _install_all(args: argparse.Namespace) -> None:
 
 
 def _digest(lock: Path) -> str:
-    return hashlib.sha256(lock.read_bytes()).hexdigest()
+    first_run = "\0".join(FIRST_RUNS.get(lock.stem, ()))
+    return hashlib.sha256(lock.read_bytes() + first_run.encode()).hexdigest()
 
 
 if __name__ == "__main__":

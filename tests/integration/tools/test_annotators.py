@@ -106,3 +106,28 @@ def test_main_unknown_name_installs_nothing(
     assert annotators.main(["label-studio", "hammer"]) == 2
     assert "name: got 'hammer', expected" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_install_first_run_makes_what_starts_need(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = tmp_path / "tools/hammer"
+    annotators.install(lock, environment)
+    command = ("bin/python", "-c", "import hammer; open('made', 'w').write(str(hammer.WEIGHT))")
+    monkeypatch.setitem(annotators.FIRST_RUNS, "hammer", command)
+    assert not annotators.is_installed(environment, lock)
+    annotators.install(lock, environment)
+    assert (environment / "made").read_text() == "3"
+    assert annotators.is_installed(environment, lock)
+
+
+def test_install_first_run_that_fails_is_told_and_not_taken_for_installed(
+    lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("bin/python", "-c", "import anvil")
+    monkeypatch.setitem(annotators.FIRST_RUNS, "hammer", command)
+    log = tmp_path / "hammer/first-run.log"
+    with pytest.raises(ConfigError, match=f"bin/python -c: got exit status 1, .*; see {log}"):
+        annotators.install(lock, tmp_path / "hammer")
+    assert "No module named 'anvil'" in log.read_text()
+    assert not annotators.is_installed(tmp_path / "hammer", lock)

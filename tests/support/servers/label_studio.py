@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ import httpx
 
 from tests.support.paths import ROOT
 from tests.support.servers.gateway_watch import free_port
+from tools.annotators import OFFLINE, TOKEN
 
 __all__ = ["LabelStudio", "label_studio"]
 
-START_S = 900
-"""Seconds for the first start, which migrates an empty database, on a busy machine."""
+START_S = 300
+"""Seconds for the start on a busy machine."""
 CALL_S = 120
 DATABASE = "label_studio.sqlite3"
-TOKEN = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass(frozen=True)
@@ -74,30 +73,21 @@ def label_studio(environment: Path, folder: Path) -> Iterator[LabelStudio]:
     """Start Label Studio with a user, and stop it at the end.
 
     Args:
-        environment: where `tools.annotators` has installed it; the first start leaves an empty
-            database there, since to make one takes minutes.
+        environment: where `tools.annotators` has installed it and made an empty database.
         folder: for its database, files and log.
     """
     port = free_port()
     words = ["start", "--no-browser", "--data-dir", str(folder), "--port", str(port)]
     words += ["--internal-host", "127.0.0.1", "--log-level", "WARNING"]
-    empty, database = environment / DATABASE, folder / DATABASE
     (folder / "files").mkdir(parents=True)
-    if empty.exists():
-        shutil.copyfile(empty, database)
-    else:
-        words += ["--init", "--username", "user@example.com", "--password", "correct-horse"]
-        words += ["--user-token", TOKEN, "--enable-legacy-api-token"]
+    shutil.copyfile(environment / DATABASE, folder / DATABASE)
     settings = {
         "HOME": str(folder),
         "LABEL_STUDIO_BASE_DATA_DIR": str(folder),
         "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED": "true",
         "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(folder / "files"),
         **_settings_of_the_guide(),
-        "COLLECT_ANALYTICS": "false",
-        "LATEST_VERSION_CHECK": "false",
-        "SENTRY_DSN": "",
-        "FRONTEND_SENTRY_DSN": "",
+        **OFFLINE,
     }
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     url = f"http://127.0.0.1:{port}"
@@ -119,8 +109,6 @@ def label_studio(environment: Path, folder: Path) -> Iterator[LabelStudio]:
     ):
         try:
             _wait(process, client, folder / "log")
-            if not empty.exists():
-                _copy(database, empty)
             yield LabelStudio(url, TOKEN, client, environment, folder)
         finally:
             process.terminate()
@@ -128,14 +116,6 @@ def label_studio(environment: Path, folder: Path) -> Iterator[LabelStudio]:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def _copy(database: Path, copy: Path) -> None:
-    """Copy a database in use, so that nobody sees a part of it."""
-    part = copy.with_suffix(f".{os.getpid()}")
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(part)) as target:
-        source.backup(target)
-    part.rename(copy)
 
 
 def _wait(process: subprocess.Popen[bytes], client: httpx.Client, log: Path) -> None:
