@@ -24,7 +24,7 @@ HEALTHY: Final = b"\x08\x01"
 
 P = ParamSpec("P")
 T = TypeVar("T")
-RequestEncoder = Callable[[SegmentRequest], pb.SegmentRequest | None]
+RequestEncoder = Callable[[SegmentRequest], pb.SegmentRequest]
 
 
 class Connection(Protocol):
@@ -86,13 +86,22 @@ class BaseClient:
         self._retry = retry
         self._known_images = ImageIdCache()
 
-    async def _call(self, method: str, request: Any) -> Any:
+    def _attempts(self, *, repeatable: bool = True) -> Attempts:
+        """Begin the time of a call; see `Attempts`."""
+        return Attempts(self._endpoint.address, self._timeout_s, self._retry, repeatable=repeatable)
+
+    async def _call(self, method: str, request: Any, attempts: Attempts | None = None) -> Any:
         """Send a unary RPC with exponential backoff, within the time limit.
+
+        Args:
+            method: its name.
+            request: its message.
+            attempts: of the whole call, where this RPC is a part of it.
 
         Raises:
             CpcSamError: a permanent failure, or the time limit is exceeded.
         """
-        attempts = Attempts(self._endpoint.address, self._timeout_s, self._retry)
+        attempts = attempts or self._attempts()
         while True:
             try:
                 return await self._connection.call(method, request, attempts.remaining_s)

@@ -9,6 +9,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from cpcsam.client._retry import INITIAL_BACKOFF_S, MAX_BACKOFF_S
 from cpcsam.errors import ConfigError
 
 __all__ = ["DEFAULT_ADDRESS", "Endpoint"]
@@ -17,6 +18,9 @@ DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # By default up to two minutes, in which all attempts fail although the gateway is back.
+    ("grpc.initial_reconnect_backoff_ms", round(INITIAL_BACKOFF_S * 1e3)),
+    ("grpc.max_reconnect_backoff_ms", round(MAX_BACKOFF_S * 1e3)),
 )
 
 

@@ -137,18 +137,18 @@ class ClientMethods(BaseClient):
             return await self._send_once_or_twice(request)
 
     async def _send_once_or_twice(self, request: SegmentRequest) -> SegmentResult:
-        message = segment_request(request)
+        message, attempts = segment_request(request), self._attempts()
         # Encoding and hashing an image would block an event loop.
         *by_id, with_bytes = await self._connection.offload(
             self._known_images.candidates, message, request.image
         )
         for candidate in by_id:
             try:
-                return result_of(await self._call("Segment", candidate), request.prompts)
+                return result_of(await self._call("Segment", candidate, attempts), request.prompts)
             # The server may have evicted the image; the bytes are sent below.
             except NotFoundError:
                 self._known_images.discard(candidate)
-        response: pb.SegmentResponse = await self._call("Segment", with_bytes)
+        response: pb.SegmentResponse = await self._call("Segment", with_bytes, attempts)
         self._known_images.add(response)
         return result_of(response, request.prompts)
 
@@ -196,10 +196,8 @@ class ClientMethods(BaseClient):
         try:
             async for answer in answers:
                 self._known_images.add(answer.response)
-                for outcome in session.outcomes(answer):
-                    yield outcome
-            for outcome in session.remaining():
-                yield outcome
+                yield session.outcome(answer)
+            session.require_answered()
         except grpc.RpcError as error:
             raise attempts.failure(error) from error
         finally:
@@ -251,12 +249,13 @@ class ClientMethods(BaseClient):
             ForbiddenError: the token may not change classes.
             PreconditionError: the gateway stores no classes, or there are texts, and the server
                 has no CLIP or another one than for the known classes.
+            UnavailableError: also where the connection broke, after which the class may be there.
             CpcSamError: as `segment`.
         """
         request = await self._connection.offload(
             add_class_request, name, examples, tile_size, texts, negatives
         )
-        return classes_of(await self._call("AddClass", request))
+        return classes_of(await self._call("AddClass", request, self._attempts(repeatable=False)))
 
     async def remove_class(self, name: str) -> tuple[ClassInfo, ...]:
         """Remove a class from the server.
@@ -271,7 +270,8 @@ class ClientMethods(BaseClient):
             NotFoundError: there is no such class.
             CpcSamError: as `add_class`.
         """
-        return classes_of(await self._call("RemoveClass", pb.RemoveClassRequest(name=name)))
+        request, attempts = pb.RemoveClassRequest(name=name), self._attempts(repeatable=False)
+        return classes_of(await self._call("RemoveClass", request, attempts))
 
     async def healthy(self) -> bool:
         """Return whether the gateway is reachable and reports that it serves; never retries."""

@@ -16,11 +16,13 @@ import grpc
 from cpcsam.errors import CpcSamError
 from cpcsam.grpc_errors import error_of_status
 
-__all__ = ["Attempts"]
+__all__ = ["INITIAL_BACKOFF_S", "MAX_BACKOFF_S", "Attempts"]
 
 INITIAL_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 2.0
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+NOT_CONNECTED: Final = "failed to connect"
+"""Beginning of gRPC's message where a call never left the client."""
 
 
 class Attempts:
@@ -30,12 +32,17 @@ class Attempts:
         address: of the gateway, for messages.
         timeout_s: time limit of all attempts together, in seconds.
         retry: whether failures are retried at all.
+        repeatable: False for a call that must not be done twice: it is not retried once it may
+            have reached the gateway and no answer tells.
     """
 
-    def __init__(self, address: str, timeout_s: float, retry: bool) -> None:
+    def __init__(
+        self, address: str, timeout_s: float, retry: bool, *, repeatable: bool = True
+    ) -> None:
         self._address = address
         self._timeout_s = timeout_s
         self._retry = retry
+        self._repeatable = repeatable
         self._deadline = time.monotonic() + timeout_s
         self._backoff_s = INITIAL_BACKOFF_S
 
@@ -57,6 +64,7 @@ class Attempts:
         # Jitter spreads clients that failed together.
         backoff_s = self._backoff_s * random.uniform(0.5, 1.0) + (pushback_s or 0)
         retryable = status is grpc.StatusCode.UNAVAILABLE or pushback_s is not None
+        retryable = retryable and not self._may_be_done(error)
         if not (retryable and self._retry) or time.monotonic() + backoff_s >= self._deadline:
             raise self.failure(error) from error
         self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
@@ -65,10 +73,22 @@ class Attempts:
     def failure(self, error: Any) -> CpcSamError:
         """Convert the `grpc.RpcError` of the last attempt to the project's error."""
         status, message = error.code(), error.details() or ""
+        if self._may_be_done(error):
+            message = (
+                f"{self._address}: got {message}, expected an answer; "
+                "look whether it was done before you repeat it"
+            )
         if status is grpc.StatusCode.INTERNAL and ": got " not in message and self._is_over:
             # gRPC's asyncio reports so a message that met the end of its stream's time.
             status, message = grpc.StatusCode.DEADLINE_EXCEEDED, ""
         return error_of_status(status, self._message(status, message), _pushback_s(error))
+
+    def _may_be_done(self, error: Any) -> bool:
+        """Return whether the call may have been done, and must not be done again."""
+        message = error.details() or ""
+        answered = ": got " in message or _pushback_s(error) is not None
+        unknown = error.code() is grpc.StatusCode.UNAVAILABLE and not answered
+        return not self._repeatable and unknown and not message.startswith(NOT_CONNECTED)
 
     @property
     def _is_over(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import grpc
@@ -29,40 +29,42 @@ class StreamSession:
         # Needs no lock: append and popleft of a deque are atomic.
         self._pending: deque[Sequence[Prompt] | CpcSamError] = deque()
 
-    def encode(self, request: SegmentRequest) -> pb.SegmentRequest | None:
-        """Encode the next request; None if it cannot be sent, which becomes its outcome."""
+    def encode(self, request: SegmentRequest) -> pb.SegmentRequest:
+        """Encode the next request.
+
+        One that cannot be sent becomes an empty message, which the gateway refuses at once: so its
+        error comes in its turn, and does not wait for the next request.
+        """
         try:
             message = with_image(segment_request(request), request.image)
         except CpcSamError as error:
             self._pending.append(error)
-            return None
+            return pb.SegmentRequest()
         # Before the message can be sent, as its response pops this entry.
         self._pending.append(request.prompts)
         return message
 
-    def outcomes(self, answer: pb.SegmentStreamResponse) -> Iterator[SegmentResult | CpcSamError]:
-        """Yield the outcome of a response, after the errors of unsendable requests before it."""
-        while isinstance(pending := self._pending.popleft(), CpcSamError):
-            yield pending
+    def outcome(self, answer: pb.SegmentStreamResponse) -> SegmentResult | CpcSamError:
+        """Return the outcome of the next request, from its response."""
+        pending = self._pending.popleft()
+        if isinstance(pending, CpcSamError):
+            return pending
         if answer.HasField("response"):
-            yield result_of(answer.response, pending)
-        else:
-            failure = answer.failure
-            status = STATUSES.get(failure.code, grpc.StatusCode.UNKNOWN)
-            yield error_of_status(status, failure.message)
+            return result_of(answer.response, pending)
+        failure = answer.failure
+        status = STATUSES.get(failure.code, grpc.StatusCode.UNKNOWN)
+        return error_of_status(status, failure.message)
 
-    def remaining(self) -> Iterator[CpcSamError]:
-        """Yield the errors of unsendable requests at the end of the stream.
+    def require_answered(self) -> None:
+        """Check at the end of the stream that every request has had a response.
 
         Raises:
-            ServingError: a request that was sent has no response.
+            ServingError: one has none.
         """
-        for pending in self._pending:
-            if not isinstance(pending, CpcSamError):
-                raise ServingError.of(
-                    "SegmentStream",
-                    got="fewer responses than requests",
-                    expected="one response per request",
-                    fix="see the gateway's log",
-                )
-            yield pending
+        if self._pending:
+            raise ServingError.of(
+                "SegmentStream",
+                got="fewer responses than requests",
+                expected="one response per request",
+                fix="see the gateway's log",
+            )

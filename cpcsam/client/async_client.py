@@ -75,8 +75,7 @@ class AsyncConnection:
         async def messages() -> AsyncIterator[Any]:
             try:
                 async for request in _aiter(requests):
-                    if (message := await self.offload(encode, request)) is not None:
-                        yield message
+                    yield await self.offload(encode, request)
             except Exception as error:  # gRPC would only cancel the call
                 errors.append(error)
 

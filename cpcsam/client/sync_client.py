@@ -66,7 +66,7 @@ class BlockingConnection:
 
         def messages() -> Iterator[Any]:
             try:
-                yield from filter(None, map(encode, requests))
+                yield from map(encode, requests)
             except Exception as error:  # gRPC would only say that the iteration failed
                 errors.append(error)
 

@@ -74,6 +74,8 @@ class Peer(pb_grpc.SegmentationServicer):
     def refusal(self, request: pb.SegmentRequest) -> tuple[grpc.StatusCode | None, str]:
         if request.image_id and request.image_id not in self.images:
             return grpc.StatusCode.NOT_FOUND, "image_id: got an unknown one, expected x; send it"
+        if request.WhichOneof("image") is None:
+            return grpc.StatusCode.INVALID_ARGUMENT, "image: got none, expected one; send it"
         if request.image_bytes == b"broken":
             return grpc.StatusCode.INVALID_ARGUMENT, "image_bytes: got text, expected x; send a PNG"
         return None, ""
@@ -181,12 +183,14 @@ def mask_message(
 
 
 @contextmanager
-def peer_gateway() -> Iterator[tuple[str, Peer]]:
+def peer_gateway(
+    peer: Peer | None = None, address: str = "127.0.0.1:0"
+) -> Iterator[tuple[str, Peer]]:
     """Its address, and the peer."""
-    peer = Peer()
+    peer = peer or Peer()
     server = grpc.server(ThreadPoolExecutor(8))
     pb_grpc.add_SegmentationServicer_to_server(peer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     server.start()
     try:
         yield f"127.0.0.1:{port}", peer

@@ -6,8 +6,10 @@ import asyncio
 import functools
 import inspect
 import pydoc
+import queue
 import re
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,10 +18,18 @@ import grpc
 import numpy as np
 import pytest
 
-from cpcsam.client import Prompt, SegmentationClient, SegmentRequest, sync_client
+from cpcsam.client import (
+    Prompt,
+    SegmentationClient,
+    SegmentRequest,
+    encode_image,
+    sync_client,
+)
 from cpcsam.client.async_client import AsyncSegmentationClient
-from cpcsam.errors import CpcSamError, ServingError
-from cpcsam.grpc_errors import error_of_status
+from cpcsam.client.results import SegmentResult
+from cpcsam.errors import ContractError, CpcSamError, ServingError
+from cpcsam.grpc_errors import UnavailableError, error_of_status
+from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from tests.support.servers.gateway_peer import Peer, peer_gateway
 
@@ -99,7 +109,89 @@ async def test_close_during_a_call_raises_serving_error_in_it(kind: type[Any]) -
     assert type(outcome) is ServingError, outcome
 
 
+SMALL = encode_image(np.zeros((4, 4, 3), np.uint8))
 REASON = "request_id: got 200000 bytes, expected at most 128; shorten it"
+
+
+def test_stream_yields_an_unsendable_requests_error_before_the_next_request() -> None:
+    requests: queue.Queue[SegmentRequest] = queue.Queue()
+    with peer_gateway() as (address, _), SegmentationClient(address) as client:
+        stream = client.segment_stream(iter(requests.get, None), timeout_s=60)
+        for image in (SMALL, "nowhere.png", SMALL):
+            requests.put(SegmentRequest(image, [Prompt.click(0, 0)]))
+            outcome = next(stream)
+            kind = ContractError if image == "nowhere.png" else SegmentResult
+            assert type(outcome) is kind, outcome
+
+
+class Forgetful(Peer):
+    """Forgets images, and takes its time to say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.remaining_s: list[float] = []
+
+    def Segment(self, request: pb.SegmentRequest, context: Any) -> pb.SegmentResponse:  # noqa: N802
+        self.remaining_s.append(context.time_remaining())
+        if request.image_id:
+            time.sleep(0.5)
+        self.images.clear()
+        return super().Segment(request, context)
+
+
+def test_timeout_bounds_a_call_that_sends_its_image_again() -> None:
+    peer = Forgetful()
+    with peer_gateway(peer) as (address, _), SegmentationClient(address, timeout_s=8) as client:
+        for _ in range(2):
+            client.segment(SMALL, [Prompt.click(0, 0)])
+    _, by_id, with_bytes = peer.remaining_s
+    assert with_bytes < by_id - 0.4  # HTTP/2 rounds the time
+
+
+class Breaking(Peer):
+    """Does what it is told to a class, and ends the first calls with UNAVAILABLE and a message."""
+
+    def __init__(self, *messages: str) -> None:
+        super().__init__()
+        self.messages = list(messages)
+        self.calls = 0
+
+    def AddClass(self, request: Any, context: Any) -> pb.ListClassesResponse:  # noqa: N802
+        self.calls += 1
+        if self.messages:
+            context.abort(grpc.StatusCode.UNAVAILABLE, self.messages.pop(0))
+        return pb.ListClassesResponse()
+
+    RemoveClass = AddClass
+
+
+AWAY = "Triton: got no answer, expected one; wait"
+
+
+@pytest.mark.parametrize("method", ["add_class", "remove_class"])
+def test_change_that_may_be_done_is_not_repeated(method: str) -> None:
+    peer = Breaking(AWAY, "Socket closed")
+    with peer_gateway(peer) as (address, _), SegmentationClient(address) as client:
+        change = functools.partial(getattr(client, method), "nucleus")
+        with pytest.raises(UnavailableError) as caught:
+            change()
+        assert peer.calls == 2
+        expected = "got Socket closed, expected an answer; look whether it was done before you"
+        assert expected in str(caught.value)
+        assert change() == ()
+
+
+def test_change_that_was_never_sent_is_repeated() -> None:
+    with peer_gateway() as (address, _):
+        pass
+    with SegmentationClient(address) as client:
+        done = threading.Thread(target=client.remove_class, args=("nucleus",))
+        done.start()
+        time.sleep(0.3)  # refused connections
+        peer = Breaking()
+        with peer_gateway(peer, address):
+            done.join(60)
+    assert peer.calls == 1
 
 
 class Refusing(pb_grpc.SegmentationServicer):
