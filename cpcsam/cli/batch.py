@@ -211,9 +211,10 @@ def read_logits(file: Path) -> list[LowResMask]:
         ContractError: the logits are not square.
     """
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as content:
+            arrays = np.load(content)  # an array where the file is no archive, without such keys
             logits, parts = arrays["low_res_masks"], arrays["parts"]
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, LookupError, zipfile.BadZipFile) as error:
         raise ConfigError.of(
             str(file),
             got=getattr(error, "strerror", None) or "something else",
