@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from cpcsam.scale import Scale
+from cpcsam.transforms import resize_image
 from training.data.sample import Sample, entity_labels
 
 __all__ = ["AugmentConfig", "Window", "random_window", "whole_window", "window_with_entities"]
@@ -106,9 +108,29 @@ def window_with_entities(
 
 
 def whole_window(sample: Sample, image_size: int) -> Window:
-    """Resize a sample to image_size, padded on the right and bottom, without augmentation."""
+    """Resize a sample to image_size, padded on the right and bottom, without augmentation.
+
+    A larger image shows the pixels that serving shows of it.
+    """
     side = max(sample.instances.shape)
-    return _cut(sample, image_size, side, (side / 2, side / 2), 0.0, 1.0, 1.0)
+    window = _cut(sample, image_size, side, (side / 2, side / 2), 0.0, 1.0, 1.0)
+    if side <= image_size:
+        return window
+    served = torch.from_numpy(resize_image(sample.image, image_size).transpose(2, 0, 1))
+    image = torch.tensor(PADDING, dtype=torch.uint8)[:, None, None].repeat(
+        1, *window.image.shape[1:]
+    )
+    image[:, : served.shape[1], : served.shape[2]] = served
+    return replace(window, image=image)
+
+
+def _reduced(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Reduce an image, (H, W, 3), by a factor as serving does, in place of sampling its pixels."""
+    if factor <= 1:
+        return image
+    height, width = (max(1, round(side / factor)) for side in image.shape[:2])
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _cut(
@@ -132,7 +154,8 @@ def _cut(
         dtype=torch.float32,
     )
     grid = F.affine_grid(theta[None], [1, 1, image_size, image_size], align_corners=False)
-    image = torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None].float()
+    pixels = _reduced(sample.image, side / image_size)
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float()
     # The mean colour becomes zero, as what lies beyond the image is filled with zeros.
     image -= torch.tensor(PADDING, dtype=torch.float32)[:, None, None]
     # grid_sample takes no integers; float32 holds labels up to 2^24 exactly.
@@ -143,8 +166,8 @@ def _cut(
     shown_labels = F.grid_sample(
         labels, grid, mode="nearest", padding_mode=padding, align_corners=False
     )
-    pixels = shown[0] + torch.tensor(PADDING)[:, None, None]
-    return Window(pixels.round().clamp(0, 255).byte(), shown_labels[0, 0].int(), image_size / side)
+    shown = (shown[0] + torch.tensor(PADDING)[:, None, None]).round().clamp(0, 255).byte()
+    return Window(shown, shown_labels[0, 0].int(), image_size / side)
 
 
 def _recolour(image: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:

@@ -93,13 +93,21 @@ class SourceConfig:
         return max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1)
 
     def or_else(self, other: SourceConfig) -> SourceConfig:
-        """Take the files of another source if this one names none."""
+        """Take the files of another source if this one names none.
+
+        Its part, page, channels and crowds count where this one leaves them open.
+        """
         if self.bbbc038 or self.image or self.instances or self.dataset:
             return self
-        keys = (*FORMS, "instances", "root", "page", "channels")
-        files = {name: getattr(other, name) for name in keys}
-        part = self.part or ("validation" if other.dataset else None)
-        return replace(self, **files, part=part, crowds=self.crowds or other.crowds)
+        files = {name: getattr(other, name) for name in (*FORMS, "instances", "root")}
+        return replace(
+            self,
+            **files,
+            part=self.part or ("validation" if other.dataset else None),
+            page=other.page if self.page is None else self.page,
+            channels=self.channels or other.channels,
+            crowds=self.crowds or other.crowds,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 
@@ -36,7 +36,13 @@ class Counters:
 
 @dataclass(kw_only=True)
 class TrainState(Counters, ABC):
-    """Everything that a resumed run needs: weights, optimisers and counters."""
+    """Everything that a resumed run needs: weights, optimisers and counters.
+
+    Attributes:
+        start_over: how a user begins a run of this kind anew.
+    """
+
+    start_over: ClassVar[str] = "start over with overwrite=true"
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -71,7 +77,7 @@ class TrainState(Counters, ABC):
             raise _unreadable(path, error) from error
         try:
             # First, as tensors of another model's shapes would be reported as a damaged file.
-            _require_same(saved["config"], record)
+            _require_same(saved["config"], record, self.start_over)
             self.load_state_dict(saved)
             torch.set_rng_state(saved["rng"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -87,17 +93,18 @@ def _unreadable(path: Path, error: Exception) -> CpcSamError:
     )
 
 
-def _require_same(saved: Any, record: Any, key: str = "") -> None:
+def _require_same(saved: Any, record: Any, start_over: str, key: str = "") -> None:
     """Name the first key at which a run's configuration differs from the original."""
     if isinstance(saved, Mapping) and isinstance(record, Mapping):
         for name in sorted({*saved, *record}):
-            _require_same(saved.get(name), record.get(name), f"{key}.{name}" if key else name)
+            inner = f"{key}.{name}" if key else name
+            _require_same(saved.get(name), record.get(name), start_over, inner)
     elif saved != record:
         raise ConfigError.of(
             key,
             got=record,
             expected=f"{saved}, which the run was begun with",
-            fix="restore it, or start over with overwrite=true",
+            fix=f"restore it, or {start_over}",
         )
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -51,15 +52,16 @@ def pretrain(
 
     Raises:
         ArtifactError: `init` or the saved state cannot be used.
+        ConfigError: the run was begun with another configuration or other data.
         DataError: the real images or drawings cannot be read.
         TrainingError: the loss is no longer finite.
     """
     train, validation = load_images(config.data)
     device = training_device()
     state = new_pretrain_state(config, device)
-    last = config.run / "last.pt"
+    last, record = config.run / "last.pt", _record(config, train)
     if last.exists():
-        state.restore(last, {})
+        state.restore(last, record)
         sys.stderr.write(f"resuming {config.run} at step {state.step}\n")
     remove_leftovers(config.run)
     batches = PretrainBatches(
@@ -87,7 +89,7 @@ def pretrain(
             (
                 board,
                 Validation(validate, state, config.evaluate_every, at_end=False),
-                Checkpoints(last, state, {}, config.checkpoint_every),
+                Checkpoints(last, state, record, config.checkpoint_every),
                 *callbacks,
             ),
             description="pretrain",
@@ -102,6 +104,23 @@ def pretrain(
     unit = "cpu_seconds" if counts_cpu_time else "seconds"
     _publish(config, state, model, train, scores, unit)
     return scores
+
+
+def _record(config: PretrainConfig, train: Sequence[Sample]) -> dict[str, Any]:
+    """Return what identifies a run: its recipe, and digests of its data and of its beginning."""
+    recipe = config.recipe()
+    del recipe["max_minutes"]  # a resumed run may have more time
+    return {
+        **recipe,
+        "train_digest": digest_samples(train),
+        "vector_art_digest": _drawings_digest(config),
+        "init_digest": None if config.init is None else base_digest(config.init),
+    }
+
+
+def _drawings_digest(config: PretrainConfig) -> str | None:
+    folder = config.data.vector_art
+    return None if folder is None else open_collection(folder).digest
 
 
 def _user_cpu_seconds() -> float:
@@ -136,8 +155,8 @@ def _publish(
             if name in before.metrics:
                 cost[name] = cost.get(name, 0) + before.metrics[name]
         parents = {"init": base_digest(config.init)}
-    folder = config.data.vector_art
-    drawn = {} if folder is None else {"vector_art": open_collection(folder).digest}
+    digest = _drawings_digest(config)
+    drawn = {} if digest is None else {"vector_art": digest}
     save_base(
         model,
         config.out,

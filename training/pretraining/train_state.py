@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ def learning_rate(config: PretrainConfig, step: float) -> float:
 @dataclass
 class PretrainState(TrainState):
     """Model, auxiliary head, moving average of the weights, optimiser and progress counters."""
+
+    start_over: ClassVar[str] = "give another run=FOLDER"
 
     model: CpcSam
     head: AuxiliaryHead

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.build_sam import ENCODERS
 from tests.support.dataset_factory import drawings
@@ -79,6 +80,22 @@ def test_interrupted_run_resumes_to_the_same_weights(
     assert manifest.config["real_images"].startswith("none")
     assert manifest.config["vector_art"] == open_collection(collection).digest
     assert "run" not in manifest.config["recipe"][0]
+
+
+def test_finished_run_of_other_settings_or_data_is_not_published_anew(
+    unbroken: PretrainConfig, collection: Path, tmp_path: Path
+) -> None:
+    published = (unbroken.out / "manifest.json").read_bytes()
+    without = PretrainData(val_scenes=1)
+    for changes, message in (
+        ({"lr": 0.01}, "lr: got 0.01, expected"),
+        ({"data": without, "batch": TINY_BATCH}, "vector_art"),
+        ({"init": unbroken.out}, "init_digest: got [0-9a-f]{64}, expected None"),
+    ):
+        with pytest.raises(ConfigError, match=f"{message}.*give another run=FOLDER"):
+            pretrain(replace(unbroken, **changes))
+    assert (unbroken.out / "manifest.json").read_bytes() == published
+    assert pretrain(replace(unbroken, max_minutes=9, out=tmp_path / "again")) is not None
 
 
 def test_pretrain_with_init_continues_from_that_base(

@@ -19,6 +19,9 @@ SOFT: Final = "masks with soft edges, cut at half of the brightest grey"
 MOST_SMALL_LABELS: Final = 64
 """A brightest grey below this is no white but the number of a label."""
 
+WHITES: Final = (255, 65_535)
+"""Of masks of 8 and 16 bits; with another brightest grey, flat areas of any other are labels."""
+
 BETWEEN: Final = (0.1, 0.9)
 """Parts of the brightest grey between which a level is neither black nor white."""
 
@@ -62,8 +65,10 @@ def edges_of(grey: NDArray[Any], lossy: bool = False) -> Edges:
         return "labels"
     scale = 255 if lossy else top
     middle = (grey > BETWEEN[0] * scale) & (grey < BETWEEN[1] * scale)
+    if not lossy and top not in WHITES:
+        middle = (grey > 0) & (grey < top)
     # Edges are thin, so this recognises most masks without a filter.
-    if np.count_nonzero(middle) * 20 < inside:
+    elif np.count_nonzero(middle) * 20 < inside:
         return "soft"
     spread = ndimage.maximum_filter(grey, 3).astype(np.float64) - ndimage.minimum_filter(grey, 3)
     flat = np.count_nonzero(middle & (spread <= (LOSSY_STEP if lossy else 0)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cpcsam.scale import Scale
+from cpcsam.transforms import to_frame
 from training.data.augment import PADDING, AugmentConfig, random_window, whole_window
 from training.data.sample import Sample
 from training.data.synthetic import synthetic_scene
@@ -52,6 +53,35 @@ def test_whole_window_shows_the_sample_unchanged() -> None:
     doubled = whole_window(Sample("s", image, instances), 2 * SIZE)
     assert doubled.scale == 2
     assert np.array_equal(doubled.instances.numpy()[::2, ::2], instances)
+
+
+@pytest.mark.parametrize("shape", [(4 * SIZE, 4 * SIZE), (3 * SIZE, 2 * SIZE)])
+def test_whole_window_reduces_an_image_as_serving_does(shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    shown = whole_window(Sample("noise", image, np.zeros(shape, np.int32)), SIZE).image.numpy()
+    served, (height, width) = to_frame(image, SIZE)
+    assert (shown[:, :height, :width] == served[:, :height, :width]).all()
+    assert (shown[:, :, width:] == np.array(PADDING)[:, None, None]).all()
+    assert served.std() > 10
+
+
+def test_random_windows_reduce_what_they_show_smaller() -> None:
+    shape = (8 * SIZE, 8 * SIZE)
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    config = AugmentConfig(rotate=False, colour=0, invert=0, grey=0)
+    spread = [
+        random_window(
+            Sample("noise", image, np.zeros(shape, np.int32)),
+            SIZE,
+            Scale(side, 1.0),
+            config,
+            np.random.default_rng(3),
+        )
+        .image.float()
+        .std()
+        for side in (SIZE, 2 * SIZE, 6 * SIZE)
+    ]
+    assert spread[1] < 0.6 * spread[0] and spread[2] < 0.25 * spread[0]
 
 
 def test_scene_is_decided_by_its_seed() -> None:

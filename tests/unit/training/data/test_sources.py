@@ -62,6 +62,16 @@ def test_validation_takes_its_files_from_train() -> None:
     assert other.or_else(train) == other
 
 
+def test_validation_takes_page_and_channels_from_train_unless_it_names_its_own() -> None:
+    train = SourceConfig(image=Path("a"), instances=Path("b"), page=0, channels=(2,))
+    taken, own = (
+        SourceConfig(page=page, channels=channels).or_else(train)
+        for page, channels in ((None, ()), (3, (1,)))
+    )
+    assert (taken.page, taken.channels) == (0, (2,))
+    assert (own.page, own.channels) == (3, (1,))
+
+
 @pytest.mark.parametrize(
     ("train", "validation"),
     [

@@ -42,6 +42,9 @@ def test_edges_tell_masks_from_label_images() -> None:
     assert edges_of(WHITE) == edges_of(WHITE // 255) == "hard"
     assert edges_of(soft(WHITE)) == edges_of(soft(WHITE).astype(np.uint16) * 257) == "soft"
     assert edges_of(LABELS) == edges_of(LABELS * 80) == edges_of(LABELS * 85) == "labels"
+    few = np.where(LABELS == 3, 412, np.where(LABELS == 2, 410, LABELS * 7)).astype(np.uint16)
+    assert edges_of(few) == edges_of(np.where(few > 400, 0, few) + (few == 412) * 200) == "labels"
+    assert edges_of((soft(WHITE) * 0.9).astype(np.uint8)) == "soft"
     many = np.arange(255, dtype=np.uint8).repeat(4).reshape(-1, 60) + 1
     assert edges_of(many) == "labels"
     assert edges_of(jpeg(WHITE), lossy=True) == edges_of(jpeg(soft(WHITE)), lossy=True) == "soft"
