@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,6 +21,7 @@ from cpcsam.transforms import to_frame
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.embedding_cache import EmbeddingCache, ImageKey
 from serving.gateway.inference.request_images import RequestImage
+from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_client import TritonClient
 from serving.gateway.inference.triton_responses import Encoded
 from serving.gateway.limits import Limits
@@ -29,10 +30,95 @@ from serving.gateway.scheduling.admission import Admission
 from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.executors import Executors
 
-__all__ = ["Embedder", "TiledImage", "shown_tile"]
+__all__ = ["Embedder", "SharedPixels", "TiledImage", "shown_tile"]
 
 Pixels = NDArray[np.uint8]
 EncodeWhole = Callable[[bytes], Awaitable[Encoded]]
+
+
+@dataclass
+class _OpenImage:
+    """An image that requests have taken.
+
+    Attributes:
+        users: requests that have taken it and not given it back.
+        pixels: (H, W, 3) uint8, once it is decoded.
+        release: ends its turn to be held.
+    """
+
+    users: int = 0
+    pixels: Pixels | None = None
+    release: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """End the turn, if there is one."""
+        release, self.release = self.release, None
+        if release is not None:
+            release()
+
+
+class SharedPixels:
+    """Decoded images, each held once and in one turn for all requests that need it meanwhile.
+
+    Requests wait for the tiles that others encode. Were each to hold a turn for the same image, two
+    could wait for tiles of a third that waits for a turn. To be used inside one event loop.
+    """
+
+    def __init__(self, admission: Admission, limits: Limits, executors: Executors) -> None:
+        self._admission = admission
+        self._max_pixels = limits.max_pixels
+        self._executors = executors
+        self._open: dict[ImageKey, _OpenImage] = {}
+        self._decoding: SingleFlight[ImageKey, Pixels] = SingleFlight()
+
+    async def take(self, image: RequestImage, context: RequestContext) -> Pixels:
+        """Return an image, (H, W, 3) uint8, to be given back by `give_back`.
+
+        Raises:
+            NotFoundError: the request only referenced it.
+            CpcSamError: it cannot be decoded, or its turn did not come in time.
+        """
+        key = image.key
+        taken = self._open.setdefault(key, _OpenImage())
+        taken.users += 1
+        try:
+            if taken.pixels is not None:
+                return taken.pixels
+            decode = partial(self._decode, taken, image, context)
+            if not self._decoding.is_running(key):
+                return await self._decoding.run(key, decode)
+            with context.phases.measure(QUEUE):  # another request decodes it
+                return await self._decoding.run(key, decode)
+        except BaseException:
+            self.give_back(key)
+            raise
+
+    def give_back(self, key: ImageKey) -> None:
+        """Free an image with the last request that has taken it."""
+        taken = self._open[key]
+        taken.users -= 1
+        if not taken.users:
+            del self._open[key]
+            taken.close()
+
+    async def _decode(
+        self, taken: _OpenImage, image: RequestImage, context: RequestContext
+    ) -> Pixels:
+        content = image.require_content()
+        # Pixels take far more memory than the file: few images are decoded at a time.
+        with context.phases.measure(QUEUE):
+            taken.release = await self._admission.acquire_image(context.permit, context.deadline)
+        try:
+            model = await context.model()
+            options = (image.key.options or ReadOptions()).or_intensity(model.intensity)
+            with context.phases.measure(DECODE):
+                taken.pixels = await self._executors.pixels_of(image.size).run(
+                    context.permit.client, decode_image, content, self._max_pixels, options
+                )
+        except BaseException:
+            taken.close()
+            raise
+        return taken.pixels
 
 
 class Embedder:
@@ -54,6 +140,7 @@ class Embedder:
         self.admission = admission
         self.limits = limits
         self.executors = executors
+        self.pixels = SharedPixels(admission, limits, executors)
 
     def tiled(self, image: RequestImage, context: RequestContext) -> TiledImage:
         """Open a request's image for tile-wise embedding."""
@@ -63,7 +150,7 @@ class Embedder:
 class TiledImage:
     """Lazily decoded image of one request, embedded tile by tile; an async context manager.
 
-    Its pixels are decoded at the first tile that is not in the cache, and freed with the block.
+    Its pixels are taken at the first tile that is not in the cache, and given back with the block.
 
     Attributes:
         cached: True until something had to be encoded.
@@ -75,7 +162,6 @@ class TiledImage:
         self._context = context
         self.cached = True
         self._pixels: asyncio.Task[Pixels] | None = None
-        self._release: Callable[[], None] | None = None
 
     async def __aenter__(self) -> TiledImage:
         return self
@@ -83,10 +169,12 @@ class TiledImage:
     async def __aexit__(self, *_: object) -> None:
         if self._pixels is not None:
             self._pixels.cancel()
-            await asyncio.gather(self._pixels, return_exceptions=True)
+            self._pixels.add_done_callback(self._give_back)
             self._pixels = None
-        if self._release is not None:
-            self._release()
+
+    def _give_back(self, pixels: asyncio.Task[Pixels]) -> None:
+        if not pixels.cancelled() and pixels.exception() is None:
+            self._embedder.pixels.give_back(self._image.key)
 
     async def claim(
         self,
@@ -150,7 +238,8 @@ class TiledImage:
             NotFoundError: the request only referenced it.
         """
         if self._pixels is None:
-            self._pixels = asyncio.create_task(self._decode())
+            taking = self._embedder.pixels.take(self._image, self._context)
+            self._pixels = asyncio.create_task(taking)
         # Shielded: other parts of the request await the same task.
         return await asyncio.shield(self._pixels)
 
@@ -180,24 +269,6 @@ class TiledImage:
         sizes = np.array([input_size], np.int32)
         embeddings = await self._embedder.triton.encode_frame(frame[None], sizes, self._context)
         return Encoded(key.digest, embeddings, sizes, np.array([tile.size], np.int32))
-
-    async def _decode(self) -> Pixels:
-        content = self._image.require_content()
-        # Pixels take far more memory than the file: few images are decoded at a time.
-        with self._context.phases.measure(QUEUE):
-            self._release = await self._embedder.admission.acquire_image(
-                self._context.permit, self._context.deadline
-            )
-        model = await self._context.model()
-        options = (self._image.key.options or ReadOptions()).or_intensity(model.intensity)
-        with self._context.phases.measure(DECODE):
-            return await self._embedder.executors.pixels_of(self._image.size).run(
-                self._context.permit.client,
-                decode_image,
-                content,
-                self._embedder.limits.max_pixels,
-                options,
-            )
 
 
 def shown_tile(tile: Box, encoded: Encoded) -> EncodedTile:

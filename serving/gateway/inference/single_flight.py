@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cpcsam.grpc_errors import DeadlineError, FullError
+from cpcsam.grpc_errors import DeadlineError, FullError, NotFoundError
 
 __all__ = ["SingleFlight"]
 
@@ -38,7 +38,8 @@ class SingleFlight(Generic[Key, Value]):
         """Join the running computation of a key, or start it, and return its result.
 
         An error is raised in every waiting request, with an exception: if the request that started
-        the computation ran out of its time or permits, another starts it again with its own.
+        the computation ran out of its time or permits, or has only named its image, another starts
+        it again with its own.
 
         Args:
             key: equal for requests that may share a computation.
@@ -53,7 +54,7 @@ class SingleFlight(Generic[Key, Value]):
             try:
                 # Shielded: a request that is cancelled leaves the computation to the others.
                 return await asyncio.shield(flight.task)
-            except (DeadlineError, FullError):
+            except (DeadlineError, FullError, NotFoundError):
                 if started:
                     raise
             except asyncio.CancelledError:

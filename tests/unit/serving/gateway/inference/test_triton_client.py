@@ -1,4 +1,4 @@
-"""Triton client: batches of prompts, addresses, ranks of replicas, probes, versions and towers."""
+"""Triton client: prompts, kinds of calls, addresses, ranks of replicas, probes and versions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, PointLabel
-from cpcsam.entry_points import CLIP, CLIP_CROPS, CLIP_EMBEDDINGS
+from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, MaskSelection, PointLabel
+from cpcsam.entry_points import (
+    CLIP,
+    CLIP_CROPS,
+    CLIP_EMBEDDINGS,
+    DECODE,
+    ENCODE,
+    IMAGE_BYTES,
+    MASKS_RLE,
+    SEGMENT,
+)
 from cpcsam.errors import ConfigError
 from cpcsam.geometry import Box
 from cpcsam.grpc_errors import UnavailableError
@@ -23,16 +32,18 @@ from serving.gateway.auth.authenticator import EVERYBODY
 from serving.gateway.context import RequestContext
 from serving.gateway.inference import replica
 from serving.gateway.inference.addresses import TritonAddresses
+from serving.gateway.inference.call_kinds import EVERYTHING, SEARCH, decodes, kind_of
 from serving.gateway.inference.probe import probed_entry_points
 from serving.gateway.inference.prompt_batches import chunk_prompts, chunk_tensors
 from serving.gateway.inference.replica import is_cancellable
 from serving.gateway.inference.replica_health import ReplicaHealth
 from serving.gateway.inference.replicas import choose, favourite, ranked
 from serving.gateway.inference.triton_client import TritonClient
-from serving.gateway.inference.triton_requests import infer_input
+from serving.gateway.inference.triton_requests import bytes_input, infer_input, prompt_inputs
 from serving.gateway.limits import Limits
 from serving.gateway.metrics import Metrics
 from serving.gateway.scheduling.admission import Admission, Permit
+from serving.gateway.scheduling.call_times import CallKind
 from serving.gateway.scheduling.executors import Executors
 from tests.support.servers.triton_peer import TritonPeer, triton_peers
 
@@ -232,3 +243,23 @@ async def test_crops_keep_to_replicas_of_their_towers_and_images_do_not() -> Non
         await triton.close()
     assert (old.calls["encode"], old.calls[CLIP.name]) == (1, 0)
     assert (new.calls["encode"], new.calls[CLIP.name]) == (0, 1)
+
+
+def test_kind_of_a_call_tells_use_and_prompts() -> None:
+    (chunk,) = chunk_tensors(np.zeros((3, 1, 2), np.float32), np.ones((3, 1), np.int32))
+    prompts = prompt_inputs(chunk, MaskSelection.BEST)
+    thresholds = prompt_inputs(chunk, MaskSelection.ALL, (0.5, 0.5, 1.0))
+    masks = (MASKS_RLE.name,)
+    assert kind_of(DECODE.name, prompts, masks) == CallKind(DECODE.name, 4)
+    assert kind_of(SEGMENT.name, prompts, masks) == CallKind(SEGMENT.name, 4)
+    assert kind_of(DECODE.name, thresholds, masks) == CallKind(EVERYTHING, 4)
+    assert kind_of(DECODE.name, prompts, ("scores",)) == CallKind(SEARCH, 4)
+    image = [bytes_input(IMAGE_BYTES.name, b"file")]
+    assert kind_of(ENCODE.name, image, ()) == CallKind(ENCODE.name)
+
+
+def test_decodes_are_those_of_the_chunks() -> None:
+    assert decodes("x", 0) == {}
+    assert decodes("x", 1) == {CallKind("x", 1): 1}
+    assert decodes("x", 35) == {CallKind("x", 16): 2, CallKind("x", 4): 1}
+    assert decodes("x", 26) == {CallKind("x", 16): 2}
