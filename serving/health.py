@@ -23,12 +23,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cpcsam.commands import parser_of, positive, run_command
 from cpcsam.errors import ConfigError, ServingError
+from serving.common.tls import leaf_of, name_in, trusting
 
 __all__ = ["main"]
 
 PROG: Final = "python -m serving.health"
 SERVING: Final = health_pb2.HealthCheckResponse.SERVING
-CERTIFICATE_END: Final = "-----END CERTIFICATE-----\n"
+DIRECT: Final = (("grpc.enable_http_proxy", 0),)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,11 +60,10 @@ def _check(args: argparse.Namespace) -> None:
 
 def _channel(address: str, certificate: Path | None, timeout_s: float) -> grpc.Channel:
     if certificate is None:
-        return grpc.insecure_channel(address)
+        return grpc.insecure_channel(address, options=DIRECT)
     try:
-        # Its chain would also make everything trusted that the chain has signed.
-        leaf = "".join(certificate.read_text().partition(CERTIFICATE_END)[:2])
-        trusted = ssl.create_default_context(cadata=leaf)
+        leaf = leaf_of(certificate)
+        trusted = trusting(leaf)
     except (OSError, ValueError) as error:
         raise ConfigError.of(
             f"--tls-cert {certificate}",
@@ -74,27 +74,24 @@ def _channel(address: str, certificate: Path | None, timeout_s: float) -> grpc.C
     return grpc.secure_channel(
         address,
         grpc.ssl_channel_credentials(leaf.encode()),
-        options=[("grpc.ssl_target_name_override", _certified_name(address, trusted, timeout_s))],
+        options=(
+            *DIRECT,
+            ("grpc.ssl_target_name_override", _certified_name(address, trusted, timeout_s)),
+        ),
     )
 
 
 def _certified_name(address: str, trusted: ssl.SSLContext, timeout_s: float) -> str:
     """Return a name or an address that the gateway's certificate is for, as the server shows it."""
-    trusted.check_hostname = False
-    trusted.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-    trusted.set_alpn_protocols(["h2"])
     host, _, port = address.rpartition(":")
     try:
         with (
             socket.create_connection((host.strip("[]"), int(port)), timeout_s) as connection,
             trusted.wrap_socket(connection) as secured,
         ):
-            shown: Any = secured.getpeercert()
+            return name_in(secured) or host
     except (OSError, ValueError) as error:
         raise _unhealthy(address, str(error)) from error
-    names = [name for _, name in shown.get("subjectAltName", ())]
-    names += [value for part in shown["subject"] for key, value in part if key == "commonName"]
-    return str(next(iter(names), host)).replace("*", "any", 1)
 
 
 def _unhealthy(address: str, got: str) -> ServingError:

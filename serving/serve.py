@@ -30,6 +30,7 @@ import cpcsam
 from cpcsam.commands import parser_of, port, run_command, until_interrupted
 from serving.common.exposure import require_protection
 from serving.common.logs import configure_logging
+from serving.common.tls import tls_files
 from serving.gateway.config import add_gateway_options, config_from_args
 from serving.http.config import add_http_options, http_config_from_args
 from serving.supervision.child_process import supervised
@@ -147,6 +148,7 @@ def _http_options(args: argparse.Namespace, address: str) -> list[str]:
     options: dict[str, object] = {
         "--gateway": address,
         "--gateway-ca": config.gateway_ca,
+        "--gateway-name": config.gateway_name,
         "--host": config.host,
         "--metrics-host": config.metrics_host,
         "--tls-cert": None if config.tls is None else config.tls.certificate,
@@ -175,9 +177,14 @@ def _http_options(args: argparse.Namespace, address: str) -> list[str]:
 
 def _front(args: argparse.Namespace) -> argparse.Namespace:
     """Return the arguments with those of the front that follow from the gateway's."""
-    has_tls = args.tls_cert is not None
-    trusted = (args.gateway_ca or args.tls_cert) if has_tls else None
-    return argparse.Namespace(**{**vars(args), "gateway_tls": has_tls, "gateway_ca": trusted})
+    tls = tls_files(args.tls_cert, args.tls_key)
+    # The front reaches the gateway by loopback, for which a public certificate is not.
+    gateway = {
+        "gateway_tls": tls is not None,
+        "gateway_ca": tls and (args.gateway_ca or tls.certificate),
+        "gateway_name": tls and tls.server_name(),
+    }
+    return argparse.Namespace(**{**vars(args), **gateway})
 
 
 @contextmanager

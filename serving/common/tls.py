@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import grpc
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["TlsFiles", "tls_files"]
+__all__ = ["TlsFiles", "leaf_of", "name_in", "tls_files", "trusting"]
+
+CERTIFICATE_END: Final = "-----END CERTIFICATE-----\n"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,59 @@ class TlsFiles:
                 fix="correct the paths",
             ) from error
         return grpc.ssl_server_credentials([pair])
+
+    def server_name(self) -> str | None:
+        """Return a name that the certificate is for; None if no client would trust it, by now.
+
+        Raises:
+            OSError: the files are no certificate and key, as `credentials` tells.
+        """
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(self.certificate, self.key)
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        # Python tells the names of a certificate only where a server shows it.
+        shown_to = trusting(leaf_of(self.certificate)).wrap_bio(to_client, to_server)
+        showing = server.wrap_bio(to_server, to_client, server_side=True)
+        try:
+            for side in (shown_to, showing, shown_to):
+                with suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+            return name_in(shown_to)
+        except (ssl.SSLError, ValueError):
+            return None
+
+
+def leaf_of(certificate: Path) -> str:
+    """Return the first certificate of a file in PEM, without its chain.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no text.
+    """
+    return "".join(certificate.read_text().partition(CERTIFICATE_END)[:2])
+
+
+def trusting(leaf: str) -> ssl.SSLContext:
+    """Make a client's context that trusts one certificate alone, under any name.
+
+    Its chain would also make everything trusted that the chain has signed.
+
+    Raises:
+        ssl.SSLError: it is no certificate in PEM.
+    """
+    context = ssl.create_default_context(cadata=leaf)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+def name_in(connection: ssl.SSLSocket | ssl.SSLObject) -> str | None:
+    """Return a name or an address that the certificate of a server is for; None if it has none."""
+    shown: Any = connection.getpeercert()
+    names = [name for _, name in shown.get("subjectAltName", ())]
+    names += [value for part in shown["subject"] for key, value in part if key == "commonName"]
+    return str(names[0]).replace("*", "any", 1) if names else None
 
 
 def tls_files(certificate: Path | None, key: Path | None) -> TlsFiles | None:

@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--gateway-tls", action="store_true", help="the gateway speaks TLS (plain text)")
     text = "certificates in PEM to trust, for --gateway-tls (those of the system)"
     add("--gateway-ca", type=Path, metavar="FILE", help=text)
+    text = "name in the gateway's certificate, for --gateway-tls (the host of --gateway)"
+    add("--gateway-name", metavar="NAME", help=text)
     text = "longest time for a request in seconds (%(default)s)"
     add("--max-seconds", type=positive, default=config.max_seconds, metavar="S", help=text)
     text = "seconds for running requests to finish when stopping (%(default)s)"

@@ -31,6 +31,7 @@ class HttpConfig:
         gateway: HOST:PORT of the gateway's gRPC.
         gateway_tls: whether the gateway speaks TLS.
         gateway_ca: PEM file of certificates that are trusted for it; None trusts the system's.
+        gateway_name: name in its certificate; None is the host of `gateway`.
         host: address to listen on.
         port: port of the API; 0 takes a free one.
         tls: certificate and key; None serves plain text.
@@ -55,6 +56,7 @@ class HttpConfig:
     gateway: str = DEFAULT_ADDRESS
     gateway_tls: bool = False
     gateway_ca: Path | None = None
+    gateway_name: str | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     tls: TlsFiles | None = None
@@ -145,8 +147,8 @@ def http_config_from_args(args: argparse.Namespace, gateway: str, prefix: str = 
     """Build the configuration from parsed options, and check the files that it names.
 
     Args:
-        args: as `add_http_options` defines them, with `gateway_tls`, `gateway_ca`, `tls_cert`,
-            `tls_key`, `max_seconds`, `grace` and `allow_anonymous`.
+        args: as `add_http_options` defines them, with `gateway_tls`, `gateway_ca`, `gateway_name`,
+            `tls_cert`, `tls_key`, `max_seconds`, `grace` and `allow_anonymous`.
         gateway: HOST:PORT of the gateway.
         prefix: of the arguments' names, `http_` for `http_port`.
 
@@ -164,6 +166,7 @@ def http_config_from_args(args: argparse.Namespace, gateway: str, prefix: str = 
         gateway=gateway,
         gateway_tls=args.gateway_tls,
         gateway_ca=args.gateway_ca,
+        gateway_name=args.gateway_name,
         host=str(own("host")),
         port=int(str(own("port"))),
         tls=tls,

@@ -24,6 +24,7 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),  # of $http_proxy, which counts for loopback as well
 )
 
 
@@ -35,17 +36,22 @@ class Gateway:
     Args:
         endpoint: of the gateway; its token is not used.
         metrics: observes the times of calls; None observes nothing.
+        name: in the gateway's certificate; None is the endpoint's host.
 
     Raises:
         ConfigError: the certificates cannot be read.
     """
 
-    def __init__(self, endpoint: Endpoint, metrics: HttpMetrics | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, metrics: HttpMetrics | None = None, name: str | None = None
+    ) -> None:
         credentials = endpoint.credentials()
+        named = () if name is None else (("grpc.ssl_target_name_override", name),)
+        options = (*CHANNEL_OPTIONS, *named)
         self._channel = (
-            grpc.aio.insecure_channel(endpoint.address, options=CHANNEL_OPTIONS)
+            grpc.aio.insecure_channel(endpoint.address, options=options)
             if credentials is None
-            else grpc.aio.secure_channel(endpoint.address, credentials, options=CHANNEL_OPTIONS)
+            else grpc.aio.secure_channel(endpoint.address, credentials, options=options)
         )
         self._address = endpoint.address
         self._stub: Any = open_stub(self._channel)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Final
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import ServingError
@@ -21,6 +21,7 @@ __all__ = ["Traffic"]
 
 POLL_S: Final = 0.1
 SCRAPE_S: Final = 5.0
+DIRECTLY: Final = build_opener(ProxyHandler({}))  # not by $http_proxy
 ADOPT_S: Final = 60.0
 """Longest time until a gateway calls a Triton that is ready; it may itself be restarting."""
 
@@ -102,7 +103,7 @@ class Traffic:
     def _scrape(self) -> str:
         """Return the gateway's metrics; nothing while it is restarted."""
         try:
-            with urlopen(self._metrics_url, timeout=SCRAPE_S) as page:
+            with DIRECTLY.open(self._metrics_url, timeout=SCRAPE_S) as page:
                 return str(page.read().decode())
         except (OSError, HTTPException):
             return ""

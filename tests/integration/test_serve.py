@@ -21,6 +21,7 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
 from benchmarks.chaos.services import roles_below
+from benchmarks.serving.certificate import self_signed
 from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.artifacts.versions import switch_to
 from cpcsam.client import Prompt, SegmentationClient, encode_image
@@ -182,13 +183,14 @@ def test_serve_command_restarts_whatever_is_killed(repository: Path, tmp_path: P
 def test_serve_command_serves_http_which_calls_its_gateway_and_is_restarted(
     repository: Path, tmp_path: Path
 ) -> None:
-    files = make_certificate(tmp_path)
+    files = self_signed(tmp_path)
     tokens = token_file(tmp_path)
     words = ["--tokens", tokens, "--tls-cert", files.certificate, "--tls-key", files.key]
     with served(repository, tmp_path, *map(str, words)) as (process, _):
         url = printed(process, "http")
         assert url.startswith("https://127.0.0.1:"), "it has the gateway's certificate"
         trusted = ssl.create_default_context(cafile=files.certificate)
+        trusted.check_hostname = False  # it is for a name, not for 127.0.0.1
         with httpx.Client(base_url=url, verify=trusted, timeout=60) as client:
             assert client.get("/health/ready").status_code == 200
             assert client.get("/v1/describe").status_code == 401

@@ -54,6 +54,7 @@ UNLIMITED: Final = 2**31 - 1
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", UNLIMITED),
     ("grpc.max_receive_message_length", UNLIMITED),
+    ("grpc.enable_http_proxy", 0),  # of $http_proxy, which counts for loopback as well
     # Reconnects to a restarted Triton at once rather than after two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 250),

@@ -17,6 +17,7 @@ from serving.http.config import HttpConfig, add_http_options, http_config_from_a
 OTHERS = {
     "gateway_tls": False,
     "gateway_ca": None,
+    "gateway_name": None,
     "tls_cert": None,
     "tls_key": None,
     "max_seconds": 60.0,

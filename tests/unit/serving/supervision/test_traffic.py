@@ -8,11 +8,17 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from cpcsam.errors import ServingError
+from cpcsam.v1 import segmentation_pb2 as pb
+from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
+from serving.gateway.inference import replica
+from serving.http import gateway as http_gateway
 from serving.supervision import traffic
 from serving.supervision.traffic import Traffic
+from tests.support.servers.gateway_peer import peer_gateway
 
 OLD, NEW = "127.0.0.1:1", "127.0.0.1:2"
 Page = Callable[[Sequence[str]], dict[str, int]]
@@ -92,3 +98,19 @@ def test_traffic_stays_when_the_new_triton_is_not_reached_or_ends(
     ):
         moving.hand_over(OLD, NEW, lambda: is_alive)
     assert (tmp_path / "tritons").read_text() == f"{OLD}\n"
+
+
+@pytest.mark.parametrize("options", [replica.CHANNEL_OPTIONS, http_gateway.CHANNEL_OPTIONS])
+async def test_calls_inside_the_service_do_not_go_by_a_proxy(
+    options: Sequence[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("grpc_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with peer_gateway() as (address, _):
+        async with grpc.aio.insecure_channel(address, options=options) as channel:
+            stub = pb_grpc.SegmentationStub(channel)  # type: ignore[no-untyped-call]
+            assert (await stub.Describe(pb.DescribeRequest(), timeout=60)).model.size == "vit_t"
+    with gateway(tmp_path, lambda addresses: {named("up", OLD): 1}, 60) as (moving, _):
+        assert named("up", OLD) in moving._scrape()
