@@ -48,9 +48,12 @@ def _add(args: argparse.Namespace) -> None:
             expected="at most 63 of a-z, 0-9, '.', '_' and '-', a letter or digit first",
             fix="rename it",
         )
-    known = read_tokens(args.file, may_be_empty=True) if args.file.exists() else {}
+    kept: list[str] = []
+    if args.file.exists():
+        read_tokens(args.file, may_be_empty=True)  # refuses another file
+        kept = args.file.read_text().splitlines()
     token = secrets.token_urlsafe(32)
-    write_tokens(args.file, [*known.values(), Token(args.tenant, args.role, digest_of(token))])
+    write_tokens(args.file, [Token(args.tenant, args.role, digest_of(token))], kept)
     print(token)
 
 
@@ -61,19 +64,21 @@ def _list(args: argparse.Namespace) -> None:
 
 def _remove(args: argparse.Namespace) -> None:
     known = read_tokens(args.file)
-    kept = [token for digest, token in known.items() if digest[:ID_LENGTH] != args.id]
-    if len(kept) == len(known):
+    removed = [digest for digest in known if digest[:ID_LENGTH] == args.id]
+    if not removed:
         raise ConfigError.of(
             "--id", got=args.id, expected="an id that `list` shows", fix="correct the option"
         )
-    if not kept:
+    if len(removed) == len(known):
         raise ConfigError.of(
             "--id",
             got="the last token",
             expected="another that remains, for a gateway keeps its tokens if the file has none",
             fix="add a new token first; to lock everybody out, stop the gateway",
         )
-    write_tokens(args.file, kept)
+    lines = args.file.read_text().splitlines()
+    kept = [line for line in lines if not {*line.partition("#")[0].split()} & {*removed}]
+    write_tokens(args.file, [], kept)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

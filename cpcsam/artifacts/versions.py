@@ -54,13 +54,16 @@ def current_version(store: Path) -> int | None:
         ArtifactError: the link leads to no version.
     """
     number = _linked(store)
-    if number is not None and number not in list_versions(store):
-        raise ArtifactError.of(
-            str(store / CURRENT),
-            got=f"a link to {number}, which is gone",
-            expected=f"one of the versions {_listed(store)}",
-            fix="choose one with: python -m export.repository rollback",
-        )
+    while number is not None and number not in list_versions(store):
+        # A writer may move the link and delete the version between the two looks.
+        gone, number = number, _linked(store)
+        if number == gone:
+            raise ArtifactError.of(
+                str(store / CURRENT),
+                got=f"a link to {gone}, which is gone",
+                expected=f"one of the versions {_listed(store)}",
+                fix="choose one with: python -m export.repository rollback",
+            )
     return number
 
 

@@ -129,7 +129,7 @@ class SupervisedTriton:
                 self.server = self._launched.enter_context(
                     self._launch(self._repository, self._slot)
                 )
-            except StartError as error:
+            except (StartError, OSError) as error:  # no memory for a process, say
                 fault, ran_s = Fault("start", str(error).removeprefix("Triton: ")), 0.0
             else:
                 self._steps = steps_of(self.server.process.pid)

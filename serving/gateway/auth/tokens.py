@@ -100,7 +100,13 @@ def _token(line: str, where: str) -> Token:
     return Token(*fields)
 
 
-def write_tokens(path: Path, tokens: Sequence[Token]) -> None:
-    """Write a file of tokens, atomically."""
-    lines = [f"{token.tenant} {token.role} {token.digest}\n" for token in tokens]
-    write_atomic(path, "".join(lines).encode())
+def write_tokens(path: Path, tokens: Sequence[Token], kept: Sequence[str] = ()) -> None:
+    """Write a file of tokens, atomically.
+
+    Args:
+        path: of the file.
+        tokens: to write.
+        kept: lines of an earlier file that stay before them as they are, with their comments.
+    """
+    lines = [f"{token.tenant} {token.role} {token.digest}" for token in tokens]
+    write_atomic(path, "".join(f"{line}\n" for line in (*kept, *lines)).encode())

@@ -116,7 +116,11 @@ class Admission:
         cold = [queue for queue in parts if queue.is_cold]
         if cold and (permit.is_patient or not self._refusal(permit, parts, deadline)):
             # Soon the first call tells how long calls take.
-            limit_s = self._limits.max_queue_s - max(queue.cold_s for queue in cold)
+            limit_s = (
+                _left_s(deadline)
+                if permit.is_patient
+                else self._limits.max_queue_s - max(queue.cold_s for queue in cold)
+            )
             await self._until(permit, lambda: not any(queue.is_cold for queue in cold), limit_s)
         if permit.is_patient:
             own_s = sum(queue.trial_seconds(part, alone=True) for queue, part in parts.items())

@@ -75,7 +75,8 @@ class VocabularyStore:
         self._initial = initial
         self._executors = executors or Executors()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._loaded: dict[Path, tuple[_Source, Vocabulary]] = {}
+        # By folder, so that a version replaces the one before it, whichever gateway has made it.
+        self._loaded: dict[Path, tuple[Path, _Source, Vocabulary]] = {}
 
     async def get(self, tenant: str, model: str) -> Vocabulary | None:
         """Return the vocabulary of a tenant; None if it never had one.
@@ -144,16 +145,16 @@ class VocabularyStore:
         path = self._path(tenant)
         if path is None:
             return None
-        loaded, source = self._loaded.get(path), _Source.of(path, model)
-        if loaded is None or loaded[0] != source:
+        loaded, source = self._loaded.get(path.parent), _Source.of(path, model)
+        if loaded is None or loaded[:2] != (path, source):
             try:
-                loaded = source, load_vocabulary(path, model)
+                loaded = path, source, load_vocabulary(path, model)
             except ArtifactError as error:
                 if self._path(tenant) != path:  # changed while it was read
                     return self._get(tenant, model)
                 raise unusable(error) from error
-            self._loaded[path] = loaded
-        return loaded[1]
+            self._loaded[path.parent] = loaded
+        return loaded[2]
 
     def _path(self, tenant: str) -> Path | None:
         """Return the current artifact of a tenant."""
@@ -171,10 +172,9 @@ class VocabularyStore:
             save_vocabulary(vocabulary, folder / str(number))
             switch_to(folder, number)
             path = folder / str(number)
-            self._loaded[path] = _Source.of(path, model), vocabulary
+            self._loaded[folder] = path, _Source.of(path, model), vocabulary
             # A reader of an old version notices and reads again; see `_get`.
             for path in older.values():
-                self._loaded.pop(path, None)
                 shutil.rmtree(path, ignore_errors=True)
         return vocabulary
 

@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 
+from cpcsam.artifacts import versions
 from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.artifacts.versions import current_version, list_versions, resolve_version, writing
 from cpcsam.errors import ArtifactError
@@ -37,6 +38,23 @@ def test_verify_names_altered_version_and_dangling_link(
     assert "current: got a link to 2, which is gone, expected one of the versions 1" in (
         capsys.readouterr().err
     )
+
+
+def test_current_version_follows_a_link_that_moves_meanwhile(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = versions.list_versions
+    (first, *_, last) = look(store)
+    versions.switch_to(store, first)
+
+    def move_and_remove(path: Path) -> dict[int, Path]:
+        monkeypatch.setattr(versions, "list_versions", look)
+        versions.switch_to(path, last)
+        shutil.rmtree(path / str(first))
+        return look(path)
+
+    monkeypatch.setattr(versions, "list_versions", move_and_remove)
+    assert versions.current_version(store) == last
 
 
 def test_list_marks_the_current_version(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from time import monotonic, sleep
-from typing import TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import pytest
 
-from serving.triton import faults
+from serving.triton import faults, supervisor
 
 
 class Counts(ThreadingHTTPServer):
@@ -104,3 +109,23 @@ def test_a_server_in_use_is_left_alone(check: Callable[..., Check]) -> None:
     server, _ = check([(count, count * 1_000_000) for count in range(5)] + [(5, 5_000_000)] * 100)
     until(lambda: server.inferences > 0)
     assert server.looks >= 7
+
+
+def test_restart_that_the_system_refuses_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launches = iter([None, OSError(errno.EAGAIN, "Resource temporarily unavailable"), None])
+
+    @contextmanager
+    def launch(repository: Path, slot: int) -> Iterator[Any]:
+        if (error := next(launches)) is not None:
+            raise error
+        yield SimpleNamespace(process=SimpleNamespace(pid=os.getpid()), grpc_url="127.0.0.1:1")
+
+    told: list[faults.Fault] = []
+    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    triton = supervisor.SupervisedTriton(tmp_path, launch, told.append, None)
+    triton._restart(faults.Fault("exit", "it ended with exit status -9"), 100.0)
+    assert [fault.cause for fault in told] == ["exit", "start"]
+    assert "Resource temporarily unavailable" in told[1].text
+    assert next(launches, "used up") == "used up"

@@ -167,6 +167,16 @@ def test_tokens_command_lists_and_removes_by_id(
     assert "--id: got the last token" in capsys.readouterr().err and len(read_tokens(file)) == 1
 
 
+def test_tokens_command_keeps_comments(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_token(file, capsys, "--tenant", "lab")
+    noted = f"# issued by Bob\n{file.read_text().strip()}  # Alice's laptop"
+    file.write_text(noted)
+    token = add_token(file, capsys, "--tenant", "ward")
+    assert file.read_text() == f"{noted}\nward user {digest_of(token)}\n"
+    assert main(["remove", "--file", str(file), "--id", digest_of(token)[:8]]) == 0
+    assert file.read_text() == f"{noted}\n"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

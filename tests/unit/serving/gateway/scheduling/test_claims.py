@@ -100,6 +100,17 @@ async def test_claim_before_any_call_was_measured_waits_for_the_first() -> None:
     await asyncio.wait_for(asyncio.gather(*claims), 1)
 
 
+async def test_claim_of_a_patient_request_outlasts_a_first_call_of_any_length() -> None:
+    admission = Admission(Limits(), Metrics())
+    release = await admission.acquire(Permit("a"), ENCODE_CALL)
+    patient, deadline = Permit("a", is_patient=True), time.monotonic() + 60
+    claim = asyncio.create_task(admission.claim(patient, {ENCODE_CALL: 1}, deadline))
+    await asyncio.sleep(2 * Limits().max_queue_s)
+    assert not claim.done()
+    release()
+    await claim
+
+
 async def test_enter_of_a_patient_request_waits_for_a_place_in_turn() -> None:
     admission, order = Admission(Limits(max_in_flight=1), Metrics()), []
 

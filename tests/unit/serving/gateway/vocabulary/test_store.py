@@ -125,6 +125,25 @@ async def test_change_by_concurrent_callers_applies_all(tmp_path: Path) -> None:
     assert sorted(await names(store, "lab")) == wanted
 
 
+async def test_reads_during_changes_of_another_gateway_succeed_and_keep_one_version(
+    tmp_path: Path,
+) -> None:
+    changing, reading = VocabularyStore(tmp_path, None), VocabularyStore(tmp_path, None)
+    await changing.change("lab", MODEL, learn("nucleus"))
+
+    async def change() -> None:
+        for _ in range(20):
+            await changing.change("lab", MODEL, learn("cell"))
+            await changing.change("lab", MODEL, forget("cell"))
+
+    changes, seen = asyncio.create_task(change()), set()
+    while not changes.done():
+        seen.add(await names(reading, "lab"))
+    await changes
+    assert seen <= {("nucleus",), ("nucleus", "cell")}
+    assert len(reading._loaded) == len(changing._loaded) == 1
+
+
 async def test_change_with_a_failing_edit_changes_nothing(tmp_path: Path) -> None:
     store = VocabularyStore(tmp_path, None)
     await store.change("lab", MODEL, learn("disc"))
