@@ -109,12 +109,14 @@ class Fidelity:
     Attributes:
         engine: name of its runner.
         embeddings: largest relative difference of image_embeddings, by image.
+        scores: likewise of iou_predictions, which choose and rank masks.
         rows: all masks.
         worst: counted masks of lowest IoU, worst first, at most `SHOWN_MASKS`.
     """
 
     engine: str
     embeddings: dict[str, float]
+    scores: dict[str, float]
     rows: tuple[MaskRow, ...]
     worst: tuple[MaskPair, ...]
 
@@ -126,7 +128,10 @@ class Fidelity:
     def summary(self) -> dict[str, float]:
         """Return the figures of the report; without a counted mask, those of masks are absent."""
         counted = self.counted
-        figures = {"embeddings_max": max(self.embeddings.values(), default=0.0)}
+        figures = {
+            f"{name}_max": float(np.max([*differences.values()], initial=0.0))  # keeps NaN
+            for name, differences in (("embeddings", self.embeddings), ("scores", self.scores))
+        }
         figures |= {"masks": len(counted), "masks_left_out": len(self.rows) - len(counted)}
         if counted:
             ious = [row.iou for row in counted]
@@ -157,18 +162,22 @@ def find_cases(reference: GraphRunner, scenes: Sequence[Scene]) -> list[Case]:
 def measure(cases: Sequence[Case], runner: GraphRunner) -> Fidelity:
     """Run an engine on the same prompts and measure its masks against the reference's."""
     embeddings: dict[str, float] = {}
+    scores: dict[str, float] = {}
     pairs: list[MaskPair] = []
     rows: list[MaskRow] = []
     for case in tqdm(cases, desc=f"masks, {runner.name}", unit="image"):
         image_embeddings = encode(runner, case.scene)
         embeddings[case.scene.name] = relative_difference(image_embeddings, case.image_embeddings)
+        differences = []
         for prompts, expected in zip(case.prompts, case.expected, strict=True):
-            low_res_masks, _ = decode(runner, image_embeddings, prompts)
+            low_res_masks, iou_predictions = decode(runner, image_embeddings, prompts)
+            differences.append(relative_difference(iou_predictions, expected[1]))
             of_kind = list(_pairs(case.scene, prompts.kind, expected, low_res_masks))
             rows += [pair.row for pair in of_kind]
             pairs += [pair for pair in of_kind if pair.row.counts]
+        scores[case.scene.name] = float(np.max(differences))
         pairs = sorted(pairs, key=lambda pair: pair.row.iou)[:SHOWN_MASKS]
-    return Fidelity(runner.name, embeddings, tuple(rows), tuple(pairs))
+    return Fidelity(runner.name, embeddings, scores, tuple(rows), tuple(pairs))
 
 
 def _pairs(

@@ -33,6 +33,7 @@ LABELS: Final = {
     "boundary_max": "distance of the contours, largest of a pixel (pixels)",
     "logits_max": "logits, largest difference relative to the largest value",
     "embeddings_max": "image embeddings, likewise",
+    "scores_max": "predicted IoUs, likewise",
 }
 
 

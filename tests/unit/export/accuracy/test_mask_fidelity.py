@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def test_measure_same_engine_is_perfect(model: FusedCpcSam, cases: list[Case]) -
     summary = fidelity.summary()
     assert summary["iou_min"] == summary["iou_mean"] == 1.0
     assert summary["boundary_max"] == summary["logits_max"] == summary["embeddings_max"] == 0.0
+    assert summary["scores_max"] == 0.0
     assert summary["masks"] + summary["masks_left_out"] == 6 * cases[0].expected[0][0].shape[1]
     require_fidelity(fidelity, "fp32", 256)
 
@@ -110,12 +112,35 @@ def test_measure_missing_masks_have_zero_iou_and_diagonal_distance(
     )
 
 
+@pytest.mark.parametrize("factor", [-1.0, 0.9, math.nan])
+def test_require_fidelity_refuses_other_scores_of_equal_masks(
+    factor: float, model: FusedCpcSam, cases: list[Case]
+) -> None:
+    class Rating(TorchRunner):
+        name = "rating"
+
+        def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+            names = [spec.name for spec in graph.outputs]
+            outputs = zip(names, super().__call__(graph, inputs), strict=True)
+            return [factor * x if name == "iou_predictions" else x for name, x in outputs]
+
+    fidelity = measure(cases, Rating(model))
+    assert fidelity.summary()["iou_min"] == 1.0
+    with pytest.raises(ExportError, match="rating, predicted IoUs' relative difference"):
+        require_fidelity(fidelity, "int8", 256)
+
+
 def test_require_fidelity_without_stable_mask_accepts_only_fp32() -> None:
     model = fuse(noisy_cpcsam())
     model.sam.mask_decoder.output_hypernetworks_mlps.apply(_zero)
     runner = TorchRunner(model)
     fidelity = measure(find_cases(runner, read_scenes(packaged_images()[:1], 256)), runner)
-    assert fidelity.summary() == {"embeddings_max": 0.0, "masks": 0, "masks_left_out": 0}
+    assert fidelity.summary() == {
+        "embeddings_max": 0.0,
+        "scores_max": 0.0,
+        "masks": 0,
+        "masks_left_out": 0,
+    }
     require_fidelity(fidelity, "fp32", 256)
     with pytest.raises(ExportError, match="no mask that the model itself draws.*--images"):
         require_fidelity(fidelity, "int8", 256)
