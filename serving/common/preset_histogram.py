@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from math import inf
 
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 __all__ = ["PresetHistogram"]
 
@@ -15,8 +17,8 @@ class PresetHistogram(Collector):
     """Histogram with labels that shows an empty series for each expected combination of them.
 
     A rate needs a series that was 0 before, else the first failures of a kind raise no alert. Of
-    combinations that were never observed the page has the sum, the count and the last bucket only:
-    all the buckets of each would take tens of milliseconds of every scrape.
+    combinations that were never observed the page has the sum, the count, the last bucket and that
+    of the objective only: all the buckets of each would take tens of milliseconds of every scrape.
 
     Args:
         name: of the metric.
@@ -25,6 +27,7 @@ class PresetHistogram(Collector):
         buckets: upper edges.
         expected: values of the labels, in order, of each expected combination.
         registry: registers it.
+        objective: upper edge of the bucket that rules read.
     """
 
     def __init__(
@@ -35,9 +38,12 @@ class PresetHistogram(Collector):
         buckets: Sequence[float],
         expected: Iterable[Sequence[str]],
         registry: CollectorRegistry,
+        objective: float | None = None,
     ) -> None:
         self.buckets = tuple(buckets)
         self._names = tuple(labelnames)
+        edges = (inf,) if objective is None else (objective, inf)
+        self._edges = [floatToGoString(edge) for edge in edges]  # type: ignore[no-untyped-call]
         self._expected: Collection[tuple[str, ...]] = [tuple(values) for values in expected]
         self._histogram = Histogram(name, documentation, labelnames, buckets=buckets, registry=None)
         registry.register(self)
@@ -58,7 +64,8 @@ class PresetHistogram(Collector):
             for values in self._expected:
                 if values not in seen:
                     labels = dict(zip(self._names, values, strict=True))
-                    metric.add_sample(f"{name}_bucket", {**labels, "le": "+Inf"}, 0.0)
+                    for edge in self._edges:
+                        metric.add_sample(f"{name}_bucket", {**labels, "le": edge}, 0.0)
                     metric.add_sample(f"{name}_count", labels, 0.0)
                     metric.add_sample(f"{name}_sum", labels, 0.0)
             yield metric

@@ -95,6 +95,7 @@ class Metrics:
             BUCKETS_S,
             product(METHODS, (code.name for code in STATUS_CODES)),
             self.registry,
+            objective=1.0,
         )
         self.phase_seconds = PresetHistogram(
             "cpcsam_phase_seconds",

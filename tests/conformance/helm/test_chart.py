@@ -33,6 +33,7 @@ ERROR = 3
 """Severity of a finding of `helm lint`."""
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 ALLOWED: dict[str, Any] = ci_values("cpu")
+ONE_CLASSES: dict[str, Any] = {"classes": {"enabled": True, "accessModes": ["ReadWriteOnce"]}}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -132,6 +133,10 @@ def test_schema_refuses_wrong_values(changes: dict[str, Any], where: str) -> Non
             {"gateway": {"classes": {"enabled": True, "accessModes": ["ReadWriteOnce"]}}},
             "gateway.classes.accessModes: got no ReadWriteMany",
         ),
+        (
+            {"gateway": {"replicaCount": 1, "rollingUpdate": {"maxSurge": "25%"}} | ONE_CLASSES},
+            "gateway.classes.accessModes: got no ReadWriteMany",
+        ),
     ],
 )
 def test_chart_refuses_values_that_contradict_each_other(
@@ -139,6 +144,26 @@ def test_chart_refuses_values_that_contradict_each_other(
 ) -> None:
     with pytest.raises(helm_python.HelmError, match=re.escape(message)):
         rendered(with_values(**changes))
+
+
+def test_one_gateway_without_a_surge_may_keep_classes_on_a_claim_of_its_own() -> None:
+    for surge in (0, "0%"):
+        rolling = {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": 1}}
+        assert rendered(with_values(gateway={"replicaCount": 1} | rolling | ONE_CLASSES))
+
+
+def test_front_trusts_the_gateways_certificate_itself_where_no_other_signed_it() -> None:
+    tls = {"existingSecret": "pair", "caKey": ""}
+    pod = pods_of(rendered(with_values(gateway={"tls": tls})))["http"]
+    assert "--gateway-ca=/etc/cpcsam/gateway/ca.crt" in pod.container["args"]
+    [volume] = [one for one in pod.spec["volumes"] if one["name"] == "gateway-ca"]
+    assert volume["secret"]["items"] == [{"key": "tls.crt", "path": "ca.crt"}]
+
+
+def test_resources_may_be_numbers() -> None:
+    resources = {"requests": {"cpu": 0.5, "memory": "1Gi"}, "limits": {"memory": "1Gi"}}
+    pod = pods_of(rendered(with_values(http={"resources": resources})))["http"]
+    assert pod.container["resources"]["requests"]["cpu"] == 0.5
 
 
 def test_schema_and_defaults_have_the_same_keys() -> None:

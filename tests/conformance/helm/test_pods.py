@@ -188,6 +188,8 @@ def test_commands_user_and_models_are_those_of_the_images(kind: str) -> None:
         assert known and known <= set(re.findall(r"\$\{(CPCSAM_\w+)", script))
         mounts = {one["mountPath"]: one for one in pod.container["volumeMounts"]}
         # KServe mounts a storageUri there.
+        # The images' own folder of caches is on the root, which is read-only.
+        assert environment["XDG_CACHE_HOME"] in mounts
         models = environment["CPCSAM_MODELS"]
         assert models == "/mnt/models" if kind == "kserve" else mounts[models]["readOnly"]
 
@@ -229,7 +231,9 @@ def test_models_can_be_copied_from_an_image() -> None:
     resources = rendered(values)
     pod = pods_of(resources)["triton"]
     [copy] = pod.spec["initContainers"]
-    assert copy["command"] == ["cp", "-R", "-P", "/repository/.", "/models"]
+    assert copy["command"] == ["cp", "-R", "-P", "/repository/.", "/copied"]
+    # Beside the image's own folder, wherever that is.
+    assert copy["volumeMounts"] == [{"name": "models", "mountPath": "/copied"}]
     [volume] = [one for one in pod.spec["volumes"] if one["name"] == "models"]
     assert volume["emptyDir"] == {"sizeLimit": "8Gi"}
     [mount] = [one for one in pod.container["volumeMounts"] if one["name"] == "models"]

@@ -14,6 +14,8 @@ args:
 env:
   - {name: CPCSAM_MODELS, value: {{ $models }}}
   - {name: HOME, value: /tmp}
+  # The Python backend is laid out below it; the image's own folder cannot be written.
+  - {name: XDG_CACHE_HOME, value: /tmp}
   {{- with .extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

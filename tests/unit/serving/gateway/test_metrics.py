@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from serving.gateway.auth.authenticator import Authenticator
 from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.metrics import Metrics
 from serving.gateway.rpc import RpcRunner
+from tests.support.paths import ROOT
 
 
 def test_buckets_span_1_ms_to_60_s_in_small_steps() -> None:
@@ -26,7 +28,10 @@ def test_every_series_exists_before_the_first_request() -> None:
         for code in ("OK", "CANCELLED", "UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED"):
             labels = {"method": method, "code": code}
             assert value("cpcsam_request_seconds_count", labels) == 0
+            assert value("cpcsam_request_seconds_bucket", labels | {"le": "1.0"}) == 0
             assert value("cpcsam_request_seconds_bucket", labels | {"le": "+Inf"}) == 0
+    rules = (ROOT / "deploy/prometheus/rules.yml").read_text()
+    assert set(re.findall(r'le="([^"]+)"', rules)) == {"1.0"}
     for phase in ("queue", "decode", "encode", "decode_masks", "postprocess", "triton", "other"):
         assert value("cpcsam_phase_seconds_sum", {"phase": phase}) == 0
     metrics.request_seconds.labels("Segment", "INTERNAL").observe(0.1)
