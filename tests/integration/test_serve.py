@@ -21,7 +21,6 @@ import pytest
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
 from benchmarks.chaos.services import roles_below
-from benchmarks.serving.certificate import self_signed
 from benchmarks.serving.ports import answers, listeners, processes_below
 from cpcsam.artifacts.versions import switch_to
 from cpcsam.client import Prompt, SegmentationClient, encode_image
@@ -183,8 +182,7 @@ def test_serve_command_restarts_whatever_is_killed(repository: Path, tmp_path: P
 def test_serve_command_serves_http_which_calls_its_gateway_and_is_restarted(
     repository: Path, tmp_path: Path
 ) -> None:
-    files = self_signed(tmp_path)
-    tokens = token_file(tmp_path)
+    files, tokens = make_certificate(tmp_path, addresses=()), token_file(tmp_path)
     words = ["--tokens", tokens, "--tls-cert", files.certificate, "--tls-key", files.key]
     with served(repository, tmp_path, *map(str, words)) as (process, _):
         url = printed(process, "http")

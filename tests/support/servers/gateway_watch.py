@@ -6,7 +6,7 @@ import re
 import socket
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -49,9 +49,11 @@ def wait_for(gateway: Gateway, line: str, value: float) -> None:
         time.sleep(0.02)
 
 
-def make_certificate(folder: Path) -> TlsFiles:
-    """Write server.pem and server.key for loopback; skip the test where openssl is missing."""
+def make_certificate(
+    folder: Path, addresses: Sequence[str] = ("127.0.0.1", "127.0.0.2")
+) -> TlsFiles:
+    """Write server.pem and server.key for localhost; skip the test where openssl is missing."""
     try:
-        return self_signed(folder, "127.0.0.1", "127.0.0.2")
+        return self_signed(folder, *addresses)
     except ConfigError as error:
         pytest.skip(str(error))
