@@ -88,7 +88,8 @@ def merge_masks(
     """Merge the masks of all tiles by vote.
 
     Whole masks come first, by score; then the cut ones. A mask that is the same entity as an
-    earlier mask joins it, as does a cut mask that agrees with another where both tiles overlap. Of
+    earlier mask joins it, as does a cut mask that agrees with another where both tiles overlap. One
+    that agrees with several entities so far joins those that no tile has shown as two. Of
     each entity a pixel remains if at least half of the tiles that show the pixel gave it to the
     entity; a tile's vote weighs most in its middle, where it sees the surroundings.
 
@@ -104,20 +105,40 @@ def merge_masks(
         One mask an entity, best first; the score is the best mask's times the mean vote.
     """
     groups: list[list[_Decoded]] = []
-    for mask in sorted(masks, key=lambda mask: (mask.is_cut, -mask.score)):
-        decoded = _Decoded(mask, mask.mask)
-        for group in groups:
-            if group[0].instance.class_index == mask.class_index and any(
+    for decoded in sorted((_Decoded(mask, mask.mask) for mask in masks), key=_rank):
+        mask = decoded.instance
+        same = [
+            group
+            for group in groups
+            if group[0].instance.class_index == mask.class_index
+            and any(
                 _agree(member, decoded, iou, nested)
                 or _is_same(member, decoded, iou, math.inf if nested else containment)
                 for member in group
-            ):
-                group.append(decoded)
-                break
-        else:
+            )
+        ]
+        if not same:
             groups.append([decoded])
+            continue
+        entity, *others = same
+        entity.append(decoded)
+        for other in others:
+            agrees = any(_agree(member, decoded, iou, nested) for member in other)
+            if agrees and not _tiles_of(entity) & _tiles_of(other):
+                entity += other
+                groups = [group for group in groups if group is not other]
+        entity.sort(key=_rank)
     voted = (_vote(group, tiles) for group in groups)
     return sorted((mask for mask in voted if mask is not None), key=lambda mask: -mask.score)
+
+
+def _rank(decoded: _Decoded) -> tuple[bool, float]:
+    """Return the key by which the best whole mask comes first, or the best cut one."""
+    return decoded.instance.is_cut, -decoded.instance.score
+
+
+def _tiles_of(group: Sequence[_Decoded]) -> set[Box]:
+    return {member.instance.tile for member in group}
 
 
 def _vote(group: Sequence[_Decoded], tiles: Sequence[Box]) -> InstanceMask | None:

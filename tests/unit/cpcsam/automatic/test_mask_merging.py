@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,37 @@ def test_merge_masks_joins_an_entity_larger_than_every_tile() -> None:
     merged = merge_masks([seen_in(large, tile) for tile in tiles], tiles)
     assert len(merged) == 1
     assert (merged[0].in_region(WHOLE) == large).all()
+
+
+@pytest.mark.parametrize("nested, overlap", [(False, 32), (True, 16)])
+@given(seed=st.integers(0, 5000))
+@settings(max_examples=25, deadline=None)
+def test_merge_masks_joins_large_touching_entities_whatever_their_scores(
+    nested: bool, overlap: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    left = disc(rng.uniform(40, 55), rng.uniform(40, 56), rng.uniform(20, 40))
+    entities = [left, disc(rng.uniform(95, 120), 48, 40) & ~left]
+    tiles = tile_grid(SIZE, 64, overlap)
+    found = [
+        seen_in(mask, tile, score=float(rng.uniform(0.5, 1)))
+        for tile in tiles
+        for mask in entities
+        if tile.crop(mask).any()
+    ]
+    merged = merge_masks(found, tiles, iou=0.7 if nested else 0.5, nested=nested)
+    assert len(merged) == 2
+    for mask in entities:
+        assert any((one.in_region(WHOLE) == mask).all() for one in merged)
+
+
+def test_merge_masks_keeps_parts_that_one_tile_tells_apart() -> None:
+    """A tile that shows nothing but a part agrees with it and with the whole alike."""
+    whole, part = disc(70, 48, 30), disc(85, 48, 15)
+    first = [seen_in(whole, LEFT, 0.9), seen_in(part, LEFT, 0.8)]
+    both = seen_in(part & whole, RIGHT, 0.7)
+    merged = merge_masks([*first, both], [LEFT, RIGHT], iou=0.5, nested=True)
+    assert len(merged) == 2
 
 
 def test_merge_masks_keeps_disagreeing_cut_masks_apart() -> None:
