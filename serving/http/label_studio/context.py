@@ -21,7 +21,7 @@ from cpcsam.errors import ContractError
 from cpcsam.formats.brush_runs import decode_brush
 from cpcsam.v1 import masks_pb2
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.http.label_studio.label_config import LabelConfig
+from serving.http.label_studio.label_config import Label, LabelConfig
 from serving.http.label_studio.records import (
     invalid,
     list_member,
@@ -86,9 +86,11 @@ def read_interaction(drawn: Sequence[Any], config: LabelConfig) -> Interaction:
         if _size(region) != size or text_member(region, "to_name") != to_name:
             raise invalid("context.result", "several images", "one", "draw in one of them")
         kind, value = text_member(region, "type"), object_member(region, "value")
-        label = _label(value, kind)
+        name = _label(value, kind)
+        control = config.control(text_member(region, "from_name"))
+        label = None if control is None else control.label(name)
         if kind == POINT:
-            point = _point(value, size, _is_background(region, label, config))
+            point = _point(value, size, _is_background(region, label))
             points.append(point)
             if point.background:
                 continue
@@ -109,7 +111,8 @@ def read_interaction(drawn: Sequence[Any], config: LabelConfig) -> Interaction:
             raise invalid(
                 "type", quoted(kind), f"{POINT}, {BOX} or {BRUSH}", "use another smart tool"
             )
-        labels.append(label)
+        # Controls may have aliases of their own for what annotators see.
+        labels.append(name if label is None else label.shown or name)
     if not labels:
         raise invalid("clicks", "none on the entity", "one or more", "click on it first")
     seed = text_member(drawn[0], "id")
@@ -153,13 +156,11 @@ def _label(value: Mapping[str, Any], kind: str) -> str:
     return labels[0]
 
 
-def _is_background(region: Mapping[str, Any], label: str, config: LabelConfig) -> bool:
+def _is_background(region: Mapping[str, Any], label: Label | None) -> bool:
     is_positive = region.get("is_positive")
     if is_positive is not None:
         return not is_positive
-    control = config.control(text_member(region, "from_name"))
-    found = None if control is None else control.label(label)
-    return found is not None and found.is_negative
+    return label is not None and label.is_negative
 
 
 def _point(value: Mapping[str, Any], size: tuple[int, int], is_background: bool) -> masks_pb2.Point:

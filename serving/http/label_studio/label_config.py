@@ -6,7 +6,7 @@ Only elements and attributes are read. A document type, and so every entity of i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 from xml.parsers import expat
@@ -30,14 +30,16 @@ class Label:
     """One choice of a control.
 
     Attributes:
-        value: its name, as regions have it.
+        value: its name as regions have it, which is its alias if it has one.
         classes: names of the classes that it stands for.
         is_negative: whether a click with it lies on the background.
+        shown: its name as annotators see it; empty is `value`.
     """
 
     value: str
     classes: tuple[str, ...]
     is_negative: bool = False
+    shown: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,13 @@ class Control:
     search: Mapping[str, float] = field(default_factory=dict)
 
     def label(self, value: str) -> Label | None:
-        """Return the choice of a name, the first of several; None if there is none."""
+        """Return the choice of a name or an alias, the first of several; None without one."""
         return self._labels.get(value)
 
     @cached_property
     def _labels(self) -> Mapping[str, Label]:
-        return {label.value: label for label in reversed(self.labels)}
+        shown = {label.shown: label for label in reversed(self.labels) if label.shown}
+        return shown | {label.value: label for label in reversed(self.labels)}
 
 
 @dataclass(frozen=True)
@@ -179,10 +182,11 @@ class _Builder:
 
 
 def _label(attributes: Mapping[str, str]) -> Label:
-    value = attributes.get("value", "")
+    shown = attributes.get("value", "")
     predicted = (name.strip() for name in attributes.get("predicted_values", "").split(","))
-    classes = tuple(name for name in predicted if name) or (value,)
-    return Label(value, classes, attributes.get("model_negative", "").lower() == "true")
+    classes = tuple(name for name in predicted if name) or (shown,)
+    is_negative = attributes.get("model_negative", "").lower() == "true"
+    return Label(attributes.get("alias") or shown, classes, is_negative, shown)
 
 
 def _control(kind: str, attributes: Mapping[str, str], labels: list[Label]) -> Control:
@@ -200,12 +204,15 @@ def _control(kind: str, attributes: Mapping[str, str], labels: list[Label]) -> C
             if (value := _number(attributes, f"model_{name}", most)) is not None
         },
     )
-    if control.everything is not None and control.label(control.everything) is None:
+    if control.everything is None:
+        return control
+    label = control.label(control.everything)
+    if label is None:
         raise _invalid(
             f"model_everything={quoted(control.everything)}",
             f"the name of a label of {quoted(control.name)}",
         )
-    return control
+    return replace(control, everything=label.value)
 
 
 def _number(attributes: Mapping[str, str], name: str, most: float) -> float | None:

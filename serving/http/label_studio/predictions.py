@@ -89,7 +89,9 @@ class Predictor:
                 "the image's {1} x {0}".format(*size),
                 "reload the task",
             )
-        masks = [(result.masks[0], interaction.label) for result in answer.results]
+        label = control.label(interaction.label)
+        assert label is not None  # `output_of` has found it
+        masks = [(result.masks[0], label.value) for result in answer.results]
         regions = await asyncio.to_thread(regions_of, masks, control, size, interaction.seed)
         return prediction_of(regions, version_of(answer.model_name, answer.model_version))
 

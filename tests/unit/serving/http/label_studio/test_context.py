@@ -57,6 +57,23 @@ def test_read_interaction_negative_label_makes_a_click_beside_the_entity() -> No
     assert found.label == "Cell"
 
 
+def test_read_interaction_aliases_stand_for_their_labels() -> None:
+    config = parse_label_config(
+        '<View><Image name="image" value="$image"/><KeyPointLabels name="click" toName="image">'
+        '<Label value="Cell" alias="c"/><Label value="Beside" alias="b" model_negative="true"/>'
+        '</KeyPointLabels><BrushLabels name="brush" toName="image"><Label value="Cell" alias="d"/>'
+        "</BrushLabels></View>"
+    )
+    clicks = [
+        drawn("keypointlabels", {"x": 1, "y": 1, "keypointlabels": [alias]}) for alias in "bc"
+    ]
+    found = read_interaction(clicks, config)
+    assert [point.background for point in found.prompts[0].points] == [True, False]
+    label = config.output_of("image", found.label).label(found.label)
+    assert label is not None
+    assert (label.value, label.classes) == ("d", ("Cell",))
+
+
 @pytest.mark.parametrize(("x", "y"), [(100, 100), (-0.1, 100.2), (0, 0)])
 def test_read_interaction_click_on_the_border_lies_inside(x: float, y: float) -> None:
     (point,) = read_interaction([click(x, y)], CONFIG).prompts[0].points

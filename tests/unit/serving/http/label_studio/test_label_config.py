@@ -44,6 +44,11 @@ def test_parse_label_config_reads_images_and_controls() -> None:
     assert [label.is_negative for label in click.labels] == [False, True]
 
 
+def test_everything_of_an_alias_gets_that() -> None:
+    text = CONFIG.replace('<Label value="Thing"/>', '<Label value="Thing" alias="t"/>')
+    assert parse_label_config(text).output_of("image", "Thing").everything == "t"
+
+
 @pytest.mark.parametrize("label", ["Beside", "Unknown"])
 def test_output_of_label_without_a_control_is_refused(label: str) -> None:
     with pytest.raises(Problem, match=f"no BrushLabels.* the label '{label}'"):
