@@ -1,13 +1,16 @@
-"""What the playground does with things that come late or are cancelled, in Chromium."""
+"""What the playground does with things that come late, are cancelled or denied, in Chromium."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from tests.support.servers.playground import CLICKS, NUCLEI, Playground
+from cpcsam.client import Prompt
+from tests.support.servers.playground import CLICKS, NUCLEI, SIZE, Playground, served_masks
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
 
@@ -92,3 +95,66 @@ def test_teaching_that_is_cancelled_is_no_error(playground: Playground) -> None:
     page.wait_for_timeout(200)
     assert page.locator(".message.error").count() == 0
     assert page.locator("#classes li").count() == 0
+
+
+@pytest.mark.parametrize("focus", ["#zoom-in", "#tools button >> nth=0", "#one-click"])
+def test_space_moves_the_image_whatever_has_the_focus(playground: Playground, focus: str) -> None:
+    page = playground.page
+    playground.open(NUCLEI)
+    page.focus(focus)
+    page.mouse.move(*playground.place(20, 46))
+    page.keyboard.down("Space")
+    page.mouse.down()
+    page.mouse.move(*playground.place(50, 70), steps=4)
+    page.keyboard.up("Space")  # the move outlasts the key
+    page.mouse.move(*playground.place(60, 80), steps=4)
+    page.mouse.up()
+    playground.settle()
+    assert playground.areas() == []
+    assert not page.is_checked("#one-click")
+
+
+def test_arrow_keys_choose_a_tool(playground: Playground) -> None:
+    page = playground.page
+    playground.open(NUCLEI)
+    page.focus("#tools [aria-checked=true]")
+    for key, tool in (
+        ("ArrowRight", "background"),
+        ("ArrowDown", "box"),
+        ("ArrowLeft", "background"),
+    ):
+        page.keyboard.press(key)
+        assert page.locator("#stage").get_attribute("data-tool") == tool
+        assert page.evaluate("document.activeElement.ariaChecked") == "true"
+    assert page.locator("#tools [tabindex='0']").count() == 1
+
+
+@pytest.mark.parametrize("ending", ["webp", "png"])
+def test_image_that_only_the_service_would_turn_is_segmented_as_it_is_shown(
+    playground: Playground, gateway: Any, tmp_path: Path, ending: str
+) -> None:
+    path, exif = tmp_path / f"turned.{ending}", Image.Exif()
+    exif[0x0112] = 6
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    with Image.open(NUCLEI) as image:
+        image.save(path, lossless=True, exif=exif if ending == "webp" else b"", pnginfo=text)
+    playground.open(path)
+    assert playground.page.get_by_text("Shown otherwise").count() == 0
+    playground.click(*CLICKS[0])
+    [expected] = served_masks(gateway, [Prompt((CLICKS[0],))])
+    assert playground.areas() == pytest.approx([int(expected.sum())], rel=0.02)
+
+
+def test_page_works_where_the_browser_keeps_nothing(browser: Any, url: str) -> None:
+    context = browser.new_context(viewport=SIZE)
+    context.add_init_script(
+        """for (const name of ["localStorage", "sessionStorage"])
+            Object.defineProperty(window, name, { get() { throw new DOMException("denied"); } });"""
+    )
+    playground = Playground(context, url)
+    playground.open(NUCLEI)
+    playground.page.keyboard.press("t")
+    assert playground.page.evaluate("document.documentElement.dataset.theme") == "light"
+    assert not playground.errors
+    context.close()

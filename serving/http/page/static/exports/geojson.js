@@ -1,5 +1,6 @@
 /** GeoJSON in pixels of the image, as QuPath and napari read it: x to the right, y downwards. */
 
+import { polygonsOf, simpleRings } from "../masks/contours.js";
 import { nameOf } from "./coco.js";
 
 /** Takes what `cocoOf` takes. */
@@ -7,7 +8,7 @@ export function geojsonOf(image, entities) {
   const features = withPixels(entities).map(({ id, label, colour, mask }) => ({
     type: "Feature",
     id: String(id),
-    geometry: geometryOf(mask.polygons),
+    geometry: geometryOf(polygonsOf(simpleRings(mask.rings))),
     properties: {
       objectType: "annotation",
       classification: { name: nameOf(label), color: rgbOf(colour) },

@@ -49,6 +49,41 @@ function follow(isOn, visited, width, startX, startY) {
   return corners;
 }
 
+/**
+ * Cut rings where they visit a corner again, as GeoJSON asks for rings that do not touch themselves.
+ *
+ * @returns rings as of `ringsOf`, which give the same mask
+ */
+export function simpleRings(rings) {
+  return rings.flatMap(({ corners }) => cut(corners)).map((corners) => {
+    const [[x, y], [nextX, nextY]] = corners;
+    const [stepX, stepY] = [Math.sign(nextX - x), Math.sign(nextY - y)];
+    // The mask lies on the right of each side.
+    const seed = [x + (stepX - stepY) / 2, y + (stepY + stepX) / 2];
+    return { corners, area: signedArea(corners), seed };
+  });
+}
+
+function cut(corners) {
+  const simple = [];
+  let path = [];
+  const placeOf = (corner) => path.findIndex(([x, y]) => x === corner[0] && y === corner[1]);
+  const key = ([x, y]) => `${x} ${y}`;
+  const seen = new Set();
+  for (const corner of corners) {
+    if (seen.has(key(corner))) {
+      const place = placeOf(corner);
+      const loop = path.slice(place);
+      loop.forEach((gone) => seen.delete(key(gone)));
+      path = path.slice(0, place);
+      simple.push(loop);
+    }
+    seen.add(key(corner));
+    path.push(corner);
+  }
+  return [path, ...simple];
+}
+
 /** Area inside a ring, positive where it runs clockwise as the image is seen. */
 export function signedArea(corners) {
   let twice = 0;

@@ -1,11 +1,12 @@
 /** The dialogs of keys and of the access token, and the theme. */
 
-import { token } from "../service/api.js";
+import { kept, token } from "../service/api.js";
 import { byId, make } from "./dom.js";
 import { announce } from "./messages.js";
 
 const THEME_KEY = "cpcsam.theme";
 const THEMES = ["auto", "light", "dark"];
+const settings = kept("localStorage");
 
 /** Fill the help dialog with the page's keys. */
 export function helpDialog(keys) {
@@ -43,11 +44,11 @@ export function themeSwitch() {
     document.documentElement.dataset.theme = theme;
     byId("theme").title = `Theme: ${theme} (T)`;
   };
-  apply(localStorage.getItem(THEME_KEY) ?? "auto");
+  apply(settings.get(THEME_KEY) ?? "auto");
   byId("theme").addEventListener("click", () => {
     const { theme } = document.documentElement.dataset;
     const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
-    localStorage.setItem(THEME_KEY, next);
+    settings.set(THEME_KEY, next);
     apply(next);
     announce(`Theme: ${next}`);
   });

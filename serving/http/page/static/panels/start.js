@@ -1,7 +1,7 @@
 /** Ways by which an image comes into the page: a drop, a file, the clipboard, a sample. */
 
 import { Problem } from "../service/problem.js";
-import { SentImage } from "../service/sent_image.js";
+import { SentImage, sendable } from "../service/sent_image.js";
 import { restartNumbers } from "../state/entities.js";
 import { byId, make } from "./dom.js";
 import { announce, showError } from "./messages.js";
@@ -62,14 +62,15 @@ export class Start {
       showError({ title: "Not shown", what, fix: "open a PNG, JPEG, WebP, GIF or BMP file; the API takes TIFF as well" });
       return;
     }
+    const { width, height } = bitmap;
+    const sent = new SentImage(await sendable(file, bitmap));
     if (!isLast()) {
       bitmap.close();
       return;
     }
-    const { width, height } = bitmap;
     this.segmenter.lane.clear();
     restartNumbers();
-    const image = { name: file.name || "image.png", width, height, sent: new SentImage(file) };
+    const image = { name: file.name || "image.png", width, height, sent };
     this.store.forgetHistory();
     this.store.set({
       image, entities: [], selectedId: null, hoveredId: null, preview: null, cursor: null, rubberBand: null,

@@ -24,6 +24,15 @@ export function toolbars(store, entities, viewer, lane) {
     return button;
   });
   byId("tools").replaceChildren(...tools);
+  byId("tools").addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    const at = tools.indexOf(event.target);
+    if (!step || at < 0) return;
+    event.preventDefault();
+    const next = (at + step + tools.length) % tools.length;
+    store.set({ tool: TOOLS[next][0] });
+    tools[next].focus();
+  });
   const [add, undo, redo, clear] = [
     iconButton("plus", "Finish, the next click is a new entity", () => entities.finish(), "Next entity (N)"),
     iconButton("undo", "Undo", () => store.undo(), "Undo (Z)"),
@@ -42,7 +51,9 @@ export function toolbars(store, entities, viewer, lane) {
   store.subscribe((state) => {
     const { tool, image, selectedId, isBusy } = state;
     tools.forEach((button, index) => {
-      button.setAttribute("aria-checked", String(TOOLS[index][0] === tool));
+      const isChosen = TOOLS[index][0] === tool;
+      button.setAttribute("aria-checked", String(isChosen));
+      button.tabIndex = isChosen ? 0 : -1;
     });
     update(byId("tools"), "hidden", !image);
     update(byId("zoom"), "hidden", !image);

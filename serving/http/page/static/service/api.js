@@ -4,11 +4,41 @@ import { Problem } from "./problem.js";
 
 const TOKEN_KEY = "cpcsam.token";
 
+/**
+ * What the browser keeps of the page, or the page alone where the browser keeps nothing.
+ *
+ * @param {"localStorage" | "sessionStorage"} kind
+ * @returns {{get: (key: string) => string | null, set: (key: string, value: string) => void}} an
+ *   empty value is removed
+ */
+export function kept(kind) {
+  const here = new Map();
+  return {
+    get(key) {
+      try {
+        return window[kind].getItem(key);
+      } catch {
+        return here.get(key) ?? null;
+      }
+    },
+    set(key, value) {
+      here.set(key, value || null);
+      try {
+        if (value) window[kind].setItem(key, value);
+        else window[kind].removeItem(key);
+      } catch {
+        // Site data are blocked.
+      }
+    },
+  };
+}
+
+const tab = kept("sessionStorage");
+
 /** The bearer token, kept for this tab alone. */
 export const token = {
-  get: () => sessionStorage.getItem(TOKEN_KEY) ?? "",
-  set: (value) =>
-    value ? sessionStorage.setItem(TOKEN_KEY, value) : sessionStorage.removeItem(TOKEN_KEY),
+  get: () => tab.get(TOKEN_KEY) ?? "",
+  set: (value) => tab.set(TOKEN_KEY, value),
 };
 
 /**

@@ -25,7 +25,11 @@ export class Segmenter {
     this.lane.clear();
     const middle = { x: Math.floor(image.width / 2), y: Math.floor(image.height / 2) };
     const request = { prompts: [{ points: [middle] }], mask_format: "MASK_FORMAT_NONE" };
-    await this.#ask("v1/segment", { ...request, ...this.#tiles() });
+    const response = await this.#ask("v1/segment", { ...request, ...this.#tiles() });
+    const { width, height } = response?.original_size ?? image;
+    if (width === image.width && height === image.height) return;
+    const what = `${image.name}: got ${width} × ${height} pixels from the service, expected ${image.width} × ${image.height}`;
+    this.onError({ title: "Shown otherwise", what, fix: "save it upright, without an orientation" });
   }
 
   /** Show what a click here would give, as soon as the lane is free. */

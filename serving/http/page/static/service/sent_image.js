@@ -2,6 +2,28 @@
 
 import { call } from "./api.js";
 
+// Browsers turn images by EXIF in JPEG and PNG alone, the service by these as well.
+const TURNS = [
+  /tiff:Orientation\s*(=\s*["']|>)\s*[2-8]/,
+  /^RIFF.{4}WEBP.*EXIF/s,
+  /^.PNG.*Raw profile type exif/s,
+];
+
+/**
+ * What to send of an image: the file, or the picture that the page shows where the service might
+ * turn the file otherwise.
+ *
+ * @param {File} file
+ * @param {ImageBitmap} bitmap of the file
+ */
+export async function sendable(file, bitmap) {
+  const text = new TextDecoder("latin1").decode(await file.arrayBuffer());
+  if (!TURNS.some((turn) => turn.test(text))) return file;
+  const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  return new File([await canvas.convertToBlob()], file.name, { type: "image/png" });
+}
+
 export class SentImage {
   /** @param {Blob} file an encoded image */
   constructor(file) {

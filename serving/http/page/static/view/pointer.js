@@ -1,6 +1,8 @@
 /** Mouse, pen and touch on the image: clicks, boxes and previews. */
 
 const LEAST_DRAG = 5;
+const TYPES_SPACE = "input:not([type=checkbox]):not([type=range]), textarea, select";
+const TAKES_SPACE = "button, input, summary, a";
 
 export class Pointer {
   #start = null;
@@ -38,7 +40,8 @@ export class Pointer {
   }
 
   #press({ position }) {
-    this.#start = this.placeOf(position, { clamp: true });
+    // What begins as a move of the image stays one.
+    this.#start = this.#isPanning ? null : this.placeOf(position, { clamp: true });
   }
 
   #drag(event) {
@@ -85,8 +88,11 @@ export class Pointer {
   }
 
   #space(event, isDown) {
-    if (event.code !== "Space" || event.target.closest?.("button, input, select, summary, a")) return;
-    if (isDown) event.preventDefault();
+    if (event.code !== "Space" || event.target.closest?.(TYPES_SPACE)) return;
+    const isOnImage = this.viewer.element.matches(":hover");
+    if (isDown && event.target.closest?.(TAKES_SPACE) && !isOnImage) return;
+    // Nor does a button that has the focus take the key.
+    if (isDown || this.#isPanning) event.preventDefault();
     this.#isPanning = isDown;
     this.viewer.element.classList.toggle("is-panning", isDown);
   }
