@@ -15,17 +15,32 @@ if TYPE_CHECKING:
     import napari
     from napari.layers import Labels
 
-__all__ = ["labels_for", "paint_entities", "paint_prompted"]
+__all__ = ["known_labels", "labels_for", "paint_entities", "paint_prompted"]
 
 
 def labels_for(viewer: napari.Viewer, plane: Plane) -> Labels:
     """Return the labels layer of an image, made anew where there is none of its shape."""
-    name = f"{plane.layer.name} [CPC-SAM]"
-    if name in viewer.layers and viewer.layers[name].data.shape == plane.shape:
-        layer: Labels = viewer.layers[name]
-        return layer
+    found = known_labels(viewer, plane)
+    if found is not None:
+        return found
     zeros = np.zeros(plane.shape, np.int32)
-    return viewer.add_labels(zeros, name=name, **placed_like(plane.layer))
+    return viewer.add_labels(zeros, name=_name(plane), **placed_like(plane.layer))
+
+
+def known_labels(viewer: napari.Viewer, plane: Plane) -> Labels | None:
+    """Return the labels layer of an image, None without one of its shape."""
+    name = _name(plane)
+    for layer in viewer.layers:
+        # napari numbers a layer whose name another one has.
+        is_named = layer.name == name or layer.name.startswith(f"{name} [")
+        if is_named and hasattr(layer, "selected_label") and layer.data.shape == plane.shape:
+            labels: Labels = layer
+            return labels
+    return None
+
+
+def _name(plane: Plane) -> str:
+    return f"{plane.layer.name} [CPC-SAM]"
 
 
 def paint_prompted(labels: Labels, plane: Plane, masks: Sequence[Mask], first: int) -> None:

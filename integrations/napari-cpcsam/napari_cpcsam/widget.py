@@ -28,7 +28,7 @@ from cpcsam.client import (
 )
 from cpcsam.errors import ContractError, CpcSamError
 from napari_cpcsam.calls import Address, Calls
-from napari_cpcsam.painting import labels_for, paint_entities, paint_prompted
+from napari_cpcsam.painting import known_labels, labels_for, paint_entities, paint_prompted
 from napari_cpcsam.planes import Plane, seen_plane
 from napari_cpcsam.prompts import prompts_of
 
@@ -106,13 +106,11 @@ class SegmentWidget(QWidget):  # type: ignore[misc]
         plane = self._plane()
         prompts = prompts_of(plane, self._chosen(self.points), self._chosen(self.shapes))
         tile_size = self._tile_size()
-
-        def paint(masks: list[Mask]) -> None:
-            labels = labels_for(self._viewer, plane)
-            paint_prompted(labels, plane, masks, labels.selected_label)
-
+        labels = known_labels(self._viewer, plane)
+        first = 1 if labels is None else labels.selected_label
         self._start(
-            lambda client: self._request(plane, prompts=prompts, tile_size=tile_size), paint
+            lambda client: self._request(plane, prompts=prompts, tile_size=tile_size),
+            lambda masks: paint_prompted(labels_for(self._viewer, plane), plane, masks, first),
         )
 
     def segment_everything(self) -> None:
@@ -242,7 +240,12 @@ class SegmentWidget(QWidget):  # type: ignore[misc]
 
     def _show_running(self) -> None:
         running = self.calls.running
-        for button in (self.segment_button, self.everything_button, self.classes_button):
+        for button in (
+            self.segment_button,
+            self.next_button,
+            self.everything_button,
+            self.classes_button,
+        ):
             button.setEnabled(not running)
         self.cancel_button.setEnabled(running)
 

@@ -58,6 +58,11 @@ def test_widget_paints_the_next_object_beside_the_first(nuclei: Nuclei, used: Us
     np.testing.assert_array_equal(arrays["rectangle"], expected)
 
 
+def test_widget_refines_in_one_layer_beside_labels_of_another_shape(used: Used) -> None:
+    names = ["nuclei", "nuclei [CPC-SAM]", "clicks", "nuclei [CPC-SAM] [1]"]
+    assert used[0]["layers"] == names
+
+
 def test_widget_that_is_cancelled_paints_nothing(used: Used) -> None:
     told, arrays = used
     assert told["cancelled"] == ["cancelled", False]
