@@ -46,7 +46,13 @@ from training.data.source_options import (
     source_of,
 )
 from training.data.sources import read_source, validation_windows
-from training.evaluation.one_click import CLICKS, entity_clicks, one_click, scores_by_click
+from training.evaluation.one_click import (
+    CLICKS,
+    entity_clicks,
+    one_click,
+    scores_by_click,
+    without_masks,
+)
 
 __all__ = ["capl_magnitudes", "evaluate", "main"]
 
@@ -107,7 +113,9 @@ def evaluate(
         }
 
     scores = {
-        name: scores_by_click(list(one_click(model, samples, min_area, tuple(CLICKS.values()))))
+        name: scores_by_click(
+            without_masks(one_click(model, samples, min_area, tuple(CLICKS.values())))
+        )
         for name, model in models.items()
     }
     clicks = {

@@ -108,11 +108,11 @@ def _names(pairs: list[str], vocabulary: Vocabulary) -> dict[str, str]:
     """Parse pairs IMAGES=VOCABULARY into {VOCABULARY: IMAGES}."""
     names = {new: old for old, _, new in (pair.partition("=") for pair in pairs)}
     unknown = sorted(set(names) - set(vocabulary.all_names))
-    if unknown:
+    if unknown or len(names) < len(pairs):
         raise ConfigError.of(
             "--name",
             got=", ".join(pairs),
-            expected=f"IMAGES=VOCABULARY, the latter one of {', '.join(vocabulary.all_names)}",
+            expected=f"IMAGES=VOCABULARY, once each of {', '.join(vocabulary.all_names)}",
             fix="correct the option",
         )
     return names

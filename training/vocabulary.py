@@ -181,7 +181,15 @@ def _renamed(names: Sequence[str], renames: Sequence[str]) -> tuple[str, ...]:
             expected=f"OLD=NEW with OLD one of {', '.join(names)}",
             fix="correct the option",
         )
-    return tuple(new.get(name, name) for name in names)
+    renamed = tuple(new.get(name, name) for name in names)
+    if len(set(renamed)) < len(renamed):
+        raise ConfigError.of(
+            "--name",
+            got=", ".join(renames),
+            expected="a name for each class",
+            fix="join classes in the annotations",
+        )
+    return renamed
 
 
 def _whole(text: str) -> int:

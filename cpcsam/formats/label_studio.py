@@ -124,6 +124,7 @@ def read(folder: Path) -> Iterator[ListedImage]:
                 (file,),
                 _size(file, regions),
                 left_out,
+                is_annotated=bool(_chosen(task)),
             )
     if not found:
         raise _damaged(folder, "no JSON file with tasks")
@@ -142,10 +143,14 @@ def _tasks(file: Path, changed_ns: int) -> list[dict[str, Any]]:
     ]
 
 
-def _results(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _chosen(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the annotation or prediction of a task that counts, if it has any."""
     drawn = [one for one in _objects(task, "annotations") if not one.get("was_cancelled")]
-    chosen = [*drawn, *_objects(task, "predictions")][:1]
-    results = [one for each in chosen for one in _objects(each, "result")]
+    return [*drawn, *_objects(task, "predictions")][:1]
+
+
+def _results(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    results = [one for each in _chosen(task) for one in _objects(each, "result")]
     return [one for one in results if isinstance(one.get("value"), dict)]
 
 

@@ -129,6 +129,7 @@ class ListedImage:
         sources: the files it is read from.
         size: (H, W); None if the format does not tell.
         left_out: annotations that are no masks, counted by kind.
+        is_annotated: False where nobody has said what the image shows, not even that it is nothing.
     """
 
     file_name: str
@@ -137,6 +138,7 @@ class ListedImage:
     sources: tuple[Path, ...]
     size: tuple[int, int] | None = None
     left_out: Counter[str] = field(default_factory=Counter)
+    is_annotated: bool = True
 
 
 class Format(Protocol):

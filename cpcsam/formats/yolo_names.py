@@ -37,7 +37,7 @@ def _names_in(folder: Path) -> dict[int, str]:
         with extra("train"):
             import yaml
         try:
-            content = yaml.safe_load(file.read_text("utf-8"))
+            content = yaml.safe_load(file.read_text("utf-8-sig"))
         # PyYAML makes dates and numbers of what looks like them.
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise _damaged(file, type(error).__name__) from error
@@ -51,7 +51,7 @@ def _names_in(folder: Path) -> dict[int, str]:
                 raise _damaged(file, "classes without numbers") from error
     file = folder / "classes.txt"
     try:
-        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
+        lines = file.read_text("utf-8-sig").splitlines() if file.is_file() else []
     except UnicodeDecodeError as error:
         raise _damaged(file, "bytes that are no text") from error
     return {number: line.strip() for number, line in enumerate(lines) if line.strip()}

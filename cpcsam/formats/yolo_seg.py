@@ -127,7 +127,7 @@ def read(folder: Path) -> Iterator[ListedImage]:
 
 def _rows(file: Path) -> list[list[str]]:
     try:
-        text = file.read_text("utf-8")
+        text = file.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _damaged(file, "bytes that are no text") from error
     return [row.split() for row in text.splitlines() if row.strip()]

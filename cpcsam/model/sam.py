@@ -6,6 +6,7 @@ tensors.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -82,7 +83,9 @@ class CpcSam(nn.Module):
         """
         prompt_encoder = self.sam.prompt_encoder
         # A coordinate names a pixel by its index; as in SAM, its centre lies half a pixel further.
-        positions = prompt_encoder.pe_layer._pe_encoding((point_coords + 0.5) / self.image_size)
+        # In float32 also in mixed precision: bfloat16 cannot tell neighbouring pixels apart.
+        with _in_full_precision(point_coords.device):
+            positions = prompt_encoder.pe_layer._pe_encoding((point_coords + 0.5) / self.image_size)
         table = torch.cat([embedding.weight for embedding in prompt_encoder.point_embeddings])
         # The label -1 of an empty slot has no row: it reads row 0, and the token mask hides it.
         embedded: Tensor = positions + table[point_labels.clamp(min=0).long()]
@@ -203,7 +206,8 @@ class CpcSam(nn.Module):
 
     def image_pe(self) -> Tensor:
         """Return the positional encoding of the embedding grid, (1, 256, G, G)."""
-        return self.sam.prompt_encoder.get_dense_pe()  # type: ignore[no-any-return]
+        with _in_full_precision(self.sam.pixel_mean.device):
+            return self.sam.prompt_encoder.get_dense_pe()  # type: ignore[no-any-return]
 
     def decode_masks(
         self,
@@ -254,3 +258,9 @@ def choose_calibrated(calibrate: Tensor | None, calibrated: Tensor, given: Tenso
     # Selected, not multiplied: either choice is exact to the bit.
     switch = calibrate.reshape(-1, *[1] * (calibrated.dim() - 1)) > 0.5
     return torch.where(switch, calibrated, given)
+
+
+def _in_full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Leave mixed precision, if it is on, while the block runs."""
+    is_mixed = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if is_mixed else nullcontext()

@@ -18,7 +18,13 @@ from cpcsam.scale import SCALE
 from training.bilevel.config import TrainConfig
 from training.bilevel.train_state import BilevelState
 from training.data.sample import Sample
-from training.evaluation.one_click import CLICKS, OneClickScores, one_click, scores_by_click
+from training.evaluation.one_click import (
+    CLICKS,
+    OneClickScores,
+    one_click,
+    scores_by_click,
+    without_masks,
+)
 from training.loop.callbacks import TensorBoard
 from training.loop.distributed import all_gather, is_main, rank_slice, training_device
 from training.loop.learning_curve import ValidationScores, best_of, draw_learning_curve
@@ -97,8 +103,7 @@ class BestModel(Callback):
         scored = one_click(
             self.state.model, windows, min_area=min_area, annotators=tuple(CLICKS.values())
         )
-        # Without the masks, which would be pickled and sent to every process.
-        results = all_gather([replace(result, mask=result.mask[:0]) for result in scored])
+        results = all_gather(without_masks(scored))
         if not results:
             raise ConfigError.of(
                 "data.validation",

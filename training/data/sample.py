@@ -188,7 +188,7 @@ def digest_samples(samples: Sequence[Sample]) -> str:
     """Compute the SHA-256 of names, pixels and labels, which manifests record as training data."""
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(sample.name.encode())
+        digest.update(sample.name.encode(errors="backslashreplace"))  # of names in no UTF-8
         digest.update(np.ascontiguousarray(sample.image).tobytes())
         digest.update(np.ascontiguousarray(sample.instances).tobytes())
     return digest.hexdigest()

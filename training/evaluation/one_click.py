@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "one_click",
     "scores_by_click",
     "to_size",
+    "without_masks",
 ]
 
 ACCURATE_CLICK: Final = PromptMix(box=0, several=0, centre=1)
@@ -57,7 +58,7 @@ def entity_clicks(
     Returns:
         (X, Y) by the entity's label.
     """
-    rng = np.random.default_rng(zlib.crc32(sample.name.encode()))
+    rng = np.random.default_rng(zlib.crc32(sample.name.encode(errors="backslashreplace")))
     clicks = {}
     for label in entity_labels(sample.instances, min_area):
         coords, _ = sample_prompt(sample.instances == label, annotator, rng)
@@ -134,6 +135,12 @@ class OneClickScores:
             iou=float(iou.mean()),
             iou_correlation=float(np.corrcoef(iou, predicted)[0, 1]) if varies else 0.0,
         )
+
+
+def without_masks(results: Iterable[OneClickResult]) -> list[OneClickResult]:
+    """List results without their masks, which take all the memory."""
+    none = np.zeros((0, 0), bool)  # a part of a mask would keep all of it
+    return [replace(result, mask=none) for result in results]
 
 
 def scores_by_click(results: Sequence[OneClickResult]) -> dict[str, OneClickScores]:

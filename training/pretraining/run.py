@@ -18,7 +18,7 @@ from cpcsam.model.sam import CpcSam
 from training.data.prefetch import prefetch
 from training.data.sample import Sample, digest_samples, fingerprint
 from training.data.vector_art.drawings import open_collection
-from training.evaluation.one_click import OneClickScores, one_click
+from training.evaluation.one_click import OneClickScores, one_click, without_masks
 from training.loop.callbacks import Checkpoints, TensorBoard, Validation
 from training.loop.distributed import training_device
 from training.loop.train_state import remove_leftovers
@@ -129,7 +129,7 @@ def _user_cpu_seconds() -> float:
 
 
 def _score(model: CpcSam, samples: list[Sample]) -> OneClickScores:
-    return OneClickScores.of(list(one_click(model, samples)))
+    return OneClickScores.of(without_masks(one_click(model, samples)))
 
 
 def _publish(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cpcsam.artifacts.manifest import sha256_file
+from cpcsam.automatic.vocabulary import empty_vocabulary
 from cpcsam.automatic.vocabulary_io import load_vocabulary
 from cpcsam.clip.towers import ClipTowers
+from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
@@ -146,3 +149,11 @@ def test_commands_build_show_and_evaluate_classes_by_text(
         run = command.main if arguments is score else vocabulary_command.main
         assert run(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_two_classes_do_not_get_one_name() -> None:
+    with pytest.raises(ConfigError, match="--name: got l_eye=eye, r_eye=eye, expected a name for"):
+        vocabulary_command._renamed(["l_eye", "r_eye"], ["l_eye=eye", "r_eye=eye"])
+    vocabulary = replace(empty_vocabulary("m"), names=("eye",))
+    with pytest.raises(ConfigError, match="--name: got a=eye, b=eye, expected .*once each of eye"):
+        command._names(["a=eye", "b=eye"], vocabulary)

@@ -15,7 +15,7 @@ from cpcsam.formats.records import ListedImage
 from training.data.datasets.coco import HELD_OUT
 from training.data.datasets.files import read_rgb
 from training.data.datasets.folders import SUFFIXES, natural_key
-from training.data.datasets.image_index import ImageIndex
+from training.data.datasets.image_index import Found, ImageIndex
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.sample import Sample
 
@@ -121,12 +121,20 @@ class AnnotationFiles:
                     expected="masks or polygons", fix="draw masks in their place",
                     unit="annotations", reason="no masks", count=count,
                 )  # fmt: skip
-            path = self._find(index, listed)
-            if path is None:
+            path, _, others = self._find(index, listed)
+            if not listed.is_annotated:
                 findings.lose(
-                    f"{listed.sources[0]}: image {listed.file_name}", got="no such file",
-                    expected="one file below the root", fix="restore the image", unit="images",
-                    reason="without a file",
+                    f"{listed.sources[0]}: image {listed.file_name}", got="no annotation",
+                    expected="one, empty where there is nothing", fix="annotate it",
+                    unit="images", reason="not annotated",
+                )  # fmt: skip
+            elif path is None:
+                findings.lose(
+                    f"{listed.sources[0]}: image {listed.file_name}",
+                    got=f"{others} files of this name" if others else "no such file",
+                    expected="one file below the root",
+                    fix="remove the others" if others else "restore the image",
+                    unit="images", reason="without a file",
                 )  # fmt: skip
                 findings.account.lose("annotations", "of images left out", len(listed.classes))
             elif path in found:
@@ -146,13 +154,16 @@ class AnnotationFiles:
             )  # fmt: skip
         return _scan(root, found, findings)
 
-    def _find(self, index: ImageIndex, listed: ListedImage) -> Path | None:
-        """Return the image file; a name without a suffix takes any."""
-        names = [listed.file_name]
-        if Path(listed.file_name).suffix.lower() not in SUFFIXES:
-            names = [f"{listed.file_name}{suffix}" for suffix in sorted(SUFFIXES)]
+    def _find(self, index: ImageIndex, listed: ListedImage) -> Found:
+        """Find the image file; a name without a suffix takes any, if there is one alone."""
         places = [index.root, *(source.parent for source in listed.sources)]
-        return index.find(names, places).path
+        if Path(listed.file_name).suffix.lower() in SUFFIXES:
+            return index.find([listed.file_name], places)
+        each = [index.find([f"{listed.file_name}{suffix}"], places) for suffix in sorted(SUFFIXES)]
+        exact = [one for one in each if one.exact]
+        found = exact or [one for one in each if one.path is not None or one.others]
+        count = sum(max(one.others, 1) for one in found)
+        return found[0] if count == 1 else Found(None, others=count)
 
 
 def _scan(root: Path, found: Mapping[Path, ListedImage], findings: Findings) -> Scan:

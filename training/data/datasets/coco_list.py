@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from cpcsam.errors import DataError
 from training.data.datasets.items import Findings
-from training.data.datasets.outlines import Fault, Outline, checked_outline
+from training.data.datasets.outlines import PARTS, Fault, Outline, checked_outline, parts_lost
 
 __all__ = ["Annotation", "CocoList", "ListedImage", "is_other_list", "read_list", "short"]
 
@@ -232,6 +232,8 @@ class _Rows:
                 expected = f"polygons or run lengths of size {image.size}"
                 self._lose("annotations", what, outline.got, expected, outline.reason)
                 continue
+            if lost := parts_lost(row.get("segmentation"), outline):
+                self.findings.account.changed[PARTS] += lost
             image.annotations.append(Annotation(row.get("id", identity), name, outline))
         if skipped:
             self.findings.lose(

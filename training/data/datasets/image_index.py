@@ -15,6 +15,10 @@ __all__ = ["Found", "ImageIndex", "is_hidden", "walk_files"]
 
 DRIVE = re.compile(r"^([a-zA-Z]:/|file:/+)")
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx"}
+BESIDE = {
+    *("mask", "masks", "label", "labels", "annotation", "annotations", "preview", "previews"),
+    *("thumbnail", "thumbnails", "overlay", "overlays", "prediction", "predictions"),
+}
 
 
 def is_hidden(name: str) -> bool:
@@ -116,6 +120,9 @@ class ImageIndex:
         if not parts:
             return Found(None)
         alike = self._by_name.get(parts[-1].casefold(), [])
+        # Masks and previews have the names of their images, and are none unless a list says so.
+        images = [path for path in alike if not _beside(path) - {*map(str.casefold, parts)}]
+        alike = images or (alike if len(parts) == 1 else [])
         # A file whose case differs counts if there is no other.
         alike = [path for path in alike if posixpath.basename(path) == parts[-1]] or alike
         for start in range(len(parts)):
@@ -125,6 +132,11 @@ class ImageIndex:
                 only = self.root / matching[0] if len(matching) == 1 else None
                 return Found(only, others=len(matching) if only is None else 0)
         return Found(None)
+
+
+def _beside(path: str) -> set[str]:
+    """Return the folders of a path that hold what lies beside images."""
+    return {folder.casefold() for folder in path.split("/")[:-1]} & BESIDE
 
 
 def _variants(name: str) -> list[str]:

@@ -13,10 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-__all__ = ["Fault", "Outline", "checked_outline", "decode_runs", "runs_of"]
+__all__ = ["Fault", "Outline", "PARTS", "checked_outline", "decode_runs", "parts_lost", "runs_of"]
+
+PARTS: Final = "polygons of fewer than three points beside others, left out"
+"""How an account calls them."""
 
 Outline = list[list[float]] | Mapping[str, Any]
 """Polygons, each x, y, x, y, ... in pixels; or run lengths, COCO's `size` and `counts`."""
+
+TOO_SHORT: Final = (0, 2, 4)
+"""Coordinates of a polygon that holds no pixel."""
 
 MARGIN: Final = 1.0
 """How far a polygon may reach beyond its image, in longer sides of the image."""
@@ -44,7 +50,7 @@ def checked_outline(segmentation: object, size: tuple[int, int]) -> Outline | Fa
     """Check an annotation's `segmentation` and bring it into COCO's form.
 
     Beside COCO's own forms it takes one polygon without the outer list, points as pairs and numbers
-    as text.
+    as text. Of several polygons those of fewer than three points are left out; see `parts_lost`.
 
     Args:
         segmentation: as JSON holds it.
@@ -79,11 +85,21 @@ def _polygons(rows: list[Any], size: tuple[int, int]) -> Outline | Fault:
         polygon = _numbers(row)
         if polygon is None:
             return Fault("damaged polygons", "a polygon that holds no numbers")
+        if len(polygon) in TOO_SHORT and len(rows) > 1:
+            continue
         fault = _polygon_fault(polygon, size)
         if fault:
             return Fault("damaged polygons", fault)
         polygons.append(polygon)
-    return polygons
+    return polygons or Fault("damaged polygons", "a polygon of less than three points")
+
+
+def parts_lost(segmentation: object, outline: Outline) -> int:
+    """Return how many polygons of a `segmentation` its checked outline has not."""
+    if not isinstance(segmentation, list) or not isinstance(outline, list) or len(outline) < 1:
+        return 0
+    several = isinstance(segmentation[0], list) and not _is_pair(segmentation[0])
+    return len(segmentation) - len(outline) if several else 0
 
 
 def _is_pair(row: list[Any]) -> bool:

@@ -267,3 +267,11 @@ def test_ome_zarr_whose_label_images_are_damaged_is_told(damage: str, tmp_path: 
         file.write_text(json.dumps({**json.loads(file.read_text()), "shape": [90, 80]}))
     with pytest.raises(DataError, match="write it again"):
         list(format_of("ome-zarr").read(tmp_path / "out"))
+
+
+def test_yolo_files_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "classes.txt").write_text("cat\ndog\n", "utf-8-sig")
+    (tmp_path / "labels/a.txt").write_text("0 0 0 0.5 0 0.5 0.5\n", "utf-8-sig")
+    (listed,) = format_of("yolo-seg").read(tmp_path)
+    assert listed.classes == ("cat",)

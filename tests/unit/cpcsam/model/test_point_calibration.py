@@ -18,7 +18,7 @@ from cpcsam.model.capl import CaplConfig
 from cpcsam.model.gated_points import GatedPointCalibration, PointEstimate, gate, offset_grid
 from cpcsam.model.lora import LoraConfig
 from cpcsam.model.point_calibration import WINDOW, PointCalibration, is_moved, sample_windows
-from tests.support.model_factory import fill_with_noise
+from tests.support.model_factory import fill_with_noise, noisy_sam
 from tests.support.training_factory import MINIATURE, SCALE, discs, tiny_halves, tiny_state
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.point_losses import gated_terms, point_terms
@@ -229,3 +229,12 @@ def test_points_without_practice_are_refused() -> None:
     halves = StepBatches([discs(0), discs(1)], MINIATURE, config, SCALE, seed=3, steps=4)[0]
     with pytest.raises(ConfigError, match=r"batch\.practice: got 0, expected 1 or more"):
         tiny_state().train_step(halves, BilevelConfig())
+
+
+def test_positions_are_exact_in_mixed_precision() -> None:
+    model = noisy_sam()
+    coords, labels = 64 * torch.rand(1, 8, 2, 2), torch.ones(1, 8, 2, dtype=torch.int32)
+    exact = model.embed_points(coords, labels), model.image_pe()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.embed_points(coords, labels), model.image_pe()
+    assert all(torch.equal(*pair) for pair in zip(exact, mixed, strict=True))

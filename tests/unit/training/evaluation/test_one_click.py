@@ -12,7 +12,7 @@ from scipy import ndimage
 from tests.support.model_factory import noisy_sam
 from tests.support.training_factory import discs
 from training.data.prompt_sampling import central_pixel
-from training.data.sample import Sample
+from training.data.sample import Sample, digest_samples
 from training.evaluation.one_click import (
     ACCURATE_CLICK,
     CARELESS_CLICK,
@@ -22,6 +22,7 @@ from training.evaluation.one_click import (
     entity_clicks,
     iou_score,
     one_click,
+    without_masks,
 )
 
 EMPTY = np.zeros((4, 4), bool)
@@ -117,3 +118,15 @@ def test_dice_and_iou_are_those_of_torchmetrics(seed: int) -> None:
         segmentation.mean_iou(*stacked, num_classes=1),
     ):
         assert iou_score(predicted, truth) == pytest.approx(float(expected), abs=TOLERANCE)
+
+
+def test_results_without_masks_keep_no_memory() -> None:
+    (kept,) = without_masks([result(0.2, 0.3)])
+    assert kept.mask.size == 0 and kept.mask.base is None
+    assert kept.dice == result(0.2, 0.3).dice
+
+
+def test_sample_whose_name_is_no_utf_8_is_clicked_and_has_a_digest() -> None:
+    named = replace(discs(0), name="bl\udce4tt")
+    assert entity_clicks(named, 30).keys() == entity_clicks(discs(0), 30).keys()
+    assert digest_samples([named]) != digest_samples([discs(0)])

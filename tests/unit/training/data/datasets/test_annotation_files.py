@@ -89,3 +89,49 @@ def test_cvat_with_runs_that_do_not_fill_the_box_stops_with_the_file(tmp_path: P
     assert dataset.account.lost["annotations", "no masks"] == 2
     with pytest.raises(DataError, match=r"annotations\.xml: got a damaged mask .*do not fill"):
         dataset.parts["train"][0].read()
+
+
+def test_label_studio_tasks_that_nobody_annotated_are_left_out(tmp_path: Path) -> None:
+    images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    square = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "polygonlabels": ["cell"]}
+    size = {"original_width": SIZE[1], "original_height": SIZE[0]}
+    good = {"id": "x", "type": "polygonlabels", "value": square, **size}
+    done = {"a": [{"result": [good]}], "b": [{"result": []}]}
+    skipped = {"c": [{"was_cancelled": True, "result": [good]}], "d": []}
+    tasks = [
+        {"data": {"image": f"/data/upload/3/{name}.png"}, "annotations": annotations}
+        for name, annotations in (done | skipped).items()
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(tasks))
+    dataset = open_dataset("label-studio", tmp_path)
+    assert sorted(item.name for part in dataset.parts.values() for item in part) == ["a", "b"]
+    assert dataset.account.lost["images", "not annotated"] == 2
+
+
+@pytest.mark.parametrize(
+    ("images_at", "beside", "expected"),
+    [
+        ("images/{}.tif", "masks/{}.png", "tif"),
+        ("images/{}.png", "previews/{}.jpg", "png"),
+        ("one/{}.png", "two/{}.jpg", None),
+    ],
+)
+def test_image_of_a_name_without_a_suffix_is_the_only_one_that_is_no_mask(
+    images_at: str, beside: str, expected: str | None, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        for place in (images_at, beside):
+            images(tmp_path, place.format(name))
+        ring = [[0, 0], [20, 0], [20, 20], [0, 20], [0, 0]]
+        feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}}
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        (tmp_path / f"annotations/{name}.geojson").write_text(
+            json.dumps({"type": "FeatureCollection", "features": [feature]})
+        )
+    if expected is None:
+        with pytest.raises(DataError, match="no image of the annotations"):
+            open_dataset("geojson", tmp_path)
+        return
+    dataset = open_dataset("geojson", tmp_path)
+    (item,) = dataset.parts["test"]
+    assert item.image.suffix == f".{expected}"  # type: ignore[attr-defined]

@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from training.data.datasets.outlines import Fault, checked_outline, decode_runs, runs_of
+from training.data.datasets.outlines import (
+    Fault,
+    checked_outline,
+    decode_runs,
+    parts_lost,
+    runs_of,
+)
 
 SIZE = (48, 64)
 SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
@@ -42,6 +48,16 @@ def compressed(mask: Any) -> str:
 def test_every_way_of_writing_a_polygon_gives_the_same_mask(segmentation: Any) -> None:
     mask = mask_of(segmentation)
     assert mask.sum() == 400 and mask[10:30, 10:30].all()
+
+
+@pytest.mark.parametrize("short", [[], [1, 1], [1, 1, 5, 5]])
+def test_short_parts_are_left_out_and_counted(short: list[float]) -> None:
+    parts = [SQUARE, short, short]
+    assert (mask_of(parts) == mask_of([SQUARE])).all()
+    outline = checked_outline(parts, SIZE)
+    assert not isinstance(outline, Fault) and parts_lost(parts, outline) == 2
+    assert parts_lost(SQUARE, [SQUARE]) == parts_lost(PAIRS, [SQUARE]) == 0
+    assert isinstance(checked_outline([short, short], SIZE), Fault)
 
 
 @pytest.mark.parametrize(
