@@ -12,6 +12,7 @@ Ctrl-C. A command reads:
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +82,9 @@ def run_command(
     Returns:
         The exit code; 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As stderr by default: names of files need not be UTF-8.
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = parser.parse_args(argv)
     prog = getattr(args, "prog", parser.prog)
     try:

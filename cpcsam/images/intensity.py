@@ -74,7 +74,10 @@ def value_bounds(values: NDArray[Any], intensity: Intensity) -> tuple[float, flo
     if values.dtype.itemsize <= 2 and values.dtype.kind in "iu":
         return _counted(values.reshape(-1), shares)
     flat = values.reshape(-1)
-    flat = flat[:: -(-flat.size // MAX_SORTED) or 1]
+    step = -(-flat.size // MAX_SORTED) or 1
+    while step > 1 and (step % 2 == 0 or step % 3 == 0):
+        step += 1  # else some channels would be passed over
+    flat = flat[::step]
     if flat.dtype.kind == "f":
         flat = flat[np.isfinite(flat)]
     if not flat.size:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["TiffSource"]
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+GREYS: Final = (WHITE_IS_ZERO, BLACK_IS_ZERO)
 PILLOW_COLOURS: Final = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR)
 CHUNKY: Final = 1
 NATIVE_CODECS: Final = (1, 8, 32946, 32773, 34925)
@@ -35,6 +36,8 @@ NATIVE_CODECS: Final = (1, 8, 32946, 32773, 34925)
 FLOAT_PREDICTOR: Final = 3
 ORIENTATION, XMP = 274, 700
 UNUSED_TAG: Final = 65_000
+DIRECTORIES: Final = ("generic", "uniform")
+"""Kinds of series whose pages are the file's directories."""
 SLIDES: Final = ("svs", "ndpi", "scn", "bif", "philips", "avs", "qpi", "eer")
 """Whole-slide formats, whose further series are thumbnails and labels."""
 MAX_BYTES: Final = 1 << 30
@@ -66,7 +69,11 @@ class TiffSource:
         self._data = data
         # Other files that a header names are never opened.
         self._tiff: TiffFile = TiffFile(io.BytesIO(data), _multifile=False)
-        self._planes = [plane for series in self._series() for plane in planes_of(series)]
+        kept = self._series()
+        self._planes = [plane for series in kept for plane in planes_of(series)]
+        if all(series.kind in DIRECTORIES for series in kept):
+            # tifffile puts pages of one size together.
+            self._planes.sort(key=self._place)
         if not self._planes:
             raise refusal("a TIFF file without a page", "a page", "convert it to PNG")
 
@@ -78,10 +85,10 @@ class TiffSource:
     def page_info(self, page: int) -> PageInfo:
         """Describe a page by the tags of its directory."""
         plane = self._planes[page]
-        frame = plane.series.keyframe
+        frame, at = plane.series.keyframe, self._directory(plane)
         size, samples = layout_of(frame)
-        xmp = frame.tags.valueof(XMP)
-        stated = frame.tags.valueof(ORIENTATION)
+        tags = frame.tags if at is None else self._tiff.pages[at].aspage().tags
+        xmp, stated = tags.valueof(XMP), tags.valueof(ORIENTATION)
         orientation = stated if stated in range(1, 9) else None
         if orientation is None:
             orientation = orientation_of(None, xmp if isinstance(xmp, bytes) else None)
@@ -110,8 +117,9 @@ class TiffSource:
             read = {index: self._plane(plane, index) for index in dict.fromkeys(channels)}
             values = np.concatenate([read[index][:, :, :1] for index in channels], axis=2)
             return Pixels(values, frame.photometric == WHITE_IS_ZERO)
-        if _is_for_pillow(frame) and frame.index < len(self._tiff.pages):
-            values = values_of(self._by_pillow(frame.index))
+        at = self._directory(plane)
+        if _is_for_pillow(frame) and at is not None:
+            values = values_of(self._by_pillow(at))
             if max(channels) < values.shape[2]:
                 return Pixels(values[:, :, list(channels)])
         values = _colours(frame, self._plane(plane, 0))
@@ -122,8 +130,9 @@ class TiffSource:
         plane = self._planes[page]
         frame = plane.series.keyframe
         self._check_size(frame)
-        if frame.compression not in (*NATIVE_CODECS, *BYTE_CODECS):
-            values = np.asarray(self._by_pillow(frame.index))
+        at = self._directory(plane)
+        if at is not None and _is_for_pillow_as_labels(frame):
+            values = _labels_of(self._by_pillow(at), frame)
             return Pixels(values if values.ndim == 3 else values[:, :, None])
         values = self._plane(plane, 0)[:, :, : opaque_samples(frame)]
         # One bit has no label but white, which either value may be.
@@ -139,6 +148,19 @@ class TiffSource:
             return None
         self._check_size(frame)
         return Opacity(self._plane(plane, 0)[:, :, opaque])
+
+    def _directory(self, plane: Plane) -> int | None:
+        """Return the index of a plane's own directory; None if it has none."""
+        series, index = plane.series, plane.indices[0]
+        if index and series.dataoffset is not None and series.keyframe.compression == 1:
+            return None  # in one piece, in which further directories may be missing
+        page = series[index]
+        at = None if page is None else page.index
+        return at if isinstance(at, int) and at < len(self._tiff.pages) else None
+
+    def _place(self, plane: Plane) -> int:
+        at = self._directory(plane)
+        return int(plane.series.keyframe.index) if at is None else at
 
     def _series(self) -> list[TiffPageSeries]:
         series = list(self._tiff.series)
@@ -192,7 +214,9 @@ class TiffSource:
 
     def _check_size(self, frame: TiffPage) -> None:
         size = math.prod(frame.shape) * (1 if frame.dtype is None else frame.dtype.itemsize)
-        if size > MAX_BYTES or size > MAX_RATIO * len(self._data):
+        # A blank row of one bit a pixel takes a bit or less.
+        is_damaged = frame.bitspersample > 1 and size > MAX_RATIO * len(self._data)
+        if size > MAX_BYTES or is_damaged:
             raise refusal(
                 f"a page of {' x '.join(map(str, frame.shape))} values in {len(self._data)} bytes",
                 f"at most {MAX_BYTES} bytes in memory",
@@ -215,8 +239,26 @@ def _is_for_pillow(frame: TiffPage) -> bool:
         and frame.dtype in (np.uint8, np.bool_)
         and (frame.planarconfig == CHUNKY or frame.samplesperpixel == 1)
         and frame.photometric in PILLOW_COLOURS
-        and frame.samplesperpixel <= 4
+        and frame.samplesperpixel <= (2 if frame.photometric in GREYS else 4)
     )
+
+
+def _is_for_pillow_as_labels(frame: TiffPage) -> bool:
+    """Return whether tifffile does not unpack a page's values by itself."""
+    if frame.bitspersample < 8 and frame.compression not in NATIVE_CODECS:
+        return True
+    is_foreign = frame.compression not in (*NATIVE_CODECS, *BYTE_CODECS)
+    return is_foreign or 1 < frame.bitspersample < 8
+
+
+def _labels_of(image: Image.Image, frame: TiffPage) -> NDArray[Any]:
+    """Return the values of a page as they are stored, which Pillow spreads to 8 bits."""
+    values = np.asarray(image)
+    if image.mode != "L" or not 1 < frame.bitspersample < 8:
+        return values
+    highest = (1 << frame.bitspersample) - 1
+    stored = values // (255 // highest)
+    return highest - stored if frame.photometric == WHITE_IS_ZERO else stored
 
 
 def _colours(frame: TiffPage, values: NDArray[Any]) -> NDArray[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import json
 import re
 import shlex
@@ -15,7 +17,7 @@ from PIL import Image
 from cpcsam.cli.classes import _read_labels
 from cpcsam.cli.main import _parser, main
 from cpcsam.client.prompts import Prompt
-from cpcsam.commands import exit_code_of
+from cpcsam.commands import exit_code_of, run_command
 from cpcsam.errors import DataError
 from tests.support.servers.gateway_peer import peer_gateway
 
@@ -188,3 +190,11 @@ def test_status_prints_the_whole_description(capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert known["window"] == 96 and "window    96 px, trained within a factor of 1.5\n" in printed
     assert "classes   nucleus, cell\n" in printed and "limit     max_seconds 60.5\n" in printed
+
+
+def test_names_in_no_utf_8_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(content, "utf-8", write_through=True))
+    parser = argparse.ArgumentParser()
+    assert run_command(parser, lambda _: print("caf\udce9.png"), []) == 0
+    assert content.getvalue() == b"caf\\udce9.png\n"

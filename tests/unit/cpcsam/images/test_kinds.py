@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import struct
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
 from cpcsam.errors import ContractError
-from cpcsam.images.intensity import eight_bits
-from cpcsam.images.masks import read_foreground, read_labels
+from cpcsam.images.intensity import eight_bits, value_bounds
+from cpcsam.images.masks import read_foreground, read_labels, read_mask
 from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.images.reading import decode_image, read_header
 from tests.support.image_files import (
@@ -185,3 +188,89 @@ def test_white_is_zero_rounds_as_the_same_image_with_black_is_zero() -> None:
     full = ReadOptions(intensity=Intensity("percentile", 0, 100))
     white = decode_image(tiff(65_535 - grey, photometric="miniswhite"), options=full)
     assert np.array_equal(white, decode_image(tiff(grey), options=full))
+
+
+def stack_of(kind: str, grey: NDArray[np.uint8]) -> bytes:
+    """A TIFF of 8-bit pages, as a program writes it."""
+    content = io.BytesIO()
+    if kind in ("tiff_lzw", "packbits"):
+        first, *others = map(Image.fromarray, grey)
+        first.save(content, "TIFF", save_all=True, append_images=others, compression=kind)
+        return content.getvalue()
+    options: dict[str, Any] = {
+        "plain": {"photometric": "minisblack"},
+        "zlib": {"photometric": "minisblack", "compression": "zlib"},
+        "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}},
+        "ome": {"ome": True, "metadata": {"axes": "TYX"}},
+    }
+    tifffile.imwrite(content, grey, **options[kind])
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["plain", "zlib", "imagej", "ome", "tiff_lzw", "packbits"])
+def test_pages_of_8_bits_are_those_that_are_chosen(kind: str) -> None:
+    grey = np.random.default_rng(0).integers(0, 255, (4, 16, 20), np.uint8)
+    content = stack_of(kind, grey)
+    for page in range(4):
+        shown = decode_image(content, options=ReadOptions(page))
+        assert (shown[:, :, 0] == grey[page]).all()
+        assert (read_mask(content, page=page).values[:, :, 0] == grey[page]).all()
+
+
+def test_directories_are_pages_each_turned_by_its_own_tag() -> None:
+    corner = np.zeros((20, 30), np.uint16)
+    corner[0, 0] = 65535
+    content = io.BytesIO()
+    with tifffile.TiffWriter(content) as writer:
+        for orientation, values in ((1, corner), (1, corner.T), (3, corner), (6, corner)):
+            tag = (274, "H", 1, orientation, True)
+            writer.write(values, extratags=[tag], photometric="minisblack", metadata=None)
+    scaled = Intensity("range", 0, 65535)
+    shown = [
+        decode_image(content.getvalue(), options=ReadOptions(page, intensity=scaled))
+        for page in range(4)
+    ]
+    assert [image.shape[:2] for image in shown] == [(20, 30), (30, 20), (20, 30), (30, 20)]
+    places = [np.argwhere(image[:, :, 0]).tolist() for image in shown]
+    assert places == [[[0, 0]], [[0, 0]], [[19, 29]], [[0, 19]]]
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_interleaved_channels_that_are_no_colours_are_read(channels: int) -> None:
+    values = np.full((16, 20, channels), 10, np.uint8) * np.arange(1, channels + 1, dtype=np.uint8)
+    content = io.BytesIO()
+    tifffile.imwrite(content, values, photometric="minisblack", planarconfig="contig")
+    last = decode_image(content.getvalue(), options=ReadOptions(channels=(channels - 1,)))
+    assert (last == 10 * channels).all()
+
+
+@pytest.mark.parametrize("compression", ["group4", "tiff_deflate", "tiff_lzw", "zstd"])
+def test_nearly_blank_page_of_one_bit_is_read(compression: str) -> None:
+    mask = np.zeros((4000, 4000), bool)
+    mask[100:200, 100:200] = True
+    content = io.BytesIO()
+    Image.fromarray(mask).save(content, "TIFF", compression=compression)
+    assert (decode_image(content.getvalue())[:, :, 0] > 0).sum() == 10_000
+    assert (read_mask(content.getvalue()).values[:, :, 0] != 0).sum() == 10_000
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_labels_of_4_bits_are_read_as_they_are_stored(photometric: int) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    packed = (values[:, ::2] << 4 | values[:, 1::2]).tobytes()
+    tags = [(256, 4), (257, 3), (258, 4), (259, 1), (262, photometric), (273, 8), (278, 3)]
+    tags.append((279, len(packed)))
+    entries = b"".join(
+        struct.pack("<HHII", tag, 3 if 258 <= tag <= 262 else 4, 1, value) for tag, value in tags
+    )
+    offset = 8 + len(packed)
+    header = struct.pack("<2sHI", b"II", 42, offset)
+    content = header + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert (read_mask(content).values[:, :, 0] == values).all()
+
+
+def test_percentiles_of_large_images_are_of_all_channels() -> None:
+    values = np.zeros((3400, 3400, 3), np.float32)
+    values[:, :, 1] = 1.0
+    low, high = value_bounds(values, Intensity("percentile", 40, 80))
+    assert (low, high) == (0.0, 1.0)
