@@ -262,5 +262,6 @@ def choose_calibrated(calibrate: Tensor | None, calibrated: Tensor, given: Tenso
 
 def _in_full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Leave mixed precision, if it is on, while the block runs."""
-    is_mixed = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if is_mixed else nullcontext()
+    kind = device.type  # "meta" has no mixed precision
+    is_mixed = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_mixed else nullcontext()
