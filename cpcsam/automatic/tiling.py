@@ -132,7 +132,8 @@ class _Axis:
         if self.count > 1:
             index = int(double / 2 * (self.count - 1) / (self.length - self.side))
         near = {min(max(index + shift, 0), self.count - 1) for shift in (-1, 0, 1, 2)}
-        start = min(map(self.start, sorted(near)), key=lambda place: abs(2 * place - double))
+        # Of two that are as near, the later: the earlier ends before what begins at its side.
+        start = min(map(self.start, near), key=lambda place: (abs(2 * place - double), -place))
         return start if start <= first and last <= start + self.side else None
 
 

@@ -21,8 +21,8 @@ __all__ = ["INITIAL_BACKOFF_S", "MAX_BACKOFF_S", "Attempts"]
 INITIAL_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 2.0
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
-NOT_CONNECTED: Final = "failed to connect"
-"""Beginning of gRPC's message where a call never left the client."""
+NOT_CONNECTED: Final = ("failed to connect", "errors resolving", "DNS resolution failed")
+"""Beginnings of gRPC's message where a call never left the client."""
 
 
 class Attempts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,8 +98,11 @@ def trusting(leaf: str) -> ssl.SSLContext:
 def name_in(connection: ssl.SSLSocket | ssl.SSLObject) -> str | None:
     """Return a name or an address that the certificate of a server is for; None if it has none."""
     shown: Any = connection.getpeercert()
-    names = [name for _, name in shown.get("subjectAltName", ())]
-    names += [value for part in shown["subject"] for key, value in part if key == "commonName"]
+    alternatives = shown.get("subjectAltName", ())
+    names = [name for kind, name in alternatives if kind == "DNS"]
+    names += [str(ip_address(name)) for kind, name in alternatives if kind == "IP Address"]
+    if not alternatives:
+        names = [value for part in shown["subject"] for key, value in part if key == "commonName"]
     return str(names[0]).replace("*", "any", 1) if names else None
 
 

@@ -12,7 +12,7 @@ from cpcsam.grpc_errors import FullError, PreconditionError, UnavailableError
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
 from serving.gateway.calls.received import received_bytes
-from serving.gateway.context import RequestContext
+from serving.gateway.context import ModelInfo, RequestContext
 from serving.gateway.describe import describe_response
 from serving.gateway.inference.request_images import RequestImage, RequestImages
 from serving.gateway.limits import Limits
@@ -127,10 +127,15 @@ class SegmentationService(pb_grpc.SegmentationServicer):
         self, request: pb.SegmentRequest, context: RequestContext
     ) -> pb.SegmentResponse:
         """Segment; wait for a place and for Triton's time instead of being refused."""
+
+        async def model(_: float) -> ModelInfo:
+            return await context.model()  # the same for all tries, as it counts its requests
+
         while True:
             permit = Permit(context.permit.client, is_patient=True)
             try:
-                return await self._segment(request, replace(context, permit=permit))
+                tried = replace(context, permit=permit, fetch_model=model)
+                return await self._segment(request, tried)
             except FullError:
                 # Whoever lost its place to another client waits for one again.
                 if not permit.is_dropped:

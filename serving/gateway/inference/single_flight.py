@@ -57,11 +57,13 @@ class SingleFlight(Generic[Key, Value]):
             except (DeadlineError, FullError, NotFoundError):
                 if started:
                     raise
+                self._end(key, flight)  # now: it would be joined again until its callback runs
             except asyncio.CancelledError:
                 # The computation itself may have been cancelled, by the request that started it.
                 caller = asyncio.current_task()
                 if started or not flight.task.cancelled() or (caller and caller.cancelling()):
                     raise
+                self._end(key, flight)
             finally:
                 flight.waiting -= 1
                 if not flight.waiting and not flight.task.done():

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from cpcsam import tracing
 from serving.gateway.limits import Limits
@@ -31,7 +31,7 @@ from serving.gateway.metrics import Metrics, Stopwatch
 from serving.gateway.scheduling.call_queue import CallQueue
 from serving.gateway.scheduling.call_times import OTHER, CallKind
 from serving.gateway.scheduling.fair_queue import FairSemaphore
-from serving.gateway.scheduling.permit import Permit
+from serving.gateway.scheduling.permit import Permit, Release
 from serving.gateway.scheduling.places import Places
 from serving.gateway.scheduling.refusals import Refusal, Refusals
 
@@ -43,18 +43,6 @@ CONCURRENT_DECODES: Final = 2
 """Images of which the gateway holds the pixels, as many as Triton's step `preprocess`."""
 Calls = Mapping[CallKind, int]
 """Number of calls by kind; the first one waits for the first turn."""
-
-
-class Release(Protocol):
-    """Ends a turn."""
-
-    def __call__(self, *, is_answered: bool | None = True) -> None:
-        """End it, once.
-
-        Args:
-            is_answered: whether the call has an answer; None if Triton could give none, so that
-                the time tells nothing.
-        """
 
 
 class Admission:
@@ -114,7 +102,8 @@ class Admission:
         """
         parts = self._by_queue(calls)
         cold = [queue for queue in parts if queue.is_cold]
-        if cold and (permit.is_patient or not self._refusal(permit, parts, deadline)):
+        is_first = not permit.is_accepted  # else the calls may be its own
+        if cold and is_first and (permit.is_patient or not self._refusal(permit, parts, deadline)):
             # Soon the first call tells how long calls take.
             limit_s = (
                 _left_s(deadline)
@@ -134,6 +123,11 @@ class Admission:
             raise refusal()
         permit.is_accepted = True
         self._count(permit, calls)
+
+    def give_up(self, permit: Permit, kind: CallKind) -> None:
+        """Take back what a request has claimed of a kind and is not going to call."""
+        self._count(permit, {kind: -permit.claimed[kind]})
+        self._notify()
 
     async def acquire(
         self, permit: Permit, kind: CallKind = OTHER, deadline: float = math.inf
@@ -203,9 +197,10 @@ class Admission:
                 with permit.queueing(timeout):
                     await turns.acquire(permit.client)
         except TimeoutError:
-            raise self._refusals.full(
-                "queue", got=f"no turn within {waited.seconds:.3g} s", expected=f"{limit_s:g} s"
-            ) from None
+            raise self._refusals.no_turn(waited.seconds, limit_s) from None
+        if permit.is_dropped:  # as the wait ended
+            turns.release(permit.client)
+            raise self._refusals.no_turn(waited.seconds, limit_s)
         permit.turns += 1
 
     async def _until(self, permit: Permit, is_over: Callable[[], bool], limit_s: float) -> None:
@@ -222,9 +217,9 @@ class Admission:
                     while not is_over():
                         await self._changed.wait()
         except TimeoutError:
-            raise self._refusals.full(
-                "queue", got="no turn in time", expected="one that leaves time for an answer"
-            ) from None
+            raise self._refusals.no_time() from None
+        if permit.is_dropped:  # as the wait ended
+            raise self._refusals.no_time()
 
     def _refusal(
         self, permit: Permit, parts: Mapping[CallQueue, Calls], deadline: float
@@ -240,7 +235,7 @@ class Admission:
         if late_s > 0:
             return partial(self._refusals.late, late_s, left_s, cost_s=own_s)
         wait_s, limit_s = outlooks[0].wait_s if outlooks else 0.0, self._limits.max_queue_s
-        if MARGIN * wait_s > limit_s and not permit.is_patient:
+        if MARGIN * wait_s > limit_s and not (permit.is_patient or permit.is_accepted):
             return partial(
                 self._refusals.full,
                 "queue",

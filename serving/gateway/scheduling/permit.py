@@ -6,10 +6,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from serving.gateway.scheduling.call_times import CallKind
 
-__all__ = ["Permit"]
+__all__ = ["Permit", "Release"]
 
 
 class Permit:
@@ -54,3 +55,15 @@ class Permit:
         assert self._queueing is not None
         self.is_dropped = True
         self._queueing.reschedule(asyncio.get_running_loop().time())
+
+
+class Release(Protocol):
+    """Ends a turn."""
+
+    def __call__(self, *, is_answered: bool | None = True) -> None:
+        """End it, once.
+
+        Args:
+            is_answered: whether the call has an answer; None if Triton could give none, so that
+                the time tells nothing.
+        """

@@ -82,6 +82,7 @@ class Places:
             yield
         finally:
             self._remove(permit)
+            self._leave(permit)
             self._metrics.in_flight.dec()
 
     def _remove(self, permit: Permit) -> None:
@@ -93,4 +94,3 @@ class Places:
         if not permits:
             del self._permits[permit.client]
         self._free.release(permit.client)
-        self._leave(permit)

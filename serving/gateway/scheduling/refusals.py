@@ -73,3 +73,13 @@ class Refusals:
             wait_s=late_s,
             cost_s=cost_s,
         )
+
+    def no_turn(self, waited_s: float, limit_s: float) -> Refusal:
+        """Return a refusal of what got no turn within a limit in seconds."""
+        return self.full("queue", got=f"no turn within {waited_s:.3g} s", expected=f"{limit_s:g} s")
+
+    def no_time(self) -> Refusal:
+        """Return a refusal of what waited for a turn that leaves time for an answer."""
+        return self.full(
+            "queue", got="no turn in time", expected="one that leaves time for an answer"
+        )

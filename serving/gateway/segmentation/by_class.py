@@ -66,7 +66,8 @@ class ClassSegmenter:
         limits, search_in = self._embedder.limits, self._embedder.executors.search
         tiles = tiles_within(image.size, vocabulary.tile, config.overlap, limits.max_tiles)
         # Of a round, the number of prompts is known only after the one before.
-        rounds = {CallKind(SEARCH, PROMPT_BUCKETS[-1]): len(tiles) * (config.rounds + 1)}
+        kind = CallKind(SEARCH, PROMPT_BUCKETS[-1])
+        rounds = {kind: len(tiles) * (config.rounds + 1)}
         async with self._embedder.tiled(image, context) as tiled:
             await tiled.claim(tiles, rounds)
 
@@ -81,6 +82,7 @@ class ClassSegmenter:
                 return await self._drive(steps, encoded, context)
 
             parts = await gather_limited([partial(search, tile) for tile in tiles])
+        self._embedder.admission.give_up(context.permit, kind)
         masks = [mask for part in parts for mask in part]
         with context.phases.measure(POSTPROCESS):
             merged = await search_in.run(

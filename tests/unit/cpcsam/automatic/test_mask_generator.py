@@ -167,6 +167,13 @@ def test_tile_boxes_are_as_many_as_counted_and_those_chosen_spread_evenly(
     assert tile_boxes(size, side, overlap, most) == chosen
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.25])
+def test_click_on_a_border_is_answered_where_it_is_shown(overlap: float) -> None:
+    for x in (0, 255, 256, 511, 512, 767, 768, 1023):
+        tile = tile_around((1024, 1024), 256, overlap, (x, 256, x, 256))
+        assert tile.left <= x < tile.right and tile.top <= 256 < tile.bottom
+
+
 def test_tiles_of_a_line_of_pixels_are_not_laid_out() -> None:
     line, end = (1, 2**26), (2.0**26 - 1, 0.0, 2.0**26, 1.0)
     tracemalloc.start()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
-from cpcsam.grpc_errors import DeadlineError
+from cpcsam.grpc_errors import DeadlineError, NotFoundError
 from serving.gateway.inference.embedding_cache import ENTRY_BYTES, EmbeddingCache, ImageKey
 from serving.gateway.inference.single_flight import SingleFlight
 from serving.gateway.inference.triton_responses import Encoded
@@ -265,3 +265,20 @@ async def test_run_with_a_computation_cancelled_inside_is_started_again() -> Non
     assert await second == 7
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+async def test_request_that_comes_as_a_computation_fails_starts_its_own() -> None:
+    """The loop would stand still if it joined the failed computation again and again."""
+    flights: SingleFlight[str, str] = SingleFlight()
+    made = 0
+
+    async def make() -> str:
+        nonlocal made
+        made += 1
+        raise NotFoundError("unknown")
+
+    first = asyncio.create_task(flights.run("x", make))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(flights.run("x", make))
+    outcomes = await asyncio.gather(first, second, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [NotFoundError] * 2 and made == 2

@@ -111,6 +111,52 @@ async def test_claim_of_a_patient_request_outlasts_a_first_call_of_any_length() 
     await claim
 
 
+async def test_request_that_is_dropped_as_its_wait_ends_does_not_go_on() -> None:
+    admission = await admission_that_knows(2.0, DECODE_CALL, max_in_flight=2)
+    running, waiting = Permit("greedy"), Permit("greedy", is_patient=True)
+    ends, leave = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        async with admission.enter(running):
+            release = await admission.acquire(running, DECODE_CALL)
+            await ends.wait()
+            release(is_answered=None)
+            await leave.wait()
+
+    async def second() -> None:
+        async with admission.enter(waiting):
+            await admission.claim(waiting, {DECODE_CALL: 3}, time.monotonic() + 8)
+
+    async def newcomer() -> None:
+        with admission.try_acquire(Permit("modest")):
+            await leave.wait()
+
+    tasks = [asyncio.create_task(first())]
+    await settle()
+    dropped = asyncio.create_task(second())
+    await settle()
+    assert waiting.is_waiting
+    ends.set()  # wakes it in the turn of the loop in which the newcomer takes its place
+    tasks.append(asyncio.create_task(newcomer()))
+    with pytest.raises(FullError, match="no turn in time"):
+        await dropped
+    assert waiting.is_dropped
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert not admission._is_busy
+
+
+async def test_further_claims_of_an_accepted_request_are_judged_by_its_deadline_alone() -> None:
+    admission = await admission_that_knows(0.3, ENCODE_CALL)
+    permit, deadline = Permit("a"), time.monotonic() + 60
+    await admission.claim(permit, {ENCODE_CALL: 12}, deadline)
+    await admission.claim(permit, {ENCODE_CALL: 12}, deadline)
+    with pytest.raises(FullError, match="deadline"):
+        await admission.claim(permit, {ENCODE_CALL: 1000}, deadline)
+    admission.give_up(permit, ENCODE_CALL)
+    assert not admission._is_busy
+
+
 async def test_enter_of_a_patient_request_waits_for_a_place_in_turn() -> None:
     admission, order = Admission(Limits(max_in_flight=1), Metrics()), []
 
