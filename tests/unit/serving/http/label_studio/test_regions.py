@@ -13,7 +13,9 @@ from cpcsam.polygons import rings_of
 from cpcsam.v1 import masks_pb2
 from serving.http.label_studio.label_config import Control, Label
 from serving.http.label_studio.outlines import outlines_of
+from serving.http.label_studio.records import MAX_VALUES, number_member, parse_object
 from serving.http.label_studio.regions import prediction_of, regions_of
+from serving.http.problems import Problem
 
 SIZE = (90, 120)
 Y, X = np.mgrid[: SIZE[0], : SIZE[1]]
@@ -141,3 +143,26 @@ def test_simplify_ring_keeps_corners_and_drops_steps(turn: int) -> None:
 
 def test_outlines_of_one_point_or_nothing_is_nothing() -> None:
     assert outlines_of([]) == []
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"a":' * 5000, b"{" + b'"a":1,' * 9])
+def test_parse_object_refuses_what_is_no_object(body: bytes) -> None:
+    with pytest.raises(Problem, match="expected a JSON object"):
+        parse_object(body)
+
+
+def test_parse_object_refuses_values_that_would_fill_the_memory() -> None:
+    body = b'{"tasks": [' + b"{}," * (MAX_VALUES // 2) + b"{}]}"
+    with pytest.raises(Problem, match="more than 3000000 values"):
+        parse_object(body)
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), float("inf"), True, "1", [], None])
+def test_number_member_refuses_all_but_finite_numbers(value: Any) -> None:
+    with pytest.raises(Problem) as caught:
+        number_member({"x": value}, "x")
+    assert caught.value.status == 400
+
+
+def test_number_member_takes_the_default_for_null_and_for_nothing() -> None:
+    assert [number_member(record, "x", 2) for record in ({"x": None}, {}, {"x": 0})] == [2, 2, 0]
