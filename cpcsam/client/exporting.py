@@ -15,6 +15,7 @@ from cpcsam.formats.names import names_of
 if TYPE_CHECKING:
     from cpcsam.formats.records import ImageRecord
     from cpcsam.formats.writing import FormatSummary
+    from cpcsam.images.options import ReadOptions
 
 __all__ = ["write_masks"]
 
@@ -23,6 +24,8 @@ def write_masks(
     results: Mapping[str, SegmentResult] | Mapping[Path, SegmentResult],
     format: str,
     folder: str | Path,
+    *,
+    read_options: ReadOptions | None = None,
 ) -> FormatSummary:
     """Write the masks of results in a format; readers see the whole folder or the one before.
 
@@ -31,13 +34,14 @@ def write_masks(
             folder of all. Formats that hold images copy them from there, if the files exist.
         format: one of `cpcsam.formats.FORMATS`.
         folder: new, empty, or written by an earlier call, which it replaces.
+        read_options: page, channels and intensity with which the images were segmented.
 
     Returns:
         What was written, and counts of what the format could not hold.
 
     Raises:
         ConfigError: there is no such format, or the folder holds other files.
-        ContractError: there is no result, or masks have no pixels.
+        ContractError: there is no result, masks have no pixels, or an image has another size.
         ModuleNotFoundError: the extra `client`, for ome-zarr the extra `ome-zarr`, is missing.
     """
     from cpcsam.formats.writing import write_format
@@ -46,11 +50,12 @@ def write_masks(
         raise ContractError.of(
             "results", got="none", expected="at least one", fix="segment an image"
         )
-    return write_format(_records(results), format, Path(folder))
+    return write_format(_records(results, read_options), format, Path(folder))
 
 
 def _records(
     results: Mapping[str, SegmentResult] | Mapping[Path, SegmentResult],
+    read_options: ReadOptions | None,
 ) -> Iterator[ImageRecord]:
     from cpcsam.formats.records import ImageRecord, MaskRecord
 
@@ -76,4 +81,5 @@ def _records(
         ]
         at_hand = path if path.is_file() else None
         model = f"{result.model_name} {result.model_version}"
-        yield ImageRecord(file_name, name, result.original_size, masks, at_hand, model)
+        size = result.original_size
+        yield ImageRecord(file_name, name, size, masks, at_hand, model, read_options)

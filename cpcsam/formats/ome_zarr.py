@@ -50,6 +50,13 @@ def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
                 pixels = decode_image(image.path.read_bytes(), options=image.options)
             except ContractError as error:
                 raise ContractError(f"{image.path}: {error}") from error
+            if pixels.shape[:2] != image.size:
+                raise ContractError.of(
+                    str(image.path),
+                    got="{1} x {0} pixels".format(*pixels.shape[:2]),
+                    expected="{1} x {0}, as it was segmented".format(*image.size),
+                    fix="give the page that was segmented",
+                )
             _make_array(root / "0", np.ascontiguousarray(np.moveaxis(pixels, 2, 0)))
         layers = _layers(drop_empty(image.masks, losses))
         names = ["masks", *(f"masks-{number}" for number in range(2, len(layers) + 1))]

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
+from PIL import Image
 
 from cpcsam.artifacts.manifest import write_atomic
 from cpcsam.errors import DataError
@@ -26,6 +27,8 @@ from cpcsam.formats.parts import parts_of
 from cpcsam.formats.records import ImageRecord, ListedImage, Losses, MaskRecord
 from cpcsam.formats.yolo_names import class_names
 from cpcsam.images.formats import IMAGE_SUFFIXES
+from cpcsam.images.options import ReadOptions
+from cpcsam.images.reading import decode_image
 
 __all__ = ["read", "write"]
 
@@ -57,10 +60,17 @@ def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
             losses["images that are not at hand; put them into images/"] += 1
         else:
             # The suffix is added to the whole name: a label file's name is that of the image.
-            target = folder / f"images/{image.name}{image.path.suffix}"
+            chosen = image.options or ReadOptions()
+            is_part = bool(chosen.page or chosen.channels)  # Ultralytics reads the first page alone
+            suffix = ".png" if is_part else image.path.suffix
+            target = folder / f"images/{image.name}{suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            # No link: Ultralytics rewrites damaged JPEG files in place.
-            shutil.copyfile(image.path, target)
+            if is_part:
+                shown = decode_image(image.path.read_bytes(), options=image.options)
+                Image.fromarray(shown).save(target)
+            else:
+                # No link: Ultralytics rewrites damaged JPEG files in place.
+                shutil.copyfile(image.path, target)
     names = "".join(f"  {number}: {_quoted(name)}\n" for name, number in numbers.items())
     text = f"train: images\nval: images\nnames:{' {}' if not numbers else ''}\n{names}"
     write_atomic(folder / "data.yaml", text.encode())

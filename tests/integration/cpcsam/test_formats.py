@@ -17,6 +17,8 @@ from cpcsam.cli.main import main
 from cpcsam.client import Prompt, SegmentationClient, write_masks
 from cpcsam.errors import ConfigError, ContractError
 from cpcsam.formats import FORMATS, MARKER, format_of
+from cpcsam.formats.records import ImageRecord
+from cpcsam.images.options import ReadOptions
 from cpcsam.v1 import segmentation_pb2 as pb
 from tests.support.servers.gateway_peer import Peer, entity, peer_gateway
 from training.data.datasets.protocol import open_dataset
@@ -170,3 +172,19 @@ def test_client_writes_results_by_the_names_of_their_images(
     with pytest.raises(ConfigError, match="format"):
         write_masks(results, "tiff", tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_images_of_formats_are_the_pages_that_were_segmented(
+    gateway: tuple[str, Peer], tmp_path: Path
+) -> None:
+    file, chosen = tmp_path / "stack.tif", ReadOptions(page=2)
+    pages = [Image.new("L", (SIZE[1], SIZE[0]), 60 * number) for number in range(4)]
+    pages[0].save(file, save_all=True, append_images=pages[1:])
+    with SegmentationClient(gateway[0]) as client:
+        result = client.segment(file, [Prompt(box=(2, 3, 9, 10))], read_options=chosen)
+    write_masks({file: result}, "yolo-seg", tmp_path / "yolo", read_options=chosen)
+    with Image.open(tmp_path / "yolo/images/stack.png") as image:
+        assert (np.asarray(image) == 120).all()
+    record = ImageRecord("stack.tif", "stack", (5, 5), [], file)
+    with pytest.raises(ContractError, match=r"stack\.tif: got .* pixels, expected 5 x 5, as it"):
+        format_of("ome-zarr").write([record], tmp_path)
