@@ -71,8 +71,8 @@ class TiffSource:
         self._tiff: TiffFile = TiffFile(io.BytesIO(data), _multifile=False)
         kept = self._series()
         self._planes = [plane for series in kept for plane in planes_of(series)]
-        if all(series.kind in DIRECTORIES for series in kept):
-            # tifffile puts pages of one size together.
+        if len(kept) > 1 and all(series.kind in DIRECTORIES for series in kept):
+            # tifffile puts pages of one size together, for which it has read all of them.
             self._planes.sort(key=self._place)
         if not self._planes:
             raise refusal("a TIFF file without a page", "a page", "convert it to PNG")
