@@ -245,10 +245,8 @@ def _is_for_pillow(frame: TiffPage) -> bool:
 
 def _is_for_pillow_as_labels(frame: TiffPage) -> bool:
     """Return whether tifffile does not unpack a page's values by itself."""
-    if frame.bitspersample < 8 and frame.compression not in NATIVE_CODECS:
-        return True
-    is_foreign = frame.compression not in (*NATIVE_CODECS, *BYTE_CODECS)
-    return is_foreign or 1 < frame.bitspersample < 8
+    unpacked = (*NATIVE_CODECS, *BYTE_CODECS) if frame.bitspersample >= 8 else NATIVE_CODECS
+    return frame.compression not in unpacked or 1 < frame.bitspersample < 8
 
 
 def _labels_of(image: Image.Image, frame: TiffPage) -> NDArray[Any]:

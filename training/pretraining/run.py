@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -102,25 +102,20 @@ def pretrain(
     model = state.averaged().half().float()
     scores = _score(model, validation)
     unit = "cpu_seconds" if counts_cpu_time else "seconds"
-    _publish(config, state, model, train, scores, unit)
+    _publish(config, record, state, model, train, scores, unit)
     return scores
 
 
 def _record(config: PretrainConfig, train: Sequence[Sample]) -> dict[str, Any]:
     """Return what identifies a run: its recipe, and digests of its data and of its beginning."""
-    recipe = config.recipe()
+    recipe, folder = config.recipe(), config.data.vector_art
     del recipe["max_minutes"]  # a resumed run may have more time
     return {
         **recipe,
         "train_digest": digest_samples(train),
-        "vector_art_digest": _drawings_digest(config),
+        "vector_art_digest": None if folder is None else open_collection(folder).digest,
         "init_digest": None if config.init is None else base_digest(config.init),
     }
-
-
-def _drawings_digest(config: PretrainConfig) -> str | None:
-    folder = config.data.vector_art
-    return None if folder is None else open_collection(folder).digest
 
 
 def _user_cpu_seconds() -> float:
@@ -134,6 +129,7 @@ def _score(model: CpcSam, samples: list[Sample]) -> OneClickScores:
 
 def _publish(
     config: PretrainConfig,
+    record: Mapping[str, Any],
     state: PretrainState,
     model: CpcSam,
     train: list[Sample],
@@ -142,7 +138,7 @@ def _publish(
 ) -> None:
     """Publish the base; its recipes, fingerprints and cost include those of the base before it.
 
-    `unit` names the metric of the time that training took.
+    `record` is of `_record`; `unit` names the metric of the time that training took.
     """
     recipe = [config.recipe()]
     prints = {sample.name: fingerprint(sample.image) for sample in train}
@@ -154,8 +150,8 @@ def _publish(
         for name in COSTS:
             if name in before.metrics:
                 cost[name] = cost.get(name, 0) + before.metrics[name]
-        parents = {"init": base_digest(config.init)}
-    digest = _drawings_digest(config)
+        parents = {"init": record["init_digest"]}
+    digest = record["vector_art_digest"]
     drawn = {} if digest is None else {"vector_art": digest}
     save_base(
         model,
@@ -163,7 +159,7 @@ def _publish(
         config={
             "recipe": recipe,
             "real_images": "BBBC038v1" if train else "none: synthetic scenes alone",
-            "train_digest": digest_samples(train),
+            "train_digest": record["train_digest"],
             "train_fingerprints": prints,
             **drawn,
         },

@@ -32,7 +32,7 @@ class SingleFlight(Generic[Key, Value]):
 
     def is_running(self, key: Key) -> bool:
         """Return whether a request for this key would join a running computation."""
-        return key in self._flights
+        return self._running(key) is not None
 
     async def run(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> Value:
         """Join the running computation of a key, or start it, and return its result.
@@ -46,7 +46,7 @@ class SingleFlight(Generic[Key, Value]):
             compute: starts the computation.
         """
         while True:
-            flight = self._flights.get(key)
+            flight = self._running(key)
             started = flight is None
             if flight is None:
                 flight = self._start(key, compute)
@@ -57,19 +57,22 @@ class SingleFlight(Generic[Key, Value]):
             except (DeadlineError, FullError, NotFoundError):
                 if started:
                     raise
-                self._end(key, flight)  # now: it would be joined again until its callback runs
             except asyncio.CancelledError:
                 # The computation itself may have been cancelled, by the request that started it.
                 caller = asyncio.current_task()
                 if started or not flight.task.cancelled() or (caller and caller.cancelling()):
                     raise
-                self._end(key, flight)
             finally:
                 flight.waiting -= 1
                 if not flight.waiting and not flight.task.done():
                     flight.task.cancel()
                     # At once: a request that comes before the task ends must not join it.
                     self._end(key, flight)
+
+    def _running(self, key: Key) -> _Flight[Value] | None:
+        flight = self._flights.get(key)
+        # One that is done stays until its callback runs; joined again, it would raise at once.
+        return None if flight is None or flight.task.done() else flight
 
     def _start(self, key: Key, compute: Callable[[], Awaitable[Value]]) -> _Flight[Value]:
         async def run() -> Value:

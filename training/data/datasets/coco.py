@@ -26,7 +26,7 @@ from training.data.datasets.files import read_rgb
 from training.data.datasets.folders import find_folder, natural_key
 from training.data.datasets.image_index import is_hidden
 from training.data.datasets.items import Findings, Item, Scan
-from training.data.datasets.outlines import PARTS, Fault, checked_outline, parts_lost, runs_of
+from training.data.datasets.outlines import Fault, checked_outline, runs_of
 from training.data.sample import Sample
 
 __all__ = ["CocoFiles", "CocoItem"]
@@ -106,9 +106,7 @@ class CocoItem(Item):
         for annotation in self.annotations:
             outline: Any = annotation.outline
             if self.size is None:
-                outline = checked_outline(given := outline, size)
-                if not isinstance(outline, Fault) and (lost := parts_lost(given, outline)):
-                    findings.account.changed[PARTS] += lost
+                outline = checked_outline(outline, size, findings.account.changed)
             what = f"{self.sources[0]}: annotation {short(annotation.id)} of {self.image.name}"
             if isinstance(outline, Fault):
                 findings.lose(

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from cpcsam.errors import DataError
 from training.data.datasets.items import Findings
-from training.data.datasets.outlines import PARTS, Fault, Outline, checked_outline, parts_lost
+from training.data.datasets.outlines import Fault, Outline, checked_outline
 
 __all__ = ["Annotation", "CocoList", "ListedImage", "is_other_list", "read_list", "short"]
 
@@ -227,13 +227,11 @@ class _Rows:
                 continue
             outline: Any = row.get("segmentation")
             if image.size is not None:
-                outline = checked_outline(outline, image.size)
+                outline = checked_outline(outline, image.size, self.findings.account.changed)
             if isinstance(outline, Fault):
                 expected = f"polygons or run lengths of size {image.size}"
                 self._lose("annotations", what, outline.got, expected, outline.reason)
                 continue
-            if lost := parts_lost(row.get("segmentation"), outline):
-                self.findings.account.changed[PARTS] += lost
             image.annotations.append(Annotation(row.get("id", identity), name, outline))
         if skipped:
             self.findings.lose(

@@ -6,6 +6,7 @@ compressed run lengths that end early are read beyond their end.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-__all__ = ["Fault", "Outline", "PARTS", "checked_outline", "decode_runs", "parts_lost", "runs_of"]
+__all__ = ["Fault", "Outline", "PARTS", "checked_outline", "decode_runs", "runs_of"]
 
 PARTS: Final = "polygons of fewer than three points beside others, left out"
 """How an account calls them."""
@@ -46,20 +47,23 @@ class Fault(NamedTuple):
     got: str
 
 
-def checked_outline(segmentation: object, size: tuple[int, int]) -> Outline | Fault:
+def checked_outline(
+    segmentation: object, size: tuple[int, int], changed: Counter[str] | None = None
+) -> Outline | Fault:
     """Check an annotation's `segmentation` and bring it into COCO's form.
 
     Beside COCO's own forms it takes one polygon without the outer list, points as pairs and numbers
-    as text. Of several polygons those of fewer than three points are left out; see `parts_lost`.
+    as text. Of several polygons those of fewer than three points are left out.
 
     Args:
         segmentation: as JSON holds it.
         size: (H, W) of the image, pixels.
+        changed: of an account; polygons that are left out count there as `PARTS`.
     """
     if segmentation is None or segmentation in ([], {}, ""):
         return Fault("without an outline", "an empty mask")
     if isinstance(segmentation, list):
-        return _polygons(segmentation, size)
+        return _polygons(segmentation, size, Counter() if changed is None else changed)
     if isinstance(segmentation, dict) and "counts" in segmentation:
         return _run_lengths(segmentation, size)
     return Fault("without an outline", "no segmentation")
@@ -77,7 +81,7 @@ def runs_of(outline: Outline, size: tuple[int, int]) -> Any:
     return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
-def _polygons(rows: list[Any], size: tuple[int, int]) -> Outline | Fault:
+def _polygons(rows: list[Any], size: tuple[int, int], changed: Counter[str]) -> Outline | Fault:
     if not isinstance(rows[0], list) or _is_pair(rows[0]):
         rows = [rows]
     polygons = []
@@ -91,15 +95,11 @@ def _polygons(rows: list[Any], size: tuple[int, int]) -> Outline | Fault:
         if fault:
             return Fault("damaged polygons", fault)
         polygons.append(polygon)
-    return polygons or Fault("damaged polygons", "a polygon of less than three points")
-
-
-def parts_lost(segmentation: object, outline: Outline) -> int:
-    """Return how many polygons of a `segmentation` its checked outline has not."""
-    if not isinstance(segmentation, list) or not isinstance(outline, list) or len(outline) < 1:
-        return 0
-    several = isinstance(segmentation[0], list) and not _is_pair(segmentation[0])
-    return len(segmentation) - len(outline) if several else 0
+    if not polygons:
+        return Fault("damaged polygons", "a polygon of less than three points")
+    if len(polygons) < len(rows):
+        changed[PARTS] += len(rows) - len(polygons)
+    return polygons
 
 
 def _is_pair(row: list[Any]) -> bool:

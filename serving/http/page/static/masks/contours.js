@@ -65,20 +65,15 @@ export function simpleRings(rings) {
 }
 
 function cut(corners) {
-  const simple = [];
-  let path = [];
-  const placeOf = (corner) => path.findIndex(([x, y]) => x === corner[0] && y === corner[1]);
-  const key = ([x, y]) => `${x} ${y}`;
-  const seen = new Set();
+  const [simple, path, places] = [[], [], new Map()];
   for (const corner of corners) {
-    if (seen.has(key(corner))) {
-      const place = placeOf(corner);
-      const loop = path.slice(place);
-      loop.forEach((gone) => seen.delete(key(gone)));
-      path = path.slice(0, place);
+    const place = places.get(String(corner));
+    if (place !== undefined) {
+      const loop = path.splice(place);
+      loop.forEach((gone) => places.delete(String(gone)));
       simple.push(loop);
     }
-    seen.add(key(corner));
+    places.set(String(corner), path.length);
     path.push(corner);
   }
   return [path, ...simple];
