@@ -7,7 +7,7 @@ masks are merged. The gateway takes the same steps with Triton's outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,8 @@ def segment_image(
     size = image.shape[0], image.shape[1]
     masks: list[InstanceMask] = []
     tiles: list[Box] = []
-    for encoded in encode_tiles(image, vocabulary.tile, config.overlap, backend):
+    parts = tile_boxes(size, vocabulary.tile, config.overlap)
+    for encoded in encode_tiles(image, parts, backend):
         tiles.append(encoded.tile)
         masks += _search(encoded, vocabulary, size, backend, config)
     return merge_instances(masks, tiles, config)
@@ -65,22 +66,16 @@ def merge_instances(
 
 
 def encode_tiles(
-    image: NDArray[np.uint8],
-    tile: int,
-    overlap: float,
-    backend: EncoderBackend,
-    max_tiles: int | None = None,
+    image: NDArray[np.uint8], tiles: Iterable[Box], backend: EncoderBackend
 ) -> Iterator[EncodedTile]:
     """Encode an image tile by tile.
 
     Args:
         image: (H, W, 3) uint8.
-        tile: side of the tiles in pixels of the image; 0 takes the whole image as one tile.
-        overlap: of neighbours, as a fraction of the side.
+        tiles: of the image.
         backend: encodes the tiles.
-        max_tiles: upper bound, evenly spread; None takes all.
     """
-    for part in tile_boxes((image.shape[0], image.shape[1]), tile, overlap, max_tiles):
+    for part in tiles:
         frame, input_size = to_frame(part.crop(image), backend.image_size)
         embeddings = backend.encode(frame[None], np.array([input_size], np.int32))
         yield EncodedTile(part, input_size, embeddings[0])

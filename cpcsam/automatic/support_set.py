@@ -10,11 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.automatic.class_search import EncodedTile, image_cells
+from cpcsam.automatic.tiling import count_tiles, spread_tiles, tile_around, tile_boxes
 from cpcsam.contract import PATCH_SIZE
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
 
-__all__ = ["MAX_TILES", "Coverage", "ExampleCollector", "Examples", "coverage_of"]
+__all__ = [
+    "MAX_TILES",
+    "Coverage",
+    "ExampleCollector",
+    "Examples",
+    "coverage_of",
+    "support_tiles",
+]
 
 MAX_TILES = 12
 """Tiles of an image in a support set, so that no large image outweighs the others."""
@@ -137,6 +145,51 @@ class ExampleCollector:
             np.array(self._classes, np.int64),
             np.stack(self._valid),
         )
+
+
+def support_tiles(
+    instances: NDArray[np.signedinteger[Any]],
+    labels: Sequence[int],
+    side: int,
+    overlap: float,
+    most: int = MAX_TILES,
+) -> list[Box]:
+    """Choose the tiles of an annotated image that a support set learns from.
+
+    All, unless they are more than `most`. Then up to half of these are around pixels of the
+    entities, evenly spread over the entities, or over the pixels of each if entities are few; the
+    others are evenly spread over the image, so that its background is learned as well.
+
+    Args:
+        instances: (H, W) label image, 0 for background.
+        labels: of the entities to learn.
+        side: of the tiles; 0 takes the whole image as one tile.
+        overlap: of neighbouring tiles, as a fraction of their side.
+        most: largest number of tiles.
+    """
+    size = instances.shape[0], instances.shape[1]
+    if count_tiles(size, side, overlap) <= most:
+        return tile_boxes(size, side, overlap)
+    count = max(1, most // 2)
+    chosen: dict[Box, None] = {}
+    for index in range(count) if labels else ():
+        entity, part = divmod((2 * index + 1) * len(labels) / (2 * count), 1)
+        pixel = _pixel(instances == labels[int(entity)], part)
+        if pixel is not None:
+            y, x = pixel
+            chosen[tile_around(size, side, overlap, (x, y, x + 1, y + 1))] = None
+    spread = spread_tiles(size, side, overlap, most - len(chosen)) if len(chosen) < most else []
+    return list(chosen | dict.fromkeys(spread))
+
+
+def _pixel(mask: NDArray[np.bool_], part: float) -> tuple[int, int] | None:
+    """Return the pixel (Y, X) of a mask that has this part of the others before it, by rows."""
+    ends = np.cumsum(np.count_nonzero(mask, axis=1))
+    if not ends[-1]:
+        return None
+    place = int(part * ends[-1])
+    row = int(np.searchsorted(ends, place, side="right"))
+    return row, int(np.flatnonzero(mask[row])[place - ends[row]])
 
 
 def coverage_of(

@@ -5,6 +5,7 @@ Tiles are boxes in pixels of the original image; sizes are (H, W).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ __all__ = [
     "build_point_grids",
     "count_tiles",
     "is_cut",
+    "spread_tiles",
     "tile_around",
     "tile_boxes",
     "tile_grid",
@@ -58,27 +60,33 @@ def count_tiles(size: tuple[int, int], side: int, overlap: float) -> int:
     return rows.count * columns.count
 
 
-def tile_boxes(
-    size: tuple[int, int], side: int, overlap: float, max_tiles: int | None = None
-) -> list[Box]:
-    """Return the tiles of an image.
+def tile_boxes(size: tuple[int, int], side: int, overlap: float) -> list[Box]:
+    """Return the tiles of an image, row by row.
 
     Args:
         size: (H, W) of the image.
         side: of a tile; 0 takes the whole image as one tile.
         overlap: of neighbours, as a fraction of the side.
-        max_tiles: upper bound, evenly spread; None takes all. Only these are laid out.
+    """
+    side = side or max(size)
+    return tile_grid(size, side, _shared(side, overlap))
+
+
+def spread_tiles(size: tuple[int, int], side: int, overlap: float, most: int) -> list[Box]:
+    """Return at most `most` of `tile_boxes`, evenly spread along both axes.
+
+    Only these are laid out.
     """
     side = side or max(size)
     rows, columns = _axes(size, side, _shared(side, overlap))
-    tiles = rows.count * columns.count
-    count = min(tiles, max_tiles or tiles)
-    boxes = []
-    for index in range(count):
-        row, column = divmod(index * tiles // count, columns.count)
-        top, left = rows.start(row), columns.start(column)
-        boxes.append(Box(top, left, min(top + side, size[0]), min(left + side, size[1])))
-    return boxes
+    across = round(math.sqrt(most * columns.count / rows.count))
+    down = min(most // max(1, min(across, columns.count, most)), rows.count)
+    across = min(most // down, columns.count)
+    return [
+        Box(top, left, min(top + side, size[0]), min(left + side, size[1]))
+        for top in rows.spread_starts(down)
+        for left in columns.spread_starts(across)
+    ]
 
 
 def tile_around(
@@ -121,6 +129,10 @@ class _Axis:
     def start(self, index: int) -> int:
         """Return where a tile starts."""
         return round(index * (self.length - self.side) / (self.count - 1)) if index else 0
+
+    def spread_starts(self, count: int) -> list[int]:
+        """Return the starts of `count` tiles, each the middle one of as many equal parts."""
+        return [self.start((2 * part + 1) * self.count // (2 * count)) for part in range(count)]
 
     def best_start(self, first: float, last: float) -> int | None:
         """Return the start of the tile whose middle is nearest to that of first and last.

@@ -27,7 +27,7 @@ from cpcsam.client.images import encode_image
 from cpcsam.client.overlay import draw_overlay
 from cpcsam.client.prompts import LowResMask
 from cpcsam.client.requests import SegmentRequest
-from cpcsam.client.results import SegmentResult
+from cpcsam.client.results import Description, SegmentResult
 from cpcsam.client.sync_client import SegmentationClient
 from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.grpc_errors import (
@@ -37,9 +37,17 @@ from cpcsam.grpc_errors import (
     PreconditionError,
     UnavailableError,
 )
+from cpcsam.images.options import ReadOptions
 from cpcsam.images.reading import decode_image
 
-__all__ = ["FileOutcome", "Outputs", "merge_outputs", "read_logits", "segment_files"]
+__all__ = [
+    "FileOutcome",
+    "Outputs",
+    "merge_outputs",
+    "read_logits",
+    "segment_files",
+    "shown_by",
+]
 
 FATAL_ERRORS: Final = (
     AuthenticationError,
@@ -90,6 +98,7 @@ def segment_files(
     images: Sequence[ImagePath],
     request: SegmentRequest,
     outputs: Outputs,
+    model: Description,
     jobs: int,
 ) -> Generator[FileOutcome, None, None]:
     """Segment image files concurrently with the same request; yields outcomes as completed.
@@ -99,6 +108,8 @@ def segment_files(
         images: the files.
         request: its image is ignored.
         outputs: files to write.
+        model: of the server; overlays show the image as it does, and outputs of another model
+            are not up to date.
         jobs: number of images processed concurrently.
 
     Raises:
@@ -109,7 +120,7 @@ def segment_files(
         futures: list[Future[FileOutcome]] = []
         try:
             for image in images:
-                futures.append(pool.submit(_segment_file, client, image, request, outputs))
+                futures.append(pool.submit(_segment_file, client, image, request, outputs, model))
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
@@ -127,7 +138,11 @@ def merge_outputs(images: Sequence[ImagePath], folder: Path) -> dict[str, Any]:
 
 
 def _segment_file(
-    client: SegmentationClient, image: ImagePath, request: SegmentRequest, outputs: Outputs
+    client: SegmentationClient,
+    image: ImagePath,
+    request: SegmentRequest,
+    outputs: Outputs,
+    model: Description,
 ) -> FileOutcome:
     folder = outputs.folder / image.name
     try:
@@ -139,6 +154,7 @@ def _segment_file(
                 segment_request(request).SerializeToString(deterministic=True)
             ).hexdigest(),
             "outputs": {"overlay": outputs.overlay, "png": outputs.png},
+            "model": model.digest,
         }
         if not outputs.overwrite and _cache_key(folder / "masks.json") == cache_key:
             return FileOutcome(image)
@@ -146,7 +162,7 @@ def _segment_file(
         dataset = coco_dataset(image.file_name, result)
         dataset["info"]["made_of"] = cache_key
         overlay = (
-            draw_overlay(decode_image(content, options=request.read_options), result)
+            draw_overlay(decode_image(content, options=shown_by(model, request)), result)
             if outputs.overlay
             else None
         )
@@ -168,6 +184,11 @@ def _segment_file(
     write_atomic(folder / "masks.json", (json.dumps(dataset) + "\n").encode())
     scores = tuple(mask.score for _, _, mask in result.each())
     return FileOutcome(image, scores, warnings=result.warnings)
+
+
+def shown_by(model: Description, request: SegmentRequest) -> ReadOptions:
+    """Return the options with which a server reads the images of a request."""
+    return (request.read_options or ReadOptions()).or_intensity(model.intensity)
 
 
 def _cache_key(file: Path) -> Any:

@@ -82,7 +82,7 @@ def write_formats(
     names: Sequence[str],
     images: Sequence[ImagePath],
     out: Path,
-    options: ReadOptions | None,
+    options: ReadOptions,
     quiet: bool,
 ) -> None:
     """Write formats from the `masks.json` of the images, without further requests.
@@ -109,9 +109,7 @@ def write_formats(
                 print(f"cpcsam segment: warning: {summary.warning}", file=sys.stderr)
 
 
-def _records(
-    images: Sequence[ImagePath], out: Path, options: ReadOptions | None
-) -> Iterator[ImageRecord]:
+def _records(images: Sequence[ImagePath], out: Path, options: ReadOptions) -> Iterator[ImageRecord]:
     from cpcsam.formats.coco import read
     from cpcsam.formats.records import ImageRecord
 

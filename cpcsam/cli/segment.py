@@ -34,7 +34,7 @@ mirror the paths below the common folder. DIR/coco.json merges the datasets of s
 With --format, DIR/FORMAT holds the masks of all images as the tools of that format read them.
 
 A failed image is reported and left out, and the exit code is 3. An interrupted run can be resumed:
-outputs of the same request for the same image are kept."""
+outputs of the same request to the same model for the same image are kept."""
 EXAMPLES: Final = """\
 examples:
   cpcsam segment cells.png --click 120,80
@@ -126,7 +126,7 @@ def _run(args: argparse.Namespace) -> int:
     import pycocotools.mask  # noqa: F401  a missing package fails before the first request
     from tqdm import tqdm
 
-    from cpcsam.cli.batch import Outputs, merge_outputs, segment_files
+    from cpcsam.cli.batch import Outputs, merge_outputs, segment_files, shown_by
     from cpcsam.cli.image_paths import count_left_out, find_images
 
     request = segment_request_of(args)
@@ -145,7 +145,8 @@ def _run(args: argparse.Namespace) -> int:
     silent = True if args.quiet or len(images) == 1 else None
     with connect(args) as client, tqdm(total=len(images), unit="image", disable=silent) as bar:
         _check_classes(client, request.classes)
-        work = segment_files(client, images, request, outputs, args.jobs)
+        model = client.describe()
+        work = segment_files(client, images, request, outputs, model, args.jobs)
         # Closing cancels the queued images, also when Ctrl-C leaves the loop.
         with contextlib.closing(work):
             for outcome in work:
@@ -175,7 +176,7 @@ def _run(args: argparse.Namespace) -> int:
                 f"{len(failed)} failed; {args.out / 'coco.json'}"
             )
     if done:
-        write_formats(args.formats, done, args.out, request.read_options, args.quiet)
+        write_formats(args.formats, done, args.out, shown_by(model, request), args.quiet)
     return 0 if not failed else 2 if len(failed) == len(images) else 3
 
 

@@ -58,6 +58,8 @@ def _print(address: str, healthy: bool, description: Description) -> None:
     model = f"{description.model_size}, {description.image_size} px"
     print(f"model     {description.model_name} {description.model_version} ({model})")
     print(f"window    {_window(description)}")
+    if description.intensity is not None:
+        print(f"intensity {description.intensity}")
     if description.digest:
         print(f"digest    {description.digest}")
     print(f"versions  gateway {description.gateway_version}, Triton {description.triton_version}")

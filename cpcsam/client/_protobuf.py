@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from cpcsam.client.requests import ClassSearch, Everything, Example, SegmentRequ
 from cpcsam.client.results import ClassInfo, Description, SegmentResult
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ContractError
-from cpcsam.images.options import ReadOptions
+from cpcsam.images.options import Intensity, IntensityPolicy, ReadOptions
 from cpcsam.v1 import segmentation_pb2 as pb
 
 __all__ = [
@@ -114,7 +114,16 @@ def description_of(response: pb.DescribeResponse) -> Description:
         spread=response.model.spread,
         calibrates=response.model.calibrates,
         clip=response.model.clip,
+        intensity=_intensity_of(response.model),
     )
+
+
+def _intensity_of(model: pb.Model) -> Intensity | None:
+    """Return the model's policy; None if it does not tell, or tells one of a later release."""
+    told = model.intensity
+    if told.policy not in get_args(IntensityPolicy):
+        return None
+    return Intensity(told.policy, told.low, told.high)  # type: ignore[arg-type]
 
 
 def add_class_request(

@@ -34,7 +34,9 @@ def write_masks(
             folder of all. Formats that hold images copy them from there, if the files exist.
         format: one of `cpcsam.formats.FORMATS`.
         folder: new, empty, or written by an earlier call, which it replaces.
-        read_options: page, channels and intensity with which the images were segmented.
+        read_options: page, channels and intensity with which the images were segmented; without an
+            intensity, images of more than 8 bits are copied by the default policy, not by that of
+            the model, which `describe().intensity` tells.
 
     Returns:
         What was written, and counts of what the format could not hold.

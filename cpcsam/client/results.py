@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cpcsam.client.images import ImageId
 from cpcsam.client.masks import Mask, MaskFormat
 from cpcsam.client.prompts import Prompt
 from cpcsam.client.requests import ClassSearch, Everything
+
+if TYPE_CHECKING:
+    from cpcsam.images.options import Intensity
 
 __all__ = ["ClassInfo", "Description", "Mask", "SegmentResult"]
 
@@ -96,6 +100,7 @@ class Description:
         spread: factor by which squares of training were smaller or larger; 0 if it does not tell.
         calibrates: whether the model calibrates prompts, and can do without.
         clip: digest of the CLIP for classes by text; empty if there is none.
+        intensity: the model's policy for images of more than 8 bits; None if it does not tell.
     """
 
     model_name: str
@@ -119,3 +124,4 @@ class Description:
     spread: float = 0.0
     calibrates: bool = False
     clip: str = ""
+    intensity: Intensity | None = None

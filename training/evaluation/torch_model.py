@@ -9,13 +9,13 @@ import numpy as np
 
 from cpcsam.artifacts.manifest import MANIFEST_NAME, sha256_file
 from cpcsam.automatic.predictor import encode_tiles
-from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector, Examples
+from cpcsam.automatic.support_set import MAX_TILES, ExampleCollector, Examples, support_tiles
 from cpcsam.backends.protocol import EncoderBackend
 from cpcsam.errors import ContractError, DataError
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.run_checkpoint import load_run
 from cpcsam.model.sam import CpcSam
-from training.data.sample import Sample
+from training.data.sample import Sample, entity_labels
 
 __all__ = ["class_names", "examples_of", "open_model", "support_set"]
 
@@ -75,14 +75,20 @@ def examples_of(
         backend: the model.
         tile: side of the tiles; 0 shows whole images.
         overlap: of neighbouring tiles, as a part of their side.
-        max_tiles: largest number of tiles per image, evenly spread.
+        max_tiles: largest number of tiles per image, chosen by `support_tiles`.
 
     Raises:
         DataError: no entity of these classes covers a cell.
     """
     collector = ExampleCollector(names)
     for sample in samples:
-        for encoded in encode_tiles(sample.image, tile, overlap, backend, max_tiles):
+        labels = [
+            label
+            for label in entity_labels(sample.instances, min_area=1).tolist()
+            if sample.class_of(label) in names
+        ]
+        tiles = support_tiles(sample.instances, labels, tile, overlap, max_tiles)
+        for encoded in encode_tiles(sample.image, tiles, backend):
             collector.add(encoded, sample.instances, sample.class_of)
     try:
         return collector.examples()

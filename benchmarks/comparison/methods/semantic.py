@@ -33,6 +33,7 @@ from benchmarks.comparison.methods.swin_unet import SwinUnet
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.instance_mask import InstanceMask
 from cpcsam.automatic.predictor import encode_tiles
+from cpcsam.automatic.tiling import tile_boxes
 from training.bilevel.config import OptimizerConfig
 from training.bilevel.losses import LossConfig, segmentation_loss
 from training.data.augment import random_window
@@ -181,9 +182,8 @@ def probabilities_of(image: NDArray[np.uint8], graphs: ClassMaps, tile: int) -> 
     """Mean of the overlapping tiles' maps, (classes, H, W) in [0, 1]."""
     total: Array | None = None
     count = np.zeros(image.shape[:2], np.float32)
-    for part, (height, width), maps in encode_tiles(
-        image, tile, ClassSearchConfig().overlap, graphs
-    ):
+    tiles = tile_boxes((image.shape[0], image.shape[1]), tile, ClassSearchConfig().overlap)
+    for part, (height, width), maps in encode_tiles(image, tiles, graphs):
         shown = torch.from_numpy(maps[None, :, :height, :width])
         resized = F.interpolate(shown, part.size, mode="bilinear", antialias=True)[0].numpy()
         if total is None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cpcsam.automatic.config import ClassSearchConfig
 from cpcsam.automatic.rle import runs_from_rle
-from cpcsam.automatic.support_set import MAX_TILES, Coverage, coverage_of
-from cpcsam.automatic.tiling import tile_boxes
+from cpcsam.automatic.support_set import MAX_TILES, Coverage, coverage_of, support_tiles
+from cpcsam.automatic.tiling import count_tiles
 from cpcsam.contract import EMBED_DIM, grid_size
 from cpcsam.errors import ContractError
 from cpcsam.geometry import Box
@@ -50,15 +50,14 @@ class SupportSet:
         self._max_pixels = MAX_IMAGES * limits.max_pixels
         self._pixels = self._tiles = self._coverage = 0
 
-    def admit(self, size: tuple[int, int], tile: int) -> list[Box]:
-        """Count an image of size (H, W), and lay out the tiles of side `tile` that are learned.
+    def admit(self, size: tuple[int, int], tile: int) -> None:
+        """Count an image of size (H, W) and the tiles of side `tile` that are learned of it.
 
         Raises:
             LimitError: the images have too many pixels or tiles in all.
         """
-        tiles = tile_boxes(size, tile, ClassSearchConfig.overlap, MAX_TILES)
         self._pixels += size[0] * size[1]
-        self._tiles += len(tiles)
+        self._tiles += min(count_tiles(size, tile, ClassSearchConfig.overlap), MAX_TILES)
         cells = 4 * EMBED_DIM * self._grid**2
         for what, got, most in (
             ("pixels", self._pixels, self._max_pixels),
@@ -71,33 +70,32 @@ class SupportSet:
                     expected=f"at most {most}",
                     fix="give fewer or smaller images",
                 )
-        return tiles
 
     def coverages(
-        self,
-        where: str,
-        entities: Sequence[pb.CocoRle],
-        size: tuple[int, int],
-        tiles: Sequence[Box],
-    ) -> list[Coverage]:
-        """Return what the entities of an image cover of each tile; later ones lie on top.
+        self, where: str, entities: Sequence[pb.CocoRle], size: tuple[int, int], tile: int
+    ) -> list[tuple[Box, Coverage]]:
+        """Choose an image's tiles, and return what its entities cover of each.
+
+        Later entities lie on top.
 
         Args:
             where: the example, for messages.
             entities: masks of the image.
             size: (H, W) of the image.
-            tiles: of the image.
+            tile: side of the tiles.
 
         Raises:
             ContractError: no mask, or a mask that is damaged or of another size.
             LimitError: too many entities.
         """
         instances = _label_image(where, entities, size)
+        labels = range(1, len(entities) + 1)
         covered = []
-        for tile in tiles:
-            input_size = input_size_of(tile.size, self._image_size)
-            covered.append(coverage_of(instances, tile, input_size, self._grid))
-            self._coverage += covered[-1].cells.nbytes
+        for part in support_tiles(instances, labels, tile, ClassSearchConfig.overlap):
+            stop_if_abandoned()
+            input_size = input_size_of(part.size, self._image_size)
+            covered.append((part, coverage_of(instances, part, input_size, self._grid)))
+            self._coverage += covered[-1][1].cells.nbytes
             if self._coverage > MAX_COVERAGE:
                 raise LimitError.of(
                     f"{where}.entities",

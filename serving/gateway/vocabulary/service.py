@@ -13,7 +13,6 @@ from cpcsam.automatic.support_set import Coverage, ExampleCollector
 from cpcsam.automatic.vocabulary import Vocabulary, empty_vocabulary
 from cpcsam.clip.text_classes import TextClass
 from cpcsam.errors import ContractError
-from cpcsam.geometry import Box
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
@@ -79,11 +78,12 @@ class VocabularyService:
         tile = await _tile_size(request, known, context)
         support = SupportSet(await context.model(), self._embedder.limits)
         opened = [await self._images.open(example, context) for example in request.examples]
-        parts = [support.admit(image.size, tile) for image in opened]
+        for image in opened:
+            support.admit(image.size, tile)
         annotated = await gather_limited(
             [
-                partial(self._embed, f"examples[{index}]", *example, support, context)
-                for index, example in enumerate(zip(request.examples, opened, parts, strict=True))
+                partial(self._embed, f"examples[{index}]", *example, tile, support, context)
+                for index, example in enumerate(zip(request.examples, opened, strict=True))
             ]
         )
         model = await _trained_model(context)
@@ -134,18 +134,19 @@ class VocabularyService:
         where: str,
         example: pb.Example,
         image: RequestImage,
-        tiles: Sequence[Box],
+        tile: int,
         support: SupportSet,
         context: RequestContext,
     ) -> Annotated:
         """Embed the tiles of an annotated image, and tell which of its cells the entities cover."""
         covered = await self._embedder.executors.pixels_of(image.size).run(
-            context.permit.client, support.coverages, where, example.entities, image.size, tiles
+            context.permit.client, support.coverages, where, example.entities, image.size, tile
         )
+        tiles = [part for part, _ in covered]
         async with self._embedder.tiled(image, context) as tiled:
             await tiled.claim(tiles, {})
             shown = await gather_limited([partial(tiled.show, part) for part in tiles])
-        return list(zip(shown, covered, strict=True))
+        return [(one, coverage) for one, (_, coverage) in zip(shown, covered, strict=True)]
 
 
 async def _tile_size(

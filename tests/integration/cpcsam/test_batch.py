@@ -131,6 +131,33 @@ def test_segment_again_requests_only_missing_outputs(
     assert asked("--box", "2,3,9,11") == 3
     assert asked("--box", "2,3,9,11", "--overwrite") == 3
     assert asked("--box", "2,3,9,11", "--png") == 3
+    assert asked("--box", "2,3,9,11", "--png") == 0
+    gateway[1].model.digest = "e" * 64
+    assert asked("--box", "2,3,9,11", "--png") == 3
+
+
+def test_images_of_16_bits_are_shown_and_copied_by_the_policy_of_the_model(
+    gateway: tuple[str, Peer], tmp_path: Path
+) -> None:
+    gateway[1].model.intensity.MergeFrom(pb.Intensity(policy="range", low=0, high=2550))
+    values = np.full((64, 96), 1000, np.uint16)
+    values[40:], values[0, 0], values[-1, -1] = 2000, 0, 60_000
+    Image.fromarray(values).save(tmp_path / "scan.tif")
+
+    written = ["--channels", "0", "--format", "yolo-seg"]
+
+    def shown(out: Path, *words: object) -> list[int]:
+        assert segment(gateway, out, tmp_path / "scan.tif", *BOX, *written, *words) == 0
+        (copied,) = (out / "yolo-seg").rglob("scan*.png")
+        levels = []
+        for path in (copied, out / "scan/overlay.png"):
+            grey = np.asarray(Image.open(path).convert("L"))
+            levels += [int(grey[30, 90]), int(grey[50, 90])]
+        return levels
+
+    assert shown(tmp_path / "out") == [100, 200, 100, 200]
+    given = shown(tmp_path / "given", "--intensity", "range:0:5100")
+    assert given == [50, 100, 50, 100]
 
 
 def test_segment_output_options_write_masks_polygons_and_logits(

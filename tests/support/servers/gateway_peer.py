@@ -45,6 +45,19 @@ class Peer(pb_grpc.SegmentationServicer):
         self.requests: list[pb.SegmentRequest] = []
         self.images: dict[str, bytes] = {}
         self.parents: list[str] = []
+        self.model = pb.Model(
+            name="segment",
+            version="7",
+            size="vit_t",
+            image_size=256,
+            low_res_size=8,
+            digest="d" * 64,
+            trained_model="t" * 64,
+            mask_prompts=True,
+            window=96,
+            spread=1.5,
+            calibrates=True,
+        )
 
     def Segment(self, request: pb.SegmentRequest, context: object) -> pb.SegmentResponse:  # noqa: N802
         self.requests.append(request)
@@ -116,19 +129,7 @@ class Peer(pb_grpc.SegmentationServicer):
 
     def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:  # noqa: N802
         return pb.DescribeResponse(
-            model=pb.Model(
-                name="segment",
-                version="7",
-                size="vit_t",
-                image_size=256,
-                low_res_size=8,
-                digest="d" * 64,
-                trained_model="t" * 64,
-                mask_prompts=True,
-                window=96,
-                spread=1.5,
-                calibrates=True,
-            ),
+            model=self.model,
             limits=pb.Limits(max_clicks=1024, stream_window=4, max_seconds=60.5),
             mask_formats=[0, 1, 2, 3],
             everything=pb.Everything(points_per_side=32, min_iou=0.5),

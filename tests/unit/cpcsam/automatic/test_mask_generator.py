@@ -15,6 +15,7 @@ from cpcsam.automatic.mask_generator import AutomaticMaskGenerator
 from cpcsam.automatic.tiling import (
     build_point_grids,
     count_tiles,
+    spread_tiles,
     tile_around,
     tile_boxes,
     tile_grid,
@@ -157,14 +158,20 @@ def test_tile_grid_covers_the_image_with_overlap(
     st.integers(1, 20),
 )
 @settings(max_examples=150, deadline=None)
-def test_tile_boxes_are_as_many_as_counted_and_those_chosen_spread_evenly(
+def test_tile_boxes_are_as_many_as_counted_and_those_chosen_spread_along_both_axes(
     size: tuple[int, int], side: int, overlap: float, most: int
 ) -> None:
     tiles = tile_boxes(size, side, overlap)
     assert count_tiles(size, side, overlap) == len(tiles) == len(set(tiles))
-    count = min(most, len(tiles))
-    chosen = [tiles[index * len(tiles) // count] for index in range(count)]
-    assert tile_boxes(size, side, overlap, most) == chosen
+    chosen = spread_tiles(size, side, overlap, most)
+    assert set(chosen) <= set(tiles) and len(set(chosen)) == len(chosen)
+    assert min(len(tiles), most) / 2 <= len(chosen) <= most
+    for axis in ("top", "left"):
+        places = sorted({getattr(tile, axis) for tile in tiles})
+        gaps = np.diff(
+            [places.index(place) for place in sorted({getattr(tile, axis) for tile in chosen})]
+        )
+        assert len(gaps) == 0 or gaps.max() - gaps.min() <= 1
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25])
@@ -179,7 +186,7 @@ def test_tiles_of_a_line_of_pixels_are_not_laid_out() -> None:
     tracemalloc.start()
     try:
         assert count_tiles(line, 1, 0.0) == 2**26
-        assert [box.left for box in tile_boxes(line, 1, 0.0, 4)] == [0, 2**24, 2**25, 3 * 2**24]
+        assert [box.left for box in spread_tiles(line, 1, 0.0, 2)] == [2**24, 3 * 2**24]
         assert tile_around(line, 1, 0.0, end) == Box(0, 2**26 - 1, 1, 2**26)
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
