@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from cpcsam.v1 import segmentation_pb2 as pb
+from serving.common.request_ids import adopt_request_id
 from serving.http.api.requests import read_add_class, read_segment
 from serving.http.bodies import JSON
 from serving.http.caller import Caller, caller_of
@@ -71,11 +73,19 @@ async def describe(request: Request) -> Response:
     return await _answer(request, "Describe", pb.DescribeRequest(), caller_of(request))
 
 
+def _adopt_id(request: Request, message: pb.SegmentRequest, caller: Caller) -> Caller:
+    """Let a request without the header be known by the id in its body, as by gRPC."""
+    request_id = adopt_request_id(request.headers.items(), message.request_id)
+    request.state.request_id = request_id
+    message.request_id = message.request_id or request_id
+    return replace(caller, request_id=request_id)
+
+
 async def _answer(request: Request, method: str, message: Message, caller: Caller) -> Response:
     gateway: Gateway = request.app.state.gateway
     metrics: HttpMetrics = request.app.state.metrics
-    if isinstance(message, pb.SegmentRequest) and not message.request_id:
-        message.request_id = caller.request_id
+    if isinstance(message, pb.SegmentRequest):
+        caller = _adopt_id(request, message, caller)
     answer: Any = await gateway.call(method, message, caller)
     started = perf_counter()
     text = await in_thread_if_large(answer.ByteSize(), json_of_message, answer)

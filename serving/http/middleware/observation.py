@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
+from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Mount, Route
@@ -57,8 +58,9 @@ def methods_of(routes: Sequence[BaseRoute], templates: Mapping[Any, str]) -> lis
 class Observation:
     """Middleware that gives a request its id, counts it, and answers what nothing else has.
 
-    `scope["state"]` gets `request_id`, from `X-Request-Id` where that is fit for logs, `in_flight`,
-    the requests in flight, and `held_bytes`, the bytes that `Room` gets back in the end.
+    `scope["state"]` gets `request_id`, from `X-Request-Id` where that is fit for logs (a body's own
+    may replace it), `in_flight`, the requests in flight, and `held_bytes`, the bytes that `Room`
+    gets back in the end.
 
     Args:
         app: what is observed.
@@ -86,21 +88,26 @@ class Observation:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope).items()
-        request_id = adopt_request_id(headers)
-        with _span_of(scope, headers) as span:
-            span.set({"cpcsam.request_id": request_id})
-            await self._run(scope, receive, send, request_id)
-
-    async def _run(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        # Never that of the task: uvicorn may read a connection's next request in the task of the
+        # one before.
+        request_id = adopt_request_id(headers, uuid4().hex)
         state = scope.setdefault("state", {})
         state |= {"request_id": request_id, "held_bytes": 0, "gone": False}
+        with _span_of(scope, headers) as span:
+            try:
+                await self._run(scope, receive, send)
+            finally:
+                span.set({"cpcsam.request_id": state["request_id"]})
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope["state"]
         started, status = perf_counter(), 0
 
         async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[ID_KEY] = request_id
+                MutableHeaders(scope=message)[ID_KEY] = state["request_id"]
             await send(message)
 
         self._count(1)
@@ -108,16 +115,16 @@ class Observation:
         try:
             await self._app(scope, receive, observed_send)
         except Problem as problem:
-            await problem.response(request_id)(scope, receive, observed_send)
+            await problem.response(state["request_id"])(scope, receive, observed_send)
         except Exception:
             # Details of an internal error are for the operator, not for the caller.
-            LOG.exception("%r failed", request_id)
+            LOG.exception("%r failed", state["request_id"])
             if not status:
-                await _internal().response(request_id)(scope, receive, observed_send)
+                await _internal().response(state["request_id"])(scope, receive, observed_send)
         except asyncio.CancelledError:  # the server stops
             if status:
                 raise
-            await _stopping().response(request_id)(scope, receive, observed_send)
+            await _stopping().response(state["request_id"])(scope, receive, observed_send)
         finally:
             self._room.release(state["held_bytes"])
             self._observe(scope, CLIENT_GONE if state["gone"] else status, started)

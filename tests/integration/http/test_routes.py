@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.http.front import Front
 from cpcsam.automatic.rle import rle_from_mask
@@ -73,6 +75,29 @@ def test_answers_carry_the_requests_id(http: httpx.Client) -> None:
     body = {"image_bytes": base64_of(IMAGE), **CLICK}
     answer = http.post("/v1/segment", json=body, headers={"x-request-id": "scan 17"})
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "scan 17"
+
+
+def test_id_of_a_body_names_the_request_unless_the_header_does(http: httpx.Client) -> None:
+    body = {"image_bytes": base64_of(IMAGE), **CLICK, "request_id": "scan 18"}
+    answer = http.post("/v1/segment", json=body)
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "scan 18"
+    answer = http.post("/v1/segment", json=body, headers={"x-request-id": "job 3"})
+    assert (answer.headers["x-request-id"], answer.json()["request_id"]) == ("job 3", "scan 18")
+    refused = http.post("/v1/segment", json={**body, "prompts": []})
+    assert refused.status_code == 400
+    assert refused.headers["x-request-id"] == refused.json()["request_id"] == "scan 18"
+
+
+def test_requests_over_one_connection_do_not_share_an_id(http: httpx.Client) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    large = io.BytesIO()
+    Image.fromarray(noise).save(large, "PNG")
+    assert len(large.getvalue()) > 1 << 16  # more than is read at once
+    files = {"image": ("a.png", large.getvalue()), "request": (None, json.dumps(CLICK))}
+    first = http.post("/v1/segment", files=files, headers={"x-request-id": "job of one user"})
+    ids = [http.get("/v1/classes").headers["x-request-id"] for _ in range(3)]
+    assert first.headers["x-request-id"] == "job of one user"
+    assert len({*ids}) == 3 and "job of one user" not in ids
 
 
 @pytest.mark.parametrize("form", ["polygons", "png", "none"])
