@@ -43,10 +43,10 @@ from cpcsam.images.reading import decode_image
 __all__ = [
     "FileOutcome",
     "Outputs",
+    "all_kept",
     "merge_outputs",
     "read_logits",
     "segment_files",
-    "shown_by",
 ]
 
 FATAL_ERRORS: Final = (
@@ -98,7 +98,7 @@ def segment_files(
     images: Sequence[ImagePath],
     request: SegmentRequest,
     outputs: Outputs,
-    model: Description,
+    model: Description | None,
     jobs: int,
 ) -> Generator[FileOutcome, None, None]:
     """Segment image files concurrently with the same request; yields outcomes as completed.
@@ -109,7 +109,7 @@ def segment_files(
         request: its image is ignored.
         outputs: files to write.
         model: of the server; overlays show the image as it does, and outputs of another model
-            are not up to date.
+            are not up to date. None takes those of any model.
         jobs: number of images processed concurrently.
 
     Raises:
@@ -142,30 +142,22 @@ def _segment_file(
     image: ImagePath,
     request: SegmentRequest,
     outputs: Outputs,
-    model: Description,
+    model: Description | None,
 ) -> FileOutcome:
     folder = outputs.folder / image.name
     try:
         content = encode_image(image.path)
-        # The cache key of an output: a later run keeps it only if all of the key is equal.
-        cache_key = {
-            "image_id": hashlib.sha256(content).hexdigest(),
-            "question": hashlib.sha256(
-                segment_request(request).SerializeToString(deterministic=True)
-            ).hexdigest(),
-            "outputs": {"overlay": outputs.overlay, "png": outputs.png},
-            "model": model.digest,
-        }
-        if not outputs.overwrite and _cache_key(folder / "masks.json") == cache_key:
+        cache_key = _cache_key(content, request, outputs, model)
+        if _is_kept(folder, cache_key, outputs):
             return FileOutcome(image)
         result = client.send(replace(request, image=content))
         dataset = coco_dataset(image.file_name, result)
         dataset["info"]["made_of"] = cache_key
-        overlay = (
-            draw_overlay(decode_image(content, options=shown_by(model, request)), result)
-            if outputs.overlay
-            else None
-        )
+        overlay = None
+        if outputs.overlay:
+            options = request.read_options or ReadOptions()
+            shown = options if model is None else options.or_intensity(model.intensity)
+            overlay = draw_overlay(decode_image(content, options=shown), result)
     except FATAL_ERRORS:
         raise
     except CpcSamError as error:
@@ -186,16 +178,41 @@ def _segment_file(
     return FileOutcome(image, scores, warnings=result.warnings)
 
 
-def shown_by(model: Description, request: SegmentRequest) -> ReadOptions:
-    """Return the options with which a server reads the images of a request."""
-    return (request.read_options or ReadOptions()).or_intensity(model.intensity)
+def all_kept(images: Sequence[ImagePath], request: SegmentRequest, outputs: Outputs) -> bool:
+    """Return whether the outputs of all images are up to date, by whatever model."""
+    return all(
+        _is_kept(
+            outputs.folder / image.name,
+            _cache_key(image.path.read_bytes(), request, outputs, None),
+            outputs,
+        )
+        for image in images
+    )
 
 
-def _cache_key(file: Path) -> Any:
+def _cache_key(
+    content: bytes, request: SegmentRequest, outputs: Outputs, model: Description | None
+) -> dict[str, Any]:
+    """Return what an output is made of: a later run keeps it only if all of it is equal."""
+    question = segment_request(request).SerializeToString(deterministic=True)
+    key = {
+        "image_id": hashlib.sha256(content).hexdigest(),
+        "question": hashlib.sha256(question).hexdigest(),
+        "outputs": {"overlay": outputs.overlay, "png": outputs.png},
+    }
+    if model is None:
+        return key
+    return {**key, "model": model.digest, "intensity": str(model.intensity or "")}
+
+
+def _is_kept(folder: Path, cache_key: dict[str, Any], outputs: Outputs) -> bool:
+    if outputs.overwrite:
+        return False
     try:
-        return json.loads(file.read_text())["info"]["made_of"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+        made_of = json.loads((folder / "masks.json").read_text())["info"]["made_of"]
+        return {name: made_of.get(name) for name in cache_key} == cache_key
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _clear(folder: Path) -> None:

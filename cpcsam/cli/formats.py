@@ -82,7 +82,7 @@ def write_formats(
     names: Sequence[str],
     images: Sequence[ImagePath],
     out: Path,
-    options: ReadOptions,
+    options: ReadOptions | None,
     quiet: bool,
 ) -> None:
     """Write formats from the `masks.json` of the images, without further requests.
@@ -109,15 +109,20 @@ def write_formats(
                 print(f"cpcsam segment: warning: {summary.warning}", file=sys.stderr)
 
 
-def _records(images: Sequence[ImagePath], out: Path, options: ReadOptions) -> Iterator[ImageRecord]:
+def _records(
+    images: Sequence[ImagePath], out: Path, options: ReadOptions | None
+) -> Iterator[ImageRecord]:
     from cpcsam.formats.coco import read
     from cpcsam.formats.records import ImageRecord
+    from cpcsam.images.options import Intensity, ReadOptions
 
     for image in images:
         path = out / image.name / "masks.json"
         (listed,) = read(path)
         assert listed.size is not None, "masks.json tells it"
         info = json.loads(path.read_bytes())["info"]
+        policy = info["made_of"].get("intensity")
+        shown = (options or ReadOptions()).or_intensity(Intensity.parse(policy) if policy else None)
         yield ImageRecord(
             image.file_name,
             image.name,
@@ -125,5 +130,5 @@ def _records(images: Sequence[ImagePath], out: Path, options: ReadOptions) -> It
             tuple(listed.decode(listed.size)),
             image.path,
             f"{info['model']} {info['version']}",
-            options,
+            shown,
         )

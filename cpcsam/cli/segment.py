@@ -20,7 +20,10 @@ from cpcsam.errors import ConfigError
 from cpcsam.images.arguments import add_read_options
 
 if TYPE_CHECKING:
-    from cpcsam.cli.batch import FileOutcome
+    from cpcsam.cli.batch import FileOutcome, Outputs
+    from cpcsam.cli.image_paths import ImagePath
+    from cpcsam.client.requests import SegmentRequest
+    from cpcsam.client.results import Description
     from cpcsam.client.sync_client import SegmentationClient
 
 __all__ = ["add_to"]
@@ -126,7 +129,7 @@ def _run(args: argparse.Namespace) -> int:
     import pycocotools.mask  # noqa: F401  a missing package fails before the first request
     from tqdm import tqdm
 
-    from cpcsam.cli.batch import Outputs, merge_outputs, segment_files, shown_by
+    from cpcsam.cli.batch import Outputs, merge_outputs, segment_files
     from cpcsam.cli.image_paths import count_left_out, find_images
 
     request = segment_request_of(args)
@@ -144,8 +147,7 @@ def _run(args: argparse.Namespace) -> int:
     # With None, tqdm shows the bar on a terminal only.
     silent = True if args.quiet or len(images) == 1 else None
     with connect(args) as client, tqdm(total=len(images), unit="image", disable=silent) as bar:
-        _check_classes(client, request.classes)
-        model = client.describe()
+        model = _model_of(client, images, request, outputs)
         work = segment_files(client, images, request, outputs, model, args.jobs)
         # Closing cancels the queued images, also when Ctrl-C leaves the loop.
         with contextlib.closing(work):
@@ -176,8 +178,33 @@ def _run(args: argparse.Namespace) -> int:
                 f"{len(failed)} failed; {args.out / 'coco.json'}"
             )
     if done:
-        write_formats(args.formats, done, args.out, shown_by(model, request), args.quiet)
+        write_formats(args.formats, done, args.out, request.read_options, args.quiet)
     return 0 if not failed else 2 if len(failed) == len(images) else 3
+
+
+def _model_of(
+    client: SegmentationClient,
+    images: Sequence[ImagePath],
+    request: SegmentRequest,
+    outputs: Outputs,
+) -> Description | None:
+    """Return the server's model; None if no image has to be sent and the server is gone.
+
+    Raises:
+        CpcSamError: the server does not answer, or does not know a class.
+    """
+    from cpcsam.cli.batch import all_kept
+
+    kept = all_kept(images, request, outputs)
+    if kept and not client.healthy():
+        return None
+    model = client.describe()
+    try:
+        _check_classes(client, request.classes)
+    except ConfigError:
+        if not kept:
+            raise
+    return model
 
 
 def _check_classes(client: SegmentationClient, names: Sequence[str]) -> None:

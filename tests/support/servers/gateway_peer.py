@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -45,6 +46,7 @@ class Peer(pb_grpc.SegmentationServicer):
         self.requests: list[pb.SegmentRequest] = []
         self.images: dict[str, bytes] = {}
         self.parents: list[str] = []
+        self.classes = CLASSES
         self.model = pb.Model(
             name="segment",
             version="7",
@@ -125,7 +127,7 @@ class Peer(pb_grpc.SegmentationServicer):
     def ListClasses(  # noqa: N802
         self, request: pb.ListClassesRequest, context: object
     ) -> pb.ListClassesResponse:
-        return pb.ListClassesResponse(classes=[pb.ClassInfo(name=name) for name in CLASSES])
+        return pb.ListClassesResponse(classes=[pb.ClassInfo(name=name) for name in self.classes])
 
     def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:  # noqa: N802
         return pb.DescribeResponse(
@@ -135,7 +137,7 @@ class Peer(pb_grpc.SegmentationServicer):
             everything=pb.Everything(points_per_side=32, min_iou=0.5),
             class_search=pb.ClassSearch(threshold=0.25),
             tile_overlap=0.125,
-            classes=CLASSES,
+            classes=self.classes,
         )
 
 
@@ -185,12 +187,16 @@ def mask_message(
 
 @contextmanager
 def peer_gateway(
-    peer: Peer | None = None, address: str = "127.0.0.1:0"
+    peer: Peer | None = None, address: str = "127.0.0.1:0", *, is_healthy: bool = True
 ) -> Iterator[tuple[str, Peer]]:
     """Its address, and the peer."""
     peer = peer or Peer()
     server = grpc.server(ThreadPoolExecutor(8))
     pb_grpc.add_SegmentationServicer_to_server(peer, server)
+    servicer = health.HealthServicer()
+    status = health_pb2.HealthCheckResponse
+    servicer.set("", status.SERVING if is_healthy else status.NOT_SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     port = server.add_insecure_port(address)
     server.start()
     try:

@@ -178,8 +178,8 @@ def test_read_labels_with_an_invalid_image_names_the_file(tmp_path: Path) -> Non
 
 
 def test_status_prints_the_whole_description(capsys: pytest.CaptureFixture[str]) -> None:
-    with peer_gateway() as (address, _):
-        assert main(["status", "--address", address, "--json"]) == 2  # it has no health service
+    with peer_gateway(is_healthy=False) as (address, _):
+        assert main(["status", "--address", address, "--json"]) == 2
         output = capsys.readouterr()
         known = json.loads(output.out)
         assert main(["status", "--address", address]) == 2
