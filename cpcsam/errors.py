@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ServingError",
     "TrainingError",
     "extra",
+    "placed",
 ]
 
 if TYPE_CHECKING:
@@ -74,6 +76,17 @@ class ExportError(CpcSamError):
 
 class ServingError(CpcSamError):
     """Triton, the gateway or a client call failed."""
+
+
+@contextmanager
+def placed(where: str) -> Iterator[None]:
+    """Say where an error of this block is, in front of its message; its other fields are kept."""
+    try:
+        yield
+    except CpcSamError as error:
+        here = copy(error)  # the error itself may be that of other requests as well
+        here.args = (f"{where}{error}",)
+        raise here from error
 
 
 @contextmanager

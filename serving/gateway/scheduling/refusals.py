@@ -33,7 +33,14 @@ class Refusals:
         self._next_retry = 0.0
 
     def full(
-        self, what: str, *, got: str, expected: str, wait_s: float = 0.0, cost_s: float = 0.0
+        self,
+        what: str,
+        *,
+        got: str,
+        expected: str,
+        fix: str = "try again in a moment",
+        wait_s: float = 0.0,
+        cost_s: float = 0.0,
     ) -> Refusal:
         """Return a refusal.
 
@@ -41,6 +48,7 @@ class Refusals:
             what: the bound that is exceeded.
             got: what was found.
             expected: what the bound admits.
+            fix: what the caller can do.
             wait_s: seconds until there is room.
             cost_s: seconds of Triton that the request takes.
         """
@@ -51,7 +59,7 @@ class Refusals:
                 expected=expected,
                 fix="try again; if it stays away, see its log",
             )
-        error = FullError.of(what, got=got, expected=expected, fix="try again in a moment")
+        error = FullError.of(what, got=got, expected=expected, fix=fix)
         now = monotonic()
         earliest = max(self._next_retry + cost_s, now + wait_s, now + MIN_RETRY_S)
         error.retry_s = min(earliest - now, self._max_retry_s)
@@ -66,10 +74,20 @@ class Refusals:
             left_s: seconds until the deadline.
             cost_s: seconds of Triton that the request takes.
         """
+        expected = f"{max(left_s, 0):.3g} s"
+        if cost_s > left_s:
+            return self.full(
+                "deadline",
+                got=f"calls that take about {cost_s:.3g} s by themselves",
+                expected=expected,
+                fix="allow more time, or ask for less: fewer prompts, points or tiles",
+                wait_s=late_s,
+                cost_s=cost_s,
+            )
         return self.full(
             "deadline",
             got=f"an answer in up to {left_s + late_s:.3g} s, as many calls are ahead",
-            expected=f"{max(left_s, 0):.3g} s",
+            expected=expected,
             wait_s=late_s,
             cost_s=cost_s,
         )

@@ -16,6 +16,7 @@ from cpcsam.automatic.tiling import is_cut, tile_around
 from cpcsam.contract import DECODER_MAX_BATCH
 from cpcsam.entry_points import DECODE, DECODE_WITH_MASK
 from cpcsam.geometry import EMPTY_BOX, Box
+from cpcsam.grpc_errors import LimitError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
 from serving.gateway.inference.call_kinds import decodes
@@ -124,9 +125,19 @@ class _Prompts:
         """Decode each prompt in a part of the image, in a larger part while that cuts its mask.
 
         Once these parts are `max_tiles`, the larger part is the whole image.
+
+        Raises:
+            LimitError: the prompts lie in more tiles than that.
         """
         prompts = self._request.prompts
         parts = {index: self._part(prompt) for index, prompt in enumerate(prompts)}
+        if (count := len(set(parts.values()))) > self._max_tiles:
+            raise LimitError.of(
+                "tiles",
+                got=f"prompts in {count} tiles of the image",
+                expected=f"at most {self._max_tiles}",
+                fix="take larger tiles, or ask for fewer prompts at a time",
+            )
         await self._claim(_grouped(parts))
         masks: dict[int, PromptMasks] = {}
         shown: set[Box] = set()

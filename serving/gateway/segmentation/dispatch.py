@@ -109,12 +109,16 @@ class SegmentationDispatcher:
         return response
 
     async def _everything_masks(
-        self, request: pb.SegmentRequest, image: RequestImage, context: RequestContext
+        self,
+        request: pb.SegmentRequest,
+        image: RequestImage,
+        context: RequestContext,
+        taught: int = 0,
     ) -> tuple[list[InstanceMask], bool, Sequence[str]]:
         """Return masks of everything, whether all came from the cache, and warnings."""
         config = mask_generator_config(request.everything)
         scale = (await context.model()).scale
-        tiles = choose_everything_tiles(request, image.size, scale, config, self._limits)
+        tiles = choose_everything_tiles(request, image.size, scale, config, self._limits, taught)
         try:
             masks, cached = await self._everything.segment(image, tiles, config, context)
         except NoRoomError as error:
@@ -169,7 +173,9 @@ class SegmentationDispatcher:
             fix = "remove all classes, and add them again without tile_size"
             warnings += scale_warnings("classes", vocabulary.tile, image.size, model.scale, fix)
         if selection.by_text:
-            everything, known, further = await self._everything_masks(request, image, context)
+            everything, known, further = await self._everything_masks(
+                request, image, context, vocabulary.tile
+            )
             cached &= known
             warnings += further
         likely = np.zeros((0, 0), np.float32)

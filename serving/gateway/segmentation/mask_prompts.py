@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cpcsam.automatic.instance_mask import bbox_from_mask
 from cpcsam.automatic.rle import mask_from_rle
 from cpcsam.automatic.tiling import tile_around
-from cpcsam.errors import ContractError
+from cpcsam.errors import ContractError, placed
 from cpcsam.images.masks import read_foreground
 from cpcsam.mask_prompts import logits_of_mask
 from cpcsam.scale import Scale
@@ -67,7 +67,7 @@ def convert_masks(
 
 def _read(where: str, mask: pb.BinaryMask, size: tuple[int, int]) -> NDArray[np.bool_]:
     kind = mask.WhichOneof("format")
-    try:
+    with placed(f"{where}: "):
         if kind == "png":
             pixels = read_foreground(mask.png, max_pixels=size[0] * size[1])
             shape = pixels.shape
@@ -77,8 +77,6 @@ def _read(where: str, mask: pb.BinaryMask, size: tuple[int, int]) -> NDArray[np.
             # Decoded only at the image's size: others may be too large for memory.
             if shape == size:
                 pixels = mask_from_rle(rle.counts.encode(errors="replace"), size)
-    except ContractError as error:
-        raise ContractError(f"{where}: {error}") from error
     if shape != size:
         raise ContractError.of(
             where,

@@ -64,11 +64,13 @@ def choose_everything_tiles(
     scale: Scale | None,
     config: MaskGeneratorConfig,
     limits: Limits,
+    taught: int = 0,
 ) -> Tiles:
     """Choose the tiles for everything: of the requested side, by default as small as limits admit.
 
-    By default, tiles have the side of the model's window, or twice it and so on, or the whole image
-    is shown: the first that stays within the limits. Crops need the whole image.
+    By default, tiles have the side that classes were taught with, or that of the model's window,
+    or twice it and so on, or the whole image is shown: the first that stays within the limits.
+    Crops need the whole image.
 
     Args:
         request: for everything.
@@ -76,6 +78,7 @@ def choose_everything_tiles(
         scale: of the model; None shows the whole image by default.
         config: grids and crops.
         limits: of tiles and clicks.
+        taught: side that the classes were taught with; 0 takes the model's window.
     """
     overlap = _overlap(request)
     if request.HasField("tile_size"):
@@ -84,7 +87,7 @@ def choose_everything_tiles(
     if config.crop_n_layers:
         warnings = scale_warnings("everything.crop_layers", 0, size, scale, "leave them out")
         return Tiles(0, overlap, warnings)
-    default = side = _default_side(size, scale)
+    default = side = taught if 0 < taught < max(size) else _default_side(size, scale)
     while 0 < side < max(size) and not _is_within(limits, size, config, side, overlap):
         side *= 2
     if side == default:

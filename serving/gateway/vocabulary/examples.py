@@ -13,7 +13,7 @@ from cpcsam.automatic.rle import runs_from_rle
 from cpcsam.automatic.support_set import MAX_TILES, Coverage, coverage_of, support_tiles
 from cpcsam.automatic.tiling import count_tiles
 from cpcsam.contract import EMBED_DIM, grid_size
-from cpcsam.errors import ContractError
+from cpcsam.errors import ContractError, placed
 from cpcsam.geometry import Box
 from cpcsam.grpc_errors import LimitError
 from cpcsam.transforms import input_size_of
@@ -129,7 +129,9 @@ def _label_image(
                 expected=f"{size[0]} x {size[1]}, as the image",
                 fix="give masks of the upright original image",
             )
-        ends = np.cumsum(runs_from_rle(entity.counts.encode(errors="replace"), size))
+        with placed(f"{where}.entities[{index}].counts: "):
+            runs = runs_from_rle(entity.counts.encode(errors="replace"), size)
+        ends = np.cumsum(runs)
         starts, ends = ends[:-1:2], ends[1::2]
         area += int((ends - starts).sum())
         if area > MAX_LAYERS * len(labels):

@@ -12,7 +12,7 @@ from cpcsam.automatic.class_search import EncodedTile
 from cpcsam.automatic.support_set import Coverage, ExampleCollector
 from cpcsam.automatic.vocabulary import Vocabulary, empty_vocabulary
 from cpcsam.clip.text_classes import TextClass
-from cpcsam.errors import ContractError
+from cpcsam.errors import ContractError, placed
 from cpcsam.grpc_errors import ExistsError, LimitError, NotFoundError, PreconditionError
 from cpcsam.v1 import segmentation_pb2 as pb
 from serving.gateway.context import RequestContext
@@ -77,9 +77,11 @@ class VocabularyService:
         text = None if named is None else await self._embed_texts(named, known, context)
         tile = await _tile_size(request, known, context)
         support = SupportSet(await context.model(), self._embedder.limits)
-        opened = [await self._images.open(example, context) for example in request.examples]
-        for image in opened:
-            support.admit(image.size, tile)
+        opened = []
+        for index, example in enumerate(request.examples):
+            with placed(f"examples[{index}]."):
+                opened.append(await self._images.open(example, context))
+            support.admit(opened[-1].size, tile)
         annotated = await gather_limited(
             [
                 partial(self._embed, f"examples[{index}]", *example, tile, support, context)
@@ -91,6 +93,8 @@ class VocabularyService:
         def extend(vocabulary: Vocabulary | None) -> Vocabulary:
             _require_new(vocabulary, request.name)
             extended = vocabulary or empty_vocabulary(model)
+            if not extended.all_names:
+                extended = replace(extended, tile=tile)
             if annotated:
                 extended = _extended(extended, request.name, annotated, tile)
             return extended if text is None else text.add_to(extended)

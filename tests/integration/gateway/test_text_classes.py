@@ -79,6 +79,26 @@ def everything(client: SegmentationClient, image: np.ndarray) -> list[Mask]:
     return [mask for (mask,) in client.segment(image, everything=PROPOSALS).masks]
 
 
+def test_class_by_text_is_looked_for_in_the_tiles_that_it_was_taught_with(
+    config: GatewayConfig, image: np.ndarray, tmp_path: Path
+) -> None:
+    side = max(image.shape[:2]) // 2
+    with (
+        gateway_in_background(replace(config, classes=tmp_path)) as gateway,
+        SegmentationClient(gateway.address, timeout_s=120) as client,
+    ):
+        client.add_class(CELL.name, texts=CELL.texts, tile_size=side)
+        assert load_vocabulary(next(tmp_path.rglob("manifest.json")).parent).tile == side
+        search = ClassSearch(min_similarity=0)
+        found = client.segment(
+            image, classes=[CELL.name], everything=PROPOSALS, class_search=search
+        )
+        shown = client.segment(image, everything=PROPOSALS, tile_size=side)
+        whole = client.segment(image, everything=PROPOSALS)
+    counts = [{mask.counts for (mask,) in result.masks} for result in (found, shown, whole)]
+    assert counts[0] == counts[1] != counts[2]
+
+
 def test_list_tells_how_classes_were_taught(client: SegmentationClient, towers: ClipTowers) -> None:
     listed = [(one.name, one.prototypes, one.texts, one.negatives) for one in client.classes()]
     assert listed == [(one.name, 0, one.texts, one.negatives) for one in (CELL, STROMA)]

@@ -227,7 +227,10 @@ def test_add_class_with_invalid_examples_names_them_and_changes_nothing(
             "x",
             [Example(image, blank[:30] + 1)],
         ),
-        "image_bytes: got 4 bytes": ("x", [Example(b"text", blank + 1)]),
+        r"^examples\[1\].image_bytes: got 4 bytes": (
+            "x",
+            [examples[0], Example(b"text", blank + 1)],
+        ),
     }
     with SegmentationClient(address, token="editor") as editor:
         for message, (name, examples_of_class) in cases.items():

@@ -107,6 +107,15 @@ def test_choose_everything_tiles_tells_a_doubling_within_the_spread_too() -> Non
     assert told.startswith("everything: got tiles of 128 pixels, as smaller")
 
 
+def test_choose_everything_tiles_for_classes_begins_with_those_that_they_were_taught_with() -> None:
+    asked = request(everything=pb.Everything(), classes=["a"])
+    assert choose_everything_tiles(asked, SIZE, SCALE, FEW, LIMITS, 128).side == 128
+    assert choose_everything_tiles(asked, SIZE, None, FEW, LIMITS, 128).side == 128
+    assert choose_everything_tiles(asked, SIZE, None, FEW, LIMITS, 4096).side == 0
+    larger = choose_everything_tiles(asked, SIZE, SCALE, FEW, Limits(max_tiles=9), 64)
+    assert larger.side > 64 and "as smaller tiles exceed the limits" in larger.warnings[0]
+
+
 def test_choose_everything_tiles_with_crops_shows_the_whole_image() -> None:
     config = MaskGeneratorConfig(crop_n_layers=1)
     asked = request(everything=pb.Everything(crop_layers=1))
