@@ -82,7 +82,10 @@ class EmbeddingStore:
         )
 
     def _keep(self, key: bytes, embeddings: NDArray[Any]) -> None:
-        if not key or key in self._kept or embeddings.nbytes > self._max_bytes:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return
+        if not key or embeddings.nbytes > self._max_bytes:
             return
         self._bytes += embeddings.nbytes
         while self._bytes > self._max_bytes:

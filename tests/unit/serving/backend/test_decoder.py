@@ -54,11 +54,12 @@ def test_store_refuses_a_key_without_an_embedding_by_name(key: bytes) -> None:
         store.take(naming(key))
 
 
-def test_store_forgets_the_least_recently_used_beyond_its_bytes() -> None:
+@pytest.mark.parametrize("again", [naming(b"a"), naming(b"a", embedding(0))])
+def test_store_forgets_the_least_recently_used_beyond_its_bytes(again: Request) -> None:
     store = EmbeddingStore(2 * EMBEDDING_BYTES)
     for seed, key in enumerate((b"a", b"b")):
         store.take(naming(key, embedding(seed)))
-    store.take(naming(b"a"))
+    store.take(again)
     store.take(naming(b"c", embedding(2)))
     assert np.array_equal(store.take(naming(b"a")), embedding(0))
     assert np.array_equal(store.take(naming(b"c")), embedding(2))
