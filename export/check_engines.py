@@ -31,7 +31,7 @@ from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import Comparison, mask_iou_lines, write_accepted
 from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
 from export.accuracy.runners import FullBatchRunner, GraphRunner, TorchRunner
-from export.engines.profiles import IMAGES_AND_PROMPTS
+from export.engines.profiles import MOST_PROMPTS
 from export.engines.runner import EngineRunner, plan_command
 from export.provenance import code_digest, require_made_from
 from export.real_images import Scene, packaged_images, read_scenes
@@ -46,7 +46,7 @@ def measure_profiles(
 ) -> tuple[Fidelity, ...]:
     """Measure mask fidelity of engines on real images, for each profile at its largest batch."""
     cases = find_cases(reference, scenes)
-    return tuple(measure(cases, FullBatchRunner(engines, *most)) for most in IMAGES_AND_PROMPTS)
+    return tuple(measure(cases, FullBatchRunner(engines, most)) for most in MOST_PROMPTS)
 
 
 def check_engines(

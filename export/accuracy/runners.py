@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cpcsam.backends.onnx_backend import OnnxGraphs, Provider
 from cpcsam.backends.protocol import GraphBackend
-from cpcsam.contract import GraphSpec
+from cpcsam.contract import DECODER_MAX_BATCH, GraphSpec
 from cpcsam.model.sam import CpcSam
 from export.graphs.modules import GraphModule
 
@@ -101,35 +101,34 @@ class OnnxRunner:
 
 
 class FullBatchRunner:
-    """Wrapper of a runner that calls it with a profile's largest number of images and prompts.
+    """Wrapper of a runner that calls it with the most images and prompts of a profile.
 
     A profile has its own kernels, tuned for full batches; a few prompts of an image would only ever
-    select the nearest profile. Images and prompts are repeated up to that number; outputs are taken
-    from the last copies.
+    select the nearest profile. Images are repeated up to a graph's largest batch, and prompts up to
+    their number; outputs are taken from the last copies.
 
     Attributes:
-        name: of the wrapped runner, with images × prompts of the profile.
+        name: of the wrapped runner, with images × prompts of the decoder's profile.
         calibrates: of the wrapped runner.
     """
 
-    def __init__(self, runner: GraphRunner, images: int, prompts: int) -> None:
+    def __init__(self, runner: GraphRunner, prompts: int) -> None:
         """Wrap a runner.
 
         Args:
             runner: runs the padded calls.
-            images: B of every call, at most the largest batch of the image encoder.
             prompts: P of every call; larger inputs are split over several calls.
         """
-        self._runner, self._images, self._prompts = runner, images, prompts
-        self.name = f"{runner.name}, {images} × {prompts}"
+        self._runner, self._prompts = runner, prompts
+        self.name = f"{runner.name}, {DECODER_MAX_BATCH} × {prompts}"
         self.calibrates = runner.calibrates
 
     def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Run a graph on at most `images` images; see `GraphRunner`."""
+        """Run a graph on at most its largest batch; see `GraphRunner`."""
         tensors = {spec.name: inputs[spec.name] for spec in graph.inputs}
         # The last copies are returned, since faulty kernels tend to fail at the end of a batch.
         images = next(iter(tensors.values())).shape[0]
-        filled = {name: _repeated(tensor, 0, self._images) for name, tensor in tensors.items()}
+        filled = {name: _repeated(tensor, 0, graph.max_batch) for name, tensor in tensors.items()}
         prompted = {spec.name for spec in graph.inputs if "P" in spec.dims}
         if not prompted:
             return [output[-images:] for output in self._runner(graph, filled)]

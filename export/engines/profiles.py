@@ -6,25 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from cpcsam.contract import (
-    DECODER_MAX_BATCH,
-    ENCODER_MAX_BATCH,
-    MAX_IMAGES_TIMES_PROMPTS,
-    POINT_BUCKETS,
-    PROMPT_BUCKETS,
-    GraphSpec,
-    TensorSpec,
-)
+from cpcsam.contract import POINT_BUCKETS, PROMPT_BUCKETS, GraphSpec, TensorSpec
 
-__all__ = ["IMAGES_AND_PROMPTS", "Profile", "ShapeRange", "nearest_profile", "profiles_of"]
+__all__ = ["MOST_PROMPTS", "Profile", "ShapeRange", "nearest_profile", "profiles_of"]
 
-IMAGES_AND_PROMPTS: Final = (
-    (ENCODER_MAX_BATCH, PROMPT_BUCKETS[0]),
-    (DECODER_MAX_BATCH, PROMPT_BUCKETS[-1]),
-    (1, MAX_IMAGES_TIMES_PROMPTS),
-)
-"""Largest numbers of images and prompts of each profile. An engine's memory grows with their
-product, so a profile for many prompts takes few images."""
+MOST_PROMPTS: Final = (PROMPT_BUCKETS[0], PROMPT_BUCKETS[-1])
+"""Largest number of prompts of each profile: a single one, as by every click, has its kernels."""
 USUAL_POINTS: Final = POINT_BUCKETS[1]
 """A box, or a click and its correction."""
 
@@ -56,12 +43,12 @@ Profile: TypeAlias = Mapping[str, ShapeRange]
 def profiles_of(graph: GraphSpec, image_size: int) -> tuple[Profile, ...]:
     """Return the profiles of a graph, in Triton's numbering.
 
-    A graph without prompts has a single profile, up to its largest batch. The opt shapes are full
-    batches, which determine the server's throughput.
+    A graph without prompts has a single profile. All go up to the graph's largest batch, and the
+    opt shapes are full batches, which determine the server's throughput.
     """
     if not any("P" in tensor.dims for tensor in graph.inputs):
-        return (_profile(graph, image_size, graph.max_batch, 1),)
-    return tuple(_profile(graph, image_size, *most) for most in IMAGES_AND_PROMPTS)
+        return (_profile(graph, image_size, 1),)
+    return tuple(_profile(graph, image_size, most) for most in MOST_PROMPTS)
 
 
 def nearest_profile(
@@ -84,7 +71,8 @@ def nearest_profile(
     return min(distances, key=distances.__getitem__, default=None)
 
 
-def _profile(graph: GraphSpec, image_size: int, images: int, prompts: int) -> Profile:
+def _profile(graph: GraphSpec, image_size: int, prompts: int) -> Profile:
+    images = graph.max_batch
     return {
         tensor.name: ShapeRange(
             smallest=_shape(tensor, image_size, 1, 1, POINT_BUCKETS[0]),

@@ -94,7 +94,7 @@ def _warmup_requests(config: ModelConfig, profiles: Sequence[Profile]) -> Iterat
         shapes = {name: sizes.usual for name, sizes in profile.items()}
         yield ModelWarmup(
             name=f"profile_{number}",
-            batch_size=min(config.max_batch_size, *(shape[0] for shape in shapes.values())),
+            batch_size=config.max_batch_size,
             inputs={
                 tensor.name: ModelWarmup.Input(
                     data_type=tensor.data_type, dims=shapes[tensor.name][1:], zero_data=True

@@ -63,7 +63,7 @@ def draw(batch: int, prompts: int, points: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1, 1), (8, 1, 3), (4, 16, 2), (1, 64, 16), (2, 3, 4)], ids=str
+    "shape", [(1, 1, 1), (4, 1, 3), (4, 16, 2), (1, 16, 16), (2, 3, 4)], ids=str
 )
 def test_engine_runner_in_every_profile_equals_onnxruntime(
     engines: EngineRunner, tiny: Path, shape: tuple[int, int, int]
@@ -100,20 +100,18 @@ class Recorded(TorchRunner):
     calls: list[tuple[str | int, ...]]
 
 
-@pytest.mark.parametrize(
-    ("most", "calls"), [((8, 1), 5 * [(8, 1)]), ((4, 16), [(4, 16)]), ((3, 2), 3 * [(3, 2)])]
-)
+@pytest.mark.parametrize(("most", "calls"), [(1, 5 * [(4, 1)]), (16, [(4, 16)]), (2, 3 * [(4, 2)])])
 def test_full_batch_runner_fills_every_call_and_keeps_outputs(
-    shallow: FusedCpcSam, most: tuple[int, int], calls: list[tuple[int, int]]
+    shallow: FusedCpcSam, most: int, calls: list[tuple[int, int]]
 ) -> None:
     runner = Recorded(shallow)
     runner.calls = []
     tensors = draw(2, 5, 3)
-    full = FullBatchRunner(runner, *most)
+    full = FullBatchRunner(runner, most)
     for graph in GRAPHS:
         actual = full(graph, tensors)
         made, runner.calls = runner.calls, []
-        sizes = [(most[0],)] if graph is IMAGE_ENCODER else calls
+        sizes = [(8,)] if graph is IMAGE_ENCODER else calls
         assert made == [(graph.name, *shape) for shape in sizes]
         expected = runner(graph, tensors)
         runner.calls = []

@@ -120,14 +120,15 @@ def test_encoder_profile_fits_every_batch() -> None:
 
 @pytest.mark.parametrize("graph", PROMPTED, ids=lambda graph: graph.name)
 def test_profiles_fit_every_padded_request(graph: GraphSpec) -> None:
-    profiles = profiles_of(graph, SIZE)
+    profiles, chosen = profiles_of(graph, SIZE), set()
     batches = range(1, DECODER_MAX_BATCH + 1)
     for images, prompts, points in product(batches, PROMPT_BUCKETS, POINT_BUCKETS):
         required = shapes(graph, B=images, P=prompts, N=points)
         assert any(fits(profile, required) for profile in profiles), required
-    for images, prompts in ((8, 1), (4, 16), (1, 64)):
-        required = shapes(graph, B=images, P=prompts, N=POINT_BUCKETS[-1])
-        assert [fits(profile, required) for profile in profiles].count(True) == 1
+        chosen.add(nearest_profile(profiles, required))
+    assert chosen == {*range(len(profiles))}, "each is what Triton takes for some requests"
+    for profile in profiles:
+        assert all(shape.usual[0] == graph.max_batch for shape in profile.values())
 
 
 @pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: graph.name)
@@ -146,7 +147,7 @@ def test_profile_ranges_are_ordered_and_bounded(graph: GraphSpec) -> None:
 @pytest.mark.parametrize("graph", PROMPTED, ids=lambda graph: graph.name)
 @pytest.mark.parametrize(
     ("images", "prompts", "profile"),
-    [(8, 1, 0), (5, 1, 0), (4, 16, 1), (2, 16, 1), (1, 4, 1), (1, 64, 2), (1, 50, 2)],
+    [(4, 1, 0), (1, 1, 0), (4, 16, 1), (2, 16, 1), (1, 4, 1), (1, 2, 1)],
 )
 def test_nearest_profile_chooses_nearest_that_fits(
     graph: GraphSpec, images: int, prompts: int, profile: int
@@ -156,7 +157,7 @@ def test_nearest_profile_chooses_nearest_that_fits(
     assert nearest_profile(profiles_of(graph, SIZE), required) == profile
 
 
-@pytest.mark.parametrize("sizes", [(5, 16, 2), (2, 17, 2), (1, 65, 2), (1, 1, 17)], ids=str)
+@pytest.mark.parametrize("sizes", [(5, 16, 2), (5, 1, 2), (1, 17, 2), (1, 1, 17)], ids=str)
 def test_nearest_profile_beyond_every_profile_is_none(sizes: tuple[int, int, int]) -> None:
     images, prompts, points = sizes
     required = shapes(PROMPTED[0], B=images, P=prompts, N=points)
