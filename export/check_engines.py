@@ -27,6 +27,7 @@ from cpcsam.artifacts.manifest import (
 )
 from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import calibrates_of, graphs_of
+from cpcsam.images.options import Intensity
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import Comparison, mask_iou_lines, write_accepted
 from export.accuracy.mask_fidelity import Fidelity, find_cases, measure
@@ -87,7 +88,8 @@ def check_engines(
         return False
     precision = str(manifest.config["precision"])
     model = load_merged(merged)
-    scenes = read_scenes(images or packaged_images(), model.image_size)
+    intensity = Intensity.of_manifest(manifest.config)
+    scenes = read_scenes(images or packaged_images(), model.image_size, intensity)
     calibrates = bool(calibrates_of(manifest.config))
     with EngineRunner(command or plan_command(plans), precision, calibrates=calibrates) as engines:
         fidelity = measure_profiles(TorchRunner(model), engines, scenes)

@@ -21,6 +21,7 @@ from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.backends.onnx_backend import PROVIDERS, Provider
 from cpcsam.commands import parser_of, run_command
 from cpcsam.errors import ExportError
+from cpcsam.images.options import Intensity
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import (
     PAGE_NAME,
@@ -47,7 +48,8 @@ def _compare(merged: Path, onnx: Path, images: Sequence[Path], provider: Provide
     precision = str(manifest.config["precision"])
     reference, engine = TorchRunner(model), OnnxRunner(onnx, precision, provider=provider)
     rows = compare_on_grid(reference, engine, model.image_size, TOLERANCES[precision].grid)
-    scenes = read_scenes(images or packaged_images(), model.image_size)
+    intensity = Intensity.of_manifest(manifest.config)
+    scenes = read_scenes(images or packaged_images(), model.image_size, intensity)
     fidelity = measure(find_cases(reference, scenes), engine)
     return Comparison(precision, {engine.name: rows}, [fidelity])
 
@@ -58,7 +60,7 @@ def _run(args: argparse.Namespace) -> None:
     try:
         image_size = int(read_manifest(args.onnx, verify=False).config["image_size"])
         for fidelity in comparison.fidelity:
-            require_fidelity(fidelity, comparison.precision, image_size)
+            require_fidelity(fidelity, comparison.precision, image_size, on_grid=True)
     except ExportError as error:
         verdict, failure = str(error), error
     if args.out is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.errors import CpcSamError, DataError
+from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.images.reading import decode_image
 from cpcsam.transforms import pad_image, resize_image
 
@@ -38,7 +40,7 @@ class Scene:
     """A real image in the encoder's frame.
 
     Attributes:
-        name: of the file.
+        name: of the file; its path, if another of the scenes has the same name.
         shown: (H, W, 3) uint8 RGB, resized so that the longest side is S.
         image: (1, 3, S, S) uint8 RGB, padded.
         input_size: (1, 2) int32, (H, W) of `shown`.
@@ -69,25 +71,29 @@ def packaged_images() -> list[Path]:
     return [NUCLEI, *(folder / name for name in PHOTOGRAPHS)]
 
 
-def read_scenes(files: Sequence[Path], image_size: int) -> list[Scene]:
-    """Read images, resize and pad them to the encoder's frame.
+def read_scenes(files: Sequence[Path], image_size: int, intensity: Intensity) -> list[Scene]:
+    """Read images as the service does, resize and pad them to the encoder's frame.
 
     Args:
         files: JPEG, PNG, TIFF, BMP or WebP.
         image_size: side S of the frame.
+        intensity: the model's policy for more than 8 bits.
 
     Raises:
         DataError: a file is missing or not an image.
     """
-    return [_read(file, image_size) for file in files]
+    named = Counter(file.name for file in files)
+    names = [file.name if named[file.name] == 1 else str(file) for file in files]
+    options = ReadOptions(intensity=intensity)
+    return [_read(*one, image_size, options) for one in zip(files, names, strict=True)]
 
 
-def _read(file: Path, image_size: int) -> Scene:
+def _read(file: Path, name: str, image_size: int, options: ReadOptions) -> Scene:
     # Here, so that those who only list the files need not load it.
     import torch
 
     try:
-        shown = resize_image(decode_image(file.read_bytes()), image_size)
+        shown = resize_image(decode_image(file.read_bytes(), options=options), image_size)
     except (OSError, CpcSamError) as error:
         raise DataError.of(
             str(file),
@@ -96,7 +102,7 @@ def _read(file: Path, image_size: int) -> Scene:
             fix="give another image",
         ) from error
     return Scene(
-        file.name,
+        name,
         shown,
         torch.from_numpy(pad_image(shown, image_size))[None],
         torch.tensor([shown.shape[:2]], dtype=torch.int32),

@@ -33,6 +33,7 @@ from cpcsam.commands import parser_of, run_command
 from cpcsam.contract import CALIBRATES
 from cpcsam.errors import ConfigError, ExportError
 from cpcsam.gpu import visible_gpus
+from cpcsam.images.options import Intensity
 from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy.comparison import (
@@ -97,7 +98,8 @@ def export_graphs(
     }
     if provider != "cpu":
         full_config[COMPARED_IN] = provider
-    scenes = read_scenes(images or packaged_images(), model.image_size)
+    intensity = Intensity.of_manifest(full_config)
+    scenes = read_scenes(images or packaged_images(), model.image_size, intensity)
     with publish(out, "onnx", parents=parents, config=full_config, metrics=metrics) as staging:
         reference = TorchRunner(model)
         cases = find_cases(reference, scenes)
@@ -150,7 +152,7 @@ def _compare_int8(
     """Compare int8 from a block on and print the verdict; None if it is out of tolerance."""
     try:
         compared = compare("int8", runner)
-        require_fidelity(compared[1], "int8", image_size)
+        require_fidelity(compared[1], "int8", image_size, on_grid=True)
     except ExportError as error:
         print(f"int8 from block {first} on is out of tolerance: {error}")
         return None

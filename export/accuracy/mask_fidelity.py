@@ -108,15 +108,15 @@ class Fidelity:
 
     Attributes:
         engine: name of its runner.
-        embeddings: largest relative difference of image_embeddings, by image.
+        embeddings: largest relative difference of image_embeddings, of each image.
         scores: likewise of iou_predictions, which choose and rank masks.
         rows: all masks.
         worst: counted masks of lowest IoU, worst first, at most `SHOWN_MASKS`.
     """
 
     engine: str
-    embeddings: dict[str, float]
-    scores: dict[str, float]
+    embeddings: tuple[float, ...]
+    scores: tuple[float, ...]
     rows: tuple[MaskRow, ...]
     worst: tuple[MaskPair, ...]
 
@@ -129,7 +129,7 @@ class Fidelity:
         """Return the figures of the report; without a counted mask, those of masks are absent."""
         counted = self.counted
         figures = {
-            f"{name}_max": float(np.max([*differences.values()], initial=0.0))  # keeps NaN
+            f"{name}_max": float(np.max(differences, initial=0.0))  # keeps NaN
             for name, differences in (("embeddings", self.embeddings), ("scores", self.scores))
         }
         figures |= {"masks": len(counted), "masks_left_out": len(self.rows) - len(counted)}
@@ -161,13 +161,13 @@ def find_cases(reference: GraphRunner, scenes: Sequence[Scene]) -> list[Case]:
 
 def measure(cases: Sequence[Case], runner: GraphRunner) -> Fidelity:
     """Run an engine on the same prompts and measure its masks against the reference's."""
-    embeddings: dict[str, float] = {}
-    scores: dict[str, float] = {}
+    embeddings: list[float] = []
+    scores: list[float] = []
     pairs: list[MaskPair] = []
     rows: list[MaskRow] = []
     for case in tqdm(cases, desc=f"masks, {runner.name}", unit="image"):
         image_embeddings = encode(runner, case.scene)
-        embeddings[case.scene.name] = relative_difference(image_embeddings, case.image_embeddings)
+        embeddings.append(relative_difference(image_embeddings, case.image_embeddings))
         differences = []
         for prompts, expected in zip(case.prompts, case.expected, strict=True):
             low_res_masks, iou_predictions = decode(runner, image_embeddings, prompts)
@@ -175,9 +175,9 @@ def measure(cases: Sequence[Case], runner: GraphRunner) -> Fidelity:
             of_kind = list(_pairs(case.scene, prompts.kind, expected, low_res_masks))
             rows += [pair.row for pair in of_kind]
             pairs += [pair for pair in of_kind if pair.row.counts]
-        scores[case.scene.name] = float(np.max(differences))
+        scores.append(float(np.max(differences)))
         pairs = sorted(pairs, key=lambda pair: pair.row.iou)[:SHOWN_MASKS]
-    return Fidelity(runner.name, embeddings, scores, tuple(rows), tuple(pairs))
+    return Fidelity(runner.name, tuple(embeddings), tuple(scores), tuple(rows), tuple(pairs))
 
 
 def _pairs(

@@ -26,6 +26,7 @@ from benchmarks.gpu.images import real_images
 from benchmarks.gpu.stage import StageContext
 from cpcsam.contract import GraphSpec
 from cpcsam.errors import ExportError
+from cpcsam.images.options import Intensity
 from cpcsam.model.base_checkpoint import base_digest, load_base
 from cpcsam.model.fusion import fuse
 from cpcsam.model.sam import CpcSam
@@ -155,7 +156,7 @@ def measure(context: StageContext) -> Iterator[dict[str, Any]]:
     # torch convolves in TF32 by default.
     torch.backends.cudnn.allow_tf32 = False
     model = make_traceable(fuse(load_base(BASE)))
-    scenes = read_scenes(real_images(context), model.image_size)
+    scenes = read_scenes(real_images(context), model.image_size, Intensity())
     reference = DeviceRunner("float32", copy.deepcopy(model), context.device)
     cases = find_cases(reference, scenes)
     yield {

@@ -31,6 +31,7 @@ from cpcsam.backends.onnx_backend import OnnxGraphs, require_cuda
 from cpcsam.contract import CALIBRATES, EMBED_DIM, IMAGE_ENCODER, grid_size
 from cpcsam.entry_points import DECODE, DECODER
 from cpcsam.errors import CpcSamError
+from cpcsam.images.options import Intensity
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
 from export.accuracy.mask_fidelity import find_cases
@@ -66,7 +67,7 @@ def measure(context: StageContext) -> Iterator[Record]:
     # torch convolves in TF32 by default.
     torch.backends.cudnn.allow_tf32 = False
     model = fuse(load_base(BASE))
-    scenes = read_scenes(real_images(context), model.image_size)
+    scenes = read_scenes(real_images(context), model.image_size, Intensity())
     on_device = copy.deepcopy(make_traceable(model))
     cases = find_cases(DeviceRunner("float32", on_device, context.device), scenes)
     with TemporaryDirectory(prefix="cpcsam-") as folder:

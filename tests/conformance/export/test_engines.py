@@ -17,6 +17,7 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.artifacts.versions import list_versions
 from cpcsam.contract import GRAPHS, MASK_DECODER, GraphSpec
 from cpcsam.errors import ArtifactError, ExportError
+from cpcsam.images.options import Intensity
 from cpcsam.model.run_checkpoint import load_merged
 from export.accuracy import self_prompts
 from export.accuracy.comparison import require_fidelity
@@ -114,7 +115,7 @@ def test_measure_profiles_error_in_last_item_of_full_batch_is_found(
     few_prompts: None, merged: Path
 ) -> None:
     model = load_merged(merged)
-    scenes = read_scenes([IMAGE], 256)
+    scenes = read_scenes([IMAGE], 256, Intensity())
     measured = measure_profiles(TorchRunner(model), Wrong(model), scenes)
     for fidelity, good in zip(measured, (True, False), strict=True):
         if good:

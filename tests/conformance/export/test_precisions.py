@@ -18,6 +18,7 @@ from cpcsam.artifacts.manifest import MANIFEST_NAME, read_manifest, sha256_file
 from cpcsam.backends.onnx_backend import open_session
 from cpcsam.contract import GRAPHS, IMAGE_ENCODER, MASK_DECODER, GraphSpec
 from cpcsam.errors import ExportError
+from cpcsam.images.options import Intensity
 from cpcsam.model.fusion import FusedCpcSam
 from cpcsam.model.run_checkpoint import load_merged
 from export import to_onnx
@@ -206,7 +207,7 @@ def test_int8_out_of_tolerance_quantizes_fewer_blocks(merged: Path, tmp_path: Pa
     def trace(model: FusedCpcSam, folder: Path, precision: str, properties: Any) -> None:
         copy_graphs(merged.parent / "onnx", folder)
 
-    model, scenes = load_merged(merged), read_scenes(packaged_images()[:1], 256)
+    model, scenes = load_merged(merged), read_scenes(packaged_images()[:1], 256, Intensity())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precisions, "trace_graphs", trace)
         precisions.write_graphs(model, tmp_path, "int8", {}, scenes, accepts)
@@ -216,7 +217,7 @@ def test_int8_out_of_tolerance_quantizes_fewer_blocks(merged: Path, tmp_path: Pa
 
 def test_int8_embedding_does_not_depend_on_its_company(int8: Path) -> None:
     session = open_session(int8 / "image_encoder.onnx", 1)
-    scenes = read_scenes(packaged_images(), 256)
+    scenes = read_scenes(packaged_images(), 256, Intensity())
     feeds = {
         "image": np.concatenate([scene.image.numpy() for scene in scenes]),
         "input_size": np.concatenate([scene.input_size.numpy() for scene in scenes]),

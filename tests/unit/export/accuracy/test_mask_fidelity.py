@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from torch import Tensor
 
 from cpcsam.contract import IMAGE_ENCODER, MASK_DECODER, GraphSpec
+from cpcsam.entry_points import IMAGE_BYTES
 from cpcsam.errors import DataError, ExportError
+from cpcsam.images.options import INTENSITY, Intensity
 from cpcsam.model.base_checkpoint import load_base
 from cpcsam.model.fusion import FusedCpcSam, fuse
-from export.accuracy.comparison import Comparison, require_fidelity
+from export import to_onnx
+from export.accuracy.comparison import Comparison, require_fidelity, write_accepted
 from export.accuracy.mask_fidelity import Case, find_cases, measure
 from export.accuracy.runners import TorchRunner
 from export.accuracy.self_prompts import stability
-from export.real_images import packaged_images, read_scenes
+from export.real_images import Scene, packaged_images, read_scenes
+from serving.backend.preprocess import preprocess
+from serving.backend.step import Request
 from tests.support.model_factory import noisy_cpcsam
 from tests.support.paths import ROOT
 
@@ -48,7 +56,7 @@ def model() -> FusedCpcSam:
 
 @pytest.fixture(scope="module")
 def cases(model: FusedCpcSam) -> list[Case]:
-    return find_cases(TorchRunner(model), read_scenes(packaged_images()[:1], 256))
+    return find_cases(TorchRunner(model), read_scenes(packaged_images()[:1], 256, Intensity()))
 
 
 def test_find_cases_prompts_are_of_every_kind_and_distinct(cases: list[Case]) -> None:
@@ -112,6 +120,22 @@ def test_measure_missing_masks_have_zero_iou_and_diagonal_distance(
     )
 
 
+def test_scores_of_every_image_count_though_two_have_one_name(
+    model: FusedCpcSam, cases: list[Case]
+) -> None:
+    class BadAtFirst(TorchRunner):
+        name = "bad at first"
+        images = 0
+
+        def __call__(self, graph: GraphSpec, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+            outputs = super().__call__(graph, inputs)
+            self.images += graph is IMAGE_ENCODER
+            return [2 * output for output in outputs] if self.images == 1 else outputs
+
+    summary = measure(cases * 2, BadAtFirst(model)).summary()
+    assert summary["embeddings_max"] == 1.0 and summary["scores_max"] > 0.1
+
+
 @pytest.mark.parametrize("factor", [-1.0, 0.9, math.nan])
 def test_require_fidelity_refuses_other_scores_of_equal_masks(
     factor: float, model: FusedCpcSam, cases: list[Case]
@@ -130,20 +154,29 @@ def test_require_fidelity_refuses_other_scores_of_equal_masks(
         require_fidelity(fidelity, "int8", 256)
 
 
-def test_require_fidelity_without_stable_mask_accepts_only_fp32() -> None:
+def test_require_fidelity_without_stable_mask_accepts_only_fp32_that_the_grid_has_proved(
+    tmp_path: Path,
+) -> None:
     model = fuse(noisy_cpcsam())
     model.sam.mask_decoder.output_hypernetworks_mlps.apply(_zero)
     runner = TorchRunner(model)
-    fidelity = measure(find_cases(runner, read_scenes(packaged_images()[:1], 256)), runner)
+    scenes = read_scenes(packaged_images()[:1], 256, Intensity())
+    fidelity = measure(find_cases(runner, scenes), runner)
     assert fidelity.summary() == {
         "embeddings_max": 0.0,
         "scores_max": 0.0,
         "masks": 0,
         "masks_left_out": 0,
     }
-    require_fidelity(fidelity, "fp32", 256)
-    with pytest.raises(ExportError, match="no mask that the model itself draws.*--images"):
-        require_fidelity(fidelity, "int8", 256)
+    require_fidelity(fidelity, "fp32", 256, on_grid=True)
+    refusal = "no mask that the model itself draws.*--images"
+    with pytest.raises(ExportError, match=f"{refusal}.*, or export in fp32"):
+        require_fidelity(fidelity, "int8", 256, on_grid=True)
+    engines = Comparison("fp32", {}, [fidelity])
+    with pytest.raises(ExportError, match=f"{refusal} of the kind that the model was trained on$"):
+        write_accepted(engines, ["fp32"], 256, tmp_path, tmp_path / "engines")
+    compared = Comparison("fp32", {fidelity.engine: []}, [fidelity])
+    write_accepted(compared, ["fp32"], 256, tmp_path, tmp_path / "onnx")
 
 
 def _zero(module: torch.nn.Module) -> None:
@@ -169,14 +202,51 @@ def test_comparison_write_gives_self_contained_page_and_json(
 def test_read_scenes_unreadable_image_is_named(tmp_path: Path) -> None:
     file = tmp_path / "no.png"
     with pytest.raises(DataError, match=r"no\.png: got an unreadable image"):
-        read_scenes([file], 256)
+        read_scenes([file], 256, Intensity())
     file.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"no\.png: got an unreadable image"):
-        read_scenes([file], 256)
+        read_scenes([file], 256, Intensity())
+
+
+def test_read_scenes_of_one_file_name_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    files = [tmp_path / "day1/001.png", tmp_path / "day2/001.png", tmp_path / "day2/002.png"]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(packaged_images()[0], file)
+    names = [scene.name for scene in read_scenes(files, 256, Intensity())]
+    assert names == [str(files[0]), str(files[1]), "002.png"]
+
+
+def test_export_reads_the_pixels_that_the_service_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intensity = Intensity("range", 0, 4095)
+    page = np.random.default_rng(0).integers(100, 400, (256, 256), np.uint16)
+    tifffile.imwrite(tmp_path / "cells.tif", page)
+    shown: list[Scene] = []
+
+    def read(*arguments: Any) -> list[Scene]:
+        shown.extend(read_scenes(*arguments))
+        raise InterruptedError
+
+    monkeypatch.setattr(to_onnx, "read_scenes", read)
+    config = {INTENSITY: intensity.record()}
+    with pytest.raises(InterruptedError):
+        to_onnx.export_graphs(
+            fuse(noisy_cpcsam()),
+            tmp_path / "onnx",
+            config=config,
+            images=[tmp_path / "cells.tif"],
+        )
+    data = np.array([[(tmp_path / "cells.tif").read_bytes()]], object)
+    request = Request({IMAGE_BYTES.name: data}, frozenset())
+    assert np.array_equal(
+        shown[0].image.numpy(), preprocess(request, 256, 1 << 26, intensity)["image"]
+    )
 
 
 def test_packaged_images_can_be_read() -> None:
-    for scene in read_scenes(packaged_images(), 256):
+    for scene in read_scenes(packaged_images(), 256, Intensity()):
         assert scene.image.shape == IMAGE_SHAPE and max(scene.shown.shape) == 256
 
 
