@@ -1,4 +1,4 @@
-"""Rule on servers that anyone in a network can use."""
+"""Addresses to listen on: their form, and the rule on those that others reach."""
 
 from __future__ import annotations
 
@@ -7,9 +7,20 @@ from typing import Final
 
 from cpcsam.errors import ConfigError
 
-__all__ = ["is_loopback", "require_protection"]
+__all__ = ["address_of", "is_loopback", "require_protection"]
 
 NAMES: Final = ("localhost", "ip6-localhost")
+
+
+def address_of(host: str, port: int) -> str:
+    """Return HOST:PORT, with an IPv6 address in brackets.
+
+    Args:
+        host: an IP address, IPv6 with or without brackets, or a name.
+        port: of the server.
+    """
+    bare = host.strip("[]")
+    return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
 
 
 def is_loopback(host: str) -> bool:

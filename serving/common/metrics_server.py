@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from cpcsam.errors import ServingError
+from serving.common.exposure import address_of
 
 __all__ = ["serve_metrics"]
 
@@ -37,7 +38,7 @@ async def serve_metrics(
 
     Args:
         registry: collects them.
-        host: address to listen on.
+        host: address to listen on, IPv6 with or without brackets.
         port: port to listen on; 0 takes a free one.
         refresh: brings metrics up to date, in the event loop; a thread writes each page after it.
 
@@ -49,11 +50,11 @@ async def serve_metrics(
     """
     page = _MetricsPage(registry, refresh)
     try:
-        server = await asyncio.start_server(page.answer, host, port, limit=MAX_READ)
+        server = await asyncio.start_server(page.answer, host.strip("[]"), port, limit=MAX_READ)
     except OSError as error:
         raise ServingError.of(
             "metrics port",
-            got=f"{host}:{port} ({error.strerror})",
+            got=f"{address_of(host, port)} ({error.strerror})",
             expected="an address that is free",
             fix="stop what listens there or give another --metrics-port",
         ) from error

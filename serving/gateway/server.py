@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
-from serving.common.exposure import is_loopback
+from serving.common.exposure import address_of, is_loopback
 from serving.common.logs import guard_grpc_logger
 from serving.common.metrics_server import serve_metrics
 from serving.gateway.auth.authenticator import Authenticator
@@ -124,8 +124,8 @@ async def start_gateway(config: GatewayConfig) -> AsyncIterator[Gateway]:
         await stack.enter_async_context(publish_health(health_servicer, triton))
         await server.start()
         yield Gateway(
-            address=f"{config.host}:{api_port}",
-            metrics_url=f"http://{config.metrics_host}:{metrics_port}/metrics",
+            address=address_of(config.host, api_port),
+            metrics_url=f"http://{address_of(config.metrics_host, metrics_port)}/metrics",
             wait_for_end=server.wait_for_termination,
         )
 
@@ -171,7 +171,7 @@ def _listen(
     Raises:
         ServingError: the address is taken or not of this machine.
     """
-    address = f"{config.host}:{config.port}"
+    address = address_of(config.host, config.port)
     try:
         if credentials is None:
             number = server.add_insecure_port(address)

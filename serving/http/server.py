@@ -15,7 +15,7 @@ import uvicorn
 
 from cpcsam.errors import ConfigError, ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
-from serving.common.exposure import is_loopback
+from serving.common.exposure import address_of, is_loopback
 from serving.common.memory import reuse_freed_memory, shorten_garbage_collection
 from serving.common.metrics_server import serve_metrics
 from serving.http.app import create_app
@@ -66,8 +66,10 @@ async def _run(config: HttpConfig) -> None:
         def announce() -> None:
             shorten_garbage_collection()
             reuse_freed_memory()
-            print(f"http     {scheme}://{config.host}:{port}/  (gateway {config.gateway})")
-            print(f"metrics  http://{config.metrics_host}:{metrics_port}/metrics", flush=True)
+            url = f"{scheme}://{address_of(config.host, port)}/"
+            print(f"http     {url}  (gateway {config.gateway})")
+            metrics = address_of(config.metrics_host, metrics_port)
+            print(f"metrics  http://{metrics}/metrics", flush=True)
 
         server = _Server(
             uvicorn.Config(
@@ -129,7 +131,7 @@ def listening_socket(config: HttpConfig) -> socket.socket:
             listener.close()
         raise ServingError.of(
             "port",
-            got=f"{config.host}:{config.port} ({error.strerror})",
+            got=f"{address_of(config.host, config.port)} ({error.strerror})",
             expected="an address of this machine that is free",
             fix="stop what listens there or give another --port",
         ) from error

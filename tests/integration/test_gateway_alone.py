@@ -62,6 +62,15 @@ def test_segment_without_triton_is_unavailable(without_triton: Gateway) -> None:
         assert not client.healthy()
 
 
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_gateway_listens_on_ipv6_with_and_without_brackets(host: str) -> None:
+    with gateway_in_background(config("127.0.0.1:9", host=host, metrics_host=host)) as gateway:
+        assert gateway.address.startswith("[::1]:")
+        with SegmentationClient(gateway.address, timeout_s=60) as client:
+            assert not client.healthy()
+        assert metric(gateway, "cpcsam_prompts_total") == 0
+
+
 def test_describe_without_triton_is_retried_until_the_deadline(without_triton: Gateway) -> None:
     line = 'cpcsam_request_seconds_count{code="UNAVAILABLE",method="Describe"}'
     before = metric(without_triton, line) or 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cpcsam.errors import ConfigError
+from serving.common.exposure import address_of
 
 __all__ = ["TritonAddresses"]
 
@@ -96,9 +96,4 @@ def _lines(file: Path) -> tuple[str, ...]:
 
 def _listed(name: str, port: int) -> tuple[str, ...]:
     found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    return tuple(sorted({_joined(address) for *_, address in found}))
-
-
-def _joined(address: Iterable[object]) -> str:
-    host, port, *_ = map(str, address)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return tuple(sorted({address_of(str(address[0]), port) for *_, address in found}))

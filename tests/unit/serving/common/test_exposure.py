@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 
 from cpcsam.errors import ConfigError
-from serving.common.exposure import is_loopback, require_protection
+from serving.common.exposure import address_of, is_loopback, require_protection
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1:9"),
+        ("sam.example", "sam.example:9"),
+        ("::1", "[::1]:9"),
+        ("[::]", "[::]:9"),
+    ],
+)
+def test_address_has_brackets_around_ipv6_alone(host: str, address: str) -> None:
+    assert address_of(host, 9) == address
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "[::1]", "localhost"])
