@@ -10,8 +10,8 @@ python -m serving.serve --repository build/repository --tracing --log-format jso
 Everything listens on loopback by default. Triton, the gateway and the front are processes of their
 own: when one ends, or a step of Triton does, it is started again on the same ports. When another
 version of the repository becomes current, a second Triton is started with it and checked; then
-requests go there, and the first one is stopped after those that it began with. Ctrl-C or SIGTERM
-stops all and leaves no process behind.
+requests go there, and the first one is stopped after those that it began with. Ctrl-C, SIGTERM or
+the end of its terminal stops all and leaves no process behind.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,17 +28,18 @@ from typing import Final
 
 import cpcsam
 from cpcsam.commands import parser_of, port, run_command, until_interrupted
-from serving.common.exposure import require_protection
+from serving.common.exposure import address_of, require_protection
 from serving.common.logs import configure_logging
 from serving.common.tls import tls_files
 from serving.gateway.config import add_gateway_options, config_from_args
 from serving.http.config import add_http_options, http_config_from_args
 from serving.supervision.child_process import supervised
 from serving.supervision.model_summary import summary_of
-from serving.supervision.ports import reserved_ports
+from serving.supervision.ports import require_distinct_ports, reserved_ports
 from serving.supervision.restarts import RestartLog
 from serving.supervision.traffic import Traffic
 from serving.triton.faults import Fault
+from serving.triton.launch import HOST
 from serving.triton.supervisor import Following, supervised_triton
 from serving.triton.switching import origins_of_classes
 
@@ -86,8 +87,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class _Ports:
-    """Options with the reserved ports: of the gateway and of its HTTP front; and its addresses."""
+    """Reserved ports of Triton, options with those of the others, and the gateway's addresses."""
 
+    triton: Mapping[str, int]
     gateway: Sequence[str]
     http: Sequence[str]
     address: str
@@ -107,9 +109,9 @@ def _serve(args: argparse.Namespace, gateway_options: Sequence[str]) -> None:
         _traffic(ports, args.max_seconds) as traffic,
         supervised_triton(
             args.repository,
-            grpc_port=args.triton_grpc_port,
-            http_port=args.triton_http_port,
-            metrics_port=args.triton_metrics_port,
+            grpc_port=ports.triton["grpc-port"],
+            http_port=ports.triton["http-port"],
+            metrics_port=ports.triton["metrics-port"],
             log=args.triton_log,
             traces=args.triton_traces,
             record=record,
@@ -117,7 +119,7 @@ def _serve(args: argparse.Namespace, gateway_options: Sequence[str]) -> None:
                 traffic,
                 partial(origins_of_classes, args.classes, args.vocabulary),
                 restarts.add_switch,
-                args.triton_second_metrics_port,
+                ports.triton["second-metrics-port"],
             ),
         ) as triton,
         ExitStack() as children,
@@ -191,37 +193,56 @@ def _front(args: argparse.Namespace) -> argparse.Namespace:
 def _checked_ports(args: argparse.Namespace) -> Iterator[_Ports]:
     """Check the options of both before Triton starts, and reserve their ports; yield those."""
     config_from_args(args, triton="")
-    http: dict[str, int] = {}
+    if not args.no_http:
+        require_protection(
+            "--http-host",
+            args.http_host,
+            has_tokens=args.tokens is not None,
+            allow_anonymous=args.allow_anonymous,
+        )
+        http_config_from_args(_front(args), "", prefix="http_")
+    requested = _requested_ports(args)
+    require_distinct_ports(requested)
     with ExitStack() as held:
-
-        def reserve(host: str, option: str, port: int) -> int:
-            return held.enter_context(reserved_ports(host, {option: port}))[option]
-
-        api = reserve(args.host, "--port", args.port)
-        metrics = reserve(args.metrics_host, "--metrics-port", args.metrics_port)
-        if not args.no_http:
-            require_protection(
-                "--http-host",
-                args.http_host,
-                has_tokens=args.tokens is not None,
-                allow_anonymous=args.allow_anonymous,
-            )
-            http_config_from_args(_front(args), "", prefix="http_")
-            http["--port"] = reserve(args.http_host, "--http-port", args.http_port)
-            http["--metrics-port"] = reserve(
-                args.http_metrics_host, "--http-metrics-port", args.http_metrics_port
-            )
+        ports = {
+            option: held.enter_context(reserved_ports(host, {option: number}))[option]
+            for option, (host, number) in requested.items()
+        }
+        api, metrics = ports["--port"], ports["--metrics-port"]
         yield _Ports(
+            triton=_of_prefix(ports, "--triton-"),
             gateway=[f"--port={api}", f"--metrics-port={metrics}"],
-            http=[f"{option}={number}" for option, number in http.items()],
-            address=f"{_reached(args.host)}:{api}",
-            metrics=f"{_reached(args.metrics_host)}:{metrics}",
+            http=[f"--{name}={number}" for name, number in _of_prefix(ports, "--http-").items()],
+            address=_reached(args.host, api),
+            metrics=_reached(args.metrics_host, metrics),
         )
 
 
-def _reached(host: str) -> str:
+def _requested_ports(args: argparse.Namespace) -> dict[str, tuple[str, int]]:
+    """Return host and port of each server by the option that names the port."""
+    hosts = {"": args.host, "metrics-": args.metrics_host}
+    if not args.no_http:
+        hosts |= {"http-": args.http_host, "http-metrics-": args.http_metrics_host}
+    triton = ("grpc", "http", "metrics", "second-metrics")
+    hosts |= {f"triton-{name}-": HOST for name in triton}
+    return {
+        f"--{name}port": (host, getattr(args, f"{name}port".replace("-", "_")))
+        for name, host in hosts.items()
+    }
+
+
+def _of_prefix(ports: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {
+        option.removeprefix(prefix): number
+        for option, number in ports.items()
+        if option.startswith(prefix)
+    }
+
+
+def _reached(host: str, port: int) -> str:
     """Return the address at which a server that listens on a host is reached from this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(host, host)
+    bare = host.strip("[]")
+    return address_of({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bare, bare), port)
 
 
 if __name__ == "__main__":

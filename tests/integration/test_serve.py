@@ -243,9 +243,7 @@ def test_serve_command_ends_with_everything_when_it_is_killed(
         wait_until_closed(address)
 
 
-def test_serve_command_with_invalid_options_fails_before_triton_starts(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_serve_refuses_options_before_triton_starts(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])
@@ -259,6 +257,8 @@ def test_serve_command_with_invalid_options_fails_before_triton_starts(
         (["--host", "0.0.0.0"], "--host: got 0.0.0.0 without --tokens"),
         (["--http-host", "0.0.0.0"], "--http-host: got 0.0.0.0 without --tokens"),
         (["--http-port", port], f"--http-port: got {port}"),
+        (["--metrics-port=9", "--http-metrics-port=9"], "port: got 9, as --http-metrics-port"),
+        (["--triton-http-port", port], f"--triton-http-port: got {port} ([Errno 98]"),
     )
     codes, errors = run_in_turn([[*command(repository, log), *options] for options, _ in refused])
     assert codes == [2] * len(refused), errors

@@ -12,7 +12,7 @@ from serving.gateway.metrics import Metrics
 from serving.supervision import processes
 from serving.supervision.allocator import allocator_environment
 from serving.supervision.heartbeat import Heartbeat, wait_for_silence
-from serving.supervision.ports import reserved_ports
+from serving.supervision.ports import require_distinct_ports, reserved_ports
 from serving.supervision.processes import Process, read_process
 from serving.supervision.restarts import CAUSES, Backoff, RestartLog, count_restarts
 from tests.support.paths import ROOT
@@ -91,6 +91,31 @@ def test_reserved_port_of_another_server_is_refused() -> None:
             reserved_ports("127.0.0.1", {"--port": port}),
         ):
             pass
+
+
+@pytest.mark.parametrize(
+    ("host", "another"),
+    [("127.0.0.1", "localhost"), ("0.0.0.0", "127.0.0.1"), ("[::1]", "::"), ("::1", "[::1]")],
+)
+def test_one_port_of_two_servers_at_addresses_that_overlap_is_refused(
+    host: str, another: str
+) -> None:
+    requested = {"--port": (host, 9), "--any": (host, 0), "--metrics-port": (another, 9)}
+    with pytest.raises(ServingError, match="--port: got 9, as --metrics-port, expected"):
+        require_distinct_ports(requested)
+
+
+def test_one_port_at_two_addresses_and_free_ports_are_distinct() -> None:
+    require_distinct_ports({"--port": ("127.0.0.1", 9), "--metrics-port": ("127.0.0.2", 9)})
+    require_distinct_ports({"--port": ("127.0.0.1", 0), "--metrics-port": ("127.0.0.1", 0)})
+
+
+def test_one_port_twice_is_not_reserved() -> None:
+    with (
+        pytest.raises(ServingError, match="--grpc-port: got 9, as --http-port"),
+        reserved_ports("127.0.0.1", {"--grpc-port": 9, "--http-port": 9}),
+    ):
+        pass
 
 
 def test_port_of_a_host_that_does_not_exist_is_refused() -> None:
