@@ -162,12 +162,16 @@ def share(text: str) -> float:
 
 @contextmanager
 def until_interrupted() -> Iterator[None]:
-    """Run the block until Ctrl-C or SIGTERM; both unwind it and end it without an error."""
-    # Container runtimes stop a process by SIGTERM, which by default unwinds nothing.
-    signal.signal(signal.SIGTERM, _interrupt)
+    """Run the block until Ctrl-C, SIGTERM or SIGHUP; they unwind it and end it without an error."""
+    # Container runtimes stop a process by SIGTERM, and terminals that close by SIGHUP, which nohup
+    # ignores; by default both unwind nothing.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     with suppress(KeyboardInterrupt):
         yield
 
 
 def _interrupt(number: int, frame: object) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes may send several
     raise KeyboardInterrupt

@@ -117,7 +117,7 @@ def launch_triton(
     memory = f"cpcsam-{secrets.token_hex(8)}-"
     with ExitStack() as cleanup:
         ports = cleanup.enter_context(reserved_ports(HOST, requested))
-        log_path = log or temporary_log()
+        log_path = log or cleanup.enter_context(temporary_log())
         log_path.parent.mkdir(parents=True, exist_ok=True)
         file = cleanup.enter_context(log_path.open("ab"))
         written_before = file.tell()
@@ -139,11 +139,17 @@ def launch_triton(
                 cleanup.callback(log_path.unlink, missing_ok=True)
 
 
-def temporary_log() -> Path:
-    """Make a temporary file for a log."""
+@contextmanager
+def temporary_log() -> Iterator[Path]:
+    """Make a temporary file for a log, which goes in the end if nothing was written."""
     handle, name = tempfile.mkstemp(prefix="cpcsam-triton-", suffix=".log")
     os.close(handle)
-    return Path(name)
+    path = Path(name)
+    try:
+        yield path
+    finally:
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
 
 
 def _command(

@@ -214,8 +214,8 @@ def supervised_triton(
     if following is not None:
         second = {**dict.fromkeys(ports, 0), "metrics_port": following.metrics_port}
         slots.append({_option(name): number for name, number in second.items()})
-    path = log or temporary_log()
     with ExitStack() as held:
+        path = log or held.enter_context(temporary_log())
         reserved = [held.enter_context(reserved_ports(HOST, slot)) for slot in slots]
 
         def launch(repository: Path, slot: int) -> AbstractContextManager[TritonServer]:

@@ -158,7 +158,7 @@ def command(repository: Path) -> Iterator[Command]:
             wait_until_gone(leader)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_triton_command_on_a_signal_ends_with_all_its_processes(
     command: Command, number: signal.Signals
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from cpcsam.contract import (
     NUM_MASKS,
     grid_size,
 )
+from cpcsam.errors import ArtifactError
 from serving import repository
+from serving.triton.launch import temporary_log
 from serving.triton.memory_pools import (
     DEFAULT_CUDA_BYTES,
     DEFAULT_PINNED_BYTES,
@@ -24,6 +27,7 @@ from serving.triton.memory_pools import (
     memory_pools,
 )
 from serving.triton.startup_log import failure_cause
+from serving.triton.supervisor import supervised_triton
 
 FLOAT = 4
 
@@ -119,6 +123,18 @@ def test_failure_cause_of_a_busy_port_names_it() -> None:
 
 def test_failure_cause_of_a_missing_library_names_it() -> None:
     assert failure_cause(LIBRARY).startswith("missing library: libz.so.1")
+
+
+def test_temporary_log_stays_only_if_something_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ArtifactError, match="no manifest"), supervised_triton(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+    with temporary_log() as log:
+        log.write_text("failed")
+    assert log.exists()
 
 
 def test_failure_cause_otherwise_is_the_last_line() -> None:
