@@ -188,3 +188,42 @@ def test_images_of_formats_are_the_pages_that_were_segmented(
     record = ImageRecord("stack.tif", "stack", (5, 5), [], file)
     with pytest.raises(ContractError, match=r"stack\.tif: got .* pixels, expected 5 x 5, as it"):
         format_of("ome-zarr").write([record], tmp_path)
+
+
+def test_kept_outputs_are_converted_although_the_class_or_the_server_is_gone(
+    images: Path, tmp_path: Path
+) -> None:
+    out, by_class = tmp_path / "out", ("--class", "cell")
+    with peer_gateway() as gateway:
+        assert segment(gateway, out, images, *by_class) == 0
+        gateway[1].classes = ("other",)
+        assert segment(gateway, out, images, *by_class, "--format", "geojson") == 0
+        assert segment(gateway, out, images, *by_class, "--overwrite") == 2
+    assert segment(gateway, out, images, *by_class, "--format", "cvat") == 0
+    assert {"geojson", "cvat"} < {path.name for path in out.iterdir()}
+
+
+def test_images_of_16_bits_are_shown_and_copied_by_the_policy_of_the_model(
+    gateway: tuple[str, Peer], tmp_path: Path
+) -> None:
+    gateway[1].model.intensity.MergeFrom(pb.Intensity(policy="range", low=0, high=2550))
+    values = np.full((64, 96), 1000, np.uint16)
+    values[40:], values[0, 0], values[-1, -1] = 2000, 0, 60_000
+    Image.fromarray(values).save(tmp_path / "scan.tif")
+
+    written = ["--channels", "0", "--format", "yolo-seg"]
+
+    def shown(out: Path, *words: object) -> list[int]:
+        assert segment(gateway, out, tmp_path / "scan.tif", *BOX, *written, *words) == 0
+        (copied,) = (out / "yolo-seg").rglob("scan*.png")
+        levels = []
+        for path in (copied, out / "scan/overlay.png"):
+            grey = np.asarray(Image.open(path).convert("L"))
+            levels += [int(grey[30, 90]), int(grey[50, 90])]
+        return levels
+
+    assert shown(tmp_path / "out") == [100, 200, 100, 200]
+    given = shown(tmp_path / "given", "--intensity", "range:0:5100")
+    assert given == [50, 100, 50, 100]
+    gateway[1].model.digest, gateway[1].model.intensity.high = "e" * 64, 5100
+    assert shown(tmp_path / "out") == [50, 100, 50, 100]
