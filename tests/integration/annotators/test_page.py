@@ -20,11 +20,25 @@ from tests.support.servers.playground import (
     CLICKS,
     NUCLEI,
     SIZE,
+    TILE,
     Playground,
     served_masks,
 )
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
+
+RECORD = """() => {
+  const send = window.fetch;
+  window.asked = [];
+  window.fetch = async (path, options) => {
+    const { body } = options;
+    const isForm = body instanceof FormData;
+    window.asked.push(JSON.parse(isForm ? await body.get("request").text() : (body ?? null)));
+    return send(path, options);
+  };
+}"""
+FORM = {"points_per_side": 4, "min_area": 3, "min_iou": 0.4, "min_stability": 0.6}
+BY_TEXT = {"name": "cell", "prototypes": 0, "texts": ["a cell"]}
 
 
 def test_clicks_and_boxes_give_the_masks_of_the_service(
@@ -130,6 +144,31 @@ def test_class_taught_by_everything_is_found_in_another_image(
     assert {found.nth(index).input_value() for index in range(found.count())} == {"nucleus"}
     page.get_by_role("button", name="Remove the class nucleus").click()
     page.locator("#classes li").wait_for(state="detached")
+
+
+@pytest.mark.parametrize(("prototypes", "tile", "everything"), [(0, TILE, FORM), (9, None, None)])
+def test_class_by_text_is_found_with_the_form_and_leaves_the_tiles_open(
+    playground: Playground, prototypes: int, tile: int | None, everything: Any
+) -> None:
+    page = playground.page
+    known = json.dumps({"classes": [{**BY_TEXT, "prototypes": prototypes}]})
+    page.route("**/v1/classes", lambda route: route.fulfill(body=known))
+    page.reload()
+    playground.open(NUCLEI)
+    playground.click(*CLICKS[0])
+    page.evaluate(RECORD)
+    for panel in ("everything", "classes"):
+        playground.unfold(panel)
+    for name, value in FORM.items():
+        page.fill(f"[name={name}]", str(value))
+    page.fill("#class-name", "nucleus")
+    page.click("#teach-run")
+    page.check("#classes input")
+    page.click("#find-run")
+    playground.settle()
+    taught, found = page.evaluate("asked")
+    assert (taught.get("tile_size"), taught["name"]) == (tile, "nucleus")
+    assert (found.get("everything"), found["classes"]) == (everything, ["cell"])
 
 
 def test_token_is_asked_for_and_kept_for_the_tab(

@@ -3,6 +3,7 @@
 import { listClasses, removeClass } from "../service/api.js";
 import { shownOf } from "../state/store.js";
 import { byId, iconButton, make, update } from "./dom.js";
+import { everythingAsked } from "./everything.js";
 import { note } from "./messages.js";
 
 export class ClassesPanel {
@@ -40,7 +41,8 @@ export class ClassesPanel {
     const taught = shownOf(this.store.state);
     const name = byId("class-name").value.trim();
     const request = { name, examples: [{ entities: taught.map(({ mask }) => mask.rle) }] };
-    if (!classes.length && tileSize !== null) request.tile_size = tileSize;
+    const hasExamples = classes.some(({ prototypes }) => prototypes);
+    if (!hasExamples && tileSize !== null) request.tile_size = tileSize;
     const known = await this.segmenter.lane.work((signal) => image.sent.teach(request, signal));
     this.#chosen.add(name);
     this.#take(known);
@@ -49,8 +51,10 @@ export class ClassesPanel {
   }
 
   async #find() {
-    const names = this.store.state.classes.map(({ name }) => name).filter((name) => this.#chosen.has(name));
-    const count = await this.segmenter.findClasses(names);
+    const chosen = this.store.state.classes.filter(({ name }) => this.#chosen.has(name));
+    const names = chosen.map(({ name }) => name);
+    const isByText = chosen.some(({ prototypes }) => !prototypes);
+    const count = await this.segmenter.findClasses(names, isByText ? everythingAsked() : undefined);
     if (count !== null) note(count ? `${count} entities found` : `No ${names.join(", ")} found here`);
   }
 

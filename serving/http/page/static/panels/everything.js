@@ -26,8 +26,13 @@ export function everythingPanel(store, segmenter) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     if (!store.state.image) return;
-    const fields = [...new FormData(form)].map(([name, value]) => [name, Number(value)]);
-    const count = await segmenter.findEverything(Object.fromEntries(fields));
+    const count = await segmenter.findEverything(everythingAsked());
     if (count !== null) note(count ? `${count} entities found` : "Nothing found; lower the thresholds");
   });
+}
+
+/** What the form asks for, message `Everything`; a field that is empty has the server's default. */
+export function everythingAsked() {
+  const fields = [...new FormData(byId("everything"))].filter(([, value]) => value !== "");
+  return Object.fromEntries(fields.map(([name, value]) => [name, Number(value)]));
 }

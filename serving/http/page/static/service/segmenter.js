@@ -56,10 +56,9 @@ export class Segmenter {
     return this.#find("v1/everything", request, "everything", () => label);
   }
 
-  /** Find all entities of classes. Returns their number, or null where it failed. */
-  findClasses(classes, search) {
-    const request = { classes, class_search: search };
-    return this.#find("v1/segment", request, "class", (mask) => mask.label);
+  /** Find all entities of classes; those by text are chosen from `everything`. Returns as `findEverything`. */
+  findClasses(classes, everything) {
+    return this.#find("v1/segment", { classes, everything }, "class", (mask) => mask.label);
   }
 
   #answerPrompts({ entities }) {
