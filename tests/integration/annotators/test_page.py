@@ -226,6 +226,32 @@ def test_hover_keeps_one_request_in_work(playground: Playground) -> None:
     assert playground.areas() == []
 
 
+@pytest.mark.parametrize("is_each_new", [False, True])
+def test_preview_asks_for_what_the_click_gives(playground: Playground, is_each_new: bool) -> None:
+    page = playground.page
+    playground.open(NUCLEI)
+    playground.drag(20.0, 46.0, 50.0, 70.0)
+    page.set_checked("#one-click", is_each_new)
+    page.evaluate(RECORD)
+    page.mouse.move(*playground.place(*CLICKS[2]))
+    page.wait_for_function("asked.length === 1")
+    playground.click(*CLICKS[2])
+    preview, *_, click = page.evaluate("asked")
+    assert preview == click
+    assert ("box" in click["prompts"][0]) != is_each_new
+
+
+def test_preview_ends_with_the_selection_that_it_refines(playground: Playground) -> None:
+    page = playground.page
+    playground.open(NUCLEI)
+    playground.click(*CLICKS[0])
+    page.route("**/v1/segment", lambda route: None)
+    with page.expect_event("requestfailed"):
+        with page.expect_request("**/v1/segment"):
+            page.mouse.move(*playground.place(*CLICKS[1]))
+        page.keyboard.press("n")
+
+
 def test_large_image_is_cut_into_tiles_and_segmented_where_it_is_clicked(
     playground: Playground, tmp_path: Path
 ) -> None:

@@ -129,6 +129,19 @@ def test_arrow_keys_choose_a_tool(playground: Playground) -> None:
     assert page.locator("#tools [tabindex='0']").count() == 1
 
 
+def test_cursor_has_a_preview_where_it_places_a_foreground_point(playground: Playground) -> None:
+    page = playground.page
+    playground.open(NUCLEI)
+    asked = len(playground.requests)
+    for key in ("2", "ArrowUp", "3", "ArrowUp"):
+        page.keyboard.press(key)
+    page.keyboard.press("1")
+    with page.expect_request("**/v1/segment"):
+        page.keyboard.press("ArrowUp")
+    playground.settle()
+    assert len(playground.requests) == asked + 1
+
+
 @pytest.mark.parametrize("ending", ["webp", "png"])
 def test_image_that_only_the_service_would_turn_is_segmented_as_it_is_shown(
     playground: Playground, gateway: Any, tmp_path: Path, ending: str

@@ -6,6 +6,7 @@ import { Lane } from "./lane.js";
 
 export class Segmenter {
   #asked = new WeakSet();
+  #refined = {};
 
   /**
    * @param {import("../state/store.js").Store} store
@@ -17,7 +18,10 @@ export class Segmenter {
     this.entities = entities;
     this.onError = onError;
     this.lane = new Lane((isBusy) => store.set({ isBusy }));
-    store.subscribe((state) => this.#answerPrompts(state));
+    store.subscribe((state) => {
+      this.#answerPrompts(state);
+      this.#endPreview();
+    });
   }
 
   /** Send a new image, so that the first click is answered at once. */
@@ -37,7 +41,8 @@ export class Segmenter {
     const { image } = this.store.state;
     if (!image?.sent.id) return;
     this.lane.preview(async (signal) => {
-      const request = this.#request([{ points: [point] }]);
+      const { points = [], box } = this.entities.refinedBy(point) ?? {};
+      const request = this.#request({ points: [...points, point], box });
       const response = await image.sent.ask("v1/segment", request, signal);
       if (signal.aborted) return;
       this.store.set({ preview: new Mask(response.results[0].masks[0]) });
@@ -47,6 +52,14 @@ export class Segmenter {
   cancelPreview() {
     this.lane.cancelPreview();
     if (this.store.state.preview) this.store.set({ preview: null });
+  }
+
+  /** End a preview whose click would refine another prompt by now. */
+  #endPreview() {
+    const { points, box } = this.entities.refinedBy({ background: false }) ?? {};
+    const isSame = this.#refined.points === points && this.#refined.box === box;
+    this.#refined = { points, box };
+    if (!isSame) this.cancelPreview();
   }
 
   /** Find everything. Returns the number of entities, or null where it failed. */
@@ -70,8 +83,7 @@ export class Segmenter {
   }
 
   async #answerPrompt(asked) {
-    const prompt = { points: asked.points, ...(asked.box && { box: asked.box }) };
-    const response = await this.#ask("v1/segment", this.#request([prompt]), () =>
+    const response = await this.#ask("v1/segment", this.#request(asked), () =>
       this.store.state.entities.includes(asked),
     );
     if (response) {
@@ -94,8 +106,9 @@ export class Segmenter {
     return found.length;
   }
 
-  #request(prompts) {
+  #request({ points, box }) {
     const { withoutCalibration, service } = this.store.state;
+    const prompts = [{ points, ...(box && { box }) }];
     const request = { prompts, mask_format: "MASK_FORMAT_COCO_RLE", ...this.#tiles() };
     if (withoutCalibration && service?.model.calibrates) request.without_calibration = true;
     return request;

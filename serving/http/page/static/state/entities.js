@@ -27,11 +27,14 @@ export class Entities {
 
   /** Add a click to the selected entity, or begin a new one. */
   addPoint(point) {
-    const { state } = this.store;
-    const selected = this.#refined();
-    const isNew = !selected || (state.oneClickEach && !point.background);
-    if (isNew) this.#append(entity({ label: state.label, points: [point] }));
-    else this.#ask(selected.id, { points: [...selected.points, point] });
+    const refined = this.refinedBy(point);
+    if (refined) this.#ask(refined.id, { points: [...refined.points, point] });
+    else this.#append(entity({ label: this.store.state.label, points: [point] }));
+  }
+
+  /** The entity that a click would refine, if it does not begin a new one. */
+  refinedBy({ background }) {
+    return this.store.state.oneClickEach && !background ? undefined : this.#refined();
   }
 
   /** Put a box around the points of the selected entity, or begin a new one. */

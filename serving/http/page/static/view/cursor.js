@@ -3,6 +3,8 @@
 import { boxOf } from "./pointer.js";
 
 const STEP = 10;
+// With these Enter places a foreground point.
+const PREVIEWED = ["foreground", "move"];
 
 export class Cursor {
   #corner = null;
@@ -21,7 +23,7 @@ export class Cursor {
    * @param {boolean} isFine by one pixel of the image
    */
   move(dx, dy, isFine) {
-    const { image, cursor, hasPreview } = this.store.state;
+    const { image, cursor, hasPreview, tool } = this.store.state;
     if (!image) return;
     const step = isFine ? 1 : Math.max(1, Math.round(STEP / this.viewer.placement.scale));
     const from = cursor ?? { x: Math.floor(image.width / 2) + 0.5, y: Math.floor(image.height / 2) + 0.5 };
@@ -32,7 +34,7 @@ export class Cursor {
     const rubberBand = this.#corner && boxOf(this.#corner, to);
     this.store.set({ cursor: to, rubberBand });
     this.viewer.reveal(to);
-    if (hasPreview && !this.#corner) this.segmenter.preview({ ...to, background: false });
+    if (hasPreview && PREVIEWED.includes(tool)) this.segmenter.preview({ ...to, background: false });
   }
 
   /** Place a point at the cursor, or with the box tool a corner. */
