@@ -10,7 +10,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from cpcsam.client import Prompt
-from tests.support.servers.playground import CLICKS, NUCLEI, SIZE, Playground, served_masks
+from tests.support.servers.playground import (
+    CLICKS,
+    NUCLEI,
+    SIZE,
+    TILE,
+    Playground,
+    served_masks,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
 
@@ -24,6 +31,7 @@ SLOW_FIRST_DECODING = """() => {
     return bitmap;
   };
 }"""
+AWAY = '{"code": "UNAVAILABLE", "detail": "Triton: got no answer; try again"}'
 
 
 @pytest.fixture
@@ -171,3 +179,22 @@ def test_page_works_where_the_browser_keeps_nothing(browser: Any, url: str) -> N
     assert playground.page.evaluate("document.documentElement.dataset.theme") == "light"
     assert not playground.errors
     context.close()
+
+
+@pytest.mark.parametrize("away", ["**/v1/**", "**/v1/classes"])
+def test_page_opened_while_the_service_is_away_connects_when_it_is_back(
+    playground: Playground, away: str
+) -> None:
+    page = playground.page
+    page.route(away, lambda route: route.fulfill(status=503, body=AWAY))
+    page.reload()
+    page.get_by_role("alert").wait_for()
+    playground.unfold("everything")
+    page.fill("#min-iou", "0.3")
+    with page.expect_response(lambda answer: answer.url.endswith("v1/classes") and answer.ok):
+        page.unroute(away)
+    page.locator("#model:not([hidden])").wait_for(state="attached")
+    assert page.evaluate("document.getElementById('everything').checkValidity()")
+    assert page.input_value("#min-iou") == "0.3"
+    assert page.input_value("#tile") == str(TILE)
+    assert page.get_by_role("alert").count() == 1

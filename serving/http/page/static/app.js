@@ -20,6 +20,8 @@ import { Overlay } from "./view/overlay.js";
 import { Pointer } from "./view/pointer.js";
 import { Viewer } from "./view/viewer.js";
 
+const AGAIN_MS = 5000;
+
 themeSwitch();
 const store = new Store(initialState);
 const entities = new Entities(store);
@@ -42,13 +44,15 @@ helpDialog(keys);
 listenToKeys(keys);
 connect();
 
-/** Learn which model answers, and which classes it knows. */
-async function connect() {
+/** Learn which model answers, and which classes it knows; where the service is away, once it is back. */
+async function connect(isAgain = false) {
   try {
-    store.set({ service: await describe() });
+    store.set({ service: store.state.service ?? (await describe()) });
     await classes.load();
   } catch (error) {
-    report(error);
+    const asksForToken = error.code === "UNAUTHENTICATED";
+    if (asksForToken || !isAgain) report(error);
+    if (!asksForToken) setTimeout(connect, AGAIN_MS, true);
   }
 }
 

@@ -13,14 +13,14 @@ const COMPACT = { min_iou: 0.5, min_stability: 0.5, points_per_side: 8 };
  */
 export function everythingPanel(store, segmenter) {
   const form = byId("everything");
-  let filledFrom = null;
+  let isFilled = false;
   store.subscribe(({ service, image, isBusy }) => {
     byId("everything-run").disabled = !image || isBusy;
-    if (!service || service === filledFrom) return;
-    filledFrom = service;
+    if (!service || isFilled) return;
+    isFilled = true;
     const defaults = { ...service.everything, ...(service.model.size === "vit_t" && COMPACT) };
     for (const input of form.querySelectorAll("input")) {
-      input.value = Number((defaults[input.name] ?? 0).toFixed(3));
+      input.value ||= Number((defaults[input.name] ?? 0).toFixed(3));
     }
   });
   form.addEventListener("submit", async (event) => {

@@ -65,11 +65,11 @@ function tileField(store, entities) {
     store.set({ tileSize: select.value === "" ? null : Number(select.value) });
     entities.askAgain();
   });
-  let chosenFor = null;
+  let isSuggested = false;
   store.subscribe(({ service, tileSize }) => {
-    if (service && service.model.digest !== chosenFor) {
-      chosenFor = service.model.digest;
-      store.set({ tileSize: suggestedTile(service.model) });
+    if (service && !isSuggested) {
+      isSuggested = true;
+      store.set({ tileSize: tileSize ?? suggestedTile(service.model) });
     }
     update(select, "value", tileSize === null ? "" : String(tileSize));
   });
