@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -32,6 +35,12 @@ SLOW_FIRST_DECODING = """() => {
   };
 }"""
 AWAY = '{"code": "UNAVAILABLE", "detail": "Triton: got no answer; try again"}'
+UPLOAD, BY_ID = "upload", "by id"
+
+
+def kind_of(request: Any) -> str:
+    """Tell whether a request sends the image, or names it."""
+    return BY_ID if request.headers.get("content-type") == "application/json" else UPLOAD
 
 
 @pytest.fixture
@@ -103,6 +112,23 @@ def test_teaching_that_is_cancelled_is_no_error(playground: Playground) -> None:
     page.wait_for_timeout(200)
     assert page.locator(".message.error").count() == 0
     assert page.locator("#classes li").count() == 0
+
+
+def test_classes_can_be_found_where_the_first_upload_was_cancelled(playground: Playground) -> None:
+    page = playground.page
+    known = '{"classes": [{"name": "nucleus", "prototypes": 3}]}'
+    page.route("**/v1/classes", lambda route: route.fulfill(body=known))
+    page.reload()
+    page.route("**/v1/segment", lambda route: None)
+    with page.expect_request("**/v1/segment"):
+        page.set_input_files("#file", NUCLEI)
+    page.keyboard.press("Escape")
+    page.unroute("**/v1/segment")
+    playground.unfold("classes")
+    page.check("#classes input")
+    with page.expect_request("**/v1/segment"):
+        page.click("#find-run")
+    playground.settle()
 
 
 @pytest.mark.parametrize("focus", ["#zoom-in", "#tools button >> nth=0", "#one-click"])
@@ -198,3 +224,48 @@ def test_page_opened_while_the_service_is_away_connects_when_it_is_back(
     assert page.input_value("#min-iou") == "0.3"
     assert page.input_value("#tile") == str(TILE)
     assert page.get_by_role("alert").count() == 1
+
+
+def test_image_is_sent_again_for_a_click_alone_and_keeps_its_id(
+    playground: Playground, tmp_path: Path
+) -> None:
+    page, path = playground.page, tmp_path / "tiled.png"
+    with Image.open(NUCLEI) as image:
+        Image.fromarray(np.tile(np.asarray(image), (1, 8))).save(path)
+    playground.open(path)
+    answers: list[tuple[str, int]] = []
+
+    def note(answer: Any) -> None:
+        if "/v1/" in answer.url:
+            answers.append((kind_of(answer.request), answer.status))
+
+    page.on("response", note)
+
+    def answers_of(act: Callable[[], None], *expected: tuple[str, int]) -> None:
+        answers.clear()
+        act()
+        deadline = monotonic() + 60
+        while len(answers) < len(expected) and monotonic() < deadline:
+            page.wait_for_timeout(20)
+        playground.settle()
+        assert answers == [*expected]
+
+    def press() -> None:
+        page.mouse.down()
+        page.mouse.up()
+
+    middle, left = playground.place(512, 64), playground.place(*CLICKS[0])
+    answers_of(lambda: page.mouse.move(*left), (BY_ID, 404))
+
+    page.route("**/v1/segment", lambda route: kind_of(route.request) == BY_ID and route.continue_())
+    with page.expect_request(lambda request: kind_of(request) == UPLOAD):
+        press()
+    page.keyboard.press("Escape")
+    page.unroute("**/v1/segment")
+    page.keyboard.press("n")
+    answers_of(lambda: page.mouse.move(*middle), (BY_ID, 200))
+
+    answers_of(lambda: page.mouse.move(*left), (BY_ID, 404))
+    answers_of(press, (BY_ID, 404), (UPLOAD, 200))
+    page.keyboard.press("n")
+    answers_of(lambda: page.mouse.move(*left), (BY_ID, 200))

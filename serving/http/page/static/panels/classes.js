@@ -65,7 +65,7 @@ export class ClassesPanel {
   #show(state) {
     const { classes, image, isBusy } = state;
     const count = shownOf(state).length;
-    const isReady = Boolean(image?.sent.id) && !isBusy;
+    const isReady = Boolean(image) && !isBusy;
     byId("teach-run").disabled = !isReady || !count;
     const masks = count === 1 ? "the mask that is" : `the ${count} masks that are`;
     update(byId("teach-note"), "textContent", count ? `Taught by ${masks} shown; the rest of the image counts as background.` : "Segment all entities of the class first.");

@@ -36,16 +36,16 @@ export class Segmenter {
     this.onError({ title: "Shown otherwise", what, fix: "save it upright, without an orientation" });
   }
 
-  /** Show what a click here would give, as soon as the lane is free. */
+  /** Show what a click here would give, as soon as the lane is free; the image is not sent for it. */
   preview(point) {
     const { image } = this.store.state;
     if (!image?.sent.id) return;
     this.lane.preview(async (signal) => {
       const { points = [], box } = this.entities.refinedBy(point) ?? {};
       const request = this.#request({ points: [...points, point], box });
-      const response = await image.sent.ask("v1/segment", request, signal);
+      const response = await image.sent.recall("v1/segment", request, signal).catch(() => null);
       if (signal.aborted) return;
-      this.store.set({ preview: new Mask(response.results[0].masks[0]) });
+      this.store.set({ preview: response && new Mask(response.results[0].masks[0]) });
     });
   }
 

@@ -1,4 +1,4 @@
-/** An image that is sent once and named by its digest afterwards. */
+/** An image that is named by its digest once it was sent. */
 
 import { call } from "./api.js";
 
@@ -32,7 +32,7 @@ export class SentImage {
   }
 
   /**
-   * Segment in the image; where the server does not know it (any more), send it.
+   * Segment in the image; where the server does not know it, or not in these tiles, send it.
    *
    * @param {string} path "v1/segment" or "v1/everything"
    * @param {object} request SegmentRequest without its image
@@ -41,15 +41,19 @@ export class SentImage {
   async ask(path, request, signal) {
     if (this.id) {
       try {
-        return await call("POST", path, { ...request, image_id: this.id }, signal);
+        return await this.recall(path, request, signal);
       } catch (error) {
         if (error.code !== "NOT_FOUND") throw error;
-        this.id = "";
       }
     }
     const response = await call("POST", path, this.#form("image", request), signal);
     this.id = response.image_id;
     return response;
+  }
+
+  /** As `ask`, of what the server knows alone: the image is not sent. */
+  recall(path, request, signal) {
+    return call("POST", path, { ...request, image_id: this.id }, signal);
   }
 
   /**
