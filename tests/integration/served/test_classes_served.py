@@ -218,6 +218,7 @@ def test_add_class_with_invalid_examples_names_them_and_changes_nothing(
 ) -> None:
     image = np.zeros((40, 50, 3), np.uint8)
     blank = np.zeros((40, 50), np.int32)
+    text = Example(b"text", blank + 1)
     cases = {
         "name: got ''": ("", examples),
         "name: got ' x'": (" x", examples),
@@ -227,10 +228,7 @@ def test_add_class_with_invalid_examples_names_them_and_changes_nothing(
             "x",
             [Example(image, blank[:30] + 1)],
         ),
-        r"^examples\[1\].image_bytes: got 4 bytes": (
-            "x",
-            [examples[0], Example(b"text", blank + 1)],
-        ),
+        r"^examples\[1\].image_bytes: got 4 bytes": ("x", [examples[0], text]),
     }
     with SegmentationClient(address, token="editor") as editor:
         for message, (name, examples_of_class) in cases.items():
