@@ -37,6 +37,8 @@ def add_connection(parser: ArgumentParser) -> None:
     group.add_argument("--tls", action="store_true", help="use TLS")
     text = "trusted certificates, PEM (the system's); implies --tls"
     group.add_argument("--ca", type=Path, metavar="FILE", help=text)
+    text = "name in its certificate, for TLS (the host of --address)"
+    group.add_argument("--tls-name", metavar="NAME", help=text)
     text = f"file that holds the bearer token (the variable {TOKEN_VARIABLE})"
     group.add_argument("--token-file", type=Path, metavar="FILE", help=text)
     text = "time limit of a call in seconds, retries included (%(default)s)"
@@ -63,7 +65,12 @@ def connect(args: argparse.Namespace) -> SegmentationClient:
                 fix="correct the path",
             ) from error
     return SegmentationClient(
-        args.address, timeout_s=args.timeout, token=token or None, tls=args.tls, ca=args.ca
+        args.address,
+        timeout_s=args.timeout,
+        token=token or None,
+        tls=args.tls,
+        ca=args.ca,
+        tls_name=args.tls_name,
     )
 
 

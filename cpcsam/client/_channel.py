@@ -33,6 +33,7 @@ class Endpoint:
         token: sent with every call; it does not show in the object's `repr`.
         tls: whether the gateway speaks TLS.
         ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
+        tls_name: in the gateway's certificate; None is the host of the address.
 
     Raises:
         ConfigError: the token has characters that HTTP cannot carry.
@@ -42,6 +43,7 @@ class Endpoint:
     token: str | None = field(default=None, repr=False)
     tls: bool = False
     ca: Path | None = None
+    tls_name: str | None = None
 
     def __post_init__(self) -> None:
         """Validate the token."""
@@ -55,6 +57,13 @@ class Endpoint:
         """Metadata of every call: the authorization header, if there is a token."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
+    @property
+    def options(self) -> tuple[tuple[str, str | int], ...]:
+        """Options of a channel to it."""
+        if self.tls_name is None:
+            return OPTIONS
+        return (*OPTIONS, ("grpc.ssl_target_name_override", self.tls_name))
+
     def channel(self) -> grpc.Channel:
         """Open a blocking channel.
 
@@ -63,8 +72,8 @@ class Endpoint:
         """
         credentials = self.credentials()
         if credentials is None:
-            return grpc.insecure_channel(self.address, options=OPTIONS)
-        return grpc.secure_channel(self.address, credentials, options=OPTIONS)
+            return grpc.insecure_channel(self.address, options=self.options)
+        return grpc.secure_channel(self.address, credentials, options=self.options)
 
     def async_channel(self) -> grpc.aio.Channel:
         """Open an asyncio channel in the running event loop.
@@ -74,8 +83,8 @@ class Endpoint:
         """
         credentials = self.credentials()
         if credentials is None:
-            return grpc.aio.insecure_channel(self.address, options=OPTIONS)
-        return grpc.aio.secure_channel(self.address, credentials, options=OPTIONS)
+            return grpc.aio.insecure_channel(self.address, options=self.options)
+        return grpc.aio.secure_channel(self.address, credentials, options=self.options)
 
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Return TLS credentials; None for plain text.

@@ -159,6 +159,7 @@ class AsyncSegmentationClient(ClientMethods):
         token: bearer token, if the gateway requires authentication.
         tls: whether the gateway speaks TLS.
         ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
+        tls_name: in the gateway's certificate; None is the host of the address.
 
     Raises:
         ConfigError: the token or the certificate file is invalid.
@@ -173,8 +174,9 @@ class AsyncSegmentationClient(ClientMethods):
         token: str | None = None,
         tls: bool = False,
         ca: Path | None = None,
+        tls_name: str | None = None,
     ) -> None:
-        endpoint = Endpoint(address, token, tls, ca)
+        endpoint = Endpoint(address, token, tls, ca, tls_name)
         connection = AsyncConnection(endpoint)
         super().__init__(endpoint, connection, timeout_s, retry)
         self._close = connection.close

@@ -152,6 +152,7 @@ class SegmentationClient:
         token: bearer token, if the gateway requires authentication.
         tls: whether the gateway speaks TLS.
         ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
+        tls_name: in the gateway's certificate; None is the host of the address.
 
     Raises:
         ConfigError: the token or the certificate file is invalid.
@@ -166,8 +167,9 @@ class SegmentationClient:
         token: str | None = None,
         tls: bool = False,
         ca: Path | None = None,
+        tls_name: str | None = None,
     ) -> None:
-        endpoint = Endpoint(address, token, tls, ca)
+        endpoint = Endpoint(address, token, tls, ca, tls_name)
         self._connection = BlockingConnection(endpoint)
         self._methods = ClientMethods(endpoint, self._connection, timeout_s, retry)
 

@@ -57,7 +57,7 @@ def create_app(config: HttpConfig, gateway: Gateway | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        own = Gateway(config.endpoint, metrics, config.gateway_name) if gateway is None else gateway
+        own = Gateway(config.endpoint, metrics) if gateway is None else gateway
         app.state.gateway = own
         try:
             yield

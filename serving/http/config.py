@@ -78,7 +78,9 @@ class HttpConfig:
     @property
     def endpoint(self) -> Endpoint:
         """The gateway, without a token: each call has its caller's."""
-        return Endpoint(self.gateway, tls=self.gateway_tls, ca=self.gateway_ca)
+        return Endpoint(
+            self.gateway, tls=self.gateway_tls, ca=self.gateway_ca, tls_name=self.gateway_name
+        )
 
 
 def add_http_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:

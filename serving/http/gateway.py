@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from cpcsam import tracing
 from cpcsam.client._base import HEALTHY, open_stub
-from cpcsam.client._channel import OPTIONS, Endpoint
+from cpcsam.client._channel import Endpoint
 from serving.common.request_ids import ID_KEY
 from serving.http.caller import Caller
 from serving.http.metrics import HttpMetrics
@@ -18,7 +18,6 @@ from serving.http.metrics import HttpMetrics
 __all__ = ["Gateway"]
 
 CHANNEL_OPTIONS: Final = (
-    *OPTIONS,
     # A gateway that was restarted is found within a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
@@ -36,18 +35,14 @@ class Gateway:
     Args:
         endpoint: of the gateway; its token is not used.
         metrics: observes the times of calls; None observes nothing.
-        name: in the gateway's certificate; None is the endpoint's host.
 
     Raises:
         ConfigError: the certificates cannot be read.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, metrics: HttpMetrics | None = None, name: str | None = None
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, metrics: HttpMetrics | None = None) -> None:
         credentials = endpoint.credentials()
-        named = () if name is None else (("grpc.ssl_target_name_override", name),)
-        options = (*CHANNEL_OPTIONS, *named)
+        options = (*endpoint.options, *CHANNEL_OPTIONS)
         self._channel = (
             grpc.aio.insecure_channel(endpoint.address, options=options)
             if credentials is None

@@ -147,7 +147,7 @@ async def _require_tokens(config: HttpConfig) -> None:
     """
     if config.allow_anonymous or is_loopback(config.host):
         return
-    gateway = Gateway(config.endpoint, name=config.gateway_name)
+    gateway = Gateway(config.endpoint)
     try:
         await _wait_for(gateway, config.gateway)
         await gateway.call("ListClasses", pb.ListClassesRequest(), Caller(None, WAIT_S, ""))

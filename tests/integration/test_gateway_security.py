@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import socket
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cpcsam.cli.main import main as cli
-from cpcsam.client import Prompt, SegmentationClient
+from cpcsam.client import AsyncSegmentationClient, Prompt, SegmentationClient
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from serving import health
@@ -88,6 +89,27 @@ def test_client_with_another_certificate_does_not_trust_the_gateway(
     with client(secured, make_certificate(tmp_path), TOKEN) as wary:
         with pytest.raises(UnavailableError):
             wary.describe()
+
+
+def test_clients_may_name_what_the_certificate_is_for(
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tls = make_certificate(tmp_path, addresses=())
+    config = GatewayConfig(triton="127.0.0.1:9", port=0, metrics_port=0, tokens=tokens, tls=tls)
+
+    async def ask(address: str) -> None:
+        ca = tls.certificate
+        async with AsyncSegmentationClient(address, ca=ca, tls_name="localhost") as named:
+            await named.describe()
+
+    with gateway_in_background(config) as gateway:
+        words = ["status", "--address", gateway.address, "--ca", str(tls.certificate)]
+        assert cli([*words, "--timeout", "2"]) == 2
+        assert "Hostname" in capsys.readouterr().err
+        assert cli([*words, "--tls-name", "localhost"]) == 2
+        assert "authorization: got no token" in capsys.readouterr().err
+        with pytest.raises(AuthenticationError):
+            asyncio.run(ask(gateway.address))
 
 
 def test_reflection_needs_a_token_and_health_does_not(secured: Gateway, tls: TlsFiles) -> None:
