@@ -102,3 +102,14 @@ def test_workflows_pin_actions_and_grant_nothing_by_default(workflow: Path) -> N
     ]
     assert uses
     assert all(re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", action) for action in uses), uses
+
+
+def test_a_release_publishes_nothing_before_its_tag_is_compared_with_the_version() -> None:
+    [release] = [path for path in WORKFLOWS if path.name == "release.yml"]
+    jobs = yaml.safe_load(release.read_text())["jobs"]
+    [compares] = [name for name, job in jobs.items() if "pyproject.toml" in str(job)]
+    waits = {compares}
+    for _ in jobs:
+        waits |= {name for name, job in jobs.items() if job.get("needs") in waits}
+    assert waits == jobs.keys()
+    assert not any("write" in scope for scope in jobs[compares]["permissions"].values())
