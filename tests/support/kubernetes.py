@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ __all__ = [
     "Resource",
     "admits",
     "ci_values",
+    "cluster",
+    "notes",
     "pods_of",
     "rendered",
     "rendered_ci",
@@ -50,16 +55,74 @@ def ci_values(kind: str) -> dict[str, Any]:
     return dict(yaml.safe_load((CHART / f"ci/{kind}-values.yaml").read_text()))
 
 
-def rendered(values: Mapping[str, Any]) -> list[Resource]:
-    """Render the chart as `helm template` does.
+def _files(values: Mapping[str, Any], config: helm_python.Config | None) -> dict[str, str]:
+    with helm_python.Chart.load(CHART) as chart:
+        named = {"name": RELEASE, "namespace": NAMESPACE}
+        if config is None:
+            return chart.render(dict(values), **named)
+        return config.render(chart, dict(values), **named)
+
+
+def rendered(values: Mapping[str, Any], config: helm_python.Config | None = None) -> list[Resource]:
+    """Render the chart as `helm template` does, or as `helm upgrade` with a cluster's config.
 
     Raises:
         helm_python.HelmError: the values are refused.
     """
-    with helm_python.Chart.load(CHART) as chart:
-        files = chart.render(dict(values), name=RELEASE, namespace=NAMESPACE)
+    files = _files(values, config)
     texts = [text for name, text in files.items() if not name.endswith("NOTES.txt")]
     return [part for text in texts for part in yaml.safe_load_all(text) if part]
+
+
+def notes(values: Mapping[str, Any]) -> str:
+    """Return what Helm prints after an installation."""
+    [text] = [text for name, text in _files(values, None).items() if name.endswith("NOTES.txt")]
+    return text
+
+
+@contextmanager
+def cluster(secrets: Mapping[str, Mapping[str, str]]) -> Iterator[helm_python.Config]:
+    """Access to an API server on loopback that has Secrets alone, as they are when it is asked."""
+    kind = {"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}
+    fixed: dict[str, Resource] = {
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [kind]},
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            body = fixed.get(path)
+            folder, _, name = path.rpartition("/")
+            if folder == f"/api/v1/namespaces/{NAMESPACE}/secrets" and name in secrets:
+                body = {"kind": "Secret", "apiVersion": "v1", "data": secrets[name]}
+            self.send_response(200 if body else 404)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(body or {"kind": "Status", "code": 404}).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with helm_python.Config(kubeconfig_content=_kubeconfig(server.server_port)) as config:
+                yield config
+        finally:
+            server.shutdown()
+
+
+def _kubeconfig(port: int) -> str:
+    return json.dumps(
+        {
+            "clusters": [{"name": "a", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "a", "user": {}}],
+            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+            "current-context": "a",
+        }
+    )
 
 
 @cache

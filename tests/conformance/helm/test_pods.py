@@ -27,6 +27,7 @@ from tests.support.kubernetes import (
     Pod,
     Resource,
     ci_values,
+    cluster,
     pods_of,
     rendered,
     rendered_ci,
@@ -239,6 +240,31 @@ def test_models_can_be_copied_from_an_image() -> None:
     [mount] = [one for one in pod.container["volumeMounts"] if one["name"] == "models"]
     assert "subPath" not in mount
     assert [error for one in resources for error in violations(one)] == []
+
+
+@pytest.mark.parametrize(
+    ("secret", "key", "ca_key", "components"),
+    [
+        ("cpcsam-tls", "tls.crt", "ca.crt", ["gateway"]),
+        ("cpcsam-tls", "ca.crt", "ca.crt", ["http"]),
+        ("cpcsam-tls", "tls.crt", "", ["gateway", "http"]),
+        ("cpcsam-front-tls", "tls.crt", "ca.crt", ["http"]),
+        ("label-studio", "token", "ca.crt", ["http"]),
+        ("cpcsam-tokens", "tokens.txt", "ca.crt", []),  # The gateway notices it by itself.
+    ],
+)
+def test_updates_replace_the_pods_that_read_a_renewed_secret_once(
+    secret: str, key: str, ca_key: str, components: list[str]
+) -> None:
+    values, secrets = ci_values("gpu"), {secret: {key: "b25l"}}
+    values["gateway"]["tls"]["caKey"] = ca_key
+    with cluster(secrets) as config:
+        before = rendered(values, config)
+        secrets[secret][key] = "dHdv"
+        after = rendered(values, config)
+    changed = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert [one["kind"] for one in changed] == ["Deployment"] * len(components)
+    assert sorted(pods_of(changed)) == components
 
 
 @each_kind

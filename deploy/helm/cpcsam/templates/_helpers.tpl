@@ -114,15 +114,19 @@ labels:
   {{- end }}
 {{- end -}}
 
-{{/* Digest of a certificate in the cluster, which the programs read once, when they start; empty where
-     there is none yet, or no cluster: list $ SECRET. */}}
-{{- define "cpcsam.tlsChecksum" -}}
-{{- $root := index . 0 -}}
-{{- with index . 1 -}}
-{{- with lookup "v1" "Secret" $root.Release.Namespace . -}}
-checksum/tls: {{ get .data "tls.crt" | sha256sum }}
-{{- end -}}
-{{- end -}}
+{{/* Annotations with digests of what a program reads once from Secrets, when it starts; none for a Secret that
+     is not there yet, or without a cluster: list $ (list NAME SECRET KEY) ... */}}
+{{- define "cpcsam.checksums" -}}
+{{- $namespace := (first .).Release.Namespace -}}
+{{- range rest . }}
+{{- $name := index . 0 }}
+{{- $key := index . 2 }}
+{{- with index . 1 }}
+{{- with lookup "v1" "Secret" $namespace . }}
+checksum/{{ $name }}: {{ get .data $key | sha256sum }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "cpcsam.disruptionBudget" -}}
