@@ -1,12 +1,24 @@
-"""The chart's network policies let each pod be reached by those who have to, and by nobody else."""
+"""The chart's pods are reached by those who have to, and by nobody else, and its notes say how."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 
 import pytest
 
-from tests.support.kubernetes import KINDS, Pod, admits, ci_values, pods_of, rendered, rendered_ci
+from cpcsam.cli import main as cli
+from tests.conformance.helm.test_pods import parsed
+from tests.support.kubernetes import (
+    KINDS,
+    Pod,
+    admits,
+    ci_values,
+    notes,
+    pods_of,
+    rendered,
+    rendered_ci,
+)
 
 OTHERS: Mapping[str, Pod] = {
     "client": Pod({"role": "client"}),
@@ -66,3 +78,20 @@ def test_network_policies_admit_only_who_has_to(kind: str) -> None:
 def test_without_network_policies_all_are_admitted() -> None:
     resources = rendered(ci_values("cpu") | {"networkPolicy": {"enabled": False}})
     assert admits(resources, OTHERS["internet"], pods_of(resources)["triton"], 8001)
+
+
+@pytest.mark.parametrize("ca_key", ["ca.crt", ""])
+def test_notes_tell_how_to_trust_a_gateway_at_another_address(
+    ca_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = ci_values("gpu")
+    values["gateway"]["tls"]["caKey"] = ca_key
+    front = pods_of(rendered(values))["http"]
+    lines = notes(values).splitlines()
+    [status] = [line for line in lines if "cpcsam status" in line]
+    args = parsed(monkeypatch, cli, shlex.split(status)[1:])
+    assert f"--gateway={args.tls_name}:50051" in front.container["args"]
+    [fetch] = [line for line in lines if "get secret" in line]
+    [secret] = [one["secret"] for one in front.spec["volumes"] if one["name"] == "gateway-ca"]
+    assert f" get secret {secret['secretName']} " in fetch and fetch.endswith(f" >{args.ca}")
+    assert f'{{{{ index .data "{secret["items"][0]["key"]}" | base64decode }}}}' in fetch
