@@ -31,6 +31,8 @@ from tests.support.paths import ROOT
 
 ERROR = 3
 """Severity of a finding of `helm lint`."""
+LONGEST_BACKOFF_S = 300
+"""Of the kubelet, before it starts a container again."""
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 ALLOWED: dict[str, Any] = ci_values("cpu")
 ONE_CLASSES: dict[str, Any] = {"classes": {"enabled": True, "accessModes": ["ReadWriteOnce"]}}
@@ -128,6 +130,7 @@ def test_schema_refuses_wrong_values(changes: dict[str, Any], where: str) -> Non
         ({"gateway": {"auth": {"allowAnonymous": False}}}, "gateway.auth: got neither"),
         ({"gateway": {"auth": {"existingSecret": "tokens"}}}, "gateway.auth: got neither"),
         ({"http": {"labelStudio": {"existingSecret": "a"}}}, "http.labelStudio: got one"),
+        ({"http": {"ingress": {"enabled": True}}}, "http.ingress.hosts: got none"),
         ({"kserve": {"enabled": True}}, "kserve.storageUri: got none"),
         (
             {"gateway": {"classes": {"enabled": True, "accessModes": ["ReadWriteOnce"]}}},
@@ -158,6 +161,14 @@ def test_front_trusts_the_gateways_certificate_itself_where_no_other_signed_it()
     assert "--gateway-ca=/etc/cpcsam/gateway/ca.crt" in pod.container["args"]
     [volume] = [one for one in pod.spec["volumes"] if one["name"] == "gateway-ca"]
     assert volume["secret"]["items"] == [{"key": "tls.crt", "path": "ca.crt"}]
+
+
+def test_rollouts_may_wait_for_triton() -> None:
+    for kind in KINDS:
+        values = ci_values(kind)
+        values["triton"]["startupSeconds"] = 5000
+        for one in of_kind(rendered(values), "Deployment"):
+            assert one["spec"]["progressDeadlineSeconds"] > 5000 + LONGEST_BACKOFF_S
 
 
 def test_resources_may_be_numbers() -> None:

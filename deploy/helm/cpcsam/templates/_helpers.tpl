@@ -87,7 +87,9 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* Deployment without its pods: list $ COMPONENT. */}}
+{{/* Deployment without its pods: list $ COMPONENT. Nothing is ready before Triton, which may take startupSeconds
+     to load and then has to answer its first probe; a front that came too early is started again within
+     five minutes, the kubelet's longest pause. */}}
 {{- define "cpcsam.deployment" -}}
 {{- $root := index . 0 -}}
 {{- with index $root.Values (index . 1) -}}
@@ -95,6 +97,7 @@ strategy:
   type: RollingUpdate
   rollingUpdate:
     {{- toYaml .rollingUpdate | nindent 4 }}
+progressDeadlineSeconds: {{ add $root.Values.triton.startupSeconds 600 }}
 {{- if not .autoscaling.enabled }}
 replicas: {{ .replicaCount }}
 {{- end }}
