@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import helm_python
 import pytest
 import yaml
 
+from cpcsam.entry_points import ENSEMBLES
 from serving.common.buckets import BUCKETS_S
 from serving.gateway.metrics import Metrics
 from serving.gateway.phases import PHASES
@@ -19,6 +21,7 @@ from serving.http.metrics import HttpMetrics
 from serving.metrics_reference import TRITON
 from tests.conformance.test_deploy import run
 from tests.support.documentation import Page, module_file
+from tests.support.kubernetes import Resource, ci_values, rendered, rendered_ci
 from tests.support.paths import ROOT
 
 FOLDER: Final = ROOT / "deploy/prometheus"
@@ -239,3 +242,59 @@ def test_drills_of_the_runbook_are_tests() -> None:
         file = module_file(path.replace("/", "."))
         assert file, path
         assert re.search(rf"^(async )?def {name}\(", file.read_text(), re.M), name
+
+
+def scraped_every(interval: str, **values: Any) -> list[Resource]:
+    values |= {"serviceMonitor": {"enabled": True, "interval": interval}}
+    return rendered(ci_values("gpu") | values)
+
+
+def test_windows_of_rules_hold_four_samples() -> None:
+    text = "".join((FOLDER / name).read_text() for name in ("rules.yml", "alerts.yml"))
+    windows = re.findall(r"\[(\d+)([mhd])\]", "\n".join([text, *queries_of_runbook()]))
+    shortest = min(int(count) * {"m": 60, "h": 3600, "d": 86400}[unit] for count, unit in windows)
+    assert scraped_every(f"{shortest // 4}s")
+    for interval in (f"{shortest // 4 + 1}s", f"{shortest * 250 + 1}ms", "1m"):
+        with pytest.raises(helm_python.HelmError, match=f"interval: got {interval}, expected at"):
+            scraped_every(interval)
+    compose = rules("prometheus.yml")["global"]["scrape_interval"]
+    assert int(compose.removesuffix("s")) * 4 <= shortest
+
+
+def queries_of_autoscaler(resources: list[Resource]) -> list[str]:
+    [scaled] = [one for one in resources if one["kind"] == "ScaledObject"]
+    return [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
+
+
+def test_queries_of_the_autoscaler_name_real_metrics() -> None:
+    text = " ".join(queries_of_autoscaler(rendered_ci("gpu")))
+    named = set(re.findall(r"\bcpcsam_\w+", text))
+    assert named and named <= {metric.name for metric in Metrics().registry.collect()}
+    [excluded] = re.findall(r'model!~"([^"]+)"', text)
+    assert sorted(excluded.split("|")) == sorted(one.name for one in ENSEMBLES)
+    services = [one["metadata"]["name"] for one in rendered_ci("gpu") if one["kind"] == "Service"]
+    assert {*re.findall(r'service="([^"]+)"', text)} <= {*services}
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [("500ms", 1), ("15s", 15), ("2m", 120)])
+def test_queries_of_the_autoscaler_see_load_although_a_scrape_fails(
+    interval: str, seconds: int, tmp_path: Path
+) -> None:
+    queries = queries_of_autoscaler(scraped_every(interval, prometheusRule={"enabled": False}))
+    labels = 'namespace="vision", service="sam-cpcsam'
+    step, time = seconds * 10_000_000, f"{seconds}00s"
+    series = {
+        f'nv_inference_queue_duration_us{{{labels}-triton", model="m"}}': f"0+{step}x98 _ {step}00",
+        f'cpcsam_in_flight_requests{{{labels}-gateway"}}': "10x98 _ 10",
+    }
+    expected = [{"labels": "{}", "value": 10}]
+    test = {
+        "interval": f"{seconds}s",
+        "input_series": [{"series": name, "values": value} for name, value in series.items()],
+        "promql_expr_test": [
+            {"expr": query, "eval_time": time, "exp_samples": expected} for query in queries
+        ],
+    }
+    write_rules(tmp_path, {"groups": []}, {"groups": []})
+    done = promtool(tmp_path, {"evaluation_interval": f"{seconds}s", "tests": [test]})
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -5,17 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import re
-import shutil
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import helm_python
 import pytest
 import yaml
 
-from cpcsam.entry_points import ENSEMBLES
-from serving.gateway.metrics import Metrics
 from tests.support.kubernetes import (
     CHART,
     KINDS,
@@ -278,25 +273,6 @@ def test_rules_are_those_of_compose() -> None:
     assert files and all(file.is_symlink() for file in files), "a copy would differ some day"
     groups = [yaml.safe_load(file.read_text())["groups"] for file in files]
     assert rule["spec"]["groups"] == [one for part in groups for one in part]
-
-
-def test_queries_of_the_autoscaler_are_valid_and_name_real_metrics(tmp_path: Path) -> None:
-    [scaled] = of_kind(rendered_ci("gpu"), "ScaledObject")
-    queries = [trigger["metadata"]["query"] for trigger in scaled["spec"]["triggers"]]
-    rules = [{"record": f"query:{number}", "expr": text} for number, text in enumerate(queries)]
-    file = tmp_path / "rules.yml"
-    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed; on Debian: apt-get install prometheus")
-    done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = " ".join(queries)
-    named = set(re.findall(r"\bcpcsam_\w+", text))
-    assert named and named <= {metric.name for metric in Metrics().registry.collect()}
-    [excluded] = re.findall(r'model!~"([^"]+)"', text)
-    assert sorted(excluded.split("|")) == sorted(one.name for one in ENSEMBLES)
-    services = {one["metadata"]["name"] for one in of_kind(rendered_ci("gpu"), "Service")}
-    assert set(re.findall(r'service="([^"]+)"', text)) <= services
 
 
 def test_page_names_values_that_exist() -> None:

@@ -132,6 +132,11 @@ checksum/{{ $name }}: {{ get .data $key | sha256sum }}
 {{- end }}
 {{- end -}}
 
+{{- define "cpcsam.scrapeMilliseconds" -}}
+{{- $unit := regexFind "[a-z]+$" .Values.serviceMonitor.interval -}}
+{{- mul (regexFind "^[0-9]+" .Values.serviceMonitor.interval) (get (dict "ms" 1 "s" 1000 "m" 60000) $unit) -}}
+{{- end -}}
+
 {{- define "cpcsam.disruptionBudget" -}}
 {{- $root := index . 0 -}}
 {{- with (index $root.Values (index . 1)).podDisruptionBudget }}
