@@ -31,7 +31,8 @@ Add a class from a few images in which all its entities are annotated, by texts 
 both. It can be used immediately. Texts need a server with a CLIP.
 
 LABELS is a label image of the image's size, a greyscale PNG or TIFF with 8 or 16 bits: 0 for
-background, and a distinct number for each entity."""
+background, and a distinct number for each entity. If it has several pages, the one of --page
+counts."""
 
 
 def add_to(commands: Commands) -> None:
@@ -94,7 +95,10 @@ def _add(args: argparse.Namespace) -> None:
             fix="give --example or --text",
         )
     options = read_options_of(args)
-    examples = [Example(image, _read_labels(labels), options) for image, labels in args.example]
+    examples = [
+        Example(image, _read_labels(labels, options.page), options)
+        for image, labels in args.example
+    ]
     with connect(args) as client:
         _print(
             client.add_class(
@@ -123,8 +127,8 @@ def _print(classes: Iterable[ClassInfo]) -> None:
         print(f"{entry.name}\t{'; '.join(taught)}")
 
 
-def _read_labels(file: Path) -> NDArray[Any]:
-    """Read an (H, W) integer label image.
+def _read_labels(file: Path, page: int | None = None) -> NDArray[Any]:
+    """Read an (H, W) integer label image; of a stack, the image's page.
 
     Raises:
         DataError: the file is not a label image, or has no entity.
@@ -132,7 +136,7 @@ def _read_labels(file: Path) -> NDArray[Any]:
     from cpcsam.images.masks import read_labels
 
     try:
-        labels = read_labels(file.read_bytes())
+        labels = read_labels(file.read_bytes(), page=page)
     except OSError as error:
         raise _no_labels(file, error.strerror or "no picture") from error
     except ContractError as error:

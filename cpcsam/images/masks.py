@@ -12,7 +12,7 @@ from cpcsam.contract import MAX_PIXELS
 from cpcsam.errors import ContractError
 from cpcsam.images.options import ReadOptions
 from cpcsam.images.orientation import turn_upright
-from cpcsam.images.reading import ImageHeader, check_pixels, guarded, open_page
+from cpcsam.images.reading import ImageHeader, check_pixels, guarded, open_page, read_header
 from cpcsam.images.source import Opacity, Pixels
 
 __all__ = ["MaskPixels", "read_foreground", "read_labels", "read_mask"]
@@ -47,7 +47,7 @@ def read_mask(
     Args:
         data: a whole file of `IMAGE_FORMATS`.
         max_pixels: the largest height times width.
-        page: index of the page; None takes the first.
+        page: index of its image's page; a mask of one page belongs to any. None takes the first.
         as_shown: return grey or RGB as a viewer shows them, with high values bright. Otherwise
             values as stored: indices of a palette are labels, whatever their colours.
 
@@ -55,7 +55,13 @@ def read_mask(
         ContractError: not such a file, damaged, too large, no such page, or, if `as_shown`,
             colours that are not read.
     """
-    return guarded(data, max_pixels, lambda: _mask(data, max_pixels, ReadOptions(page), as_shown))
+    options = ReadOptions(_page_of(data, page))
+    return guarded(data, max_pixels, lambda: _mask(data, max_pixels, options, as_shown))
+
+
+def _page_of(data: bytes, page: int | None) -> int | None:
+    """Return the page of a mask file that belongs to a page of its image."""
+    return page if page and read_header(data).pages > 1 else None
 
 
 def read_labels(
@@ -68,7 +74,7 @@ def read_labels(
     Args:
         data: a whole file of `IMAGE_FORMATS`.
         max_pixels: the largest height times width.
-        page: index of the page; None takes the first.
+        page: as of `read_mask`.
 
     Returns:
         (H, W) int64, not negative.

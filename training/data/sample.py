@@ -79,7 +79,7 @@ def read_pair(image_path: Path, instances_path: Path, options: ReadOptions | Non
 
     Args:
         image_path: an image file, read as serving reads it.
-        instances_path: the label image, upright.
+        instances_path: the label image, upright; of a stack, the image's page.
         options: page, channels and intensity of the image.
 
     Raises:
@@ -87,8 +87,9 @@ def read_pair(image_path: Path, instances_path: Path, options: ReadOptions | Non
             channels of which none were chosen.
     """
     image = read_image(image_path, options)
+    page = None if options is None else options.page
     try:
-        labels = read_labels(instances_path.read_bytes(), MAX_FILE_PIXELS)
+        labels = read_labels(instances_path.read_bytes(), MAX_FILE_PIXELS, page)
     except (OSError, ContractError) as error:
         raise unreadable_file(instances_path, error, "a label image") from error
     if image.shape[:2] != labels.shape:

@@ -150,15 +150,10 @@ def read_values(path: Path, findings: Findings, renumber: bool = False) -> NDArr
 
 
 def _read_mask(path: Path, findings: Findings, *, as_shown: bool) -> MaskPixels | None:
-    """Read the page of a mask that belongs to the image's, and count the others.
-
-    A mask of one page belongs to whichever page of the image is chosen.
-    """
+    """Read the page of a mask that belongs to the image's, and count the others."""
     chosen = findings.options.page
     try:
-        data = path.read_bytes()
-        page = chosen if chosen and read_header(data).pages > 1 else None
-        pixels = read_mask(data, MAX_FILE_PIXELS, page, as_shown=as_shown)
+        pixels = read_mask(path.read_bytes(), MAX_FILE_PIXELS, chosen, as_shown=as_shown)
     except (OSError, ContractError) as error:
         findings.add(unreadable_file(path, error, "a mask"), "annotations", "unreadable")
         return None

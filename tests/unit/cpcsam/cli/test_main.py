@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from cpcsam.cli.classes import _read_labels
@@ -175,6 +176,13 @@ def test_read_labels_with_an_invalid_image_names_the_file(tmp_path: Path) -> Non
     file.write_text("text")
     with pytest.raises(DataError, match="x.png: .*cannot be decoded"):
         _read_labels(file)
+
+
+@pytest.mark.parametrize("pages", [3, 1])
+def test_read_labels_takes_the_page_of_the_image(tmp_path: Path, pages: int) -> None:
+    values = np.ones((4, 4), np.uint8) * np.arange(1, 1 + pages, dtype=np.uint8)[:, None, None]
+    tifffile.imwrite(tmp_path / "labels.tif", values, photometric="minisblack")
+    assert _read_labels(tmp_path / "labels.tif", page=2).max() == pages
 
 
 def test_status_prints_the_whole_description(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.scale import Scale
@@ -28,6 +29,15 @@ def test_read_source_with_region_crops_the_image(tmp_path: Path) -> None:
     assert sample.name == "image[80,0,160,100]"
     assert sample.image.shape == (100, 80, 3)
     assert np.array_equal(sample.instances, discs().instances[:100, 80:])
+
+
+def test_the_chosen_page_counts_for_image_and_labels(tmp_path: Path) -> None:
+    pages = np.arange(1, 4, dtype=np.uint8)[:, None, None] * np.eye(4, dtype=np.uint8)
+    for name in ("image", "labels"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pages * 2, photometric="minisblack")
+    source = SourceConfig(image=tmp_path / "image.tif", instances=tmp_path / "labels.tif", page=2)
+    (sample,) = read_source(source, "data.train")
+    assert sample.image.max() == sample.instances.max() == 6
 
 
 @pytest.mark.parametrize(
