@@ -139,9 +139,12 @@ def _properties(feature: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _class(feature: Mapping[str, Any]) -> str:
-    classification = _properties(feature).get("classification")
-    name = classification.get("name") if isinstance(classification, dict) else None
-    return name if isinstance(name, str) and name else UNNAMED
+    """Return the class as QuPath shows it, which lists the names of one that has several parts."""
+    given = _properties(feature).get("classification")
+    if isinstance(given, dict):
+        given = given.get("name") or given.get("names")
+    names = given if isinstance(given, list) else [given]
+    return ": ".join(name for name in names if isinstance(name, str) and name) or UNNAMED
 
 
 def _decode(file: Path, size: tuple[int, int]) -> Iterator[MaskRecord]:

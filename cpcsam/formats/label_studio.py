@@ -102,7 +102,8 @@ def brush_result(mask: MaskRecord, size: tuple[int, int], identity: str) -> dict
 def read(folder: Path) -> Iterator[ListedImage]:
     """List the images of all `*.json` files that hold tasks, see `records.Format`.
 
-    Of a task, the first annotation that was not cancelled counts, or else the first prediction.
+    Of a task, the first annotation that was not cancelled counts; of one without annotations, the
+    first prediction.
     """
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.json"))
     found = False
@@ -144,9 +145,10 @@ def _tasks(file: Path, changed_ns: int) -> list[dict[str, Any]]:
 
 
 def _chosen(task: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the annotation or prediction of a task that counts, if it has any."""
-    drawn = [one for one in _objects(task, "annotations") if not one.get("was_cancelled")]
-    return [*drawn, *_objects(task, "predictions")][:1]
+    """Return the annotation or prediction of a task that counts; none of one that was skipped."""
+    annotations = _objects(task, "annotations")
+    drawn = [one for one in annotations if not one.get("was_cancelled")]
+    return (drawn if annotations else _objects(task, "predictions"))[:1]
 
 
 def _results(task: Mapping[str, Any]) -> list[dict[str, Any]]:

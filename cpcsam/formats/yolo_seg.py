@@ -33,9 +33,15 @@ from cpcsam.images.reading import decode_image
 __all__ = ["read", "write"]
 
 LOST: Final = ("score", "stability", "prompt")
+SUFFIXES: Final = frozenset(
+    {".bmp", ".dng", ".heic", ".jpeg", ".jpg", ".mpo", ".pfm", ".png", ".tif", ".tiff", ".webp"}
+)
+"""Of images that Ultralytics reads, in lower case."""
 DIGITS: Final = 8
 WITHIN: Final = 0.49
 """Place within a pixel, from its corner: nearly its centre, but not rounded up."""
+BEYOND: Final = 0.01
+"""How far a coordinate may lie beyond the image, as Ultralytics has it: many tools round so."""
 BOX_VALUES: Final = 5
 """Of a row that is a class and a box."""
 MAX_DIGITS: Final = 9
@@ -59,22 +65,27 @@ def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
         if image.path is None:
             losses["images that are not at hand; put them into images/"] += 1
         else:
-            # The suffix is added to the whole name: a label file's name is that of the image.
-            chosen = image.options or ReadOptions()
-            is_part = bool(chosen.page or chosen.channels)  # Ultralytics reads the first page alone
-            suffix = ".png" if is_part else image.path.suffix
-            target = folder / f"images/{image.name}{suffix}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if is_part:
-                shown = decode_image(image.path.read_bytes(), options=image.options)
-                Image.fromarray(shown).save(target)
-            else:
-                # No link: Ultralytics rewrites damaged JPEG files in place.
-                shutil.copyfile(image.path, target)
+            _put_image(image, image.path, folder / "images")
     names = "".join(f"  {number}: {_quoted(name)}\n" for name, number in numbers.items())
     text = f"train: images\nval: images\nnames:{' {}' if not numbers else ''}\n{names}"
     write_atomic(folder / "data.yaml", text.encode())
     return losses
+
+
+def _put_image(image: ImageRecord, path: Path, folder: Path) -> None:
+    """Copy an image's file, or write what was segmented of one that Ultralytics reads otherwise."""
+    chosen = image.options or ReadOptions()
+    # Of several pages it reads the first alone, and files of other suffixes it passes over.
+    is_copied = not (chosen.page or chosen.channels) and path.suffix.lower() in SUFFIXES
+    # The suffix is added to the whole name: a label file's name is that of the image.
+    target = folder / f"{image.name}{path.suffix if is_copied else '.png'}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if is_copied:
+        # No link: Ultralytics rewrites damaged JPEG files in place.
+        shutil.copyfile(path, target)
+    else:
+        shown = decode_image(path.read_bytes(), options=image.options)
+        Image.fromarray(shown).save(target)
 
 
 def _label_stem(name: str) -> str:
@@ -170,7 +181,7 @@ def _decode(file: Path, classes: Iterable[str], size: tuple[int, int]) -> Iterat
             values = np.array([float(value) for value in row[1:]])
         except ValueError as error:
             raise _damaged(file, "coordinates that are no numbers") from error
-        inside = (values >= 0).all() and (values <= 1).all()
+        inside = (values >= -BEYOND).all() and (values <= 1 + BEYOND).all()
         if len(values) < 6 or len(values) % 2 or not inside:
             raise _damaged(
                 file, f"a row of {len(values)} coordinates{'' if inside else ' beyond 1'}"

@@ -125,6 +125,26 @@ def test_geojson_scores_and_names_of_another_kind_are_none(tmp_path: Path) -> No
     assert (listed.file_name, mask.score, mask.crop.sum()) == ("a", None, 4)
 
 
+@pytest.mark.parametrize(
+    ("classification", "label"),
+    [
+        ({"names": ["Tumor", "Positive"], "color": [1, 2, 3]}, "Tumor: Positive"),
+        ({"name": "Tumor: Positive"}, "Tumor: Positive"),
+        ("Stroma", "Stroma"),
+        ({"names": [3, ""]}, "entity"),
+        (None, "entity"),
+    ],
+)
+def test_geojson_classes_are_those_that_qupath_shows(
+    classification: Any, label: str, tmp_path: Path
+) -> None:
+    square = {"type": "Polygon", "coordinates": [[[0, 0], [2, 0], [2, 2], [0, 2], [0, 0]]]}
+    feature = {"geometry": square, "properties": {"classification": classification}}
+    (tmp_path / "a.geojson").write_text(json.dumps(feature))
+    (listed,) = format_of("geojson").read(tmp_path)
+    assert listed.classes == (label,)
+
+
 @pytest.mark.parametrize("name", ["a\x01b", "z\udce9", "\uffff"])
 def test_cvat_refuses_names_that_xml_cannot_hold(name: str, tmp_path: Path) -> None:
     image = image_record(tmp_path)

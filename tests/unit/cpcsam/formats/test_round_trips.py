@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,19 @@ def test_folder_of_others_is_left_alone_and_an_own_one_replaced(tmp_path: Path) 
         with pytest.raises(ConfigError, match="give another folder"):
             check_target(place)
     assert (tmp_path / "mine/notes.txt").read_text() == "mine"
+
+
+def test_yolo_images_of_suffixes_that_ultralytics_does_not_read_become_png(tmp_path: Path) -> None:
+    image = image_record(tmp_path)
+    assert image.path is not None
+    kept, other = tmp_path / "kept.JPG", tmp_path / "other.jfif"
+    for path in (kept, other):
+        Image.open(image.path).save(path, "JPEG")
+    images = [replace(image, path=path, name=path.stem) for path in (kept, other)]
+    write_format(images, "yolo-seg", tmp_path / "out")
+    assert (tmp_path / "out/images/kept.JPG").read_bytes() == kept.read_bytes()
+    written, shown = Image.open(tmp_path / "out/images/other.png"), Image.open(other)
+    assert written.format == "PNG" and written.tobytes() == shown.tobytes()
 
 
 def test_failed_export_leaves_the_earlier_one(tmp_path: Path) -> None:

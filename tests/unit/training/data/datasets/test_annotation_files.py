@@ -42,7 +42,10 @@ def test_yolo_of_another_tool_is_read_with_its_names_and_splits(tmp_path: Path) 
     assert ((sample.instances > 0) == expected).all() and sample.class_names == ("dog",)
 
 
-@pytest.mark.parametrize("row", ["0 0.1 0.1 0.2", "0 0 0 2 0 2 2", "0 0 0 x 0 1 1"])
+@pytest.mark.parametrize(
+    "row",
+    ["0 0.1 0.1 0.2", "0 0 0 2 0 2 2", "0 0 0 1.02 0 1 1", "0 0 -0.02 1 0 1 1", "0 0 0 x 0 1 1"],
+)
 def test_damaged_yolo_row_stops_with_the_file(row: str, tmp_path: Path) -> None:
     images(tmp_path, "images/a.png", "images/b.png")
     (tmp_path / "labels").mkdir()
@@ -51,6 +54,17 @@ def test_damaged_yolo_row_stops_with_the_file(row: str, tmp_path: Path) -> None:
     dataset = open_dataset("yolo-seg", tmp_path)
     with pytest.raises(DataError, match=r"labels/a\.txt: got .*correct or remove the row"):
         dataset.parts["train"][0].read()
+
+
+def test_yolo_polygon_may_reach_beyond_the_image_as_far_as_with_ultralytics(tmp_path: Path) -> None:
+    images(tmp_path, "images/a.png", "images/b.png")
+    (tmp_path / "labels").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"labels/{name}.txt").write_text("0 0.5 -0.01 1.0000001 -0.01 1.01 1 0.5 1")
+    sample = open_dataset("yolo-seg", tmp_path).parts["train"][0].read()
+    assert (sample.instances > 0).all(axis=0).tolist() == [
+        x >= SIZE[1] // 2 for x in range(SIZE[1])
+    ]
 
 
 def test_label_studio_reads_polygons_and_the_annotation_that_was_not_cancelled(
@@ -92,7 +106,7 @@ def test_cvat_with_runs_that_do_not_fill_the_box_stops_with_the_file(tmp_path: P
 
 
 def test_label_studio_tasks_that_nobody_annotated_are_left_out(tmp_path: Path) -> None:
-    images(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    images(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
     square = {"points": [[0, 0], [50, 0], [50, 50], [0, 50]], "polygonlabels": ["cell"]}
     size = {"original_width": SIZE[1], "original_height": SIZE[0]}
     good = {"id": "x", "type": "polygonlabels", "value": square, **size}
@@ -100,11 +114,13 @@ def test_label_studio_tasks_that_nobody_annotated_are_left_out(tmp_path: Path) -
     skipped = {"c": [{"was_cancelled": True, "result": [good]}], "d": []}
     tasks = [
         {"data": {"image": f"/data/upload/3/{name}.png"}, "annotations": annotations}
-        for name, annotations in (done | skipped).items()
+        for name, annotations in (done | skipped | {"e": []}).items()
     ]
+    # A skipped task is that, whatever was predicted.
+    tasks[2]["predictions"] = tasks[4]["predictions"] = [{"result": [good]}]
     (tmp_path / "export.json").write_text(json.dumps(tasks))
     dataset = open_dataset("label-studio", tmp_path)
-    assert sorted(item.name for part in dataset.parts.values() for item in part) == ["a", "b"]
+    assert sorted(item.name for part in dataset.parts.values() for item in part) == ["a", "b", "e"]
     assert dataset.account.lost["images", "not annotated"] == 2
 
 
