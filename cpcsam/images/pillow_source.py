@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.GifImagePlugin import GifImageFile
 
 from cpcsam.images.metadata import split_metadata
 from cpcsam.images.source import Opacity, PageInfo, Pixels, refusal
@@ -32,6 +33,20 @@ DEEP_OPACITY: Final = {4: 2, 6: 3}
 """Place of opacity's high byte in what the first mode of `DEEP_COLOURS` yields."""
 
 
+class ColourGif(GifImageFile):
+    """A GIF file that keeps its palette where that is a ramp of greys.
+
+    Pillow drops such a palette, and then takes the indices of the frames that follow for greys.
+    """
+
+    def _is_palette_needed(self, p: bytes) -> bool:
+        return True
+
+
+COLOUR_GIF: Final = "CPCSAM-GIF"
+Image.register_open(COLOUR_GIF, ColourGif)
+
+
 class PillowSource:
     """A file that Pillow decodes.
 
@@ -45,10 +60,11 @@ class PillowSource:
 
     def __init__(self, data: bytes, kind: str) -> None:
         self._data, self._orientation = split_metadata(data, kind)
-        self._kind = kind
-        self._image = self._open()
+        self._image = self._open(kind)
         # Further images of a JPEG are previews and gain maps.
         self.pages = 1 if kind == "JPEG" else int(getattr(self._image, "n_frames", 1))
+        if kind == "GIF" and self.pages > 1:
+            self._image = self._open(COLOUR_GIF)
         self._deep = _deep_colours(self._data) if kind == "PNG" else None
 
     def page_info(self, page: int) -> PageInfo:
@@ -109,8 +125,8 @@ class PillowSource:
             return Opacity(np.asarray(frame.convert("RGBA").getchannel("A")), is_keyed=True)
         return None
 
-    def _open(self) -> Image.Image:
-        return Image.open(io.BytesIO(self._data), formats=(self._kind,))
+    def _open(self, kind: str) -> Image.Image:
+        return Image.open(io.BytesIO(self._data), formats=(kind,))
 
     def _frame(self, page: int) -> Image.Image:
         if page != self._image.tell():
@@ -133,7 +149,7 @@ class PillowSource:
         return (high.astype(np.uint16) << np.uint16(8)) | low
 
     def _raw(self, raw_mode: str) -> NDArray[np.uint8]:
-        image = self._open()
+        image = self._open("PNG")
         assert isinstance(image, ImageFile.ImageFile)
         with image:
             image.tile = [tile._replace(args=raw_mode) for tile in image.tile]

@@ -16,7 +16,7 @@ from cpcsam.errors import ContractError
 from cpcsam.images.intensity import eight_bits, value_bounds
 from cpcsam.images.masks import read_foreground, read_labels, read_mask
 from cpcsam.images.options import Intensity, ReadOptions
-from cpcsam.images.reading import decode_image, read_header
+from cpcsam.images.reading import decode_image, decode_picture, read_header
 from tests.support.image_files import (
     ImageCase,
     files_of_modes,
@@ -142,6 +142,23 @@ def test_complete_reading_refuses_what_would_be_left_out() -> None:
         assert decode_image(data, options=ReadOptions(0, (0,)), complete=True).shape == (9, 9, 3)
     last = decode_image(files["APNG"], options=ReadOptions(2))
     assert (last == 120).all()
+
+
+@pytest.mark.parametrize("disposal", [0, 1, 2])
+def test_frames_after_a_grey_one_keep_their_colours(disposal: int) -> None:
+    grey = np.arange(4096).astype(np.uint8).reshape(64, 64)
+    colours = np.zeros((64, 64, 3), np.uint8)
+    colours[:32, :32], colours[:32, 32:], colours[32:, :32] = (255, 0, 0), (0, 200, 0), (0, 0, 255)
+    frames = [Image.fromarray(each) for each in (grey, colours, grey.T, colours[::-1])]
+    data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=disposal)
+    for page in (3, 1, 0, 2):
+        shown = frames[page].convert("RGB")
+        assert read_header(data, ReadOptions(page)).channels == 3
+        assert np.array_equal(decode_image(data, options=ReadOptions(page)), shown)
+        assert decode_picture(data, options=ReadOptions(page)).tobytes() == shown.tobytes()
+    assert np.array_equal(read_labels(data), grey) and np.array_equal(
+        read_labels(data, page=2), grey.T
+    )
 
 
 def test_float_predictor_and_lzw_of_colours_are_unpacked() -> None:
