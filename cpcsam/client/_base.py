@@ -9,7 +9,7 @@ import grpc
 
 from cpcsam.client._channel import Endpoint
 from cpcsam.client._image_cache import ImageIdCache
-from cpcsam.client._retry import Attempts
+from cpcsam.client._retry import Attempts, checked_timeout
 from cpcsam.client.requests import SegmentRequest
 from cpcsam.errors import ServingError
 from cpcsam.v1 import segmentation_pb2 as pb
@@ -75,6 +75,9 @@ class BaseClient:
         connection: transport to it.
         timeout_s: time limit of a call in seconds, retries included.
         retry: whether failed calls are retried.
+
+    Raises:
+        ConfigError: no such time limit.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class BaseClient:
     ) -> None:
         self._endpoint = endpoint
         self._connection = connection
-        self._timeout_s = timeout_s
+        self._timeout_s = checked_timeout(timeout_s)
         self._retry = retry
         self._known_images = ImageIdCache()
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import OrderedDict
 from typing import Final
 
+from cpcsam.client._protobuf import message_of
 from cpcsam.client.images import ImageId, ImageLike, encode_image
 from cpcsam.v1 import segmentation_pb2 as pb
 
@@ -57,7 +58,7 @@ def with_image(request: pb.SegmentRequest, image: ImageLike) -> pb.SegmentReques
     copy = pb.SegmentRequest()
     copy.CopyFrom(request)
     if isinstance(image, ImageId):
-        copy.image_id = image
+        copy.MergeFrom(message_of(pb.SegmentRequest, image_id=image))
     else:
         copy.image_bytes = encode_image(image)
     return copy

@@ -17,10 +17,11 @@ from cpcsam.client._protobuf import (
     add_class_request,
     classes_of,
     description_of,
+    message_of,
     result_of,
     segment_request,
 )
-from cpcsam.client._retry import Attempts
+from cpcsam.client._retry import Attempts, checked_timeout
 from cpcsam.client._stream import StreamSession
 from cpcsam.client.images import ImageLike
 from cpcsam.client.masks import MaskFormat
@@ -186,9 +187,10 @@ class ClientMethods(BaseClient):
             The result of each request, or its error if that request alone failed.
 
         Raises:
+            ConfigError: no such time limit.
             CpcSamError: as `segment`, if the stream itself fails.
         """
-        limit_s = math.inf if timeout_s is None else timeout_s
+        limit_s = math.inf if timeout_s is None else checked_timeout(timeout_s)
         # For its deadline and messages only, as a broken stream is not resumed.
         attempts = Attempts(self._endpoint.address, limit_s, retry=False)
         session = StreamSession()
@@ -270,8 +272,10 @@ class ClientMethods(BaseClient):
             NotFoundError: there is no such class.
             CpcSamError: as `add_class`.
         """
-        request, attempts = pb.RemoveClassRequest(name=name), self._attempts(repeatable=False)
-        return classes_of(await self._call("RemoveClass", request, attempts))
+        request = message_of(pb.RemoveClassRequest, name=name)
+        return classes_of(
+            await self._call("RemoveClass", request, self._attempts(repeatable=False))
+        )
 
     async def healthy(self) -> bool:
         """Return whether the gateway is reachable and reports that it serves; never retries."""

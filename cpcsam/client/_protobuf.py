@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, get_args
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeVar, get_args
 
 import numpy as np
+from google.protobuf.message import Message
 
 from cpcsam.client.images import ImageId, encode_image
 from cpcsam.client.masks import Mask, MaskFormat, encode_run_lengths
@@ -21,17 +22,24 @@ __all__ = [
     "add_class_request",
     "classes_of",
     "description_of",
+    "message_of",
     "result_of",
     "segment_request",
 ]
 
+MessageT = TypeVar("MessageT", bound=Message)
 MASK_FORMATS: Final = frozenset(map(int, MaskFormat))
 """Values that this client knows; a newer server may list more."""
 
 
 def segment_request(request: SegmentRequest) -> pb.SegmentRequest:
-    """Convert a request to its message, without the image."""
-    message = pb.SegmentRequest(
+    """Convert a request to its message, without the image.
+
+    Raises:
+        ContractError: a value cannot be sent.
+    """
+    message = message_of(
+        pb.SegmentRequest,
         request_id=request.request_id,
         prompts=[_prompt_message(prompt) for prompt in request.prompts],
         mask_selection=pb.MaskSelection.Name(request.mask_selection.value),
@@ -44,10 +52,30 @@ def segment_request(request: SegmentRequest) -> pb.SegmentRequest:
         **_read_options(request.read_options),
     )
     if request.class_search is not None:
-        message.class_search.CopyFrom(pb.ClassSearch(**request.class_search.set_values()))
+        search = message_of(pb.ClassSearch, **request.class_search.set_values())
+        message.class_search.CopyFrom(search)
     if request.everything is not None:
-        message.everything.CopyFrom(pb.Everything(**request.everything.set_values()))
+        message.everything.CopyFrom(message_of(pb.Everything, **request.everything.set_values()))
     return message
+
+
+def message_of(kind: type[MessageT], **fields: Any) -> MessageT:
+    """Build a message of values that the caller gave.
+
+    Raises:
+        ContractError: a field cannot hold its value.
+    """
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        # The error does not name the field; alone, the one that is wrong fails again.
+        for name, value in fields.items() if len(fields) > 1 else ():
+            message_of(kind, **{name: value})
+        ((name, value),) = fields.items()
+        raise ContractError.of(
+            name, got=f"{value!r:.80} ({error})", expected="a value that the API can hold",
+            fix="correct it",
+        ) from error  # fmt: skip
 
 
 def result_of(response: pb.SegmentResponse, prompts: Sequence[Prompt]) -> SegmentResult:
@@ -136,14 +164,15 @@ def add_class_request(
     """Build the message that adds a class, from the arguments of `SegmentationClient.add_class`.
 
     Raises:
-        ContractError: an image or its annotation cannot be sent, or texts are a single string.
+        ContractError: a value or an image cannot be sent, or texts are a single string.
     """
     for what, given in (("texts", texts), ("negatives", negatives)):
         if isinstance(given, str):
             raise ContractError.of(
                 what, got=repr(given), expected="a sequence of texts", fix=f"pass [{given!r}]"
             )
-    return pb.AddClassRequest(
+    return message_of(
+        pb.AddClassRequest,
         name=name,
         examples=[_example(example) for example in examples],
         tile_size=tile_size,
@@ -161,15 +190,12 @@ def classes_of(response: pb.ListClassesResponse) -> tuple[ClassInfo, ...]:
 
 
 def _example(example: Example) -> pb.Example:
-    height, width = example.instances.shape
     labels = np.unique(example.instances)
     masks = [example.instances == label for label in labels if label]
-    return pb.Example(
+    return message_of(
+        pb.Example,
         image_bytes=encode_image(example.image),
-        entities=[
-            pb.CocoRle(size=pb.Size(height=height, width=width), counts=encode_run_lengths(mask))
-            for mask in masks
-        ],
+        entities=[_coco_rle(mask.shape, encode_run_lengths(mask)) for mask in masks],
         **_read_options(example.read_options),
     )
 
@@ -222,18 +248,11 @@ def _binary_mask(mask: Any) -> pb.BinaryMask:
     if isinstance(mask, bytes):
         return pb.BinaryMask(png=mask)
     if isinstance(mask, np.ndarray) and mask.ndim == 2:
-        height, width = mask.shape
-        counts = encode_run_lengths(mask != 0)
-        return pb.BinaryMask(
-            coco_rle=pb.CocoRle(size=pb.Size(height=height, width=width), counts=counts)
-        )
+        return pb.BinaryMask(coco_rle=_coco_rle(mask.shape, encode_run_lengths(mask != 0)))
     try:
-        height, width = (int(side) for side in mask["size"])
         counts = mask["counts"]
         text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-        return pb.BinaryMask(
-            coco_rle=pb.CocoRle(size=pb.Size(height=height, width=width), counts=text)
-        )
+        return pb.BinaryMask(coco_rle=_coco_rle(mask["size"], text))
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ContractError.of(
             "mask",
@@ -241,6 +260,11 @@ def _binary_mask(mask: Any) -> pb.BinaryMask:
             expected="an array (H, W), a PNG file's bytes, or compressed COCO RLE",
             fix="pass one of them",
         ) from error
+
+
+def _coco_rle(size: Iterable[Any], counts: str) -> pb.CocoRle:
+    height, width = map(int, size)
+    return pb.CocoRle(size=pb.Size(height=height, width=width), counts=counts)
 
 
 def _box_message(box: XYXY) -> pb.Box:

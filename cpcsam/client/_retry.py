@@ -9,20 +9,39 @@ from __future__ import annotations
 
 import random
 import time
+from numbers import Real
 from typing import Any, Final
 
 import grpc
 
-from cpcsam.errors import CpcSamError
+from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.grpc_errors import error_of_status
 
-__all__ = ["INITIAL_BACKOFF_S", "MAX_BACKOFF_S", "Attempts"]
+__all__ = ["INITIAL_BACKOFF_S", "MAX_BACKOFF_S", "Attempts", "checked_timeout"]
 
 INITIAL_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 2.0
+MAX_TIMEOUT_S: Final = 1e9
+"""30 years; gRPC's deadlines overflow at ten times that, and calls fail at once."""
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 NOT_CONNECTED: Final = ("failed to connect", "errors resolving", "DNS resolution failed")
 """Beginnings of gRPC's message where a call never left the client."""
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """Return a time limit in seconds.
+
+    Raises:
+        ConfigError: it is no number above 0, or higher than gRPC takes.
+    """
+    if not isinstance(timeout_s, Real) or not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ConfigError.of(
+            "timeout_s",
+            got=timeout_s,
+            expected=f"seconds above 0, at most {MAX_TIMEOUT_S:,.0f}",
+            fix="correct it",
+        )
+    return float(timeout_s)
 
 
 class Attempts:

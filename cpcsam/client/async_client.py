@@ -162,7 +162,7 @@ class AsyncSegmentationClient(ClientMethods):
         tls_name: in the gateway's certificate; None is the host of the address.
 
     Raises:
-        ConfigError: the token or the certificate file is invalid.
+        ConfigError: the token, the certificate file or the time limit is invalid.
     """
 
     def __init__(

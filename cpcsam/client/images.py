@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from cpcsam.errors import ContractError, extra
+from cpcsam.errors import ContractError, CpcSamError, extra
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,10 +72,7 @@ def encode_image(image: ImageLike) -> bytes:
     if isinstance(image, Image.Image):
         return _encode_pillow(image)
     if hasattr(image, "read"):
-        content = image.read()
-        if isinstance(content, bytes | bytearray | memoryview):
-            return bytes(content)
-        raise _wrong("a file object in text mode", "open it in binary mode")
+        return _read_file(image)
     raise _wrong(type(image).__name__, "convert it to a numpy array, or give the file")
 
 
@@ -90,6 +87,17 @@ def _read_path(path: str | Path) -> bytes:
         raise ContractError.of(
             repr(str(path)[:80]), got=str(error), expected="an image file", fix="correct the path"
         ) from error
+
+
+def _read_file(file: IO[bytes]) -> bytes:
+    try:
+        content = file.read()
+    # Archives and connections raise errors of their own.
+    except Exception as error:
+        raise _wrong(f"a file object that cannot be read ({error})", "open it again") from error
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    raise _wrong("a file object in text mode", "open it in binary mode")
 
 
 def _encode_array(array: NDArray[Any]) -> bytes:
@@ -117,8 +125,10 @@ def _encode_pillow(image: Image.Image) -> bytes:
         if image.mode in MODES_OF_PNG:
             return _png(image)
         return _png(image.convert("RGB"))
-    # Pillow reads lazily, and has no conversion of some modes.
-    except (OSError, SyntaxError, ValueError) as error:
+    except (CpcSamError, ModuleNotFoundError):
+        raise
+    # Pillow reads lazily, from a file of any kind, and has no conversion of some modes.
+    except Exception as error:
         raise _wrong(
             f"a Pillow image of mode {image.mode} ({error})", "convert it to RGB"
         ) from error

@@ -6,9 +6,9 @@ Points are (X, Y) and boxes XYXY, in pixels of the original image.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,14 +31,14 @@ class LowResMask:
         part: of the image that the model's frame shows, XYXY in pixels; None for all of it.
 
     Raises:
-        ContractError: the content is not a square of float32.
+        ContractError: the content is not a square of float32, or the part no box.
     """
 
     content: bytes = field(repr=False)
     part: XYXY | None = None
 
     def __post_init__(self) -> None:
-        """Validate that the content is a square."""
+        """Validate that the content is a square, and take numbers of any type."""
         if not self.content or 4 * self.side**2 != len(self.content):
             raise ContractError.of(
                 "low_res_mask",
@@ -46,6 +46,7 @@ class LowResMask:
                 expected="a square of float32",
                 fix="pass the low_res_mask of a result",
             )
+        _set(self, "part", _box("low_res_mask.part", self.part))
 
     @property
     def side(self) -> int:
@@ -96,7 +97,8 @@ class Prompt:
             points and box, the mask's own box counts.
 
     Raises:
-        ContractError: labels do not match the points, or are neither 0 nor 1.
+        ContractError: labels do not match the points, or are neither 0 nor 1; or coordinates are no
+            numbers.
     """
 
     point_coords: tuple[XY, ...] = ()
@@ -108,11 +110,12 @@ class Prompt:
     )
 
     def __post_init__(self) -> None:
-        """Fill in and validate the labels."""
-        if not self.point_labels:
-            ones = (int(PointLabel.FOREGROUND),) * len(self.point_coords)
-            # The dataclass is frozen; its own `__init__` assigns in this way.
-            object.__setattr__(self, "point_labels", ones)
+        """Fill in and validate the labels, and take numbers of any type, such as numpy's."""
+        points = tuple(_numbers("point_coords", point, 2) for point in self.point_coords)
+        _set(self, "point_coords", points)
+        _set(self, "box", _box("box", self.box))
+        if not len(self.point_labels):
+            _set(self, "point_labels", (PointLabel.FOREGROUND,) * len(points))
         if len(self.point_labels) != len(self.point_coords):
             raise ContractError.of(
                 "point_labels",
@@ -127,8 +130,35 @@ class Prompt:
                 expected="0 or 1 for each point",
                 fix="give a box in `box`, and leave out empty slots",
             )
+        _set(self, "point_labels", tuple(map(int, self.point_labels)))
 
     @classmethod
     def click(cls, x: float, y: float) -> Prompt:
         """Make a prompt of a single foreground point (x, y), in pixels of the original image."""
         return cls(((x, y),))
+
+
+def _set(instance: object, name: str, value: object) -> None:
+    # The dataclasses are frozen; their own `__init__` assigns in this way.
+    object.__setattr__(instance, name, value)
+
+
+def _box(name: str, box: Iterable[Any] | None) -> tuple[float, ...] | None:
+    return None if box is None else _numbers(name, box, 4)
+
+
+def _numbers(name: str, values: Iterable[Any], count: int) -> tuple[float, ...]:
+    """Return numbers as floats, which JSON holds.
+
+    Raises:
+        ContractError: they are none, or of another count.
+    """
+    try:
+        numbers = tuple(float(value) for value in values if isinstance(value, SupportsFloat))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != count:
+        raise ContractError.of(
+            name, got=f"{values!r:.80}", expected=f"{count} numbers", fix="correct it"
+        )
+    return numbers

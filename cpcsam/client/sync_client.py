@@ -155,7 +155,7 @@ class SegmentationClient:
         tls_name: in the gateway's certificate; None is the host of the address.
 
     Raises:
-        ConfigError: the token or the certificate file is invalid.
+        ConfigError: the token, the certificate file or the time limit is invalid.
     """
 
     def __init__(
@@ -216,6 +216,7 @@ class SegmentationClient:
             The result of each request, or its error if that request alone failed.
 
         Raises:
+            ConfigError: no such time limit.
             CpcSamError: as `segment`, if the stream itself fails.
         """
         yield from _iterate_sync(self._methods.segment_stream(requests, timeout_s=timeout_s))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import io
+import math
 import pydoc
 import queue
 import re
 import threading
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +22,10 @@ import numpy as np
 import pytest
 
 from cpcsam.client import (
+    Everything,
+    ImageId,
     Prompt,
+    ReadOptions,
     SegmentationClient,
     SegmentRequest,
     encode_image,
@@ -27,7 +33,7 @@ from cpcsam.client import (
 )
 from cpcsam.client.async_client import AsyncSegmentationClient
 from cpcsam.client.results import SegmentResult
-from cpcsam.errors import ContractError, CpcSamError, ServingError
+from cpcsam.errors import ConfigError, ContractError, CpcSamError, ServingError
 from cpcsam.grpc_errors import UnavailableError, error_of_status
 from cpcsam.v1 import segmentation_pb2 as pb
 from cpcsam.v1 import segmentation_pb2_grpc as pb_grpc
@@ -113,15 +119,52 @@ SMALL = encode_image(np.zeros((4, 4, 3), np.uint8))
 REASON = "request_id: got 200000 bytes, expected at most 128; shorten it"
 
 
+class Unreadable(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise zipfile.BadZipFile("Bad CRC-32")
+
+
 def test_stream_yields_an_unsendable_requests_error_before_the_next_request() -> None:
     requests: queue.Queue[SegmentRequest] = queue.Queue()
     with peer_gateway() as (address, _), SegmentationClient(address) as client:
         stream = client.segment_stream(iter(requests.get, None), timeout_s=60)
-        for image in (SMALL, "nowhere.png", SMALL):
-            requests.put(SegmentRequest(image, [Prompt.click(0, 0)]))
-            outcome = next(stream)
-            kind = ContractError if image == "nowhere.png" else SegmentResult
-            assert type(outcome) is kind, outcome
+        closed = io.BytesIO(SMALL)
+        closed.close()
+        for request in (
+            SegmentRequest("nowhere.png"),
+            SegmentRequest(closed),
+            SegmentRequest(Unreadable()),
+            SegmentRequest(SMALL, tile_size=-1),
+            SegmentRequest(SMALL, tile_overlap="half"),  # type: ignore[arg-type]
+            SegmentRequest(SMALL, read_options=ReadOptions(page=2**32)),
+            SegmentRequest(SMALL, request_id="no UTF-8: \udcff"),
+            SegmentRequest(ImageId("\udcff")),
+        ):
+            requests.put(request)
+            assert type(next(stream)) is ContractError, request
+            requests.put(SegmentRequest(SMALL, [Prompt.click(0, 0)]))
+            assert type(next(stream)) is SegmentResult
+
+
+def test_value_that_cannot_be_sent_is_named() -> None:
+    with SegmentationClient() as client:
+        with pytest.raises(ContractError, match="tile_size: got -1 .*correct it"):
+            client.segment(SMALL, classes=["cell"], tile_size=-1)
+        with pytest.raises(ContractError, match="min_area: got 0.5 "):
+            client.segment(SMALL, everything=Everything(min_area=0.5))  # type: ignore[arg-type]
+        for change in (client.add_class, client.remove_class):
+            with pytest.raises(ContractError, match=r"name: got '\\udcff'"):
+                change("\udcff")
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, math.nan, math.inf, 1e10, None])
+@pytest.mark.parametrize("kind", [SegmentationClient, AsyncSegmentationClient])
+def test_time_limit_that_grpc_does_not_take_is_refused(kind: type[Any], timeout_s: Any) -> None:
+    with pytest.raises(ConfigError, match="timeout_s: got .*expected seconds above 0"):
+        kind(timeout_s=timeout_s)
+    if timeout_s is not None:
+        with SegmentationClient() as client, pytest.raises(ConfigError, match="timeout_s: got"):
+            next(client.segment_stream([], timeout_s=timeout_s))
 
 
 class Forgetful(Peer):

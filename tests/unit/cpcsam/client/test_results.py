@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -36,6 +37,16 @@ def test_prompt_labels_default_to_foreground() -> None:
     assert Prompt(((1, 2), (3, 4))).point_labels == (1, 1)
     assert Prompt.click(5, 6) == Prompt(((5, 6),), (1,))
     assert Prompt(box=(0, 0, 1, 1)).point_labels == ()
+
+
+def test_prompt_holds_numbers_that_json_does() -> None:
+    corner, box = np.argwhere(np.ones((2, 2)))[3], np.arange(4, dtype=np.float32)
+    prompt = Prompt((corner,), np.ones(1, np.int64), box)  # type: ignore[arg-type]
+    assert prompt == Prompt(((1, 1),), (1,), (0, 1, 2, 3))
+    assert json.dumps([prompt.point_coords, prompt.point_labels, prompt.box])
+    for wrong in ({"point_coords": (("1", 2),)}, {"point_coords": ((1,),)}, {"box": (0, 1, 2)}):
+        with pytest.raises(ContractError, match=r"(point_coords|box): got .* [24] numbers"):
+            Prompt(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("labels", [(1,), (1, 2), (1, -1), (1, 1, 1)])
@@ -72,6 +83,15 @@ def test_encode_image_is_lossless() -> None:
     picture.save(file, "BMP")
     assert encode_image(file.getvalue()) == file.getvalue()
     assert decode_image(encode_image(picture.convert("CMYK"))).shape == (5, 7, 3)
+
+
+def test_encode_image_of_a_picture_whose_file_fails_later_tells_it() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((5, 7, 3), np.uint8)).save(file, "PNG")
+    picture = Image.open(file)
+    file.read = lambda size=-1: zlib.decompress(b"damaged")  # type: ignore[method-assign]
+    with pytest.raises(ContractError, match="image: got a Pillow image of mode RGB"):
+        encode_image(picture)
 
 
 def test_encode_image_of_a_missing_file_names_it() -> None:
