@@ -145,18 +145,25 @@ def decode_picture(
 
 
 def pixels_of(
-    image: NDArray[np.uint8] | str | Path | Image.Image, intensity: Intensity | None = None
+    image: NDArray[np.uint8] | str | Path | Image.Image,
+    intensity: Intensity | None = None,
+    image_format: str = "RGB",
 ) -> NDArray[np.uint8]:
     """Return an image as (H, W, 3) uint8, RGB.
 
     Args:
         image: such an array, a Pillow image of any mode, as its pixels stand, or a file's path.
         intensity: policy for more than 8 bits; None takes the default.
+        image_format: order of an array's channels, RGB or, as OpenCV has it, BGR.
 
     Raises:
-        ContractError: another array, or no readable image.
+        ContractError: another array or order, or no readable image.
         OSError: the file cannot be read.
     """
+    if image_format not in ("RGB", "BGR"):
+        raise ContractError.of(
+            "image_format", got=repr(image_format), expected="RGB or BGR", fix="correct it"
+        )
     if isinstance(image, str | Path):
         return decode_image(Path(image).read_bytes(), options=ReadOptions(intensity=intensity))
     if not isinstance(image, np.ndarray):
@@ -168,7 +175,7 @@ def pixels_of(
             expected="uint8 (H, W, 3), RGB",
             fix="correct its shape and type",
         )
-    return image
+    return image if image_format == "RGB" else np.ascontiguousarray(image[:, :, ::-1])
 
 
 def is_too_large(error: BaseException) -> bool:

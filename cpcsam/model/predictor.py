@@ -16,18 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cpcsam.backends.protocol import Backend
-from cpcsam.contract import (
-    LOW_RES_FACTOR,
-    MASK_THRESHOLD,
-    PointLabel,
-    grid_size,
-)
+from cpcsam.contract import LOW_RES_FACTOR, MASK_THRESHOLD, PointLabel, grid_size
 from cpcsam.errors import ContractError
 from cpcsam.geometry import EMPTY_BOX, Box
 from cpcsam.images.options import Intensity
 from cpcsam.images.reading import pixels_of
 from cpcsam.model.loading import load_backend
-from cpcsam.model.prompt_arrays import read_points, require_shape, require_within
+from cpcsam.model.prompt_arrays import read_prompt, require_shape, require_within
 from cpcsam.model.prompted_decoding import CalibratedPrompt, Decoded, decode_prompts
 from cpcsam.model.tiled_image import TiledImage
 from cpcsam.scale import Scale
@@ -103,7 +98,11 @@ class CpcSamPredictor:
         return self._image is not None
 
     def set_image(
-        self, image: NDArray[np.uint8] | str | Path | Image.Image, tile_size: int | None = None
+        self,
+        image: NDArray[np.uint8] | str | Path | Image.Image,
+        tile_size: int | None = None,
+        *,
+        image_format: str = "RGB",
     ) -> None:
         """Embed an image; the prompts of the following calls refer to it.
 
@@ -115,12 +114,13 @@ class CpcSamPredictor:
                 turned upright by its EXIF orientation.
             tile_size: side of the tiles of a larger image, in pixels; 0 takes the whole image, None
                 the window of the model's scale.
+            image_format: order of an array's channels, RGB or BGR.
 
         Raises:
-            ContractError: not such an array, or no readable image.
+            ContractError: not such an array or order, or no readable image.
             OSError: the file cannot be read.
         """
-        pixels = pixels_of(image, self.intensity)
+        pixels = pixels_of(image, self.intensity, image_format)
         # First, so that an encoding that fails does not leave the previous image set.
         self.reset_image()
         if tile_size is None:
@@ -145,7 +145,7 @@ class CpcSamPredictor:
         Args:
             point_coords: (N, 2), (X, Y) pixels of the image.
             point_labels: (N,), 1 on the entity and 0 on the background.
-            box: (4,), XYXY pixels of the image.
+            box: (4,) or (1, 4), XYXY pixels of the image.
             mask_input: (1, 4G, 4G) logits of the part `tile` of the image, such as the preceding
                 call's low_res_masks; the prompt is answered there.
             multimask_output: return three masks, for ambiguous prompts, instead of one.
@@ -161,11 +161,8 @@ class CpcSamPredictor:
             ContractError: no image is set, shapes that do not fit each other, a prompt outside of
                 its mask_input, or a calibration that cannot be left out.
         """
-        points, labels = read_points(point_coords, point_labels)
-        corners = np.zeros((0, 2)) if box is None else require_shape("box", box, (4,)).reshape(2, 2)
-        points, image = np.concatenate([points, corners]), self._require_image()
-        box_labels = (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
-        labels = np.concatenate([labels, [] if box is None else box_labels])
+        points, labels = read_prompt(point_coords, point_labels, box)
+        image = self._require_image()
         if mask_input is not None:
             side = LOW_RES_FACTOR * grid_size(self.backend.image_size)
             mask_input = require_shape("mask_input", mask_input, (1, side, side))[None]

@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cpcsam.contract import PointLabel
 from cpcsam.errors import ContractError, CpcSamError
 from cpcsam.geometry import Box
 
-__all__ = ["read_points", "require_shape", "require_within"]
+__all__ = ["read_prompt", "require_shape", "require_within"]
 
 
-def read_points(
-    point_coords: ArrayLike | None, point_labels: ArrayLike | None
+def read_prompt(
+    point_coords: ArrayLike | None, point_labels: ArrayLike | None, box: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return (N, 2) coordinates and (N,) labels; N is 0 without points.
+    """Return (N, 2) coordinates and (N,) labels; the corners of a box are the last two.
 
     Raises:
         ContractError: other shapes.
@@ -25,7 +26,14 @@ def read_points(
     if coords.ndim != 2 or coords.shape[1] != 2:
         raise _misshapen("point_coords", f"shape {coords.shape}", "(N, 2)")
     labels = np.zeros(0) if point_labels is None else np.asarray(point_labels)
-    return coords, require_shape("point_labels", labels, (len(coords),))
+    labels = require_shape("point_labels", labels, (len(coords),))
+    if box is None:
+        return coords, labels
+    # segment-anything takes a box, and a batch of one box, too.
+    shape = (1, 4) if np.ndim(box) == 2 else (4,)
+    corners = require_shape("box", box, shape).reshape(2, 2)
+    corner_labels = (PointLabel.BOX_TOP_LEFT, PointLabel.BOX_BOTTOM_RIGHT)
+    return np.concatenate([coords, corners]), np.concatenate([labels, corner_labels])
 
 
 def require_within(points: NDArray[Any], part: Box) -> None:

@@ -66,6 +66,33 @@ def test_set_image_accepts_path_pillow_image_and_array(tmp_path: Path) -> None:
     assert all(np.array_equal(one, embeddings[0]) for one in embeddings)
 
 
+class RedModel(BrightnessModel):
+    """Sees the first channel alone."""
+
+    def encode(self, image: np.ndarray, input_size: np.ndarray) -> np.ndarray:
+        return super().encode(image[:, :1], input_size)
+
+
+def test_set_image_takes_arrays_of_opencv() -> None:
+    predictor, red = CpcSamPredictor(RedModel()), square()
+    red[:, :, 1:] = 0
+    embeddings = []
+    for image, order in ((red, "RGB"), (red[:, :, ::-1], "BGR"), (red, "BGR")):
+        predictor.set_image(image, image_format=order)
+        embeddings.append(predictor.get_image_embedding())
+    assert np.array_equal(embeddings[0], embeddings[1])
+    assert not np.array_equal(embeddings[0], embeddings[2])
+    with pytest.raises(ContractError, match="image_format: got 'HSV', expected RGB or BGR"):
+        predictor.set_image(red, image_format="HSV")
+
+
+def test_predict_takes_a_batch_of_one_box_as_segment_anything_does() -> None:
+    predictor, box = CpcSamPredictor(BrightnessModel()), np.array([32, 64, 64, 96])
+    predictor.set_image(square())
+    one, batch = (predictor.predict(box=each, return_logits=True)[0] for each in (box, box[None]))
+    assert np.array_equal(one, batch)
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3))]
 )
@@ -90,7 +117,8 @@ def test_predict_without_image_raises_contract_error() -> None:
         ({"point_coords": [1, 2], "point_labels": [1]}, "point_coords"),
         ({"point_coords": [[1, 2]], "point_labels": [1, 0]}, "point_labels"),
         ({"point_coords": [[1, 2]]}, "point_labels"),
-        ({"box": [[1, 2, 3, 4]]}, "box"),
+        ({"box": [[1, 2, 3, 4]] * 2}, "box"),
+        ({"box": [1, 2, 3]}, "box"),
         ({"mask_input": np.zeros((64, 64))}, "mask_input"),
     ],
 )
