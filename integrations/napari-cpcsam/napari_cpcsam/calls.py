@@ -30,7 +30,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call ended with: masks and warnings, or an error."""
+    """What a call ended with: masks, of which some may be empty, and warnings, or an error."""
 
     masks: list[Mask] = field(default_factory=list)
     warnings: tuple[str, ...] = ()
@@ -65,7 +65,8 @@ class Calls:
         Args:
             address: of the gateway.
             build: makes the request, in the thread.
-            done: takes the first mask of each result, and warnings, in the caller's thread.
+            done: takes the first mask of each result, be it empty, and warnings, in the caller's
+                thread.
             failed: takes an error there.
 
         Raises:
@@ -79,7 +80,7 @@ class Calls:
                 result = client.send(build(client))
             except Exception as error:
                 return Outcome(error=error)
-            masks = [each[0] for each in result.masks if each and each[0].area]
+            masks = [each[0] for each in result.masks if each]
             for mask in masks:
                 mask.array  # noqa: B018  decoded here, where it blocks nobody
             return Outcome(masks, result.warnings)

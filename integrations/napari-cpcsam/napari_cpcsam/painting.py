@@ -49,7 +49,7 @@ def paint_prompted(labels: Labels, plane: Plane, masks: Sequence[Mask], first: i
     Args:
         labels: to paint in.
         plane: of the image.
-        masks: one for each prompt.
+        masks: one for each prompt; the number of an empty one stays free.
         first: number of the first.
     """
     painted = labels.data[plane.index]
@@ -69,6 +69,7 @@ def paint_entities(labels: Labels, plane: Plane, masks: Sequence[Mask]) -> None:
         plane: of the image.
         masks: best first.
     """
+    masks = [mask for mask in masks if mask.area]
     painted = labels.data[plane.index]
     painted[...] = 0
     first = int(labels.data.max()) + 1
@@ -79,13 +80,13 @@ def paint_entities(labels: Labels, plane: Plane, masks: Sequence[Mask]) -> None:
 
 
 def _describe(labels: Labels, masks: dict[int, Mask]) -> None:
-    """Add the masks to the layer's table, which has a row for each number, and show them."""
+    """Bring the masks into the layer's table, which has a row for each number, and show them."""
     rows: dict[int, dict[str, Any]] = {
         int(row["index"]): dict(row) for row in labels.features.to_dict("records") if "index" in row
     }
-    rows |= {
-        number: {"index": number, "class": mask.label, "score": mask.score}
-        for number, mask in masks.items()
-    }
+    for number, mask in masks.items():
+        rows.pop(number, None)
+        if mask.area:
+            rows[number] = {"index": number, "class": mask.label, "score": mask.score}
     labels.features = pd.DataFrame([rows[number] for number in sorted(rows)])
     labels.refresh()

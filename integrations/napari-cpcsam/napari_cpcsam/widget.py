@@ -178,7 +178,8 @@ class SegmentWidget(QWidget):  # type: ignore[misc]
     ) -> None:
         def done(masks: list[Mask], warnings: tuple[str, ...]) -> None:
             paint(masks)
-            self.status.setText("\n".join((f"{len(masks)} masks", *warnings)))
+            found = sum(mask.area > 0 for mask in masks)
+            self.status.setText("\n".join((f"{found} masks", *warnings)))
             self._show_running()
 
         def failed(error: Exception) -> None:

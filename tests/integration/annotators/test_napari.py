@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from cpcsam.client import Everything, Intensity, Prompt, ReadOptions
+from cpcsam.client import Everything, Intensity, Mask, Prompt, ReadOptions
 from tests.integration.annotators.nuclei import NUCLEUS, Nuclei, run_in
 from tests.support.annotators import annotator
 from tests.support.paths import ROOT
@@ -35,6 +39,42 @@ def used(nuclei: Nuclei) -> tuple[dict[str, Any], Mapping[str, np.ndarray]]:
 
 
 Used = tuple[dict[str, Any], Mapping[str, np.ndarray]]
+
+
+class AtOnce:
+    """Stands in for napari's worker in a thread."""
+
+    def __init__(self, work: Callable[[], Any], **_: Any) -> None:
+        self.work = work
+        self.returned = SimpleNamespace(connect=lambda done: setattr(self, "done", done))
+
+    def start(self) -> None:
+        self.done(self.work())
+
+
+def square(left: int, side: int = 2) -> Mask:
+    right = left + side
+    ring = ((left, 0), (right, 0), (right, side), (left, side))
+    return Mask((4, 9), "", 0.9, (left, 0, right, side), side**2, rings=(ring,) if side else ())
+
+
+def test_empty_mask_takes_no_number_of_another_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = SimpleNamespace(FunctionWorker=AtOnce, create_worker=AtOnce)
+    monkeypatch.setitem(sys.modules, "napari.qt.threading", worker)
+    monkeypatch.syspath_prepend(PLUGIN)
+    calls, painting = map(import_module, ("napari_cpcsam.calls", "napari_cpcsam.painting"))
+    client = SimpleNamespace(send=lambda masks: SimpleNamespace(masks=masks, warnings=()))
+    monkeypatch.setattr(calls, "SegmentationClient", lambda *_, **__: client)
+    labels = SimpleNamespace(data=np.zeros((4, 9), int), features=pd.DataFrame(), refresh=bool)
+
+    def done(masks: list[Mask], _: tuple[str, ...]) -> None:
+        painting.paint_prompted(labels, SimpleNamespace(index=...), masks, 1)
+
+    for second, numbers in ((square(3), [1, 2, 3]), (square(3, side=0), [1, 3])):
+        results = [[square(0)], [second], [square(6)]]
+        calls.Calls().start(calls.Address("a:1"), lambda _, results=results: results, done, print)
+        assert labels.data[0, ::3].tolist() == [1, 2 * (2 in numbers), 3]
+        assert labels.features["index"].tolist() == numbers
 
 
 def test_widget_without_prompts_tells_what_to_add(used: Used) -> None:
