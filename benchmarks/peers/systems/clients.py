@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
+from select import select
 from typing import Any, Final
 
 import grpc
@@ -46,14 +47,24 @@ SIZES: Final = (INPUT_SIZE.name, ORIGINAL_SIZE.name)
 
 @contextmanager
 def litserve(port: int) -> Iterator[Send]:
-    """Connect to the app of `litserve_app` on loopback, and keep the connection."""
+    """Connect to the app of `litserve_app` on loopback, and keep the connection.
+
+    It is opened anew after a failure, and where the server has closed it between two requests.
+    """
     connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
 
     def send(request: Request) -> Sequence[bytes]:
         body = json.dumps(request_to_json(request))
-        connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        content = response.read()
+        # Between two requests nothing but a connection's end can be read.
+        if connection.sock and select([connection.sock], [], [], 0)[0]:
+            connection.close()
+        try:
+            connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            content = response.read()
+        except (OSError, HTTPException):
+            connection.close()
+            raise
         if response.status != HTTP_OK:
             raise HTTPException(f"{response.status}: {content[:200].decode(errors='replace')}")
         return masks_from_json(json.loads(content)["masks"])

@@ -28,6 +28,8 @@ from cpcsam.errors import ContractError, ServingError
 __all__ = ["SamApi", "main"]
 
 PROG: Final = "python -m benchmarks.peers.systems.litserve_app"
+KEEP_ALIVE_S: Final = 3600
+"""Longer than any load: clients keep connections, which uvicorn closes after 5 idle seconds."""
 
 
 class SamApi(litserve.LitAPI):  # type: ignore[misc]
@@ -63,7 +65,13 @@ class SamApi(litserve.LitAPI):  # type: ignore[misc]
 
 def _run(args: argparse.Namespace) -> None:
     server = litserve.LitServer(SamApi(args.weights), accelerator="cpu", timeout=False)
-    server.run(host="127.0.0.1", port=args.port, generate_client_file=False, log_level="warning")
+    server.run(
+        host="127.0.0.1",
+        port=args.port,
+        generate_client_file=False,
+        log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

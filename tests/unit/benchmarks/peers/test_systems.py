@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import BadStatusLine, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ import torch
 from segment_anything import SamPredictor
 
 from benchmarks.peers.load.workloads import BOX, CLICK, EVERYTHING, Request, Workload, requests_of
-from benchmarks.peers.systems.clients import protobuf_of
+from benchmarks.peers.systems.clients import litserve, protobuf_of
 from benchmarks.peers.systems.fast_sam import fast_sam
 from benchmarks.peers.systems.official import OfficialSegmenter
 from benchmarks.peers.systems.onnx_segmenter import OnnxSegmenter
@@ -78,6 +83,73 @@ def test_gateway_accepts_the_requests_and_takes_images_whole(workload: Workload)
         assert message.WhichOneof("image") == ("image_id" if request.known else "image_bytes")
         assert len(message.prompts) == len(request.prompts)
         assert message.everything.points_per_side == request.grid
+
+
+class Peer(BaseHTTPRequestHandler):
+    """Answers requests as `answers` tell: by masks, a refusal, noise, or masks and the end."""
+
+    protocol_version = "HTTP/1.1"
+    answers: list[str]
+    connections: int
+    ended: threading.Semaphore
+
+    def setup(self) -> None:
+        super().setup()
+        Peer.connections += 1
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = self.answers.pop(0)
+        if answer == "noise":
+            self.wfile.write(b"noise\r\n\r\n")
+        else:
+            body = b'{"masks": []}'
+            self.send_response(503 if answer == "refusal" else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        self.close_connection = answer in ("noise", "masks and the end")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class PeerServer(ThreadingHTTPServer):
+    def shutdown_request(self, request: object) -> None:
+        super().shutdown_request(request)
+        Peer.ended.release()
+
+
+@contextmanager
+def peer(*answers: str) -> Iterator[int]:
+    Peer.answers, Peer.connections, Peer.ended = [*answers], 0, threading.Semaphore(0)
+    with PeerServer(("127.0.0.1", 0), Peer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_litserve_client_opens_what_the_server_has_closed_between_two_requests() -> None:
+    (request,) = requests_of(CLICKS, 1)
+    with peer("masks", "masks and the end", "masks") as port, litserve(port) as send:
+        assert send(request) == send(request) == []
+        assert Peer.connections == 1
+        assert Peer.ended.acquire(timeout=30)
+        assert send(request) == []
+        assert Peer.connections == 2
+
+
+def test_litserve_client_fails_for_an_unanswered_request_and_not_for_the_next() -> None:
+    (request,) = requests_of(CLICKS, 1)
+    with peer("noise", "masks", "refusal", "masks") as port, litserve(port) as send:
+        for failure in (BadStatusLine, HTTPException):
+            with pytest.raises(failure):
+                send(request)
+            assert send(request) == []
 
 
 def test_embeddings_encode_an_image_once_and_evict_the_least_recently_used() -> None:
