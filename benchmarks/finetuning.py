@@ -67,7 +67,7 @@ class Run:
             "shots": source.shots,
             "images": data_digest(source.root),
             "base": base_digest(self.config.model.base),
-            "code": code_digest(("cpcsam/model", "training")),
+            "code": code_digest("benchmarks.finetuning"),
         }
 
 

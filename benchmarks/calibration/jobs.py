@@ -6,32 +6,19 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, BOTH, CORE, GROUPS, NOISE, SHOTS, Arm
 from benchmarks.calibration.runs import run
 from benchmarks.calibration.splits import Split, development_split, read_split
 from benchmarks.calibration.step_time import steps_of
-from benchmarks.common.job_cache import (
-    TRAINING_CODE,
-    code_digest,
-    data_digest,
-    digest_of,
-    store,
-)
+from benchmarks.common.job_cache import code_digest, data_digest, digest_of, store
 from cpcsam.config import to_dict
 from cpcsam.model.base_checkpoint import base_digest
 from training.data.vector_art.drawings import open_collection
 
 __all__ = ["CalibrationJob", "context_of", "jobs_of", "run_job", "tempo_file"]
-
-CODE: Final = (
-    *TRAINING_CODE,
-    "benchmarks/calibration/runs.py",
-    "benchmarks/calibration/splits.py",
-    "benchmarks/common/stains.py",
-)
 
 
 @dataclass(frozen=True)
@@ -99,22 +86,23 @@ class CalibrationJob:
 
 def context_of(args: argparse.Namespace) -> dict[str, Any]:
     """Configuration that all jobs share: base, code, scenes, and minutes or steps of training."""
-    scenes = {} if args.drawings is None else {"drawings": open_collection(args.drawings).digest}
     return {
-        "base": base_digest(args.base),
-        "code": code_digest(CODE),
+        **_shared(args.base, args.drawings),
         "minutes": args.minutes if args.steps is None else None,
         "steps": args.steps,
         "strengths": list(args.strengths),
         "development": args.development,
-        **scenes,
     }
 
 
-def tempo_file(out: Path, base: Path) -> Path:
-    """File of the arms' measured tempo with this base and code."""
-    digest = digest_of({"base": base_digest(base), "code": code_digest(CODE)})
-    return out / f"tempo-{digest[:12]}.json"
+def tempo_file(out: Path, base: Path, drawings: Path | None = None) -> Path:
+    """File of the arms' measured tempo with this base, code and scenes."""
+    return out / f"tempo-{digest_of(_shared(base, drawings))[:12]}.json"
+
+
+def _shared(base: Path, drawings: Path | None) -> dict[str, Any]:
+    scenes = {} if drawings is None else {"drawings": open_collection(drawings).digest}
+    return {"base": base_digest(base), "code": code_digest(__name__), **scenes}
 
 
 def jobs_of(args: argparse.Namespace) -> list[CalibrationJob]:
@@ -160,7 +148,7 @@ def _by_steps(jobs: Sequence[CalibrationJob], args: argparse.Namespace) -> list[
     """Replace minutes by the steps that take the time of `--steps` steps of the arm `groups`."""
     arms = {job.arm.name: job.arm for job in jobs}.values()
     split = read_split(0, SHOTS["standard"], drawings=args.drawings)
-    kept = tempo_file(args.out, args.base)
+    kept = tempo_file(args.out, args.base, args.drawings)
     steps = steps_of(arms, args.steps, GROUPS, split, args.base, kept)
     return [replace(job, budget=Budget(steps=steps[job.arm.name])) for job in jobs]
 

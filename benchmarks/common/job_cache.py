@@ -1,8 +1,8 @@
 """Job cache keyed by the SHA-256 of each job's configuration, and a process pool for jobs.
 
 A result is reused while the digest stored with it equals that of the job: a fresh checkout runs
-everything, an interrupted benchmark resumes, and a changed configuration, dataset, base or training
-code runs again.
+everything, an interrupted benchmark resumes, and a changed configuration, dataset, base or code
+runs again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
@@ -26,8 +26,8 @@ from cpcsam.errors import DataError
 
 __all__ = [
     "Job",
-    "TRAINING_CODE",
     "code_digest",
+    "code_of",
     "data_digest",
     "digest_of",
     "is_current",
@@ -39,15 +39,13 @@ __all__ = [
 ]
 
 ROOT: Final = Path(__file__).parents[2]
-TRAINING_CODE: Final = (
-    "cpcsam/automatic",
-    "cpcsam/model",
-    "training",
-    "benchmarks/budget.py",
-    "benchmarks/common/confounded_scenes.py",
-    "benchmarks/common/stains.py",
+LEFT_OUT: Final = (
+    "benchmarks.common.job_cache",
+    "benchmarks.common.output",
+    "cpcsam.commands",
+    "reporting",
 )
-"""Sources that decide the scores of whatever is trained here."""
+"""Modules and packages that start, store and show what is measured, and decide none of it."""
 
 
 class Job(Protocol):
@@ -95,30 +93,62 @@ def store(job: Job, result: Mapping[str, Any]) -> None:
 
 
 @cache
-def code_digest(places: Sequence[str] = TRAINING_CODE, root: Path = ROOT) -> str:
-    """SHA-256 of Python sources without comments, docstrings and layout.
+def code_digest(*modules: str, root: Path = ROOT) -> str:
+    """SHA-256 of modules and of all that they import, without comments, docstrings and layout.
+
+    What they import is found instead of listed, so that nothing which decides a result is missing.
 
     Args:
-        places: files and folders below the root.
+        modules: of the checkout; all of a package counts, which may import its modules by name.
         root: of the checkout.
     """
     digest = hashlib.sha256()
-    for place in places:
-        for path in _sources(root / place):
-            tree = _WithoutDocstrings().visit(ast.parse(path.read_bytes()))
-            digest.update(f"{path.relative_to(root)}\n{ast.dump(tree)}\n".encode())
+    for path, tree in sorted(code_of(*modules, root=root).items()):
+        digest.update(f"{path.relative_to(root)}\n{ast.dump(tree)}\n".encode())
     return digest.hexdigest()
 
 
-class _WithoutDocstrings(ast.NodeTransformer):
+def code_of(*modules: str, root: Path = ROOT) -> dict[Path, ast.AST]:
+    """Syntax trees, as they are run, of modules and of all that they import, by file."""
+    trees: dict[Path, ast.AST] = {}
+    names = [*modules]
+    while names:
+        name = names.pop()
+        if f"{name}.".startswith(tuple(f"{left_out}." for left_out in LEFT_OUT)):
+            continue
+        for path in _sources(name, root):
+            if path not in trees:
+                trees[path] = _AsRun().visit(ast.parse(path.read_bytes()))
+                names += _imports(trees[path], root)
+    return trees
+
+
+class _AsRun(ast.NodeTransformer):
+    """Drops docstrings and what is there for type checkers alone."""
+
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # noqa: N802
         # A body may become empty by this, which `ast.dump` accepts; nothing is compiled.
         return None if isinstance(node.value, ast.Constant) else node
 
+    def visit_If(self, node: ast.If) -> ast.AST | None:  # noqa: N802
+        return None if ast.unparse(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
-def _sources(place: Path) -> list[Path]:
-    # Sorted, as rglob's order depends on the file system.
-    return [place] if place.is_file() else sorted(place.rglob("*.py"))
+
+def _imports(tree: ast.AST, root: Path) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if _sources(inner, root) else node.module
+
+
+def _sources(name: str, root: Path) -> list[Path]:
+    place = root.joinpath(*name.split("."))
+    if place.is_dir():
+        return [*place.rglob("*.py")]
+    return [path for path in [place.with_suffix(".py")] if path.is_file()]
 
 
 @cache

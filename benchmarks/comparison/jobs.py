@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.budget import Budget, clock_of
-from benchmarks.common.job_cache import TRAINING_CODE, code_digest, data_digest, store
+from benchmarks.common.job_cache import code_digest, data_digest, store
 from benchmarks.common.memory import reset_rss_peak, rss_peak_bytes
 from benchmarks.comparison.data import datasets_of, read_problem
 from benchmarks.comparison.methods.clip.proposals import RegionMethod
@@ -31,18 +31,10 @@ from training.evaluation.class_scores import means_of_groups, score_segmentation
 from training.evaluation.panels import panels_of, save_panels
 from training.loop.distributed import training_device
 
-__all__ = ["CODE", "ComparisonJob", "jobs_of", "run_job", "settings_with_data"]
+__all__ = ["ComparisonJob", "jobs_of", "run_job", "settings_with_data"]
 
 PANEL_SEED: Final = 0
 """Seed whose runs get pictures."""
-CODE: Final = (
-    *TRAINING_CODE,
-    "benchmarks/calibration/splits.py",
-    "benchmarks/comparison/data.py",
-    "benchmarks/comparison/methods",
-    "cpcsam/clip",
-    "benchmarks/common/stains.py",
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class ComparisonJob:
             "setting": to_dict(self.setting),
             "seed": self.seed,
             "data": {name: data_digest(self.roots[name]) for name in datasets_of(self.setting)},
-            "code": code_digest(CODE),
+            "code": code_digest(type(self).__module__),
         }
 
 

@@ -12,9 +12,8 @@ from typing import Any, Final
 import torch
 
 from benchmarks.budget import Budget
-from benchmarks.common.job_cache import code_digest, store
+from benchmarks.common.job_cache import store
 from benchmarks.comparison.data import Problem, read_problem
-from benchmarks.comparison.jobs import CODE as COMPARISON_CODE
 from benchmarks.comparison.jobs import ComparisonJob, settings_with_data
 from benchmarks.comparison.methods.ritm import RitmMethod
 from benchmarks.comparison.methods.sam import SamMethod
@@ -37,12 +36,6 @@ SYSTEMS: Final = {
 """Methods of the comparison by the system's name."""
 LABELS: Final = {"base": "base", "ritm": "RITM"}
 """Where the comparison's label does not fit, as every system is clicked here."""
-CODE: Final = (
-    *COMPARISON_CODE,
-    "benchmarks/calibration/arms.py",
-    "benchmarks/noc/jobs.py",
-    "benchmarks/noc/protocol.py",
-)
 
 
 @dataclass(frozen=True)
@@ -57,11 +50,7 @@ class NocJob(ComparisonJob):
 
     def configuration(self) -> dict[str, Any]:
         """Everything that decides the result."""
-        return {
-            **super().configuration(),
-            "entities": self.entities,
-            "code": code_digest(CODE),
-        }
+        return {**super().configuration(), "entities": self.entities}
 
 
 def jobs_of(args: argparse.Namespace) -> list[NocJob]:

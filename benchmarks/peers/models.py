@@ -17,11 +17,8 @@ from cpcsam.model.base_checkpoint import base_digest
 __all__ = ["IMAGE_SIZES", "PeerModel", "prepare_model"]
 
 IMAGE_SIZES: Final = {"vit_t": 256, "vit_b": 1024}
-CODE: Final = (
-    *("cpcsam/contract.py", "cpcsam/entry_points.py", "cpcsam/model"),
-    *("export", "serving/backend"),
-)
-"""Sources that decide the exported graphs and the repository."""
+CODE: Final = ("benchmarks.serving.stack", "export", "serving.backend")
+"""Modules that decide the exported graphs and the repository."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def prepare_model(name: str, base: Path, build: Path) -> PeerModel:
         ArtifactError: no such base.
         ExportError: the graphs differ from PyTorch.
     """
-    folder = build / f"{name}-{code_digest(CODE)[:12]}"
+    folder = build / f"{name}-{code_digest(*CODE)[:12]}"
     if name == "vit_t":
         repository, weights = repository_of(base, folder), base
     else:

@@ -12,7 +12,7 @@ from scipy import stats
 
 from benchmarks.budget import Budget
 from benchmarks.calibration.arms import ABLATIONS, CORE, NOISE, Arm
-from benchmarks.calibration.jobs import jobs_of
+from benchmarks.calibration.jobs import jobs_of, tempo_file
 from benchmarks.calibration.report import write_report
 from benchmarks.calibration.runs import noisy_dice, prepare, run
 from benchmarks.calibration.splits import Split, development_split, read_split
@@ -220,6 +220,7 @@ def test_jobs_change_their_digest_with_what_decides_their_results(tmp_path: Path
     assert not set(digests(development=True)) & set(plain)
     drawings(tmp_path)
     assert not set(digests(drawings=tmp_path)) & set(plain)
+    assert tempo_file(Path("out"), BASE, tmp_path) != tempo_file(Path("out"), BASE)
     assert digests(arms=["both"]) == [
         digest for digest in plain if digest in digests(arms=["both"])
     ]

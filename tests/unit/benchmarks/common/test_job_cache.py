@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.common.job_cache import (
     code_digest,
+    code_of,
     data_digest,
     digest_of,
     is_current,
@@ -19,6 +20,7 @@ from benchmarks.common.job_cache import (
     store,
 )
 from cpcsam.errors import DataError
+from tests.support.paths import ROOT
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def test_code_digest_changes_with_code_but_not_with_comments(tmp_path: Path) -> 
 
     def digest(text: str) -> str:
         (package / "step.py").write_text(text)
-        return code_digest.__wrapped__(("package",), tmp_path)
+        return code_digest.__wrapped__("package", root=tmp_path)
 
     plain = digest("def step(x):\n    return x + 1\n")
     assert digest('"""A module."""\n\n\ndef step(x):\n    return (x+1)  # why\n') == plain
@@ -106,7 +108,42 @@ def test_code_digest_changes_with_code_but_not_with_comments(tmp_path: Path) -> 
     assert digest("def step(x):\n    return x + 2\n") != plain
     assert digest("def step(x):\n    return x + 1\n") == plain
     (package / "more.py").write_text("")
-    assert code_digest.__wrapped__(("package",), tmp_path) != plain
+    assert code_digest.__wrapped__("package", root=tmp_path) != plain
+
+
+def test_code_of_a_module_is_all_that_it_imports(tmp_path: Path) -> None:
+    sources = {
+        "jobs": "from package import near\nfrom lazy import named\nimport reporting.tables\n",
+        "package/__init__": "import unused",
+        "package/near": "if TYPE_CHECKING:\n    import typed\ndef run():\n    import package.far\n",
+        "package/far": "import numpy\nfrom jobs import run\n",
+        "package/unused": "",
+        "lazy/__init__": "def __getattr__(name): ...",
+        "lazy/by_name": "",
+        "reporting/tables": "",
+        "typed": "",
+        "unused": "",
+    }
+    for name, text in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").write_text(text)
+    found = {str(path.relative_to(tmp_path)) for path in code_of("jobs", root=tmp_path)}
+    expected = {"jobs", "package/near", "package/far", "lazy/__init__", "lazy/by_name"}
+    assert found == {f"{name}.py" for name in expected}
+
+
+@pytest.mark.parametrize("benchmark", ["calibration", "noc"])
+def test_code_of_jobs_covers_prompts_frames_and_images(benchmark: str) -> None:
+    found = {str(path.relative_to(ROOT)) for path in code_of(f"benchmarks.{benchmark}.jobs")}
+    assert found > {
+        "benchmarks/calibration/arms.py",
+        "cpcsam/geometry.py",
+        "cpcsam/images/reading.py",
+        "cpcsam/mask_prompts.py",
+        "cpcsam/scale.py",
+        "cpcsam/transforms.py",
+        "training/bilevel/step.py",
+    }
 
 
 def test_data_digest_changes_with_names_and_sizes_and_not_with_the_place(tmp_path: Path) -> None:
