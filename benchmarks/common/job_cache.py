@@ -32,6 +32,7 @@ __all__ = [
     "digest_of",
     "is_current",
     "missing",
+    "results_of",
     "run_here",
     "run_in_processes",
     "run_jobs",
@@ -84,6 +85,24 @@ def is_current(job: Job) -> bool:
 def missing(jobs: Iterable[J]) -> list[J]:
     """The jobs without a current result."""
     return [job for job in jobs if not is_current(job)]
+
+
+def results_of(
+    jobs: Iterable[J], matches: Callable[[J], bool] = is_current
+) -> list[dict[str, Any]]:
+    """Read the results of jobs; names those of another configuration on stderr.
+
+    Args:
+        jobs: whose results are there or not.
+        matches: whether a result that is there is of the job's configuration.
+    """
+    results = []
+    for job in jobs:
+        if job.path.exists() and matches(job):
+            results.append(json.loads(job.path.read_text()))
+        elif job.path.exists():
+            print(f"{job.path} is left out: it is of another configuration", file=sys.stderr)
+    return results
 
 
 def store(job: Job, result: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ Settings whose datasets are not given are left out. Scores are kept in OUT/NAME 
 their configuration: an interrupted comparison resumes, and a changed one runs again. Then
 table.json, table.csv, table.md and report.html are written there. Minutes are CPU minutes of
 training: with jobs=1 several cores spend them together. RITM alone is given an annotator's clicks.
+--report-only needs the options and data of the run.
 """
 
 from __future__ import annotations
@@ -41,9 +42,10 @@ def _run(args: argparse.Namespace) -> None:
     recipe = load_config(Recipe, args.recipe, args.overrides)
     if recipe.cited is not None:
         recipe = replace(recipe, cited=args.recipe.parent / recipe.cited)
+    roots = dict(args.data)
     if not args.report_only:
-        run_jobs(missing(jobs_of(recipe, dict(args.data))), run_job, recipe.jobs)
-    runs = runs_of(recipe)
+        run_jobs(missing(jobs_of(recipe, roots)), run_job, recipe.jobs)
+    runs = runs_of(recipe, roots)
     write_page(recipe, runs)
     publish(report_of(recipe, runs), recipe.folder / "report.md", args, base_of(runs))
 

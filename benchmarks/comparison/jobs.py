@@ -65,8 +65,8 @@ class ComparisonJob:
         return self.folder / self.setting.name / f"{self.name}-{self.seed}.json"
 
     def configuration(self) -> dict[str, Any]:
-        """Everything that decides the scores; base, data and code by their digests."""
-        method = to_dict(self.method)
+        """Everything that decides the scores; base, code and the data that is given by digests."""
+        method, names = to_dict(self.method), datasets_of(self.setting)
         if isinstance(self.method, ClipMethod):
             method["clip"] = self.method.clip.record()
         if isinstance(self.method, RegionMethod):
@@ -78,7 +78,7 @@ class ComparisonJob:
             "budget": to_dict(self.budget),
             "setting": to_dict(self.setting),
             "seed": self.seed,
-            "data": {name: data_digest(self.roots[name]) for name in datasets_of(self.setting)},
+            "data": {name: data_digest(self.roots[name]) for name in names if name in self.roots},
             "code": code_digest(type(self).__module__),
         }
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.common.job_cache import digest_of, results_of
+from benchmarks.comparison.data import datasets_of
+from benchmarks.comparison.jobs import ComparisonJob
 from benchmarks.comparison.methods.registry import PAPER_SYSTEMS
 from benchmarks.comparison.recipe import Recipe, lacking, methods_of, states_of
 from cpcsam.errors import DataError
@@ -23,24 +26,40 @@ COUNTERPARTS: Final = {"cpc-sam": "lora-groups"}
 """Methods that differ by CaPL, in addition to NAME+capl and NAME."""
 
 
-def runs_of(recipe: Recipe) -> Runs:
-    """Read all results in the recipe's order of methods.
+def runs_of(recipe: Recipe, roots: Mapping[str, Path]) -> Runs:
+    """Read the results of this configuration in the recipe's order of methods.
+
+    Data that is not given cannot be compared; `checked` of a result tells whether it was.
+
+    Args:
+        recipe: of a comparison.
+        roots: the datasets' folders by name.
 
     Raises:
         DataError: there are none.
     """
-    paths = [
-        _path(recipe, setting.name, name, seed)
-        for name in methods_of(recipe)
+    jobs = [
+        ComparisonJob(name, method, budget, setting, seed, roots, recipe.folder)
+        for name, (method, budget) in methods_of(recipe).items()
         for setting in recipe.settings
         for seed in range(recipe.seeds)
     ]
-    runs = [json.loads(path.read_text()) for path in paths if path.exists()]
+    given = {one.name for one in recipe.settings if set(datasets_of(one)) <= set(roots)}
+    runs = [{**run, "checked": run["setting"] in given} for run in results_of(jobs, _matches)]
     if not runs:
         raise DataError.of(
-            str(recipe.folder), got="no scores", expected="those of a run", fix="run the recipe"
+            str(recipe.folder),
+            got="no scores of this configuration",
+            expected="those of a run",
+            fix="run the recipe, or give the options of its run",
         )
     return runs
+
+
+def _matches(job: ComparisonJob) -> bool:
+    record = json.loads(job.path.read_text())["record"]
+    data = {name: digest for name, digest in record["data"].items() if name in job.roots}
+    return digest_of({**record, "data": data}) == digest_of(job.configuration())
 
 
 def report_of(recipe: Recipe, runs: Runs) -> RunReport:
@@ -110,11 +129,13 @@ def _note(runs: Runs) -> str:
     }
     listed = [f"{how}: {'; '.join(labels)}" for how, labels in helped.items() if labels]
     given = f" ({'; '.join(listed)})" if listed else ""
+    taken = ", ".join(dict.fromkeys(run["setting"] for run in runs if not run["checked"]))
+    unchecked = f" Not compared with their data, which was not given: {taken}." if taken else ""
     return (
         f"Scores in %, mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}; images are "
         f"segmented without prompts of an annotator{given}. Minutes are "
         f"CPU minutes of training, on a GPU minutes. {runs[0]['machine']}"
-        f"{', base ' + ', '.join(bases) if bases else ''}."
+        f"{', base ' + ', '.join(bases) if bases else ''}.{unchecked}"
     )
 
 

@@ -13,12 +13,11 @@ Minutes are CPU minutes of training of a run; --report-only needs the options of
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.common.job_cache import is_current, missing, run_jobs
+from benchmarks.common.job_cache import missing, results_of, run_jobs
 from benchmarks.common.output import OUT, add_report_option, publish
 from benchmarks.comparison.data import add_data_option
 from benchmarks.noc.jobs import SYSTEMS, jobs_of, run_job
@@ -36,7 +35,7 @@ def _run(args: argparse.Namespace) -> None:
     jobs = jobs_of(args)
     if not args.report_only:
         run_jobs(missing(jobs), run_job, args.jobs)
-    runs = [json.loads(job.path.read_text()) for job in jobs if is_current(job)]
+    runs = results_of(jobs)
     if not runs:
         raise DataError.of(
             str(args.out),

@@ -13,14 +13,16 @@ from PIL import Image
 from benchmarks import stains
 from benchmarks.budget import Budget
 from benchmarks.common.confounded_scenes import scene
+from benchmarks.common.job_cache import store
 from benchmarks.comparison.__main__ import main
 from benchmarks.comparison.data import read_problem
+from benchmarks.comparison.jobs import jobs_of
 from benchmarks.comparison.methods.registry import METHODS
 from benchmarks.comparison.methods.sam import SamMethod
 from benchmarks.comparison.recipe import Recipe, Setting, Variant, methods_of
-from benchmarks.comparison.report import capl_gains
+from benchmarks.comparison.report import capl_gains, report_of, runs_of
 from cpcsam.config import load_config
-from cpcsam.errors import ConfigError, CpcSamError
+from cpcsam.errors import ConfigError, CpcSamError, DataError
 from tests.support.paths import ROOT
 from tests.support.training_factory import discs
 from training.data.datasets.registry import DATASETS
@@ -149,6 +151,31 @@ def test_comparison_is_run_reported_resumed_and_repeated_after_a_change(
     assert main([*arguments, "steps=2"]) == 0
     assert "scenes, otsu, seed 0: Dice" in capsys.readouterr().err
     assert (folder / "scenes/otsu-0.json").stat().st_mtime_ns > before
+    assert main([*arguments, "--report-only"]) == 2  # without the option of the run
+    error = capsys.readouterr().err
+    assert "scenes/otsu-0.json is left out: it is of another configuration" in error
+    assert "got no scores of this configuration" in error
+
+
+def test_report_takes_results_of_this_configuration_as_far_as_data_is_given(
+    tmp_path: Path, two_stains: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setting = Setting("nuclei", "bbbc038v1")
+    recipe = replace(tiny(), settings=(setting,), out=tmp_path, minutes=None, steps=1)
+    roots = {"bbbc038v1": two_stains}
+    (job,) = jobs_of(recipe, roots)
+    run = {"name": "otsu", "setting": "nuclei", "machine": "m", "label": "Otsu", "seed": 0}
+    run |= {"minutes": 0.0, "parameters": 0, "dice": 0.5, "iou": 0.5, "ap50": 0.5}
+    run |= {"classes": {}, "groups": {}}
+    store(job, {**run, "record": job.configuration()})
+    unchecked = "Not compared with their data, which was not given: nuclei."
+    assert unchecked not in report_of(recipe, runs_of(recipe, roots)).note
+    assert unchecked in report_of(recipe, runs_of(recipe, {})).note
+    assert capsys.readouterr().err == ""
+    for options, given in ((replace(recipe, steps=2), {}), (recipe, {"bbbc038v1": tmp_path})):
+        with pytest.raises(DataError, match="no scores of this configuration"):
+            runs_of(options, given)
+        assert "nuclei/otsu-0.json is left out" in capsys.readouterr().err
 
 
 def test_comparison_without_its_data_is_refused(
