@@ -26,6 +26,8 @@ MAX_TIMEOUT_S: Final = 1e9
 PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
 NOT_CONNECTED: Final = ("failed to connect", "errors resolving", "DNS resolution failed")
 """Beginnings of gRPC's message where a call never left the client."""
+WRONG_NAME: Final = "Hostname Verification"
+"""Part of gRPC's message where the gateway's certificate is for another name."""
 
 
 def checked_timeout(timeout_s: float) -> float:
@@ -127,6 +129,9 @@ class Attempts:
                 "allow more time",
             ),
         }.get(status, ("an answer", "see the gateway's log"))
+        if WRONG_NAME in message:
+            expected = "a certificate that names this host"
+            fix = "give a name that it has by tls_name (--tls-name), or correct HOST:PORT"
         reason = message.rpartition(": ")[2] or status.name
         return f"{self._address}: got {reason}, expected {expected}; {fix}"
 
