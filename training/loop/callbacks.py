@@ -66,7 +66,7 @@ class Validation(Callback):
 
 @dataclass
 class Checkpoints(Callback):
-    """Saves the training state periodically and whenever the run stops, in the main process.
+    """Saves the training state periodically and at the end of a session, in the main process.
 
     Attributes:
         path: the file.
@@ -82,7 +82,14 @@ class Checkpoints(Callback):
 
     def on_step_end(self, metrics: Mapping[str, float], *, finished: bool, stopped: bool) -> None:
         """Save if it is due."""
-        if is_main() and (stopped or self.state.step % self.every == 0):
+        self._save(due=self.state.step % self.every == 0)
+
+    def on_train_end(self, *, finished: bool) -> None:
+        """Save the last step, which may have ended training between two saves."""
+        self._save(due=self.state.step % self.every != 0)
+
+    def _save(self, *, due: bool) -> None:
+        if due and is_main():
             self.state.save(self.path, self.record)
 
 

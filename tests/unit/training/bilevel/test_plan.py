@@ -44,7 +44,11 @@ def test_a_run_declares_the_scale_that_it_found_and_resumes_at_it(
 def test_training_ends_once_patience_is_lost(tmp_path: Path) -> None:
     config = tiny_run(tmp_path)
     ruinous = replace(config.optimizer, lr=0.1, lr_capl=0.1)
-    hasty = replace(config, steps=40, evaluate_every=1, patience=2, optimizer=ruinous)
+    hasty = replace(
+        config, steps=40, evaluate_every=1, checkpoint_every=40, patience=2, optimizer=ruinous
+    )
     result = train(hasty)
     assert result.finished and result.step == result.best.step + 2 < 40
+    best = (hasty.folder / "best/manifest.json").stat().st_mtime_ns
     assert train(replace(hasty, resume=True)) == result
+    assert (hasty.folder / "best/manifest.json").stat().st_mtime_ns == best
