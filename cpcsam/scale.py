@@ -24,7 +24,8 @@ class Scale:
 
     Attributes:
         window: side of the square in pixels of the image, which is also the default side of the
-            tiles in serving; None shows the whole image, its longer side as long as the input's.
+            tiles in serving; None, or a window that holds it, shows the whole image, its longer
+            side as long as the input's.
         spread: factor of at least 1; training windows have sides from window / spread to
             window × spread, and validation covers the same.
     """
@@ -54,7 +55,7 @@ class Scale:
 
     def side(self, size: tuple[int, int]) -> int:
         """Return the side of the square that is shown of an image of size (H, W), in pixels."""
-        return max(size) if self.window is None else self.window
+        return max(size) if self.window is None else min(self.window, max(size))
 
     def fits(self, side: float, size: tuple[int, int]) -> bool:
         """Return whether a square of this side of an image of size (H, W) has the model's scale."""

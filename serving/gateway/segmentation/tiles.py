@@ -136,17 +136,17 @@ def scale_warnings(
     if scale is None:
         return ()
     longest = max(size)
-    shown, best = (min(given or longest, longest) for given in (side, scale.side(size)))
+    shown, best = min(side or longest, longest), scale.side(size)
     # An image smaller than the window cannot be shown any better.
     if shown == best or (scale.fits(shown, size) and not because):
         return ()
     got = f"tiles of {side} pixels" if shown < longest else f"the whole image of {longest} pixels"
-    if scale.window is None:
+    if best == longest:
         expected = "the whole image, as in training"
     else:
         spread = scale.spread * TOLERANCE
-        low, high = scale.window / spread, scale.window * spread
-        expected = f"tiles of {scale.window} pixels ({low:.0f} to {high:.0f}), as in training"
+        low, high = best / spread, best * spread
+        expected = f"tiles of {best} pixels ({low:.0f} to {high:.0f}), as in training"
     got = f"{got}, {because}" if because else got
     return (str(ContractError.of(what, got=got, expected=expected, fix=fix)),)
 

@@ -12,6 +12,11 @@ def test_a_window_is_the_side_that_is_shown() -> None:
     assert Scale(128).side((300, 500)) == 128
 
 
+def test_a_window_that_holds_the_image_shows_its_longer_side() -> None:
+    assert Scale(128).side((60, 100)) == 100
+    assert Scale(128).fits(100, (60, 100)) and not Scale(128, 1.0).fits(64, (60, 100))
+
+
 def test_without_a_window_the_longer_side_is_shown() -> None:
     assert Scale(None).side((300, 500)) == 500
 

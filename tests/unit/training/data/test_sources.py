@@ -8,9 +8,10 @@ import tifffile
 
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.scale import Scale
+from cpcsam.transforms import to_frame
 from tests.support.coco_factory import content, write
 from tests.support.training_factory import discs, write_pair
-from training.data.augment import PADDING
+from training.data.augment import PADDING, AugmentConfig, random_window, whole_window
 from training.data.sources import (
     DataConfig,
     SourceConfig,
@@ -119,11 +120,21 @@ def test_validation_windows_hold_entities_and_are_spread_evenly() -> None:
 def test_windows_larger_than_the_image_are_padded_with_the_mean_colour() -> None:
     sample = discs()
     side = len(sample.instances)
-    [cut] = validation_windows([sample], Scale(2 * side, 1.0))
+    *_, cut = validation_windows([sample] * 3, Scale(side, 2.0))
     assert cut.instances.shape == (2 * side, 2 * side)
     assert np.array_equal(cut.image[:side, :side], sample.image)
     assert (cut.image[side:] == PADDING).all() and (cut.image[:, side:] == PADDING).all()
     assert not cut.instances[side:].any()
+
+
+@pytest.mark.parametrize("window", [161, 1000])
+def test_images_smaller_than_the_window_are_shown_as_serving_shows_them(window: int) -> None:
+    sample, scale = discs(), Scale(window, 1.0)
+    _, served = to_frame(sample.image, 256)
+    [cut] = validation_windows([sample], scale)
+    trained = random_window(sample, 256, scale, AugmentConfig(), np.random.default_rng(0))
+    shown = pytest.approx(served[0] / len(sample.image))
+    assert (whole_window(cut, 256).scale, trained.scale) == (shown, shown)
 
 
 def test_validation_covers_the_spread() -> None:

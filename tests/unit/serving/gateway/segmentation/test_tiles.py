@@ -53,6 +53,7 @@ def test_choose_prompt_tiles_by_default_takes_the_window() -> None:
         (999, SCALE, "tile_size: got the whole image of 400 pixels, expected tiles of 64 pixels"),
         (20, SCALE, r"tile_size: got tiles of 20 pixels, .* \(34 to 120\), as in training; leave"),
         (64, WHOLE_IMAGES, "tile_size: got tiles of 64 pixels, expected the whole image, as in"),
+        (64, Scale(512), "tile_size: got tiles of 64 pixels, expected the whole image, as in"),
         (0, WHOLE_IMAGES, ""),
         (64, None, ""),
     ],
