@@ -11,11 +11,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpcsam.checks import require_range
 from cpcsam.scale import Scale
 from cpcsam.transforms import resize_image
 from training.data.sample import Sample, entity_labels
 
-__all__ = ["AugmentConfig", "Window", "random_window", "whole_window", "window_with_entities"]
+__all__ = [
+    "AugmentConfig",
+    "Window",
+    "padded",
+    "random_window",
+    "whole_window",
+    "window_with_entities",
+]
 
 LUMA = (0.299, 0.587, 0.114)
 PADDING = (124, 116, 104)
@@ -38,6 +46,11 @@ class AugmentConfig:
     colour: float = 1.0
     invert: float = 0.2
     grey: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse shares outside [0, 1]."""
+        for name in ("colour", "invert", "grey"):
+            require_range(f"batch.augment.{name}", getattr(self, name), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,14 @@ def whole_window(sample: Sample, image_size: int) -> Window:
     )
     image[:, : served.shape[1], : served.shape[2]] = served
     return replace(window, image=image)
+
+
+def padded(sample: Sample, side: int) -> Sample:
+    """Pad a sample on the right and bottom, so that no axis is shorter than `side`."""
+    height, width = sample.instances.shape
+    below = ((0, max(0, side - height)), (0, max(0, side - width)))
+    channels = [np.pad(sample.image[..., c], below, constant_values=PADDING[c]) for c in range(3)]
+    return replace(sample, image=np.stack(channels, -1), instances=np.pad(sample.instances, below))
 
 
 def _reduced(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:

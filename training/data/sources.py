@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError, DataError
 from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.scale import Scale
-from training.data.augment import PADDING
+from training.data.augment import padded
 from training.data.datasets.account import Account
+from training.data.datasets.folders import read_text
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples
 from training.data.datasets.protocol import Classes, Part, open_dataset
@@ -43,7 +43,8 @@ class SourceConfig:
         root: the folder that it was unpacked in.
         part: of the dataset: train, validation or test; null is train, and for validation if
             it takes train's dataset, validation.
-        classes: entities of the dataset to take; the others are background.
+        classes: entities of the dataset to take; the others are background. null is base, and for
+            validation if it takes train's dataset, train's.
         shots: number of images of the training part to draw, by `seed`; null takes all.
         seed: of the shots.
         crowds: take the dataset's crowds as entities: annotations in COCO JSON with `iscrowd`.
@@ -66,7 +67,7 @@ class SourceConfig:
     dataset: str | None = None
     root: Path | None = None
     part: Part | None = None
-    classes: Classes = "base"
+    classes: Classes | None = None
     shots: int | None = None
     seed: int = 0
     page: int | None = None
@@ -74,36 +75,47 @@ class SourceConfig:
     crowds: bool = False
 
     def overlaps(self, other: SourceConfig) -> bool:
-        """Return whether both take the same part or list of ids, or overlapping regions."""
-        if (self.bbbc038, self.image, self.dataset, self.root) != (
-            other.bbbc038,
-            other.image,
-            other.dataset,
-            other.root,
-        ):
+        """Return whether both take the same part, or overlapping regions of the same image.
+
+        Raises:
+            DataError: a list of ids is no text.
+        """
+        if any(getattr(self, name) != getattr(other, name) for name in (*FORMS, "root")):
             return False
         if self.dataset is not None:
             return (self.part or "train") == (other.part or "train")
-        if self.image is None:
-            return self.bbbc038 is not None and self.ids == other.ids
+        if self.image is None and (self.bbbc038 is None or not self._shares_ids(other)):
+            return False
         if self.region is None or other.region is None:
             return True
         # Far corners are exclusive, so regions that merely touch do not overlap.
         (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = self.region, other.region
         return max(ax0, bx0) < min(ax1, bx1) and max(ay0, by0) < min(ay1, by1)
 
+    def _shares_ids(self, other: SourceConfig) -> bool:
+        if self.ids is None or other.ids is None or self.ids == other.ids:
+            return True
+        assert self.bbbc038 is not None
+        lists = [self.bbbc038 / self.ids, self.bbbc038 / other.ids]
+        # What is missing is reported, by its key, when the images are read.
+        if not all(path.is_file() for path in lists):
+            return False
+        mine, others = ({i for line in read_text(path) for i in line.split()} for path in lists)
+        return not mine.isdisjoint(others)
+
     def or_else(self, other: SourceConfig) -> SourceConfig:
         """Take the files of another source if this one names none.
 
-        Its part, page, channels and crowds count where this one leaves them open.
+        Its part, classes, page, channels and crowds count where this one leaves them open.
         """
-        if self.bbbc038 or self.image or self.instances or self.dataset:
+        if self.bbbc038 or self.image or self.instances or self.dataset or self.root:
             return self
         files = {name: getattr(other, name) for name in (*FORMS, "instances", "root")}
         return replace(
             self,
             **files,
             part=self.part or ("validation" if other.dataset else None),
+            classes=self.classes or other.classes,
             page=other.page if self.page is None else self.page,
             channels=self.channels or other.channels,
             crowds=self.crowds or other.crowds,
@@ -128,16 +140,19 @@ class DataConfig:
     min_area: int = 30
 
     def __post_init__(self) -> None:
-        """Refuse validation on no windows or on the training data."""
+        """Refuse validation on no windows or on the training data, and impossible numbers."""
         if self.max_windows is not None:
             require_range("data.max_windows", self.max_windows, 1)
+        require_range("data.min_area", self.min_area, 1)
+        for name, source in (("train", self.train), ("validation", self.validation)):
+            require_range(f"data.{name}.seed", source.seed, 0)
         validation = self.validation.or_else(self.train)
         if self.train.overlaps(validation):
             raise ConfigError.of(
                 "data.validation",
                 got="images that are trained on",
                 expected="another part, other ids, another file or a region apart",
-                fix="set data.validation.part, ids or region",
+                fix="set data.validation.part or region, or ids of both that share none",
             )
 
 
@@ -159,9 +174,10 @@ def read_source(
     options = ReadOptions(source.page, source.channels, intensity)
     if source.dataset is not None and source.root is not None:
         dataset = open_dataset(source.dataset, source.root, source.crowds)
+        classes = source.classes or "base"
         if source.shots is not None:
-            return dataset.shots(source.shots, source.seed, source.classes, options)
-        return dataset.samples(source.part or "train", source.classes).with_options(options)
+            return dataset.shots(source.shots, source.seed, classes, options)
+        return dataset.samples(source.part or "train", classes).with_options(options)
     if source.bbbc038 is not None:
         ids = None if source.ids is None else source.bbbc038 / source.ids
         samples = read_bbbc038(source.bbbc038, ids, options)
@@ -241,8 +257,8 @@ def validation_windows(
 
     Samples take turns at the scale's window, the smallest and the largest of its spread.
 
-    Of samples that are read on access only as many are read as windows are wanted, evenly spread
-    too, and only the windows are kept.
+    Of samples that are read on access, no more that hold an entity are read than windows are
+    wanted, evenly spread too as far as these hold one, and only the windows are kept.
 
     Args:
         samples: what to cut.
@@ -256,8 +272,9 @@ def validation_windows(
         every = [cut for turn, sample in enumerate(samples) for cut in _cuts(sample, scale, turn)]
         return _spread(every, max_windows)
     chosen = [index * len(samples) // max_windows for index in range(max_windows)]
-    # With fewer samples than windows, `chosen` repeats indices.
-    indices = list(dict.fromkeys(chosen)) if len(samples) else []
+    # The others follow in place of those without an entity.
+    order = dict.fromkeys([*chosen, *range(len(samples))]) if len(samples) else []
+    indices = sorted(islice(filter(samples.holds_entity, order), max_windows))
     share = -(-max_windows // max(len(indices), 1))
     kept = [
         # Copied, since a view would keep its whole image in memory.
@@ -278,12 +295,4 @@ def _cuts(sample: Sample, scale: Scale, turn: int) -> list[Sample]:
     height, width = sample.instances.shape
     factor = (1.0, 1 / scale.spread, scale.spread)[turn % 3]
     side = round(scale.side((height, width)) * factor)
-    return [cut for cut in windows(_padded(sample, side), side) if cut.instances.any()]
-
-
-def _padded(sample: Sample, side: int) -> Sample:
-    """Pad a sample on the right and bottom, so that no axis is shorter than `side`."""
-    height, width = sample.instances.shape
-    below = ((0, max(0, side - height)), (0, max(0, side - width)))
-    channels = [np.pad(sample.image[..., c], below, constant_values=PADDING[c]) for c in range(3)]
-    return replace(sample, image=np.stack(channels, -1), instances=np.pad(sample.instances, below))
+    return [cut for cut in windows(padded(sample, side), side) if cut.instances.any()]

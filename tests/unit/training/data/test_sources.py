@@ -69,18 +69,16 @@ def test_validation_takes_its_files_from_train() -> None:
     train = SourceConfig(image=Path("a"), instances=Path("b"), region=(0, 0, 10, 10))
     validation = SourceConfig(region=(10, 0, 20, 10)).or_else(train)
     assert validation == SourceConfig(image=Path("a"), instances=Path("b"), region=(10, 0, 20, 10))
-    other = SourceConfig(bbbc038=Path("c"))
-    assert other.or_else(train) == other
+    for other in (SourceConfig(bbbc038=Path("c")), SourceConfig(root=Path("d"))):
+        assert other.or_else(train) == other
 
 
-def test_validation_takes_page_and_channels_from_train_unless_it_names_its_own() -> None:
-    train = SourceConfig(image=Path("a"), instances=Path("b"), page=0, channels=(2,))
-    taken, own = (
-        SourceConfig(page=page, channels=channels).or_else(train)
-        for page, channels in ((None, ()), (3, (1,)))
-    )
-    assert (taken.page, taken.channels) == (0, (2,))
-    assert (own.page, own.channels) == (3, (1,))
+def test_validation_takes_page_channels_and_classes_from_train_unless_it_names_its_own() -> None:
+    train = SourceConfig(image=Path("a"), instances=Path("b"), page=0, channels=(2,), classes="all")
+    own = SourceConfig(page=3, channels=(1,), classes="target").or_else(train)
+    taken = SourceConfig().or_else(train)
+    assert (taken.page, taken.channels, taken.classes) == (0, (2,), "all")
+    assert (own.page, own.channels, own.classes) == (3, (1,), "target")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +86,12 @@ def test_validation_takes_page_and_channels_from_train_unless_it_names_its_own()
     [
         (SourceConfig(bbbc038=Path("a")), SourceConfig()),
         (SourceConfig(bbbc038=Path("a"), ids=Path("x")), SourceConfig(ids=Path("x"))),
+        (SourceConfig(bbbc038=Path("a"), ids=Path("x")), SourceConfig()),
+        (SourceConfig(bbbc038=Path("a")), SourceConfig(ids=Path("x"))),
+        (
+            SourceConfig(bbbc038=Path("a"), region=(0, 0, 9, 9)),
+            SourceConfig(region=(8, 8, 20, 20)),
+        ),
         (SourceConfig(image=Path("a"), instances=Path("b")), SourceConfig(region=(0, 0, 9, 9))),
         (
             SourceConfig(image=Path("a"), instances=Path("b"), region=(0, 0, 9, 9)),
@@ -103,9 +107,19 @@ def test_validation_on_training_images_is_refused(
 
 
 def test_regions_that_touch_do_not_overlap() -> None:
-    train = SourceConfig(image=Path("a"), instances=Path("b"), region=(0, 0, 9, 9))
-    DataConfig(train, SourceConfig(region=(9, 0, 20, 9)))
+    for files in ({"image": Path("a"), "instances": Path("b")}, {"bbbc038": Path("a")}):
+        train = SourceConfig(**files, region=(0, 0, 9, 9))  # type: ignore[arg-type]
+        DataConfig(train, SourceConfig(region=(9, 0, 20, 9)))
     DataConfig(SourceConfig(bbbc038=Path("a"), ids=Path("x")), SourceConfig(ids=Path("y")))
+
+
+def test_lists_that_share_an_id_overlap(tmp_path: Path) -> None:
+    for name, ids in (("train", "a\nb\n"), ("apart", "c\n"), ("mixed", "c\nb\n")):
+        (tmp_path / name).write_text(ids)
+    train = SourceConfig(bbbc038=tmp_path, ids=Path("train"))
+    DataConfig(train, SourceConfig(ids=Path("apart")))
+    with pytest.raises(ConfigError, match="got images that are trained on"):
+        DataConfig(train, SourceConfig(ids=Path("mixed")))
 
 
 def test_validation_windows_hold_entities_and_are_spread_evenly() -> None:
@@ -145,9 +159,11 @@ def test_validation_covers_the_spread() -> None:
     }
 
 
-def test_number_of_windows_must_be_positive() -> None:
-    with pytest.raises(ConfigError, match=r"data\.max_windows"):
-        DataConfig(max_windows=0)
+@pytest.mark.parametrize("name", ["max_windows", "min_area", "train.seed"])
+def test_impossible_numbers_are_refused(name: str) -> None:
+    values = {"train": SourceConfig(seed=-1)} if name == "train.seed" else {name: 0}
+    with pytest.raises(ConfigError, match=rf"data\.{name}: got (0|-1)"):
+        DataConfig(**values)  # type: ignore[arg-type]
 
 
 def test_the_account_of_a_source_is_one_line(tmp_path: Path) -> None:

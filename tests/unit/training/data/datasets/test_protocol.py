@@ -198,6 +198,18 @@ def test_validation_windows_of_a_dataset_are_spread_over_it(tmp_path: Path) -> N
     assert len(many) == 9 and len({cut.name.partition("@")[0] for cut in many}) == 3
 
 
+def test_validation_windows_of_a_dataset_pass_over_images_without_an_entity(
+    tmp_path: Path,
+) -> None:
+    for index in range(40):
+        save(tmp_path / f"images/{index:02d}.png", picture(index))
+        save(tmp_path / f"masks/{index:02d}.png", box(1, 1, 5, 5) * (index in (33, 37, 38)))
+    samples = open_dataset("folders", tmp_path).samples("test")
+    held = [sample.name for sample in samples if sample.instances.any()]
+    cuts = validation_windows(samples, Scale(None, 1.0), len(held))
+    assert held and [cut.name for cut in cuts] == [f"{name}@0,0" for name in held]
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_own_folders_take_values_with_and_without_names(named: bool, tmp_path: Path) -> None:
     car(tmp_path)
