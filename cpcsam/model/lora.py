@@ -9,6 +9,9 @@ import copy
 import re
 from dataclasses import dataclass
 
+from torch import nn
+
+from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
 
@@ -31,31 +34,34 @@ class LoraConfig:
     encoder_modules: tuple[str, ...] = ("qkv",)
     decoder_modules: tuple[str, ...] = ("q_proj", "v_proj")
 
+    def __post_init__(self) -> None:
+        """Refuse a rank below 0 and an update that is never added."""
+        require_range("model.lora.rank", self.rank, 0)
+        require_range("model.lora.alpha", self.alpha, 0, above=True)
+
 
 def inject_lora(model: CpcSam, config: LoraConfig) -> None:
     """Add LoRA layers in place; untrained layers change no output.
 
     Raises:
-        ConfigError: no layer of the model has a name of the config.
+        ConfigError: there is a rank and no name, or a name of no linear layer of its part.
     """
     if config.rank == 0:
         return
-    patterns = [
-        rf"sam\.{part}\..*\.({'|'.join(map(re.escape, names))})"
-        for part, names in (
-            ("image_encoder", config.encoder_modules),
-            ("mask_decoder", config.decoder_modules),
+    target = "|".join(
+        _pattern(model, f"{part}_modules", module, name)
+        for part, module, names in (
+            ("encoder", "image_encoder", config.encoder_modules),
+            ("decoder", "mask_decoder", config.decoder_modules),
         )
-        if names
-    ]
-    target = "|".join(patterns)
-    # peft matches a pattern against whole module names; so does this check.
-    if not any(re.fullmatch(target, name) for name, _ in model.named_modules()):
+        for name in names
+    )
+    if not target:
         raise ConfigError.of(
-            "lora",
-            got=f"modules {[*config.encoder_modules, *config.decoder_modules]}",
-            expected="names of linear layers, such as qkv, q_proj, v_proj",
-            fix="correct lora.encoder_modules and lora.decoder_modules",
+            "model.lora.rank",
+            got=f"{config.rank} and no modules",
+            expected="encoder_modules or decoder_modules",
+            fix="name linear layers, or leave LoRA out with model.lora.rank=0",
         )
     from peft import LoraConfig as PeftLoraConfig
     from peft import inject_adapter_in_model
@@ -68,6 +74,31 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
         ),
         model,
     )
+
+
+def _pattern(model: CpcSam, key: str, part: str, name: str) -> str:
+    """Return a pattern of the layers of a part that have a name, which must all take LoRA."""
+    pattern = rf"sam\.{part}\..*\.{re.escape(name)}"
+    # peft matches a pattern against whole module names; so does this check.
+    layers = [layer for path, layer in model.named_modules() if re.fullmatch(pattern, path)]
+    linear = any(isinstance(layer, nn.Linear) for layer in layers)
+    if not linear or not all(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
+        raise ConfigError.of(
+            f"model.lora.{key}",
+            got=name,
+            expected=" | ".join(_linear_layers(model, part)),
+            fix="choose among them",
+        )
+    return pattern
+
+
+def _linear_layers(model: CpcSam, part: str) -> list[str]:
+    names = {
+        path.rpartition(".")[2]
+        for path, layer in model.named_modules()
+        if path.startswith(f"sam.{part}.") and isinstance(layer, nn.Linear)
+    }
+    return sorted(name for name in names if not name.isdecimal())
 
 
 def is_lora_parameter(name: str) -> bool:

@@ -84,7 +84,24 @@ def test_inject_lora_rank_zero_injects_nothing() -> None:
     assert not any(is_lora_parameter(name) for name, _ in model.named_parameters())
 
 
-def test_inject_lora_unknown_modules_raises_config_error() -> None:
-    config = LoraConfig(encoder_modules=("attention",), decoder_modules=())
-    with pytest.raises(ConfigError, match="attention.*expected names of linear layers"):
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "message"),
+    [
+        (("qvk",), ("q_proj",), r"encoder_modules: got qvk, expected lin1 \| lin2 \| proj \| qkv"),
+        (("qkv",), ("q_proj", "qkv"), r"decoder_modules: got qkv, expected k_proj \| lin1"),
+        (("attn",), ("q_proj",), "encoder_modules: got attn"),
+        ((), (), "rank: got 4 and no modules"),
+    ],
+)
+def test_every_name_must_be_of_a_linear_layer_of_its_part(
+    encoder: tuple[str, ...], decoder: tuple[str, ...], message: str
+) -> None:
+    config = LoraConfig(encoder_modules=encoder, decoder_modules=decoder)
+    with pytest.raises(ConfigError, match=rf"model\.lora\.{message}"):
         inject_lora(noisy_sam(), config)
+
+
+@pytest.mark.parametrize("values", [{"rank": -1}, {"alpha": 0.0}])
+def test_impossible_updates_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.lora\.{next(iter(values))}: got"):
+        LoraConfig(**values)  # type: ignore[arg-type]
