@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
@@ -136,17 +137,26 @@ class BestModel(Callback):
 
 
 def with_other_images(windows: Sequence[Sample]) -> list[Sample]:
-    """Give every window the image of the next one, turned upside down; masks and clicks stay."""
+    """Give every window the image of the next one, rolled by half; masks and clicks stay.
+
+    Rolled, since images may be alike: a single window is its own next one, and all images of a
+    series may show a specimen in the same place. No entity stays where it was.
+    """
     others = [*windows[1:], windows[0]]
     return [
         replace(
             window,
             image=np.asarray(
-                Image.fromarray(other.image[::-1, ::-1]).resize(window.size[::-1]), np.uint8
+                Image.fromarray(_rolled(other.image)).resize(window.size[::-1]), np.uint8
             ),
         )
         for window, other in zip(windows, others, strict=True)
     ]
+
+
+def _rolled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width, _ = image.shape
+    return np.roll(image, (height // 2, width // 2), (0, 1))
 
 
 def _scores(step: int, scores: Mapping[str, OneClickScores]) -> ValidationScores:
