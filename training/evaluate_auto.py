@@ -156,11 +156,23 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=_scores_file,
         metavar="FILE",
         help="write all scores as JSON, and pictures into the folder of its name",
     )
     return parser
+
+
+def _scores_file(text: str) -> Path:
+    """Argument type: a file whose name without its ending is free for the folder of pictures."""
+    path = Path(text)
+    pictures = path.with_suffix("") if path.name else path
+    if path == pictures or path.is_dir() or pictures.is_file():
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected a file with an ending, such as scores.json, beside which a "
+            "folder of its name without it can be"
+        )
+    return path
 
 
 def _about(options: argparse.Namespace, model: CpcSam) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tests.support.model_factory import noisy_cpcsam
 from tests.support.tiny_models import BrightnessModel
 from tests.support.training_factory import discs
 from training.data.sample import ENTITY, Sample
-from training.evaluate_auto import evaluate_auto
+from training.evaluate_auto import evaluate_auto, main
 from training.evaluation.average_precision import AveragePrecision
 from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
@@ -98,6 +99,18 @@ def test_classes_are_scored_by_their_own_entities() -> None:
     assert scores["classes"][ENTITY]["entities"] == 3
     assert scores["classes"][ENTITY]["found"] == 4
     assert class_names([named]) == ("cell", "other")
+
+
+@pytest.mark.parametrize("name", ["scores", "folder.d", "file.json"])
+def test_scores_without_a_place_are_refused_before_the_work(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder.d").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught:
+        main(["--base", "x", "--vocabulary", "y", "--out", str(tmp_path / name)])
+    assert caught.value.code == 2
+    assert "expected a file with an ending, such as scores.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
