@@ -14,6 +14,7 @@ Examples:
 A vocabulary belongs to the model that it was built with; another model refuses it. The support
 set is a share of the images, drawn by the seed. Tiles are squares of the images, each shown to
 the model at its full size, so small entities need small tiles; --tile 0 shows whole images.
+By default they are the squares that the model was trained on, if it declares them.
 
 --text names classes by texts, of which CLIP compares the embeddings with those of SAM's masks; with
 a support set, its entities and the rest of its images calibrate the comparison. A class with both
@@ -42,6 +43,7 @@ from cpcsam.automatic.vocabulary_io import load_vocabulary, save_vocabulary
 from cpcsam.commands import ArgumentParser, parser_of, run_command, share
 from cpcsam.errors import ConfigError
 from cpcsam.model.torch_backend import TorchBackend
+from cpcsam.scale import Scale
 from training.data.sample import ENTITY, Sample
 from training.data.source_options import (
     add_model_options,
@@ -68,6 +70,8 @@ from training.evaluation.torch_model import (
 __all__ = ["build", "extend", "main", "show"]
 
 PROG = "python -m training.vocabulary"
+TILE = 128
+"""Side of tiles for a model that declares no scale."""
 
 
 def build(options: argparse.Namespace) -> None:
@@ -81,8 +85,9 @@ def build(options: argparse.Namespace) -> None:
             )
         towers = load_towers(options.clip)
         texts = embed_classes(parse_classes(options.text, options.negatives), towers)
+    tile = _tile(options)
     if texts is not None and not (options.bbbc038 or options.image or options.dataset):
-        vocabulary = replace(empty_vocabulary(digest), texts=texts, tile=options.tile)
+        vocabulary = replace(empty_vocabulary(digest), texts=texts, tile=tile)
         save_vocabulary(vocabulary, options.out)
         print(f"{options.out}: {', '.join(texts.names)} by text")
         return
@@ -90,9 +95,9 @@ def build(options: argparse.Namespace) -> None:
     names = class_names(samples)
     vocabulary = build_vocabulary(
         _renamed(names, options.name),
-        examples_of(_progress(samples, "embed"), names, TorchBackend(model), options.tile),
+        examples_of(_progress(samples, "embed"), names, TorchBackend(model), tile),
         model=digest,
-        tile=options.tile,
+        tile=tile,
         config=VocabularyConfig(options.prototypes, options.background),
     )
     if texts is not None:
@@ -103,7 +108,7 @@ def build(options: argparse.Namespace) -> None:
             _progress(samples, "calibrate"),
             TorchBackend(model),
             towers,
-            options.tile,
+            tile,
             everything,
             renames,
         )
@@ -166,6 +171,17 @@ def _support(options: argparse.Namespace) -> Sequence[Sample]:
     return support_set(samples, options.share, options.seed)
 
 
+def _tile(options: argparse.Namespace) -> int:
+    """Return --tile, by default the window that the run or base declares, else `TILE`."""
+    if options.tile is not None:
+        return int(options.tile)
+    path = options.run or options.base
+    # An official checkpoint is a file, which declares nothing.
+    config = read_manifest(path, verify=False).config if path.is_dir() else {}
+    scale = Scale.of_manifest(config)
+    return TILE if scale is None else scale.window or 0
+
+
 def _progress(samples: Sequence[Sample], what: str) -> tqdm[Sample]:
     return tqdm(samples, desc=what, unit="image")
 
@@ -224,7 +240,11 @@ def _parser() -> ArgumentParser:
     made = commands.add_parser("build", help="make one", description=build.__doc__)
     _add_common(made, 0.1)
     made.add_argument(
-        "--tile", type=_whole, default=128, metavar="PX", help="side of tiles (default: 128)"
+        "--tile",
+        type=_whole,
+        metavar="PX",
+        help=f"side of tiles, 0 for whole images (default: the model's window, {TILE} if it "
+        "declares none)",
     )
     made.add_argument(
         "--text",

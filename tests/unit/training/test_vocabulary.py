@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
+from cpcsam.scale import SCALE, Scale
 from export.text_encoder import export_towers
 from tests.support.model_factory import noisy_cpcsam, noisy_sam
 from tests.support.tiny_clip import write_tiny_clip
@@ -149,6 +151,26 @@ def test_commands_build_show_and_evaluate_classes_by_text(
         run = command.main if arguments is score else vocabulary_command.main
         assert run(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "tile"),
+    [
+        ({}, 128),
+        ({SCALE: Scale(64).record()}, 64),
+        ({SCALE: Scale(None).record()}, 0),
+    ],
+)
+def test_tiles_are_by_default_those_of_the_model(
+    config: dict[str, Any], tile: int, tmp_path: Path
+) -> None:
+    save_base(noisy_sam(), tmp_path / "base", config=config)
+    build = ["build", "--base", str(tmp_path / "base"), "--out", "x"]
+    parse = vocabulary_command._parser().parse_args
+    assert vocabulary_command._tile(parse(build)) == tile
+    assert vocabulary_command._tile(parse([*build, "--tile", "0"])) == 0
+    official = parse(["build", "--base", str(tmp_path / "sam_vit_b.pth"), "--out", "x"])
+    assert vocabulary_command._tile(official) == 128
 
 
 def test_two_classes_do_not_get_one_name() -> None:
