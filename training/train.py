@@ -1,9 +1,10 @@
-"""Command: train LoRA, unfrozen parts and CaPL on instance masks by bi-level optimisation (Eq. 4).
+r"""Command: train LoRA, unfrozen parts and CaPL on instance masks by bi-level optimisation (Eq. 4).
 
 Examples:
   python -m training.train training/configs/dataset.yaml data.train.dataset=coco data.train.root=DIR
   python -m training.train training/configs/bbbc038.yaml data.train.bbbc038=/data/bbbc038v1
-  python -m training.train training/configs/bbbc038.yaml model.lora.rank=8 bilevel.capl_steps=5
+  python -m training.train training/configs/bbbc038.yaml model.capl.reweights=true \
+      bilevel.capl_steps=5
   python -m training.train training/configs/bbbc038.yaml resume=true        after a kill
   python -m training.train training/configs/bbbc038.yaml model.capl=null name=lora_only
   torchrun --nproc-per-node 8 -m training.train training/configs/bbbc038.yaml batch.images=16

@@ -12,6 +12,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
+from cpcsam.checks import require_range
 from cpcsam.contract import EMBED_DIM
 from cpcsam.model.gated_points import GatedPointCalibration
 from cpcsam.model.point_calibration import PointCalibration, start_at_zero
@@ -56,6 +57,11 @@ class CaplConfig:
     image_conditioned: bool = True
     hidden_dim: int = 128
     rank: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse networks without channels."""
+        for name in ("hidden_dim", "rank"):
+            require_range(f"model.capl.{name}", getattr(self, name), 1)
 
 
 FULL_CAPL: Final = CaplConfig(entity=True, reweights=True)

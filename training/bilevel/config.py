@@ -60,6 +60,8 @@ class OptimizerConfig:
             require_range(f"optimizer.{name}", getattr(self, name), 0, above=True)
         for name in ("warmup", "final"):
             require_range(f"optimizer.{name}", getattr(self, name), 0, 1, below=True)
+        for beta in self.betas:
+            require_range("optimizer.betas", beta, 0, 1, below=True)
         require_range("optimizer.weight_decay", self.weight_decay, 0)
 
     def lr_factor(self, progress: float) -> float:
@@ -120,6 +122,13 @@ class ModelConfig:
                 expected="0 with full_finetuning",
                 fix="set model.lora.rank=0",
             )
+
+    @property
+    def fills_phi(self) -> bool:
+        """Whether anything is trained on the held-out half; point calibration is not."""
+        capl = self.capl
+        calibrates = capl is not None and (capl.entity or (capl.task and capl.reweights))
+        return calibrates or self.prompt_embedding == "phi"
 
     def with_needed_practice(self, batch: BatchConfig) -> BatchConfig:
         """Leave practice prompts out if CaPL moves no points and nothing learns from them."""
@@ -192,15 +201,31 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        """Refuse counts below one, unequal microbatches, and unrolling over several."""
-        counts = ("steps", "evaluate_every", "checkpoint_every", "accumulate", "patience")
-        for name in (*counts, "max_minutes"):
-            value = getattr(self, name)
-            if value is not None and not (value >= 1 or (name == "max_minutes" and value > 0)):
-                raise ConfigError.of(
-                    name, got=value, expected="at least 1", fix="correct the value"
-                )
+        """Refuse impossible numbers, unequal microbatches, and what contradicts or does nothing."""
+        for name in ("steps", "evaluate_every", "checkpoint_every", "accumulate", "patience"):
+            if getattr(self, name) is not None:
+                require_range(name, getattr(self, name), 1)
+        for name in ("seed", "workers"):
+            require_range(name, getattr(self, name), 0)
+        if self.max_minutes is not None:
+            require_range("max_minutes", self.max_minutes, 0, above=True)
+        if self.resume and self.overwrite:
+            raise ConfigError.of(
+                "resume and overwrite",
+                got="both true",
+                expected="at most one",
+                fix="leave overwrite out to continue the run, or resume to start over",
+            )
         self.require_equal_microbatches(processes=1)
+        changed = self.bilevel.changed_for_phi
+        if changed and not self.model.fills_phi:
+            raise ConfigError.of(
+                " and ".join(changed),
+                got="values without effect, as nothing is trained on the held-out half",
+                expected="a model that has φ",
+                fix="set model.capl.reweights=true, model.capl.entity=true or "
+                "model.prompt_embedding=phi, or leave these keys out",
+            )
 
     @property
     def planned_steps(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpcsam.checks import require_range
 from cpcsam.contract import NUM_MASKS
 from cpcsam.model.decoder import DecoderTrace
 
@@ -56,6 +57,11 @@ class LossConfig:
     iou: float = 1.0
     beta: float = 0.6
     sparsity: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse weights below 0."""
+        for name in ("bce", "dice", "iou", "beta", "sparsity"):
+            require_range(f"bilevel.losses.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,19 @@ class BilevelConfig:
         require_range("bilevel.capl_every", self.capl_every, 1)
         require_range("bilevel.unroll_lr", self.unroll_lr, 0, above=True)
 
+    @property
+    def changed_for_phi(self) -> tuple[str, ...]:
+        """The keys that differ from their defaults and mean nothing without φ."""
+        alternation = ("order", "capl_steps", "capl_every", "unroll_steps", "unroll_lr")
+        return (
+            *(f"bilevel.{name}" for name in _changed(self, alternation)),
+            *(f"bilevel.losses.{name}" for name in _changed(self.losses, ("beta", "sparsity"))),
+        )
+
+
+def _changed(config: BilevelConfig | LossConfig, names: Iterable[str]) -> list[str]:
+    return [name for name in names if getattr(config, name) != getattr(type(config), name)]
+
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:

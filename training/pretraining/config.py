@@ -36,6 +36,10 @@ class PretrainData:
     val_ids: str | None = "val.txt"
     val_scenes: int = 20
 
+    def __post_init__(self) -> None:
+        """Refuse scores of nothing."""
+        require_range("data.val_scenes", self.val_scenes, 1)
+
 
 @dataclass(frozen=True)
 class PretrainBatchConfig:
@@ -65,6 +69,13 @@ class PretrainBatchConfig:
     scale: Scale = field(default_factory=lambda: Scale(128, 2.0))
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     prompt_mix: PromptMix = field(default_factory=PromptMix)
+
+    def __post_init__(self) -> None:
+        """Refuse batches without images or prompts, and shares outside [0, 1]."""
+        for name in ("images", "prompts", "min_area", "synthetic_scenes", "vector_art_reuse"):
+            require_range(f"batch.{name}", getattr(self, name), 1)
+        for name in ("synthetic_share", "vector_art_share"):
+            require_range(f"batch.{name}", getattr(self, name), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -117,10 +128,15 @@ class PretrainConfig:
     batch: PretrainBatchConfig = field(default_factory=PretrainBatchConfig)
 
     def __post_init__(self) -> None:
-        """Refuse a time limit that trains nothing, and a negative number of processes."""
+        """Refuse numbers that train nothing or that no run can have."""
         if self.max_minutes is not None:
             require_range("max_minutes", self.max_minutes, 0, above=True)
-        require_range("workers", self.workers, 0)
+        for name in ("steps", "correction_every", "checkpoint_every", "evaluate_every"):
+            require_range(name, getattr(self, name), 1)
+        for name in ("seed", "workers", "weight_decay", "warmup_steps", "auxiliary_steps"):
+            require_range(name, getattr(self, name), 0)
+        require_range("lr", self.lr, 0, above=True)
+        require_range("ema", self.ema, 0, 1, below=True)
 
     def recipe(self) -> dict[str, Any]:
         """Return the configuration as plain data, without paths and processes of this machine."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cpcsam.config import from_dict
 from cpcsam.contract import PointLabel
 from cpcsam.errors import ConfigError, DataError, TrainingError
 from tests.support.dataset_factory import drawings
@@ -99,9 +100,27 @@ def test_learning_rate_with_a_time_limit_follows_the_clock(tmp_path: Path) -> No
     assert state.step == 1
 
 
-def test_time_limit_of_zero_is_refused() -> None:
-    with pytest.raises(ConfigError, match="max_minutes: got 0"):
-        PretrainConfig(max_minutes=0)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_minutes", 0),
+        ("steps", 0),
+        ("seed", -1),
+        ("lr", 0),
+        ("ema", 1),
+        ("data.val_scenes", 0),
+        ("batch.images", 0),
+        ("batch.vector_art_share", 1.5),
+        ("batch.augment.colour", -1),
+    ],
+)
+def test_impossible_numbers_are_refused(key: str, value: float) -> None:
+    *parents, name = key.split(".")
+    values: dict[str, object] = {name: value}
+    for parent in reversed(parents):
+        values = {parent: values}
+    with pytest.raises(ConfigError, match=rf"{key}: got {value}"):
+        from_dict(PretrainConfig, values)
 
 
 def test_recipe_leaves_out_what_does_not_change_the_weights() -> None:

@@ -80,6 +80,8 @@ def test_wrong_parts_are_named() -> None:
 def test_optimizer_values_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"optimizer\.{name}"):
         OptimizerConfig(**{name: -1.0})
+    with pytest.raises(ConfigError, match=r"optimizer\.betas: got 1.0, expected from 0 to below 1"):
+        OptimizerConfig(betas=(0.9, 1.0))
 
 
 def test_restore_of_saved_state_continues_exactly(tmp_path: Path) -> None:

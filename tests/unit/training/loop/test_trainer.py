@@ -159,6 +159,29 @@ def test_counts_are_checked(name: str) -> None:
         TrainConfig(name="x", **{name: 0})
 
 
+@pytest.mark.parametrize("name", ["seed", "workers"])
+def test_negative_numbers_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: got -1, expected 0 or more"):
+        TrainConfig(name="x", **{name: -1})
+
+
+def test_a_run_is_not_both_continued_and_begun_anew(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="resume and overwrite: got both true"):
+        replace(config, resume=True, overwrite=True)
+
+
+@pytest.mark.parametrize("key", ["capl_steps=5", "order=sam_first", "losses.beta=1.0"])
+def test_settings_of_the_held_out_half_need_something_to_train_on_it(key: str) -> None:
+    path, files = ROOT / "training/configs/bbbc038.yaml", "data.train.bbbc038=x"
+    changed = [files, f"bilevel.{key}"]
+    name = key.partition("=")[0].replace(".", r"\.")
+    for overrides in (changed, [*changed, "model.capl=null"]):
+        with pytest.raises(ConfigError, match=rf"bilevel\.{name}: got values without effect"):
+            load_config(TrainConfig, path, overrides)
+    for filled in ("capl.reweights=true", "capl.entity=true", "prompt_embedding=phi"):
+        load_config(TrainConfig, path, [*changed, f"model.{filled}"])
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_committed_configurations_are_valid_and_name_their_command(path: Path) -> None:
     placeholders = [
