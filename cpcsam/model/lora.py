@@ -15,7 +15,7 @@ from cpcsam.checks import require_range
 from cpcsam.errors import ConfigError
 from cpcsam.model.sam import CpcSam
 
-__all__ = ["LoraConfig", "inject_lora", "is_lora_parameter", "merge_lora"]
+__all__ = ["LoraConfig", "inject_lora", "is_lora_parameter", "merge_lora", "require_lora_layers"]
 
 
 @dataclass(frozen=True)
@@ -41,55 +41,60 @@ class LoraConfig:
 
 
 def inject_lora(model: CpcSam, config: LoraConfig) -> None:
-    """Add LoRA layers in place; untrained layers change no output.
-
-    Raises:
-        ConfigError: there is a rank and no name, or a name of no linear layer of its part.
-    """
+    """Add LoRA layers in place; untrained layers change no output."""
     if config.rank == 0:
         return
-    target = "|".join(
-        _pattern(model, f"{part}_modules", module, name)
-        for part, module, names in (
-            ("encoder", "image_encoder", config.encoder_modules),
-            ("decoder", "mask_decoder", config.decoder_modules),
-        )
-        for name in names
-    )
-    if not target:
-        raise ConfigError.of(
-            "model.lora.rank",
-            got=f"{config.rank} and no modules",
-            expected="encoder_modules or decoder_modules",
-            fix="name linear layers, or leave LoRA out with model.lora.rank=0",
-        )
     from peft import LoraConfig as PeftLoraConfig
     from peft import inject_adapter_in_model
 
     inject_adapter_in_model(
         PeftLoraConfig(
             r=config.rank,
-            lora_alpha=config.alpha,  # type: ignore[arg-type]  # it only divides it by r
-            target_modules=target,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft says int, and only divides
+            target_modules="|".join(_pattern(*each) for each in _named(config)),
         ),
         model,
     )
 
 
-def _pattern(model: CpcSam, key: str, part: str, name: str) -> str:
-    """Return a pattern of the layers of a part that have a name, which must all take LoRA."""
-    pattern = rf"sam\.{part}\..*\.{re.escape(name)}"
-    # peft matches a pattern against whole module names; so does this check.
-    layers = [layer for path, layer in model.named_modules() if re.fullmatch(pattern, path)]
-    linear = any(isinstance(layer, nn.Linear) for layer in layers)
-    if not linear or not all(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
+def require_lora_layers(model: CpcSam, config: LoraConfig) -> None:
+    """Refuse names that train nothing; runs that have such a name are loaded all the same.
+
+    Raises:
+        ConfigError: there is a rank and no name, or a name of no linear layer of its part.
+    """
+    names = _named(config)
+    if config.rank and not names:
         raise ConfigError.of(
-            f"model.lora.{key}",
-            got=name,
-            expected=" | ".join(_linear_layers(model, part)),
-            fix="choose among them",
+            "model.lora.rank",
+            got=f"{config.rank} and no modules",
+            expected="encoder_modules or decoder_modules",
+            fix="name linear layers, or leave LoRA out with model.lora.rank=0",
         )
-    return pattern
+    for part, name in names if config.rank else ():
+        # peft matches a pattern against whole module names; so does this check.
+        pattern = _pattern(part, name)
+        layers = [layer for path, layer in model.named_modules() if re.fullmatch(pattern, path)]
+        linear = any(isinstance(layer, nn.Linear) for layer in layers)
+        if not linear or not all(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
+            raise ConfigError.of(
+                f"model.lora.{part.rpartition('_')[2]}_modules",
+                got=name,
+                expected=" | ".join(_linear_layers(model, part)),
+                fix="choose among them",
+            )
+
+
+def _named(config: LoraConfig) -> list[tuple[str, str]]:
+    """Return each name with its part of the model."""
+    return [
+        *(("image_encoder", name) for name in config.encoder_modules),
+        *(("mask_decoder", name) for name in config.decoder_modules),
+    ]
+
+
+def _pattern(part: str, name: str) -> str:
+    return rf"sam\.{part}\..*\.{re.escape(name)}"
 
 
 def _linear_layers(model: CpcSam, part: str) -> list[str]:

@@ -269,6 +269,10 @@ def run_record(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]
     record: dict[str, Any] = {
         key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
     }
+    # As it was recorded before training's classes counted for validation, too.
+    train, validation = config.data.train, config.data.validation.or_else(config.data.train)
+    for name, source in (("train", train), ("validation", validation)):
+        record["data"][name]["classes"] = source.classes or "base"
     # The content, since the file behind the same path may have been replaced between sessions.
     record["base_sha256"] = base_digest(config.model.base)
     record["train_sha256"] = (

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from cpcsam.errors import ConfigError
-from cpcsam.model.lora import LoraConfig, inject_lora, is_lora_parameter, merge_lora
+from cpcsam.model.lora import (
+    LoraConfig,
+    inject_lora,
+    is_lora_parameter,
+    merge_lora,
+    require_lora_layers,
+)
 from cpcsam.model.sam import CpcSam
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 
@@ -98,7 +104,13 @@ def test_every_name_must_be_of_a_linear_layer_of_its_part(
 ) -> None:
     config = LoraConfig(encoder_modules=encoder, decoder_modules=decoder)
     with pytest.raises(ConfigError, match=rf"model\.lora\.{message}"):
-        inject_lora(noisy_sam(), config)
+        require_lora_layers(noisy_sam(), config)
+
+
+def test_names_of_no_effect_of_earlier_runs_are_loaded() -> None:
+    model = noisy_sam()
+    inject_lora(model, LoraConfig(encoder_modules=("qkv", "fc1")))
+    assert any("qkv.lora_A" in name for name, _ in model.named_parameters())
 
 
 @pytest.mark.parametrize("values", [{"rank": -1}, {"alpha": 0.0}])

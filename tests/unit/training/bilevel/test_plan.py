@@ -11,6 +11,7 @@ from cpcsam.artifacts.manifest import read_manifest
 from cpcsam.scale import SCALE, Scale
 from tests.support.processes.training import tiny_run
 from tests.support.training_factory import discs
+from training.bilevel.config import run_record
 from training.bilevel.plan import planned, steps_for
 from training.bilevel.run import train
 
@@ -24,6 +25,16 @@ def test_steps_grow_with_the_root_of_the_images(images: int, steps: int) -> None
 def test_a_configuration_that_leaves_nothing_open_stays(tmp_path: Path) -> None:
     config = tiny_run(tmp_path)
     assert planned(config, [discs()], resumed=False) == config
+
+
+def test_classes_that_are_left_open_are_recorded_as_before_they_could_be(tmp_path: Path) -> None:
+    config = tiny_run(tmp_path)
+    recorded = run_record(config, [discs()])["data"]
+    assert [recorded[part]["classes"] for part in ("train", "validation")] == ["base", "base"]
+    train_data = replace(config.data.train, classes="all")
+    config = replace(config, data=replace(config.data, train=train_data))
+    recorded = run_record(config, [discs()])["data"]
+    assert [recorded[part]["classes"] for part in ("train", "validation")] == ["all", "base"]
 
 
 def test_a_run_declares_the_scale_that_it_found_and_resumes_at_it(
