@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +82,8 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
 
     Args:
         path: an artifact of kind `vocabulary`.
-        model: digest of the model it is to be used with; None accepts any.
+        model: digest of the model it is to be used with, to which a vocabulary without classes
+            belongs like to any other; None accepts any.
 
     Raises:
         ArtifactError: missing, altered or incomplete.
@@ -92,20 +93,10 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
     from safetensors.numpy import load_file
 
     manifest = read_manifest(path, "vocabulary")
-    made_with = manifest.parents.get("model", "none")
-    if model is not None and made_with != model:
-        other = OtherModelError.of(
-            f"vocabulary {path}",
-            got=f"one made with model {made_with[:12]}",
-            expected=f"one made with model {model[:12]}",
-            fix="build it again with this model, or give the model it was made with",
-        )
-        other.made_with, other.model = made_with, model
-        raise other
     try:
         arrays = load_file(path / VOCABULARY_FILE)
-        return Vocabulary(
-            model=made_with,
+        vocabulary = Vocabulary(
+            model=manifest.parents.get("model", "none"),
             names=tuple(manifest.config["names"]),
             tile=int(manifest.config["tile"]),
             config=VocabularyConfig(**manifest.config["vocabulary"]),
@@ -119,6 +110,18 @@ def load_vocabulary(path: Path, model: str | None = None) -> Vocabulary:
             expected=f"{VOCABULARY_FILE} and its configuration",
             fix="build it again with this version",
         ) from error
+    if model is None or vocabulary.model == model:
+        return vocabulary
+    if not vocabulary.all_names:
+        return replace(vocabulary, model=model)
+    other = OtherModelError.of(
+        f"vocabulary {path}",
+        got=f"one made with model {vocabulary.model[:12]}",
+        expected=f"one made with model {model[:12]}",
+        fix="build it again with this model, or give the model it was made with",
+    )
+    other.made_with, other.model = vocabulary.model, model
+    raise other
 
 
 def _texts(manifest: Manifest, arrays: dict[str, Any]) -> TextClasses | None:

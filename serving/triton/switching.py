@@ -104,7 +104,7 @@ def check_switch(served: Path, wanted: Path, classes: Mapping[str, ClassOrigin])
 
 
 def origins_of_classes(folder: Path | None, initial: Path | None) -> dict[str, ClassOrigin]:
-    """Return what stored classes were made with, by tenant.
+    """Return what stored classes were made with, by tenant; of tenants without classes nothing.
 
     Args:
         folder: parent of the tenants' vocabularies; None without one.
@@ -120,9 +120,10 @@ def origins_of_classes(folder: Path | None, initial: Path | None) -> dict[str, C
             manifest = read_manifest(path, "vocabulary", verify=False)
         except ArtifactError:
             continue  # replaced meanwhile, or of no use with any model
-        texts = manifest.config.get("texts") or {}
-        towers = manifest.parents.get("clip", "") if texts.get("classes") else ""
-        origins[owner] = ClassOrigin(manifest.parents.get("model", ""), towers)
+        by_text = (manifest.config.get("texts") or {}).get("classes")
+        towers = manifest.parents.get("clip", "") if by_text else ""
+        if by_text or manifest.config.get("names"):
+            origins[owner] = ClassOrigin(manifest.parents.get("model", ""), towers)
     return origins
 
 

@@ -26,11 +26,11 @@ def make_version(path: Path, model: str = "", parent: str = "graphs", clip: str 
     return path
 
 
-def make_classes(path: Path, model: str, towers: str = "", *texts: str) -> Path:
-    vocabulary = empty_vocabulary(model)
+def make_classes(path: Path, model: str, *names: str, towers: str = "", texts: str = "") -> Path:
+    vocabulary = replace(empty_vocabulary(model), names=names)
     if towers:
         known = TextClasses.empty(towers, 1.0, 2)
-        for text in texts:
+        for text in texts.split():
             known = known.add(TextClass(text, (text,)), np.ones((3, 2), np.float32))
         vocabulary = replace(vocabulary, texts=known)
     save_vocabulary(vocabulary, path)
@@ -62,10 +62,10 @@ def test_switch_to_an_altered_version_is_refused(tmp_path: Path) -> None:
 
 
 def test_switch_that_would_make_classes_unusable_is_refused(tmp_path: Path) -> None:
-    make_classes(tmp_path / "classes/lab/1", "one")
+    make_classes(tmp_path / "classes/lab/1", "one", "disc")
     switch_to(tmp_path / "classes/lab", 1)
     (tmp_path / "classes/empty").mkdir()
-    initial = make_classes(tmp_path / "initial", "graphs")
+    initial = make_classes(tmp_path / "initial", "graphs", "disc")
     classes = origins_of_classes(tmp_path / "classes", initial)
     assert classes == {"lab": ("one", ""), "--vocabulary": ("graphs", "")}
     one, again = make_version(tmp_path / "1", "one"), make_version(tmp_path / "2", "one", "other")
@@ -79,9 +79,19 @@ def test_switch_that_would_make_classes_unusable_is_refused(tmp_path: Path) -> N
     assert origins_of_classes(None, None) == origins_of_classes(tmp_path / "none", None) == {}
 
 
+def test_switch_is_free_once_the_last_class_is_removed(tmp_path: Path) -> None:
+    for tenant, towers in (("lab", ""), ("ward", "a")):
+        make_classes(tmp_path / "classes" / tenant / "1", "one", towers=towers)
+        switch_to(tmp_path / "classes" / tenant, 1)
+    classes = origins_of_classes(tmp_path / "classes", make_classes(tmp_path / "initial", "one"))
+    assert classes == {}
+    check_switch(make_version(tmp_path / "1", "one"), make_version(tmp_path / "2", "two"), classes)
+
+
 def test_switch_to_other_towers_than_those_of_classes_by_text_is_refused(tmp_path: Path) -> None:
-    make_classes(tmp_path / "classes/lab/1", "one", "a", "nucleus")
-    make_classes(tmp_path / "classes/removed/1", "one", "a")  # its classes by text are gone
+    make_classes(tmp_path / "classes/lab/1", "one", towers="a", texts="nucleus")
+    # Its classes by text are gone.
+    make_classes(tmp_path / "classes/removed/1", "one", "disc", towers="a")
     for tenant in ("lab", "removed"):
         switch_to(tmp_path / "classes" / tenant, 1)
     classes = origins_of_classes(tmp_path / "classes", None)

@@ -224,6 +224,17 @@ async def test_get_with_a_vocabulary_of_another_model_is_refused(tmp_path: Path)
     assert await names(store, "lab") == ("disc",)
 
 
+async def test_vocabulary_without_classes_is_used_with_any_model(tmp_path: Path) -> None:
+    await VocabularyStore(tmp_path, None).change("lab", MODEL, learn("disc"))
+    await VocabularyStore(tmp_path, None).change("lab", MODEL, forget("disc"))
+    store, other = VocabularyStore(tmp_path, None), "b" * 64
+    emptied = await store.get("lab", other)
+    assert emptied is not None and (emptied.names, emptied.model) == ((), other)
+    await store.change("lab", other, learn("ring"))
+    again = await VocabularyStore(tmp_path, None).get("lab", other)
+    assert again is not None and (again.names, again.model) == (("ring",), other)
+
+
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
     """Writing more fails with an OSError, as on a full disk."""
