@@ -26,7 +26,8 @@ __all__ = ["BACKGROUND", "Vocabulary", "VocabularyConfig", "build_vocabulary", "
 
 BACKGROUND: Final = -1
 """Owner of the prototypes that belong to no class; BACKGROUND - 1 - i owns the background that was
-learnt with class i and is removed with it."""
+learnt with class i, is removed with it, and counts against no earlier class, whose curve was fitted
+without it."""
 
 Array = NDArray[np.float32]
 
@@ -207,8 +208,9 @@ class Vocabulary:
         margins = np.zeros((*embeddings.shape[:-1], len(self.names)), np.float32)
         for index in range(len(self.names)):
             own = self.owners == index
+            others = ~own & (self.owners >= _background_of(index))
             margins[..., index] = log_mean_exp(similarity[..., own])
-            margins[..., index] -= log_mean_exp(similarity[..., ~own])
+            margins[..., index] -= log_mean_exp(similarity[..., others])
         return margins
 
 

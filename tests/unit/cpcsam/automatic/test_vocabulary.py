@@ -141,6 +141,19 @@ def test_extend_keeps_known_classes_out_of_the_background() -> None:
     assert maps[:, 0][of_class(both, 1)].min() > 0.5
 
 
+def test_background_learnt_with_a_class_counts_against_no_earlier_class() -> None:
+    square = two_classes().extend("square", world((2,), seed=5, images=1))
+    both = square.extend("cross", world((3,), seed=6, images=1))
+    unseen = world((0, 1, 2, 3), seed=7).image_embeddings
+    for known, background in ((both, BACKGROUND - 4), (both.without("disc"), BACKGROUND - 3)):
+        kept = known.owners != background
+        assert not kept.all()
+        without = replace(known, prototypes=known.prototypes[kept], owners=known.owners[kept])
+        maps, others = known.similarity_maps(unseen), without.similarity_maps(unseen)
+        np.testing.assert_allclose(maps[:, :-1], others[:, :-1], atol=1e-5)
+        assert (maps[:, -1] != others[:, -1]).any()
+
+
 def test_extend_known_name_raises_config_error() -> None:
     with pytest.raises(ConfigError, match="'ring', which is known"):
         two_classes().extend("ring", world((2,)))
