@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data.datasets.files import read_binary, read_rgb, size_fits
-from training.data.datasets.folders import SUFFIXES, find_folder, images_in, natural_key
-from training.data.datasets.image_index import is_hidden
+from training.data.datasets.folders import SUFFIXES, find_folder, natural_key
+from training.data.datasets.image_index import composed, is_hidden
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.datasets.pairs import by_stem, twice, without_image, without_mask
 from training.data.sample import Sample
@@ -129,7 +129,7 @@ class ClassFiles:
             DataError: a folder is missing or empty.
         """
         findings = Findings(strict=False)
-        images = by_stem(images_in(find_folder(root, *self.images)), "images", findings)
+        images = by_stem(find_folder(root, *self.images), "images", findings)
         loose: dict[str, list[str]] = {}
         for stem in images:
             loose.setdefault(_key(stem), []).append(stem)
@@ -140,8 +140,7 @@ class ClassFiles:
             if masks.setdefault(stem, {}).setdefault(part, path) != path:
                 twice(path, masks[stem][part], "annotations", findings)
         for stem in sorted(masks.keys() - images.keys(), key=natural_key):
-            any_image = next(iter(images.values()))
-            without_image(any_image.with_name(stem + any_image.suffix), findings)
+            without_image(next(iter(masks[stem].values())), findings)
             findings.account.lose("annotations", "without an image", len(masks[stem]))
         for stem in sorted(images.keys() - masks.keys(), key=natural_key):
             without_mask(images[stem], findings)
@@ -178,7 +177,8 @@ class ClassFiles:
 
     def _stem(self, path: Path) -> str:
         """Return the stem of the image that a mask belongs to."""
-        return path.stem if self.part_is_folder else path.stem.partition("_")[0]
+        stem = composed(path.stem)
+        return stem if self.part_is_folder else stem.partition("_")[0]
 
 
 def _key(stem: str) -> str:

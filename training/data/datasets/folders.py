@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from cpcsam.errors import DataError
 from cpcsam.images.formats import IMAGE_SUFFIXES
-from training.data.datasets.image_index import is_hidden
+from training.data.datasets.image_index import is_hidden, walk_files
 from training.data.datasets.items import Findings
 
 __all__ = ["RAW_SUFFIX", "SUFFIXES", "find_folder", "images_in", "natural_key", "read_text"]
@@ -58,22 +60,31 @@ def _child(folder: Path, name: str) -> Path | None:
     return next((path for path in alike if path.is_dir()), None)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """List the images of a folder in natural order.
+def images_in(folder: Path, *, below: bool = False) -> list[Path]:
+    """List the images of a folder.
+
+    Args:
+        folder: the folder.
+        below: list those in folders below it as well.
 
     Raises:
         DataError: there are none.
     """
-    paths = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not is_hidden(path.name) and path.is_file()
-    ]
+    paths = _images(folder, walk_files(folder) if below else os.listdir(folder))
     if not paths:
+        deeper = next(iter(_images(folder, walk_files(folder))), None)
         raise DataError.of(
-            str(folder), got="no images", expected="image files", fix="unpack the images there"
+            str(folder),
+            got="no images" if deeper is None else f"images in sub-folders, such as {deeper}",
+            expected="image files directly in it",
+            fix="unpack the images there" if deeper is None else "move them there",
         )
-    return sorted(paths, key=lambda path: natural_key(path.stem))
+    return paths
+
+
+def _images(folder: Path, names: Iterable[str]) -> list[Path]:
+    paths = (folder / name for name in names if not any(map(is_hidden, name.split("/"))))
+    return [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
 def read_text(path: Path, findings: Findings | None = None) -> list[str]:

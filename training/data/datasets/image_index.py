@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-__all__ = ["Found", "ImageIndex", "is_hidden", "walk_files"]
+__all__ = ["Found", "ImageIndex", "composed", "is_hidden", "walk_files"]
 
 DRIVE = re.compile(r"^([a-zA-Z]:/|file:/+)")
 HIDDEN = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -24,6 +25,15 @@ BESIDE = {
 def is_hidden(name: str) -> bool:
     """Return whether a file is a system's own: `._NAME` of macOS, `.NAME`, `Thumbs.db`."""
     return name.startswith(".") or name.lower() in HIDDEN
+
+
+def composed(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), in which names are compared.
+
+    macOS and the archives it makes have names in the decomposed form, other systems and lists of
+    annotations mostly in the composed one.
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def walk_files(root: Path) -> Iterator[str]:
@@ -68,19 +78,21 @@ class ImageIndex:
         self.suffixes = frozenset(suffixes)
 
     @cached_property
-    def _paths(self) -> frozenset[str]:
-        return frozenset(
+    def _paths(self) -> dict[str, str]:
+        """Paths by themselves and by their composed form."""
+        paths = [
             path
             for path in walk_files(self.root)
             if posixpath.splitext(path)[1].lower() in self.suffixes
             and not any(map(is_hidden, path.split("/")))
-        )
+        ]
+        return {composed(path): path for path in paths} | {path: path for path in paths}
 
     @cached_property
     def _by_name(self) -> dict[str, list[str]]:
         named: dict[str, list[str]] = {}
-        for path in sorted(self._paths):
-            named.setdefault(posixpath.basename(path).casefold(), []).append(path)
+        for path in sorted(set(self._paths.values())):
+            named.setdefault(_folded(posixpath.basename(path)), []).append(path)
         return named
 
     def find(self, names: Sequence[str], places: Sequence[Path]) -> Found:
@@ -95,8 +107,9 @@ class ImageIndex:
         for name in plain:
             for place in relative:
                 path = posixpath.normpath(posixpath.join(place, name))
-                if path in self._paths:
-                    return Found(self.root / path, exact=True)
+                own = self._paths.get(path) or self._paths.get(composed(path))
+                if own is not None:
+                    return Found(self.root / own, exact=True)
         outside = self._outside(plain, places)
         if outside is not None:
             return Found(outside, exact=True)
@@ -119,19 +132,24 @@ class ImageIndex:
         parts = [part for part in name.split("/") if part not in ("", ".", "..")]
         if not parts:
             return Found(None)
-        alike = self._by_name.get(parts[-1].casefold(), [])
+        alike = self._by_name.get(_folded(parts[-1]), [])
         # Masks and previews have the names of their images, and are none unless a list says so.
         images = [path for path in alike if not _beside(path) - {*map(str.casefold, parts)}]
         alike = images or (alike if len(parts) == 1 else [])
         # A file whose case differs counts if there is no other.
-        alike = [path for path in alike if posixpath.basename(path) == parts[-1]] or alike
+        name = composed(parts[-1])
+        alike = [path for path in alike if composed(posixpath.basename(path)) == name] or alike
         for start in range(len(parts)):
-            end = "/" + "/".join(parts[start:]).casefold()
-            matching = [path for path in alike if f"/{path}".casefold().endswith(end)]
+            end = "/" + _folded("/".join(parts[start:]))
+            matching = [path for path in alike if f"/{_folded(path)}".endswith(end)]
             if matching:
                 only = self.root / matching[0] if len(matching) == 1 else None
                 return Found(only, others=len(matching) if only is None else 0)
         return Found(None)
+
+
+def _folded(name: str) -> str:
+    return composed(name).casefold()
 
 
 def _beside(path: str) -> set[str]:

@@ -14,7 +14,7 @@ from training.data.datasets.files import read_binary, read_rgb, size_fits
 from training.data.datasets.folders import read_text
 from training.data.datasets.image_index import is_hidden
 from training.data.datasets.items import Findings, Item, Scan
-from training.data.datasets.pairs import without_image, without_mask
+from training.data.datasets.pairs import without_mask
 from training.data.sample import Sample
 
 __all__ = ["InstanceFolders", "InstanceItem", "read_bbbc038"]
@@ -183,7 +183,11 @@ class InstanceFolders:
                     unit="images", reason="without a file",
                 )  # fmt: skip
             elif not item.image.is_file():
-                without_image(item.image, findings)
+                findings.lose(
+                    item.image, got="no such file", expected="an image",
+                    fix="restore it or move its masks away",
+                    unit="images", reason="without a file",
+                )  # fmt: skip
                 findings.account.lose("annotations", "without an image", item.outlines)
             elif not item.outlines:
                 without_mask(item.image, findings)

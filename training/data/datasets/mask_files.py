@@ -17,8 +17,8 @@ from training.data.datasets.files import (
     read_values,
     size_fits,
 )
-from training.data.datasets.folders import find_folder, images_in, natural_key, read_text
-from training.data.datasets.image_index import is_hidden
+from training.data.datasets.folders import find_folder, natural_key, read_text
+from training.data.datasets.image_index import composed, is_hidden
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.datasets.masks import SOFT, edges_of
 from training.data.datasets.pairs import by_stem, without_image, without_mask
@@ -32,6 +32,7 @@ class MaskFileItem(Item):
     """An image and its mask.
 
     Attributes:
+        label: its name within the dataset.
         image: the image file.
         mask: the mask file.
         values: the class of mask value k is `values[k - 1]`; one class alone takes every bright
@@ -39,14 +40,15 @@ class MaskFileItem(Item):
             label image, every value an entity.
     """
 
+    label: str
     image: Path
     mask: Path
     values: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The image file's stem."""
-        return self.image.stem
+        """The image file's stem, after its folders below that of all images."""
+        return self.label
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -117,11 +119,13 @@ class MaskFiles:
         images: folders to try, in this order.
         masks: likewise.
         values: as in `MaskFileItem`.
+        below: read folders below these as well; paths in the two are the same.
     """
 
     images: tuple[str, ...]
     masks: tuple[str, ...]
     values: tuple[str, ...]
+    below: bool = False
 
     def scan(self, root: Path) -> Scan:
         """List the images with their masks.
@@ -130,15 +134,17 @@ class MaskFiles:
             DataError: a folder is missing or empty.
         """
         findings = Findings(strict=False)
-        masks = by_stem(images_in(find_folder(root, *self.masks)), "annotations", findings)
-        images = by_stem(images_in(find_folder(root, *self.images)), "images", findings)
+        folder = find_folder(root, *self.masks)
+        masks = by_stem(folder, "annotations", findings, below=self.below)
+        folder = find_folder(root, *self.images)
+        images = by_stem(folder, "images", findings, below=self.below)
         for stem in sorted(masks.keys() - images.keys(), key=natural_key):
-            without_image(next(iter(images.values())).with_stem(stem), findings)
+            without_image(masks[stem], findings)
             findings.account.lose("annotations", "without an image")
         for stem in sorted(images.keys() - masks.keys(), key=natural_key):
             without_mask(images[stem], findings)
         items = (
-            MaskFileItem(images[stem], masks[stem], self.values)
+            MaskFileItem(stem, images[stem], masks[stem], self.values)
             for stem in sorted(images.keys() & masks.keys(), key=natural_key)
         )
         classes = self.values or (ENTITY,)
@@ -149,9 +155,9 @@ class MaskFiles:
 class OwnFolders:
     """The user's `images` and `masks`.
 
-    `masks` has a folder a class, with a black and white mask an image; or a mask an image. Then
-    `classes.txt`, a class a line, names the values 1, 2, ... of the masks; without it every mask
-    is black and white, or a label image.
+    `masks` has a folder a class, with a black and white mask an image; or a mask an image, in the
+    same folders as the images. Then `classes.txt`, a class a line, names the values 1, 2, ... of
+    the masks; without it every mask is black and white, or a label image.
     """
 
     def scan(self, root: Path) -> Scan:
@@ -160,18 +166,23 @@ class OwnFolders:
         Raises:
             DataError: a folder is missing or empty.
         """
-        folder = find_folder(root, "masks")
-        classes = sorted(
-            path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)
-        )
-        if classes:
-            parts = {name: name for name in classes}
+        parts = _folders_in(root, "masks")
+        below = not set(parts.values()).isdisjoint(_folders_in(root, "images").values())
+        if parts and not below:
             return ClassFiles(("images",), ("masks",), parts, True, shrink=False).scan(root)
         findings = Findings(strict=False)
         listing = root / "classes.txt"
-        scan = MaskFiles(("images",), ("masks",), _classes(listing, findings)).scan(root)
+        classes = _classes(listing, findings)
+        scan = MaskFiles(("images",), ("masks",), classes, below).scan(root)
         scan.account.add(findings.account)
         return replace(scan, lists=(listing,)) if listing.is_file() else scan
+
+
+def _folders_in(root: Path, name: str) -> dict[str, str]:
+    """Map the names of a folder's sub-folders to their composed form, in the order of that."""
+    paths = find_folder(root, name).iterdir()
+    names = [path.name for path in paths if path.is_dir() and not is_hidden(path.name)]
+    return {name: composed(name) for name in sorted(names, key=composed)}
 
 
 def _classes(path: Path, findings: Findings) -> tuple[str, ...]:

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from training.data.datasets.account import Unit
+from training.data.datasets.folders import images_in
+from training.data.datasets.image_index import composed
 from training.data.datasets.items import Findings
 
 __all__ = ["by_stem", "twice", "without_image", "without_mask"]
 
 
-def by_stem(paths: Iterable[Path], unit: Unit, findings: Findings) -> dict[str, Path]:
-    """Index files by stem; of those that differ in the suffix alone the first is kept."""
+def by_stem(
+    folder: Path, unit: Unit, findings: Findings, *, below: bool = False
+) -> dict[str, Path]:
+    """Index the images of a folder by stem, of which those that differ in the suffix share one.
+
+    Args:
+        folder: the folder.
+        unit: what a file is that is left out, as another has its stem.
+        findings: takes these.
+        below: index those in folders below it as well, by their path in it without the suffix.
+
+    Raises:
+        DataError: there are no images.
+    """
     kept: dict[str, Path] = {}
-    for path in sorted(paths):
-        if kept.setdefault(path.stem, path) != path:
-            twice(path, kept[path.stem], unit, findings)
+    for path in sorted(images_in(folder, below=below)):
+        stem = composed(path.relative_to(folder).with_suffix("").as_posix())
+        if kept.setdefault(stem, path) != path:
+            twice(path, kept[stem], unit, findings)
     return kept
 
 
@@ -36,9 +50,9 @@ def without_mask(image: Path, findings: Findings) -> None:
     )  # fmt: skip
 
 
-def without_image(image: Path, findings: Findings) -> None:
+def without_image(mask: Path, findings: Findings) -> None:
     """Record an image of which there is a mask alone."""
     findings.lose(
-        image, got="no such file", expected="an image", fix="restore it or move its masks away",
-        unit="images", reason="without a file",
+        mask, got="no image", expected="an image that goes with it",
+        fix="restore the image or move the mask away", unit="images", reason="without a file",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,19 @@ def test_images_are_found_by_path_its_end_and_their_name(
     item = next(i for i in spec_of("coco").layout.scan(tmp_path).items if i.name != "2")
     assert item.files[0] == tmp_path / folder / written
     assert item.read().instances.any()
+
+
+def test_images_are_found_in_any_form_of_unicode(tmp_path: Path) -> None:
+    one = content(4)
+    for row, name in zip(one["images"], ("a/ä.png", "b/ä.png", "else/ö.png", "ü.png"), strict=True):
+        row["file_name"] = unicodedata.normalize("NFC", name)
+    files = ["a/ä.png", "b/ä.png", "moved/Ö.png"]
+    both = [unicodedata.normalize(form, "ü.png") for form in ("NFC", "NFD")]
+    files = [unicodedata.normalize("NFD", name) for name in files] + both
+    write(tmp_path, {"a.json": one}, files=files)
+    dataset = open_dataset("coco", tmp_path)
+    found = {path.name for part in dataset.parts.values() for item in part for path in item.files}
+    assert not dataset.losses and both[0] in found and both[1] not in found
 
 
 def test_a_path_beside_file_name_tells_equal_names_apart(tmp_path: Path) -> None:

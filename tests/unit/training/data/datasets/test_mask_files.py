@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.support.image_files import (
 from training.data.datasets.files import read_binary, read_values
 from training.data.datasets.items import Findings
 from training.data.datasets.protocol import open_dataset
+from training.data.sample import ENTITY
 
 SHAPE = (24, 40)
 LABELS = np.zeros(SHAPE, np.uint8)
@@ -63,6 +65,41 @@ def test_image_and_mask_of_one_camera_fit(orientation: int, tmp_path: Path) -> N
             written(tmp_path, f"{folder}/im{index}.png", saved(image, "PNG", exif=exif))
     sample = open_dataset("folders", tmp_path).samples("train")[0]
     assert sample.size == SHAPE and np.array_equal(sample.instances, LABELS)
+
+
+def test_images_and_masks_are_paired_in_the_same_sub_folders(tmp_path: Path) -> None:
+    for index, name in enumerate(("1", "plate 2/1", "plate 10/1", "plate 10/2", "plate 10/3")):
+        for kind, values in {"images": picture(index, SHAPE), "masks": LABELS}.items():
+            data = saved(Image.fromarray(values), "PNG")
+            written(tmp_path, f"{kind}/{name}.png", data)
+    (tmp_path / "images/plate 10/3.png").unlink()
+    dataset = open_dataset("folders", tmp_path)
+    names = [item.name for part in dataset.parts.values() for item in part]
+    assert names == ["1", "plate 2/1", "plate 10/1", "plate 10/2"]
+    assert dataset.classes == (ENTITY,) and len(dataset.losses) == 1
+    assert "masks/plate 10/3.png: got no image" in dataset.losses[0]
+
+
+def test_names_are_paired_in_any_form_of_unicode(tmp_path: Path) -> None:
+    for folder in ("masks", "masks/ä"):
+        root = tmp_path / folder.replace("/", "-")
+        for index in range(4):
+            for kind, form, values in (
+                ("images", "NFD", picture(index, SHAPE)),
+                (folder, "NFC", WHITE),
+            ):
+                name = unicodedata.normalize(form, f"größe {index}.png")
+                written(root, f"{kind}/{name}", saved(Image.fromarray(values), "PNG"))
+        dataset = open_dataset("folders", root)
+        assert not dataset.losses and len(dataset.samples("train")) == 2
+        assert dataset.samples("test")[0].instances.any()
+
+
+def test_images_in_sub_folders_alone_are_told(tmp_path: Path) -> None:
+    for kind in ("images/plate", "masks"):
+        written(tmp_path, f"{kind}/1.png", saved(Image.fromarray(WHITE), "PNG"))
+    with pytest.raises(DataError, match=r"images: got images in sub-folders, such as .*plate/1"):
+        open_dataset("folders", tmp_path)
 
 
 def test_a_mask_follows_the_page_that_is_chosen_of_the_images(tmp_path: Path) -> None:
