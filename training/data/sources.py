@@ -33,6 +33,9 @@ Region = tuple[int, int, int, int]
 FORMS = {"dataset": {"root"}, "bbbc038": {"ids", "region"}, "image": {"instances", "region"}}
 """The key that names a form of source, and the keys that go with it alone."""
 
+MAX_NAMES = 8
+"""Of classes in a line."""
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -213,7 +216,7 @@ def _require_one_form(source: SourceConfig, name: str) -> None:
 
 
 def account_line(samples: Sequence[Sample], name: str) -> str:
-    """Describe in one line what was read of a source and what was left out.
+    """Describe in one line what was read of a source, what was left out, and what is used of it.
 
     Args:
         samples: as `read_source` returns them.
@@ -224,7 +227,14 @@ def account_line(samples: Sequence[Sample], name: str) -> str:
         account = Account()
         account.take("images", len(samples))
         account.take("entities", sum(len(entity_labels(s.instances, 1)) for s in samples))
-    return f"{name}: {account.line()}"
+        return f"{name}: {account.line()}"
+    line = f"{name}: {account.line()}; used: images {len(samples)}"
+    return f"{line}; as background: {_listed(account.background)}" if account.background else line
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + rest
 
 
 def cut_region(sample: Sample, region: Region) -> Sample:

@@ -24,12 +24,14 @@ class Account:
         lost: what was left out although it may have been meant, by unit and reason.
         passed: what the rules of the layout leave out, by unit and reason.
         changed: files whose values were changed in reading, by the change.
+        background: classes whose entities count as background.
     """
 
     read: Counter[Unit] = field(default_factory=Counter)
     lost: Counter[tuple[Unit, str]] = field(default_factory=Counter)
     passed: Counter[tuple[Unit, str]] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
+    background: tuple[str, ...] = ()
 
     def take(self, unit: Unit, count: int = 1) -> None:
         """Count what was read."""

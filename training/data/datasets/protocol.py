@@ -95,12 +95,13 @@ class Dataset:
         items = self.parts[part]
         if kept is not None and part == "train":
             items = tuple(i for i in items if i.classes is None or not kept.isdisjoint(i.classes))
-        return LazySamples(items, kept, account=self._account())
+        others = () if kept is None else tuple(name for name in self.classes if name not in kept)
+        return LazySamples(items, kept, account=self._account(others))
 
-    def _account(self) -> Account:
+    def _account(self, background: tuple[str, ...]) -> Account:
         """Return the account before an image is read: what is listed counts as read."""
         items = [item for part in self.parts.values() for item in part]
-        account = Account()
+        account = Account(background=background)
         account.add(self.account)
         account.take("images", len(items))
         account.take("annotations", sum(item.outlines for item in items))

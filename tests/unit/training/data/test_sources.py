@@ -173,10 +173,19 @@ def test_the_account_of_a_source_is_one_line(tmp_path: Path) -> None:
     source = SourceConfig(dataset="coco", root=tmp_path / "set")
     assert account_line(read_source(source, "data.train"), "data.train") == (
         "data.train: images 3 of 4 (1 without a file); "
-        "annotations 2 of 4 (1 crowds, 1 of images left out)"
+        "annotations 2 of 4 (1 crowds, 1 of images left out); used: images 0"
     )
     crowds = SourceConfig(dataset="coco", root=tmp_path / "set", crowds=True)
     assert "annotations 3 of 4" in account_line(read_source(crowds, "data.train"), "data.train")
+    bars = content(6)
+    bars["categories"].append({"id": 2, "name": "bar"})
+    for row in bars["annotations"][::2]:
+        row["category_id"] = 2
+    write(tmp_path / "two", {"a.json": bars})
+    ends = {"base": "used: images 2; as background: bar", "all": "used: images 4"}
+    for classes, end in ends.items():
+        source = SourceConfig(dataset="coco", root=tmp_path / "two", classes=classes)
+        assert account_line(read_source(source, "train"), "train").endswith(f" 6 of 6; {end}")
     image, instances = write_pair(tmp_path, discs())
     pair = read_source(SourceConfig(image=image, instances=instances), "source")
     count = len(np.unique(discs().instances)) - 1
