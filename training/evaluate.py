@@ -4,6 +4,7 @@ Examples:
   python -m training.evaluate --base weights/vit_t --bbbc038 /data/bbbc038v1 --ids val.txt
   python -m training.evaluate --run runs/demo/best --image nuclei.tif --instances labels.tif \
       --region 256,0,512,512 --out scores.json
+  python -m training.evaluate --run runs/NAME/best --dataset coco --root /data/own
 
 Every entity is clicked twice: accurately, on the pixel nearest its centroid, and carelessly, half
 of the clicks anywhere on the entity and half up to 5 pixels outside it. Both score the
@@ -41,11 +42,11 @@ from training.data.sample import Sample, entity_windows
 from training.data.source_options import (
     add_model_options,
     add_source_options,
-    intensity_of,
+    part_of,
+    read_scored,
     require_model,
-    source_of,
 )
-from training.data.sources import read_source, validation_windows
+from training.data.sources import validation_windows
 from training.evaluation.one_click import (
     CLICKS,
     entity_clicks,
@@ -201,7 +202,7 @@ def _scale(options: argparse.Namespace) -> Scale:
 def _parser() -> ArgumentParser:
     parser = parser_of(PROG, __doc__)
     add_model_options(parser)
-    add_source_options(parser)
+    add_source_options(parser, "test")
     parser.add_argument(
         "--window",
         type=count_from_0,
@@ -226,8 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work(options: argparse.Namespace) -> None:
         require_model(parser, options)
-        samples = read_source(source_of(options), "source", intensity_of(options))
         scale = _scale(options)
+        samples = read_scored(options)
         windows = validation_windows(samples, scale)
         if options.around_entities:
             windows = [
@@ -238,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             ]
         scores = evaluate(options.run, options.base, windows, options.min_area)
-        text = json.dumps(scores, indent=2) + "\n"
+        text = json.dumps({**part_of(options), **scores}, indent=2) + "\n"
         if options.out is not None:
             write_atomic(options.out, text.encode())
         print(text, end="")

@@ -40,11 +40,10 @@ from training.data.sample import Sample
 from training.data.source_options import (
     add_model_options,
     add_source_options,
-    intensity_of,
+    part_of,
+    read_scored,
     require_model,
-    source_of,
 )
-from training.data.sources import read_source
 from training.evaluation.class_scores import score_segmentation
 from training.evaluation.panels import panels_of, save_panels
 from training.evaluation.text_classes import add_text_options, load_towers
@@ -125,7 +124,7 @@ def _parser() -> ArgumentParser:
         "--vocabulary", type=Path, required=True, metavar="DIR", help="built with this model"
     )
     add_text_options(parser)
-    add_source_options(parser)
+    add_source_options(parser, "test")
     parser.add_argument(
         "--name",
         action="append",
@@ -206,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             min_iou=options.min_iou,
             overlap=options.overlap,
         )
-        samples = read_source(source_of(options), "source", intensity_of(options))
+        samples = read_scored(options)
         backend = TorchBackend(CpcSam(model.sam) if options.no_capl else model)
         names = _names(options.name, vocabulary)
         shown = tqdm(samples, desc="segment", unit="image")
@@ -220,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             document = {
                 **_about(options, model),
+                **part_of(options),
                 "model": digest,
                 "capl": model.capl is not None and not options.no_capl,
                 "settings": asdict(settings),
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             }
             write_atomic(options.out, (json.dumps(document, indent=2) + "\n").encode())
         brief = {key: scores[key] for key in ("images", "dice", "iou", "ap50", "classes")}
-        print(json.dumps(brief, indent=2))
+        print(json.dumps({**part_of(options), **brief}, indent=2))
 
     return run_command(parser, work, argv)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -10,9 +12,18 @@ from cpcsam.commands import ArgumentParser
 from cpcsam.images.arguments import add_read_options, read_options_of
 from cpcsam.images.options import Intensity
 from training.data.datasets.protocol import Classes, Part
-from training.data.sources import SourceConfig
+from training.data.sample import Sample
+from training.data.sources import SourceConfig, account_line, read_source
 
-__all__ = ["add_model_options", "add_source_options", "intensity_of", "require_model", "source_of"]
+__all__ = [
+    "add_model_options",
+    "add_source_options",
+    "intensity_of",
+    "part_of",
+    "read_scored",
+    "require_model",
+    "source_of",
+]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +43,13 @@ def require_model(parser: ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("got neither --base nor --run, expected one of them")
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `source_of` reads."""
+def add_source_options(parser: argparse.ArgumentParser, part: Part = "train") -> None:
+    """Add the options that `source_of` reads.
+
+    Args:
+        parser: of the command.
+        part: of a dataset to take by default.
+    """
     parser.add_argument("--bbbc038", type=Path, metavar="DIR", help="folder of BBBC038v1")
     parser.add_argument("--ids", type=Path, metavar="FILE", help="list of ids in that folder")
     parser.add_argument("--image", type=Path, metavar="FILE", help="one image instead")
@@ -46,7 +62,9 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="where it is unpacked")
     add_read_options(parser)
-    parser.add_argument("--part", choices=get_args(Part), help="its part (default: train)")
+    parser.add_argument(
+        "--part", choices=get_args(Part), default=part, help=f"its part (default: {part})"
+    )
     parser.add_argument(
         "--crowds", action="store_true", help="take its crowds (COCO's iscrowd) as entities"
     )
@@ -71,6 +89,25 @@ def source_of(options: argparse.Namespace) -> SourceConfig:
         channels=options.channels,
         crowds=options.crowds,
     )
+
+
+def read_scored(options: argparse.Namespace) -> Sequence[Sample]:
+    """Read the images to score, and write to stderr what was read and is used of them.
+
+    Raises:
+        ArtifactError: the run or base is no artifact.
+        ConfigError: the options name no source, or several.
+        DataError: a file is missing or unreadable, or the region lies outside its image.
+    """
+    samples = read_source(source_of(options), "source", intensity_of(options))
+    name = "source" if options.dataset is None else f"source, part {options.part}"
+    sys.stderr.write(f"{account_line(samples, name)}\n")
+    return samples
+
+
+def part_of(options: argparse.Namespace) -> dict[str, Part]:
+    """Return the part of the dataset under its name, for reports; nothing without a dataset."""
+    return {} if options.dataset is None else {"part": options.part}
 
 
 def intensity_of(options: argparse.Namespace) -> Intensity:

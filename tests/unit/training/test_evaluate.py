@@ -11,6 +11,7 @@ from cpcsam.model.base_checkpoint import save_base
 from cpcsam.model.capl import FULL_CAPL, CaPL
 from cpcsam.model.lora import LoraConfig, inject_lora
 from cpcsam.model.run_checkpoint import save_run
+from tests.support.coco_factory import content, write
 from tests.support.model_factory import fill_with_noise, noisy_cpcsam, noisy_sam
 from tests.support.training_factory import discs, write_pair
 from training.evaluate import capl_magnitudes, evaluate, main
@@ -97,6 +98,25 @@ def test_the_command_writes_json(
     scores = json.loads(out.read_text())
     assert json.loads(printed.out) == scores
     assert scores["entities"] >= 2
+
+
+@pytest.mark.parametrize(("part", "entities"), [((), 2), (("--part", "train"), 7)])
+def test_the_test_images_of_a_dataset_are_scored_unless_others_are_named(
+    part: tuple[str, ...],
+    entities: int,
+    base: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, {"a.json": content(10)})
+    arguments = ["--base", str(base), "--dataset", "coco", "--root", str(tmp_path)]
+    assert main([*arguments, "--window", "0", *part]) == 0
+    printed = capsys.readouterr()
+    scores, name = json.loads(printed.out), part[-1] if part else "test"
+    assert (scores["part"], scores["entities"]) == (name, entities)
+    assert printed.err == (
+        f"source, part {name}: images 10 of 10; annotations 10 of 10; used: images {entities}\n"
+    )
 
 
 def test_squares_around_entities_score_each_once(base: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from tests.support.model_factory import noisy_cpcsam
 from tests.support.tiny_models import BrightnessModel
 from tests.support.training_factory import discs
 from training.data.sample import ENTITY, Sample
-from training.evaluate_auto import evaluate_auto, main
+from training.data.source_options import part_of
+from training.evaluate_auto import _parser, evaluate_auto, main
 from training.evaluation.average_precision import AveragePrecision
 from training.evaluation.one_click import dice_score, iou_score
 from training.evaluation.torch_model import (
@@ -119,6 +120,13 @@ def test_scores_without_a_place_are_refused_before_the_work(
 def test_bad_settings_raise(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(fields))):
         ClassSearchConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_the_test_images_of_a_dataset_are_scored_by_default() -> None:
+    arguments = ["--base", "b", "--vocabulary", "v", "--dataset", "coco", "--root", "r"]
+    assert part_of(_parser().parse_args(arguments)) == {"part": "test"}
+    assert part_of(_parser().parse_args([*arguments, "--part", "train"])) == {"part": "train"}
+    assert part_of(_parser().parse_args(arguments[:4])) == {}
 
 
 def test_the_support_set_is_the_same_for_a_seed() -> None:

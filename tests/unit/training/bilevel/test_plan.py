@@ -34,7 +34,7 @@ def test_classes_that_are_left_open_are_recorded_as_before_they_could_be(tmp_pat
     train_data = replace(config.data.train, classes="all")
     config = replace(config, data=replace(config.data, train=train_data))
     recorded = run_record(config, [discs()])["data"]
-    assert [recorded[part]["classes"] for part in ("train", "validation")] == ["all", "base"]
+    assert [recorded[part]["classes"] for part in ("train", "validation")] == ["all", "all"]
 
 
 def test_a_run_declares_the_scale_that_it_found_and_resumes_at_it(
