@@ -37,7 +37,7 @@ from cpcsam.grpc_errors import (
     PreconditionError,
     UnavailableError,
 )
-from cpcsam.images.options import ReadOptions
+from cpcsam.images.options import INTENSITY, ReadOptions
 from cpcsam.images.reading import decode_image
 
 __all__ = [
@@ -57,6 +57,8 @@ FATAL_ERRORS: Final = (
     UnavailableError,
 )
 """Errors that are not specific to an image and end the run."""
+MODEL: Final = "model"
+"""Key of `made_of` in `masks.json`: the digest of the exported model."""
 
 
 @dataclass(frozen=True)
@@ -180,14 +182,17 @@ def _segment_file(
 
 def all_kept(images: Sequence[ImagePath], request: SegmentRequest, outputs: Outputs) -> bool:
     """Return whether the outputs of all images are up to date, by whatever model."""
-    return all(
-        _is_kept(
-            outputs.folder / image.name,
-            _cache_key(image.path.read_bytes(), request, outputs, None),
-            outputs,
+    try:
+        return all(
+            _is_kept(
+                outputs.folder / image.name,
+                _cache_key(encode_image(image.path), request, outputs, None),
+                outputs,
+            )
+            for image in images
         )
-        for image in images
-    )
+    except CpcSamError:  # an image that cannot be read
+        return False
 
 
 def _cache_key(
@@ -202,7 +207,7 @@ def _cache_key(
     }
     if model is None:
         return key
-    return {**key, "model": model.digest, "intensity": str(model.intensity or "")}
+    return {**key, MODEL: model.digest, INTENSITY: str(model.intensity or "")}
 
 
 def _is_kept(folder: Path, cache_key: dict[str, Any], outputs: Outputs) -> bool:
@@ -210,8 +215,13 @@ def _is_kept(folder: Path, cache_key: dict[str, Any], outputs: Outputs) -> bool:
         return False
     try:
         made_of = json.loads((folder / "masks.json").read_text())["info"]["made_of"]
-        return {name: made_of.get(name) for name in cache_key} == cache_key
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        # Outputs of earlier releases do not tell the model.
+        return all(
+            made_of[name] == value
+            for name, value in cache_key.items()
+            if name in made_of or name not in (MODEL, INTENSITY)
+        )
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 

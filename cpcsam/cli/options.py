@@ -37,7 +37,7 @@ def add_connection(parser: ArgumentParser) -> None:
     group.add_argument("--tls", action="store_true", help="use TLS")
     text = "trusted certificates, PEM (the system's); implies --tls"
     group.add_argument("--ca", type=Path, metavar="FILE", help=text)
-    text = "name in its certificate, for TLS (the host of --address)"
+    text = "name in its certificate (the host of --address); implies --tls"
     group.add_argument("--tls-name", metavar="NAME", help=text)
     text = f"file that holds the bearer token (the variable {TOKEN_VARIABLE})"
     group.add_argument("--token-file", type=Path, metavar="FILE", help=text)

@@ -16,7 +16,7 @@ from cpcsam.cli.options import Commands, add_connection, add_prompts, connect
 from cpcsam.cli.segment_request import segment_request_of, wrong_option
 from cpcsam.commands import count, count_from_0, share
 from cpcsam.contract import MaskSelection
-from cpcsam.errors import ConfigError
+from cpcsam.errors import ConfigError, CpcSamError
 from cpcsam.images.arguments import add_read_options
 
 if TYPE_CHECKING:
@@ -188,21 +188,22 @@ def _model_of(
     request: SegmentRequest,
     outputs: Outputs,
 ) -> Description | None:
-    """Return the server's model; None if no image has to be sent and the server is gone.
+    """Return the server's model; None if no image has to be sent and the server does not tell.
 
     Raises:
         CpcSamError: the server does not answer, or does not know a class.
     """
     from cpcsam.cli.batch import all_kept
 
-    kept = all_kept(images, request, outputs)
-    if kept and not client.healthy():
+    healthy = client.healthy()
+    if not healthy and all_kept(images, request, outputs):
         return None
-    model = client.describe()
+    model = None
     try:
+        model = client.describe()
         _check_classes(client, request.classes)
-    except ConfigError:
-        if not kept:
+    except CpcSamError:
+        if not healthy or not all_kept(images, request, outputs):
             raise
     return model
 

@@ -33,7 +33,7 @@ class Endpoint:
         token: sent with every call; it does not show in the object's `repr`.
         tls: whether the gateway speaks TLS.
         ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
-        tls_name: in the gateway's certificate; None is the host of the address.
+        tls_name: in the gateway's certificate, implies TLS; None is the host of the address.
 
     Raises:
         ConfigError: the token has characters that HTTP cannot carry.
@@ -93,7 +93,8 @@ class Endpoint:
             ConfigError: the certificates cannot be read.
         """
         if self.ca is None:
-            return grpc.ssl_channel_credentials() if self.tls else None
+            named = self.tls_name is not None  # else the token would go in plain text
+            return grpc.ssl_channel_credentials() if self.tls or named else None
         try:
             return grpc.ssl_channel_credentials(self.ca.read_bytes())
         except OSError as error:

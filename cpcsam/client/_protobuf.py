@@ -71,10 +71,10 @@ def message_of(kind: type[MessageT], **fields: Any) -> MessageT:
         # The error does not name the field; alone, the one that is wrong fails again.
         for name, value in fields.items() if len(fields) > 1 else ():
             message_of(kind, **{name: value})
-        ((name, value),) = fields.items()
+        values = ", ".join(f"{value!r:.80}" for value in fields.values())
         raise ContractError.of(
-            name, got=f"{value!r:.80} ({error})", expected="a value that the API can hold",
-            fix="correct it",
+            " or ".join(fields), got=f"{values} ({error})",
+            expected="a value that the API can hold", fix="correct it",
         ) from error  # fmt: skip
 
 

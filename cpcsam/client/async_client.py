@@ -159,7 +159,7 @@ class AsyncSegmentationClient(ClientMethods):
         token: bearer token, if the gateway requires authentication.
         tls: whether the gateway speaks TLS.
         ca: PEM file of trusted certificates; None trusts those of the system. Implies tls.
-        tls_name: in the gateway's certificate; None is the host of the address.
+        tls_name: in the gateway's certificate, implies TLS; None is the host of the address.
 
     Raises:
         ConfigError: the token, the certificate file or the time limit is invalid.

@@ -114,7 +114,7 @@ class Prompt:
         points = tuple(_numbers("point_coords", point, 2) for point in self.point_coords)
         _set(self, "point_coords", points)
         _set(self, "box", _box("box", self.box))
-        if not len(self.point_labels):
+        if self.point_labels is None or not len(self.point_labels):
             _set(self, "point_labels", (PointLabel.FOREGROUND,) * len(points))
         if len(self.point_labels) != len(self.point_coords):
             raise ContractError.of(
@@ -154,7 +154,9 @@ def _numbers(name: str, values: Iterable[Any], count: int) -> tuple[float, ...]:
         ContractError: they are none, or of another count.
     """
     try:
-        numbers = tuple(float(value) for value in values if isinstance(value, SupportsFloat))
+        values = tuple(values)
+        is_right = all(isinstance(value, SupportsFloat) for value in values)
+        numbers = tuple(map(float, values)) if is_right else ()
     except (TypeError, ValueError):
         numbers = ()
     if len(numbers) != count:

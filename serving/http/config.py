@@ -78,9 +78,9 @@ class HttpConfig:
     @property
     def endpoint(self) -> Endpoint:
         """The gateway, without a token: each call has its caller's."""
-        return Endpoint(
-            self.gateway, tls=self.gateway_tls, ca=self.gateway_ca, tls_name=self.gateway_name
-        )
+        has_tls = self.gateway_tls or self.gateway_ca is not None
+        name = self.gateway_name if has_tls else None
+        return Endpoint(self.gateway, tls=has_tls, ca=self.gateway_ca, tls_name=name)
 
 
 def add_http_options(parser: argparse.ArgumentParser, prefix: str = "") -> None:

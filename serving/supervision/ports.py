@@ -59,9 +59,16 @@ def reserved_ports(host: str, requested: Mapping[str, int]) -> Iterator[dict[str
 
 def _overlap(*hosts: str) -> bool:
     with suppress(OSError):  # of a host that does not exist, which its reservation names
-        addresses = {str(_resolved(host, 0)[-1][0]) for host in hosts}
-        return len(addresses) == 1 or not addresses.isdisjoint(("0.0.0.0", "::"))
+        families, addresses = zip(*(_listening(host) for host in hosts), strict=True)
+        if "0.0.0.0" in addresses:
+            return "::" in addresses or len({*families}) == 1
+        return "::" in addresses or len({*addresses}) == 1
     return False
+
+
+def _listening(host: str) -> tuple[int, str]:
+    family, _, address = _resolved(host, 0)
+    return family, str(address[0])
 
 
 def _resolved(host: str, port: int) -> tuple[int, int, tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cpcsam.cli.main import main as cli
 from cpcsam.client import AsyncSegmentationClient, Prompt, SegmentationClient
+from cpcsam.client._channel import Endpoint
 from cpcsam.errors import ConfigError
 from cpcsam.grpc_errors import AuthenticationError, UnavailableError
 from serving import health
@@ -96,6 +97,9 @@ def test_clients_may_name_what_the_certificate_is_for(
 ) -> None:
     tls = make_certificate(tmp_path, addresses=())
     config = GatewayConfig(triton="127.0.0.1:9", port=0, metrics_port=0, tokens=tokens, tls=tls)
+
+    assert Endpoint("x:1", tls_name="localhost").credentials() is not None
+    assert Endpoint("x:1").credentials() is None
 
     async def ask(address: str) -> None:
         ca = tls.certificate

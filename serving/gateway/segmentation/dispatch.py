@@ -113,7 +113,7 @@ class SegmentationDispatcher:
         request: pb.SegmentRequest,
         image: RequestImage,
         context: RequestContext,
-        taught: int = 0,
+        taught: int | None = None,
     ) -> tuple[list[InstanceMask], bool, Sequence[str]]:
         """Return masks of everything, whether all came from the cache, and warnings."""
         config = mask_generator_config(request.everything)
@@ -166,16 +166,19 @@ class SegmentationDispatcher:
             image.require_content()  # crops are cut from pixels: not found out after all decodes
         found, everything = list[InstanceMask](), list[InstanceMask]()
         cached, warnings = True, list[str]()
+        # Of classes by text alone, 0 tells nothing.
+        taught = vocabulary.tile if vocabulary.names or vocabulary.tile else None
+        if taught is not None:
+            fix = "remove all classes, and add them again without tile_size"
+            warnings += scale_warnings("classes", taught, image.size, model.scale, fix)
         if selection.by_examples:
             found, cached = await self._by_class.segment(
                 image, vocabulary, selection.by_examples, config, context
             )
-            fix = "remove all classes, and add them again without tile_size"
-            warnings += scale_warnings("classes", vocabulary.tile, image.size, model.scale, fix)
         if selection.by_text:
-            everything, known, further = await self._everything_masks(
-                request, image, context, vocabulary.tile
-            )
+            # Without a tile_size, of which classes admit 0 alone, as good as none.
+            asked = pb.SegmentRequest(everything=request.everything)
+            everything, known, further = await self._everything_masks(asked, image, context, taught)
             cached &= known
             warnings += further
         likely = np.zeros((0, 0), np.float32)

@@ -64,7 +64,7 @@ def choose_everything_tiles(
     scale: Scale | None,
     config: MaskGeneratorConfig,
     limits: Limits,
-    taught: int = 0,
+    taught: int | None = None,
 ) -> Tiles:
     """Choose the tiles for everything: of the requested side, by default as small as limits admit.
 
@@ -78,7 +78,8 @@ def choose_everything_tiles(
         scale: of the model; None shows the whole image by default.
         config: grids and crops.
         limits: of tiles and clicks.
-        taught: side that the classes were taught with; 0 takes the model's window.
+        taught: side that the classes were taught with, 0 for the whole image; None takes the
+            model's window.
     """
     overlap = _overlap(request)
     if request.HasField("tile_size"):
@@ -87,7 +88,7 @@ def choose_everything_tiles(
     if config.crop_n_layers:
         warnings = scale_warnings("everything.crop_layers", 0, size, scale, "leave them out")
         return Tiles(0, overlap, warnings)
-    default = side = taught if 0 < taught < max(size) else _default_side(size, scale)
+    default = side = _default_side(size, scale) if taught is None else _within(taught, size)
     while 0 < side < max(size) and not _is_within(limits, size, config, side, overlap):
         side *= 2
     if side == default:
@@ -213,10 +214,15 @@ def check_work(
             )
 
 
+def _within(side: int, size: tuple[int, int]) -> int:
+    """Return the side of tiles that are smaller than the image, 0 for the whole image."""
+    return side if side < max(size) else 0
+
+
 def _default_side(size: tuple[int, int], scale: Scale | None) -> int:
     """Return the window of the model, 0 if it has none or holds the whole image."""
     window = 0 if scale is None or scale.window is None else scale.window
-    return window if window < max(size) else 0
+    return _within(window, size)
 
 
 def _is_within(

@@ -157,7 +157,9 @@ async def _tile_size(
     request: pb.AddClassRequest, known: Vocabulary | None, context: RequestContext
 ) -> int:
     """Return the tile size that all classes of a vocabulary share: the first class decides."""
-    if known is not None and known.names:
+    if known is not None and (
+        known.names or (known.all_names and not request.HasField("tile_size"))
+    ):
         return known.tile
     scale = (await context.model()).scale
     if request.HasField("tile_size") or scale is None:

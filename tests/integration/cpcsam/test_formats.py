@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,6 +48,14 @@ def images(tmp_path: Path) -> Path:
 def segment(gateway: tuple[str, Peer], out: Path, *words: object) -> int:
     options = ["--out", out, "--address", gateway[0], "--timeout", 30]
     return main(["segment", *map(str, [*words, *options])])
+
+
+class Forgotten(Peer):
+    """Knows no caller any more."""
+
+    def Describe(self, request: pb.DescribeRequest, context: object) -> pb.DescribeResponse:  # noqa: N802
+        context.abort(grpc.StatusCode.UNAUTHENTICATED, "token: got x")  # type: ignore[attr-defined]
+        raise AssertionError
 
 
 def test_all_formats_hold_the_masks_of_all_images_and_tell_their_losses(
@@ -196,11 +205,19 @@ def test_kept_outputs_are_converted_although_the_class_or_the_server_is_gone(
     out, by_class = tmp_path / "out", ("--class", "cell")
     with peer_gateway() as gateway:
         assert segment(gateway, out, images, *by_class) == 0
+        text = (out / "one/masks.json").read_text()
+        older = re.sub(r', "model": "d{64}", "intensity": ""', "", text)  # of earlier releases
+        assert older != text
+        (out / "one/masks.json").write_text(older)
+        assert segment(gateway, out, images, *by_class) == 0
+        assert len(gateway[1].requests) == len(NAMES)
         gateway[1].classes = ("other",)
         assert segment(gateway, out, images, *by_class, "--format", "geojson") == 0
         assert segment(gateway, out, images, *by_class, "--overwrite") == 2
+    with peer_gateway(Forgotten()) as gateway:
+        assert segment(gateway, out, images, *by_class, "--format", "png") == 0
     assert segment(gateway, out, images, *by_class, "--format", "cvat") == 0
-    assert {"geojson", "cvat"} < {path.name for path in out.iterdir()}
+    assert {"geojson", "png", "cvat"} < {path.name for path in out.iterdir()}
 
 
 def test_images_of_16_bits_are_shown_and_copied_by_the_policy_of_the_model(

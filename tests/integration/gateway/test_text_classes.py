@@ -95,6 +95,11 @@ def test_class_by_text_is_looked_for_in_the_tiles_that_it_was_taught_with(
         )
         shown = client.segment(image, everything=PROPOSALS, tile_size=side)
         whole = client.segment(image, everything=PROPOSALS)
+        entity = np.zeros(image.shape[:2], np.int32)
+        entity[5:30, 5:30] = 1
+        client.add_class("blob", [Example(image, entity)])
+        (vocabulary,) = tmp_path.rglob("current/manifest.json")
+        assert load_vocabulary(vocabulary.parent).tile == side
     counts = [{mask.counts for (mask,) in result.masks} for result in (found, shown, whole)]
     assert counts[0] == counts[1] != counts[2]
 

@@ -152,6 +152,8 @@ def test_value_that_cannot_be_sent_is_named() -> None:
             client.segment(SMALL, classes=["cell"], tile_size=-1)
         with pytest.raises(ContractError, match="min_area: got 0.5 "):
             client.segment(SMALL, everything=Everything(min_area=0.5))  # type: ignore[arg-type]
+        with pytest.raises(ContractError, match="classes"):
+            client.segment(SMALL, classes=(number for number in [1]))  # type: ignore[arg-type]
         for change in (client.add_class, client.remove_class):
             with pytest.raises(ContractError, match=r"name: got '\\udcff'"):
                 change("\udcff")

@@ -44,7 +44,14 @@ def test_prompt_holds_numbers_that_json_does() -> None:
     prompt = Prompt((corner,), np.ones(1, np.int64), box)  # type: ignore[arg-type]
     assert prompt == Prompt(((1, 1),), (1,), (0, 1, 2, 3))
     assert json.dumps([prompt.point_coords, prompt.point_labels, prompt.box])
-    for wrong in ({"point_coords": (("1", 2),)}, {"point_coords": ((1,),)}, {"box": (0, 1, 2)}):
+    assert Prompt(((1, 2),), None).point_labels == (1,)  # type: ignore[arg-type]
+    for wrong in (
+        {"point_coords": (("1", 2),)},
+        {"point_coords": ((1,),)},
+        {"point_coords": ((10, None, 20),)},
+        {"box": (0, 1, 2)},
+        {"box": (0, "x", 1, 2, 3)},
+    ):
         with pytest.raises(ContractError, match=r"(point_coords|box): got .* [24] numbers"):
             Prompt(**wrong)  # type: ignore[arg-type]
 

@@ -108,6 +108,7 @@ def test_one_port_of_two_servers_at_addresses_that_overlap_is_refused(
 def test_one_port_at_two_addresses_and_free_ports_are_distinct() -> None:
     require_distinct_ports({"--port": ("127.0.0.1", 9), "--metrics-port": ("127.0.0.2", 9)})
     require_distinct_ports({"--port": ("127.0.0.1", 0), "--metrics-port": ("127.0.0.1", 0)})
+    require_distinct_ports({"--port": ("0.0.0.0", 9), "--metrics-port": ("::1", 9)})
 
 
 def test_one_port_twice_is_not_reserved() -> None:

@@ -39,7 +39,9 @@ export class SentImage {
    * @param {AbortSignal} [signal]
    */
   async ask(path, request, signal) {
-    if (this.id) {
+    // Classes by text are compared with pixels, which the server does not keep.
+    const byText = request.classes && request.everything;
+    if (this.id && !byText) {
       try {
         return await this.recall(path, request, signal);
       } catch (error) {

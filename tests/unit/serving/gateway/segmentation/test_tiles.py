@@ -112,7 +112,9 @@ def test_choose_everything_tiles_for_classes_begins_with_those_that_they_were_ta
     asked = request(everything=pb.Everything(), classes=["a"])
     assert choose_everything_tiles(asked, SIZE, SCALE, FEW, LIMITS, 128).side == 128
     assert choose_everything_tiles(asked, SIZE, None, FEW, LIMITS, 128).side == 128
-    assert choose_everything_tiles(asked, SIZE, None, FEW, LIMITS, 4096).side == 0
+    for whole in (0, 400, 4096):
+        assert choose_everything_tiles(asked, SIZE, SCALE, FEW, LIMITS, whole).side == 0
+    assert choose_everything_tiles(asked, SIZE, SCALE, FEW, LIMITS).side == 64
     larger = choose_everything_tiles(asked, SIZE, SCALE, FEW, Limits(max_tiles=9), 64)
     assert larger.side > 64 and "as smaller tiles exceed the limits" in larger.warnings[0]
 
