@@ -40,6 +40,7 @@ def client_of(
             token_file=Path(token_file) if token_file else None,
             tls=tls,
             ca=Path(ca) if ca else None,
+            tls_name=None,
             timeout=timeout_s,
         )
     )

@@ -51,7 +51,7 @@ def inject_lora(model: CpcSam, config: LoraConfig) -> None:
         PeftLoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft says int, and only divides
-            target_modules="|".join(_pattern(*each) for each in _named(config)),
+            target_modules="|".join(_pattern(part, name) for _, part, name in _named(config)),
         ),
         model,
     )
@@ -71,25 +71,25 @@ def require_lora_layers(model: CpcSam, config: LoraConfig) -> None:
             expected="encoder_modules or decoder_modules",
             fix="name linear layers, or leave LoRA out with model.lora.rank=0",
         )
-    for part, name in names if config.rank else ():
+    for key, part, name in names if config.rank else ():
         # peft matches a pattern against whole module names; so does this check.
         pattern = _pattern(part, name)
         layers = [layer for path, layer in model.named_modules() if re.fullmatch(pattern, path)]
         linear = any(isinstance(layer, nn.Linear) for layer in layers)
         if not linear or not all(isinstance(layer, nn.Linear | nn.Conv2d) for layer in layers):
             raise ConfigError.of(
-                f"model.lora.{part.rpartition('_')[2]}_modules",
+                f"model.lora.{key}",
                 got=name,
                 expected=" | ".join(_linear_layers(model, part)),
                 fix="choose among them",
             )
 
 
-def _named(config: LoraConfig) -> list[tuple[str, str]]:
-    """Return each name with its part of the model."""
+def _named(config: LoraConfig) -> list[tuple[str, str, str]]:
+    """Return each name with its key and its part of the model."""
     return [
-        *(("image_encoder", name) for name in config.encoder_modules),
-        *(("mask_decoder", name) for name in config.decoder_modules),
+        *(("encoder_modules", "image_encoder", name) for name in config.encoder_modules),
+        *(("decoder_modules", "mask_decoder", name) for name in config.decoder_modules),
     ]
 
 

@@ -139,6 +139,8 @@ def command(repository: Path) -> Iterator[Command]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     leader = 0
     try:

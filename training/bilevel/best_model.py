@@ -137,10 +137,10 @@ class BestModel(Callback):
 
 
 def with_other_images(windows: Sequence[Sample]) -> list[Sample]:
-    """Give every window the image of the next one, rolled by half; masks and clicks stay.
+    """Give every window the image of the next one, rolled; masks and clicks stay.
 
     Rolled, since images may be alike: a single window is its own next one, and all images of a
-    series may show a specimen in the same place. No entity stays where it was.
+    series may show a specimen in the same place. Not by half both ways, where arrays may repeat.
     """
     others = [*windows[1:], windows[0]]
     return [
@@ -156,7 +156,7 @@ def with_other_images(windows: Sequence[Sample]) -> list[Sample]:
 
 def _rolled(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width, _ = image.shape
-    return np.roll(image, (height // 2, width // 2), (0, 1))
+    return np.roll(image, (height // 2, width * 3 // 8), (0, 1))
 
 
 def _scores(step: int, scores: Mapping[str, OneClickScores]) -> ValidationScores:

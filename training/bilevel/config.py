@@ -201,7 +201,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        """Refuse impossible numbers, unequal microbatches, and what contradicts or does nothing."""
+        """Refuse impossible numbers, unequal microbatches and what contradicts."""
         for name in ("steps", "evaluate_every", "checkpoint_every", "accumulate", "patience"):
             if getattr(self, name) is not None:
                 require_range(name, getattr(self, name), 1)
@@ -217,15 +217,6 @@ class TrainConfig:
                 fix="leave overwrite out to continue the run, or resume to start over",
             )
         self.require_equal_microbatches(processes=1)
-        changed = self.bilevel.changed_for_phi
-        if changed and not self.model.fills_phi:
-            raise ConfigError.of(
-                " and ".join(changed),
-                got="values without effect, as nothing is trained on the held-out half",
-                expected="a model that has φ",
-                fix="set model.capl.reweights=true, model.capl.entity=true or "
-                "model.prompt_embedding=phi, or leave these keys out",
-            )
 
     @property
     def planned_steps(self) -> int:
@@ -237,6 +228,22 @@ class TrainConfig:
     def folder(self) -> Path:
         """Folder of the run's `best`, `last.pt` and `tensorboard`."""
         return self.out / self.name
+
+    def require_effect(self) -> None:
+        """Refuse values that do nothing; runs that were begun with such go on.
+
+        Raises:
+            ConfigError: keys of φ without φ.
+        """
+        changed = self.bilevel.changed_for_phi
+        if changed and not self.model.fills_phi:
+            raise ConfigError.of(
+                " and ".join(changed),
+                got="values without effect, as nothing is trained on the held-out half",
+                expected="a model that has φ",
+                fix="set model.capl.reweights=true, model.capl.entity=true or "
+                "model.prompt_embedding=phi, or leave these keys out",
+            )
 
     def require_equal_microbatches(self, processes: int) -> None:
         """Refuse what several processes cannot compute exactly as a single one would.
@@ -269,7 +276,7 @@ def run_record(config: TrainConfig, samples: Sequence[Sample]) -> dict[str, Any]
     record: dict[str, Any] = {
         key: value for key, value in to_dict(config).items() if key not in FREE_TO_CHANGE
     }
-    # As it was recorded before training's classes counted for validation, too.
+    # By name, as they were recorded before validation could take training's.
     train, validation = config.data.train, config.data.validation.or_else(config.data.train)
     for name, source in (("train", train), ("validation", validation)):
         record["data"][name]["classes"] = source.classes or "base"

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from cpcsam.errors import ConfigError
 from cpcsam.model.base_checkpoint import load_base
+from cpcsam.model.lora import require_lora_layers
 from training.bilevel.best_model import BestModel
 from training.bilevel.config import TrainConfig, run_record
 from training.bilevel.forward import enable_gradient_checkpointing
@@ -87,10 +88,19 @@ def train(
             expected="a new name",
             fix="continue with resume=true or start over with overwrite=true",
         )
+    resumed = config.resume and last.exists()
+    if config.resume and exists and not resumed:
+        raise ConfigError.of(
+            "resume",
+            got=f"{config.folder}, whose run ended without a state",
+            expected="a last.pt to continue from",
+            fix="keep the run, which is finished, or start over with overwrite=true",
+        )
+    if not resumed:
+        config.require_effect()
     samples = read_source(config.data.train, "data.train", config.intensity)
     if is_main():
         tell(account_line(samples, "data.train"))
-    resumed = config.resume and last.exists()
     config = planned(config, samples, resumed=resumed)
     validation_source = config.data.validation.or_else(config.data.train)
     validation = validation_windows(
@@ -99,7 +109,7 @@ def train(
         config.data.max_windows,
     )
     record = run_record(config, samples)
-    state = _initial_state(config)
+    state = _initial_state(config, resumed=resumed)
     if resumed:
         state.restore(last, record)
     _require_same_step(config, state)
@@ -158,8 +168,10 @@ def _train_step(
     return train_step
 
 
-def _initial_state(config: TrainConfig) -> BilevelState:
+def _initial_state(config: TrainConfig, *, resumed: bool) -> BilevelState:
     model = load_base(config.model.base, image_size=config.model.image_size)
+    if not resumed:
+        require_lora_layers(model, config.model.lora)
     if config.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     device = training_device()

@@ -11,7 +11,7 @@ from torch import nn
 
 from cpcsam.errors import ConfigError, TrainingError
 from cpcsam.model.capl import CaPL
-from cpcsam.model.lora import inject_lora, is_lora_parameter, require_lora_layers
+from cpcsam.model.lora import inject_lora, is_lora_parameter
 from cpcsam.model.sam import CpcSam
 from training.bilevel.config import ModelConfig, OptimizerConfig
 from training.bilevel.forward import Forward
@@ -136,7 +136,6 @@ def new_bilevel_state(
         TrainingError: no parameter would be trained.
     """
     torch.manual_seed(seed)
-    require_lora_layers(model, config.lora)
     inject_lora(model, config.lora)
     model.capl = None if config.capl is None else CaPL(config.capl)
     # Only after initialisation: random numbers differ between devices and dtypes.

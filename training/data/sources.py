@@ -12,7 +12,7 @@ from cpcsam.errors import ConfigError, DataError
 from cpcsam.images.options import Intensity, ReadOptions
 from cpcsam.scale import Scale
 from training.data.augment import padded
-from training.data.datasets.account import Account
+from training.data.datasets.account import Account, listed
 from training.data.datasets.folders import read_text
 from training.data.datasets.instance_folders import read_bbbc038
 from training.data.datasets.items import LazySamples
@@ -32,9 +32,6 @@ Region = tuple[int, int, int, int]
 
 FORMS = {"dataset": {"root"}, "bbbc038": {"ids", "region"}, "image": {"instances", "region"}}
 """The key that names a form of source, and the keys that go with it alone."""
-
-MAX_NAMES = 8
-"""Of classes in a line."""
 
 
 @dataclass(frozen=True)
@@ -229,12 +226,7 @@ def account_line(samples: Sequence[Sample], name: str) -> str:
         account.take("entities", sum(len(entity_labels(s.instances, 1)) for s in samples))
         return f"{name}: {account.line()}"
     line = f"{name}: {account.line()}; used: images {len(samples)}"
-    return f"{line}; as background: {_listed(account.background)}" if account.background else line
-
-
-def _listed(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + rest
+    return f"{line}; as background: {listed(account.background)}" if account.background else line
 
 
 def cut_region(sample: Sample, region: Region) -> Sample:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-__all__ = ["UNITS", "Account", "Unit"]
+__all__ = ["UNITS", "Account", "Unit", "listed"]
 
 Unit = Literal["images", "pages", "annotations", "entities", "files"]
 """What is counted: rows of lists or image files; pages of files that hold several; outlines in
 lists or mask files; labels of a sample; files below the root."""
 
 UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
+MAX_NAMES: Final = 8
+"""Of classes in a line."""
 
 
 @dataclass
@@ -99,3 +102,9 @@ class Account:
             for unit in UNITS
         }
         return units | {"changed": dict(self.changed)}
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first `MAX_NAMES` of names, and how many more there are."""
+    rest = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + rest

@@ -157,7 +157,9 @@ class ClassFiles:
                 self.parts,
                 self.shrink,
             )
-            for stem in sorted(images.keys() & masks.keys(), key=natural_key)
+            for stem in sorted(
+                images.keys() & masks.keys(), key=lambda stem: natural_key(images[stem].stem)
+            )
         )
         return Scan(
             tuple(dict.fromkeys(self.parts.values())),

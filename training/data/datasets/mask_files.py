@@ -17,11 +17,11 @@ from training.data.datasets.files import (
     read_values,
     size_fits,
 )
-from training.data.datasets.folders import find_folder, natural_key, read_text
+from training.data.datasets.folders import SUFFIXES, find_folder, natural_key, read_text
 from training.data.datasets.image_index import composed, is_hidden
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.datasets.masks import SOFT, edges_of
-from training.data.datasets.pairs import by_stem, without_image, without_mask
+from training.data.datasets.pairs import by_stem, stem_below, without_image, without_mask
 from training.data.sample import ENTITY, Sample
 
 __all__ = ["MaskFileItem", "MaskFiles", "OwnFolders"]
@@ -143,9 +143,11 @@ class MaskFiles:
             findings.account.lose("annotations", "without an image")
         for stem in sorted(images.keys() - masks.keys(), key=natural_key):
             without_mask(images[stem], findings)
+        # In the order of the names on disk, by which images are split into parts.
+        names = {stem_below(folder, images[stem]): stem for stem in images.keys() & masks.keys()}
         items = (
-            MaskFileItem(stem, images[stem], masks[stem], self.values)
-            for stem in sorted(images.keys() & masks.keys(), key=natural_key)
+            MaskFileItem(name, images[names[name]], masks[names[name]], self.values)
+            for name in sorted(names, key=natural_key)
         )
         classes = self.values or (ENTITY,)
         return Scan(classes, tuple(items), account=findings.account, losses=tuple(findings.losses))
@@ -167,7 +169,8 @@ class OwnFolders:
             DataError: a folder is missing or empty.
         """
         parts = _folders_in(root, "masks")
-        below = not set(parts.values()).isdisjoint(_folders_in(root, "images").values())
+        # Else they are classes, whatever else lies beside the images.
+        below = bool(parts) and {*parts.values()} <= {*_folders_in(root, "images").values()}
         if parts and not below:
             return ClassFiles(("images",), ("masks",), parts, True, shrink=False).scan(root)
         findings = Findings(strict=False)
@@ -179,10 +182,14 @@ class OwnFolders:
 
 
 def _folders_in(root: Path, name: str) -> dict[str, str]:
-    """Map the names of a folder's sub-folders to their composed form, in the order of that."""
-    paths = find_folder(root, name).iterdir()
-    names = [path.name for path in paths if path.is_dir() and not is_hidden(path.name)]
-    return {name: composed(name) for name in sorted(names, key=composed)}
+    """Map the names of a folder's sub-folders that hold images to their composed form."""
+    paths = sorted(find_folder(root, name).iterdir())
+    folders = [path for path in paths if path.is_dir() and not is_hidden(path.name)]
+    return {path.name: composed(path.name) for path in folders if _holds_images(path)}
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
 
 
 def _classes(path: Path, findings: Findings) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from training.data.datasets.folders import images_in
 from training.data.datasets.image_index import composed
 from training.data.datasets.items import Findings
 
-__all__ = ["by_stem", "twice", "without_image", "without_mask"]
+__all__ = ["by_stem", "stem_below", "twice", "without_image", "without_mask"]
 
 
 def by_stem(
@@ -28,10 +28,15 @@ def by_stem(
     """
     kept: dict[str, Path] = {}
     for path in sorted(images_in(folder, below=below)):
-        stem = composed(path.relative_to(folder).with_suffix("").as_posix())
+        stem = composed(stem_below(folder, path))
         if kept.setdefault(stem, path) != path:
             twice(path, kept[stem], unit, findings)
     return kept
+
+
+def stem_below(folder: Path, path: Path) -> str:
+    """Return the path of a file below a folder without its suffix, as it is on disk."""
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def twice(path: Path, kept: Path, unit: Unit, findings: Findings) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from cpcsam.artifacts.manifest import read_manifest
+from cpcsam.errors import ConfigError
 from cpcsam.scale import SCALE, Scale
 from tests.support.processes.training import tiny_run
 from tests.support.training_factory import discs
-from training.bilevel.config import run_record
+from training.bilevel.config import TrainConfig, run_record
 from training.bilevel.plan import planned, steps_for
 from training.bilevel.run import train
 
@@ -27,7 +28,7 @@ def test_a_configuration_that_leaves_nothing_open_stays(tmp_path: Path) -> None:
     assert planned(config, [discs()], resumed=False) == config
 
 
-def test_classes_that_are_left_open_are_recorded_as_before_they_could_be(tmp_path: Path) -> None:
+def test_classes_that_are_left_open_are_recorded_by_name(tmp_path: Path) -> None:
     config = tiny_run(tmp_path)
     recorded = run_record(config, [discs()])["data"]
     assert [recorded[part]["classes"] for part in ("train", "validation")] == ["base", "base"]
@@ -63,3 +64,24 @@ def test_training_ends_once_patience_is_lost(tmp_path: Path) -> None:
     best = (hasty.folder / "best/manifest.json").stat().st_mtime_ns
     assert train(replace(hasty, resume=True)) == result
     assert (hasty.folder / "best/manifest.json").stat().st_mtime_ns == best
+    (hasty.folder / "last.pt").unlink()  # as earlier releases left such a run
+    with pytest.raises(ConfigError, match="resume: got .* ended without a state, expected a last"):
+        train(replace(hasty, resume=True))
+    assert (hasty.folder / "best/manifest.json").stat().st_mtime_ns == best
+
+
+def test_runs_that_were_begun_with_keys_of_no_effect_go_on(tmp_path: Path) -> None:
+    config = replace(tiny_run(tmp_path), steps=2)
+    lora = replace(config.model.lora, encoder_modules=("qkv", "fc1"))
+    vain = replace(config, model=replace(config.model, lora=lora, capl=None))
+    vain = replace(vain, bilevel=replace(vain.bilevel, capl_every=7))
+    with pytest.raises(ConfigError, match=r"bilevel\.capl_every: got values without effect"):
+        train(vain)
+    with pytest.raises(ConfigError, match=r"encoder_modules: got fc1"):
+        train(replace(vain, bilevel=config.bilevel))
+    with pytest.MonkeyPatch.context() as earlier:
+        earlier.setattr(TrainConfig, "require_effect", lambda _: None)
+        earlier.setattr("training.bilevel.run.require_lora_layers", lambda *_: None)
+        polls = iter([True])
+        assert not train(vain, lambda: next(polls)).finished
+    assert train(replace(vain, resume=True)).finished

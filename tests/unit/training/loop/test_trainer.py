@@ -177,9 +177,9 @@ def test_settings_of_the_held_out_half_need_something_to_train_on_it(key: str) -
     name = key.partition("=")[0].replace(".", r"\.")
     for overrides in (changed, [*changed, "model.capl=null"]):
         with pytest.raises(ConfigError, match=rf"bilevel\.{name}: got values without effect"):
-            load_config(TrainConfig, path, overrides)
+            load_config(TrainConfig, path, overrides).require_effect()
     for filled in ("capl.reweights=true", "capl.entity=true", "prompt_embedding=phi"):
-        load_config(TrainConfig, path, [*changed, f"model.{filled}"])
+        load_config(TrainConfig, path, [*changed, f"model.{filled}"]).require_effect()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

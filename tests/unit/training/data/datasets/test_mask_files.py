@@ -80,6 +80,18 @@ def test_images_and_masks_are_paired_in_the_same_sub_folders(tmp_path: Path) -> 
     assert "masks/plate 10/3.png: got no image" in dataset.losses[0]
 
 
+def test_folders_of_classes_stay_so_beside_other_folders_of_images(tmp_path: Path) -> None:
+    for index in range(4):
+        image = saved(Image.fromarray(picture(index, SHAPE)), "PNG")
+        written(tmp_path, f"images/{index}.png", image)
+        for name in ("nucleus", "cell"):
+            mask = saved(Image.fromarray(WHITE), "PNG")
+            written(tmp_path, f"masks/{name}/{index}.png", mask)
+    written(tmp_path, "images/nucleus/copy.png", image)
+    dataset = open_dataset("folders", tmp_path)
+    assert dataset.classes == ("cell", "nucleus") and not dataset.losses
+
+
 def test_names_are_paired_in_any_form_of_unicode(tmp_path: Path) -> None:
     for folder in ("masks", "masks/ä"):
         root = tmp_path / folder.replace("/", "-")
@@ -91,6 +103,9 @@ def test_names_are_paired_in_any_form_of_unicode(tmp_path: Path) -> None:
                 name = unicodedata.normalize(form, f"größe {index}.png")
                 written(root, f"{kind}/{name}", saved(Image.fromarray(values), "PNG"))
         dataset = open_dataset("folders", root)
+        # As on disk, by whose order images are parted as they were.
+        names = {item.name for part in dataset.parts.values() for item in part}
+        assert names == {unicodedata.normalize("NFD", f"größe {index}") for index in range(4)}
         assert not dataset.losses and len(dataset.samples("train")) == 2
         assert dataset.samples("test")[0].instances.any()
 
