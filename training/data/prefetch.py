@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
 from typing import Protocol, Self, TypeVar
@@ -59,7 +60,7 @@ def prefetch(
             num_workers=workers,
             # DataLoader refuses a prefetch factor without workers.
             prefetch_factor=2 if workers else None,
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=_leave_to_parent,
         )
     )
     if workers:  # torch's handler would raise anywhere, even in the middle of a write
@@ -87,8 +88,13 @@ def prefetch(
         yield batch.to(device)
 
 
-def _leave_signals_to_parent(_: int) -> None:
-    """Ignore the first SIGTERM, which torchrun and schedulers send to the whole process group."""
+def _leave_to_parent(_: int) -> None:
+    """Leave to the parent what is its own: signals, and the garbage that it had not collected.
+
+    torchrun and schedulers send SIGTERM to the whole process group; the first one is ignored.
+    """
+    # A destructor may wait for a thread, which a fork does not take along, for ever.
+    gc.freeze()
     # Workers run next to the training, whose threads already use the cores.
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

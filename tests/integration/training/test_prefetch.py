@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -26,6 +27,39 @@ def test_the_stream_goes_on_where_a_run_stopped(workers: int) -> None:
     assert len(steps) == 2
     assert torch.equal(steps[0].training.image, batches[2].training.image)
     assert torch.equal(steps[1].held_out.masks, batches[3].held_out.masks)
+
+
+class Garbage:
+    """Refers to itself, so that the collector alone destroys it."""
+
+    destroyed = 0
+
+    def __init__(self) -> None:
+        self.own = self
+
+    def __del__(self) -> None:
+        Garbage.destroyed += 1
+
+
+class Collecting:
+    """Batches whose worker collects garbage, and tells how much was destroyed."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if torch.utils.data.get_worker_info() is not None:
+            gc.collect()
+        return torch.tensor(Garbage.destroyed)
+
+
+def test_a_worker_leaves_the_garbage_of_its_parent_alone() -> None:
+    gc.disable()
+    try:
+        Garbage()
+        assert [int(destroyed) for destroyed in prefetch(Collecting(), 0, 1, CPU)] == [0]
+    finally:
+        gc.enable()
 
 
 def test_a_worker_that_dies_is_told_when_its_batch_is_missed() -> None:
