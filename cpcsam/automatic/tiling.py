@@ -6,6 +6,7 @@ Tiles are boxes in pixels of the original image; sizes are (H, W).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,11 +47,7 @@ def tile_grid(size: tuple[int, int], side: int, overlap: int) -> list[Box]:
         ConfigError: tiles without an extent, or an overlap that leaves no step.
     """
     rows, columns = _axes(size, side, overlap)
-    return [
-        Box(top, left, min(top + side, size[0]), min(left + side, size[1]))
-        for top in map(rows.start, range(rows.count))
-        for left in map(columns.start, range(columns.count))
-    ]
+    return _laid_out(rows, columns, range(rows.count), range(columns.count))
 
 
 def count_tiles(size: tuple[int, int], side: int, overlap: float) -> int:
@@ -82,11 +79,7 @@ def spread_tiles(size: tuple[int, int], side: int, overlap: float, most: int) ->
     across = round(math.sqrt(most * columns.count / rows.count))
     down = min(most // max(1, min(across, columns.count, most)), rows.count)
     across = min(most // down, columns.count)
-    return [
-        Box(top, left, min(top + side, size[0]), min(left + side, size[1]))
-        for top in rows.spread_starts(down)
-        for left in columns.spread_starts(across)
-    ]
+    return _laid_out(rows, columns, rows.spread(down), columns.spread(across))
 
 
 def tile_around(
@@ -130,9 +123,9 @@ class _Axis:
         """Return where a tile starts."""
         return round(index * (self.length - self.side) / (self.count - 1)) if index else 0
 
-    def spread_starts(self, count: int) -> list[int]:
-        """Return the starts of `count` tiles, each the middle one of as many equal parts."""
-        return [self.start((2 * part + 1) * self.count // (2 * count)) for part in range(count)]
+    def spread(self, count: int) -> list[int]:
+        """Return the indices of `count` tiles, each the middle one of as many equal parts."""
+        return [(2 * part + 1) * self.count // (2 * count) for part in range(count)]
 
     def best_start(self, first: float, last: float) -> int | None:
         """Return the start of the tile whose middle is nearest to that of first and last.
@@ -167,6 +160,15 @@ def _axes(size: tuple[int, int], side: int, overlap: int) -> tuple[_Axis, _Axis]
         _Axis(length, side, 1 + max(0, -(-(length - side) // (side - overlap)))) for length in size
     )
     return rows, columns
+
+
+def _laid_out(rows: _Axis, columns: _Axis, down: Iterable[int], across: Sequence[int]) -> list[Box]:
+    """Return the tiles of these indices, row by row."""
+    return [
+        Box(top, left, min(top + rows.side, rows.length), min(left + rows.side, columns.length))
+        for top in map(rows.start, down)
+        for left in map(columns.start, across)
+    ]
 
 
 def _shared(side: int, overlap: float) -> int:

@@ -114,14 +114,14 @@ def _records(
 ) -> Iterator[ImageRecord]:
     from cpcsam.formats.coco import read
     from cpcsam.formats.records import ImageRecord
-    from cpcsam.images.options import Intensity, ReadOptions
+    from cpcsam.images.options import INTENSITY, Intensity, ReadOptions
 
     for image in images:
         path = out / image.name / "masks.json"
         (listed,) = read(path)
         assert listed.size is not None, "masks.json tells it"
         info = json.loads(path.read_bytes())["info"]
-        policy = info["made_of"].get("intensity")
+        policy = info["made_of"].get(INTENSITY)
         shown = (options or ReadOptions()).or_intensity(Intensity.parse(policy) if policy else None)
         yield ImageRecord(
             image.file_name,

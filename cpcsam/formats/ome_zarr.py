@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpcsam.drawing import color_of
-from cpcsam.errors import ContractError, DataError, extra
+from cpcsam.errors import ContractError, DataError, extra, placed
 from cpcsam.formats import UNNAMED
 from cpcsam.formats.labels import split_labels
 from cpcsam.formats.losses import count_fields, drop_empty
@@ -46,10 +46,8 @@ def write(images: Iterable[ImageRecord], folder: Path) -> Losses:
         if image.path is None:
             losses["images that are not at hand; labels stand alone"] += 1
         else:
-            try:
+            with placed(f"{image.path}: "):
                 pixels = decode_image(image.path.read_bytes(), options=image.options)
-            except ContractError as error:
-                raise ContractError(f"{image.path}: {error}") from error
             if pixels.shape[:2] != image.size:
                 raise ContractError.of(
                     str(image.path),

@@ -14,6 +14,7 @@ from cpcsam.grpc_errors import FullError, UnavailableError
 __all__ = ["Refusal", "Refusals"]
 
 MIN_RETRY_S: Final = 0.1
+AGAIN: Final = "try again in a moment"
 Refusal: TypeAlias = FullError | UnavailableError
 
 
@@ -38,7 +39,7 @@ class Refusals:
         *,
         got: str,
         expected: str,
-        fix: str = "try again in a moment",
+        fix: str = AGAIN,
         wait_s: float = 0.0,
         cost_s: float = 0.0,
     ) -> Refusal:
@@ -74,20 +75,16 @@ class Refusals:
             left_s: seconds until the deadline.
             cost_s: seconds of Triton that the request takes.
         """
-        expected = f"{max(left_s, 0):.3g} s"
+        got = f"an answer in up to {left_s + late_s:.3g} s, as many calls are ahead"
+        fix = AGAIN
         if cost_s > left_s:
-            return self.full(
-                "deadline",
-                got=f"calls that take about {cost_s:.3g} s by themselves",
-                expected=expected,
-                fix="allow more time, or ask for less: fewer prompts, points or tiles",
-                wait_s=late_s,
-                cost_s=cost_s,
-            )
+            got = f"calls that take about {cost_s:.3g} s by themselves"
+            fix = "allow more time, or ask for less: fewer prompts, points or tiles"
         return self.full(
             "deadline",
-            got=f"an answer in up to {left_s + late_s:.3g} s, as many calls are ahead",
-            expected=expected,
+            got=got,
+            expected=f"{max(left_s, 0):.3g} s",
+            fix=fix,
             wait_s=late_s,
             cost_s=cost_s,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,15 @@ from cpcsam.images.formats import IMAGE_SUFFIXES
 from training.data.datasets.image_index import is_hidden, walk_files
 from training.data.datasets.items import Findings
 
-__all__ = ["RAW_SUFFIX", "SUFFIXES", "find_folder", "images_in", "natural_key", "read_text"]
+__all__ = [
+    "RAW_SUFFIX",
+    "SUFFIXES",
+    "find_folder",
+    "image_below",
+    "images_in",
+    "natural_key",
+    "read_text",
+]
 
 RAW_SUFFIX: Final = ".img"
 SUFFIXES: Final = {*IMAGE_SUFFIXES, RAW_SUFFIX}
@@ -70,9 +78,9 @@ def images_in(folder: Path, *, below: bool = False) -> list[Path]:
     Raises:
         DataError: there are none.
     """
-    paths = _images(folder, walk_files(folder) if below else os.listdir(folder))
+    paths = list(_images(folder, walk_files(folder) if below else os.listdir(folder)))
     if not paths:
-        deeper = next(iter(_images(folder, walk_files(folder))), None)
+        deeper = image_below(folder)
         raise DataError.of(
             str(folder),
             got="no images" if deeper is None else f"images in sub-folders, such as {deeper}",
@@ -82,9 +90,14 @@ def images_in(folder: Path, *, below: bool = False) -> list[Path]:
     return paths
 
 
-def _images(folder: Path, names: Iterable[str]) -> list[Path]:
+def image_below(folder: Path) -> Path | None:
+    """Return an image in a folder or below it; None if there is none."""
+    return next(_images(folder, walk_files(folder)), None)
+
+
+def _images(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     paths = (folder / name for name in names if not any(map(is_hidden, name.split("/"))))
-    return [path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file()]
+    return (path for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def read_text(path: Path, findings: Findings | None = None) -> list[str]:

@@ -17,7 +17,7 @@ from training.data.datasets.files import (
     read_values,
     size_fits,
 )
-from training.data.datasets.folders import SUFFIXES, find_folder, natural_key, read_text
+from training.data.datasets.folders import find_folder, image_below, natural_key, read_text
 from training.data.datasets.image_index import composed, is_hidden
 from training.data.datasets.items import Findings, Item, Scan
 from training.data.datasets.masks import SOFT, edges_of
@@ -170,7 +170,7 @@ class OwnFolders:
         """
         parts = _folders_in(root, "masks")
         # Else they are classes, whatever else lies beside the images.
-        below = bool(parts) and {*parts.values()} <= {*_folders_in(root, "images").values()}
+        below = bool(filled := _filled(root, "masks")) and filled <= _filled(root, "images")
         if parts and not below:
             return ClassFiles(("images",), ("masks",), parts, True, shrink=False).scan(root)
         findings = Findings(strict=False)
@@ -182,14 +182,16 @@ class OwnFolders:
 
 
 def _folders_in(root: Path, name: str) -> dict[str, str]:
-    """Map the names of a folder's sub-folders that hold images to their composed form."""
+    """Map the names of a folder's sub-folders to their composed form."""
     paths = sorted(find_folder(root, name).iterdir())
-    folders = [path for path in paths if path.is_dir() and not is_hidden(path.name)]
-    return {path.name: composed(path.name) for path in folders if _holds_images(path)}
+    names = [path.name for path in paths if path.is_dir() and not is_hidden(path.name)]
+    return {name: composed(name) for name in names}
 
 
-def _holds_images(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES for path in folder.rglob("*"))
+def _filled(root: Path, name: str) -> set[str]:
+    """Return the composed names of a folder's sub-folders that hold images."""
+    folder = find_folder(root, name)
+    return {new for old, new in _folders_in(root, name).items() if image_below(folder / old)}
 
 
 def _classes(path: Path, findings: Findings) -> tuple[str, ...]:

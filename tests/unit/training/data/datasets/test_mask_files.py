@@ -88,8 +88,9 @@ def test_folders_of_classes_stay_so_beside_other_folders_of_images(tmp_path: Pat
             mask = saved(Image.fromarray(WHITE), "PNG")
             written(tmp_path, f"masks/{name}/{index}.png", mask)
     written(tmp_path, "images/nucleus/copy.png", image)
+    (tmp_path / "masks/debris").mkdir()  # a class of which there is no entity yet
     dataset = open_dataset("folders", tmp_path)
-    assert dataset.classes == ("cell", "nucleus") and not dataset.losses
+    assert dataset.classes == ("cell", "debris", "nucleus") and not dataset.losses
 
 
 def test_names_are_paired_in_any_form_of_unicode(tmp_path: Path) -> None:
